@@ -1,0 +1,278 @@
+"""The training loops of differentiable search, written once. A method fills hooks; it does not re-type a loop."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from typing import Any, Literal
+
+import pytorch_lightning as pl
+import torch
+from pytorch_lightning.callbacks import Callback
+from torch import Tensor, nn
+from torchmetrics.classification import MulticlassAccuracy
+
+from oneshot.supernets.base import Supernet
+from oneshot.supernets.space import SubnetConfig
+
+from .errors import NonFiniteLossError
+from .functional import expected_cost, frozen_batch_norm
+from .samplers import Sampler
+
+Batch = dict[Literal["weights", "arch"], tuple[Tensor, Tensor]]
+
+
+class SearchModule(pl.LightningModule, ABC):
+    """A search method: supernet, alphas and sampler, and a rule that derives one architecture.
+
+    Args:
+        supernet: Shared weights. The alphas live beside it: ``self.supernet.parameters()`` are the weights,
+            ``self.alphas.parameters()`` the alphas.
+        sampler: Turns alphas into edge weights.
+        criterion: Loss of logits ``[B, classes]`` and labels ``[B]``; cross-entropy by default.
+        alpha_std: Standard deviation of the initial alphas.
+
+    Attributes:
+        alphas: ``{choice: [R, O]}``.
+    """
+
+    def __init__(
+        self, supernet: Supernet, sampler: Sampler, *, criterion: nn.Module | None = None, alpha_std: float = 1e-3
+    ) -> None:
+        super().__init__()
+        self.supernet, self.sampler = supernet, sampler
+        self.criterion = criterion or nn.CrossEntropyLoss()
+        self.alphas = nn.ParameterDict(
+            {c.name: alpha_std * torch.randn(c.rows, len(c.candidates)) for c in supernet.space.choices}
+        )
+        self._costs = supernet.candidate_parameters()
+        accuracy = {stage: MulticlassAccuracy(supernet.num_classes, average="micro") for stage in ("fit", "val")}
+        self._accuracy = nn.ModuleDict(accuracy)
+        self.register_buffer("_bad_step", torch.tensor(-1), persistent=False)
+
+    def edge_weights(self) -> dict[str, Tensor]:
+        """Edge weights for one forward pass, ``{choice: [R, O]}``, differentiable in the alphas."""
+        return self.sampler(dict(self.alphas.items()))  # type: ignore[no-any-return]  # nn.Module.__call__ is untyped
+
+    @torch.no_grad()
+    def probabilities(self) -> dict[str, Tensor]:
+        """How much each candidate counts now, ``{choice: [R, O]}``, without gradient."""
+        return self.sampler.probabilities(dict(self.alphas.items()))
+
+    def expected_parameters(self) -> Tensor:
+        """Expected number of weights behind the mixed operations under the current probabilities; scalar."""
+        return expected_cost(self.probabilities(), self._costs)
+
+    @abstractmethod
+    def derive(self) -> SubnetConfig:
+        """The architecture the search has arrived at."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """``[B, C, H, W] -> [B, classes]`` under the current probabilities."""
+        return self.supernet(x, self.probabilities())  # type: ignore[no-any-return]  # nn.Module.__call__ is untyped
+
+    def validation_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:
+        x, y = batch
+        logits = self(x)
+        self._accuracy["val"](logits, y)
+        self.log("val/loss", self.criterion(logits, y), on_step=False, on_epoch=True, batch_size=len(y), sync_dist=True)
+        self.log("val/accuracy", self._accuracy["val"], on_step=False, on_epoch=True, batch_size=len(y), prog_bar=True)
+
+    def setup(self, stage: str) -> None:
+        """Compare the supernet with the data.
+
+        Raises:
+            ValueError: If the number of classes or the shape of an image differs.
+        """
+        data = getattr(self.trainer, "datamodule", None)
+        if data is None:
+            return
+        for name in ("num_classes", "input_shape"):
+            theirs, ours = getattr(data, name, None), getattr(self.supernet, name)
+            if theirs is not None and theirs != ours:
+                raise ValueError(
+                    f"The supernet must be built for the data: {name} of {type(data).__name__} is {theirs}, "
+                    f"{type(self.supernet).__name__} was built for {ours}. Pass num_classes, in_channels and "
+                    "image_size of the data to the supernet."
+                )
+
+    # A loss that is not finite stops the search before anything broken is saved. Looking at every loss would make the
+    # device wait at every step, so the first bad step is remembered on the device and looked at now and then.
+
+    def watch(self, *values: Tensor) -> None:
+        """Remember this step if one of the scalars is NaN or infinite."""
+        finite = torch.stack([torch.isfinite(value.detach()) for value in values]).all()
+        step = torch.full_like(self._bad_step, self._search_step)
+        self._bad_step.copy_(torch.where((self._bad_step < 0) & ~finite, step, self._bad_step))
+
+    @property
+    def _search_step(self) -> int:
+        # not trainer.global_step, which counts every optimiser's steps under manual optimisation
+        return int(self.trainer.fit_loop.epoch_loop._batches_that_stepped)
+
+    def _check_finite(self) -> None:
+        if (step := int(self._bad_step)) >= 0:
+            self._bad_step.fill_(-1)
+            saved = getattr(self.trainer.checkpoint_callback, "last_model_path", "") or getattr(
+                self.trainer.checkpoint_callback, "best_model_path", ""
+            )
+            raise NonFiniteLossError(
+                f"Loss and gradients must stay finite; at step {step} (epoch {self.current_epoch}) they did not. "
+                f"Last good checkpoint: {saved or 'none was written yet'}. Lower the learning rate or grad_clip, "
+                "check the images for NaN, or use bf16 instead of fp16."
+            )
+
+    def on_train_batch_end(self, outputs: Any, batch: Any, batch_idx: int) -> None:
+        if (batch_idx + 1) % max(1, self.trainer.log_every_n_steps) == 0:
+            self._check_finite()
+
+    def on_validation_start(self) -> None:
+        self._check_finite()
+
+    def on_train_epoch_end(self) -> None:
+        self._check_finite()
+
+
+class BilevelSearch(SearchModule):
+    """Weights on one half of the data, alphas on the other, step by step (DARTS, arXiv:1806.09055, algorithm 1).
+
+    Each step first moves the alphas on the batch ``"arch"``, then the weights on the batch ``"weights"``, as the authors'
+    code does. A method supplies four hooks and nothing else: the ``sampler``, :meth:`arch_loss`, :meth:`arch_backward`
+    and :meth:`derive`. Batch normalisation learns its statistics in the weight step only.
+
+    Args:
+        supernet: See :class:`SearchModule`.
+        sampler: See :class:`SearchModule`.
+        criterion: See :class:`SearchModule`.
+        alpha_std: See :class:`SearchModule`.
+        weight_lr: Learning rate of the weights (SGD), annealed by a cosine to ``weight_lr_min`` over ``max_epochs``.
+        weight_lr_min: Its value at the end.
+        weight_momentum: Momentum of the weights.
+        weight_decay: Weight decay of the weights.
+        arch_lr: Learning rate of the alphas (Adam).
+        arch_betas: Adam's betas.
+        arch_weight_decay: Weight decay of the alphas.
+        grad_clip: Largest norm of the gradient of the weights; alphas are not clipped.
+        arch_warmup_epochs: Epochs in which the alphas stay as they are.
+
+    Raises:
+        ValueError: At the start of ``fit``, for Trainer settings that manual optimisation cannot honour.
+    """
+
+    def __init__(
+        self,
+        supernet: Supernet,
+        sampler: Sampler,
+        *,
+        criterion: nn.Module | None = None,
+        alpha_std: float = 1e-3,
+        weight_lr: float = 0.025,
+        weight_lr_min: float = 0.001,
+        weight_momentum: float = 0.9,
+        weight_decay: float = 3e-4,
+        arch_lr: float = 3e-4,
+        arch_betas: tuple[float, float] = (0.5, 0.999),
+        arch_weight_decay: float = 1e-3,
+        grad_clip: float = 5.0,
+        arch_warmup_epochs: int = 0,
+    ) -> None:
+        super().__init__(supernet, sampler, criterion=criterion, alpha_std=alpha_std)
+        self.automatic_optimization = False
+        self.weight_lr, self.weight_lr_min, self.weight_momentum = weight_lr, weight_lr_min, weight_momentum
+        self.weight_decay, self.grad_clip = weight_decay, grad_clip
+        self.arch_lr, self.arch_betas, self.arch_weight_decay = arch_lr, arch_betas, arch_weight_decay
+        self.arch_warmup_epochs = arch_warmup_epochs
+
+    # The hooks.
+
+    def arch_loss(self, loss: Tensor, weights: dict[str, Tensor]) -> Tensor:
+        """The loss of the alphas, given the validation loss and the edge weights it was computed under; scalar."""
+        return loss
+
+    def arch_backward(self, batch: Batch) -> Tensor:
+        """Set ``.grad`` of every alpha and touch no other gradient; return the loss, a scalar."""
+        alphas = list(self.alphas.parameters())
+        loss = self._val_loss(batch)
+        for alpha, gradient in zip(alphas, torch.autograd.grad(loss, alphas, allow_unused=True), strict=True):
+            alpha.grad = gradient
+        return loss
+
+    def derive(self) -> SubnetConfig:
+        """The most likely architecture by the rule of the space."""
+        probabilities = {name: p.cpu().numpy() for name, p in self.probabilities().items()}
+        return self.supernet.space.most_likely(probabilities)
+
+    # The loop.
+
+    def training_step(self, batch: Batch, batch_idx: int) -> None:
+        if not isinstance(batch, dict) or set(batch) != {"weights", "arch"}:
+            raise ValueError(
+                "A bilevel search needs batches {'weights': (x, y), 'arch': (x, y)} from two halves of the training "
+                f"data; got {type(batch).__name__}. Wrap the data: SearchDataModule(data)."
+            )
+        weight_optimizer, arch_optimizer = self.optimizers()  # type: ignore[misc]  # a list under two optimisers
+        if self.current_epoch >= self.arch_warmup_epochs:
+            with frozen_batch_norm(self.supernet):
+                arch_loss = self.arch_backward(batch)
+            arch_optimizer.step()
+            arch_optimizer.zero_grad()
+            self.watch(arch_loss, *(alpha.sum() for alpha in self.alphas.parameters()))
+            self.log("arch/loss", arch_loss.detach(), batch_size=len(batch["arch"][1]))
+
+        x, y = batch["weights"]
+        with torch.no_grad():
+            weights = self.edge_weights()
+        logits = self.supernet(x, weights)
+        loss = self.criterion(logits, y)
+        weight_optimizer.zero_grad()
+        self.manual_backward(loss)
+        norm = nn.utils.clip_grad_norm_(self.supernet.parameters(), self.grad_clip)
+        weight_optimizer.step()
+        self.watch(loss, norm)
+        self._accuracy["fit"](logits, y)
+        self.log("train/loss", loss.detach(), prog_bar=True, batch_size=len(y))
+        self.log("train/accuracy", self._accuracy["fit"], on_step=False, on_epoch=True, batch_size=len(y))
+
+    def on_train_epoch_end(self) -> None:
+        super().on_train_epoch_end()
+        self.lr_schedulers().step()  # type: ignore[union-attr,call-arg]  # one scheduler, see configure_optimizers
+
+    def configure_optimizers(self) -> Any:
+        weights = torch.optim.SGD(
+            self.supernet.parameters(), self.weight_lr, momentum=self.weight_momentum, weight_decay=self.weight_decay
+        )
+        alphas = torch.optim.Adam(
+            self.alphas.parameters(), self.arch_lr, betas=self.arch_betas, weight_decay=self.arch_weight_decay
+        )
+        schedule = torch.optim.lr_scheduler.CosineAnnealingLR(
+            weights, T_max=self.trainer.max_epochs or 1, eta_min=self.weight_lr_min
+        )
+        return [weights, alphas], [schedule]
+
+    def configure_callbacks(self) -> list[Callback]:
+        # The first hook of fit, before Lightning's own refusals, which do not know the way out.
+        trainer = self.trainer
+        if trainer.max_steps != -1:
+            raise ValueError(
+                "max_steps counts the steps of both optimisers, so a search would end half-way; "
+                f"got max_steps={trainer.max_steps}. Use Trainer(max_epochs=...)."
+            )
+        if (trainer.max_epochs or -1) < 1:
+            raise ValueError(
+                f"The learning rate is annealed over max_epochs, which must be at least 1; got {trainer.max_epochs}."
+            )
+        if trainer.gradient_clip_val is not None:
+            raise ValueError(
+                "The Trainer cannot clip gradients of two optimisers; got "
+                f"gradient_clip_val={trainer.gradient_clip_val}. Remove it and pass grad_clip to {type(self).__name__}."
+            )
+        if trainer.accumulate_grad_batches != 1:
+            raise ValueError(
+                "The Trainer cannot accumulate gradients of two optimisers; got "
+                f"accumulate_grad_batches={trainer.accumulate_grad_batches}. Remove it and use a larger batch_size."
+            )
+        return []
+
+    def _val_loss(self, batch: Batch) -> Tensor:
+        x, y = batch["arch"]
+        weights = self.edge_weights()
+        return self.arch_loss(self.criterion(self.supernet(x, weights), y), weights)

@@ -1,0 +1,49 @@
+"""Image data for searches: built-in sets, image folders, and the split into weight and architecture streams.
+
+The names are imported on first use (PEP 562), so ``import oneshot.data`` costs nothing.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from .folder import ImageFolder as ImageFolder
+    from .images import Augmentation as Augmentation
+    from .images import ImageSet as ImageSet
+    from .images import channel_statistics as channel_statistics
+    from .images import stratified_split as stratified_split
+    from .search import SearchDataModule as SearchDataModule
+    from .vision import CIFAR10 as CIFAR10
+    from .vision import CIFAR100 as CIFAR100
+    from .vision import Digits as Digits
+    from .vision import FakeImages as FakeImages
+    from .vision import FashionMNIST as FashionMNIST
+    from .vision import VisionData as VisionData
+
+_HOME = {
+    "ImageFolder": "folder",
+    "Augmentation": "images",
+    "ImageSet": "images",
+    "channel_statistics": "images",
+    "stratified_split": "images",
+    "SearchDataModule": "search",
+    "CIFAR10": "vision",
+    "CIFAR100": "vision",
+    "Digits": "vision",
+    "FakeImages": "vision",
+    "FashionMNIST": "vision",
+    "VisionData": "vision",
+}
+__all__ = list(_HOME)
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(importlib.import_module(f".{_HOME[name]}", __name__), name)
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *_HOME})

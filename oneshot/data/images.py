@@ -1,0 +1,279 @@
+"""Labelled uint8 images, their augmentation as whole batches, and reproducible shuffling. Torch only.
+
+All randomness of a training stream comes from its sampler: it yields ``(index, draw)`` pairs that depend on the seed,
+the stream, the epoch and the pass, and the first draw of a batch seeds that batch's augmentation. Batches are therefore
+the same for any number of workers, on any device, and whatever else uses torch's global random state.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+import torch
+import torch.distributed as dist
+from torch import Tensor
+from torch.nn import functional as F
+from torch.utils.data import Dataset, DistributedSampler
+
+Batch = tuple[Tensor, Tensor]  # float32 [B, C, H, W], int64 [B]
+Stats = tuple[float, ...]  # one number per channel
+
+
+class Pixels(Protocol):
+    """Where images come from: a uint8 tensor ``[N, C, H, W]``, or anything that decodes on demand."""
+
+    def __getitem__(self, rows: Tensor, /) -> Tensor:
+        """Images ``[B, C, H, W]``, uint8, of the given rows ``[B]``, int64."""
+
+
+@dataclass(frozen=True)
+class ImageSet:
+    """Some rows of a pixel source with their labels. Subsets share the pixels.
+
+    Args:
+        pixels: The source, uint8 images.
+        labels: Class indices, int64 ``[N]``, on the pixels' device.
+        rows: Row of each image in the source, int64 ``[N]``, CPU.
+    """
+
+    pixels: Pixels
+    labels: Tensor
+    rows: Tensor
+
+    @classmethod
+    def whole(cls, pixels: Pixels, labels: Tensor) -> ImageSet:
+        """All images of a source in its order; labels int64 ``[N]``."""
+        return cls(pixels, labels, torch.arange(len(labels)))
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def subset(self, indices: Tensor) -> ImageSet:
+        """The images at ``indices`` (int64 ``[M]``, CPU) of this set."""
+        return ImageSet(self.pixels, self.labels[indices.to(self.labels.device)], self.rows[indices])
+
+
+def stratified_split(labels: Tensor, fraction: float, *, seed: int) -> tuple[Tensor, Tensor]:
+    """Splits indices into two disjoint parts that cover all of them and hold every class in proportion.
+
+    Args:
+        labels: Class indices, int64 ``[N]``.
+        fraction: Share of the second part; each class is within one image of it.
+        seed: Decides which images go where.
+
+    Returns:
+        Indices of the first and of the second part, ascending, int64, CPU.
+
+    Raises:
+        ValueError: If ``fraction`` is not inside (0, 1) or a class has one image only.
+    """
+    if not 0 < fraction < 1:
+        raise ValueError(f"A split needs a fraction strictly between 0 and 1; got {fraction}.")
+    rng = np.random.default_rng(seed)
+    array = labels.cpu().numpy()
+    second: list[np.ndarray] = []
+    wanted, taken = 0.0, 0
+    for label in np.unique(array):
+        members = rng.permutation(np.flatnonzero(array == label))
+        if len(members) < 2:
+            raise ValueError(
+                f"Each class needs at least 2 images to be in both parts of a split; class {label} has {len(members)}. "
+                "Add images of it or leave the class out."
+            )
+        wanted += fraction * len(members)  # rounding the running total keeps the sum right, not only each class
+        count = min(max(round(wanted) - taken, 1), len(members) - 1)
+        taken += count
+        second.append(members[:count])
+    mask = np.zeros(len(array), dtype=bool)
+    mask[np.concatenate(second)] = True
+    return torch.from_numpy(np.flatnonzero(~mask)), torch.from_numpy(np.flatnonzero(mask))
+
+
+def channel_statistics(images: Tensor) -> tuple[Stats, Stats]:
+    """Exact mean and standard deviation of each channel, of values scaled to 0..1.
+
+    Counts how often each of the 256 values occurs, so neither memory nor rounding grows with the number of images.
+
+    Args:
+        images: uint8 ``[N, C, H, W]``.
+
+    Returns:
+        Mean and (population) standard deviation per channel.
+
+    Raises:
+        ValueError: If all values of a channel are equal.
+    """
+    values = torch.arange(256, dtype=torch.float64) / 255
+    mean, std = [], []
+    for channel in range(images.shape[1]):
+        share = torch.bincount(images[:, channel].flatten(), minlength=256).cpu().double()
+        share /= share.sum()
+        centre = (share * values).sum()
+        spread = (share * (values - centre) ** 2).sum().sqrt().item()
+        if spread == 0:
+            raise ValueError(
+                f"Normalisation needs values that differ; channel {channel} of {len(images)} training images is "
+                f"{centre.item():.3f} everywhere. Check the images or pass mean and std."
+            )
+        mean.append(centre.item())
+        std.append(spread)
+    return tuple(mean), tuple(std)
+
+
+def normalise(images: Tensor, mean: Stats, std: Stats) -> Tensor:
+    """``(x / 255 - mean) / std`` per channel: uint8 ``[B, C, H, W]`` to float32 of the same shape."""
+    x = images.float()
+    centre = x.new_tensor(mean).view(-1, 1, 1) * 255
+    return x.sub_(centre).div_(x.new_tensor(std).view(-1, 1, 1) * 255)
+
+
+def shift_and_flip(images: Tensor, top: Tensor, left: Tensor, flip: Tensor, padding: int) -> Tensor:
+    """Crops each image, at its own offset, from a version padded with zeros, and mirrors some of them.
+
+    Args:
+        images: ``[B, C, H, W]``.
+        top: Row of the crop's corner in the padded image, 0..2 * padding, int64 ``[B]``.
+        left: Column of the same corner, int64 ``[B]``.
+        flip: Which crops are mirrored left to right, bool ``[B]``.
+        padding: Pixels added on each side.
+
+    Returns:
+        ``[B, C, H, W]``, same type.
+    """
+    batch, channels, height, width = images.shape
+    device = images.device
+    columns = torch.arange(width, device=device).expand(batch, width)
+    columns = torch.where(flip[:, None], width - 1 - columns, columns) + left[:, None]
+    rows = torch.arange(height, device=device) + top[:, None]
+    return F.pad(images, [padding] * 4)[
+        torch.arange(batch, device=device)[:, None, None, None],
+        torch.arange(channels, device=device)[:, None, None],
+        rows[:, None, :, None],
+        columns[:, None, None, :],
+    ]
+
+
+def cutout(images: Tensor, row: Tensor, column: Tensor, length: int) -> Tensor:
+    """Zeroes, in place, one square per image; what lies outside the image is clipped off.
+
+    DeVries & Taylor 2017, arXiv:1708.04552: the centre may be any pixel, so squares at a border are smaller.
+
+    Args:
+        images: Normalised images, ``[B, C, H, W]``; zero is then the mean colour.
+        row: Row of the square's centre, int64 ``[B]``.
+        column: Column of the square's centre, int64 ``[B]``.
+        length: Side of the square in pixels; it starts ``length // 2`` before the centre.
+    """
+
+    def inside(centre: Tensor, size: int) -> Tensor:
+        offset = torch.arange(size, device=images.device) - (centre[:, None] - length // 2)
+        return (offset >= 0) & (offset < length)
+
+    mask = inside(row, images.shape[2])[:, None, :, None] & inside(column, images.shape[3])[:, None, None, :]
+    return images.masked_fill_(mask, 0)
+
+
+@dataclass(frozen=True)
+class Augmentation:
+    """Random crop after zero padding, random mirroring, normalisation, cutout: on whole batches.
+
+    Args:
+        padding: Pixels added on each side before the crop back to the image's size; 0 is off.
+        flip: Whether images are mirrored left to right with probability 1/2.
+        cutout: Side of the zeroed square in pixels; 0 is off.
+    """
+
+    padding: int = 0
+    flip: bool = False
+    cutout: int = 0
+
+    def __call__(self, images: Tensor, mean: Stats, std: Stats, generator: torch.Generator) -> Tensor:
+        """Augments uint8 ``[B, C, H, W]`` to normalised float32; ``generator`` is a CPU one for images anywhere."""
+        batch, _, height, width = images.shape
+
+        def draw(high: int) -> Tensor:
+            return torch.randint(high, (batch,), generator=generator).to(images.device)
+
+        # Every number is drawn whether used or not: turning one part off leaves the others as they were.
+        top, left, mirrored = draw(2 * self.padding + 1), draw(2 * self.padding + 1), draw(2).bool()
+        row, column = draw(height), draw(width)
+        if self.padding or self.flip:
+            images = shift_and_flip(images, top, left, mirrored & self.flip, self.padding)
+        x = normalise(images, mean, std)
+        return cutout(x, row, column, self.cutout) if self.cutout else x
+
+
+class ImageStream(Dataset[Batch]):
+    """Normalised, optionally augmented batches of an ``ImageSet``; a ``DataLoader`` fetches whole batches at once.
+
+    Args:
+        images: The images and labels.
+        mean: Per-channel mean, of values scaled to 0..1.
+        std: Per-channel standard deviation.
+        augmentation: None for evaluation.
+    """
+
+    def __init__(self, images: ImageSet, mean: Stats, std: Stats, augmentation: Augmentation | None = None) -> None:
+        self.images, self.mean, self.std, self.augmentation = images, mean, std, augmentation
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def __getitem__(self, item: int | tuple[int, int]) -> Batch:
+        """One image ``[C, H, W]`` with its label ``[]``."""
+        x, y = self.__getitems__([item])
+        return x[0], y[0]
+
+    def __getitems__(self, items: Sequence[int | tuple[int, int]]) -> Batch:
+        """A batch ``[B, C, H, W]``, ``[B]`` of plain indices or of the ``(index, draw)`` pairs of `ShuffleSampler`."""
+        pairs = [item if isinstance(item, tuple) else (item, None) for item in items]
+        chosen = self.images.subset(torch.tensor([index for index, _ in pairs]))
+        pixels = chosen.pixels[chosen.rows]
+        if self.augmentation is None:
+            return normalise(pixels, self.mean, self.std), chosen.labels
+        seed = pairs[0][1]
+        if seed is None:  # another sampler, as with Lightning's overfit_batches: torch's global state has to do
+            seed = int(torch.randint(2**62, ()))
+        generator = torch.Generator().manual_seed(seed)
+        return self.augmentation(pixels, self.mean, self.std, generator), chosen.labels
+
+
+class ShuffleSampler(DistributedSampler[tuple[int, int]]):
+    """Yields ``(index, draw)`` in an order that depends on the seed, the stream, the epoch and the pass within it.
+
+    A ``DistributedSampler``, so that Lightning announces each epoch to it and does not put another in its place.
+    A stream that is used up within an epoch is shuffled anew for the next pass.
+
+    Args:
+        dataset: What is sampled; its length counts.
+        seed: Non-negative.
+        stream: Tells streams that share a seed apart.
+        epoch: The epoch to begin with.
+    """
+
+    def __init__(self, dataset: Dataset[Batch], *, seed: int, stream: int = 0, epoch: int = 0) -> None:
+        parallel = dist.is_available() and dist.is_initialized()
+        super().__init__(
+            dataset,
+            num_replicas=dist.get_world_size() if parallel else 1,
+            rank=dist.get_rank() if parallel else 0,
+            seed=seed,
+            drop_last=True,
+        )
+        self.stream, self.epoch, self.passes = stream, epoch, 0
+
+    def set_epoch(self, epoch: int) -> None:
+        """Starts another epoch; telling the current one again changes nothing."""
+        if epoch != self.epoch:
+            self.epoch, self.passes = epoch, 0
+
+    def __iter__(self) -> Iterator[tuple[int, int]]:
+        rng = np.random.default_rng((self.seed, self.stream, self.epoch, self.passes))
+        self.passes += 1
+        order = rng.permutation(len(self.dataset))  # type: ignore[arg-type]  # torch's Dataset declares no length
+        draws = rng.integers(2**62, size=len(order))
+        mine = slice(self.rank, self.total_size, self.num_replicas)
+        yield from zip(order[mine].tolist(), draws[mine].tolist(), strict=True)

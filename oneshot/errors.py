@@ -1,0 +1,16 @@
+"""Errors somebody may want to catch by name. All others are plain ``ValueError`` and ``RuntimeError``."""
+
+from __future__ import annotations
+
+
+class NonFiniteLossError(RuntimeError):
+    """Training produced NaN or infinity; the last checkpoint was written before that."""
+
+
+class MissingExtraError(ImportError):
+    """An optional dependency is not installed."""
+
+
+def missing_extra(package: str, extra: str, what: str) -> MissingExtraError:
+    """The error for an optional package that cannot be imported, with the command that installs it."""
+    return MissingExtraError(f"{what} needs {package}. Install it with: pip install 'oneshot-nas[{extra}]'")

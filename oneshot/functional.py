@@ -1,0 +1,140 @@
+"""Pure mathematics: no Lightning, no state. Each formula has a test against an independent float64 implementation."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator, Mapping, Sequence
+
+import torch
+from torch import Tensor, nn
+
+
+def unrolled_arch_grad(
+    train_loss: Callable[[], Tensor],
+    val_loss: Callable[[], Tensor],
+    weights: Sequence[Tensor],
+    alphas: Sequence[Tensor],
+    *,
+    lr: float,
+    momentum: float = 0.0,
+    weight_decay: float = 0.0,
+    momentum_buffers: Sequence[Tensor | None] | None = None,
+    epsilon: float = 0.01,
+) -> list[Tensor]:
+    r"""Gradient of the validation loss after one virtual weight step (DARTS second order, arXiv:1806.09055, eq. 7, 8).
+
+    With :math:`w' = w - \xi (\mu b + \nabla_w L_t + \lambda w)`, the step an SGD with momentum buffer :math:`b` takes,
+
+    .. math:: \nabla_\alpha L_v(w', \alpha) - \xi \frac{\nabla_\alpha L_t(w^+, \alpha) - \nabla_\alpha L_t(w^-, \alpha)}
+        {2 \epsilon}, \quad w^\pm = w \pm \epsilon v, \quad v = \nabla_{w'} L_v(w', \alpha)
+
+    where the step of the finite difference is ``epsilon / norm(v)``. Five gradients; the error is of order epsilon^2.
+
+    Args:
+        train_loss: Training loss at the current values of ``weights`` and ``alphas``, which it reads in place.
+        val_loss: Validation loss, likewise.
+        weights: Leaf tensors of any shapes; moved during the call, restored bit for bit, also after an exception.
+        alphas: Leaf tensors of any shapes.
+        lr: Learning rate of the virtual step, xi.
+        momentum: Momentum of the weight optimiser, mu.
+        weight_decay: Weight decay of the weight optimiser, lambda.
+        momentum_buffers: Its momentum buffers, one per weight, ``None`` before its first step.
+        epsilon: Length of the finite difference in weight space.
+
+    Returns:
+        One gradient per alpha. ``.grad`` of nothing is touched.
+    """
+    buffers = momentum_buffers or [None] * len(weights)
+    backup = [w.detach().clone() for w in weights]
+    try:
+        steps = _grad(train_loss(), weights)
+        with torch.no_grad():
+            for w, step, buffer in zip(weights, steps, buffers, strict=True):
+                step = step + weight_decay * w
+                if buffer is not None:
+                    step = step + momentum * buffer
+                w.sub_(lr * step)
+        gradients = _grad(val_loss(), [*alphas, *weights])
+        grad_alphas, v = gradients[: len(alphas)], gradients[len(alphas) :]
+        norm = torch.linalg.vector_norm(torch.stack([torch.linalg.vector_norm(x) for x in v]))
+        eps = epsilon / norm.clamp_min(torch.finfo(norm.dtype).tiny)  # v = 0 gives a zero difference, not 0 / 0
+        sides = []
+        for sign in (1, -1):
+            with torch.no_grad():
+                for w, original, x in zip(weights, backup, v, strict=True):
+                    w.copy_(original + sign * eps * x)
+            sides.append(_grad(train_loss(), alphas))
+        return [g - lr * (p - n) / (2 * eps) for g, p, n in zip(grad_alphas, *sides, strict=True)]
+    finally:
+        with torch.no_grad():
+            for w, original in zip(weights, backup, strict=True):
+                w.copy_(original)
+
+
+def entropy(probabilities: Tensor) -> Tensor:
+    """Entropy of each row in nats.
+
+    Args:
+        probabilities: ``[R, O]``, rows sum to 1.
+
+    Returns:
+        ``[R]``.
+
+    Example:
+        >>> entropy(torch.tensor([[0.5, 0.5], [1.0, 0.0]]))
+        tensor([0.6931, 0.0000])
+    """
+    return torch.special.entr(probabilities).sum(-1)
+
+
+def expected_cost(weights: Mapping[str, Tensor], costs: Mapping[str, Tensor]) -> Tensor:
+    """Expected cost of an architecture whose candidates have additive costs.
+
+    Args:
+        weights: Edge weights ``{choice: [R, O]}``.
+        costs: Candidate costs ``{choice: [R, O]}``, any unit.
+
+    Returns:
+        Scalar in the unit of ``costs``, differentiable in ``weights``.
+
+    Raises:
+        ValueError: If names or shapes differ.
+
+    Example:
+        >>> expected_cost({"layer": torch.tensor([[0.5, 0.5]])}, {"layer": torch.tensor([[1.0, 3.0]])})
+        tensor(2.)
+    """
+    ours = {name: tuple(w.shape) for name, w in weights.items()}
+    theirs = {name: tuple(c.shape) for name, c in costs.items()}
+    if ours != theirs:
+        raise ValueError(f"Costs need the names and shapes of the edge weights, {ours}; got {theirs}.")
+    return torch.stack([(w * costs[name].to(w)).sum() for name, w in weights.items()]).sum()
+
+
+@contextlib.contextmanager
+def frozen_batch_norm(module: nn.Module) -> Iterator[None]:
+    """Inside, batch normalisation uses batch statistics as ever, but does not move its running statistics."""
+    layers = [m for m in module.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm) and m.track_running_stats]
+    for layer in layers:
+        layer.track_running_stats = False
+    try:
+        yield
+    finally:
+        for layer in layers:
+            layer.track_running_stats = True
+
+
+def linear_schedule(start: float, end: float, step: int, steps: int) -> float:
+    """The value at ``step`` of ``steps`` on a straight line from ``start`` (step 0) to ``end`` (last step).
+
+    Example:
+        >>> [linear_schedule(0.0, 0.2, epoch, 3) for epoch in range(3)]
+        [0.0, 0.1, 0.2]
+    """
+    return end if steps <= 1 else start + (end - start) * step / (steps - 1)
+
+
+def _grad(loss: Tensor, inputs: Sequence[Tensor]) -> list[Tensor]:
+    """Gradients; zero for inputs the loss does not depend on (candidates that did not run)."""
+    gradients = torch.autograd.grad(loss, list(inputs), allow_unused=True)
+    return [torch.zeros_like(x) if g is None else g for x, g in zip(inputs, gradients, strict=True)]

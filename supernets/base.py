@@ -1,0 +1,164 @@
+"""What every supernet and every standalone sub-network is."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from .mixed_op import MixedOp
+from .space import SearchSpace, SubnetConfig
+
+
+class Subnet(nn.Module, ABC):
+    """A standalone network: no mixed operations, no alphas, and ``type(net)(**net.init_args)`` builds it again.
+
+    Attributes:
+        config: The architecture, where it came out of a search space.
+        init_args: JSON-able keyword arguments of the constructor.
+        input_shape: C, H, W of one input.
+        num_classes: Number of logits.
+    """
+
+    config: SubnetConfig | None = None
+    init_args: dict[str, Any]
+    input_shape: tuple[int, int, int]
+    num_classes: int
+
+    @abstractmethod
+    def forward(self, x: Tensor) -> Tensor:
+        """``[B, C, H, W] -> [B, num_classes]``."""
+
+    def forward_with_auxiliary(self, x: Tensor) -> tuple[Tensor, Tensor | None]:
+        """Logits of the network and of its auxiliary head, ``None`` where it has none. For training only."""
+        return self(x), None
+
+    def set_drop_path(self, probability: float) -> None:
+        """Set the probability of dropping a path in training.
+
+        Raises:
+            ValueError: If the network has no droppable paths and ``probability`` is not 0.
+        """
+        if probability:
+            raise ValueError(
+                f"{type(self).__name__} has no droppable paths; drop_path must be 0, got {probability}."
+            )
+
+
+class Supernet(nn.Module, ABC):
+    """Shared weights of all architectures of a space. Alphas live beside it, never inside.
+
+    Attributes:
+        space: The search space.
+        input_shape: C, H, W of one input.
+        num_classes: Number of logits.
+    """
+
+    space: SearchSpace
+    input_shape: tuple[int, int, int]
+    num_classes: int
+
+    @abstractmethod
+    def forward(self, x: Tensor, arch: Mapping[str, Tensor]) -> Tensor:
+        """Run under edge weights.
+
+        Args:
+            x: Images, ``[B, C, H, W]``.
+            arch: Edge weights of every choice, ``{choice: [R, O]}``.
+
+        Returns:
+            Logits, ``[B, num_classes]``.
+        """
+
+    @abstractmethod
+    def extract(self, config: SubnetConfig, *, inherit: bool = True) -> Subnet:
+        """Build one architecture as a standalone network.
+
+        Args:
+            config: An architecture of :attr:`space`.
+            inherit: Copy the shared weights, so that its output equals the supernet's under ``one_hot(config)``;
+                otherwise the weights are drawn anew.
+
+        Raises:
+            ValueError: If ``config`` is not of this space.
+        """
+
+    @abstractmethod
+    def mixed_ops(self) -> dict[str, list[list[MixedOp]]]:
+        """For every choice and every row, the mixed operations that row decides (one per cell that shares it)."""
+
+    def one_hot(self, config: SubnetConfig) -> dict[str, Tensor]:
+        """Edge weights ``{choice: [R, O]}`` that select exactly ``config``, on the supernet's device."""
+        like = next(self.parameters())
+        return {name: torch.from_numpy(w).to(like) for name, w in self.space.one_hot(config).items()}
+
+    def candidate_parameters(self) -> dict[str, Tensor]:
+        """Number of weights behind every candidate, ``{choice: [R, O]}``, summed over the cells that share the row."""
+        return {
+            name: torch.tensor(
+                [
+                    [sum(count_parameters(mixed.ops[o]) for mixed in row) for o in range(len(row[0].ops))]
+                    for row in rows
+                ],
+                dtype=torch.float64,
+            )
+            for name, rows in self.mixed_ops().items()
+        }
+
+    def check_arch(self, arch: Mapping[str, Tensor]) -> None:
+        """Check names and shapes of edge weights.
+
+        Raises:
+            ValueError: Naming the choice, the shape it has and the shape it must have.
+        """
+        for choice in self.space.choices:
+            shape = tuple(arch[choice.name].shape) if choice.name in arch else None
+            if shape != (choice.rows, len(choice.candidates)):
+                raise ValueError(
+                    f"Edge weights of space {self.space.name!r} hold {choice.name!r} with shape "
+                    f"[{choice.rows}, {len(choice.candidates)}]; got {shape and list(shape)}."
+                )
+
+
+def count_parameters(module: nn.Module) -> int:
+    """Number of trainable scalars."""
+    return sum(p.numel() for p in module.parameters() if p.requires_grad)
+
+
+def inherit_weights(target: nn.Module, source: nn.Module) -> None:
+    """Copy all tensors of ``source`` into ``target``, sharing nothing.
+
+    The target may have learnable scale and shift where the source has none (``affine``): these keep their initial 1
+    and 0, so the function stays the same and becomes trainable.
+
+    Raises:
+        ValueError: If anything else does not match.
+    """
+    affine = {
+        f"{name}.{part}".lstrip(".")
+        for name, module in target.named_modules()
+        if isinstance(module, nn.BatchNorm2d)
+        for part in ("weight", "bias")
+    }
+    missing, unexpected = target.load_state_dict(source.state_dict(), strict=False)
+    if set(missing) - affine or unexpected:
+        raise ValueError(
+            f"Weights of {type(source).__name__} do not fit {type(target).__name__}: "
+            f"missing {sorted(set(missing) - affine)}, unexpected {unexpected}."
+        )
+
+
+def check_image_size(size: int, halvings: int, name: str) -> None:
+    """Check that ``size`` pixels survive ``halvings`` reductions.
+
+    Raises:
+        ValueError: Naming the smallest size that does.
+    """
+    if size < 2**halvings:
+        raise ValueError(
+            f"{name} halves the resolution {halvings} times and needs images of at least {2**halvings} pixels; "
+            f"got image_size={size}. Use larger images (or the 'cifar' stem, if this is the 'imagenet' one)."
+        )

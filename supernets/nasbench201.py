@@ -1,0 +1,304 @@
+"""The NAS-Bench-201 cell space (Dong & Yang, ICLR 2020, arXiv:2001.00326): 4 nodes, 6 edges, 5 operations.
+
+Architecture strings, skeleton and operations follow the authors' code (D-X-Y/NAS-Bench-201), so that a network is the
+one its string means in the benchmark's tables.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+
+import numpy as np
+from torch import Tensor, nn
+
+from .base import Subnet, Supernet, check_image_size, inherit_weights
+from .mixed_op import MixedOp
+from .ops import make_op, relu_conv_bn
+from .space import NONE, ArchGraph, Choice, IntMatrix, SearchSpace, SubnetConfig
+
+CANDIDATES = ("none", "skip_connect", "nor_conv_1x1", "nor_conv_3x3", "avg_pool_3x3")
+NODES = 4
+EDGES = tuple((source, target) for target in range(1, NODES) for source in range(target))  # in the official order
+
+
+@dataclass(frozen=True)
+class NASBench201Space(SearchSpace):
+    """One cell of four nodes; choice ``cell`` holds the operation of every edge, ``EDGES`` gives their order.
+
+    The canonical form puts ``none`` on every edge that cannot matter: those that lead nowhere, and skips and poolings
+    of a node that receives nothing.
+
+    Example:
+        >>> space = NASBench201Space()
+        >>> space.size
+        15625
+        >>> space.arch_string(space.sample(0))
+        '|avg_pool_3x3~0|+|nor_conv_3x3~0|nor_conv_1x1~1|+|skip_connect~0|skip_connect~1|none~2|'
+    """
+
+    name: str = "nasbench201"
+    choices: tuple[Choice, ...] = field(default=(Choice("cell", CANDIDATES, rows=len(EDGES)),))
+
+    def arch_string(self, config: SubnetConfig) -> str:
+        """The official name of an architecture, ``|op~0|+|op~0|op~1|+|op~0|op~1|op~2|``."""
+        self.validate(config)
+        picks = iter(config["cell"])
+        return "+".join(
+            "|" + "".join(f"{next(picks)}~{source}|" for source in range(target)) for target in range(1, NODES)
+        )
+
+    def from_arch_string(self, text: str) -> SubnetConfig:
+        """Inverse of :meth:`arch_string`.
+
+        Raises:
+            ValueError: If the string does not name three nodes with one, two and three inputs, or an operation is
+                unknown.
+        """
+        nodes = text.strip().split("+")
+        pairs = [re.findall(r"\|([^|~]+)~(\d+)(?=\|)", node) for node in nodes]
+        sources = [[int(source) for _, source in node] for node in pairs]
+        rebuilt = "+".join("|" + "".join(f"{op}~{source}|" for op, source in node) for node in pairs)
+        if sources != [[0], [0, 1], [0, 1, 2]] or rebuilt != text.strip():
+            raise ValueError(
+                "A NAS-Bench-201 architecture reads '|op~0|+|op~0|op~1|+|op~0|op~1|op~2|', node by node with the "
+                f"inputs in order; got {text!r}."
+            )
+        config = SubnetConfig(self.name, {"cell": [op for node in pairs for op, _ in node]})
+        self.validate(config)
+        return config
+
+    def unique_string(self, config: SubnetConfig) -> str:
+        """The same text for isomorphic cells: 6,466 of the 15,625 differ (NAS-Bench-201, section 2, zero considered).
+
+        Isomorphic cells compute the same family of functions, but with weights of other edges; tables may be
+        de-duplicated by it, weights may not be inherited across it.
+        """
+        self.validate(config)
+        text = ["0"]
+        for target in range(1, NODES):
+            terms = []
+            for (source, t), op in zip(EDGES, config["cell"], strict=True):
+                if t == target:
+                    zero = op == NONE or text[source] == "#"
+                    terms.append("#" if zero else text[source] if op == "skip_connect" else f"({text[source]})@{op}")
+            text.append("+".join(sorted(terms)))
+        return text[-1]
+
+    def graphs(self, config: SubnetConfig) -> list[ArchGraph]:
+        self.validate(config)
+        edges = tuple((s, t, str(op)) for (s, t), op in zip(EDGES, config["cell"], strict=True))
+        return [ArchGraph("cell", ("in", "1", "2", "out"), edges)]
+
+    def _canonical(self, genes: IntMatrix) -> IntMatrix:
+        genes = genes.copy()
+        none = self.choices[0].picks.index(NONE)
+        silent = [code for code, op in enumerate(self.choices[0].picks) if op in ("skip_connect", "avg_pool_3x3")]
+        for node in range(1, NODES - 1):  # zero in, zero out
+            if all(genes[e] == none for e, (_, target) in enumerate(EDGES) if target == node):
+                for e, (source, _) in enumerate(EDGES):
+                    if source == node and genes[e] in silent:
+                        genes[e] = none
+        for node in reversed(range(1, NODES - 1)):  # nobody listens
+            if all(genes[e] == none for e, (source, _) in enumerate(EDGES) if source == node):
+                for e, (_, target) in enumerate(EDGES):
+                    if target == node:
+                        genes[e] = none
+        return genes
+
+
+class SearchCell(nn.Module):
+    """Four nodes, a mixed operation on every edge."""
+
+    def __init__(self, candidates: tuple[str, ...], channels: int) -> None:
+        super().__init__()
+        self.edges = nn.ModuleList(MixedOp(candidates, channels, 1, pool_bn=False) for _ in EDGES)
+
+    def forward(self, x: Tensor, weights: Tensor) -> Tensor:
+        """``[B, C, H, W]`` under candidate weights ``[6, O]`` -> ``[B, C, H, W]``."""
+        states = [x]
+        for target in range(1, NODES):
+            terms = [
+                self.edges[e](states[s], weights[e]) for e, (s, t) in enumerate(EDGES) if t == target
+            ]
+            states.append(sum(terms[1:], terms[0]))
+        return states[-1]
+
+
+class NetworkCell(nn.Module):
+    """Four nodes, one operation on every edge."""
+
+    def __init__(self, ops: tuple[str, ...], channels: int, *, affine: bool) -> None:
+        super().__init__()
+        self.ops = nn.ModuleList(make_op(op, channels, 1, affine=affine) for op in ops)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """``[B, C, H, W] -> [B, C, H, W]``."""
+        states = [x]
+        for target in range(1, NODES):
+            terms = [op(states[s]) for op, (s, t) in zip(self.ops, EDGES, strict=True) if t == target]
+            states.append(sum(terms[1:], terms[0]))
+        return states[-1]
+
+
+class ResidualReduction(nn.Module):
+    """Basic block with stride 2 between the stages; the shortcut is average pooling and a 1x1 convolution."""
+
+    def __init__(self, in_channels: int, out_channels: int) -> None:
+        super().__init__()
+        self.conv_a = relu_conv_bn(in_channels, out_channels, 3, 2)
+        self.conv_b = relu_conv_bn(out_channels, out_channels, 3, 1)
+        self.shortcut = nn.Sequential(
+            nn.AvgPool2d(2, stride=2, ceil_mode=True), nn.Conv2d(in_channels, out_channels, 1, bias=False)
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        """``[B, C_in, H, W] -> [B, C_out, ceil(H / 2), ceil(W / 2)]``."""
+        out: Tensor = self.conv_b(self.conv_a(x)) + self.shortcut(x)
+        return out
+
+
+def _skeleton(
+    cell: Callable[[int], nn.Module],
+    channels: int,
+    cells_per_stage: int,
+    num_classes: int,
+    in_channels: int,
+    image_size: int,
+) -> tuple[nn.Module, nn.ModuleList, nn.Module]:
+    """Stem, three stages of cells with a reduction before the second and the third, head."""
+    if cells_per_stage < 1:
+        raise ValueError(f"A stage has at least one cell; got cells_per_stage={cells_per_stage}.")
+    if num_classes < 2:
+        raise ValueError(f"Classification needs at least two classes; got num_classes={num_classes}.")
+    check_image_size(image_size, 2, "The NAS-Bench-201 skeleton")
+    stem = nn.Sequential(nn.Conv2d(in_channels, channels, 3, padding=1, bias=False), nn.BatchNorm2d(channels))
+    blocks = nn.ModuleList()
+    for stage in range(3):
+        if stage:
+            blocks.append(ResidualReduction(channels, 2 * channels))
+            channels *= 2
+        blocks.extend(cell(channels) for _ in range(cells_per_stage))
+    head = nn.Sequential(
+        nn.BatchNorm2d(channels), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(channels, num_classes)
+    )
+    return stem, blocks, head
+
+
+class NASBench201Supernet(Supernet):
+    """All cells of the space at once; the benchmark's skeleton.
+
+    Args:
+        channels: C of the first stage, doubled by every reduction.
+        cells_per_stage: Cells in each of the three stages, N.
+        num_classes: Number of logits.
+        in_channels: Channels of an image.
+        image_size: Height and width of an image.
+
+    Raises:
+        ValueError: If the image is too small for the two reductions, or there are fewer than two classes.
+
+    Example:
+        >>> import torch
+        >>> net = NASBench201Supernet(channels=4, cells_per_stage=1, image_size=8)
+        >>> net(torch.zeros(2, 3, 8, 8), net.one_hot(net.space.sample(0))).shape
+        torch.Size([2, 10])
+    """
+
+    space: NASBench201Space
+
+    def __init__(
+        self,
+        *,
+        channels: int = 16,
+        cells_per_stage: int = 5,
+        num_classes: int = 10,
+        in_channels: int = 3,
+        image_size: int = 32,
+    ) -> None:
+        super().__init__()
+        self.space = NASBench201Space()
+        self.num_classes, self.input_shape = num_classes, (in_channels, image_size, image_size)
+        self._settings = {
+            "channels": channels,
+            "cells_per_stage": cells_per_stage,
+            "num_classes": num_classes,
+            "in_channels": in_channels,
+            "image_size": image_size,
+        }
+        self.stem, self.blocks, self.head = _skeleton(lambda c: SearchCell(CANDIDATES, c), **self._settings)
+
+    def forward(self, x: Tensor, arch: Mapping[str, Tensor]) -> Tensor:
+        self.check_arch(arch)
+        x = self.stem(x)
+        for block in self.blocks:
+            x = block(x, arch["cell"]) if isinstance(block, SearchCell) else block(x)
+        logits: Tensor = self.head(x)
+        return logits
+
+    def extract(self, config: SubnetConfig, *, inherit: bool = True) -> NASBench201Network:
+        net = NASBench201Network(self.space.arch_string(config), **self._settings)
+        net.config = config
+        if inherit:
+            inherit_weights(net.stem, self.stem)
+            inherit_weights(net.head, self.head)
+            for block, mine in zip(net.blocks, self.blocks, strict=True):
+                if isinstance(mine, SearchCell) and isinstance(block, NetworkCell):
+                    for op, mixed, pick in zip(block.ops, mine.edges, config["cell"], strict=True):
+                        assert isinstance(mixed, MixedOp)
+                        inherit_weights(op, mixed.ops[CANDIDATES.index(str(pick))])
+                else:
+                    inherit_weights(block, mine)
+        return net.train(self.training)
+
+    def mixed_ops(self) -> dict[str, list[list[MixedOp]]]:
+        cells = [block for block in self.blocks if isinstance(block, SearchCell)]
+        return {"cell": [[cell.edges[edge] for cell in cells] for edge in range(len(EDGES))]}  # type: ignore[misc]  # ModuleList is untyped
+
+
+class NASBench201Network(Subnet):
+    """The network an architecture string means in the benchmark; defaults are the benchmark's for CIFAR-10.
+
+    Args:
+        arch: Official architecture string.
+        channels: C of the first stage, doubled by every reduction.
+        cells_per_stage: Cells in each of the three stages, N.
+        num_classes: Number of logits.
+        in_channels: Channels of an image.
+        image_size: Height and width of an image.
+
+    Raises:
+        ValueError: If the string is malformed or the image too small.
+    """
+
+    def __init__(
+        self,
+        arch: str,
+        *,
+        channels: int = 16,
+        cells_per_stage: int = 5,
+        num_classes: int = 10,
+        in_channels: int = 3,
+        image_size: int = 32,
+    ) -> None:
+        super().__init__()
+        self.config = NASBench201Space().from_arch_string(arch)
+        self.num_classes, self.input_shape = num_classes, (in_channels, image_size, image_size)
+        settings = {
+            "channels": channels,
+            "cells_per_stage": cells_per_stage,
+            "num_classes": num_classes,
+            "in_channels": in_channels,
+            "image_size": image_size,
+        }
+        self.init_args = {"arch": arch, **settings}
+        ops = tuple(str(pick) for pick in self.config["cell"])
+        self.stem, self.blocks, self.head = _skeleton(lambda c: NetworkCell(ops, c, affine=True), **settings)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.stem(x)
+        for block in self.blocks:
+            x = block(x)
+        logits: Tensor = self.head(x)
+        return logits

@@ -1,0 +1,153 @@
+"""Candidate operations, one dictionary from name to factory. Genotypes are text; this is what their words mean."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+
+class Zero(nn.Module):
+    """Nothing: zeros in the shape the other candidates of the edge produce."""
+
+    def __init__(self, stride: int) -> None:
+        super().__init__()
+        self.stride = stride
+
+    def forward(self, x: Tensor) -> Tensor:
+        """``[B, C, H, W] -> [B, C, ceil(H / stride), ceil(W / stride)]``."""
+        return torch.zeros_like(x[:, :, :: self.stride, :: self.stride])
+
+
+class Noise(nn.Module):
+    """Standard normal noise in place of the input: the harmful candidate of space S4 (arXiv:1909.09656, section 3)."""
+
+    def __init__(self, stride: int) -> None:
+        super().__init__()
+        self.stride = stride
+
+    def forward(self, x: Tensor) -> Tensor:
+        """``[B, C, H, W] -> [B, C, ceil(H / stride), ceil(W / stride)]``, new noise at every call."""
+        return torch.randn_like(x[:, :, :: self.stride, :: self.stride])
+
+
+class FactorizedReduce(nn.Module):
+    """Halve the resolution without discarding pixels: two strided 1x1 convolutions, the second shifted by one pixel.
+
+    Unlike the original, odd sizes work: the shifted copy is padded by a zero row and column, which even sizes never read.
+
+    Raises:
+        ValueError: If ``out_channels`` is odd; each convolution makes half of them.
+    """
+
+    def __init__(self, in_channels: int, out_channels: int, *, affine: bool = True) -> None:
+        super().__init__()
+        if out_channels % 2:
+            raise ValueError(
+                f"FactorizedReduce splits its output channels in two halves and needs an even number; "
+                f"got {out_channels}. Choose an even number of channels."
+            )
+        self.conv_1 = nn.Conv2d(in_channels, out_channels // 2, 1, stride=2, bias=False)
+        self.conv_2 = nn.Conv2d(in_channels, out_channels // 2, 1, stride=2, bias=False)
+        self.bn = nn.BatchNorm2d(out_channels, affine=affine)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """``[B, C_in, H, W] -> [B, C_out, ceil(H / 2), ceil(W / 2)]``."""
+        x = F.relu(x)
+        shifted = F.pad(x[:, :, 1:, 1:], (0, 1, 0, 1))
+        out: Tensor = self.bn(torch.cat([self.conv_1(x), self.conv_2(shifted)], dim=1))
+        return out
+
+
+def relu_conv_bn(in_channels: int, out_channels: int, kernel: int, stride: int, *, affine: bool = True) -> nn.Sequential:
+    """ReLU, convolution without bias, batch normalisation; keeps the resolution at stride 1."""
+    conv = nn.Conv2d(in_channels, out_channels, kernel, stride=stride, padding=kernel // 2, bias=False)
+    return nn.Sequential(nn.ReLU(), conv, nn.BatchNorm2d(out_channels, affine=affine))
+
+
+def dil_conv(channels: int, kernel: int, stride: int, *, dilation: int = 2, affine: bool = True) -> nn.Sequential:
+    """ReLU, depthwise convolution (dilated), pointwise convolution, batch normalisation."""
+    padding = dilation * (kernel - 1) // 2
+    return nn.Sequential(
+        nn.ReLU(),
+        nn.Conv2d(channels, channels, kernel, stride, padding, dilation, groups=channels, bias=False),
+        nn.Conv2d(channels, channels, 1, bias=False),
+        nn.BatchNorm2d(channels, affine=affine),
+    )
+
+
+def sep_conv(channels: int, kernel: int, stride: int, *, affine: bool = True) -> nn.Sequential:
+    """Depthwise-separable convolution applied twice, the stride in the first."""
+    return nn.Sequential(
+        *dil_conv(channels, kernel, stride, dilation=1, affine=affine),
+        *dil_conv(channels, kernel, 1, dilation=1, affine=affine),
+    )
+
+
+def rectangular_conv(channels: int, kernel: int, stride: int, *, affine: bool = True) -> nn.Sequential:
+    """ReLU, 1xk then kx1 convolution, batch normalisation; each carries the stride along its own axis."""
+    pad = kernel // 2
+    return nn.Sequential(
+        nn.ReLU(),
+        nn.Conv2d(channels, channels, (1, kernel), stride=(1, stride), padding=(0, pad), bias=False),
+        nn.Conv2d(channels, channels, (kernel, 1), stride=(stride, 1), padding=(pad, 0), bias=False),
+        nn.BatchNorm2d(channels, affine=affine),
+    )
+
+
+def skip_connect(channels: int, stride: int, *, affine: bool = True) -> nn.Module:
+    """The identity, or a :class:`FactorizedReduce` where the resolution changes."""
+    return nn.Identity() if stride == 1 else FactorizedReduce(channels, channels, affine=affine)
+
+
+# name -> factory(channels, stride, affine)
+OPS: dict[str, Callable[[int, int, bool], nn.Module]] = {
+    "none": lambda c, s, a: Zero(s),
+    "noise": lambda c, s, a: Noise(s),
+    "skip_connect": lambda c, s, a: skip_connect(c, s, affine=a),
+    "max_pool_3x3": lambda c, s, a: nn.MaxPool2d(3, stride=s, padding=1),
+    "avg_pool_3x3": lambda c, s, a: nn.AvgPool2d(3, stride=s, padding=1, count_include_pad=False),
+    "sep_conv_3x3": lambda c, s, a: sep_conv(c, 3, s, affine=a),
+    "sep_conv_5x5": lambda c, s, a: sep_conv(c, 5, s, affine=a),
+    "sep_conv_7x7": lambda c, s, a: sep_conv(c, 7, s, affine=a),
+    "dil_conv_3x3": lambda c, s, a: dil_conv(c, 3, s, affine=a),
+    "dil_conv_5x5": lambda c, s, a: dil_conv(c, 5, s, affine=a),
+    "conv_3x1_1x3": lambda c, s, a: rectangular_conv(c, 3, s, affine=a),
+    "conv_7x1_1x7": lambda c, s, a: rectangular_conv(c, 7, s, affine=a),
+    "nor_conv_1x1": lambda c, s, a: relu_conv_bn(c, c, 1, s, affine=a),
+    "nor_conv_3x3": lambda c, s, a: relu_conv_bn(c, c, 3, s, affine=a),
+}
+
+
+def check_ops(names: Sequence[object]) -> None:
+    """Check that every name is a known operation.
+
+    Raises:
+        ValueError: Naming the unknown operation and all known ones.
+    """
+    for name in names:
+        if name not in OPS:
+            raise ValueError(f"{name!r} is not a known operation; known are {', '.join(OPS)}.")
+
+
+def make_op(name: str, channels: int, stride: int, *, affine: bool, pool_bn: bool = False) -> nn.Module:
+    """Build one candidate operation that keeps the number of channels.
+
+    Args:
+        name: A key of :data:`OPS`.
+        channels: C in and out.
+        stride: 1 keeps the resolution, 2 halves it.
+        affine: Learnable scale and shift in batch normalisation.
+        pool_bn: Batch normalisation without scale after pooling, as in a DARTS supernet (arXiv:1806.09055, code), where
+            every candidate must arrive on the same scale.
+
+    Raises:
+        ValueError: If the name is unknown.
+    """
+    check_ops([name])
+    op = OPS[name](channels, stride, affine)
+    if pool_bn and "pool" in name:
+        return nn.Sequential(op, nn.BatchNorm2d(channels, affine=False))
+    return op

@@ -1,0 +1,381 @@
+"""Search spaces as data: what can vary, and one architecture out of it. NumPy only; nothing here imports torch."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+
+Candidate: TypeAlias = str | int | float
+RNG: TypeAlias = np.random.Generator | int | None
+IntMatrix: TypeAlias = npt.NDArray[np.int64]
+
+SCHEMA_VERSION = 1
+NONE = "none"  # the pick of a row that is left out, in every space
+
+
+@dataclass(frozen=True)
+class Choice:
+    """One list of candidates, decided independently for each of its rows (the edges of a cell, the layers of a stage).
+
+    Args:
+        name: Key of the choice in configs, alphas and edge weights.
+        candidates: What a row can be; operation names in operation spaces, numbers in elastic ones.
+        rows: Number of independent decisions, R.
+        droppable: A row may be left out of the network even though ``none`` is not among the candidates.
+
+    Raises:
+        ValueError: If a candidate appears twice or there is nothing to choose.
+    """
+
+    name: str
+    candidates: tuple[Candidate, ...]
+    rows: int = 1
+    droppable: bool = False
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "candidates", tuple(self.candidates))
+        if not self.candidates or len(set(self.candidates)) != len(self.candidates):
+            raise ValueError(f"Choice {self.name!r} needs distinct candidates, at least one; got {self.candidates}.")
+        if self.rows < 1:
+            raise ValueError(f"Choice {self.name!r} needs at least one row; got rows={self.rows}.")
+
+    @property
+    def picks(self) -> tuple[Candidate, ...]:
+        """What a row of a config can hold: the candidates, then ``none`` if a row may be left out."""
+        return (*self.candidates, NONE) if self.droppable and NONE not in self.candidates else self.candidates
+
+
+@dataclass(frozen=True)
+class SubnetConfig:
+    """One architecture: for each choice of a space, the pick of every row. Hashable, and JSON on disk.
+
+    Args:
+        space: Name of the :class:`SearchSpace` it belongs to.
+        picks: ``{choice name: picks}``, stored as nested tuples.
+
+    Example:
+        >>> config = SubnetConfig("toy", {"layer": ["conv", "skip"]})
+        >>> config["layer"]
+        ('conv', 'skip')
+        >>> SubnetConfig.from_json(config.to_json()) == config
+        True
+    """
+
+    space: str
+    picks: tuple[tuple[str, tuple[Candidate, ...]], ...]
+
+    def __init__(self, space: str, picks: Mapping[str, Sequence[Candidate]]) -> None:
+        object.__setattr__(self, "space", space)
+        object.__setattr__(self, "picks", tuple((name, tuple(row)) for name, row in picks.items()))
+
+    def __getitem__(self, choice: str) -> tuple[Candidate, ...]:
+        for name, picks in self.picks:
+            if name == choice:
+                return picks
+        raise KeyError(f"this config of {self.space!r} has no choice {choice!r}; it has {[n for n, _ in self.picks]}")
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return SubnetConfig, (self.space, dict(self.picks))
+
+    def to_dict(self) -> dict[str, Any]:
+        """A JSON-able dictionary with the schema version."""
+        picks = {name: list(picks) for name, picks in self.picks}
+        return {"schema_version": SCHEMA_VERSION, "space": self.space, "picks": picks}
+
+    @classmethod
+    def from_dict(cls, data: object) -> SubnetConfig:
+        """Inverse of :meth:`to_dict`.
+
+        Raises:
+            ValueError: If ``data`` is not a config, or was written by another schema version.
+        """
+        if not isinstance(data, Mapping) or not {"schema_version", "space", "picks"} <= data.keys():
+            raise ValueError(
+                "A SubnetConfig is a JSON object with 'schema_version', 'space' and 'picks'; "
+                f"got {_shorten(data)}. Is this another program's file?"
+            )
+        if data["schema_version"] != SCHEMA_VERSION:
+            raise ValueError(
+                f"This SubnetConfig has schema version {data['schema_version']!r}; this release reads version "
+                f"{SCHEMA_VERSION}. Read it with the release that wrote it, or write it again."
+            )
+        picks = data["picks"]
+        if (
+            not isinstance(data["space"], str)
+            or not isinstance(picks, Mapping)
+            or not all(
+                isinstance(row, list) and all(isinstance(pick, str | int | float) for pick in row)
+                for row in picks.values()
+            )
+        ):
+            raise ValueError(
+                f"'space' is a name and 'picks' maps each choice to a list of names or numbers; got {_shorten(data)}."
+            )
+        return cls(data["space"], picks)
+
+    def to_json(self) -> str:
+        return json.dumps(self.to_dict())
+
+    @classmethod
+    def from_json(cls, text: str) -> SubnetConfig:
+        """Inverse of :meth:`to_json`.
+
+        Raises:
+            ValueError: If ``text`` is not JSON (truncated, say) or not a config.
+        """
+        try:
+            data = json.loads(text)
+        except json.JSONDecodeError as error:
+            raise ValueError(
+                f"A SubnetConfig is JSON; this text is not ({error}). It may be truncated: {_shorten(text)}"
+            ) from error
+        return cls.from_dict(data)
+
+
+@dataclass(frozen=True)
+class ArchGraph:
+    """What a picture of an architecture shows: nodes in topological order, and labelled edges between them.
+
+    Args:
+        name: Caption, for example ``"normal"``.
+        nodes: Node labels.
+        edges: ``(source index, target index, label)``.
+    """
+
+    name: str
+    nodes: tuple[str, ...]
+    edges: tuple[tuple[int, int, str], ...]
+
+
+@dataclass(frozen=True)
+class SearchSpace:
+    """What can vary. Sampling, variation, validation and encoding, for every space alike.
+
+    Architectures are :class:`SubnetConfig` one at a time and integer matrices ``[N, G]`` many at a time: one column
+    (gene) per row of each choice, in order, holding an index into :attr:`Choice.picks`. Spaces with rules between
+    genes override the protected methods at the end; everything public stays as it is.
+
+    Args:
+        name: Written into every config, so that configs of different spaces are not mixed up.
+        choices: The choices, with distinct names.
+
+    Example:
+        >>> space = SearchSpace("toy", (Choice("layer", ("conv", "skip"), rows=3),))
+        >>> space.size, space.num_genes
+        (8, 3)
+        >>> space.sample(0) == space.sample(0)
+        True
+    """
+
+    name: str
+    choices: tuple[Choice, ...]
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "choices", tuple(self.choices))
+        names = [choice.name for choice in self.choices]
+        if not names or len(set(names)) != len(names):
+            raise ValueError(f"Space {self.name!r} needs choices with distinct names, at least one; got {names}.")
+
+    def __getitem__(self, choice: str) -> Choice:
+        for candidate in self.choices:
+            if candidate.name == choice:
+                return candidate
+        raise KeyError(f"space {self.name!r} has no choice {choice!r}; it has {[c.name for c in self.choices]}")
+
+    @property
+    def num_genes(self) -> int:
+        """Number of genes, G: the rows of all choices."""
+        return sum(choice.rows for choice in self.choices)
+
+    @property
+    def gene_sizes(self) -> tuple[int, ...]:
+        """Number of picks of every gene, length G."""
+        return tuple(len(choice.picks) for choice in self.choices for _ in range(choice.rows))
+
+    @property
+    def size(self) -> int:
+        """Number of different configs :meth:`sample` can return."""
+        return math.prod(self.gene_sizes)
+
+    def validate(self, config: SubnetConfig) -> None:
+        """Check that ``config`` belongs to this space.
+
+        Raises:
+            ValueError: Naming the choice, the row and the candidates that would have been right.
+        """
+        self._genes(config)
+
+    def canonical(self, config: SubnetConfig) -> SubnetConfig:
+        """The one spelling shared by all configs that build the same network."""
+        return self._config(self._canonical(self._genes(config)))
+
+    def sample(self, rng: RNG = None) -> SubnetConfig:
+        """Draw one config uniformly."""
+        return self._config(self.sample_matrix(1, rng)[0])
+
+    def sample_matrix(self, n: int, rng: RNG = None) -> IntMatrix:
+        """Draw ``n`` configs uniformly and independently.
+
+        Args:
+            n: How many, N.
+            rng: A seed or a generator; the same seed gives the same configs.
+
+        Returns:
+            Genes, ``[N, G]``.
+        """
+        return self._draw(n, np.random.default_rng(rng))
+
+    def mutate(self, config: SubnetConfig, rng: RNG = None, *, mutations: int = 1) -> SubnetConfig:
+        """Take ``mutations`` random steps; each changes exactly one decision to another legal value."""
+        genes, generator = self._genes(config), np.random.default_rng(rng)
+        for _ in range(mutations):
+            genes = self._mutate(genes, generator)
+        return self._config(genes)
+
+    def crossover(self, first: SubnetConfig, second: SubnetConfig, rng: RNG = None) -> SubnetConfig:
+        """Uniform crossover: every group of genes that belongs together comes from either parent with equal chance."""
+        a, b, generator = self._genes(first), self._genes(second), np.random.default_rng(rng)
+        child = a.copy()
+        for group in self._linkage():
+            if generator.random() < 0.5:
+                child[group] = b[group]
+        return self._config(child)
+
+    def encode(self, configs: Iterable[SubnetConfig]) -> IntMatrix:
+        """Genes of ``configs``, ``[N, G]``. Every config is validated."""
+        rows = [self._genes(config) for config in configs]
+        return np.stack(rows) if rows else np.empty((0, self.num_genes), dtype=np.int64)
+
+    def decode(self, matrix: npt.ArrayLike) -> list[SubnetConfig]:
+        """Inverse of :meth:`encode`.
+
+        Raises:
+            ValueError: If the shape is not ``[N, G]`` or a gene is out of range.
+        """
+        genes = np.asarray(matrix)
+        if genes.ndim != 2 or genes.shape[1] != self.num_genes or not np.issubdtype(genes.dtype, np.integer):
+            raise ValueError(
+                f"Genes of space {self.name!r} are an integer matrix [N, {self.num_genes}]; "
+                f"got {genes.dtype} {list(genes.shape)}."
+            )
+        bad = np.argwhere((genes < 0) | (genes >= np.array(self.gene_sizes)))
+        if len(bad):
+            row, gene = bad[0]
+            raise ValueError(
+                f"Gene {gene} of space {self.name!r} is an index below {self.gene_sizes[gene]}; "
+                f"row {row} holds {genes[row, gene]}."
+            )
+        return [self._config(row) for row in genes]
+
+    def unique(self, configs: Iterable[SubnetConfig]) -> list[SubnetConfig]:
+        """Canonical forms without repetition, in order of first appearance."""
+        return list(dict.fromkeys(self.canonical(config) for config in configs))
+
+    def one_hot(self, config: SubnetConfig) -> dict[str, npt.NDArray[np.float32]]:
+        """Edge weights that select exactly ``config``: ``{choice: [R, O]}``; the row of a dropped edge is zero."""
+        genes, weights, start = self._genes(config), {}, 0
+        for choice in self.choices:
+            picks = genes[start : start + choice.rows]
+            weights[choice.name] = np.eye(len(choice.picks), dtype=np.float32)[picks, : len(choice.candidates)]
+            start += choice.rows
+        return weights
+
+    def most_likely(self, probabilities: Mapping[str, npt.NDArray[np.floating[Any]]]) -> SubnetConfig:
+        """Derive: the most likely candidate of every row, unless the space has a rule of its own.
+
+        Args:
+            probabilities: ``{choice: [R, O]}``.
+        """
+        picks = {c.name: [c.candidates[o] for o in probabilities[c.name].argmax(-1)] for c in self.choices}
+        return SubnetConfig(self.name, picks)
+
+    def graphs(self, config: SubnetConfig) -> list[ArchGraph]:
+        """What to draw. A chain of all decisions unless the space knows better."""
+        self.validate(config)
+        labels = [f"{pick}" for _, picks in config.picks for pick in picks]
+        nodes = ("in", *(str(i) for i in range(1, len(labels))), "out")
+        return [ArchGraph(self.name, nodes, tuple((i, i + 1, label) for i, label in enumerate(labels)))]
+
+    # Rules between genes: what a space with constraints or redundancy overrides.
+
+    def _draw(self, n: int, rng: np.random.Generator) -> IntMatrix:
+        return rng.integers(0, np.array(self.gene_sizes), size=(n, self.num_genes), dtype=np.int64)
+
+    def _mutate(self, genes: IntMatrix, rng: np.random.Generator) -> IntMatrix:
+        free = [gene for gene, size in enumerate(self.gene_sizes) if size > 1]
+        if not free:
+            raise ValueError(f"Space {self.name!r} has a single architecture; there is nothing to mutate.")
+        gene = rng.choice(free)
+        child = genes.copy()
+        child[gene] = (genes[gene] + rng.integers(1, self.gene_sizes[gene])) % self.gene_sizes[gene]
+        return child
+
+    def _linkage(self) -> list[list[int]]:
+        """Groups of genes that crossover moves together."""
+        return [[gene] for gene in range(self.num_genes)]
+
+    def _canonical(self, genes: IntMatrix) -> IntMatrix:
+        return genes
+
+    # Between the two forms.
+
+    def _genes(self, config: SubnetConfig) -> IntMatrix:
+        if config.space != self.name:
+            raise ValueError(
+                f"Configs of space {self.name!r} are needed here; this one belongs to {config.space!r}. "
+                "Build the space it was made in, or derive again."
+            )
+        names, expected = [name for name, _ in config.picks], [choice.name for choice in self.choices]
+        if names != expected:
+            raise ValueError(f"A config of space {self.name!r} holds the choices {expected}; got {names}.")
+        genes: list[int] = []
+        for choice, (_, picks) in zip(self.choices, config.picks, strict=True):
+            if len(picks) != choice.rows:
+                raise ValueError(f"Choice {choice.name!r} of {self.name!r} has {choice.rows} rows; got {len(picks)}.")
+            index = {pick: i for i, pick in enumerate(choice.picks)}
+            for row, pick in enumerate(picks):
+                if pick not in index:
+                    raise ValueError(
+                        f"{pick!r} is not a candidate of {choice.name!r} (row {row}) in space {self.name!r}; "
+                        f"candidates are {choice.picks}."
+                    )
+                genes.append(index[pick])
+        return np.array(genes, dtype=np.int64)
+
+    def _config(self, genes: IntMatrix) -> SubnetConfig:
+        picks, start = {}, 0
+        for choice in self.choices:
+            picks[choice.name] = tuple(choice.picks[gene] for gene in genes[start : start + choice.rows])
+            start += choice.rows
+        return SubnetConfig(self.name, picks)
+
+
+def load_config(path: str | Path) -> SubnetConfig:
+    """Read the ``SubnetConfig`` of a ``subnet.json``: the bare config, or the file an exported network comes with.
+
+    Raises:
+        ValueError: If the file is missing, truncated or not ours; the path is named.
+    """
+    try:
+        data = json.loads(Path(path).read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise ValueError(f"There is no config file {path}. 'oneshot derive RUN' writes one.") from error
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise ValueError(f"{path} is not a subnet.json: {error}. It may be truncated; derive or export again.") from error
+    nested = data.get("config") if isinstance(data, Mapping) and "network" in data else data
+    try:
+        return SubnetConfig.from_dict(nested)
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from error
+
+
+def _shorten(value: object, limit: int = 120) -> str:
+    text = repr(value)
+    return text if len(text) <= limit else f"{text[:limit]}..."
