@@ -28,7 +28,7 @@ $(DEPENDENCIES): pyproject.toml $(CONSTRAINTS)
 	@$(BIN)/python -m pip --version >/dev/null 2>&1 || { \
 	    echo "==> creating $(VENV) with $(PYTHON)"; $(PYTHON) -m venv --clear $(VENV); }
 	@echo "==> installing dependencies into $(VENV) as pinned in $(CONSTRAINTS) (minutes the first time, mostly PyTorch)"
-	@$(BIN)/python -m pip install --quiet --constraint $(CONSTRAINTS) setuptools
+	@$(BIN)/python -m pip install --quiet --constraint $(CONSTRAINTS) 'setuptools>=77'
 	@rm -rf build oneshot_nas.egg-info
 	@$(BIN)/python -m pip install --quiet --constraint $(CONSTRAINTS) --no-build-isolation ".[onnx,docs,dev]"
 	@touch $@

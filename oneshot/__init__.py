@@ -28,7 +28,7 @@ _WHERE = {
     "export_subnet": "export",
     "load": "export",
 }
-__all__ = ["__version__", *_WHERE]  # noqa: PLE0604  # the names are in the block above
+__all__ = ["__version__", *_WHERE]
 
 
 def __getattr__(name: str) -> Any:

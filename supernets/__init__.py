@@ -45,7 +45,7 @@ _WHERE = {
     "load_config": "space",
     "reduced_space": "darts",
 }
-__all__ = list(_WHERE)  # noqa: PLE0604  # the names are in the block above
+__all__ = list(_WHERE)
 
 
 def __getattr__(name: str) -> Any:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from .mixed_op import MixedOp
-from .space import SearchSpace, SubnetConfig
+from .space import ArchGraph, SearchSpace, SubnetConfig
 
 
 class Subnet(nn.Module, ABC):
@@ -31,6 +31,10 @@ class Subnet(nn.Module, ABC):
     @abstractmethod
     def forward(self, x: Tensor) -> Tensor:
         """``[B, C, H, W] -> [B, num_classes]``."""
+
+    @abstractmethod
+    def graphs(self) -> list[ArchGraph]:
+        """What a picture of the network shows."""
 
     def forward_with_auxiliary(self, x: Tensor) -> tuple[Tensor, Tensor | None]:
         """Logits of the network and of its auxiliary head, ``None`` where it has none. For training only."""

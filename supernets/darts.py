@@ -16,7 +16,7 @@ from typing import Any, Literal
 import numpy as np
 import numpy.typing as npt
 import torch
-from timm.layers import drop_path
+from timm.layers.drop import drop_path
 from torch import Tensor, nn
 
 from .base import Subnet, Supernet, check_image_size, inherit_weights
@@ -420,7 +420,8 @@ class DARTSSupernet(Supernet):
 
     def extract(self, config: SubnetConfig, *, inherit: bool = True) -> DARTSNetwork:
         genotype = self.space.genotype(config)
-        net = DARTSNetwork(genotype, **self._settings, pool_bn=True)  # type: ignore[arg-type]  # a mixed-type dict
+        # The paper's networks have no batch normalisation after pooling; inherited weights were trained with it.
+        net = DARTSNetwork(genotype, **self._settings, pool_bn=inherit)  # type: ignore[arg-type]  # a mixed-type dict
         net.config = config
         if inherit:
             inherit_weights(net.stem, self.stem)
@@ -579,6 +580,9 @@ class DARTSNetwork(Subnet):
         features, at_two_thirds = self._features(x)
         logits = self.classifier(features.mean(dim=(2, 3)))
         return logits, None if self.auxiliary_head is None else self.auxiliary_head(at_two_thirds)
+
+    def graphs(self) -> list[ArchGraph]:
+        return self.genotype.graphs()
 
     def set_drop_path(self, probability: float) -> None:
         """Drop each non-identity path with this probability, per image (arXiv:1707.07012, ScheduledDropPath)."""

@@ -302,3 +302,6 @@ class NASBench201Network(Subnet):
             x = block(x)
         logits: Tensor = self.head(x)
         return logits
+
+    def graphs(self) -> list[ArchGraph]:
+        return NASBench201Space().graphs(NASBench201Space().from_arch_string(self.init_args["arch"]))

@@ -58,7 +58,7 @@ def find_violations(root: Path) -> list[str]:
             files[path] = ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
     modules = set(files.values())
 
-    found = []
+    found: dict[str, None] = {}  # in order, and once per line although a line may import several names
     for path, module in files.items():
         is_package = path.name == "__init__.py"
         package = module if is_package else module.rpartition(".")[0]
@@ -67,8 +67,8 @@ def find_violations(root: Path) -> list[str]:
             full = f"{target}.{name}" if f"{target}.{name}" in modules else target
             rule = broken_rule(module, full, name, relative, is_package=is_package)
             if rule:
-                found.append(f"{path.relative_to(root)}:{line}: imports {full}: {rule}")
-    return found
+                found[f"{path.relative_to(root)}:{line}: imports {full}: {rule}"] = None
+    return list(found)
 
 
 def folder_of(module: str) -> str:
@@ -91,11 +91,18 @@ def broken_rule(module: str, target: str, name: str | None, relative: bool, *, i
             return "this module must be usable without torch"
         return None
 
-    if target == "oneshot" and not relative:
+    if target == "oneshot":
         permitted = name == "__version__" or area in TOP
         return None if permitted else "import from the module that defines it, not the front door"
-    if relative != (folder_of(module) == folder_of(target)):
-        return "inside a folder relative imports, across folders absolute ones"
+    same_folder = folder_of(module) == folder_of(target)
+    if relative and not same_folder:
+        return "absolute imports across the top-level folders: they are neighbours on disk only"
+    if (
+        not relative
+        and same_folder
+        and target.rpartition(".")[0] == (module if is_package else module.rpartition(".")[0])
+    ):
+        return "relative imports inside a folder"
 
     other = f"{target}.".split(".")[1]
     if other == "callbacks" and area not in CALLBACKS_ARE_FOR:
@@ -103,8 +110,7 @@ def broken_rule(module: str, target: str, name: str | None, relative: bool, *, i
     if other in TOP and area not in TOP:
         return "the command line is the top layer"
     if area == other:
-        siblings = area == "methods" and not is_package and target not in ("oneshot.methods", module)
-        return "methods do not import each other" if siblings else None
+        return "methods do not import each other" if area == "methods" and not is_package else None
     if area in ALLOWED and other not in ALLOWED[area]:
         return f"{area} may import {', '.join(sorted(ALLOWED[area])) or 'nothing of ours'} only"
     return None
@@ -126,6 +132,9 @@ def test_the_test_reads_all_three_folders() -> None:
         pytest.param("supernets/space.py", "import torch", "without torch", id="space-imports-torch"),
         pytest.param("supernets/darts.py", "from oneshot.supernets.base import X", "relative", id="absolute-in-folder"),
         pytest.param("callbacks/plot.py", "from ..base import X", "absolute", id="relative-across-folders"),
+        pytest.param(
+            "oneshot/methods/gdas.py", "from oneshot.methods import darts", "relative", id="absolute-in-methods"
+        ),
         pytest.param("oneshot/base.py", "import supernets", "one import root", id="bare-supernets"),
         pytest.param("oneshot/base.py", "from callbacks.plot import X", "one import root", id="bare-callbacks"),
         pytest.param("oneshot/base.py", "def f():\n    from .retrain import X", "base may import", id="in-a-function"),
@@ -152,7 +161,9 @@ def test_the_test_reads_all_three_folders() -> None:
             "oneshot/data/x.py", "importlib.import_module('oneshot.callbacks')", "callbacks", id="dynamic-import"
         ),
         pytest.param("oneshot/export.py", "from .cli import main", "top layer", id="engine-imports-command-line"),
+        pytest.param("oneshot/methods/gdas.py", "from . import DARTS", "each other", id="method-from-list-of-methods"),
         pytest.param("callbacks/plot.py", "from oneshot import DARTS", "front door", id="through-the-front-door"),
+        pytest.param("oneshot/methods/gdas.py", "from .. import DARTS", "front door", id="relative-front-door"),
     ],
 )
 def test_a_planted_violation_is_found(tmp_path: Path, path: str, source: str, message: str) -> None:
@@ -172,6 +183,7 @@ def test_a_planted_violation_is_found(tmp_path: Path, path: str, source: str, me
     [
         pytest.param("supernets/darts.py", "import math, torch, timm.layers\nfrom .base import X", id="supernet"),
         pytest.param("oneshot/methods/gdas.py", "from ..base import X\nfrom oneshot.supernets import Y", id="method"),
+        pytest.param("oneshot/methods/gdas.py", "from oneshot.base import X, Y", id="method-absolute"),
         pytest.param("oneshot/methods/__init__.py", "from .gdas import GDAS as GDAS", id="list-of-methods"),
         pytest.param("oneshot/__init__.py", "from .methods.darts import DARTS as DARTS", id="front-door"),
         pytest.param("oneshot/cli.py", "def f():\n    from oneshot.callbacks import X", id="command-line"),

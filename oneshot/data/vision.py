@@ -240,7 +240,10 @@ class VisionData(pl.LightningDataModule, ABC):
         return self.train_loader(self.train_images, epoch=self.trainer.current_epoch if self.trainer else 0)
 
     def val_dataloader(self) -> DataLoader[Batch] | list[DataLoader[Batch]]:
-        """Validation images in order, not augmented; an empty list, which Lightning skips, when there are none."""
+        """Validation images in order, not augmented.
+
+        Without any, an empty list: Lightning then skips validation and warns, unless ``limit_val_batches=0`` says so.
+        """
         return [] if self.val_images is None else self.eval_loader(self.val_images)
 
     def test_dataloader(self) -> DataLoader[Batch]:

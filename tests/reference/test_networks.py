@@ -19,7 +19,7 @@ from .nasbench201_net import CANDIDATES as NASBENCH201_CANDIDATES
 from .nasbench201_net import EDGES as NASBENCH201_EDGES
 from .nasbench201_net import NASBench201DerivedNet, NASBench201SearchNet
 
-assert_equal = partial(torch.testing.assert_close, rtol=1e-9, atol=1e-10)
+assert_equal = partial(torch.testing.assert_close, rtol=1e-10, atol=1e-10)
 Rename = Callable[[str], str]  # name in the textbook network -> name in the product
 
 
@@ -110,9 +110,8 @@ def assert_same_behaviour(
     shared = [x, *edge_weights]
     expected_gradients = gradients((expected * cotangent).sum(), [*textbook.parameters(), *shared])
     actual_gradients = gradients((actual * cotangent).sum(), [*(weights[rename(n)] for n in names), *shared])
-    labels = [*names, "images", *(f"edge weights {i}" for i in range(len(edge_weights)))]
-    for label, a, e in zip(labels, actual_gradients, expected_gradients, strict=True):
-        assert_equal(a, e, msg=lambda text, label=label: f"gradient of {label}: {text}")
+    for a, e in zip(actual_gradients, expected_gradients, strict=True):
+        assert_equal(a, e)
 
     buffers = dict(ours.named_buffers())
     for name, buffer in textbook.named_buffers():
@@ -147,6 +146,10 @@ def test_the_darts_supernet_equals_the_textbook_network_under_random_edge_weight
         (normal, reduce),
         size=64 if stem == "imagenet" else 8,
     )
+
+
+def largest_difference(a: Tensor, b: Tensor) -> float:
+    return float((a - b).detach().abs().max())
 
 
 def count_padding(network: nn.Module) -> None:
@@ -184,8 +187,7 @@ def test_a_wrong_darts_network_fails_the_comparison(spoil: Callable[[nn.Module],
     normal, reduce = random_weights(14, 8, seed=1), random_weights(14, 8, seed=2)
     spoil(textbook)
     x = random_input()
-    difference = (ours(x, {"normal": normal, "reduce": reduce}) - textbook(x, normal, reduce)).abs().max()
-    assert float(difference) > 1e-4
+    assert largest_difference(ours(x, {"normal": normal, "reduce": reduce}), textbook(x, normal, reduce)) > 1e-3
 
 
 def test_wrong_edge_weights_fail_the_darts_comparison() -> None:
@@ -194,7 +196,7 @@ def test_wrong_edge_weights_fail_the_darts_comparison() -> None:
     x = random_input()
     logits = ours(x, {"normal": normal, "reduce": reduce})
     for wrong in ((reduce, normal), (normal.flip(0), reduce), (normal, reduce.flip(0)), (normal.flip(1), reduce)):
-        assert float((logits - textbook(x, *wrong)).abs().max()) > 1e-3
+        assert largest_difference(logits, textbook(x, *wrong)) > 1e-3
 
 
 EVERY_OPERATION = Genotype.parse(
@@ -271,9 +273,9 @@ def test_wrong_nasbench201_networks_and_edge_weights_fail_the_comparison() -> No
     x = random_input()
     logits = ours(x, {"cell": weights})
     for wrong in (weights.flip(0), weights[[0, 1, 3, 2, 4, 5]], weights.flip(1)):
-        assert float((logits - textbook(x, wrong)).abs().max()) > 1e-3
+        assert largest_difference(logits, textbook(x, wrong)) > 1e-3
     count_padding(textbook)
-    assert float((logits - textbook(x, weights)).abs().max()) > 1e-3
+    assert largest_difference(logits, textbook(x, weights)) > 1e-3
 
 
 def architecture_string(picks: list[str]) -> str:

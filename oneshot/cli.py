@@ -1,0 +1,88 @@
+"""The command line. Answers ``--help`` at once: everything heavy is imported by the command that needs it."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+
+from . import __version__
+
+EPILOG = """\
+search, retrain and evaluate take every option of the Trainer, the method and the data, from YAML and from the command
+line: --config FILE, --model.arch_lr 6e-4, --data.init_args.batch_size 32, --trainer.max_epochs 10; 'oneshot search
+--help' lists them. Examples are in experiments/.
+"""
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="oneshot", description="Neural architecture search on PyTorch Lightning.", epilog=EPILOG
+    )
+    parser.add_argument("--version", action="version", version=f"oneshot {__version__}")
+    parser.add_argument("--traceback", action="store_true", help="show where an error came from")
+    commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
+
+    quickstart = commands.add_parser("quickstart", help="search, retrain and export on small real images, in minutes")
+    quickstart.add_argument("--out", default="runs/quickstart", help="folder to write (%(default)s)")
+    quickstart.add_argument("--seed", type=int, default=0, help="seed of everything (%(default)s)")
+    quickstart.add_argument("--overwrite", action="store_true", help="replace the folder if it exists")
+
+    # These hand their options on to Lightning's parser, which also prints their help.
+    commands.add_parser("search", help="train a supernet and derive an architecture", add_help=False)
+    commands.add_parser("retrain", help="train the derived network", add_help=False)
+    commands.add_parser("evaluate", help="test a retrained or exported network", add_help=False)
+
+    derive = commands.add_parser("derive", help="derive the architecture of a search from its checkpoint")
+    derive.add_argument("run", help="folder of a search")
+    derive.add_argument("--checkpoint", help="another checkpoint than RUN/checkpoints/last.ckpt")
+    derive.add_argument("--out", help="file to write (RUN/subnet.json)")
+
+    export = commands.add_parser("export", help="write a network as safetensors, torch.export and ONNX, each verified")
+    export.add_argument("run", help="folder of a retraining, or of a search (its inherited weights)")
+    export.add_argument("--out", help="folder to write (RUN/export)")
+    export.add_argument(
+        "--formats", nargs="*", default=["torch_export", "onnx"], choices=["torch_export", "onnx"], help="(all)"
+    )
+    export.add_argument("--overwrite", action="store_true", help="replace the folder if it exists")
+
+    show = commands.add_parser("show", help="picture of the cells and table of parameters and MACs")
+    show.add_argument(
+        "target", help="run, exported network, subnet.json, published genotype (DARTS_V2) or NAS-Bench-201 string"
+    )
+    show.add_argument("--out", help="picture to write, .png or .svg (<name>.png here)")
+    return parser
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command; returns the exit code. Errors are one line, ``--traceback`` shows where they come from."""
+    parser = _parser()
+    args, rest = parser.parse_known_args(argv)
+    if rest and args.command not in ("search", "retrain", "evaluate"):
+        parser.error(f"{args.command} does not know {' '.join(rest)}")
+    try:
+        if args.command == "quickstart":
+            from .quickstart import quickstart
+
+            quickstart(args.out, seed=args.seed, overwrite=args.overwrite)
+        else:
+            from . import runs
+
+            if args.command == "search":
+                runs.search(rest)
+            elif args.command == "retrain":
+                runs.retrain(rest)
+            elif args.command == "evaluate":
+                runs.evaluate(rest)
+            elif args.command == "derive":
+                runs.derive(args.run, checkpoint=args.checkpoint, out=args.out)
+            elif args.command == "export":
+                runs.export(args.run, out=args.out, formats=args.formats, overwrite=args.overwrite)
+            else:
+                runs.show(args.target, out=args.out)
+    except (ValueError, ImportError, RuntimeError, OSError) as error:
+        if args.traceback:
+            raise
+        sys.stderr.write(f"oneshot {args.command}: {error}\n")
+        return 1
+    return 0

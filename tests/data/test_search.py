@@ -1,0 +1,176 @@
+"""The two streams of a search."""
+
+from __future__ import annotations
+
+from itertools import chain
+from typing import Any
+
+import pytest
+import pytorch_lightning as pl
+import torch
+
+from oneshot.data import Digits, FakeImages, SearchDataModule
+
+Streams = dict[str, tuple[torch.Tensor, torch.Tensor]]
+
+
+class TwoStreams(pl.LightningModule):
+    """Records the batches it gets."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight = torch.nn.Parameter(torch.zeros(()))
+        self.batches: list[Streams] = []
+        self.evaluated = {"val": 0, "test": 0}
+
+    def training_step(self, batch: Streams, batch_idx: int) -> torch.Tensor:
+        self.batches.append({name: (x.clone(), y.clone()) for name, (x, y) in batch.items()})
+        return (self.weight * sum(x.mean() for x, _ in batch.values())) ** 2
+
+    def validation_step(self, batch: tuple[torch.Tensor, torch.Tensor], batch_idx: int) -> None:
+        self.evaluated["val"] += len(batch[1])
+
+    def test_step(self, batch: tuple[torch.Tensor, torch.Tensor], batch_idx: int) -> None:
+        self.evaluated["test"] += len(batch[1])
+
+    def configure_optimizers(self) -> torch.optim.Optimizer:
+        return torch.optim.SGD(self.parameters(), lr=0.1)
+
+
+def trainer(**options: Any) -> pl.Trainer:
+    quiet = dict.fromkeys(("logger", "enable_checkpointing", "enable_progress_bar", "enable_model_summary"), False)
+    return pl.Trainer(accelerator="cpu", devices=1, **{"max_epochs": 1, **quiet, **options})
+
+
+def countable(size: int) -> FakeImages:
+    """Images that are their own index, with nothing random about them."""
+    data = FakeImages(
+        num_classes=2, input_shape=(1, 4, 4), train_size=size, mean=(0.0,), std=(1 / 255,), crop_padding=0, flip=False
+    )
+    pixels = data.train_images.pixels
+    assert isinstance(pixels, torch.Tensor)
+    pixels.copy_(torch.arange(size)[:, None, None, None].expand_as(pixels))
+    return data
+
+
+def indices(x: torch.Tensor) -> list[int]:
+    return [round(value) for value in x[:, 0, 0, 0].tolist()]
+
+
+def test_the_streams_share_the_training_images_and_leave_the_test_images_alone() -> None:
+    search = SearchDataModule(Digits(), arch_fraction=0.3)
+    weights, arch, test = (
+        set(part.rows.tolist()) for part in (search.weights_images, search.arch_images, search.data.test_images)
+    )
+    assert len(weights) + len(arch) + len(test) == len(weights | arch | test) == 1797
+    assert weights | arch == set(search.data.train_images.rows.tolist())
+    total = torch.bincount(search.data.train_images.labels)
+    assert ((torch.bincount(search.arch_images.labels) - 0.3 * total).abs() <= 1).all()
+
+
+def test_the_split_follows_its_seed() -> None:
+    data = Digits()
+    rows = SearchDataModule(data, seed=1).arch_images.rows
+    assert torch.equal(rows, SearchDataModule(data, seed=1).arch_images.rows)
+    assert not torch.equal(rows, SearchDataModule(data, seed=2).arch_images.rows)
+
+
+def test_images_held_back_for_validation_are_in_neither_stream() -> None:
+    data = Digits(val_fraction=0.2)
+    search = SearchDataModule(data)
+    assert data.val_images is not None
+    used = set(search.weights_images.rows.tolist()) | set(search.arch_images.rows.tolist())
+    assert not used & set(data.val_images.rows.tolist())
+
+
+def test_it_describes_the_data_set() -> None:
+    data = Digits()
+    search = SearchDataModule(data)
+    assert (search.num_classes, search.classes, search.input_shape) == (10, data.classes, (1, 8, 8))
+    assert (search.mean, search.std, search.batch_size) == (data.mean, data.std, 64)
+
+
+@pytest.mark.filterwarnings("ignore:.*multi-threaded, use of fork:DeprecationWarning")
+@pytest.mark.parametrize("num_workers", [0, 2])
+def test_a_lightning_batch_is_a_dict_of_both_streams(num_workers: int) -> None:
+    model = TwoStreams()
+    search = SearchDataModule(Digits(num_workers=num_workers), batch_size=16)
+    trainer(fast_dev_run=2).fit(model, datamodule=search)
+    assert len(model.batches) == 2
+    for batch in model.batches:
+        assert set(batch) == {"weights", "arch"}
+        for x, y in batch.values():
+            assert (x.shape, x.dtype, y.shape, y.dtype) == ((16, 1, 8, 8), torch.float32, (16,), torch.int64)
+
+
+def test_validation_is_the_arch_split_and_test_the_held_out_images() -> None:
+    model, search = TwoStreams(), SearchDataModule(Digits(), arch_fraction=0.25)
+    runner = trainer(num_sanity_val_steps=0, limit_train_batches=1)
+    runner.fit(model, datamodule=search)
+    runner.test(model, datamodule=search, verbose=False)
+    assert model.evaluated == {"val": len(search.arch_images), "test": 359}
+
+
+def test_validation_images_are_not_augmented() -> None:
+    data = FakeImages(cutout=16, mean=(0.0,) * 3, std=(1.0,) * 3)
+    search = SearchDataModule(data, batch_size=200)
+    x, y = next(iter(search.val_dataloader()))
+    assert torch.equal((x * 255).round().byte(), data.train_images.pixels[search.arch_images.rows])
+    assert torch.equal(y, search.arch_images.labels)
+
+
+@pytest.mark.filterwarnings("ignore:.*multi-threaded, use of fork:DeprecationWarning")
+@pytest.mark.parametrize("num_workers", [0, 2])
+def test_the_shorter_stream_is_shuffled_anew_each_time_it_is_used_up(num_workers: int) -> None:
+    data = countable(60)
+    data.num_workers = num_workers
+    model, search = TwoStreams(), SearchDataModule(data, arch_fraction=0.2, batch_size=4)
+    trainer(max_epochs=2, limit_val_batches=0).fit(model, datamodule=search)
+    assert len(model.batches) == 24  # 48 images for the weights, 12 for the architecture
+    arch = [indices(batch["arch"][0]) for batch in model.batches]
+    weights = [indices(batch["weights"][0]) for batch in model.batches]
+    passes = [[*chain(*arch[i : i + 3])] for i in range(0, 24, 3)]
+    assert all(sorted(one) == search.arch_images.rows.tolist() for one in passes)
+    assert len({tuple(one) for one in passes}) == 8
+    epochs = [[*chain(*weights[:12])], [*chain(*weights[12:])]]
+    assert all(sorted(one) == search.weights_images.rows.tolist() for one in epochs)
+    assert epochs[0] != epochs[1]
+
+
+def test_a_longer_arch_stream_sets_the_length_of_the_epoch() -> None:
+    model, search = TwoStreams(), SearchDataModule(countable(60), arch_fraction=0.8, batch_size=5)
+    trainer(limit_val_batches=0).fit(model, datamodule=search)
+    assert len(model.batches) == 9  # of 48 images; three do not fill a batch
+    assert all(len(y) == 5 for batch in model.batches for _, y in batch.values())
+
+
+def test_two_runs_with_the_same_seed_get_the_same_batches() -> None:
+    def run(seed: int) -> list[torch.Tensor]:
+        model, search = TwoStreams(), SearchDataModule(Digits(seed=seed, cutout=2), batch_size=64)
+        trainer(max_epochs=2, limit_train_batches=2, limit_val_batches=0).fit(model, datamodule=search)
+        return [x for batch in model.batches for x, _ in batch.values()]
+
+    torch.manual_seed(1)
+    first = run(0)
+    torch.manual_seed(2)
+    assert len(first) == 8
+    assert all(map(torch.equal, first, run(0)))
+    assert not any(map(torch.equal, first, run(1)))
+
+
+@pytest.mark.parametrize("fraction", [0.0, 1.0, 1.5])
+def test_a_fraction_that_leaves_a_stream_empty_is_refused(fraction: float) -> None:
+    with pytest.raises(ValueError, match=f"arch_fraction must be strictly between 0 and 1; got {fraction}"):
+        SearchDataModule(FakeImages(), arch_fraction=fraction)
+
+
+def test_a_batch_size_of_zero_is_refused() -> None:
+    with pytest.raises(ValueError, match="batch_size must be at least 1; got 0"):
+        SearchDataModule(FakeImages(), batch_size=0)
+
+
+@pytest.mark.parametrize(("fraction", "name", "count"), [(0.25, "arch", 10), (0.75, "weights", 10)])
+def test_a_stream_smaller_than_a_batch_is_refused(fraction: float, name: str, count: int) -> None:
+    search = SearchDataModule(FakeImages(train_size=40), arch_fraction=fraction, batch_size=12)
+    with pytest.raises(ValueError, match=f"{name} stream needs at least one full batch of 12 images; it has {count}"):
+        search.train_dataloader()
