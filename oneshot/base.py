@@ -5,7 +5,6 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from typing import Any, Literal
 
-import pytorch_lightning as pl
 import torch
 from pytorch_lightning.callbacks import Callback
 from torch import Tensor, nn
@@ -14,14 +13,14 @@ from torchmetrics.classification import MulticlassAccuracy
 from oneshot.supernets.base import Supernet
 from oneshot.supernets.space import SubnetConfig
 
-from .errors import NonFiniteLossError
-from .functional import expected_cost, frozen_batch_norm
+from .functional import expected_cost, frozen_batch_norm, warmup_cosine
+from .guard import FiniteLossGuard, check_data
 from .samplers import Sampler
 
 Batch = dict[Literal["weights", "arch"], tuple[Tensor, Tensor]]
 
 
-class SearchModule(pl.LightningModule, ABC):
+class SearchModule(FiniteLossGuard, ABC):
     """A search method: supernet, alphas and sampler, and a rule that derives one architecture.
 
     Args:
@@ -47,7 +46,6 @@ class SearchModule(pl.LightningModule, ABC):
         self._costs = supernet.candidate_parameters()
         accuracy = {stage: MulticlassAccuracy(supernet.num_classes, average="micro") for stage in ("fit", "val")}
         self._accuracy = nn.ModuleDict(accuracy)
-        self.register_buffer("_bad_step", torch.tensor(-1), persistent=False)
 
     def edge_weights(self) -> dict[str, Tensor]:
         """Edge weights for one forward pass, ``{choice: [R, O]}``, differentiable in the alphas."""
@@ -83,60 +81,14 @@ class SearchModule(pl.LightningModule, ABC):
         Raises:
             ValueError: If the number of classes or the shape of an image differs.
         """
-        data = getattr(self.trainer, "datamodule", None)
-        if data is None:
-            return
-        for name in ("num_classes", "input_shape"):
-            theirs, ours = getattr(data, name, None), getattr(self.supernet, name)
-            if theirs is not None and theirs != ours:
-                raise ValueError(
-                    f"The supernet must be built for the data: {name} of {type(data).__name__} is {theirs}, "
-                    f"{type(self.supernet).__name__} was built for {ours}. Pass num_classes, in_channels and "
-                    "image_size of the data to the supernet."
-                )
-
-    # A loss that is not finite stops the search before anything broken is saved. Looking at every loss would make the
-    # device wait at every step, so the first bad step is remembered on the device and looked at now and then.
-
-    def watch(self, *values: Tensor) -> None:
-        """Remember this step if one of the scalars is NaN or infinite."""
-        finite = torch.stack([torch.isfinite(value.detach()) for value in values]).all()
-        step = torch.full_like(self._bad_step, self._search_step)
-        self._bad_step.copy_(torch.where((self._bad_step < 0) & ~finite, step, self._bad_step))
-
-    @property
-    def _search_step(self) -> int:
-        # not trainer.global_step, which counts every optimiser's steps under manual optimisation
-        return int(self.trainer.fit_loop.epoch_loop._batches_that_stepped)
-
-    def _check_finite(self) -> None:
-        if (step := int(self._bad_step)) >= 0:
-            self._bad_step.fill_(-1)
-            saved = getattr(self.trainer.checkpoint_callback, "last_model_path", "") or getattr(
-                self.trainer.checkpoint_callback, "best_model_path", ""
-            )
-            raise NonFiniteLossError(
-                f"Loss and gradients must stay finite; at step {step} (epoch {self.current_epoch}) they did not. "
-                f"Last good checkpoint: {saved or 'none was written yet'}. Lower the learning rate or grad_clip, "
-                "check the images for NaN, or use bf16 instead of fp16."
-            )
-
-    def on_train_batch_end(self, outputs: Any, batch: Any, batch_idx: int) -> None:
-        if (batch_idx + 1) % max(1, self.trainer.log_every_n_steps) == 0:
-            self._check_finite()
-
-    def on_validation_start(self) -> None:
-        self._check_finite()
-
-    def on_train_epoch_end(self) -> None:
-        self._check_finite()
+        check_data(getattr(self.trainer, "datamodule", None), self.supernet)
 
 
 class BilevelSearch(SearchModule):
     """Weights on one half of the data, alphas on the other, step by step (DARTS, arXiv:1806.09055, algorithm 1).
 
-    Each step first moves the alphas on the batch ``"arch"``, then the weights on the batch ``"weights"``, as the authors'
-    code does. A method supplies four hooks and nothing else: the ``sampler``, :meth:`arch_loss`, :meth:`arch_backward`
+    Each step first moves the alphas on the batch ``"arch"``, then the weights on the batch ``"weights"``, as the
+    authors' code does. A method supplies four hooks and nothing else: the ``sampler``, :meth:`arch_loss`, :meth:`arch_backward`
     and :meth:`derive`. Batch normalisation learns its statistics in the weight step only.
 
     Args:
@@ -232,9 +184,14 @@ class BilevelSearch(SearchModule):
         self.log("train/loss", loss.detach(), prog_bar=True, batch_size=len(y))
         self.log("train/accuracy", self._accuracy["fit"], on_step=False, on_epoch=True, batch_size=len(y))
 
-    def on_train_epoch_end(self) -> None:
-        super().on_train_epoch_end()
-        self.lr_schedulers().step()  # type: ignore[union-attr,call-arg]  # one scheduler, see configure_optimizers
+    def on_train_epoch_start(self) -> None:
+        # A function of the epoch and nothing else, so that it is right after any resume.
+        epochs = self.trainer.max_epochs or 1
+        factor = warmup_cosine(self.current_epoch, steps=epochs, floor=self.weight_lr_min / self.weight_lr)
+        lr = self.weight_lr * factor
+        for group in self.optimizers()[0].param_groups:  # type: ignore[index,union-attr]  # a list under two optimisers
+            group["lr"] = lr
+        self.log("train/lr", lr)
 
     def configure_optimizers(self) -> Any:
         weights = torch.optim.SGD(
@@ -243,10 +200,7 @@ class BilevelSearch(SearchModule):
         alphas = torch.optim.Adam(
             self.alphas.parameters(), self.arch_lr, betas=self.arch_betas, weight_decay=self.arch_weight_decay
         )
-        schedule = torch.optim.lr_scheduler.CosineAnnealingLR(
-            weights, T_max=self.trainer.max_epochs or 1, eta_min=self.weight_lr_min
-        )
-        return [weights, alphas], [schedule]
+        return [weights, alphas]
 
     def configure_callbacks(self) -> list[Callback]:
         # The first hook of fit, before Lightning's own refusals, which do not know the way out.

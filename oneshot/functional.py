@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 
 import torch
@@ -124,14 +125,23 @@ def frozen_batch_norm(module: nn.Module) -> Iterator[None]:
             layer.track_running_stats = True
 
 
-def linear_schedule(start: float, end: float, step: int, steps: int) -> float:
-    """The value at ``step`` of ``steps`` on a straight line from ``start`` (step 0) to ``end`` (last step).
+def warmup_cosine(step: int, *, steps: int, warmup: int = 0, floor: float = 0.0) -> float:
+    """Factor of the learning rate: up in a straight line, then down half a cosine (arXiv:1608.03983, eq. 5).
+
+    Args:
+        step: Optimiser step, from 0.
+        steps: Number of steps; at ``step == steps`` the factor has reached ``floor``.
+        warmup: Steps before the maximum of 1, at ``(step + 1) / (warmup + 1)``.
+        floor: Factor at the end.
 
     Example:
-        >>> [linear_schedule(0.0, 0.2, epoch, 3) for epoch in range(3)]
-        [0.0, 0.1, 0.2]
+        >>> [round(warmup_cosine(step, steps=4, warmup=2), 2) for step in range(5)]
+        [0.33, 0.67, 1.0, 0.5, 0.0]
     """
-    return end if steps <= 1 else start + (end - start) * step / (steps - 1)
+    if step < warmup:
+        return (step + 1) / (warmup + 1)
+    progress = min(1.0, (step - warmup) / max(1, steps - warmup))
+    return floor + (1 - floor) * 0.5 * (1 + math.cos(math.pi * progress))
 
 
 def _grad(loss: Tensor, inputs: Sequence[Tensor]) -> list[Tensor]:

@@ -7,28 +7,30 @@ retraining the same without ``subnet.json``, and ``results.json`` with its test 
 from __future__ import annotations
 
 import json
-import shutil
 import sys
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+import warnings
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Any, Literal
 
 import pytorch_lightning as pl
 import torch
 import yaml
-from pytorch_lightning.callbacks import Callback, ModelCheckpoint
+from pytorch_lightning.callbacks import Callback, ModelCheckpoint, ProgressBar, RichProgressBar
 from pytorch_lightning.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
 from pytorch_lightning.loggers import CSVLogger
 from rich.console import Console
+from rich.table import Table
 
 from oneshot.callbacks import ArchLogger, CollapseMonitor, GenotypePlot, SearchProgressBar, SubnetExport
-from oneshot.supernets import PUBLISHED, DARTSNetwork, NASBench201Network, SearchSpace, SubnetConfig, load_config
+from oneshot.supernets import PUBLISHED, DARTSNetwork, NASBench201Network, SubnetConfig, load_config
 from oneshot.supernets.base import Subnet, inherit_weights
 
 from .base import SearchModule
 from .cost.counts import count
-from .export import class_path, export_subnet, load
+from .export import describe, export_subnet, load
+from .files import new_folder, write_atomically
 from .report import draw_cells, network_table, save_figure
 from .retrain import Retrain
 
@@ -41,14 +43,16 @@ class _SaveConfig(SaveConfigCallback):
     def save_config(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
         folder = Path(trainer.default_root_dir)
         folder.mkdir(parents=True, exist_ok=True)
-        self.parser.save(self.config, folder / CONFIG, skip_none=False, overwrite=True)
+        self.parser.save(self.config, folder / CONFIG, overwrite=True)
 
 
 class _RunCLI(LightningCLI):
     """Lightning's command line with ``--out`` and ``--overwrite``; objects are built, nothing is run."""
 
-    def __init__(self, command: str, args: Sequence[str], **kwargs: Any) -> None:
-        self._command = command
+    def __init__(
+        self, command: str, args: Sequence[str], *, callbacks: Callable[[Path], list[Callback]] | None = None, **kwargs: Any
+    ) -> None:
+        self._command, self._callbacks = command, callbacks
         with _argv(f"oneshot {command}", args):
             super().__init__(
                 datamodule_class=pl.LightningDataModule,
@@ -69,57 +73,45 @@ class _RunCLI(LightningCLI):
     def before_instantiate_classes(self) -> None:
         self.config.trainer.default_root_dir = self.config.out
 
-    def claim(self) -> Path:
-        """Take the run's folder.
-
-        Raises:
-            FileExistsError: If it holds a run already and ``--overwrite`` was not given.
-        """
-        folder = Path(self.config.out)
-        claim_folder(folder, overwrite=self.config.overwrite)
-        return folder
+    def folder(self) -> AbstractContextManager[Path]:
+        """The folder of the run, for the time it is written."""
+        return new_folder(Path(self.config.out), overwrite=self.config.overwrite, marker=CONFIG, keep=CHECKPOINT)
 
     def instantiate_trainer(self, **kwargs: Any) -> pl.Trainer:
-        if self.config.trainer.logger in (None, True):
-            kwargs["logger"] = CSVLogger(self.config.out, name="", version="")
+        trainer, folder = self.config.trainer, Path(self.config.out)
+        if trainer.logger in (None, True):
+            kwargs["logger"] = CSVLogger(folder, name="", version="")
+        callbacks = self._callbacks(folder) if self._callbacks else []
+        given = self.config_init.trainer.callbacks or []
+        if trainer.enable_progress_bar is False or any(isinstance(c, ProgressBar) for c in given):
+            callbacks = [c for c in callbacks if not isinstance(c, ProgressBar)]
+        if trainer.enable_checkpointing is not False and self._callbacks:
+            checkpoint = ModelCheckpoint(folder / "checkpoints", filename="last", enable_version_counter=False)
+            callbacks.append(checkpoint)
+        self.trainer_defaults = {"callbacks": callbacks}
         return super().instantiate_trainer(**kwargs)
-
-
-def claim_folder(folder: Path, *, overwrite: bool) -> None:
-    """Make ``folder`` an empty folder.
-
-    Raises:
-        FileExistsError: If it exists, is not empty and must not be replaced.
-    """
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        if not overwrite:
-            raise FileExistsError(
-                f"A run needs a new folder; {folder} exists. Choose another with --out, or replace it with --overwrite."
-            )
-        if folder.is_dir():
-            shutil.rmtree(folder)
-        else:
-            folder.unlink()
-    folder.mkdir(parents=True, exist_ok=True)
 
 
 def search(args: Sequence[str]) -> None:
     """``oneshot search``: fit a search and leave its architecture in the run's folder."""
-    callbacks = [ArchLogger(), GenotypePlot(), SubnetExport(), CollapseMonitor(), SearchProgressBar()]
     cli = _RunCLI(
         "search",
         args,
         model_class=SearchModule,
         subclass_mode_model=True,
-        trainer_defaults={"callbacks": callbacks},
+        callbacks=lambda out: [
+            ArchLogger(),
+            GenotypePlot(out),
+            SubnetExport(out),
+            CollapseMonitor(),
+            SearchProgressBar(),
+        ],
     )
-    folder = cli.claim()
-    cli.trainer.callbacks.append(_checkpoint(folder))
-    cli.trainer.fit(cli.model, datamodule=cli.datamodule)
+    with cli.folder() as folder:
+        cli.trainer.fit(cli.model, datamodule=cli.datamodule)
     if cli.trainer.is_global_zero:
-        console = Console()
-        console.print(_describe(cli.model.derive()))
-        console.print(f"Run: {folder}. Next: oneshot retrain {folder} --config ...", highlight=False)
+        _say(_describe(cli.model.derive()))
+        _say(f"Run: {folder}. Next: oneshot retrain {folder} --config ...")
 
 
 def retrain(args: Sequence[str]) -> None:
@@ -130,15 +122,15 @@ def retrain(args: Sequence[str]) -> None:
     cli = _retrain_cli("retrain", network, [arg for arg in args if arg != "--inherit"])
     if inherit:
         inherit_weights(cli.model.network, network)
-    folder = cli.claim()
-    cli.trainer.callbacks.append(_checkpoint(folder))
-    cli.trainer.fit(cli.model, datamodule=cli.datamodule)
+    with cli.folder() as folder:
+        cli.trainer.fit(cli.model, datamodule=cli.datamodule)
     results = cli.trainer.test(cli.model, datamodule=cli.datamodule, verbose=False)[0]
     if cli.trainer.is_global_zero:
-        (folder / RESULTS).write_text(json.dumps(results, indent=2))
-        console = Console()
-        console.print(network_table([{"metric": name, "value": value} for name, value in results.items()], "test"))
-        console.print(f"Run: {folder}. Next: oneshot export {folder}", highlight=False)
+        write_atomically(folder / RESULTS, json.dumps(results, indent=2))
+        if network.config is not None:
+            write_atomically(folder / SUBNET, network.config.to_json())
+        _say(_metrics(results))
+        _say(f"Run: {folder}. Next: oneshot export {folder}")
 
 
 def evaluate(args: Sequence[str]) -> None:
@@ -154,7 +146,7 @@ def evaluate(args: Sequence[str]) -> None:
     cli = _retrain_cli("evaluate", network, [*args, "--trainer.logger=false"])
     cli.model.network.load_state_dict(network.state_dict())
     results = cli.trainer.test(cli.model, datamodule=cli.datamodule, verbose=False)[0]
-    Console().print(network_table([{"metric": name, "value": value} for name, value in results.items()], "test"))
+    _say(_metrics(results))
 
 
 def derive(run: str, *, checkpoint: str | None = None, out: str | None = None) -> None:
@@ -163,10 +155,9 @@ def derive(run: str, *, checkpoint: str | None = None, out: str | None = None) -
     if not isinstance(module, SearchModule):
         raise ValueError(f"Only a search has an architecture to derive; {run} is a retraining.")
     config, path = module.derive(), Path(out or Path(run) / SUBNET)
-    path.write_text(config.to_json())
-    console = Console()
-    console.print(_describe(config))
-    console.print(f"Written: {path}", highlight=False)
+    write_atomically(path, config.to_json())
+    _say(_describe(config))
+    _say(f"Written: {path}")
 
 
 def export(
@@ -191,7 +182,7 @@ def export(
         formats=formats,
         overwrite=overwrite,
     )
-    Console().print(f"Exported: {folder}; oneshot.load({str(folder)!r}) gives the network back.", highlight=False)
+    _say(f"Exported: {folder}; oneshot.load({str(folder)!r}) gives the network back.")
 
 
 def show(target: str, *, out: str | None = None) -> None:
@@ -212,10 +203,9 @@ def show(target: str, *, out: str | None = None) -> None:
         "params": counts.params,
         "MACs": counts.macs,
     }
-    console = Console()
-    console.print(network_table(edges))
-    console.print(network_table([size]))
-    console.print(f"Picture: {path}", highlight=False)
+    _say(network_table(edges))
+    _say(network_table([size]))
+    _say(f"Picture: {path}")
 
 
 def read_run(run: str | Path, *, checkpoint: str | None = None) -> tuple[SearchModule | Retrain, pl.LightningDataModule]:
@@ -229,10 +219,11 @@ def read_run(run: str | Path, *, checkpoint: str | None = None) -> tuple[SearchM
         raise ValueError(f"A run is a folder with {CONFIG}; {folder} has none. 'oneshot search' makes one.")
     config = yaml.safe_load((folder / CONFIG).read_text())
     is_search = "class_path" in config["model"]
-    parser = LightningArgumentParser()
-    parser.add_lightning_class_args(SearchModule if is_search else Retrain, "model", subclass_mode=is_search)
-    parser.add_lightning_class_args(pl.LightningDataModule, "data", subclass_mode=True)
-    objects = parser.instantiate_classes(parser.parse_object({key: config[key] for key in ("model", "data")}))
+    with _argv("oneshot", []):
+        parser = LightningArgumentParser()
+        parser.add_lightning_class_args(SearchModule if is_search else Retrain, "model", subclass_mode=is_search)
+        parser.add_lightning_class_args(pl.LightningDataModule, "data", subclass_mode=True)
+        objects = parser.instantiate_classes(parser.parse_object({key: config[key] for key in ("model", "data")}))
     path = Path(checkpoint or folder / CHECKPOINT)
     if not path.is_file():
         raise ValueError(f"There is no checkpoint {path}; the run did not finish an epoch.")
@@ -245,9 +236,10 @@ def read_run(run: str | Path, *, checkpoint: str | None = None) -> tuple[SearchM
 
 
 def _retrain_cli(command: str, network: Subnet, args: Sequence[str]) -> _RunCLI:
-    spec = {"class_path": class_path(network), "init_args": network.init_args}
+    spec = describe(network)["network"]
     # First, so that a YAML file or an option can change the size of the network.
-    cli = _RunCLI(command, ["--model.network", json.dumps(spec), *args], model_class=Retrain)
+    callbacks = (lambda out: [RichProgressBar()]) if command == "retrain" else None
+    cli = _RunCLI(command, ["--model.network", json.dumps(spec), *args], model_class=Retrain, callbacks=callbacks)
     cli.model.network.config = network.config
     return cli
 
@@ -273,12 +265,16 @@ def _network(target: str, *, inherit: bool) -> Subnet:
     )
 
 
-def _checkpoint(folder: Path) -> Callback:
-    return ModelCheckpoint(folder / "checkpoints", filename="last", enable_version_counter=False)
-
-
 def _describe(config: SubnetConfig) -> str:
     return "\n".join(f"{name}: {' '.join(map(str, picks))}" for name, picks in config.picks)
+
+
+def _metrics(results: Mapping[str, float]) -> Table:
+    return network_table([{"metric": name, "value": f"{value:.4f}"} for name, value in results.items()])
+
+
+def _say(what: str | Table) -> None:
+    Console().print(what, soft_wrap=True, highlight=False)
 
 
 def _positional(command: str, args: Sequence[str], what: str) -> tuple[str, list[str]]:
@@ -298,6 +294,9 @@ def _argv(program: str, args: Sequence[str]) -> Iterator[None]:
     """Lightning reads the command line itself, and warns when it is given arguments beside one."""
     before, sys.argv = sys.argv, [program, *args]
     try:
-        yield
+        with warnings.catch_warnings():
+            # Lightning calls methods that jsonargparse is about to rename; neither is ours to change.
+            warnings.filterwarnings("ignore", r"(?s).*(JsonargparseDeprecationWarning|instantiate_classes)")
+            yield
     finally:
         sys.argv = before

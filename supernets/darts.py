@@ -16,13 +16,12 @@ from typing import Any, Literal
 import numpy as np
 import numpy.typing as npt
 import torch
-from timm.layers.drop import drop_path
 from torch import Tensor, nn
 
 from .base import Subnet, Supernet, check_image_size, inherit_weights
 from .genotype import Cell, Genotype
 from .mixed_op import MixedOp
-from .ops import FactorizedReduce, check_ops, make_op, relu_conv_bn
+from .ops import FactorizedReduce, check_ops, drop_path, make_op, relu_conv_bn
 from .space import NONE, ArchGraph, Candidate, Choice, IntMatrix, SearchSpace, SubnetConfig
 
 Kind = Literal["normal", "reduce"]
@@ -141,8 +140,10 @@ class DARTSSpace(SearchSpace):
         return config
 
     def most_likely(self, probabilities: Mapping[str, npt.NDArray[np.floating[Any]]]) -> SubnetConfig:
-        """Derive as the paper does (arXiv:1806.09055, section 2.4): each node keeps the ``edges_per_node`` edges whose
-        best operation is most likely, with that operation; ``none`` takes part in neither comparison.
+        """Derive as the paper does (arXiv:1806.09055, section 2.4).
+
+        Each node keeps the ``edges_per_node`` edges whose best operation is most likely, with that operation; ``none``
+        takes part in neither comparison.
 
         Args:
             probabilities: ``{choice: [R, O]}``, rows sum to 1 with ``none`` where it is a candidate.
@@ -486,7 +487,7 @@ class DARTSCell(nn.Module):
                 if target == node:
                     term = op(states[source])
                     if self.training and self.drop_path > 0 and not isinstance(op, nn.Identity):
-                        term = drop_path(term, self.drop_path, training=True)
+                        term = drop_path(term, self.drop_path)
                     terms.append(term)
             states.append(sum(terms[1:], terms[0]))
         return torch.cat([states[state] for state in self.concat], dim=1)

@@ -36,7 +36,7 @@ class Noise(nn.Module):
 class FactorizedReduce(nn.Module):
     """Halve the resolution without discarding pixels: two strided 1x1 convolutions, the second shifted by one pixel.
 
-    Unlike the original, odd sizes work: the shifted copy is padded by a zero row and column, which even sizes never read.
+    Unlike the original, odd sizes work: the shifted copy is padded by a zero row and column that even sizes never read.
 
     Raises:
         ValueError: If ``out_channels`` is odd; each convolution makes half of them.
@@ -119,6 +119,17 @@ OPS: dict[str, Callable[[int, int, bool], nn.Module]] = {
     "nor_conv_1x1": lambda c, s, a: relu_conv_bn(c, c, 1, s, affine=a),
     "nor_conv_3x3": lambda c, s, a: relu_conv_bn(c, c, 3, s, affine=a),
 }
+
+
+def drop_path(x: Tensor, probability: float) -> Tensor:
+    """Zero each image of the batch with ``probability`` and scale the others up (arXiv:1605.07648, as in DARTS' code).
+
+    Args:
+        x: ``[B, C, H, W]``.
+        probability: In [0, 1).
+    """
+    keep = 1 - probability
+    return x * x.new_empty(x.shape[0], 1, 1, 1).bernoulli_(keep).div_(keep)
 
 
 def check_ops(names: Sequence[object]) -> None:

@@ -19,12 +19,13 @@ ALLOWED = {
     "functional": {"errors", "supernets"},
     "samplers": {"errors", "functional", "supernets"},
     "cost": {"errors", "functional", "supernets"},
-    "base": {"errors", "functional", "samplers", "cost", "supernets"},
+    "guard": {"errors", "supernets"},
+    "base": {"errors", "functional", "guard", "samplers", "cost", "supernets"},
     "methods": {"errors", "functional", "samplers", "cost", "supernets", "base"},
     "discrete": {"cost", "supernets"},
 }
 # ... and all others everything, except what lies above them.
-TOP = {"__main__", "cli", "quickstart"}
+TOP = {"__main__", "cli", "quickstart", "runs"}
 CALLBACKS_ARE_FOR = {"callbacks", *TOP}
 
 SUPERNETS_MAY_USE = {"numpy", "timm", "torch"}

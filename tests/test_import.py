@@ -23,7 +23,7 @@ HEAVY = {
     "sklearn",
     "fvcore",
 }
-LAZY = ["oneshot", "oneshot.supernets", "oneshot.data"]  # their names are imported on first use
+LAZY = ["oneshot", "oneshot.supernets", "oneshot.callbacks", "oneshot.data"]  # their names are imported on first use
 
 STATE = """
 import json, logging, os, random, signal, sys, warnings

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from functools import cached_property
@@ -54,7 +55,8 @@ class VisionData(pl.LightningDataModule, ABC):
         input_shape: Channels, height, width.
         batch_size: Images in a batch.
         num_workers: Processes that prepare batches; 0 is fastest for images held in memory.
-        seed: Order and augmentation of the training stream, and the validation split, depend on it and on nothing else.
+        seed: Order and augmentation of the training stream, and the validation split, depend on it and on nothing else;
+            by default the seed of ``pl.seed_everything``, or 0 before it was called.
         val_fraction: Share of the training images held back for validation, stratified; 0 gives no validation stream.
         crop_padding: Zero pixels on each side before the random crop; by default an eighth of the image (4 for 32).
         flip: Whether to mirror images left to right at random; by default as suits the data set (``flips``).
@@ -77,7 +79,7 @@ class VisionData(pl.LightningDataModule, ABC):
         *,
         batch_size: int = 64,
         num_workers: int = 0,
-        seed: int = 0,
+        seed: int | None = None,
         val_fraction: float = 0.0,
         crop_padding: int | None = None,
         flip: bool | None = None,
@@ -112,7 +114,8 @@ class VisionData(pl.LightningDataModule, ABC):
                 f"Images on {device!r} cannot be shared with worker processes; got num_workers={num_workers}. "
                 "Use num_workers=0 or device='cpu'."
             )
-        self.batch_size, self.num_workers, self.seed, self.val_fraction = batch_size, num_workers, seed, val_fraction
+        self.batch_size, self.num_workers, self.val_fraction = batch_size, num_workers, val_fraction
+        self.seed = int(os.environ.get("PL_GLOBAL_SEED", 0)) if seed is None else seed
         self.augmentation = Augmentation(padding, self.flips if flip is None else flip, cutout)
         self.device = torch.device(device)
         self._given = None if mean is None or std is None else (tuple(mean), tuple(std))

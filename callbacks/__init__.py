@@ -1,0 +1,34 @@
+"""Lightning callbacks of a search: what it logs, draws, writes and watches."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from .arch_logger import ArchLogger as ArchLogger
+    from .collapse_monitor import CollapseMonitor as CollapseMonitor
+    from .genotype_plot import GenotypePlot as GenotypePlot
+    from .progress import SearchProgressBar as SearchProgressBar
+    from .subnet_export import SubnetExport as SubnetExport
+
+# Imported on first use: a command line that answers --help must not wait for torch.
+_WHERE = {
+    "ArchLogger": "arch_logger",
+    "CollapseMonitor": "collapse_monitor",
+    "GenotypePlot": "genotype_plot",
+    "SearchProgressBar": "progress",
+    "SubnetExport": "subnet_export",
+}
+__all__ = list(_WHERE)
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _WHERE:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from importlib import import_module
+
+    return getattr(import_module(f".{_WHERE[name]}", __name__), name)
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

@@ -1,0 +1,43 @@
+"""Draws the derived cells into files."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Literal, get_args
+
+import pytorch_lightning as pl
+
+from oneshot.base import SearchModule
+from oneshot.report import draw_cells, save_figure
+
+from .base import SearchCallback, run_folder
+
+Format = Literal["png", "svg"]
+
+
+class GenotypePlot(SearchCallback):
+    """Draws the architecture that would be derived now: ``cells_epoch_0003.png``, and ``cells.png`` for the latest.
+
+    Args:
+        folder: Where to; by default the folder of the run, where the logger writes.
+        every_n_epochs: Draw after every n-th epoch.
+        format: Kind of picture.
+
+    Raises:
+        ValueError: If ``format`` is unknown or ``every_n_epochs`` below 1; at the start of ``fit``, if the module is
+            not a search.
+    """
+
+    def __init__(self, folder: str | Path | None = None, *, every_n_epochs: int = 1, format: Format = "png") -> None:
+        super().__init__(every_n_epochs)
+        if format not in get_args(Format):
+            raise ValueError(f"Cells are drawn as one of {get_args(Format)}; got format={format!r}.")
+        self.folder, self.format = folder, format
+
+    def after_epoch(self, trainer: pl.Trainer, search: SearchModule) -> None:
+        config = search.derive()
+        if trainer.is_global_zero:
+            folder = Path(self.folder or run_folder(trainer))
+            figure = draw_cells(search.supernet.space.graphs(config), title=f"epoch {trainer.current_epoch}")
+            for name in (f"cells_epoch_{trainer.current_epoch:04d}", "cells"):
+                save_figure(figure, folder / f"{name}.{self.format}")

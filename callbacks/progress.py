@@ -1,0 +1,86 @@
+"""A progress bar that shows what the search has found so far."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from typing import Any
+
+import pytorch_lightning as pl
+from pytorch_lightning.callbacks import RichProgressBar
+
+from oneshot.base import SearchModule
+from oneshot.supernets.space import SubnetConfig
+
+
+class SearchProgressBar(RichProgressBar):
+    """Lightning's Rich progress bar with the architecture derived after the last epoch, and its size.
+
+    ``found`` counts the derived operations of each choice (``none`` left out). ``params`` is the number of weights in
+    the decisions of the search: of the derived architecture, then the expectation under the current probabilities;
+    stem, head and reductions are not in it. With a module that is not a search it is the plain bar.
+
+    Args:
+        refresh_rate: See ``RichProgressBar``.
+        leave: See ``RichProgressBar``.
+        theme: See ``RichProgressBar``.
+        console_kwargs: See ``RichProgressBar``.
+    """
+
+    _found: dict[str, str]
+
+    def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
+        super().setup(trainer, pl_module, stage)
+        self._found = {}
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        self._look(pl_module)
+        super().on_train_start(trainer, pl_module)
+
+    def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        self._look(pl_module)
+        super().on_train_epoch_end(trainer, pl_module)
+
+    def get_metrics(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> dict[str, Any]:
+        return {**super().get_metrics(trainer, pl_module), **self._found}
+
+    def _look(self, pl_module: pl.LightningModule) -> None:
+        if self.is_enabled and isinstance(pl_module, SearchModule):
+            config, supernet = pl_module.derive(), pl_module.supernet
+            costs = supernet.candidate_parameters()
+            weights = supernet.space.one_hot(config)
+            derived = sum(float((costs[name].numpy() * weights[name]).sum()) for name in costs)
+            self._found = {
+                "found": summarise(config),
+                "params": f"{short(derived)} (expected {short(float(pl_module.expected_parameters()))})",
+            }
+
+
+def summarise(config: SubnetConfig) -> str:
+    """Operations of each choice and how often they are picked, abbreviated; of all choices together if they are many.
+
+    Example:
+        >>> summarise(SubnetConfig("toy", {"cell": ["nor_conv_3x3", "skip_connect", "nor_conv_3x3", "none"]}))
+        'cell 2×nor3 1×skip'
+    """
+    groups = dict(config.picks)
+    if len(groups) > 2:
+        groups = {"all": tuple(pick for picks in groups.values() for pick in picks)}
+    texts = []
+    for name, picks in groups.items():
+        counts = Counter(abbreviate(str(pick)) for pick in picks if pick != "none")
+        texts.append(" ".join([name, *(f"{n}×{op}" for op, n in counts.most_common())] if counts else [name, "none"]))
+    return ", ".join(texts)
+
+
+def abbreviate(operation: str) -> str:
+    """``sep_conv_3x3`` -> ``sep3``, ``skip_connect`` -> ``skip``; other names stay as they are."""
+    return re.sub(r"_(?:conv|pool)_(\d+)x\1$|_connect$", r"\1", operation)
+
+
+def short(number: float) -> str:
+    """Three digits and a unit: 12345 -> 12.3k."""
+    for unit, letter in ((1e6, "M"), (1e3, "k")):
+        if number >= unit:
+            return f"{number / unit:.3g}{letter}"
+    return f"{number:.0f}"

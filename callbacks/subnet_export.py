@@ -1,0 +1,52 @@
+"""Writes what a search found."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Literal
+
+import pytorch_lightning as pl
+
+from oneshot.files import write_atomically
+
+from .base import SearchCallback, run_folder
+
+Format = Literal["torch_export", "onnx"]
+
+
+class SubnetExport(SearchCallback):
+    """Derives the architecture at the end of the fit and writes it to ``subnet.json``.
+
+    Args:
+        folder: Where to; by default the folder of the run, where the logger writes.
+        network: Also extract the network with the weights it shared, and export it to the sub-folder ``network``.
+        formats: What :func:`oneshot.export.export_subnet` then writes besides the safetensors; ``"onnx"`` needs the
+            extra of that name.
+
+    Files of an earlier fit in the same folder are replaced, once the new ones are complete.
+
+    Raises:
+        ValueError: At the start of ``fit``, if the module is not a search.
+    """
+
+    def __init__(
+        self, folder: str | Path | None = None, *, network: bool = False, formats: Sequence[Format] = ("torch_export",)
+    ) -> None:
+        super().__init__()
+        self.folder, self.network, self.formats = folder, network, formats
+
+    def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        search = self.search(pl_module)
+        config = search.derive()
+        if not trainer.is_global_zero:
+            return
+        folder = Path(self.folder or run_folder(trainer))
+        write_atomically(folder / "subnet.json", config.to_json())
+        if self.network:
+            from oneshot.export import export_subnet
+
+            data = getattr(trainer, "datamodule", None)
+            about = {name: getattr(data, name, None) for name in ("mean", "std", "classes")}
+            subnet = search.supernet.extract(config)
+            export_subnet(subnet, folder / "network", formats=self.formats, overwrite=True, **about)

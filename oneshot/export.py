@@ -1,0 +1,294 @@
+"""Write a network to files that need nothing of the search, each checked by loading it again; and read it back."""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+import hashlib
+import json
+import math
+import os
+import platform
+import shutil
+import uuid
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from datetime import datetime, timezone
+from importlib import import_module, metadata
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any, Literal
+
+import safetensors.torch
+import torch
+from torch import Tensor
+
+from oneshot import __version__
+from oneshot.supernets.base import Subnet
+from oneshot.supernets.space import SubnetConfig
+
+from .cost.counts import count
+from .errors import missing_extra
+
+SCHEMA_VERSION = 1
+SUBNET, WEIGHTS, MANIFEST = "subnet.json", "model.safetensors", "manifest.json"
+FILES = {"torch_export": "model.pt2", "onnx": "model.onnx"}
+TOLERANCE = 1e-4  # largest difference of a reloaded file, relative to the largest output where that exceeds 1
+TRACED_BATCH, CHECKED_BATCH = 2, 3  # different, so that a batch size frozen into a file is found
+PACKAGES = ("timm", "numpy", "safetensors", "pytorch-lightning", "onnx", "onnxscript", "onnxruntime")
+
+
+def export_subnet(
+    network: Subnet,
+    folder: str | Path,
+    *,
+    mean: Sequence[float] | None = None,
+    std: Sequence[float] | None = None,
+    classes: Sequence[str] | None = None,
+    metrics: Mapping[str, float] | None = None,
+    formats: Sequence[Literal["torch_export", "onnx"]] = ("torch_export", "onnx"),
+    overwrite: bool = False,
+) -> Path:
+    """Write ``network`` as plain files: all of them, or none.
+
+    These are ``subnet.json`` and ``model.safetensors`` (see :func:`load`), ``model.pt2`` (``torch.export``) and
+    ``model.onnx`` for batches of any size, and ``manifest.json`` with all that a user of the network must know, such as
+    the largest difference between the outputs of each file, loaded again, and of ``network`` for a fixed random batch.
+    Weights are written as float32. ``network`` itself is not changed.
+
+    Args:
+        network: The network, on any device, in any mode. It is exported in eval mode.
+        folder: Folder to make.
+        mean: Per channel, subtracted from the images the network was trained on. Not part of the exported network.
+        std: Per channel, divided by afterwards.
+        classes: Class names in the order of the logits.
+        metrics: Measured results to keep with the network; a value that is not finite becomes ``null``.
+        formats: Which files to write besides the safetensors.
+        overwrite: Replace an earlier export, once the new one is complete.
+
+    Returns:
+        The folder.
+
+    Raises:
+        ValueError: If an argument does not fit the network, or its class cannot be built again.
+        FileExistsError: If the folder exists and is not to be replaced, or is no earlier export.
+        MissingExtraError: If ONNX is asked for and not installed.
+        RuntimeError: If a file does not reproduce the outputs of the network.
+    """
+    if not set(formats) <= FILES.keys():
+        raise ValueError(f"formats are {tuple(FILES)}; got {formats!r}.")
+    for package in ("onnx", "onnxscript", "onnxruntime") if "onnx" in formats else ():
+        if find_spec(package) is None:
+            raise missing_extra(package, "onnx", "Exporting to ONNX")
+    subnet, channels = describe(network), network.input_shape[0]
+    scale = {"mean": [float(v) for v in mean or ()], "std": [float(v) for v in std or ()]}
+    if not (mean is None and std is None) and not len(scale["mean"]) == len(scale["std"]) == channels:
+        raise ValueError(f"mean and std come together, one value for each of {channels} channels; got {mean}, {std}.")
+    if classes is not None and len(classes) != network.num_classes:
+        raise ValueError(f"classes names each of the {network.num_classes} logits; got {len(classes)}: {classes}.")
+    manifest: dict[str, Any] = {
+        "schema_version": SCHEMA_VERSION,
+        "created": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        "space": network.config and network.config.space,
+        "config": subnet["config"],
+        "class_path": subnet["network"]["class_path"],
+        "input_shape": list(network.input_shape),
+        "num_classes": network.num_classes,
+        "classes": classes and list(classes),
+        "normalisation": scale if mean else None,
+        "metrics": {name: float(v) if math.isfinite(v) else None for name, v in (metrics or {}).items()},
+        "versions": {"oneshot": __version__, "python": platform.python_version(), "torch": str(torch.__version__)},
+    }
+    for package in PACKAGES:
+        with contextlib.suppress(metadata.PackageNotFoundError):
+            manifest["versions"][package] = metadata.version(package)
+    with _all_or_nothing(Path(folder), overwrite) as new, torch.inference_mode(False), torch.no_grad():
+        reference = copy.deepcopy(network).cpu().float().eval()
+        batch = torch.randn(CHECKED_BATCH, *network.input_shape, generator=torch.Generator().manual_seed(0))
+        expected = reference(batch)
+
+        (new / SUBNET).write_text(json.dumps(subnet, indent=2), encoding="utf-8")
+        weights = {n: t.clone(memory_format=torch.contiguous_format) for n, t in reference.state_dict().items()}
+        (new / WEIGHTS).write_bytes(safetensors.torch.save(weights))  # save_file would make it unreadable to others
+        rebuilt = load(new, trust=(type(network).__module__,))
+        outputs = {WEIGHTS: rebuilt(batch)} | _write_programs(rebuilt, new, batch, formats)
+
+        manifest |= vars(count(rebuilt, network.input_shape))
+        manifest["files"] = {
+            file.name: {"sha256": hashlib.sha256(file.read_bytes()).hexdigest()} for file in sorted(new.iterdir())
+        }
+        for name, output in outputs.items():
+            difference = (output - expected).abs().max().item()
+            if not difference <= TOLERANCE * max(1.0, expected.abs().max().item()):  # NaN fails too
+                raise RuntimeError(
+                    f"{name}, loaded again, must give the outputs of the network; they differ by {difference:.1e}. "
+                    "A network that draws random numbers in eval mode, or gives NaN or infinity, cannot be exported."
+                )
+            manifest["files"][name]["max_abs_difference"] = difference
+        (new / MANIFEST).write_text(json.dumps(manifest, indent=2), encoding="utf-8")
+    return Path(folder)
+
+
+def load(folder: str | Path, *, trust: Sequence[str] = ()) -> Subnet:
+    """Read an exported network. Nothing is unpickled, and Lightning is not needed.
+
+    Args:
+        folder: What :func:`export_subnet` wrote; ``subnet.json`` and ``model.safetensors`` are enough.
+        trust: Packages besides ``oneshot`` whose classes may be imported and built.
+
+    Returns:
+        The network on the CPU, in eval mode.
+
+    Raises:
+        ValueError: If a file is missing, damaged, foreign or of another schema version, if its class is not trusted,
+            or if the weights are not those of the network.
+    """
+    folder = Path(folder)
+    if not folder.is_dir():
+        raise ValueError(f"An exported network is a folder; there is no folder {folder}. 'oneshot export' makes one.")
+    path = folder / SUBNET
+    data = _read_json(path)
+    if isinstance(data, dict) and data.get("schema_version", SCHEMA_VERSION) != SCHEMA_VERSION:
+        raise ValueError(
+            f"{path} has schema version {data['schema_version']!r}; this release reads version {SCHEMA_VERSION}. "
+            "Read it with the release that wrote it, or export again."
+        )
+    try:
+        config, class_path, init_args = data["config"], data["network"]["class_path"], data["network"]["init_args"]
+    except (KeyError, TypeError) as error:
+        raise ValueError(
+            f"{path} must be a JSON object with 'schema_version', 'config' and 'network' (class_path, init_args); got "
+            f"{repr(data)[:120]}. Export again (a bare config is read by oneshot.supernets.load_config)."
+        ) from error
+    kind = _network_class(str(class_path), trust)
+    try:
+        with torch.random.fork_rng(devices=[]):  # loading does not shift the caller's random numbers
+            net = kind(**init_args)
+        net.config = None if config is None else SubnetConfig.from_dict(config)
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"{path} does not describe a {class_path}: {error}") from error
+    _load_weights(net, folder)
+    return net.eval()
+
+
+def describe(network: Subnet) -> dict[str, Any]:
+    """What ``subnet.json`` says of ``network``: its architecture, its class, and the arguments that build it again.
+
+    Raises:
+        ValueError: If it could not be built again in another process.
+    """
+    if not isinstance(network, Subnet):
+        raise ValueError(f"A Subnet is exported; got a {type(network).__name__}. Use supernet.extract(config).")
+    module, name = type(network).__module__, type(network).__qualname__
+    if module == "__main__" or "." in name:
+        raise ValueError(f"The class must be importable; {module}.{name} is not. Define it at the top of a module.")
+    subnet = {
+        "schema_version": SCHEMA_VERSION,
+        "config": network.config and network.config.to_dict(),
+        "network": {"class_path": f"{module}.{name}", "init_args": network.init_args},
+    }
+    try:
+        json.dumps(subnet)
+    except TypeError as error:
+        raise ValueError(f"init_args of {name} must be JSON ({error}); got {network.init_args}.") from error
+    return subnet
+
+
+def _load_weights(net: Subnet, folder: Path) -> None:
+    path, manifest = folder / WEIGHTS, folder / MANIFEST
+    content = _read(path)
+    if manifest.exists():
+        try:
+            recorded = _read_json(manifest)["files"][WEIGHTS]["sha256"]
+        except (KeyError, TypeError) as error:
+            raise ValueError(f"{manifest} must hold the SHA-256 of {WEIGHTS}. Restore or delete it.") from error
+        if hashlib.sha256(content).hexdigest() != recorded:
+            raise ValueError(
+                f"{path} must have the SHA-256 {recorded} of {MANIFEST} and has another: it was damaged or replaced. "
+                f"Copy or export it again; after a change on purpose delete {MANIFEST}."
+            )
+    try:
+        net.load_state_dict(safetensors.torch.load(content))
+    except safetensors.SafetensorError as error:
+        raise ValueError(f"{path} is not a safetensors file, or a truncated one ({error}). Export again.") from error
+    except RuntimeError as error:  # names missing and unexpected tensors and those of another shape
+        raise ValueError(f"{path} holds the weights of another network than {SUBNET} beside it: {error}") from error
+
+
+def _network_class(class_path: str, trust: Sequence[str]) -> type[Subnet]:
+    module, _, name = class_path.rpartition(".")
+    if not any(class_path.startswith(f"{prefix}.") for prefix in ("oneshot", *trust)):
+        raise ValueError(
+            f"Building a network runs its code, so only classes of oneshot are built unasked; this is {class_path}. "
+            f"If you trust it, pass trust=({module.split('.')[0]!r},)."
+        )
+    try:
+        found = getattr(import_module(module), name)
+    except (ImportError, AttributeError) as error:
+        raise ValueError(f"{class_path} cannot be imported: {error}. Install what defines it.") from error
+    if not (isinstance(found, type) and issubclass(found, Subnet)):
+        raise ValueError(f"An exported network is a oneshot Subnet; {class_path} is not. Export again.")
+    return found
+
+
+def _write_programs(net: Subnet, folder: Path, batch: Tensor, formats: Sequence[str]) -> dict[str, Tensor]:
+    """Write the files, load them again, and return their outputs for ``batch``."""
+    if not formats:
+        return {}
+    example, dynamic = (batch[:TRACED_BATCH],), ({0: torch.export.Dim("batch")},)
+    outputs = {}
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # the exporters warn about their own insides; what they write is checked
+        program = torch.export.export(net, example, dynamic_shapes=dynamic, strict=False)
+        if "torch_export" in formats:
+            path = folder / FILES["torch_export"]
+            torch.export.save(program, path)
+            outputs[path.name] = torch.export.load(path).module()(batch)
+        if "onnx" in formats:
+            import onnxruntime
+
+            path = folder / FILES["onnx"]
+            names: dict[str, Any] = {"input_names": ["images"], "output_names": ["logits"], "dynamic_shapes": dynamic}
+            torch.onnx.export(program, example, path, dynamo=True, external_data=False, verbose=False, **names)
+            session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
+            outputs[path.name] = torch.from_numpy(session.run(None, {"images": batch.numpy()})[0])
+    return outputs
+
+
+def _read(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except FileNotFoundError as error:
+        raise ValueError(f"An exported network has a {path.name}; {path.parent} has none. Export again.") from error
+
+
+def _read_json(path: Path) -> Any:
+    try:
+        return json.loads(_read(path).decode())
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise ValueError(f"{path} is not JSON ({error}). It may be truncated; export again.") from error
+
+
+@contextlib.contextmanager
+def _all_or_nothing(folder: Path, overwrite: bool) -> Iterator[Path]:
+    """A new folder beside ``folder`` to write into, which takes its place when the block succeeds."""
+    folder = folder.resolve()  # what a link points to is replaced, not the link
+    if folder.exists() and not overwrite:
+        raise FileExistsError(f"An export makes its folder; {folder} exists. Replace it: overwrite=True (--overwrite).")
+    if folder.exists() and not (folder / SUBNET).is_file():
+        raise FileExistsError(f"Only an export is overwritten; {folder} holds something else. Name another folder.")
+    new, old = (folder.with_name(f".{folder.name}.{uuid.uuid4().hex}") for _ in range(2))
+    new.mkdir(parents=True)
+    try:
+        yield new
+        for path in new.iterdir():
+            with path.open("rb+") as file:
+                os.fsync(file.fileno())
+        if folder.exists():
+            folder.rename(old)
+        new.rename(folder)
+    finally:
+        if old.exists() and not folder.exists():
+            old.rename(folder)
+        for rest in (new, old):
+            shutil.rmtree(rest, ignore_errors=True)

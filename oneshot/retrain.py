@@ -1,0 +1,276 @@
+"""Training of one standalone network: what a search found, from scratch or from inherited weights."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from timm.data.mixup import Mixup
+from timm.utils.model_ema import ModelEmaV3
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.optim import Optimizer
+from torchmetrics import Metric, MetricCollection
+from torchmetrics.classification import MulticlassAccuracy, MulticlassCalibrationError, MulticlassConfusionMatrix
+
+from oneshot.supernets.base import Subnet
+
+from .functional import warmup_cosine
+from .guard import FiniteLossGuard, check_data
+
+
+class Retrain(FiniteLossGuard):
+    """Trains the network it is given. Defaults are those of DARTS for CIFAR-10 (arXiv:1806.09055, appendix A.2).
+
+    Takes a data module (or loaders) of batches ``(x, y)``. Logs ``train/loss`` (what is minimised), ``train/accuracy``
+    and, per ``val`` and ``test``, ``loss`` (plain cross-entropy), ``accuracy``, ``top5`` (with more than five classes)
+    and ``ece`` (expected calibration error, 15 bins, arXiv:1706.04599).
+
+    The learning rate is set at every step; without warm-up it is the paper's per-epoch value at the first step of each
+    epoch. The probability of dropping a path is set at every epoch, as in the authors' code: ``drop_path * epoch /
+    max_epochs``, so that the first epoch has none and ``drop_path`` itself is never quite reached. Random numbers are
+    seeded anew in every epoch, from a seed kept in the checkpoint: a resumed training equals an uninterrupted one.
+
+    Args:
+        network: The network. It is trained in place; its weights are the starting point, whatever they are.
+        optimizer: SGD, or AdamW with ``momentum`` as its first beta.
+        lr: Learning rate after warm-up, annealed by a cosine.
+        lr_min: Learning rate at the end.
+        momentum: Momentum of SGD, first beta of AdamW.
+        weight_decay: Weight decay of all parameters.
+        grad_clip: Largest norm of the gradient.
+        warmup_epochs: Epochs in which the learning rate rises in a straight line.
+        label_smoothing: Share of the target spread evenly over all classes (arXiv:1512.00567).
+        auxiliary_weight: Weight of the auxiliary head's loss, for a network that has one.
+        drop_path: Probability of dropping a path that the linear schedule heads for.
+        ema_decay: Validate, test and export a moving average of the weights instead of the weights. After ``t`` steps
+            its decay is ``min(ema_decay, 1 - (1 + t) ** (-2 / 3))``, so that the initial weights are soon forgotten.
+        mixup: Alpha of Mixup (arXiv:1710.09412); 0 is off.
+        cutmix: Alpha of CutMix (arXiv:1905.04899); 0 is off. With both on, a coin decides for each batch.
+
+    Raises:
+        ValueError: If an argument is out of its range or ``network`` has no paths to drop; at the start of ``fit``, if
+            the data or the Trainer's settings do not fit.
+        NonFiniteLossError: If the loss or the gradient is NaN or infinite; the last checkpoint is a good one.
+    """
+
+    _seed: Tensor
+
+    def __init__(
+        self,
+        network: Subnet,
+        *,
+        optimizer: Literal["sgd", "adamw"] = "sgd",
+        lr: float = 0.025,
+        lr_min: float = 0.0,
+        momentum: float = 0.9,
+        weight_decay: float = 3e-4,
+        grad_clip: float = 5.0,
+        warmup_epochs: int = 0,
+        label_smoothing: float = 0.0,
+        auxiliary_weight: float = 0.4,
+        drop_path: float = 0.2,
+        ema_decay: float | None = None,
+        mixup: float = 0.0,
+        cutmix: float = 0.0,
+    ) -> None:
+        super().__init__()
+        if optimizer not in ("sgd", "adamw"):
+            raise ValueError(f"optimizer is 'sgd' or 'adamw'; got {optimizer!r}.")
+        if not 0 <= lr_min <= lr or lr == 0:
+            raise ValueError(f"The learning rate falls from lr > 0 to lr_min >= 0; got lr={lr}, lr_min={lr_min}.")
+        for name, share in (("label_smoothing", label_smoothing), ("drop_path", drop_path)):
+            if not 0 <= share < 1:
+                raise ValueError(f"{name} must be in [0, 1); got {share}. 0 is off.")
+        if not grad_clip > 0:
+            raise ValueError(f"grad_clip must be positive; got {grad_clip}. float('inf') is off.")
+        if ema_decay is not None and not 0 < ema_decay < 1:
+            raise ValueError(f"ema_decay must be in (0, 1); got {ema_decay}. None is off.")
+        if min(mixup, cutmix) < 0:
+            raise ValueError(f"mixup and cutmix must not be negative; got {mixup} and {cutmix}. 0 is off.")
+        for probability in (drop_path, 0.0):  # a network without droppable paths says so here, not in the second epoch
+            network.set_drop_path(probability)
+
+        self.network, self.optimizer = network, optimizer
+        self.lr, self.lr_min, self.momentum, self.weight_decay = lr, lr_min, momentum, weight_decay
+        self.grad_clip, self.warmup_epochs = grad_clip, warmup_epochs
+        self.label_smoothing, self.auxiliary_weight, self.drop_path = label_smoothing, auxiliary_weight, drop_path
+        self.ema: ModelEmaV3 | None = None
+        if ema_decay is not None:
+            self.ema = ModelEmaV3(network, decay=ema_decay, use_warmup=True)
+            self.ema.requires_grad_(False)
+        classes = network.num_classes
+        self._mix: Mixup | None = None
+        if mixup or cutmix:
+            self._mix = Mixup(mixup, cutmix, label_smoothing=0.0, num_classes=classes)  # type: ignore[no-untyped-call]  # timm
+        self.register_buffer("_seed", torch.randint(2**31, ()))
+
+        self._accuracy = MulticlassAccuracy(classes, average="micro", validate_args=False)  # checking them is a sync
+        self._val, self._test = (_metrics(stage, classes) for stage in ("val", "test"))
+        self._counts = MulticlassConfusionMatrix(classes, validate_args=False)
+        self._confusion: Tensor | None = None
+
+    def forward(self, x: Tensor) -> Tensor:
+        """``[B, C, H, W] -> [B, classes]``; outside training, of the averaged weights if there are any."""
+        logits: Tensor = (self.network if self.ema is None or self.training else self.ema.module)(x)
+        return logits
+
+    def network_for_export(self) -> Subnet:
+        """A copy of the network in evaluation mode, without drop-path, with the averaged weights if there are any."""
+        network = copy.deepcopy(self.network)
+        if self.ema is not None:
+            network.load_state_dict(self.ema.module.state_dict())
+        network.set_drop_path(0.0)
+        return network.eval()
+
+    def confusion(self) -> Tensor:
+        """How often each class was taken for each other in the last test.
+
+        Returns:
+            Numbers of images, ``[classes, classes]``: a row per true class, a column per predicted one.
+
+        Raises:
+            RuntimeError: If there was none yet.
+        """
+        if self._confusion is None:
+            raise RuntimeError(
+                "The confusion matrix is counted in a test, and there was none. Call trainer.test first."
+            )
+        return self._confusion
+
+    # Training.
+
+    def setup(self, stage: str) -> None:
+        trainer = self.trainer
+        check_data(getattr(trainer, "datamodule", None), self.network)
+        if stage != "fit":
+            return
+        epochs = trainer.max_epochs or 0
+        if epochs < 1:
+            raise ValueError(
+                f"Learning rate and drop-path follow schedules over max_epochs, which must be at least 1; got "
+                f"max_epochs={epochs}. Use Trainer(max_epochs=...)."
+            )
+        if not 0 <= self.warmup_epochs < epochs:
+            raise ValueError(
+                f"Warm-up must end before training does; got warmup_epochs={self.warmup_epochs}, "
+                f"max_epochs={epochs}. Train longer or warm up for fewer epochs."
+            )
+        if trainer.gradient_clip_val is not None:
+            raise ValueError(
+                f"Gradients are clipped by Retrain, to a norm of grad_clip={self.grad_clip}; the Trainer came with "
+                f"gradient_clip_val={trainer.gradient_clip_val}. Remove that and pass grad_clip to Retrain."
+            )
+        self.train()  # a network that was loaded or searched may be in evaluation mode, and Lightning would keep it so
+
+    def on_train_epoch_start(self) -> None:
+        self.network.set_drop_path(self.drop_path * self.current_epoch / (self.trainer.max_epochs or 1))
+
+    def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
+        # Not at the start of the epoch: a loader draws a number when it is asked for batches, which is before that
+        # in the first epoch after a resume and after it in all others.
+        if batch_idx == 0:
+            seed = int(self._seed) + self.current_epoch * self.trainer.world_size + self.trainer.global_rank
+            torch.manual_seed(seed)
+            if self._mix is not None:
+                np.random.seed(seed % 2**32)  # what timm draws from
+
+    def training_step(self, batch: Any, batch_idx: int) -> Tensor:
+        if not isinstance(batch, (tuple, list)) or len(batch) != 2:
+            raise ValueError(
+                f"Retrain needs batches (x, y); got {type(batch).__name__}. Pass the data itself, not the "
+                "SearchDataModule that splits it for a search."
+            )
+        x, y = batch
+        if self._mix is not None:
+            if len(y) % 2:
+                raise ValueError(
+                    f"Mixup and CutMix pair the images of a batch, so there must be an even number; got {len(y)}. "
+                    "Choose an even batch_size and drop the incomplete last batch."
+                )
+            x, y = self._mix(x.clone(), y)  # in place; y is now [B, classes]
+        logits, auxiliary = self.network.forward_with_auxiliary(x)
+        loss = F.cross_entropy(logits, y, label_smoothing=self.label_smoothing)
+        if auxiliary is not None:
+            loss = loss + self.auxiliary_weight * F.cross_entropy(auxiliary, y, label_smoothing=self.label_smoothing)
+        self.watch(loss)
+        self.log("train/loss", loss.detach(), prog_bar=True, batch_size=len(y))
+        self._accuracy.update(logits.detach(), y if y.ndim == 1 else y.argmax(dim=1))
+        self.log("train/accuracy", self._accuracy, on_step=False, on_epoch=True, batch_size=len(y))
+        return loss
+
+    def configure_gradient_clipping(
+        self,
+        optimizer: Optimizer,
+        gradient_clip_val: int | float | None = None,
+        gradient_clip_algorithm: str | None = None,
+    ) -> None:
+        norm = nn.utils.clip_grad_norm_(self.network.parameters(), self.grad_clip)
+        if self.trainer.precision != "16-mixed":  # whose scaler skips a step that overflowed and goes on
+            self.watch(norm)
+
+    def optimizer_step(
+        self,
+        epoch: int,
+        batch_idx: int,
+        optimizer: Any,
+        optimizer_closure: Callable[[], Any] | None = None,
+    ) -> None:
+        super().optimizer_step(epoch, batch_idx, optimizer, optimizer_closure)
+        if self.ema is not None:
+            self.ema.update(self.network, step=self.trainer.global_step + 1)  # which does not count this step yet
+
+    def configure_optimizers(self) -> Any:
+        weights = [weight for weight in self.network.parameters() if weight.requires_grad]
+        optimizer: Optimizer
+        if self.optimizer == "sgd":
+            optimizer = torch.optim.SGD(weights, self.lr, momentum=self.momentum, weight_decay=self.weight_decay)
+        else:
+            optimizer = torch.optim.AdamW(weights, self.lr, (self.momentum, 0.999), weight_decay=self.weight_decay)
+        steps = int(self.trainer.estimated_stepping_batches)
+        warmup = steps * self.warmup_epochs // (self.trainer.max_epochs or 1)
+        schedule = torch.optim.lr_scheduler.LambdaLR(
+            optimizer, lambda step: warmup_cosine(step, steps=steps, warmup=warmup, floor=self.lr_min / self.lr)
+        )
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+
+    # Evaluation.
+
+    def validation_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:
+        self._evaluate("val", self._val, *batch)
+
+    def on_test_start(self) -> None:
+        self._counts.reset()
+
+    def test_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:
+        self._counts.update(self._evaluate("test", self._test, *batch), batch[1])
+
+    def on_test_epoch_end(self) -> None:
+        self._confusion = self._counts.compute()
+
+    def _evaluate(self, stage: str, metrics: MetricCollection, x: Tensor, y: Tensor) -> Tensor:
+        """Log loss and metrics of images ``[B, C, H, W]`` and labels ``[B]``; return probabilities ``[B, classes]``."""
+        logits: Tensor = self(x).float()
+        loss = F.cross_entropy(logits, y)
+        self.log(f"{stage}/loss", loss, on_step=False, on_epoch=True, batch_size=len(y), sync_dist=True)
+        # Just below 1, because torchmetrics puts a probability of exactly 1 into a bin of its own.
+        probabilities = logits.softmax(dim=1).clamp(max=1 - torch.finfo(logits.dtype).eps)
+        metrics.update(probabilities, y)
+        for name, metric in metrics.items():
+            shown = name.endswith("accuracy")
+            self.log(name, metric, on_step=False, on_epoch=True, batch_size=len(y), prog_bar=shown)
+        return probabilities
+
+
+def _metrics(stage: str, classes: int) -> MetricCollection:
+    metrics: dict[str, Metric | MetricCollection] = {
+        "accuracy": MulticlassAccuracy(classes, average="micro", validate_args=False),
+        "ece": MulticlassCalibrationError(classes, n_bins=15, validate_args=False),
+    }
+    if classes > 5:
+        metrics["top5"] = MulticlassAccuracy(classes, top_k=5, average="micro", validate_args=False)
+    # Not in groups: top-1 and top-5 would be taken for one metric if the first batch is all right or all wrong.
+    return MetricCollection(metrics, prefix=f"{stage}/", compute_groups=False)

@@ -1,0 +1,343 @@
+"""What every search method must keep, and a task whose answer is known."""
+
+# ruff: noqa: D102  # the names of the tests are sentences
+
+from __future__ import annotations
+
+import copy
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+import pytorch_lightning as pl
+import torch
+from torch import Tensor, nn
+from torch.utils.data import DataLoader, TensorDataset
+
+from oneshot.base import BilevelSearch, SearchModule
+from oneshot.supernets.base import Subnet, Supernet, inherit_weights
+from oneshot.supernets.mixed_op import MixedOp
+from oneshot.supernets.nasbench201 import NASBench201Supernet
+from oneshot.supernets.ops import make_op
+from oneshot.supernets.space import ArchGraph, Choice, SearchSpace, SubnetConfig
+
+WINNER = "nor_conv_3x3"
+CANDIDATES = ("none", "skip_connect", "avg_pool_3x3", "nor_conv_1x1", WINNER)
+Method = Callable[[Supernet], SearchModule]
+Streams = Mapping[str, DataLoader[tuple[Tensor, ...]]]
+
+
+class PlantedSupernet(Supernet):
+    """A pointwise stem, one mixed operation, a pooled head: only a 3x3 convolution can tell rows from columns.
+
+    Args:
+        candidates: Operation names, in any order.
+        channels: C.
+    """
+
+    def __init__(self, candidates: Sequence[str] = CANDIDATES, *, channels: int = 8) -> None:
+        super().__init__()
+        self.space = SearchSpace("planted", (Choice("edge", tuple(candidates)),))
+        self.num_classes, self.input_shape = 2, (1, 8, 8)
+        self.stem, self.head = _stem_and_head(channels)
+        self.edge = MixedOp(candidates, channels, 1)
+        self._channels = channels
+
+    def forward(self, x: Tensor, arch: Mapping[str, Tensor]) -> Tensor:
+        self.check_arch(arch)
+        logits: Tensor = self.head(self.edge(self.stem(x), arch["edge"][0]))
+        return logits
+
+    def extract(self, config: SubnetConfig, *, inherit: bool = True) -> PlantedNetwork:
+        self.space.validate(config)
+        net = PlantedNetwork(str(config["edge"][0]), channels=self._channels).to(next(self.parameters()))
+        net.config = config
+        if inherit:
+            inherit_weights(net.stem, self.stem)
+            inherit_weights(net.head, self.head)
+            inherit_weights(net.edge, self.edge.ops[self.space["edge"].candidates.index(config["edge"][0])])
+        return net.train(self.training)
+
+    def mixed_ops(self) -> dict[str, list[list[MixedOp]]]:
+        return {"edge": [[self.edge]]}
+
+
+class PlantedNetwork(Subnet):
+    """One architecture of :class:`PlantedSupernet`.
+
+    Args:
+        op: Operation name.
+        channels: C.
+    """
+
+    def __init__(self, op: str, *, channels: int = 8) -> None:
+        super().__init__()
+        self.num_classes, self.input_shape = 2, (1, 8, 8)
+        self.init_args = {"op": op, "channels": channels}
+        self.stem, self.head = _stem_and_head(channels)
+        self.edge = make_op(op, channels, 1, affine=True, pool_bn=True)
+
+    def forward(self, x: Tensor) -> Tensor:
+        logits: Tensor = self.head(self.edge(self.stem(x)))
+        return logits
+
+    def graphs(self) -> list[ArchGraph]:
+        return [ArchGraph("planted", ("in", "out"), ((0, 1, self.init_args["op"]),))]
+
+
+def stripes(count: int, seed: int) -> tuple[Tensor, Tensor]:
+    """Rows (class 0) or columns (class 1) of alternating sign, either sign first, in noise.
+
+    A transposed image is in the other class and has the same pixel values and the same averages: what works pointwise
+    or averages symmetrically, and then pools over the image, cannot tell the classes apart.
+
+    Args:
+        count: Number of images, N.
+        seed: Seed of signs, labels and noise.
+
+    Returns:
+        Images ``[N, 1, 8, 8]`` and labels ``[N]``.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    y = torch.arange(count) % 2
+    y = y[torch.randperm(count, generator=generator)]
+    sign = 1.0 - 2.0 * torch.randint(2, (count, 1, 1, 1), generator=generator)
+    rows = (1.0 - 2.0 * (torch.arange(8) % 2))[:, None].expand(8, 8)
+    x = sign * torch.where(y[:, None, None, None] == 0, rows, rows.T)
+    return x + 0.3 * torch.randn(x.shape, generator=generator), y
+
+
+def find_planted_winner(
+    method: Method, *, seed: int, candidates: Sequence[str] = CANDIDATES, epochs: int = 4
+) -> SubnetConfig:
+    """Search :class:`PlantedSupernet` on :func:`stripes`; a search that works derives ``nor_conv_3x3``.
+
+    Args:
+        method: Builds the search around a supernet.
+        seed: Seed of weights, alphas and images.
+        candidates: Operation names, in any order.
+        epochs: Passes over 8 batches of 32 images in each stream.
+
+    Returns:
+        What the search derives.
+    """
+    torch.manual_seed(seed)
+    module = method(PlantedSupernet(candidates))
+    streams = {name: _loader(*stripes(256, 2 * seed + i), batch_size=32) for i, name in enumerate(("weights", "arch"))}
+    fit(module, streams, epochs=epochs)
+    return module.derive()
+
+
+def random_streams(
+    supernet: Supernet, *, batches: int = 3, batch_size: int = 8, seed: int = 0, dtype: torch.dtype = torch.float32
+) -> Streams:
+    """Noise for both streams, the same in every epoch; ``seed`` decides the order and nothing else."""
+    streams = {}
+    for i, name in enumerate(("weights", "arch")):
+        generator = torch.Generator().manual_seed(i)
+        x = torch.randn(batches * batch_size, *supernet.input_shape, generator=generator, dtype=dtype)
+        y = torch.randint(supernet.num_classes, (len(x),), generator=generator)
+        order = torch.randperm(len(x), generator=torch.Generator().manual_seed(seed))
+        streams[name] = _loader(x[order], y[order], batch_size=batch_size)
+    return streams
+
+
+def fit(module: SearchModule, data: Any, *, epochs: int, **options: Any) -> pl.Trainer:
+    """Run the search on the CPU, without logger, validation and checkpoints; ``options`` go to the Trainer."""
+    quiet: dict[str, Any] = dict.fromkeys(("logger", "enable_checkpointing", "enable_progress_bar", "enable_model_summary"), False)
+    ckpt_path = options.pop("ckpt_path", None)
+    cpu = {"accelerator": "cpu", "devices": 1, "max_epochs": epochs, "limit_val_batches": 0}
+    trainer = pl.Trainer(**{**cpu, **quiet, **options})
+    if isinstance(data, pl.LightningDataModule):
+        trainer.fit(module, datamodule=data, ckpt_path=ckpt_path)
+    else:
+        trainer.fit(module, data, [], ckpt_path=ckpt_path)
+    return trainer
+
+
+class MethodContract(ABC):
+    """Subclass it as ``class TestMyMethod(MethodContract)`` and define the fixture ``method``.
+
+    The learning rates of the fixture must let the alphas decide in 32 steps (for example ``arch_lr=0.1``).
+
+    Attributes:
+        epochs: How long the planted winner is looked for, in epochs of 8 steps.
+    """
+
+    epochs: int = 4
+
+    @pytest.fixture
+    @abstractmethod
+    def method(self) -> Method:
+        """A callable that builds the search around a supernet."""
+
+    @pytest.fixture
+    def supernet(self) -> Supernet:
+        """A small supernet the method is tried on."""
+        torch.manual_seed(0)
+        return NASBench201Supernet(channels=4, cells_per_stage=1, num_classes=3, in_channels=1, image_size=8)
+
+    def test_weights_and_alphas_are_disjoint_and_cover_all_trainable_parameters(
+        self, method: Method, supernet: Supernet
+    ) -> None:
+        module = method(supernet)
+        weights, alphas = set(module.supernet.parameters()), set(module.alphas.parameters())
+        assert weights and alphas and not weights & alphas
+        assert weights | alphas == {p for p in module.parameters() if p.requires_grad}
+        shapes = {name: tuple(alpha.shape) for name, alpha in module.alphas.items()}
+        assert shapes == {c.name: (c.rows, len(c.candidates)) for c in supernet.space.choices}
+
+    def test_both_optimisers_together_hold_every_parameter_once(self, method: Method, supernet: Supernet) -> None:
+        module = method(supernet)
+        trainer = fit(module, random_streams(supernet, batches=1), epochs=1)
+        held = [p for o in trainer.optimizers for group in o.param_groups for p in group["params"]]
+        assert len(held) == len(set(held))
+        assert set(held) == {p for p in module.parameters() if p.requires_grad}
+
+    def test_alphas_are_in_the_state_dict(self, method: Method, supernet: Supernet) -> None:
+        module = method(supernet)
+        assert {f"alphas.{choice.name}" for choice in supernet.space.choices} <= module.state_dict().keys()
+
+    def test_probabilities_are_one_distribution_a_row(self, method: Method, supernet: Supernet) -> None:
+        for p in method(supernet).probabilities().values():
+            assert not p.requires_grad
+            assert (p >= 0).all()
+            torch.testing.assert_close(p.sum(-1), torch.ones(len(p)), rtol=1e-5, atol=1e-6)
+
+    def test_what_is_derived_can_be_extracted(self, method: Method, supernet: Supernet) -> None:
+        config = method(supernet).derive()
+        supernet.space.validate(config)
+        assert supernet.extract(config).config == config
+
+    def test_the_same_seed_gives_the_same_search_and_another_order_of_the_data_does_not(
+        self, method: Method, supernet: Supernet
+    ) -> None:
+        first, second, other = (
+            _search(method, supernet, random_streams(supernet, seed=order), seed=0)[0] for order in (0, 0, 1)
+        )
+        _assert_identical(first.state_dict(), second.state_dict())
+        for part in ("alphas", "supernet"):
+            ours, theirs = getattr(first, part).parameters(), getattr(other, part).parameters()
+            assert any(not torch.equal(a, b) for a, b in zip(ours, theirs, strict=True))
+
+    def test_a_resumed_search_equals_an_uninterrupted_one(
+        self, method: Method, supernet: Supernet, tmp_path: Path
+    ) -> None:
+        streams, path = random_streams(supernet), tmp_path / "first.ckpt"
+        options = {"enable_checkpointing": True, "callbacks": [_SaveFirstEpoch(path)]}
+        whole, trainer = _search(method, supernet, streams, seed=0, epochs=3, **options)
+        resumed, again = _search(method, supernet, streams, seed=1, epochs=3, ckpt_path=path)
+        _assert_identical(whole.state_dict(), resumed.state_dict())
+        for a, b in zip(trainer.optimizers, again.optimizers, strict=True):
+            _assert_identical(a.state_dict(), b.state_dict())
+        for first, second in zip(trainer.lr_scheduler_configs, again.lr_scheduler_configs, strict=True):
+            assert first.scheduler.state_dict() == second.scheduler.state_dict()
+
+    def test_the_alphas_move_and_every_step_moves_the_weights(self, method: Method, supernet: Supernet) -> None:
+        torch.manual_seed(0)
+        module = method(supernet)
+        before = copy.deepcopy(module.state_dict())
+        fit(module, random_streams(supernet), epochs=1)
+        after = module.state_dict()
+        assert all(not torch.equal(before[f"alphas.{n}"], after[f"alphas.{n}"]) for n in module.alphas)
+        assert any(not torch.equal(before[f"supernet.{n}"], p) for n, p in module.supernet.named_parameters())
+        assert all(torch.isfinite(value).all() for value in after.values())
+
+    def test_the_step_of_the_alphas_touches_nothing_else(
+        self, method: Method, supernet: Supernet, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """Neither gradients nor values of the weights, nor the statistics of batch normalisation, bit for bit."""
+        module, seen = self._bilevel(method, supernet), 0
+        original = module.arch_backward
+
+        def arch_backward(batch: Any) -> Tensor:
+            nonlocal seen
+            for weight in module.supernet.parameters():
+                weight.grad = torch.full_like(weight, 7.0)
+            state = copy.deepcopy(module.state_dict())
+            loss = original(batch)
+            seen += 1
+            _assert_identical(module.state_dict(), state)
+            assert all((w.grad == 7.0).all() for w in module.supernet.parameters() if w.grad is not None)
+            assert all(w.grad is not None for w in module.supernet.parameters())
+            assert any(a.grad is not None and a.grad.any() for a in module.alphas.parameters())
+            return loss
+
+        monkeypatch.setattr(module, "arch_backward", arch_backward)
+        fit(module, random_streams(supernet), epochs=1)
+        assert seen == 3
+
+    def test_the_step_of_the_weights_leaves_the_alphas_alone(self, method: Method, supernet: Supernet) -> None:
+        module = self._bilevel(method, supernet)
+        watch = _AlphasDuringWeightStep()
+        fit(module, random_streams(supernet), epochs=1, callbacks=[watch])
+        assert watch.steps == 3
+
+    @pytest.mark.parametrize("order", [pytest.param(1, id="as-listed"), pytest.param(-1, id="reversed")])
+    @pytest.mark.parametrize("seed", [0, 1, 2])
+    def test_the_planted_winner_is_found(self, method: Method, seed: int, order: int) -> None:
+        config = find_planted_winner(method, seed=seed, candidates=CANDIDATES[::order], epochs=self.epochs)
+        assert config["edge"] == (WINNER,)
+
+    def _bilevel(self, method: Method, supernet: Supernet) -> BilevelSearch:
+        module = method(supernet)
+        if not isinstance(module, BilevelSearch):
+            pytest.skip("only a bilevel search has separate steps")
+        return module
+
+
+class _SaveFirstEpoch(pl.callbacks.Checkpoint):
+    """Saves as ``ModelCheckpoint`` does, after all other hooks of the epoch, but leaves no state in the file."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        if trainer.current_epoch == 0:
+            trainer.save_checkpoint(self.path)
+
+
+class _AlphasDuringWeightStep(pl.Callback):
+    """No alpha may have a gradient when the weights step, and none may move."""
+
+    def __init__(self) -> None:
+        self.steps = 0
+
+    def on_before_optimizer_step(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, optimizer: torch.optim.Optimizer
+    ) -> None:
+        assert isinstance(pl_module, SearchModule)
+        if optimizer is trainer.optimizers[0]:
+            assert all(alpha.grad is None or not alpha.grad.any() for alpha in pl_module.alphas.parameters())
+            self.before = [alpha.detach().clone() for alpha in pl_module.alphas.parameters()]
+
+    def on_train_batch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule, *args: Any) -> None:
+        assert isinstance(pl_module, SearchModule)
+        now = pl_module.alphas.parameters()
+        assert all(torch.equal(a, b) for a, b in zip(now, self.before, strict=True))
+        self.steps += 1
+
+
+def _search(
+    method: Method, supernet: Supernet, streams: Streams, *, seed: int, epochs: int = 2, **options: Any
+) -> tuple[SearchModule, pl.Trainer]:
+    torch.manual_seed(seed)
+    module = method(copy.deepcopy(supernet))
+    trainer = fit(module, streams, epochs=epochs, **options)
+    return module, trainer
+
+
+def _assert_identical(actual: Any, expected: Any) -> None:
+    torch.testing.assert_close(actual, expected, rtol=0.0, atol=0.0)
+
+
+def _loader(x: Tensor, y: Tensor, *, batch_size: int) -> DataLoader[tuple[Tensor, ...]]:
+    return DataLoader(TensorDataset(x, y), batch_size=batch_size)
+
+
+def _stem_and_head(channels: int) -> tuple[nn.Module, nn.Module]:
+    stem = nn.Sequential(nn.Conv2d(1, channels, 1, bias=False), nn.BatchNorm2d(channels))
+    head = nn.Sequential(nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(channels, 2))
+    return stem, head

@@ -1,0 +1,326 @@
+"""What every search space and its supernet must keep."""
+
+# ruff: noqa: D102  # the names of the tests are sentences
+
+from __future__ import annotations
+
+import itertools
+import json
+import os
+import pickle
+import subprocess
+import sys
+from abc import ABC, abstractmethod
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+import pytorch_lightning as pl
+import torch
+from torch import Tensor, nn
+
+from oneshot.supernets.base import Supernet
+from oneshot.supernets.mixed_op import MixedOp
+from oneshot.supernets.space import SearchSpace, SubnetConfig, load_config
+
+
+class SpaceContract(ABC):
+    """Subclass it as ``class TestMySpace(SpaceContract)`` and define the fixture ``supernet``: small, and new each time.
+
+    Networks must be deterministic: no candidate may draw random numbers.
+
+    Attributes:
+        configs_tested: Number of architectures that are built by a test.
+        genes_per_mutation: Largest number of genes one mutation may change (2 where an edge can be rewired).
+    """
+
+    configs_tested: int = 20
+    genes_per_mutation: int = 1
+
+    @pytest.fixture
+    @abstractmethod
+    def supernet(self) -> Supernet:
+        """A small supernet of the space."""
+
+    @pytest.fixture
+    def space(self, supernet: Supernet) -> SearchSpace:
+        """The space of the supernet."""
+        return supernet.space
+
+    def gene_probabilities(self, space: SearchSpace) -> list[npt.NDArray[np.float64]]:
+        """How often a uniform draw holds each pick, per gene; looked at only where the space is too large to count."""
+        return [np.full(size, 1 / size) for size in space.gene_sizes]
+
+    # The space.
+
+    def test_a_sample_is_valid_and_follows_its_seed(self, space: SearchSpace) -> None:
+        configs = space.decode(space.sample_matrix(50, 0))
+        for config in configs:
+            space.validate(config)
+        assert configs == space.decode(space.sample_matrix(50, np.random.default_rng(0)))
+        assert configs != space.decode(space.sample_matrix(50, 1))
+        assert space.sample(0) == space.sample(np.random.default_rng(0))
+
+    def test_sampling_is_uniform_over_as_many_configs_as_size_says(self, space: SearchSpace) -> None:
+        if space.size > 20_000:
+            matrix = space.sample_matrix(20_000, 0)
+            for gene, expected in enumerate(self.gene_probabilities(space)):
+                counts = np.bincount(matrix[:, gene], minlength=len(expected))
+                assert _surprise(counts, len(matrix) * expected) < 5, f"gene {gene} is drawn as {counts}"
+            return
+        base = np.cumprod([1, *space.gene_sizes[:-1]])
+        _, counts = np.unique(space.sample_matrix(20 * space.size, 0) @ base, return_counts=True)
+        assert len(counts) == space.size
+        assert _surprise(counts, np.full(space.size, 20.0)) < 5
+
+    def test_encoding_and_decoding_are_inverse(self, space: SearchSpace) -> None:
+        matrix = space.sample_matrix(50, 0)
+        configs = space.decode(matrix)
+        assert matrix.shape == (50, space.num_genes) and matrix.dtype == np.int64
+        assert np.array_equal(space.encode(configs), matrix)
+        assert space.decode(space.encode(configs)) == configs
+        assert space.encode([]).shape == (0, space.num_genes)
+
+    def test_a_config_survives_json_and_pickle(self, space: SearchSpace, tmp_path: Path) -> None:
+        for config in _configs(space, 5):
+            (tmp_path / "subnet.json").write_text(config.to_json(), encoding="utf-8")
+            copies = {SubnetConfig.from_json(config.to_json()), load_config(tmp_path / "subnet.json")}
+            assert {config, pickle.loads(pickle.dumps(config))} == copies == {config}
+
+    def test_a_config_is_read_without_torch(self, space: SearchSpace) -> None:
+        code = (
+            "import sys; sys.modules['torch'] = None\n"
+            "from oneshot.supernets.space import SubnetConfig\n"
+            "print(SubnetConfig.from_json(sys.argv[1]).to_json())"
+        )
+        text = space.sample(0).to_json()
+        environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
+        result = subprocess.run(
+            [sys.executable, "-c", code, text], capture_output=True, text=True, env=environment, check=False
+        )
+        assert result.stdout.strip() == text, result.stderr
+
+    def test_a_mutation_changes_one_decision_and_follows_its_seed(self, space: SearchSpace) -> None:
+        for seed, config in enumerate(_configs(space, 50)):
+            child = space.mutate(config, seed)
+            space.validate(child)
+            assert 1 <= (space.encode([config]) != space.encode([child])).sum() <= self.genes_per_mutation
+            assert child == space.mutate(config, seed)
+
+    def test_several_mutations_are_single_ones_in_a_row(self, space: SearchSpace) -> None:
+        config = space.sample(0)
+        once = space.mutate(config, np.random.default_rng(1))
+        generator = np.random.default_rng(1)
+        assert space.mutate(config, generator) == once
+        twice = space.mutate(once, generator)
+        assert space.mutate(config, np.random.default_rng(1), mutations=2) == twice
+
+    def test_mutations_reach_every_gene(self, space: SearchSpace) -> None:
+        config, generator = space.sample(0), np.random.default_rng(0)
+        children = space.encode([space.mutate(config, generator) for _ in range(20 * space.num_genes)])
+        changed = (children != space.encode([config])).any(axis=0)
+        assert np.array_equal(changed, np.array(space.gene_sizes) > 1)
+
+    def test_a_child_has_each_gene_from_a_parent_and_follows_its_seed(self, space: SearchSpace) -> None:
+        shares = []
+        for seed, (first, second) in enumerate(itertools.pairwise(_configs(space, 51))):
+            child = space.crossover(first, second, seed)
+            space.validate(child)
+            assert child == space.crossover(first, second, seed)
+            assert space.crossover(first, first, seed) == first
+            a, b, c = space.encode([first, second, child])
+            assert ((c == a) | (c == b)).all()
+            shares += list((c == a)[a != b])
+        assert 0.3 < np.mean(shares) < 0.7  # both parents count
+
+    def test_the_canonical_form_is_valid_and_its_own_canonical_form(self, space: SearchSpace) -> None:
+        for config in _configs(space, 200):
+            canonical = space.canonical(config)
+            space.validate(canonical)
+            assert space.canonical(canonical) == canonical
+
+    def test_unique_keeps_one_of_each_canonical_form_in_order(self, space: SearchSpace) -> None:
+        configs = _configs(space, 50)
+        unique = space.unique([*configs, *configs])
+        expected: list[SubnetConfig] = []
+        for config in map(space.canonical, configs):
+            if config not in expected:
+                expected.append(config)
+        assert unique == expected
+
+    def test_deriving_from_certainty_gives_the_config_back(self, space: SearchSpace) -> None:
+        for config in _configs(space, 50):
+            assert space.most_likely(space.one_hot(config)) == config
+
+    def test_a_foreign_config_is_refused(self, space: SearchSpace) -> None:
+        config = space.sample(0)
+        picks = dict(config.picks)
+        name, row = next(iter(picks.items()))
+        for wrong, message in (
+            (SubnetConfig("elsewhere", picks), "belongs to 'elsewhere'"),
+            (SubnetConfig(config.space, {"nothing": row}), "holds the choices"),
+            (SubnetConfig(config.space, {**picks, name: (*row, row[0])}), f"{len(row)} rows; got {len(row) + 1}"),
+            (SubnetConfig(config.space, {**picks, name: ("no_such", *row[1:])}), "'no_such' is not a candidate"),
+        ):
+            for refuse in (space.validate, space.canonical, space.one_hot, space.graphs, space.mutate):
+                with pytest.raises(ValueError, match=message):
+                    refuse(wrong)
+            with pytest.raises(ValueError, match=message):
+                space.encode([wrong])
+
+    def test_its_pictures_have_edges_between_nodes_that_exist(self, space: SearchSpace) -> None:
+        for graph in space.graphs(space.sample(0)):
+            assert graph.edges
+            assert all(0 <= source < target < len(graph.nodes) for source, target, _ in graph.edges)
+
+    # The networks.
+
+    def test_an_extracted_network_equals_the_supernet_under_one_hot_weights(self, supernet: Supernet) -> None:
+        x = _images(supernet)
+        disturb(supernet)
+        for config in _configs(supernet.space, self.configs_tested):
+            arch = supernet.one_hot(config)
+            with torch.no_grad():
+                network = supernet.eval().extract(config)
+                assert not network.training
+                assert torch.equal(network(x), supernet(x, arch))
+                network = supernet.train().extract(config)
+                assert network.training
+                torch.testing.assert_close(network(x), supernet(x, arch), rtol=1e-4, atol=1e-5)
+
+    def test_different_configs_are_different_functions(self, supernet: Supernet) -> None:
+        """Otherwise the comparison above proves nothing."""
+        x = _images(supernet)
+        disturb(supernet).eval()
+        with torch.no_grad():
+            outputs = [supernet.extract(c)(x) for c in supernet.space.unique(_configs(supernet.space, 10))]
+        assert all(not torch.allclose(a, b, atol=1e-6) for a, b in itertools.combinations(outputs, 2))
+
+    def test_an_extracted_network_stands_alone(self, supernet: Supernet) -> None:
+        shared = {_storage(t) for t in supernet.state_dict().values()}
+        for config in _configs(supernet.space, self.configs_tested):
+            network = supernet.extract(config)
+            assert network.config == config
+            assert network.graphs() == supernet.space.graphs(config)
+            assert (network.input_shape, network.num_classes) == (supernet.input_shape, supernet.num_classes)
+            assert not shared & {_storage(t) for t in network.state_dict().values()}
+            assert not any(isinstance(m, MixedOp | Supernet | pl.LightningModule) for m in network.modules())
+
+    def test_an_extracted_network_is_rebuilt_from_json(self, supernet: Supernet) -> None:
+        x = _images(supernet)
+        disturb(supernet).eval()
+        for config in _configs(supernet.space, 5):
+            network = supernet.extract(config)
+            rebuilt = type(network)(**json.loads(json.dumps(network.init_args))).eval()
+            rebuilt.load_state_dict(network.state_dict(), strict=True)
+            assert rebuilt.init_args == network.init_args
+            assert torch.equal(rebuilt(x), network(x))
+
+    def test_without_inheriting_the_weights_are_drawn_anew(self, supernet: Supernet) -> None:
+        config = supernet.space.sample(0)
+        torch.manual_seed(1)
+        first = supernet.extract(config, inherit=False).state_dict()
+        torch.manual_seed(1)
+        second = supernet.extract(config, inherit=False).state_dict()
+        assert all(torch.equal(first[name], second[name]) for name in {*first, *second})
+        inherited = dict(supernet.extract(config).named_parameters())
+        assert not any(torch.equal(first[name], p) for name, p in inherited.items() if p.dim() > 1)
+
+    def test_the_canonical_form_computes_the_same(self, supernet: Supernet) -> None:
+        x = _images(supernet)
+        disturb(supernet).eval()
+        configs = [c for c in _configs(supernet.space, 200) if supernet.space.canonical(c) != c]
+        for config in configs[: self.configs_tested]:
+            with torch.no_grad():
+                output = supernet.extract(supernet.space.canonical(config))(x)
+                torch.testing.assert_close(output, supernet.extract(config)(x), rtol=1e-5, atol=1e-6)
+
+    def test_a_foreign_config_is_not_extracted(self, supernet: Supernet) -> None:
+        config = SubnetConfig("elsewhere", dict(supernet.space.sample(0).picks))
+        with pytest.raises(ValueError, match="belongs to 'elsewhere'"):
+            supernet.extract(config)
+
+    def test_candidate_parameters_are_what_extracted_networks_differ_by(self, supernet: Supernet) -> None:
+        """Scale and shift of batch normalisation are left out: extracted networks may have more of them."""
+        counts = supernet.candidate_parameters()
+        for name, rows in supernet.mixed_ops().items():
+            for r, row in enumerate(rows):
+                for o in range(counts[name].shape[1]):
+                    inside = sum(_weights(mixed.ops[o], only_norm=True) for mixed in row)
+                    counts[name][r, o] -= inside
+        totals = {
+            _weights(supernet.extract(config))
+            - int(sum((counts[name] * weights.cpu()).sum() for name, weights in supernet.one_hot(config).items()))
+            for config in _configs(supernet.space, self.configs_tested)
+        }
+        assert totals == {_weights(supernet) - int(sum(c.sum() for c in counts.values()))}
+
+    def test_every_weight_gets_a_gradient_under_uniform_edge_weights(self, supernet: Supernet) -> None:
+        choices = supernet.space.choices
+        arch = {c.name: torch.full((c.rows, len(c.candidates)), 1 / len(c.candidates)) for c in choices}
+        for weights in arch.values():
+            weights.requires_grad_()
+        logits = supernet.train()(_images(supernet), arch)
+        labels = torch.arange(len(logits)) % supernet.num_classes
+        nn.functional.cross_entropy(logits, labels).backward()
+        without = [name for name, p in supernet.named_parameters() if p.grad is None or not p.grad.any()]
+        assert without == []
+        assert all(weights.grad is not None and weights.grad.any() for weights in arch.values())
+
+    def test_it_works_in_double_precision(self, supernet: Supernet) -> None:
+        x = _images(supernet).double()
+        disturb(supernet).double().eval()
+        config = supernet.space.sample(0)
+        output = supernet.extract(config)(x)
+        assert output.dtype == torch.float64
+        assert torch.equal(output, supernet(x, supernet.one_hot(config)))
+
+
+def disturb(network: nn.Module, seed: int = 0) -> nn.Module:
+    """Move weights and running statistics, in place, away from initial values that would hide a mistake."""
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for parameter in network.parameters():
+            parameter.add_(0.1 * torch.randn(parameter.shape, generator=generator))
+        for module in network.modules():
+            if isinstance(module, nn.modules.batchnorm._BatchNorm) and module.running_mean is not None:
+                module.running_mean.add_(0.1 * torch.randn(module.running_mean.shape, generator=generator))
+                assert module.running_var is not None
+                module.running_var.mul_(0.5 + torch.rand(module.running_var.shape, generator=generator))
+    return network
+
+
+def _configs(space: SearchSpace, n: int) -> list[SubnetConfig]:
+    return space.decode(space.sample_matrix(n, 0))
+
+
+def _images(supernet: Supernet, batch: int = 4) -> Tensor:
+    return torch.randn(batch, *supernet.input_shape, generator=torch.Generator().manual_seed(0))
+
+
+def _storage(tensor: Tensor) -> int:
+    return tensor.untyped_storage().data_ptr()
+
+
+def _weights(network: nn.Module, *, only_norm: bool = False) -> int:
+    """Number of trainable scalars outside batch normalisation, or inside."""
+    return sum(
+        p.numel()
+        for m in network.modules()
+        if isinstance(m, nn.modules.batchnorm._BatchNorm) == only_norm
+        for p in m.parameters(recurse=False)
+        if p.requires_grad
+    )
+
+
+def _surprise(counts: npt.NDArray[np.int64], expected: npt.NDArray[np.float64]) -> float:
+    """Pearson's chi-square as a normal deviate (Wilson and Hilferty, PNAS 17, 1931); 0 where nothing is random."""
+    if (counts[expected == 0] > 0).any():
+        return float("inf")
+    counts, expected = counts[expected > 0], expected[expected > 0]
+    k = len(counts) - 1
+    if not k:
+        return 0.0
+    chi_square = float(((counts - expected) ** 2 / expected).sum())
+    return float(((chi_square / k) ** (1 / 3) - (1 - 2 / (9 * k))) / (2 / (9 * k)) ** 0.5)

@@ -1,0 +1,118 @@
+from __future__ import annotations
+
+import re
+import warnings
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from oneshot.callbacks import CollapseMonitor
+
+from .searches import Unrelated, choose, fit, make_darts_supernet, make_search, make_trainer
+
+WARNING = "The search has collapsed in epoch"
+
+
+def test_an_all_skip_architecture_of_nasbench201_is_noticed_once(tmp_path: Path) -> None:
+    search, monitor = make_search(arch_lr=0.0), CollapseMonitor(start_epoch=1)
+    choose(search, "cell", "skip_connect")
+    with pytest.warns(UserWarning, match=WARNING) as caught:
+        trainer = make_trainer(tmp_path, monitor, max_epochs=3)
+        fit(trainer, search)
+
+    (message,) = [str(w.message) for w in caught if WARNING in str(w.message)]
+    assert "epoch 1: it derives 6 skip connections, healthy are at most 3; no derived operation has param" in message
+    assert monitor.collapsed_since == 1
+    assert trainer.current_epoch == 3
+    assert trainer.callback_metrics["collapse/skip_connections"] == 6
+    assert trainer.callback_metrics["collapse/entropy"] < 0.01
+
+
+def test_skip_connections_of_a_darts_space_are_counted_in_the_normal_cell(tmp_path: Path) -> None:
+    search, monitor = make_search(make_darts_supernet(), arch_lr=0.0), CollapseMonitor(start_epoch=0, action="stop")
+    choose(search, "normal", "skip_connect")
+    choose(search, "reduce", "sep_conv_3x3")
+    trainer = make_trainer(tmp_path, monitor, max_epochs=3)
+    with pytest.warns(UserWarning, match=r"it derives 4 skip connections, healthy are at most 1\. It stops here\."):
+        fit(trainer, search)
+
+    assert trainer.current_epoch == 1
+
+    choose(search, "normal", "sep_conv_3x3")
+    choose(search, "reduce", "skip_connect")
+    trainer = make_trainer(tmp_path, monitor, max_epochs=1)
+    fit(trainer, search)
+    assert trainer.callback_metrics["collapse/skip_connections"] == 0
+    assert monitor.collapsed_since is None
+
+
+@pytest.mark.parametrize("settings", [{}, {"max_skip": 0, "min_entropy": 1e-6}, {"action": "stop"}])
+def test_convolutions_are_no_collapse(tmp_path: Path, settings: dict[str, Any]) -> None:
+    search, monitor = make_search(arch_lr=0.0), CollapseMonitor(start_epoch=0, **settings)
+    choose(search, "cell", "nor_conv_3x3")
+    trainer = make_trainer(tmp_path, monitor)
+    fit(trainer, search)
+
+    assert monitor.collapsed_since is None
+    assert trainer.current_epoch == 2
+
+
+def test_poolings_alone_are_a_collapse(tmp_path: Path) -> None:
+    search = make_search(arch_lr=0.0)
+    choose(search, "cell", "avg_pool_3x3")
+    with pytest.warns(UserWarning, match="no derived operation has parameters"):
+        fit(make_trainer(tmp_path, CollapseMonitor(start_epoch=0), max_epochs=1), search)
+
+
+def test_certain_alphas_are_a_collapse_if_asked_for(tmp_path: Path) -> None:
+    search = make_search(arch_lr=0.0)
+    choose(search, "cell", "nor_conv_3x3")
+    with pytest.warns(UserWarning, match=r"the mean entropy of the alphas is 0\.00\d+ nats, below 0\.1"):
+        fit(make_trainer(tmp_path, CollapseMonitor(start_epoch=0, min_entropy=0.1), max_epochs=1), search)
+
+
+def test_the_entropy_of_equal_alphas_is_the_logarithm_of_their_number(tmp_path: Path) -> None:
+    search = make_search(arch_lr=0.0, alpha_std=0.0)
+    trainer = make_trainer(tmp_path, CollapseMonitor(), max_epochs=1)
+    fit(trainer, search)
+
+    torch.testing.assert_close(trainer.callback_metrics["collapse/entropy"], torch.tensor(5.0).log())
+
+
+def test_a_resumed_search_still_stops_and_does_not_warn_again(tmp_path: Path) -> None:
+    search = make_search(arch_lr=0.0)
+    choose(search, "cell", "skip_connect")
+    trainer = make_trainer(tmp_path, CollapseMonitor(start_epoch=0), max_epochs=2)
+    with pytest.warns(UserWarning, match=WARNING):
+        fit(trainer, search)
+    trainer.save_checkpoint(tmp_path / "last.ckpt")
+
+    monitor = CollapseMonitor(start_epoch=0, action="stop")
+    trainer = make_trainer(tmp_path, monitor, max_epochs=5)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("error", message=re.escape(WARNING))
+        fit(trainer, make_search(arch_lr=0.0), ckpt_path=tmp_path / "last.ckpt")
+
+    assert monitor.collapsed_since == 0
+    assert trainer.current_epoch == 3
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        pytest.param({"action": "pray"}, r"one of \('warn', 'stop'\); got 'pray'", id="action"),
+        pytest.param({"max_skip": -1}, "max_skip must not be negative; got -1", id="max_skip"),
+        pytest.param({"min_entropy": -0.5}, "min_entropy must not be negative; got -0.5", id="min_entropy"),
+        pytest.param({"start_epoch": -2}, "start_epoch must not be negative; got -2", id="start_epoch"),
+    ],
+)
+def test_impossible_settings_are_refused(settings: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        CollapseMonitor(**settings)
+
+
+def test_a_module_that_is_not_a_search_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="CollapseMonitor looks at the alphas of a SearchModule"):
+        fit(make_trainer(tmp_path, CollapseMonitor()), Unrelated())

@@ -1,0 +1,147 @@
+"""DARTS keeps the contract of a method, finds what was planted, and takes the gradient of equations 7 and 8."""
+
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+from torch.func import functional_call
+from torch.nn import functional as F
+
+from oneshot.base import Batch
+from oneshot.methods.darts import DARTS
+from oneshot.supernets.base import Supernet
+from oneshot.supernets.nasbench201 import NASBench201Supernet
+from oneshot.testing import MethodContract, find_planted_winner, fit, random_streams
+from oneshot.testing.methods import CANDIDATES, WINNER, Method
+
+
+class TestFirstOrder(MethodContract):
+    @pytest.fixture
+    def method(self) -> Method:
+        return lambda supernet: DARTS(supernet, arch_lr=0.1)
+
+
+class TestSecondOrder(MethodContract):
+    @pytest.fixture
+    def method(self) -> Method:
+        return lambda supernet: DARTS(supernet, order=2, arch_lr=0.1)
+
+
+class Ascent(DARTS):
+    """Walks up the validation loss: the sign error a planted winner must reveal."""
+
+    def arch_backward(self, batch: Batch) -> Tensor:
+        loss = super().arch_backward(batch)
+        for alpha in self.alphas.parameters():
+            assert alpha.grad is not None
+            alpha.grad.neg_()
+        return loss
+
+
+class Blind(DARTS):
+    """Never moves its alphas."""
+
+    def arch_backward(self, batch: Batch) -> Tensor:
+        return torch.zeros(())
+
+
+@pytest.mark.parametrize("order", [1, 2])
+def test_a_search_that_walks_uphill_misses_the_planted_winner(order: Any) -> None:
+    for seed in range(3):
+        assert find_planted_winner(lambda s: Ascent(s, order=order, arch_lr=0.1), seed=seed)["edge"] != (WINNER,)
+
+
+def test_a_search_that_does_not_look_misses_the_planted_winner_for_some_seed() -> None:
+    found = [find_planted_winner(Blind, seed=seed, epochs=1)["edge"] == (WINNER,) for seed in range(3)]
+    assert not all(found)
+
+
+def test_without_the_winner_nothing_else_wins() -> None:
+    """The control: the task needs the 3x3 convolution, the search does not simply like it."""
+    rest = [name for name in CANDIDATES if name != WINNER]
+    supernets: list[Supernet] = []
+
+    def method(supernet: Supernet) -> DARTS:
+        supernets.append(supernet)
+        return DARTS(supernet, arch_lr=0.1)
+
+    from oneshot.testing.methods import stripes
+
+    x, y = stripes(512, seed=99)
+    accuracies = []
+    for candidates in (CANDIDATES, rest):
+        config = find_planted_winner(method, seed=0, candidates=candidates, epochs=8)
+        network = supernets[-1].eval()
+        with torch.no_grad():
+            logits = network(x, network.one_hot(config))  # type: ignore[operator]
+        accuracies.append(float((logits.argmax(1) == y).float().mean()))
+    assert accuracies[0] > 0.9 and abs(accuracies[1] - 0.5) < 0.1
+
+
+def exact_gradient(
+    module: DARTS, batch: Batch, *, momentum: bool = True, decay: bool = True, step: bool = True
+) -> list[Tensor]:
+    """``d L_v(w', alpha) / d alpha`` by autograd through the step SGD is about to take, ``w'(alpha)``."""
+    optimizer = module.trainer.optimizers[0]
+    group, supernet = optimizer.param_groups[0], copy.deepcopy(module.supernet)
+    w = {name: p.detach().clone().requires_grad_() for name, p in supernet.named_parameters()}
+    buffers = [optimizer.state[p].get("momentum_buffer", torch.zeros_like(p)) for p in module.supernet.parameters()]
+    alphas = {name: a.detach().clone().requires_grad_() for name, a in module.alphas.items()}
+
+    def loss(parameters: dict[str, Tensor], stream: Any) -> Tensor:
+        x, y = batch[stream]
+        arch = {name: alpha.softmax(-1) for name, alpha in alphas.items()}
+        return F.cross_entropy(functional_call(supernet, parameters, (x, arch)), y)
+
+    gradients = torch.autograd.grad(loss(w, "weights"), list(w.values()), create_graph=True)
+    stepped = {
+        name: p - step * group["lr"] * (g + decay * group["weight_decay"] * p + momentum * group["momentum"] * b)
+        for (name, p), g, b in zip(w.items(), gradients, buffers, strict=True)
+    }
+    return list(torch.autograd.grad(loss(stepped, "arch"), list(alphas.values())))
+
+
+def run(monkeypatch: pytest.MonkeyPatch, order: Any, **wrong: bool) -> list[bool]:
+    """Compare the gradient of every step of a short search with the exact one."""
+    torch.manual_seed(0)
+    supernet = NASBench201Supernet(channels=2, cells_per_stage=1, num_classes=3, in_channels=1, image_size=8)
+    module = DARTS(supernet, order=order, arch_lr=0.05, weight_lr=0.1, weight_decay=0.1, epsilon=1e-4, alpha_std=0.5)
+    module.double()
+    original, agree = module.arch_backward, []
+
+    def arch_backward(batch: Batch) -> Tensor:
+        loss = original(batch)
+        ours = [alpha.grad for alpha in module.alphas.parameters()]
+        exact = exact_gradient(module, batch, **wrong)
+        agree.append(all(torch.allclose(a, b, rtol=1e-3, atol=1e-7) for a, b in zip(ours, exact, strict=True)))  # type: ignore[arg-type]
+        return loss
+
+    monkeypatch.setattr(module, "arch_backward", arch_backward)
+    fit(module, random_streams(supernet, dtype=torch.float64), epochs=1)
+    return agree
+
+
+def test_the_second_order_looks_through_the_step_the_optimiser_is_about_to_take(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    assert run(monkeypatch, 2) == [True, True, True]
+
+
+def test_the_first_order_takes_the_weights_as_they_are(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert run(monkeypatch, 1, step=False) == [True, True, True]
+    assert run(monkeypatch, 1) == [False, False, False]
+
+
+def test_the_momentum_and_decay_of_the_optimiser_matter(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert run(monkeypatch, 2, momentum=False) == [True, False, False]  # before the first step there is none
+    assert run(monkeypatch, 2, decay=False) == [False, False, False]
+
+
+@pytest.mark.parametrize("order", [0, 3, "second"])
+def test_another_order_is_refused(order: Any) -> None:
+    with pytest.raises(ValueError, match=f"of order 1 or 2; got order={order}"):
+        DARTS(NASBench201Supernet(channels=2, cells_per_stage=1), order=order)

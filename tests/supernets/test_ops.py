@@ -1,0 +1,152 @@
+"""Operations, their mixture, and how their weights are inherited."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from oneshot.supernets.base import check_image_size, count_parameters, inherit_weights
+from oneshot.supernets.mixed_op import MixedOp
+from oneshot.supernets.ops import OPS, FactorizedReduce, make_op
+
+C = 6
+
+
+def images(size: int = 8, channels: int = C, batch: int = 2) -> Tensor:
+    return torch.randn(batch, channels, size, size)
+
+
+@pytest.mark.parametrize("stride", [1, 2])
+@pytest.mark.parametrize("size", [1, 2, 8, 9, 28])
+@pytest.mark.parametrize("name", OPS)
+def test_every_operation_keeps_the_channels_and_halves_the_resolution_rounded_up(
+    name: str, size: int, stride: int
+) -> None:
+    op = make_op(name, C, stride, affine=False, pool_bn=True)
+    assert op(images(size)).shape == (2, C, -(-size // stride), -(-size // stride))
+
+
+@pytest.mark.parametrize(
+    ("name", "stride", "weights", "channels_normalised"),
+    [
+        pytest.param("none", 1, 0, 0, id="none"),
+        pytest.param("none", 2, 0, 0, id="none, stride 2"),
+        pytest.param("noise", 2, 0, 0, id="noise"),
+        pytest.param("skip_connect", 1, 0, 0, id="identity"),
+        pytest.param("skip_connect", 2, C * C, C, id="factorized reduce"),
+        pytest.param("max_pool_3x3", 2, 0, 0, id="max pool"),
+        pytest.param("avg_pool_3x3", 1, 0, 0, id="average pool"),
+        pytest.param("sep_conv_3x3", 2, 2 * (9 * C + C * C), 2 * C, id="sep 3"),
+        pytest.param("sep_conv_5x5", 1, 2 * (25 * C + C * C), 2 * C, id="sep 5"),
+        pytest.param("sep_conv_7x7", 1, 2 * (49 * C + C * C), 2 * C, id="sep 7"),
+        pytest.param("dil_conv_3x3", 2, 9 * C + C * C, C, id="dil 3"),
+        pytest.param("dil_conv_5x5", 1, 25 * C + C * C, C, id="dil 5"),
+        pytest.param("conv_3x1_1x3", 1, 6 * C * C, C, id="3x1 1x3"),
+        pytest.param("conv_7x1_1x7", 2, 14 * C * C, C, id="7x1 1x7"),
+        pytest.param("nor_conv_1x1", 1, C * C, C, id="conv 1"),
+        pytest.param("nor_conv_3x3", 1, 9 * C * C, C, id="conv 3"),
+    ],
+)
+def test_the_number_of_weights_is_what_the_name_says(
+    name: str, stride: int, weights: int, channels_normalised: int
+) -> None:
+    assert count_parameters(make_op(name, C, stride, affine=False)) == weights
+    assert count_parameters(make_op(name, C, stride, affine=True)) == weights + 2 * channels_normalised
+
+
+def test_nothing_is_zero_and_noise_is_new_at_every_call() -> None:
+    x = images()
+    assert not make_op("none", C, 1, affine=False)(x).any()
+    noise = make_op("noise", C, 1, affine=False)
+    assert not torch.equal(noise(x), noise(x))
+    assert abs(float(noise(torch.zeros(64, C, 8, 8)).std()) - 1) < 0.05
+
+
+def test_pools_do_not_see_the_padding() -> None:
+    ones = torch.ones(1, C, 4, 4)
+    for name, sign in (("avg_pool_3x3", 1), ("max_pool_3x3", -1)):
+        assert torch.equal(make_op(name, C, 1, affine=False)(sign * ones), sign * ones)
+
+
+@pytest.mark.parametrize("name", ["max_pool_3x3", "avg_pool_3x3"])
+def test_pools_are_normalised_in_a_supernet_only(name: str) -> None:
+    x = 5 + 3 * images()
+    plain, normalised = (make_op(name, C, 1, affine=True, pool_bn=pool_bn) for pool_bn in (False, True))
+    torch.testing.assert_close(normalised(x).mean(dim=(0, 2, 3)), torch.zeros(C), rtol=0.0, atol=1e-5)
+    assert count_parameters(normalised) == 0  # never with scale and shift
+    assert float(plain(x).mean()) > 3
+
+
+@pytest.mark.parametrize("size", [8, 9])
+def test_halving_reads_every_pixel_of_even_and_odd_images(size: int) -> None:
+    x = images(size).abs().requires_grad_()
+    reduce = FactorizedReduce(C, 2 * C).eval()
+    reduce(x).square().sum().backward()
+    assert x.grad is not None
+    read = x.grad.abs().sum(dim=(0, 1)) > 0
+    rows, columns = torch.meshgrid(torch.arange(size), torch.arange(size), indexing="ij")
+    assert torch.equal(read, (rows % 2) == (columns % 2))  # one convolution on even, one on odd positions
+
+
+def test_halving_needs_an_even_number_of_channels() -> None:
+    with pytest.raises(ValueError, match="needs an even number; got 7"):
+        FactorizedReduce(4, 7)
+    with pytest.raises(ValueError, match="needs an even number; got 5"):
+        make_op("skip_connect", 5, 2, affine=False)
+
+
+def test_an_unknown_operation_is_refused() -> None:
+    with pytest.raises(ValueError, match="'sep_conv_9x9' is not a known operation; known are none, .*nor_conv_3x3"):
+        make_op("sep_conv_9x9", C, 1, affine=False)
+
+
+def test_a_mixture_is_the_weighted_sum_of_its_candidates() -> None:
+    mixed = MixedOp(["none", "sep_conv_3x3", "skip_connect", "max_pool_3x3"], C, 2).double().eval()
+    x, weights = images().double(), torch.tensor([0.4, 0.3, 0.2, 0.1], dtype=torch.float64)
+    expected = sum(float(w) * op(x) for w, op in zip(weights, mixed.ops, strict=True))
+    torch.testing.assert_close(mixed(x, weights), expected, rtol=1e-12, atol=1e-12)
+
+
+def test_a_mixture_of_nothing_is_zero_in_the_right_shape() -> None:
+    output = MixedOp(["none"], C, 2)(images(9), torch.ones(1))
+    assert output.shape == (2, C, 5, 5) and not output.any()
+
+
+def test_inherited_weights_keep_the_function_and_share_nothing() -> None:
+    x = images()
+    source, target = make_op("sep_conv_3x3", C, 1, affine=False), make_op("sep_conv_3x3", C, 1, affine=True)
+    source(images())  # moves the running statistics
+    inherit_weights(target, source)
+    assert torch.equal(target.eval()(x), source.eval()(x))
+    with torch.no_grad():
+        for parameter in target.parameters():
+            parameter.zero_()
+    assert all(parameter.any() for parameter in source.parameters())
+
+
+@pytest.mark.parametrize(
+    ("target", "source", "message"),
+    [
+        pytest.param(nn.Linear(2, 2), nn.Linear(2, 2, bias=False), r"missing \['bias'\]", id="a bias too many"),
+        pytest.param(nn.Linear(2, 2, bias=False), nn.Linear(2, 2), r"unexpected \['bias'\]", id="a bias too few"),
+        pytest.param(
+            nn.BatchNorm2d(2), nn.BatchNorm2d(2, track_running_stats=False), "missing .*running_mean", id="statistics"
+        ),
+    ],
+)
+def test_weights_that_do_not_fit_are_not_inherited(target: nn.Module, source: nn.Module, message: str) -> None:
+    with pytest.raises(ValueError, match=f"Weights of .* do not fit .*{message}"):
+        inherit_weights(target, source)
+
+
+def test_only_scale_and_shift_may_be_missing() -> None:
+    target = nn.BatchNorm2d(2)
+    inherit_weights(target, nn.BatchNorm2d(2, affine=False))
+    assert torch.equal(target.weight, torch.ones(2)) and torch.equal(target.bias, torch.zeros(2))
+
+
+def test_an_image_must_survive_the_reductions() -> None:
+    check_image_size(4, 2, "This network")
+    with pytest.raises(ValueError, match="This network halves the resolution 2 times .* at least 4 pixels; .*size=3"):
+        check_image_size(3, 2, "This network")

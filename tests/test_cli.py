@@ -1,0 +1,160 @@
+"""The command line, end to end on digits, and what it says when used wrongly."""
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+
+from oneshot.cli import main
+
+EXPERIMENTS = Path(__file__).parents[1] / "experiments"
+SMALL_SEARCH = [
+    "--config",
+    str(EXPERIMENTS / "digits/search.yaml"),
+    "--trainer.max_epochs=2",
+    "--trainer.limit_train_batches=3",
+    "--trainer.log_every_n_steps=1",
+    "--trainer.enable_progress_bar=false",
+    "--trainer.enable_model_summary=false",
+    "--trainer.accelerator=cpu",
+    "--model.init_args.supernet.init_args.channels=4",
+]
+SMALL_RETRAIN = [
+    "--config",
+    str(EXPERIMENTS / "digits/retrain.yaml"),
+    "--trainer.max_epochs=1",
+    "--trainer.limit_train_batches=3",
+    "--trainer.log_every_n_steps=1",
+    "--trainer.enable_progress_bar=false",
+    "--trainer.enable_model_summary=false",
+    "--trainer.accelerator=cpu",
+]
+
+
+@pytest.fixture(scope="module")
+def search_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("runs") / "search"
+    assert main(["search", *SMALL_SEARCH, "--out", str(folder)]) == 0
+    return folder
+
+
+@pytest.fixture(scope="module")
+def retrain_run(search_run: Path) -> Path:
+    folder = search_run.with_name("retrain")
+    assert main(["retrain", str(search_run), *SMALL_RETRAIN, "--out", str(folder)]) == 0
+    return folder
+
+
+def test_a_search_leaves_a_readable_run(search_run: Path) -> None:
+    names = {path.name for path in search_run.iterdir()}
+    assert {"config.yaml", "metrics.csv", "subnet.json", "cells.png", "checkpoints"} <= names
+    assert json.loads((search_run / "subnet.json").read_text())["space"] == "darts"
+    assert [path.name for path in (search_run / "checkpoints").iterdir()] == ["last.ckpt"]
+
+
+def test_derive_reads_the_checkpoint_and_agrees_with_the_search(search_run: Path, tmp_path: Path) -> None:
+    assert main(["derive", str(search_run), "--out", str(tmp_path / "again.json")]) == 0
+    assert (tmp_path / "again.json").read_text() == (search_run / "subnet.json").read_text()
+
+
+def test_retrain_records_its_network_and_test_metrics(retrain_run: Path, search_run: Path) -> None:
+    config = yaml.safe_load((retrain_run / "config.yaml").read_text())
+    assert config["model"]["network"]["class_path"].endswith("DARTSNetwork")
+    assert 0 <= json.loads((retrain_run / "results.json").read_text())["test/accuracy"] <= 1
+
+
+def test_an_option_of_retrain_changes_the_size_of_the_network(search_run: Path, tmp_path: Path) -> None:
+    out = tmp_path / "wide"
+    wide = ["--model.network.init_args.channels=6", "--out", str(out)]
+    assert main(["retrain", str(search_run), *SMALL_RETRAIN, *wide]) == 0
+    assert torch.load(out / "checkpoints/last.ckpt", weights_only=True)["state_dict"]["network.stem.conv.weight"].shape[0] == 18
+
+
+def test_retraining_from_inherited_weights_starts_where_the_search_ended(search_run: Path, tmp_path: Path) -> None:
+    out = tmp_path / "inherit"
+    still = ["--inherit", "--model.lr=1e-12", "--model.weight_decay=0", "--out", str(out)]
+    assert main(["retrain", str(search_run), *SMALL_RETRAIN, *still]) == 0
+    searched = torch.load(search_run / "checkpoints/last.ckpt", weights_only=True)["state_dict"]
+    trained = torch.load(out / "checkpoints/last.ckpt", weights_only=True)["state_dict"]
+    torch.testing.assert_close(
+        trained["network.stem.conv.weight"], searched["supernet.stem.conv.weight"], rtol=0, atol=1e-6
+    )
+
+
+def test_evaluate_repeats_the_test_of_a_retraining(retrain_run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["evaluate", str(retrain_run), "--trainer.enable_progress_bar=false"]) == 0
+    accuracy = json.loads((retrain_run / "results.json").read_text())["test/accuracy"]
+    assert f"{accuracy:.4f}" in capsys.readouterr().out
+
+
+def test_a_search_and_a_retraining_export_and_evaluate(
+    search_run: Path, retrain_run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["export", str(search_run), "--out", str(tmp_path / "a"), "--formats"]) == 0
+    assert main(["export", str(retrain_run), "--out", str(tmp_path / "b"), "--formats", "torch_export"]) == 0
+    manifest = json.loads((tmp_path / "b/manifest.json").read_text())
+    assert manifest["metrics"] == json.loads((retrain_run / "results.json").read_text())
+    assert manifest["config"] == json.loads((search_run / "subnet.json").read_text())
+    capsys.readouterr()
+    assert main(["evaluate", str(tmp_path / "b"), *SMALL_RETRAIN]) == 0
+    assert f"{manifest['metrics']['test/accuracy']:.4f}" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("target", ["DARTS_V2", "|nor_conv_3x3~0|+|none~0|skip_connect~1|+|avg_pool_3x3~0|none~1|none~2|"])
+def test_show_draws_published_architectures(target: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["show", target, "--out", str(tmp_path / "cells.svg")]) == 0
+    assert (tmp_path / "cells.svg").stat().st_size > 1000
+    if target == "DARTS_V2":
+        assert "3,349,342" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["search", *SMALL_SEARCH, "--out", "{run}"], "A run needs a new folder; .* exists.*--overwrite"),
+        (["search", *SMALL_SEARCH, "--trainer.max_steps=5", "--out", "{new}"], "max_steps counts .*max_epochs"),
+        (["search", *SMALL_SEARCH, "--trainer.gradient_clip_val=1", "--out", "{new}"], "pass grad_clip to DARTS"),
+        (
+            ["search", *SMALL_SEARCH, "--model.init_args.supernet.init_args.num_classes=9", "--out", "{new}"],
+            "num_classes of SearchDataModule is 10, DARTSSupernet was built for 9",
+        ),
+        (["derive", "{new}"], "A run is a folder with config.yaml"),
+        (["evaluate", "{run}"], "is a search. Retrain it first"),
+        (["retrain"], "SOURCE.* as its first argument"),
+        (["show", "DARTS_V9"], "got 'DARTS_V9', which is none of these"),
+        (["export", "{run}", "--out", "{run}", "--formats"], "exists"),
+    ],
+    ids=lambda value: value[0] if isinstance(value, list) else "says",
+)
+def test_mistakes_get_one_line_and_leave_nothing(
+    arguments: list[str], message: str, search_run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    before = sorted(search_run.rglob("*"))
+    names = {"{run}": str(search_run), "{new}": str(tmp_path / "new")}
+    assert main([names.get(argument, argument) for argument in arguments]) == 1
+    error = capsys.readouterr().err.strip().splitlines()[-1]
+    assert re.search(message, error), error
+    assert sorted(search_run.rglob("*")) == before
+    assert not (tmp_path / "new").exists()
+
+
+def test_help_names_every_command() -> None:
+    result = subprocess.run([sys.executable, "-m", "oneshot", "--help"], capture_output=True, text=True, check=True)
+    for command in ("search", "derive", "retrain", "evaluate", "export", "show", "quickstart"):
+        assert command in result.stdout
+
+
+@pytest.mark.parametrize("path", sorted(EXPERIMENTS.rglob("*.yaml")), ids=lambda path: str(path.relative_to(EXPERIMENTS)))
+def test_every_yaml_file_is_understood(path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    command = ["retrain", "DARTS_V2"] if path.stem == "retrain" else ["search"]
+    with pytest.raises(SystemExit) as stop:
+        main([*command, "--config", str(path), "--print_config"])
+    assert stop.value.code == 0
+    assert yaml.safe_load(capsys.readouterr().out)["trainer"]["max_epochs"] > 0
