@@ -16,7 +16,7 @@ Format = Literal["png", "svg"]
 
 
 class GenotypePlot(SearchCallback):
-    """Draws the architecture that would be derived now: ``cells_epoch_0003.png``, and ``cells.png`` for the latest.
+    """Draws the architecture that would be derived now: ``cells.png``, and ``cells/epoch_0003.png`` to keep.
 
     Args:
         folder: Where to; by default the folder of the run, where the logger writes.
@@ -39,5 +39,5 @@ class GenotypePlot(SearchCallback):
         if trainer.is_global_zero:
             folder = Path(self.folder or run_folder(trainer))
             figure = draw_cells(search.supernet.space.graphs(config), title=f"epoch {trainer.current_epoch}")
-            for name in (f"cells_epoch_{trainer.current_epoch:04d}", "cells"):
+            for name in ("cells", f"cells/epoch_{trainer.current_epoch:04d}"):
                 save_figure(figure, folder / f"{name}.{self.format}")

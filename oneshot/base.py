@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import torch
 from pytorch_lightning.callbacks import Callback
+from pytorch_lightning.core.optimizer import LightningOptimizer
 from torch import Tensor, nn
 from torchmetrics.classification import MulticlassAccuracy
 
@@ -44,8 +45,8 @@ class SearchModule(FiniteLossGuard, ABC):
             {c.name: alpha_std * torch.randn(c.rows, len(c.candidates)) for c in supernet.space.choices}
         )
         self._costs = supernet.candidate_parameters()
-        accuracy = {stage: MulticlassAccuracy(supernet.num_classes, average="micro") for stage in ("fit", "val")}
-        self._accuracy = nn.ModuleDict(accuracy)
+        self._fit_accuracy = MulticlassAccuracy(supernet.num_classes, average="micro", validate_args=False)
+        self._val_accuracy = MulticlassAccuracy(supernet.num_classes, average="micro", validate_args=False)
 
     def edge_weights(self) -> dict[str, Tensor]:
         """Edge weights for one forward pass, ``{choice: [R, O]}``, differentiable in the alphas."""
@@ -71,9 +72,9 @@ class SearchModule(FiniteLossGuard, ABC):
     def validation_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:
         x, y = batch
         logits = self(x)
-        self._accuracy["val"](logits, y)
+        self._val_accuracy(logits, y)
         self.log("val/loss", self.criterion(logits, y), on_step=False, on_epoch=True, batch_size=len(y), sync_dist=True)
-        self.log("val/accuracy", self._accuracy["val"], on_step=False, on_epoch=True, batch_size=len(y), prog_bar=True)
+        self.log("val/accuracy", self._val_accuracy, on_step=False, on_epoch=True, batch_size=len(y), prog_bar=True)
 
     def setup(self, stage: str) -> None:
         """Compare the supernet with the data.
@@ -88,8 +89,8 @@ class BilevelSearch(SearchModule):
     """Weights on one half of the data, alphas on the other, step by step (DARTS, arXiv:1806.09055, algorithm 1).
 
     Each step first moves the alphas on the batch ``"arch"``, then the weights on the batch ``"weights"``, as the
-    authors' code does. A method supplies four hooks and nothing else: the ``sampler``, :meth:`arch_loss`, :meth:`arch_backward`
-    and :meth:`derive`. Batch normalisation learns its statistics in the weight step only.
+    authors' code does. A method supplies four hooks and nothing else: the ``sampler``, :meth:`arch_loss`,
+    :meth:`arch_backward` and :meth:`derive`. Batch normalisation learns its statistics in the weight step only.
 
     Args:
         supernet: See :class:`SearchModule`.
@@ -155,13 +156,21 @@ class BilevelSearch(SearchModule):
 
     # The loop.
 
-    def training_step(self, batch: Batch, batch_idx: int) -> None:
+    @property
+    def optimizer_pair(self) -> tuple[LightningOptimizer, LightningOptimizer]:
+        """Optimiser of the weights and of the alphas, during a fit."""
+        weights, alphas = cast(list[LightningOptimizer], self.optimizers())
+        return weights, alphas
+
+    def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
         if not isinstance(batch, dict) or set(batch) != {"weights", "arch"}:
             raise ValueError(
                 "A bilevel search needs batches {'weights': (x, y), 'arch': (x, y)} from two halves of the training "
                 f"data; got {type(batch).__name__}. Wrap the data: SearchDataModule(data)."
             )
-        weight_optimizer, arch_optimizer = self.optimizers()  # type: ignore[misc]  # a list under two optimisers
+
+    def training_step(self, batch: Batch, batch_idx: int) -> None:
+        weight_optimizer, arch_optimizer = self.optimizer_pair
         if self.current_epoch >= self.arch_warmup_epochs:
             with frozen_batch_norm(self.supernet):
                 arch_loss = self.arch_backward(batch)
@@ -180,16 +189,16 @@ class BilevelSearch(SearchModule):
         norm = nn.utils.clip_grad_norm_(self.supernet.parameters(), self.grad_clip)
         weight_optimizer.step()
         self.watch(loss, norm)
-        self._accuracy["fit"](logits, y)
+        self._fit_accuracy(logits, y)
         self.log("train/loss", loss.detach(), prog_bar=True, batch_size=len(y))
-        self.log("train/accuracy", self._accuracy["fit"], on_step=False, on_epoch=True, batch_size=len(y))
+        self.log("train/accuracy", self._fit_accuracy, on_step=False, on_epoch=True, batch_size=len(y))
 
     def on_train_epoch_start(self) -> None:
         # A function of the epoch and nothing else, so that it is right after any resume.
         epochs = self.trainer.max_epochs or 1
         factor = warmup_cosine(self.current_epoch, steps=epochs, floor=self.weight_lr_min / self.weight_lr)
         lr = self.weight_lr * factor
-        for group in self.optimizers()[0].param_groups:  # type: ignore[index,union-attr]  # a list under two optimisers
+        for group in self.optimizer_pair[0].param_groups:
             group["lr"] = lr
         self.log("train/lr", lr)
 

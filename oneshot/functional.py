@@ -85,7 +85,8 @@ def entropy(probabilities: Tensor) -> Tensor:
         >>> entropy(torch.tensor([[0.5, 0.5], [1.0, 0.0]]))
         tensor([0.6931, 0.0000])
     """
-    return torch.special.entr(probabilities).sum(-1)
+    entropies: Tensor = torch.special.entr(probabilities).sum(-1)
+    return entropies
 
 
 def expected_cost(weights: Mapping[str, Tensor], costs: Mapping[str, Tensor]) -> Tensor:
@@ -146,5 +147,4 @@ def warmup_cosine(step: int, *, steps: int, warmup: int = 0, floor: float = 0.0)
 
 def _grad(loss: Tensor, inputs: Sequence[Tensor]) -> list[Tensor]:
     """Gradients; zero for inputs the loss does not depend on (candidates that did not run)."""
-    gradients = torch.autograd.grad(loss, list(inputs), allow_unused=True)
-    return [torch.zeros_like(x) if g is None else g for x, g in zip(inputs, gradients, strict=True)]
+    return list(torch.autograd.grad(loss, list(inputs), allow_unused=True, materialize_grads=True))

@@ -81,7 +81,7 @@ def _run(folder: Path, seed: int, console: Console) -> None:
             name = f"random {index}" if index else "found"
             pl.seed_everything(seed, verbose=False)
             network = supernet.extract(config, inherit=False)
-            module = Retrain(network, lr=0.05, drop_path=0.0)
+            module = Retrain(network, lr=0.1, drop_path=0.0)
             train = Digits(batch_size=64, val_fraction=0.1)
             curves = _fit(module, train, folder / "retrain" / name.replace(" ", "_"), RETRAIN_EPOCHS, progress, name)
             test = _trainer(folder, 1).test(module, train, verbose=False)[0]
@@ -123,13 +123,19 @@ def _run(folder: Path, seed: int, console: Console) -> None:
     console.print(f"Exported and verified in {export}/:", highlight=False, soft_wrap=True)
     for name, entry in manifest["files"].items():
         if entry.get("max_abs_difference") is not None:
-            console.print(f"  {name:<18} largest difference {entry['max_abs_difference']:.1e}", highlight=False, soft_wrap=True)
+            console.print(
+                f"  {name:<18} largest difference {entry['max_abs_difference']:.1e}", highlight=False, soft_wrap=True
+            )
     console.print(
         f"Reloaded by oneshot.load({str(export)!r}): largest difference on {len(x)} test images {difference:.1e}",
         highlight=False,
         soft_wrap=True,
     )
-    console.print(f"Pictures: {folder}/cells.png, alphas.png, curves.png. {report['seconds']:.0f} s.", highlight=False, soft_wrap=True)
+    console.print(
+        f"Pictures: {folder}/cells.png, alphas.png, curves.png. {report['seconds']:.0f} s.",
+        highlight=False,
+        soft_wrap=True,
+    )
 
 
 def _pictures(
@@ -208,10 +214,14 @@ def _progress(console: Console) -> Progress:
 @contextmanager
 def _quiet() -> Iterator[None]:
     """Lightning's notes about devices and workers would drown the few lines that matter here."""
-    logger = logging.getLogger("pytorch_lightning")
+    logger, threads = logging.getLogger("pytorch_lightning"), torch.get_num_threads()
     level = logger.level
     logger.setLevel(logging.ERROR)
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", module="pytorch_lightning")
-        yield
-    logger.setLevel(level)
+    torch.set_num_threads(1)  # on 8x8 pixels threads mostly wait for each other
+    try:
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", module="pytorch_lightning")
+            yield
+    finally:
+        torch.set_num_threads(threads)
+        logger.setLevel(level)

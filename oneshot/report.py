@@ -1,24 +1,26 @@
 """Pictures and tables of results: cells, alphas, learning curves, comparisons.
 
-Everything is drawn on a bare ``matplotlib.figure.Figure`` with explicit colours and fonts sizes: pyplot is never imported and no
-global setting (``rcParams``, backend) is read for state or changed. matplotlib and rich are imported by the function that
-needs them. Colours are the colour-blind safe set of Okabe and Ito (https://jfly.uni-koeln.de/color/), with a lighter or darker
-sibling where one family of operations has two kernel sizes.
+Everything is drawn on a bare ``matplotlib.figure.Figure`` with explicit colours and font sizes: pyplot is never
+imported and no global setting (``rcParams``, backend) is changed. matplotlib and rich are imported by the function that
+needs them. Colours are the colour-blind safe set of Okabe and Ito (https://jfly.uni-koeln.de/color/), with a lighter or
+darker sibling where one family of operations has two kernel sizes.
 """
 
 from __future__ import annotations
 
+import io
+import itertools
 import math
-import os
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from numbers import Integral, Real
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
+
+from .files import write_atomically
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -29,6 +31,7 @@ if TYPE_CHECKING:
 
 DPI = 150
 SUFFIXES = (".png", ".svg", ".pdf")
+_NUMBERS = (int, float, np.integer, np.floating)
 
 _INK, _MUTED, _FAINT = "#222222", "#767676", "#D0D0D0"
 _CYCLE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#332288", "#882255", "#999933", "#44AA99")
@@ -54,7 +57,7 @@ _NODE_HEIGHT, _LABEL_HEIGHT, _PASSING_HEIGHT = 22.0, 15.0, 4.0
 _SPACING, _MARGIN, _ROW_GAP, _MAX_WIDTH = 7.0, 14.0, 26.0, 860.0
 
 
-# ----------------------------------------------------------------------------------------------------------------- cells
+# --- cells
 
 
 @dataclass(eq=False)
@@ -86,7 +89,7 @@ def draw_cells(graphs: Sequence[ArchGraph], *, title: str | None = None) -> Figu
     """Draws cells left to right: nodes as boxes, operations as labelled edges.
 
     Cells stand side by side when they fit, else below each other; long chains wrap like text. Edges whose operation is
-    ``none`` are omitted (they carry nothing), and a node that has no other edge is drawn faint. ``skip_connect`` is dashed.
+    ``none`` are omitted, and a node that has no other edge is drawn faint. ``skip_connect`` is dashed.
     Edges with an empty label (the concatenation at the end of a cell) are thin and grey.
 
     Args:
@@ -138,8 +141,8 @@ def draw_cells(graphs: Sequence[ArchGraph], *, title: str | None = None) -> Figu
 def _layout(graph: ArchGraph) -> _Layout:
     """Layered layout in the manner of Sugiyama, Tagawa and Toda (1981).
 
-    Nodes stand in even columns by their longest distance from an input, labels in odd columns; an edge has a slot of its own in
-    every column it crosses and changes its height only between columns. So no label, node or foreign edge can overlap.
+    Nodes stand in even columns by their longest distance from an input, labels in odd columns; an edge has a slot of
+    its own in every column it crosses and changes its height only between columns. So no label, node or edge can overlap.
     """
     rank = [0] * len(graph.nodes)
     for source, target, label in sorted(graph.edges):
@@ -167,7 +170,7 @@ def _layout(graph: ArchGraph) -> _Layout:
                 route.append(_Slot(0.0, _PASSING_HEIGHT))
             columns[c].append(route[-1])
         route.append(nodes[target])
-        for a, b in zip(route, route[1:]):
+        for a, b in itertools.pairwise(route):
             a.right.append(b)
             b.left.append(a)
         routes.append((label, route))
@@ -197,7 +200,7 @@ def _order(columns: list[list[_Slot]]) -> None:
 
 def _crossings(columns: list[list[_Slot]]) -> int:
     total = 0
-    for column, following in zip(columns, columns[1:]):
+    for column, following in itertools.pairwise(columns):
         place = {slot: i for i, slot in enumerate(following)}
         ends = [sorted(place[other] for other in slot.right) for slot in column]
         flat = [(i, end) for i, some in enumerate(ends) for end in some]
@@ -221,7 +224,7 @@ def _place(columns: list[list[_Slot]]) -> None:
 def _settle(column: Sequence[_Slot], wishes: Sequence[float]) -> None:
     """Least squares fit of the heights to ``wishes`` under order and spacing (pool adjacent violators)."""
     offsets = [0.0]
-    for above, below in zip(column, column[1:]):
+    for above, below in itertools.pairwise(column):
         offsets.append(offsets[-1] + (above.height + below.height) / 2 + _SPACING)
     blocks: list[list[float]] = []  # each block moves as one: [mean, size]
     for wish, offset in zip(wishes, offsets):
@@ -240,7 +243,7 @@ def _paginate(columns: list[list[_Slot]], nodes: list[_Slot], routes: list[tuple
     rows: list[int] = []
     x, row = _MARGIN, 0
     widths = [max((slot.width for slot in column), default=0.0) for column in columns]
-    for c, column in enumerate(columns):
+    for c in range(len(columns)):
         if c % 2 and len(columns[c - 1]) == 1 and x + widths[c] + 24 + widths[c + 1] > _MAX_WIDTH:
             x, row = _MARGIN + 12, row + 1
         elif c:
@@ -272,7 +275,7 @@ def _draw_layout(axes: Axes, layout: _Layout, colours: Mapping[str, str]) -> Non
         start, end = route[0], route[-1]
         tip = centre[end] - end.width / 2 - 1
         points, codes = [(centre[start] + start.width / 2, start.y)], [Curve.MOVETO]
-        for a, b in zip(route, route[1:]):
+        for a, b in itertools.pairwise(route):
             x0, x1 = layout.spans[where[a]][1], layout.spans[where[b]][0]
             if layout.rows[where[a]] == layout.rows[where[b]]:
                 middle = (x0 + x1) / 2
@@ -302,7 +305,15 @@ def _draw_layout(axes: Axes, layout: _Layout, colours: Mapping[str, str]) -> Non
 
     def write(slot: _Slot, text: str, size: float, colour: str, gid: str) -> None:
         axes.text(
-            centre[slot], slot.y, text, fontsize=size, color=colour, ha="center", va="center_baseline", zorder=4, gid=gid
+            centre[slot],
+            slot.y,
+            text,
+            fontsize=size,
+            color=colour,
+            ha="center",
+            va="center_baseline",
+            zorder=4,
+            gid=gid,
         )
 
     for label, route in layout.routes:
@@ -357,17 +368,12 @@ def save_figure(figure: Figure, path: str | Path) -> Path:
     path = Path(path)
     if path.suffix.lower() not in SUFFIXES:
         raise ValueError(f"Pictures are written as one of {SUFFIXES}, got {path.name!r}; change the suffix.")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        figure.savefig(temporary, format=path.suffix.lower()[1:], dpi=DPI)
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
-    return path
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format=path.suffix.lower()[1:], dpi=DPI)
+    return write_atomically(path, buffer.getvalue())
 
 
-# ---------------------------------------------------------------------------------------------------------------- charts
+# --- charts
 
 
 def draw_alphas(
@@ -375,8 +381,8 @@ def draw_alphas(
 ) -> Figure:
     """Draws candidate probabilities against the epoch, one small panel per row of each choice.
 
-    The right-hand end of each panel's title names the candidate that is highest in the last epoch (``none`` included; the
-    derivation rule of a space may choose another).
+    The right-hand end of each panel's title names the candidate that is highest in the last epoch (``none`` included;
+    the derivation rule of a space may choose another).
 
     Args:
         history: Per choice the probabilities of all epochs, ``[T, R, O]``.
@@ -403,7 +409,8 @@ def draw_alphas(
     legend_height = 0.22 * math.ceil(len(styles) / per_line) + 0.15
     heights = [1.4 * rows + 0.45 for rows, _ in grids.values()]
     figure = Figure(figsize=(width, sum(heights) + legend_height), dpi=DPI, facecolor="white", layout="constrained")
-    *parts, footer = np.atleast_1d(figure.subfigures(len(grids) + 1, 1, height_ratios=[*heights, legend_height]))
+    ratios = [*heights, legend_height]
+    *parts, footer = figure.subfigures(len(ratios), 1, height_ratios=ratios, squeeze=False)[:, 0]
     top = min(1.0, 1.08 * max(float(np.nanmax(values)) for values in history.values()))
     for part, (choice, values) in zip(parts, history.items()):
         rows, columns = grids[choice]
@@ -539,9 +546,9 @@ def _candidate_names(
     return {choice: [str(candidate) for candidate in candidates[choice]] for choice in arrays}
 
 
-def _line_styles(ops: Iterable[str]) -> dict[str, tuple[str, str]]:
+def _line_styles(ops: Iterable[str]) -> dict[str, tuple[str, Any]]:
     """Colour and dash per operation; the dash changes where a colour comes back."""
-    styles: dict[str, tuple[str, str]] = {}
+    styles: dict[str, tuple[str, Any]] = {}
     for op, colour in _op_colours(ops).items():
         again = sum(colour == other for other, _ in styles.values())
         styles[op] = (colour, _DASHES[again % len(_DASHES)])
@@ -556,14 +563,14 @@ def _plain_axes(axes: Axes, size: float) -> None:
     axes.set_axisbelow(True)
 
 
-# ---------------------------------------------------------------------------------------------------------------- tables
+# --- tables
 
 
 def network_table(rows: Sequence[Mapping[str, Any]], title: str | None = None) -> Table:
     """Makes a table of networks, or of anything else: one line per mapping, one column per key.
 
-    Columns come in the order in which the keys first appear. Columns of numbers are right-justified with the same number of
-    decimals in all lines; a missing value or None is shown as a dash.
+    Columns come in the order in which the keys first appear. Columns of numbers are right-justified with the same
+    number of decimals in all lines; a missing value or None is shown as a dash.
 
     Args:
         rows: The lines.
@@ -580,8 +587,8 @@ def network_table(rows: Sequence[Mapping[str, Any]], title: str | None = None) -
     cells = []
     for column in columns:
         values = [row.get(column) for row in rows]
-        numbers = [v for v in values if isinstance(v, Real) and not isinstance(v, bool)]
-        texts = [v for v in values if v is not None and not (isinstance(v, Real) and not isinstance(v, bool))]
+        numbers = [float(v) for v in values if isinstance(v, _NUMBERS) and not isinstance(v, bool)]
+        texts = [v for v in values if isinstance(v, bool) or not (v is None or isinstance(v, _NUMBERS))]
         table.add_column(Text(column), justify="right" if numbers and not texts else "left", no_wrap=bool(numbers))
         cells.append([Text(_format(value, numbers)) for value in values])
     for line in zip(*cells):
@@ -589,15 +596,15 @@ def network_table(rows: Sequence[Mapping[str, Any]], title: str | None = None) -
     return table
 
 
-def _format(value: object, column: Sequence[Real]) -> str:
+def _format(value: object, column: Sequence[float]) -> str:
     if value is None:
         return "–"
     if isinstance(value, bool):
         return "yes" if value else "no"
-    if isinstance(value, Integral):
+    if isinstance(value, int | np.integer):
         return f"{int(value):,}"
-    if isinstance(value, Real):
-        largest = max((abs(float(v)) for v in column if math.isfinite(v)), default=0.0)
+    if isinstance(value, float | np.floating):
+        largest = max((abs(v) for v in column if math.isfinite(v)), default=0.0)
         if 0 < largest < 1e-2:
             return f"{float(value):.2e}"
         decimals = 4 if largest < 2 else 2 if largest < 1000 else 0
@@ -606,7 +613,10 @@ def _format(value: object, column: Sequence[Real]) -> str:
 
 
 def comparison_table(
-    found: Mapping[str, float], random: Sequence[Mapping[str, float]], *, title: str = "Found network against random ones"
+    found: Mapping[str, float],
+    random: Sequence[Mapping[str, float]],
+    *,
+    title: str = "Found network against random ones",
 ) -> Table:
     """Sets a found network against random networks of the same space, trained the same way.
 
@@ -616,8 +626,8 @@ def comparison_table(
         title: Heading of the table.
 
     Returns:
-        Table with the found network, the mean and sample standard deviation (N - 1) of the random networks, and the most
-        accurate of them. Accuracy in percent, counts in thousands or millions.
+        Table with the found network, the mean and sample standard deviation (N - 1) of the random networks, and the
+        most accurate of them. Accuracy in percent, counts in thousands or millions.
 
     Raises:
         ValueError: If there is no random network.
@@ -629,7 +639,8 @@ def comparison_table(
         raise ValueError("comparison_table needs at least one random network, got none.")
     best = max(random, key=lambda network: network["accuracy"])
     table = Table(title=Text(title), title_justify="left")
-    lines = [["found"], [f"random, mean ± std of {len(random)}" if len(random) > 1 else "random, 1 network"], ["random, most accurate"]]
+    several = f"random, mean ± std of {len(random)}" if len(random) > 1 else "random, 1 network"
+    lines = [["found"], [several], ["random, most accurate"]]
     table.add_column("network")
     for key, name in (("accuracy", "accuracy [%]"), ("params", "params"), ("macs", "MACs")):
         values = np.array([network[key] for network in random], dtype=np.float64)

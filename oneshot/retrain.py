@@ -272,5 +272,4 @@ def _metrics(stage: str, classes: int) -> MetricCollection:
     }
     if classes > 5:
         metrics["top5"] = MulticlassAccuracy(classes, top_k=5, average="micro", validate_args=False)
-    # Not in groups: top-1 and top-5 would be taken for one metric if the first batch is all right or all wrong.
     return MetricCollection(metrics, prefix=f"{stage}/", compute_groups=False)

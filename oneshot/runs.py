@@ -50,7 +50,12 @@ class _RunCLI(LightningCLI):
     """Lightning's command line with ``--out`` and ``--overwrite``; objects are built, nothing is run."""
 
     def __init__(
-        self, command: str, args: Sequence[str], *, callbacks: Callable[[Path], list[Callback]] | None = None, **kwargs: Any
+        self,
+        command: str,
+        args: Sequence[str],
+        *,
+        callbacks: Callable[[Path], list[Callback]] | None = None,
+        **kwargs: Any,
     ) -> None:
         self._command, self._callbacks = command, callbacks
         with _argv(f"oneshot {command}", args):
@@ -208,7 +213,9 @@ def show(target: str, *, out: str | None = None) -> None:
     _say(f"Picture: {path}")
 
 
-def read_run(run: str | Path, *, checkpoint: str | None = None) -> tuple[SearchModule | Retrain, pl.LightningDataModule]:
+def read_run(
+    run: str | Path, *, checkpoint: str | None = None
+) -> tuple[SearchModule | Retrain, pl.LightningDataModule]:
     """Build the module and the data of a run and load the run's last checkpoint.
 
     Raises:
@@ -238,8 +245,11 @@ def read_run(run: str | Path, *, checkpoint: str | None = None) -> tuple[SearchM
 def _retrain_cli(command: str, network: Subnet, args: Sequence[str]) -> _RunCLI:
     spec = describe(network)["network"]
     # First, so that a YAML file or an option can change the size of the network.
-    callbacks = (lambda out: [RichProgressBar()]) if command == "retrain" else None
-    cli = _RunCLI(command, ["--model.network", json.dumps(spec), *args], model_class=Retrain, callbacks=callbacks)
+    arguments = ["--model.network", json.dumps(spec), *args]
+    if command == "retrain":
+        cli = _RunCLI(command, arguments, model_class=Retrain, callbacks=lambda out: [RichProgressBar()])
+    else:
+        cli = _RunCLI(command, arguments, model_class=Retrain)
     cli.model.network.config = network.config
     return cli
 

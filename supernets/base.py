@@ -47,9 +47,7 @@ class Subnet(nn.Module, ABC):
             ValueError: If the network has no droppable paths and ``probability`` is not 0.
         """
         if probability:
-            raise ValueError(
-                f"{type(self).__name__} has no droppable paths; drop_path must be 0, got {probability}."
-            )
+            raise ValueError(f"{type(self).__name__} has no droppable paths; drop_path must be 0, got {probability}.")
 
 
 class Supernet(nn.Module, ABC):
@@ -84,7 +82,7 @@ class Supernet(nn.Module, ABC):
         Args:
             config: An architecture of :attr:`space`.
             inherit: Copy the shared weights, so that its output equals the supernet's under ``one_hot(config)``;
-                otherwise the weights are drawn anew.
+                otherwise the weights are drawn anew. Device, data type and mode are the supernet's.
 
         Raises:
             ValueError: If ``config`` is not of this space.
@@ -101,16 +99,14 @@ class Supernet(nn.Module, ABC):
 
     def candidate_parameters(self) -> dict[str, Tensor]:
         """Number of weights behind every candidate, ``{choice: [R, O]}``, summed over the cells that share the row."""
-        return {
-            name: torch.tensor(
-                [
-                    [sum(count_parameters(mixed.ops[o]) for mixed in row) for o in range(len(row[0].ops))]
-                    for row in rows
-                ],
-                dtype=torch.float64,
-            )
-            for name, rows in self.mixed_ops().items()
-        }
+        mixed_ops, counts = self.mixed_ops(), {}
+        for choice in self.space.choices:
+            rows = [
+                [sum(count_parameters(mixed.ops[o]) for mixed in row) for o in range(len(choice.candidates))]
+                for row in mixed_ops[choice.name]
+            ]
+            counts[choice.name] = torch.tensor(rows, dtype=torch.float64)
+        return counts
 
     def check_arch(self, arch: Mapping[str, Tensor]) -> None:
         """Check names and shapes of edge weights.

@@ -68,7 +68,9 @@ class DARTSSpace(SearchSpace):
             raise ValueError(f"A node reads at least one state; got edges_per_node={self.edges_per_node}.")
         check_ops([pick for choice in self.choices for pick in choice.candidates])
         if not all(NONE in choice.picks for choice in self.choices):
-            raise ValueError(f"Edges of space {self.name!r} can be left out: give its choices 'none' or droppable=True.")
+            raise ValueError(
+                f"Edges of space {self.name!r} can be left out: give its choices 'none' or droppable=True."
+            )
         for kind in KINDS:
             rows = sum(choice.rows for choice in self.choices_of(kind))
             if rows != self.num_edges:
@@ -424,6 +426,7 @@ class DARTSSupernet(Supernet):
         # The paper's networks have no batch normalisation after pooling; inherited weights were trained with it.
         net = DARTSNetwork(genotype, **self._settings, pool_bn=inherit)  # type: ignore[arg-type]  # a mixed-type dict
         net.config = config
+        net.to(next(self.parameters())).train(self.training)
         if inherit:
             inherit_weights(net.stem, self.stem)
             inherit_weights(net.classifier, self.classifier)
@@ -438,7 +441,7 @@ class DARTSSupernet(Supernet):
                         source = mine.edges[edge]
                         assert isinstance(source, MixedOp)
                         inherit_weights(op, source.ops[names[edge].index(name)])
-        return net.train(self.training)
+        return net
 
     def mixed_ops(self) -> dict[str, list[list[MixedOp]]]:
         found: dict[str, list[list[MixedOp]]] = {}
@@ -622,7 +625,9 @@ class ImageNetStem(nn.Module):
         super().__init__()
         half = channels // 2
         if channels % 2:
-            raise ValueError(f"The ImageNet stem halves its channels and needs an even number; got channels={channels}.")
+            raise ValueError(
+                f"The ImageNet stem halves its channels and needs an even number; got channels={channels}."
+            )
         self.stem0 = nn.Sequential(
             nn.Conv2d(in_channels, half, 3, stride=2, padding=1, bias=False),
             nn.BatchNorm2d(half),

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
-from .space import NONE, ArchGraph
+from .space import ArchGraph
 
 Edge: TypeAlias = tuple[str, int]  # operation, input state
 Cell: TypeAlias = tuple[tuple[Edge, ...], ...]  # per node, its incoming edges
@@ -87,7 +87,7 @@ class Genotype:
 
     @classmethod
     def parse(cls, text: str) -> Genotype:
-        """Read ``Genotype(normal=[('sep_conv_3x3', 0), ...], normal_concat=range(2, 6), reduce=..., reduce_concat=...)``.
+        """Read ``Genotype(normal=[('sep_conv_3x3', 0), ...], normal_concat=[...], reduce=..., reduce_concat=...)``.
 
         Two pairs in a row are one node, as in the DARTS repository; triples ``(operation, input, node)`` give the node
         explicitly, as in the FairDARTS repository. The text is parsed, not evaluated.

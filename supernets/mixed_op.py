@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import torch
 from torch import Tensor, nn
 
 from .ops import Zero, make_op
@@ -41,4 +40,5 @@ class MixedOp(nn.Module):
         if not terms:
             zero: Tensor = self.ops[0](x)
             return zero
-        return sum(terms[1:], terms[0])
+        mixed: Tensor = sum(terms[1:], terms[0])
+        return mixed

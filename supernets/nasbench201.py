@@ -10,7 +10,6 @@ import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
-import numpy as np
 from torch import Tensor, nn
 
 from .base import Subnet, Supernet, check_image_size, inherit_weights
@@ -119,9 +118,7 @@ class SearchCell(nn.Module):
         """``[B, C, H, W]`` under candidate weights ``[6, O]`` -> ``[B, C, H, W]``."""
         states = [x]
         for target in range(1, NODES):
-            terms = [
-                self.edges[e](states[s], weights[e]) for e, (s, t) in enumerate(EDGES) if t == target
-            ]
+            terms = [self.edges[e](states[s], weights[e]) for e, (s, t) in enumerate(EDGES) if t == target]
             states.append(sum(terms[1:], terms[0]))
         return states[-1]
 
@@ -240,6 +237,7 @@ class NASBench201Supernet(Supernet):
     def extract(self, config: SubnetConfig, *, inherit: bool = True) -> NASBench201Network:
         net = NASBench201Network(self.space.arch_string(config), **self._settings)
         net.config = config
+        net.to(next(self.parameters())).train(self.training)
         if inherit:
             inherit_weights(net.stem, self.stem)
             inherit_weights(net.head, self.head)
@@ -250,7 +248,7 @@ class NASBench201Supernet(Supernet):
                         inherit_weights(op, mixed.ops[CANDIDATES.index(str(pick))])
                 else:
                     inherit_weights(block, mine)
-        return net.train(self.training)
+        return net
 
     def mixed_ops(self) -> dict[str, list[list[MixedOp]]]:
         cells = [block for block in self.blocks if isinstance(block, SearchCell)]

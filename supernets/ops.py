@@ -61,7 +61,9 @@ class FactorizedReduce(nn.Module):
         return out
 
 
-def relu_conv_bn(in_channels: int, out_channels: int, kernel: int, stride: int, *, affine: bool = True) -> nn.Sequential:
+def relu_conv_bn(
+    in_channels: int, out_channels: int, kernel: int, stride: int, *, affine: bool = True
+) -> nn.Sequential:
     """ReLU, convolution without bias, batch normalisation; keeps the resolution at stride 1."""
     conv = nn.Conv2d(in_channels, out_channels, kernel, stride=stride, padding=kernel // 2, bias=False)
     return nn.Sequential(nn.ReLU(), conv, nn.BatchNorm2d(out_channels, affine=affine))

@@ -368,7 +368,9 @@ def load_config(path: str | Path) -> SubnetConfig:
     except FileNotFoundError as error:
         raise ValueError(f"There is no config file {path}. 'oneshot derive RUN' writes one.") from error
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise ValueError(f"{path} is not a subnet.json: {error}. It may be truncated; derive or export again.") from error
+        raise ValueError(
+            f"{path} is not a subnet.json: {error}. It may be truncated; derive or export again."
+        ) from error
     nested = data.get("config") if isinstance(data, Mapping) and "network" in data else data
     try:
         return SubnetConfig.from_dict(nested)

@@ -343,7 +343,9 @@ def test_a_search_can_go_on_after_it_was_stopped() -> None:
         pytest.param({"max_epochs": -1}, "at least 1; got -1", id="endless"),
         pytest.param({"max_epochs": 0}, "at least 1; got 0", id="no-epochs"),
         pytest.param(
-            {"gradient_clip_val": 1.0}, "gradient_clip_val=1.0. Remove it and pass grad_clip to BilevelSearch", id="clip"
+            {"gradient_clip_val": 1.0},
+            "gradient_clip_val=1.0. Remove it and pass grad_clip to BilevelSearch",
+            id="clip",
         ),
         pytest.param({"accumulate_grad_batches": 2}, "accumulate_grad_batches=2. Remove it .* batch_size", id="accum"),
     ],
@@ -366,7 +368,9 @@ def test_data_without_two_streams_is_refused(kind: str) -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        pytest.param({"num_classes": 3}, "num_classes of SearchDataModule is 3, PlantedSupernet .* for 2", id="classes"),
+        pytest.param(
+            {"num_classes": 3}, "num_classes of SearchDataModule is 3, PlantedSupernet .* for 2", id="classes"
+        ),
         pytest.param({"input_shape": (3, 8, 8)}, r"input_shape .* is \(3, 8, 8\), .* for \(1, 8, 8\)", id="channels"),
         pytest.param({"input_shape": (1, 9, 9)}, r"input_shape .* is \(1, 9, 9\), .* for \(1, 8, 8\)", id="size"),
     ],

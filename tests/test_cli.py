@@ -74,7 +74,10 @@ def test_an_option_of_retrain_changes_the_size_of_the_network(search_run: Path, 
     out = tmp_path / "wide"
     wide = ["--model.network.init_args.channels=6", "--out", str(out)]
     assert main(["retrain", str(search_run), *SMALL_RETRAIN, *wide]) == 0
-    assert torch.load(out / "checkpoints/last.ckpt", weights_only=True)["state_dict"]["network.stem.conv.weight"].shape[0] == 18
+    assert (
+        torch.load(out / "checkpoints/last.ckpt", weights_only=True)["state_dict"]["network.stem.conv.weight"].shape[0]
+        == 18
+    )
 
 
 def test_retraining_from_inherited_weights_starts_where_the_search_ended(search_run: Path, tmp_path: Path) -> None:
@@ -107,7 +110,9 @@ def test_a_search_and_a_retraining_export_and_evaluate(
     assert f"{manifest['metrics']['test/accuracy']:.4f}" in capsys.readouterr().out
 
 
-@pytest.mark.parametrize("target", ["DARTS_V2", "|nor_conv_3x3~0|+|none~0|skip_connect~1|+|avg_pool_3x3~0|none~1|none~2|"])
+@pytest.mark.parametrize(
+    "target", ["DARTS_V2", "|nor_conv_3x3~0|+|none~0|skip_connect~1|+|avg_pool_3x3~0|none~1|none~2|"]
+)
 def test_show_draws_published_architectures(target: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["show", target, "--out", str(tmp_path / "cells.svg")]) == 0
     assert (tmp_path / "cells.svg").stat().st_size > 1000
@@ -151,7 +156,9 @@ def test_help_names_every_command() -> None:
         assert command in result.stdout
 
 
-@pytest.mark.parametrize("path", sorted(EXPERIMENTS.rglob("*.yaml")), ids=lambda path: str(path.relative_to(EXPERIMENTS)))
+@pytest.mark.parametrize(
+    "path", sorted(EXPERIMENTS.rglob("*.yaml")), ids=lambda path: str(path.relative_to(EXPERIMENTS))
+)
 def test_every_yaml_file_is_understood(path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     command = ["retrain", "DARTS_V2"] if path.stem == "retrain" else ["search"]
     with pytest.raises(SystemExit) as stop:

@@ -299,10 +299,10 @@ def test_without_an_average_the_network_itself_is_exported() -> None:
 
 
 @pytest.mark.parametrize(
-    "mixing", [pytest.param({"mixup": 1.0}, id="mixup"), pytest.param({"cutmix": 1.0}, id="cutmix")]
+    "mixing", [pytest.param({"mixup": 50.0}, id="mixup"), pytest.param({"cutmix": 50.0}, id="cutmix")]
 )
 def test_mixed_images_get_mixed_labels(mixing: dict[str, float]) -> None:
-    data = Noise(side=8)
+    data = Noise(side=8, scale=30.0)
     ((x, y),) = data.batches
     original, network = x.clone(), Logits(side=8)
 
@@ -311,9 +311,9 @@ def test_mixed_images_get_mixed_labels(mixing: dict[str, float]) -> None:
     # which share of each image it is can be read off the pixels
     weight = ((network.seen - x.flip(0)) / (x - x.flip(0))).double()
     share = float(weight.median() if "mixup" in mixing else weight.mean())
-    assert 0.01 < share < 0.99
+    assert 0.2 < share < 0.8
     if "mixup" in mixing:
-        torch.testing.assert_close(network.seen, share * x + (1 - share) * x.flip(0), rtol=1e-4, atol=1e-4)
+        torch.testing.assert_close(network.seen, share * x + (1 - share) * x.flip(0), rtol=1e-4, atol=1e-3)
     else:
         assert set(weight.unique().tolist()) == {0.0, 1.0}
     logits, labels = network.seen.mean(dim=(2, 3)).double().numpy(), y.numpy()
@@ -321,7 +321,7 @@ def test_mixed_images_get_mixed_labels(mixing: dict[str, float]) -> None:
         logits, labels[::-1].copy(), smoothing=0.1
     )
     assert loss == pytest.approx(mixed, rel=1e-4)
-    assert loss != pytest.approx(smoothed_cross_entropy(logits, labels, smoothing=0.1), rel=1e-2)
+    assert loss != pytest.approx(smoothed_cross_entropy(logits, labels, smoothing=0.1), rel=2e-3)
     torch.testing.assert_close(x, original, rtol=0, atol=0)  # the caller's images are not touched
 
 
@@ -352,12 +352,9 @@ def test_adamw_moves_every_weight_by_the_learning_rate_at_first() -> None:
 
 def test_test_metrics_equal_their_formulas() -> None:
     data = Noise(50, batches=4, scale=20.0)  # confident enough for probabilities of exactly 1 in float32
-    for index, (x, y) in enumerate(data.batches):
-        # Right where unsure, wrong where sure, so that gaps of both signs meet in the last bin; and a first batch in
-        # which top-1 and top-5 agree.
-        unsure = x.flatten(1).softmax(dim=1).amax(dim=1) < 0.999
-        right = unsure | (index == 0)
-        y[right] = x.flatten(1).argmax(dim=1)[right]
+    for x, y in data.batches:  # right where it is unsure, so that gaps of both signs meet in the last bin
+        unsure = x.flatten(1).softmax(dim=1).amax(dim=1) < 1
+        y[unsure] = x.flatten(1).argmax(dim=1)[unsure]
     fit, module = trainer(), Retrain(Logits(), label_smoothing=0.1)
     with pytest.raises(RuntimeError, match=r"there was none. Call trainer\.test first"):
         module.confusion()
@@ -439,15 +436,20 @@ def test_it_is_looked_at_every_few_steps_only() -> None:
     assert steps == [1, 2, 3]
 
 
-@pytest.mark.parametrize("validate", [False, True])
-def test_at_the_end_of_an_epoch_it_is_looked_at_in_any_case(validate: bool) -> None:
-    data = images(train_size=80, val_fraction=0.2)
-    fit = trainer(9, [Poison(2)], log_every_n_steps=100, limit_val_batches=float(validate))
+@pytest.mark.parametrize(
+    ("settings", "step"),
+    [
+        pytest.param({}, 8, id="end-of-epoch"),
+        pytest.param({"limit_val_batches": 1.0, "val_check_interval": 4}, 4, id="validation"),
+    ],
+)
+def test_before_validation_and_at_the_end_of_an_epoch_it_is_looked_at(settings: dict[str, Any], step: int) -> None:
+    fit = trainer(2, [Poison(2)], log_every_n_steps=100, **settings)
 
     with pytest.raises(NonFiniteLossError, match=r"at step 2 \(epoch 0\)"):
-        fit.fit(Retrain(nasbench(), drop_path=0), datamodule=data)
+        fit.fit(Retrain(nasbench(), drop_path=0), datamodule=images(train_size=80, val_fraction=0.2))
 
-    assert fit.global_step == 8
+    assert fit.global_step == step
 
 
 def test_a_gradient_that_is_not_finite_counts_like_the_loss() -> None:

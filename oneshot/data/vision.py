@@ -275,7 +275,7 @@ class Digits(VisionData):
         self.split_seed = split_seed
 
     def load(self, split: Split) -> ImageSet | None:
-        """Test is a fixed stratified fifth, 360 images."""
+        """Test is a fixed stratified fifth, 359 images."""
         from sklearn.datasets import load_digits
 
         if split == "val":

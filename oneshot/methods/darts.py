@@ -54,7 +54,7 @@ class DARTS(BilevelSearch):
             losses.append(self._val_loss(batch))
             return losses[-1]
 
-        optimizer = self.optimizers()[0].optimizer  # type: ignore[index,union-attr]  # a list under two optimisers
+        optimizer = self.optimizer_pair[0].optimizer
         weights, alphas = list(self.supernet.parameters()), list(self.alphas.parameters())
         gradients = unrolled_arch_grad(
             train_loss,

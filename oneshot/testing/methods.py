@@ -1,7 +1,5 @@
 """What every search method must keep, and a task whose answer is known."""
 
-# ruff: noqa: D102  # the names of the tests are sentences
-
 from __future__ import annotations
 
 import copy
@@ -146,7 +144,9 @@ def random_streams(
 
 def fit(module: SearchModule, data: Any, *, epochs: int, **options: Any) -> pl.Trainer:
     """Run the search on the CPU, without logger, validation and checkpoints; ``options`` go to the Trainer."""
-    quiet: dict[str, Any] = dict.fromkeys(("logger", "enable_checkpointing", "enable_progress_bar", "enable_model_summary"), False)
+    quiet: dict[str, Any] = dict.fromkeys(
+        ("logger", "enable_checkpointing", "enable_progress_bar", "enable_model_summary"), False
+    )
     ckpt_path = options.pop("ckpt_path", None)
     cpu = {"accelerator": "cpu", "devices": 1, "max_epochs": epochs, "limit_val_batches": 0}
     trainer = pl.Trainer(**{**cpu, **quiet, **options})

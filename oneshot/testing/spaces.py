@@ -1,7 +1,5 @@
 """What every search space and its supernet must keep."""
 
-# ruff: noqa: D102  # the names of the tests are sentences
-
 from __future__ import annotations
 
 import itertools
@@ -26,7 +24,7 @@ from oneshot.supernets.space import SearchSpace, SubnetConfig, load_config
 
 
 class SpaceContract(ABC):
-    """Subclass it as ``class TestMySpace(SpaceContract)`` and define the fixture ``supernet``: small, and new each time.
+    """Subclass it as ``class TestMySpace(SpaceContract)`` and define the fixture ``supernet``: small, new each time.
 
     Networks must be deterministic: no candidate may draw random numbers.
 
@@ -263,7 +261,7 @@ class SpaceContract(ABC):
             weights.requires_grad_()
         logits = supernet.train()(_images(supernet), arch)
         labels = torch.arange(len(logits)) % supernet.num_classes
-        nn.functional.cross_entropy(logits, labels).backward()
+        torch.autograd.backward(nn.functional.cross_entropy(logits, labels))
         without = [name for name, p in supernet.named_parameters() if p.grad is None or not p.grad.any()]
         assert without == []
         assert all(weights.grad is not None and weights.grad.any() for weights in arch.values())

@@ -122,11 +122,14 @@ def test_a_reduced_space_has_two_operations_an_edge(name: Literal["s1", "s2", "s
     assert space.size == (math.prod((k + 1) * k // 2 * 2**2 for k in range(1, 5))) ** 2
     picks = {frozenset(choice.candidates) for choice in space.choices}
     if name != "s1":
-        assert picks == {
-            "s2": {frozenset({"skip_connect", "sep_conv_3x3"})},
-            "s3": {frozenset({"none", "skip_connect", "sep_conv_3x3"})},
-            "s4": {frozenset({"noise", "sep_conv_3x3"})},
-        }[name]
+        assert (
+            picks
+            == {
+                "s2": {frozenset({"skip_connect", "sep_conv_3x3"})},
+                "s3": {frozenset({"none", "skip_connect", "sep_conv_3x3"})},
+                "s4": {frozenset({"noise", "sep_conv_3x3"})},
+            }[name]
+        )
         return
     assert len(space.choices) == 28
     assert space["normal_5"].candidates == ("max_pool_3x3", "skip_connect")
@@ -386,7 +389,9 @@ def test_the_auxiliary_head_has_the_size_of_the_authors_code(options: dict[str, 
     assert count_parameters(network) - count_parameters(on_meta("DARTS_V2", **options)) == parameters
 
 
-@pytest.mark.parametrize(("size", "stem"), [(8, "cifar"), (17, "cifar"), (28, "cifar"), (32, "cifar"), (64, "imagenet")])
+@pytest.mark.parametrize(
+    ("size", "stem"), [(8, "cifar"), (17, "cifar"), (28, "cifar"), (32, "cifar"), (64, "imagenet")]
+)
 def test_the_auxiliary_head_reads_the_cell_at_two_thirds(size: int, stem: Literal["cifar", "imagenet"]) -> None:
     network = DARTSNetwork(PUBLISHED["DARTS_V2"], channels=4, cells=5, image_size=size, stem=stem, auxiliary=True)
     x = torch.randn(2, 3, size, size)
