@@ -142,7 +142,7 @@ def _layout(graph: ArchGraph) -> _Layout:
     """Layered layout in the manner of Sugiyama, Tagawa and Toda (1981).
 
     Nodes stand in even columns by their longest distance from an input, labels in odd columns; an edge has a slot of
-    its own in every column it crosses and changes its height only between columns. So no label, node or edge can overlap.
+    its own in every column it crosses and changes its height only between columns. So nothing can overlap.
     """
     rank = [0] * len(graph.nodes)
     for source, target, label in sorted(graph.edges):
