@@ -13,10 +13,11 @@ from pytorch_lightning.loggers import TensorBoardLogger, WandbLogger
 from torch import Tensor
 
 from oneshot.base import SearchModule
+from oneshot.functional import entropy
 from oneshot.report import draw_alpha_heatmap, draw_alphas, draw_cells
 from oneshot.supernets.space import SubnetConfig
 
-from .base import SearchCallback, entropy
+from .base import SearchCallback
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -88,7 +89,7 @@ class ArchLogger(SearchCallback):
         step = trainer.fit_loop.total_batch_idx  # where Lightning puts the epoch's other metrics
         for logger in trainer.loggers:
             if isinstance(logger, TensorBoardLogger):
-                logger.experiment.add_text("architecture", describe(config), step)
+                logger.experiment.add_text("architecture", str(config), step)
             elif isinstance(logger, WandbLogger):
                 self._log_to_wandb(logger, search, config, step)
 
@@ -146,12 +147,7 @@ class ArchLogger(SearchCallback):
         }
         for name, figure in figures.items():
             logger.log_image(name, [_pixels(figure)], step)
-        logger.experiment.log({"architecture": describe(config), "trainer/global_step": step})
-
-
-def describe(config: SubnetConfig) -> str:
-    """One readable line: the picks of every choice."""
-    return "; ".join(f"{name}: {', '.join(map(str, picks))}" for name, picks in config.picks)
+        logger.experiment.log({"architecture": str(config), "trainer/global_step": step})
 
 
 def _pixels(figure: Figure) -> npt.NDArray[np.uint8]:

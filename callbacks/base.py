@@ -5,9 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytorch_lightning as pl
-import torch
 from pytorch_lightning.callbacks import Callback
-from torch import Tensor
 
 from oneshot.base import SearchModule
 
@@ -54,12 +52,6 @@ class SearchCallback(Callback):
                 f"got {type(pl_module).__name__}. Take the callback off this Trainer."
             )
         return pl_module
-
-
-def entropy(probabilities: Tensor) -> Tensor:
-    """Shannon entropy in nats over the last dimension, ``[..., O] -> [...]``."""
-    nats: Tensor = torch.special.entr(probabilities).sum(-1)
-    return nats
 
 
 def run_folder(trainer: pl.Trainer) -> Path:

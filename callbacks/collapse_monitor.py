@@ -9,10 +9,11 @@ import torch
 from pytorch_lightning.utilities import rank_zero_warn
 
 from oneshot.base import SearchModule
+from oneshot.functional import entropy
 from oneshot.supernets.darts import DARTSSpace
 from oneshot.supernets.space import SearchSpace, SubnetConfig
 
-from .base import SearchCallback, entropy
+from .base import SearchCallback
 
 Action = Literal["warn", "stop"]
 

@@ -214,7 +214,7 @@ class BilevelSearch(SearchModule):
     def configure_callbacks(self) -> list[Callback]:
         # The first hook of fit, before Lightning's own refusals, which do not know the way out.
         trainer = self.trainer
-        if trainer.max_steps != -1:
+        if trainer.max_steps != -1 and not trainer.fast_dev_run:  # which sets max_steps, and stops after it itself
             raise ValueError(
                 "max_steps counts the steps of both optimisers, so a search would end half-way; "
                 f"got max_steps={trainer.max_steps}. Use Trainer(max_epochs=...)."

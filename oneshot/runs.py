@@ -24,7 +24,7 @@ from rich.console import Console
 from rich.table import Table
 
 from oneshot.callbacks import ArchLogger, CollapseMonitor, GenotypePlot, SearchProgressBar, SubnetExport
-from oneshot.supernets import PUBLISHED, DARTSNetwork, NASBench201Network, SubnetConfig, load_config
+from oneshot.supernets import PUBLISHED, DARTSNetwork, NASBench201Network, load_config
 from oneshot.supernets.base import Subnet, inherit_weights
 
 from .base import SearchModule
@@ -115,7 +115,7 @@ def search(args: Sequence[str]) -> None:
     with cli.folder() as folder:
         cli.trainer.fit(cli.model, datamodule=cli.datamodule)
     if cli.trainer.is_global_zero:
-        _say(_describe(cli.model.derive()))
+        _say(str(cli.model.derive()))
         _say(f"Run: {folder}. Next: oneshot retrain {folder} --config ...")
 
 
@@ -161,7 +161,7 @@ def derive(run: str, *, checkpoint: str | None = None, out: str | None = None) -
         raise ValueError(f"Only a search has an architecture to derive; {run} is a retraining.")
     config, path = module.derive(), Path(out or Path(run) / SUBNET)
     write_atomically(path, config.to_json())
-    _say(_describe(config))
+    _say(str(config))
     _say(f"Written: {path}")
 
 
@@ -273,10 +273,6 @@ def _network(target: str, *, inherit: bool) -> Subnet:
         f"Expected a run, an exported network, a NAS-Bench-201 string or one of {', '.join(PUBLISHED)}; "
         f"got {target!r}, which is none of these."
     )
-
-
-def _describe(config: SubnetConfig) -> str:
-    return "\n".join(f"{name}: {' '.join(map(str, picks))}" for name, picks in config.picks)
 
 
 def _metrics(results: Mapping[str, float]) -> Table:

@@ -58,7 +58,7 @@ class SubnetConfig:
 
     Args:
         space: Name of the :class:`SearchSpace` it belongs to.
-        picks: ``{choice name: picks}``, stored as nested tuples.
+        picks: ``{choice name: picks}``, stored as nested tuples in order of name.
 
     Example:
         >>> config = SubnetConfig("toy", {"layer": ["conv", "skip"]})
@@ -73,13 +73,18 @@ class SubnetConfig:
 
     def __init__(self, space: str, picks: Mapping[str, Sequence[Candidate]]) -> None:
         object.__setattr__(self, "space", space)
-        object.__setattr__(self, "picks", tuple((name, tuple(row)) for name, row in picks.items()))
+        # by name, so that two configs are equal however their picks were listed
+        object.__setattr__(self, "picks", tuple((name, tuple(picks[name])) for name in sorted(picks)))
 
     def __getitem__(self, choice: str) -> tuple[Candidate, ...]:
         for name, picks in self.picks:
             if name == choice:
                 return picks
         raise KeyError(f"this config of {self.space!r} has no choice {choice!r}; it has {[n for n, _ in self.picks]}")
+
+    def __str__(self) -> str:
+        """One readable line: the picks of every choice."""
+        return "; ".join(f"{name}: {' '.join(map(str, picks))}" for name, picks in self.picks)
 
     def __reduce__(self) -> tuple[Any, ...]:
         return SubnetConfig, (self.space, dict(self.picks))
@@ -299,7 +304,7 @@ class SearchSpace:
     def graphs(self, config: SubnetConfig) -> list[ArchGraph]:
         """What to draw. A chain of all decisions unless the space knows better."""
         self.validate(config)
-        labels = [f"{pick}" for _, picks in config.picks for pick in picks]
+        labels = [f"{pick}" for choice in self.choices for pick in config[choice.name]]
         nodes = ("in", *(str(i) for i in range(1, len(labels))), "out")
         return [ArchGraph(self.name, nodes, tuple((i, i + 1, label) for i, label in enumerate(labels)))]
 
@@ -333,10 +338,11 @@ class SearchSpace:
                 "Build the space it was made in, or derive again."
             )
         names, expected = [name for name, _ in config.picks], [choice.name for choice in self.choices]
-        if names != expected:
+        if names != sorted(expected):
             raise ValueError(f"A config of space {self.name!r} holds the choices {expected}; got {names}.")
         genes: list[int] = []
-        for choice, (_, picks) in zip(self.choices, config.picks, strict=True):
+        for choice in self.choices:
+            picks = config[choice.name]
             if len(picks) != choice.rows:
                 raise ValueError(f"Choice {choice.name!r} of {self.name!r} has {choice.rows} rows; got {len(picks)}.")
             index = {pick: i for i, pick in enumerate(choice.picks)}

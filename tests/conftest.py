@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import random
 import socket
 import sys
@@ -10,6 +11,9 @@ from typing import Any
 
 import numpy as np
 import pytest
+
+# Before torch is imported, here and in every subprocess: on tensors this small, threads mostly wait for each other.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:
@@ -22,7 +26,8 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
 
 
 @pytest.fixture(autouse=True)
-def _same_seed_for_every_test() -> None:
+def _same_seed_for_every_test(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("PL_GLOBAL_SEED", raising=False)  # left by pl.seed_everything in an earlier test
     random.seed(0)
     np.random.seed(0)
     if "torch" in sys.modules:  # a test that does not need torch does not pay for importing it

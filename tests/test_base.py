@@ -356,6 +356,13 @@ def test_trainer_settings_that_two_optimisers_cannot_honour_are_refused(options:
         fit(module, random_streams(module.supernet), epochs=1, **options)
 
 
+@pytest.mark.filterwarnings("ignore:Total length of `list`")  # this data has no validation stream
+def test_a_fast_dev_run_is_not_mistaken_for_max_steps() -> None:
+    module = search()
+    fit(module, random_streams(module.supernet), epochs=1, fast_dev_run=True)
+    assert module.trainer.fit_loop.total_batch_idx == 0
+
+
 @pytest.mark.parametrize("kind", ["one-loader", "one-stream"])
 def test_data_without_two_streams_is_refused(kind: str) -> None:
     module = search()

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import nn
 
-from oneshot.functional import entropy, expected_cost, frozen_batch_norm, warmup_cosine
+from oneshot.functional import entropy, expected_cost, frozen_batch_norm, unrolled_arch_grad, warmup_cosine
 
 
 def test_entropy_is_in_nats_and_certainty_has_none() -> None:
@@ -85,3 +85,18 @@ def test_the_learning_rate_warms_up_and_anneals_by_half_a_cosine() -> None:
     assert max(factors) == factors[2] == 1.0
     assert factors[10] == warmup_cosine(99, steps=10, warmup=2, floor=0.2) == pytest.approx(0.2)
     assert warmup_cosine(0, steps=1) == 1.0 and warmup_cosine(3, steps=3, warmup=3) == 1.0
+
+
+def test_second_order_uses_the_same_random_numbers_on_both_sides_of_the_difference() -> None:
+    """A loss with noise that multiplies alpha but not the weights has no mixed derivative: the Hessian term is zero."""
+    weight, alpha = torch.ones(3, dtype=torch.float64, requires_grad=True), torch.ones(3, dtype=torch.float64)
+    alpha.requires_grad_()
+
+    def train_loss() -> torch.Tensor:
+        return (weight**2).sum() + (alpha * torch.randn(3, dtype=torch.float64)).sum()
+
+    def val_loss() -> torch.Tensor:
+        return (weight * alpha).sum()
+
+    (gradient,) = unrolled_arch_grad(train_loss, val_loss, [weight], [alpha], lr=0.1)
+    torch.testing.assert_close(gradient, torch.full_like(gradient, 0.8), rtol=1e-9, atol=1e-9)  # w' = w - 0.1 * 2 w

@@ -125,7 +125,7 @@ def test_tensorboard_gets_the_architecture_as_text(tmp_path: Path, monkeypatch: 
     monkeypatch.setattr(search, "log_dict", lambda metrics, **kwargs: None)
     ArchLogger().after_epoch(trainer, search)
 
-    text = "cell: " + ", ".join(map(str, search.derive()["cell"]))
+    text = "cell: " + " ".join(map(str, search.derive()["cell"]))
     writer.add_text.assert_called_once_with("architecture", text, trainer.fit_loop.total_batch_idx)
 
 
@@ -160,7 +160,7 @@ def test_an_offline_wandb_run_contains_alphas_pictures_and_the_architecture(wand
 
     texts = [(row["trainer/global_step"], row["architecture"]) for row in history(file) if "architecture" in row]
     assert [step for step, _ in texts] == [1, 3]
-    assert texts[-1][1] == "cell: " + ", ".join(map(str, search.derive()["cell"]))
+    assert texts[-1][1] == "cell: " + " ".join(map(str, search.derive()["cell"]))
     pictures = sorted(path.name for path in file.parent.glob("files/media/images/pictures/*.png"))
     assert [name.split("_")[0] for name in pictures] == ["cells"] * 2 + ["history"] * 2 + ["probabilities"] * 2
 

@@ -194,3 +194,11 @@ def test_the_network_of_a_hand_written_genotype_has_no_config_to_load(tmp_path: 
     (tmp_path / "subnet.json").write_text(json.dumps({"schema_version": 1, "config": None, "network": {}}))
     with pytest.raises(ValueError, match=r"subnet\.json: .*got None"):
         load_config(tmp_path / "subnet.json")
+
+
+def test_the_order_in_which_picks_are_listed_does_not_matter() -> None:
+    space = SearchSpace("toy", (Choice("b", ("x", "y"), rows=2), Choice("a", ("x", "y"))))
+    one = SubnetConfig("toy", {"b": ["x", "y"], "a": ["y"]})
+    other = SubnetConfig("toy", {"a": ["y"], "b": ["x", "y"]})
+    assert one == other and hash(one) == hash(other)
+    assert space.encode([one]).tolist() == space.encode([other]).tolist() == [[0, 1, 1]]
