@@ -41,6 +41,13 @@ class SearchProgressBar(RichProgressBar):
         self._look(pl_module)
         super().on_train_epoch_end(trainer, pl_module)
 
+    def on_train_batch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule, *args: Any, **kwargs: Any) -> None:
+        # Reading the loss waits for the device, so it is read as often as it is logged.
+        step = trainer.fit_loop.total_batch_idx + 1
+        if step % max(1, trainer.log_every_n_steps) == 0 and "train/loss" in trainer.callback_metrics:
+            self._found["loss"] = f"{float(trainer.callback_metrics['train/loss']):.3f}"
+        super().on_train_batch_end(trainer, pl_module, *args, **kwargs)
+
     def get_metrics(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> dict[str, Any]:
         return {**super().get_metrics(trainer, pl_module), **self._found}
 
@@ -50,7 +57,7 @@ class SearchProgressBar(RichProgressBar):
             costs = supernet.candidate_parameters()
             weights = supernet.space.one_hot(config)
             derived = sum(float((costs[name].numpy() * weights[name]).sum()) for name in costs)
-            self._found = {
+            self._found |= {
                 "found": summarise(config),
                 "params": f"{short(derived)} (expected {short(float(pl_module.expected_parameters()))})",
             }

@@ -11,7 +11,7 @@ from pytorch_lightning.core.optimizer import LightningOptimizer
 from torch import Tensor, nn
 from torchmetrics.classification import MulticlassAccuracy
 
-from oneshot.supernets.base import Supernet
+from oneshot.supernets.base import OperationSupernet
 from oneshot.supernets.space import SubnetConfig
 
 from .functional import expected_cost, frozen_batch_norm, warmup_cosine
@@ -36,7 +36,12 @@ class SearchModule(FiniteLossGuard, ABC):
     """
 
     def __init__(
-        self, supernet: Supernet, sampler: Sampler, *, criterion: nn.Module | None = None, alpha_std: float = 1e-3
+        self,
+        supernet: OperationSupernet,
+        sampler: Sampler,
+        *,
+        criterion: nn.Module | None = None,
+        alpha_std: float = 1e-3,
     ) -> None:
         super().__init__()
         self.supernet, self.sampler = supernet, sampler
@@ -47,6 +52,7 @@ class SearchModule(FiniteLossGuard, ABC):
         self._costs = supernet.candidate_parameters()
         self._fit_accuracy = MulticlassAccuracy(supernet.num_classes, average="micro", validate_args=False)
         self._val_accuracy = MulticlassAccuracy(supernet.num_classes, average="micro", validate_args=False)
+        self._test_accuracy = MulticlassAccuracy(supernet.num_classes, average="micro", validate_args=False)
 
     def edge_weights(self) -> dict[str, Tensor]:
         """Edge weights for one forward pass, ``{choice: [R, O]}``, differentiable in the alphas."""
@@ -70,11 +76,18 @@ class SearchModule(FiniteLossGuard, ABC):
         return self.supernet(x, self.probabilities())  # type: ignore[no-any-return]  # nn.Module.__call__ is untyped
 
     def validation_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:
-        x, y = batch
+        self._evaluate("val", *batch)
+
+    def test_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:
+        self._evaluate("test", *batch)
+
+    def _evaluate(self, stage: str, x: Tensor, y: Tensor) -> None:
         logits = self(x)
-        self._val_accuracy(logits, y)
-        self.log("val/loss", self.criterion(logits, y), on_step=False, on_epoch=True, batch_size=len(y), sync_dist=True)
-        self.log("val/accuracy", self._val_accuracy, on_step=False, on_epoch=True, batch_size=len(y), prog_bar=True)
+        accuracy = self._val_accuracy if stage == "val" else self._test_accuracy
+        accuracy.update(logits, y)
+        loss = self.criterion(logits, y)
+        self.log(f"{stage}/loss", loss, on_step=False, on_epoch=True, batch_size=len(y), sync_dist=True)
+        self.log(f"{stage}/accuracy", accuracy, on_step=False, on_epoch=True, batch_size=len(y), prog_bar=True)
 
     def setup(self, stage: str) -> None:
         """Compare the supernet with the data.
@@ -108,12 +121,13 @@ class BilevelSearch(SearchModule):
         arch_warmup_epochs: Epochs in which the alphas stay as they are.
 
     Raises:
-        ValueError: At the start of ``fit``, for Trainer settings that manual optimisation cannot honour.
+        ValueError: If a number is out of its range; at the start of ``fit``, for Trainer settings that manual
+            optimisation cannot honour.
     """
 
     def __init__(
         self,
-        supernet: Supernet,
+        supernet: OperationSupernet,
         sampler: Sampler,
         *,
         criterion: nn.Module | None = None,
@@ -129,6 +143,15 @@ class BilevelSearch(SearchModule):
         arch_warmup_epochs: int = 0,
     ) -> None:
         super().__init__(supernet, sampler, criterion=criterion, alpha_std=alpha_std)
+        if not 0 <= weight_lr_min <= weight_lr or weight_lr == 0:
+            raise ValueError(
+                f"The learning rate falls from weight_lr > 0 to weight_lr_min >= 0; got {weight_lr}, {weight_lr_min}."
+            )
+        if not grad_clip > 0:
+            raise ValueError(f"grad_clip is the largest norm of the gradient, above 0; got {grad_clip}.")
+        for name, value in (("arch_lr", arch_lr), ("arch_warmup_epochs", arch_warmup_epochs)):
+            if value < 0:
+                raise ValueError(f"{name} must not be negative; got {value}. 0 is off.")
         self.automatic_optimization = False
         self.weight_lr, self.weight_lr_min, self.weight_momentum = weight_lr, weight_lr_min, weight_momentum
         self.weight_decay, self.grad_clip = weight_decay, grad_clip
@@ -176,7 +199,7 @@ class BilevelSearch(SearchModule):
                 arch_loss = self.arch_backward(batch)
             arch_optimizer.step()
             arch_optimizer.zero_grad()
-            self.watch(arch_loss, *(alpha.sum() for alpha in self.alphas.parameters()))
+            self.watch(arch_loss)
             self.log("arch/loss", arch_loss.detach(), batch_size=len(batch["arch"][1]))
 
         x, y = batch["weights"]
@@ -189,8 +212,8 @@ class BilevelSearch(SearchModule):
         norm = nn.utils.clip_grad_norm_(self.supernet.parameters(), self.grad_clip)
         weight_optimizer.step()
         self.watch(loss, norm)
-        self._fit_accuracy(logits, y)
-        self.log("train/loss", loss.detach(), prog_bar=True, batch_size=len(y))
+        self._fit_accuracy.update(logits, y)
+        self.log("train/loss", loss.detach(), batch_size=len(y))
         self.log("train/accuracy", self._fit_accuracy, on_step=False, on_epoch=True, batch_size=len(y))
 
     def on_train_epoch_start(self) -> None:
@@ -214,6 +237,18 @@ class BilevelSearch(SearchModule):
     def configure_callbacks(self) -> list[Callback]:
         # The first hook of fit, before Lightning's own refusals, which do not know the way out.
         trainer = self.trainer
+        if trainer.state.fn != "fit":
+            return []
+        if trainer.world_size > 1:
+            raise ValueError(
+                "A search runs on one device, because its alphas are not averaged between devices yet; got "
+                f"{trainer.world_size} of them. Use Trainer(devices=1)."
+            )
+        if trainer.precision == "16-mixed":
+            raise ValueError(
+                "A search does not run in 16-mixed, because one gradient scaler cannot serve two optimisers. Use "
+                "bf16-mixed or 32."
+            )
         if trainer.max_steps != -1 and not trainer.fast_dev_run:  # which sets max_steps, and stops after it itself
             raise ValueError(
                 "max_steps counts the steps of both optimisers, so a search would end half-way; "

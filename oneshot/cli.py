@@ -57,7 +57,9 @@ def _parser() -> argparse.ArgumentParser:
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; returns the exit code. Errors are one line, ``--traceback`` shows where they come from."""
     parser = _parser()
-    args, rest = parser.parse_known_args(argv)
+    words = list(sys.argv[1:] if argv is None else argv)
+    traceback = "--traceback" in words  # wherever it stands
+    args, rest = parser.parse_known_args([word for word in words if word != "--traceback"])
     if rest and args.command not in ("search", "retrain", "evaluate"):
         parser.error(f"{args.command} does not know {' '.join(rest)}")
     try:
@@ -81,7 +83,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             else:
                 runs.show(args.target, out=args.out)
     except (ValueError, ImportError, RuntimeError, OSError) as error:
-        if args.traceback:
+        if traceback:
             raise
         sys.stderr.write(f"oneshot {args.command}: {error}\n")
         return 1

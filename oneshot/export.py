@@ -33,7 +33,7 @@ from .errors import missing_extra
 SCHEMA_VERSION = 1
 SUBNET, WEIGHTS, MANIFEST = "subnet.json", "model.safetensors", "manifest.json"
 FILES = {"torch_export": "model.pt2", "onnx": "model.onnx"}
-TOLERANCE = 1e-4  # largest difference of a reloaded file, relative to the largest output where that exceeds 1
+TOLERANCE = 1e-5  # largest difference of a reloaded file, relative to the largest output where that exceeds 1
 TRACED_BATCH, CHECKED_BATCH = 2, 3  # different, so that a batch size frozen into a file is found
 PACKAGES = ("timm", "numpy", "safetensors", "pytorch-lightning", "onnx", "onnxscript", "onnxruntime")
 

@@ -37,13 +37,25 @@ RESULTS = "results.json"
 SEARCH_EPOCHS, RETRAIN_EPOCHS, RANDOM_NETWORKS = 25, 20, 5
 
 
-def quickstart(out: str | Path, *, seed: int = 0, overwrite: bool = False, console: Console | None = None) -> None:
+def quickstart(
+    out: str | Path,
+    *,
+    seed: int = 0,
+    overwrite: bool = False,
+    search_epochs: int = SEARCH_EPOCHS,
+    retrain_epochs: int = RETRAIN_EPOCHS,
+    random_networks: int = RANDOM_NETWORKS,
+    console: Console | None = None,
+) -> None:
     """Search, derive, retrain, test, export, and compare with random networks.
 
     Args:
         out: Folder to write.
         seed: Seed of everything.
         overwrite: Replace the folder if it exists.
+        search_epochs: Epochs of the search.
+        retrain_epochs: Epochs each network is trained.
+        random_networks: How many random networks to compare with, at least one.
         console: Where to report.
 
     Raises:
@@ -51,10 +63,12 @@ def quickstart(out: str | Path, *, seed: int = 0, overwrite: bool = False, conso
     """
     console = console or Console()
     with new_folder(Path(out), overwrite=overwrite, marker=RESULTS, keep=RESULTS) as folder:
-        _run(folder, seed, console)
+        _run(folder, seed, search_epochs, retrain_epochs, random_networks, console)
 
 
-def _run(folder: Path, seed: int, console: Console) -> None:
+def _run(
+    folder: Path, seed: int, search_epochs: int, retrain_epochs: int, random_networks: int, console: Console
+) -> None:
     start = time.monotonic()
     pl.seed_everything(seed, verbose=False)
     with _quiet(), _progress(console) as progress:
@@ -70,20 +84,20 @@ def _run(folder: Path, seed: int, console: Console) -> None:
         method, history = DARTS(supernet, arch_lr=3e-3), ArchLogger()
         callbacks = [history, GenotypePlot(folder), SubnetExport(folder), CollapseMonitor()]
         search_curves = _fit(
-            method, SearchDataModule(data), folder / "search", SEARCH_EPOCHS, progress, "search", callbacks
+            method, SearchDataModule(data), folder / "search", search_epochs, progress, "search", callbacks
         )
         found = method.derive()
 
         # Everything below gets the same data, epochs and seed, the found network and the random ones alike.
         rivals = [c for c in space.unique(space.sample(seed + i) for i in range(100)) if c != space.canonical(found)]
         results: list[dict[str, Any]] = []
-        for index, config in enumerate([found, *rivals[:RANDOM_NETWORKS]]):
+        for index, config in enumerate([found, *rivals[:random_networks]]):
             name = f"random {index}" if index else "found"
             pl.seed_everything(seed, verbose=False)
             network = supernet.extract(config, inherit=False)
             module = Retrain(network, lr=0.1, drop_path=0.0)
             train = Digits(batch_size=64, val_fraction=0.1)
-            curves = _fit(module, train, folder / "retrain" / name.replace(" ", "_"), RETRAIN_EPOCHS, progress, name)
+            curves = _fit(module, train, folder / "retrain" / name.replace(" ", "_"), retrain_epochs, progress, name)
             test = _trainer(folder, 1).test(module, train, verbose=False)[0]
             counts = count(network, network.input_shape)
             results.append(
@@ -114,7 +128,7 @@ def _run(folder: Path, seed: int, console: Console) -> None:
     wins = sum(results[0]["accuracy"] > rival["accuracy"] for rival in results[1:])
     ties = sum(results[0]["accuracy"] == rival["accuracy"] for rival in results[1:])
     console.print(
-        f"The found network beats {wins} of {RANDOM_NETWORKS} random networks and ties with {ties}. One image is "
+        f"The found network beats {wins} of {random_networks} random networks and ties with {ties}. One image is "
         "0.28 %: this shows that everything runs, not that one method is better.",
         highlight=False,
         soft_wrap=True,

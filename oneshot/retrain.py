@@ -16,7 +16,7 @@ from torch.optim import Optimizer
 from torchmetrics import Metric, MetricCollection
 from torchmetrics.classification import MulticlassAccuracy, MulticlassCalibrationError, MulticlassConfusionMatrix
 
-from oneshot.supernets.base import Subnet
+from oneshot.supernets.base import Subnet, inherit_weights
 
 from .functional import warmup_cosine
 from .guard import FiniteLossGuard, check_data
@@ -24,6 +24,8 @@ from .guard import FiniteLossGuard, check_data
 
 class Retrain(FiniteLossGuard):
     """Trains the network it is given. Defaults are those of DARTS for CIFAR-10 (arXiv:1806.09055, appendix A.2).
+
+    The paper's drop-path of 0.2 is off by default, because many networks have no paths to drop.
 
     Takes a data module (or loaders) of batches ``(x, y)``. Logs ``train/loss`` (what is minimised), ``train/accuracy``
     and, per ``val`` and ``test``, ``loss`` (plain cross-entropy), ``accuracy``, ``top5`` (with more than five classes)
@@ -72,7 +74,7 @@ class Retrain(FiniteLossGuard):
         warmup_epochs: int = 0,
         label_smoothing: float = 0.0,
         auxiliary_weight: float = 0.4,
-        drop_path: float = 0.2,
+        drop_path: float = 0.0,
         ema_decay: float | None = None,
         mixup: float = 0.0,
         cutmix: float = 0.0,
@@ -117,6 +119,12 @@ class Retrain(FiniteLossGuard):
         """``[B, C, H, W] -> [B, classes]``; outside training, of the averaged weights if there are any."""
         logits: Tensor = (self.network if self.ema is None or self.training else self.ema.module)(x)
         return logits
+
+    def load_network(self, source: Subnet) -> None:
+        """Start from the weights of another network of the same architecture; their moving average starts there too."""
+        inherit_weights(self.network, source)
+        if self.ema is not None:
+            self.ema.module.load_state_dict(self.network.state_dict())
 
     def network_for_export(self) -> Subnet:
         """A copy of the network in evaluation mode, without drop-path, with the averaged weights if there are any."""
@@ -197,7 +205,7 @@ class Retrain(FiniteLossGuard):
         if auxiliary is not None:
             loss = loss + self.auxiliary_weight * F.cross_entropy(auxiliary, y, label_smoothing=self.label_smoothing)
         self.watch(loss)
-        self.log("train/loss", loss.detach(), prog_bar=True, batch_size=len(y))
+        self.log("train/loss", loss.detach(), batch_size=len(y))
         self._accuracy.update(logits.detach(), y if y.ndim == 1 else y.argmax(dim=1))
         self.log("train/accuracy", self._accuracy, on_step=False, on_epoch=True, batch_size=len(y))
         return loss

@@ -6,30 +6,42 @@ retraining the same without ``subnet.json``, and ``results.json`` with its test 
 
 from __future__ import annotations
 
+import inspect
 import json
 import sys
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
+from importlib import import_module
 from pathlib import Path
 from typing import Any, Literal
 
 import pytorch_lightning as pl
 import torch
 import yaml
-from pytorch_lightning.callbacks import Callback, ModelCheckpoint, ProgressBar, RichProgressBar
+from pytorch_lightning.callbacks import Callback, ModelCheckpoint, ProgressBar
 from pytorch_lightning.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
 from pytorch_lightning.loggers import CSVLogger
 from rich.console import Console
 from rich.table import Table
 
 from oneshot.callbacks import ArchLogger, CollapseMonitor, GenotypePlot, SearchProgressBar, SubnetExport
-from oneshot.supernets import PUBLISHED, DARTSNetwork, NASBench201Network, load_config
-from oneshot.supernets.base import Subnet, inherit_weights
+from oneshot.supernets import (
+    PUBLISHED,
+    DARTSNetwork,
+    NASBench201Network,
+    NASBench201Space,
+    SubnetConfig,
+    darts_space,
+    load_config,
+    reduced_space,
+)
+from oneshot.supernets.base import Subnet
+from oneshot.supernets.darts import REDUCED_SPACES
 
 from .base import SearchModule
 from .cost.counts import count
-from .export import describe, export_subnet, load
+from .export import MANIFEST, describe, export_subnet, load
 from .files import new_folder, write_atomically
 from .report import draw_cells, network_table, save_figure
 from .retrain import Retrain
@@ -62,7 +74,7 @@ class _RunCLI(LightningCLI):
             super().__init__(
                 datamodule_class=pl.LightningDataModule,
                 subclass_mode_data=True,
-                save_config_callback=_SaveConfig,
+                save_config_callback=_SaveConfig if callbacks else None,
                 save_config_kwargs={"save_to_log_dir": False},
                 seed_everything_default=0,
                 load_from_checkpoint_support=False,
@@ -77,6 +89,24 @@ class _RunCLI(LightningCLI):
 
     def before_instantiate_classes(self) -> None:
         self.config.trainer.default_root_dir = self.config.out
+        self._fit_to_data()
+
+    def _fit_to_data(self) -> None:
+        """Build the network for the data, where the configuration leaves it at its defaults."""
+        model = self.config.model.get("init_args", self.config.model)
+        network = model.get("supernet") or model.get("network")
+        if not network or "init_args" not in network:
+            return
+        parser = LightningArgumentParser()
+        parser.add_lightning_class_args(pl.LightningDataModule, "data", subclass_mode=True)
+        data = parser.instantiate_classes(parser.parse_object({"data": self.config.data})).data
+        module, _, name = network.class_path.rpartition(".")
+        defaults = inspect.signature(getattr(import_module(module), name)).parameters
+        shape = getattr(data, "input_shape", (None, None, None))
+        known = {"num_classes": getattr(data, "num_classes", None), "in_channels": shape[0], "image_size": shape[1]}
+        for key, value in known.items():
+            if value is not None and key in network.init_args and network.init_args[key] == defaults[key].default:
+                network.init_args[key] = value
 
     def folder(self) -> AbstractContextManager[Path]:
         """The folder of the run, for the time it is written."""
@@ -126,7 +156,7 @@ def retrain(args: Sequence[str]) -> None:
     network = _network(source, inherit=inherit)
     cli = _retrain_cli("retrain", network, [arg for arg in args if arg != "--inherit"])
     if inherit:
-        inherit_weights(cli.model.network, network)
+        cli.model.load_network(network)
     with cli.folder() as folder:
         cli.trainer.fit(cli.model, datamodule=cli.datamodule)
     results = cli.trainer.test(cli.model, datamodule=cli.datamodule, verbose=False)[0]
@@ -149,7 +179,7 @@ def evaluate(args: Sequence[str]) -> None:
     else:
         network = load(target)
     cli = _retrain_cli("evaluate", network, [*args, "--trainer.logger=false"])
-    cli.model.network.load_state_dict(network.state_dict())
+    cli.model.load_network(network)
     results = cli.trainer.test(cli.model, datamodule=cli.datamodule, verbose=False)[0]
     _say(_metrics(results))
 
@@ -173,6 +203,7 @@ def export(
     results = Path(run) / RESULTS
     if isinstance(module, Retrain):
         network = module.network_for_export()
+        network.strip_auxiliary()
         config = Path(run) / SUBNET
         network.config = load_config(config) if config.exists() else network.config
     else:
@@ -224,13 +255,19 @@ def read_run(
     folder = Path(run)
     if not (folder / CONFIG).is_file():
         raise ValueError(f"A run is a folder with {CONFIG}; {folder} has none. 'oneshot search' makes one.")
-    config = yaml.safe_load((folder / CONFIG).read_text())
-    is_search = "class_path" in config["model"]
+    try:
+        config = yaml.safe_load((folder / CONFIG).read_text())
+        model, data = config["model"], config["data"]
+        is_search = "class_path" in model
+    except (yaml.YAMLError, UnicodeDecodeError, KeyError, TypeError) as error:
+        raise ValueError(
+            f"{folder / CONFIG} is not the configuration of a run, which has 'model' and 'data': {error!r}"
+        ) from error
     with _argv("oneshot", []):
         parser = LightningArgumentParser()
         parser.add_lightning_class_args(SearchModule if is_search else Retrain, "model", subclass_mode=is_search)
         parser.add_lightning_class_args(pl.LightningDataModule, "data", subclass_mode=True)
-        objects = parser.instantiate_classes(parser.parse_object({key: config[key] for key in ("model", "data")}))
+        objects = parser.instantiate_classes(parser.parse_object({"model": model, "data": data}))
     path = Path(checkpoint or folder / CHECKPOINT)
     if not path.is_file():
         raise ValueError(f"There is no checkpoint {path}; the run did not finish an epoch.")
@@ -238,7 +275,7 @@ def read_run(
         state = torch.load(path, map_location="cpu", weights_only=True)["state_dict"]
         objects.model.load_state_dict(state)
     except Exception as error:  # whatever torch raises for a damaged file
-        raise ValueError(f"{path} is not a checkpoint of this run: {error}") from error
+        raise ValueError(f"{path} is not a checkpoint of this run, or is damaged: {error!r}") from error
     return objects.model, objects.data
 
 
@@ -247,7 +284,7 @@ def _retrain_cli(command: str, network: Subnet, args: Sequence[str]) -> _RunCLI:
     # First, so that a YAML file or an option can change the size of the network.
     arguments = ["--model.network", json.dumps(spec), *args]
     if command == "retrain":
-        cli = _RunCLI(command, arguments, model_class=Retrain, callbacks=lambda out: [RichProgressBar()])
+        cli = _RunCLI(command, arguments, model_class=Retrain, callbacks=lambda out: [SearchProgressBar()])
     else:
         cli = _RunCLI(command, arguments, model_class=Retrain)
     cli.model.network.config = network.config
@@ -267,11 +304,26 @@ def _network(target: str, *, inherit: bool) -> Subnet:
             return module.network_for_export()
         config = load_config(path / SUBNET) if (path / SUBNET).exists() else module.derive()
         return module.supernet.extract(config, inherit=inherit)
-    if path.exists():
-        return load(path if path.is_dir() else path.parent)
+    exported = path if path.is_dir() else path.parent
+    if (exported / MANIFEST).is_file():
+        return load(exported)
+    if path.is_file():
+        return _network_of(load_config(path), path)
     raise ValueError(
         f"Expected a run, an exported network, a NAS-Bench-201 string or one of {', '.join(PUBLISHED)}; "
         f"got {target!r}, which is none of these."
+    )
+
+
+def _network_of(config: SubnetConfig, path: Path) -> Subnet:
+    """The paper's network of a bare config: only our own spaces can be told by their names."""
+    if config.space == "nasbench201":
+        return NASBench201Network(NASBench201Space().arch_string(config))
+    for space in (darts_space(), *map(reduced_space, REDUCED_SPACES)):
+        if config.space == space.name:
+            return DARTSNetwork(space.genotype(config))
+    raise ValueError(
+        f"{path} holds a config of space {config.space!r}, which says nothing of the network. Name the run it is from."
     )
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from .base import OperationSupernet as OperationSupernet
     from .base import Subnet as Subnet
     from .base import Supernet as Supernet
     from .darts import DARTSNetwork as DARTSNetwork
@@ -36,6 +37,7 @@ _WHERE = {
     "NASBench201Network": "nasbench201",
     "NASBench201Space": "nasbench201",
     "NASBench201Supernet": "nasbench201",
+    "OperationSupernet": "base",
     "PUBLISHED": "genotype",
     "SearchSpace": "space",
     "SubnetConfig": "space",

@@ -40,6 +40,9 @@ class Subnet(nn.Module, ABC):
         """Logits of the network and of its auxiliary head, ``None`` where it has none. For training only."""
         return self(x), None
 
+    def strip_auxiliary(self) -> None:
+        """Remove the auxiliary head, if there is one; it is for training only."""
+
     def set_drop_path(self, probability: float) -> None:
         """Set the probability of dropping a path in training.
 
@@ -64,12 +67,12 @@ class Supernet(nn.Module, ABC):
     num_classes: int
 
     @abstractmethod
-    def forward(self, x: Tensor, arch: Mapping[str, Tensor]) -> Tensor:
-        """Run under edge weights.
+    def forward(self, x: Tensor, arch: Any) -> Tensor:
+        """Run one architecture, or a mixture of them.
 
         Args:
             x: Images, ``[B, C, H, W]``.
-            arch: Edge weights of every choice, ``{choice: [R, O]}``.
+            arch: What to run: edge weights in spaces of operation choices, a ``SubnetConfig`` in elastic spaces.
 
         Returns:
             Logits, ``[B, num_classes]``.
@@ -86,6 +89,22 @@ class Supernet(nn.Module, ABC):
 
         Raises:
             ValueError: If ``config`` is not of this space.
+        """
+
+
+class OperationSupernet(Supernet):
+    """A supernet of operation choices: ``forward`` takes edge weights, so alphas can be trained by gradient descent."""
+
+    @abstractmethod
+    def forward(self, x: Tensor, arch: Mapping[str, Tensor]) -> Tensor:
+        """Run under edge weights.
+
+        Args:
+            x: Images, ``[B, C, H, W]``.
+            arch: Edge weights of every choice, ``{choice: [R, O]}``.
+
+        Returns:
+            Logits, ``[B, num_classes]``.
         """
 
     @abstractmethod

@@ -18,7 +18,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
-from .base import Subnet, Supernet, check_image_size, inherit_weights
+from .base import OperationSupernet, Subnet, check_image_size, inherit_weights
 from .genotype import Cell, Genotype
 from .mixed_op import MixedOp
 from .ops import FactorizedReduce, check_ops, drop_path, make_op, relu_conv_bn
@@ -95,7 +95,7 @@ class DARTSSpace(SearchSpace):
         return math.prod(sum(ways) for _, ways in map(self._subsets, self._nodes()))
 
     def genotype(self, config: SubnetConfig) -> Genotype:
-        """The cells of a config. Inverse of :meth:`config`."""
+        """The cells of a config: inverse of :meth:`config`, with the edges of a node in the order of their inputs."""
         self.validate(config)
         concat = tuple(range(2 + self.steps - self.multiplier, 2 + self.steps))
         cells: dict[Kind, Cell] = {}
@@ -270,6 +270,9 @@ S1_EDGES = (
 )
 
 
+REDUCED_SPACES: tuple[Literal["s1"], Literal["s2"], Literal["s3"], Literal["s4"]] = ("s1", "s2", "s3", "s4")
+
+
 def reduced_space(name: Literal["s1", "s2", "s3", "s4"]) -> DARTSSpace:
     """The small spaces in which plain DARTS collapses (Zela et al., ICLR 2020, arXiv:1909.09656, section 3).
 
@@ -317,7 +320,8 @@ class SearchCell(nn.Module):
         self.preprocess0, self.preprocess1 = _preprocess(channels_in, channels, reduction_before, affine=False)
         strides = [2 if reduction and state < 2 else 1 for node in range(steps) for state in range(node + 2)]
         self.edges = nn.ModuleList(
-            MixedOp(names, channels, stride) for names, stride in zip(candidates, strides, strict=True)
+            MixedOp(make_op(name, channels, stride, affine=False, pool_bn=True) for name in names)
+            for names, stride in zip(candidates, strides, strict=True)
         )
 
     def forward(self, s0: Tensor, s1: Tensor, weights: Sequence[Tensor]) -> Tensor:
@@ -340,7 +344,7 @@ class SearchCell(nn.Module):
         return torch.cat(states[-self.multiplier :], dim=1)
 
 
-class DARTSSupernet(Supernet):
+class DARTSSupernet(OperationSupernet):
     """All cells of a :class:`DARTSSpace` at once.
 
     Args:
@@ -587,6 +591,10 @@ class DARTSNetwork(Subnet):
 
     def graphs(self) -> list[ArchGraph]:
         return self.genotype.graphs()
+
+    def strip_auxiliary(self) -> None:
+        self.auxiliary_head = None
+        self.init_args = {**self.init_args, "auxiliary": False}
 
     def set_drop_path(self, probability: float) -> None:
         """Drop each non-identity path with this probability, per image (arXiv:1707.07012, ScheduledDropPath)."""

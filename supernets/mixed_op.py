@@ -2,29 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable
 
 from torch import Tensor, nn
 
-from .ops import Zero, make_op
+from .ops import Zero
 
 
 class MixedOp(nn.Module):
     """Weighted sum of candidate operations, ``sum_o w_o op_o(x)`` (DARTS, arXiv:1806.09055, equation 2).
 
     Args:
-        candidates: Operation names, O of them.
-        channels: C in and out.
-        stride: 1 or 2.
-        affine: Learnable scale in batch normalisation; off in search, where it would undo the weights.
-        pool_bn: See :func:`~oneshot.supernets.ops.make_op`.
+        ops: The candidates, O modules that map the same input to outputs of one shape.
     """
 
-    def __init__(
-        self, candidates: Sequence[str], channels: int, stride: int, *, affine: bool = False, pool_bn: bool = True
-    ) -> None:
+    def __init__(self, ops: Iterable[nn.Module]) -> None:
         super().__init__()
-        self.ops = nn.ModuleList(make_op(name, channels, stride, affine=affine, pool_bn=pool_bn) for name in candidates)
+        self.ops = nn.ModuleList(ops)
 
     def forward(self, x: Tensor, weights: Tensor) -> Tensor:
         """Mix.

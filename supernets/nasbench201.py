@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 
 from torch import Tensor, nn
 
-from .base import Subnet, Supernet, check_image_size, inherit_weights
+from .base import OperationSupernet, Subnet, check_image_size, inherit_weights
 from .mixed_op import MixedOp
 from .ops import make_op, relu_conv_bn
 from .space import NONE, ArchGraph, Choice, IntMatrix, SearchSpace, SubnetConfig
@@ -112,7 +112,9 @@ class SearchCell(nn.Module):
 
     def __init__(self, candidates: tuple[str, ...], channels: int) -> None:
         super().__init__()
-        self.edges = nn.ModuleList(MixedOp(candidates, channels, 1, pool_bn=False) for _ in EDGES)
+        self.edges = nn.ModuleList(
+            MixedOp(make_op(name, channels, 1, affine=False) for name in candidates) for _ in EDGES
+        )
 
     def forward(self, x: Tensor, weights: Tensor) -> Tensor:
         """``[B, C, H, W]`` under candidate weights ``[6, O]`` -> ``[B, C, H, W]``."""
@@ -183,7 +185,7 @@ def _skeleton(
     return stem, blocks, head
 
 
-class NASBench201Supernet(Supernet):
+class NASBench201Supernet(OperationSupernet):
     """All cells of the space at once; the benchmark's skeleton.
 
     Args:

@@ -31,7 +31,7 @@ class Choice:
         droppable: A row may be left out of the network even though ``none`` is not among the candidates.
 
     Raises:
-        ValueError: If a candidate appears twice or there is nothing to choose.
+        ValueError: If a candidate appears twice, there is nothing to choose, or the name is not an identifier.
     """
 
     name: str
@@ -41,6 +41,8 @@ class Choice:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "candidates", tuple(self.candidates))
+        if not self.name.isidentifier():
+            raise ValueError(f"The name of a choice is a Python identifier, such as 'stage_0'; got {self.name!r}.")
         if not self.candidates or len(set(self.candidates)) != len(self.candidates):
             raise ValueError(f"Choice {self.name!r} needs distinct candidates, at least one; got {self.candidates}.")
         if self.rows < 1:

@@ -6,6 +6,7 @@ import copy
 import math
 from pathlib import Path
 from typing import Any, Literal, get_args
+from unittest.mock import MagicMock
 
 import pytest
 import pytorch_lightning as pl
@@ -398,3 +399,45 @@ def test_a_batch_reaches_the_hook_as_both_streams() -> None:
     module = Spy(PlantedSupernet(), SoftmaxSampler())
     fit(module, random_streams(module.supernet, batches=1), epochs=1)
     assert [set(batch) for batch in seen] == [{"weights", "arch"}]
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        pytest.param({"weight_lr": 0.0, "weight_lr_min": 0.0}, "weight_lr > 0 .*got 0.0, 0.0", id="no-rate"),
+        pytest.param({"weight_lr": 0.1, "weight_lr_min": 0.2}, "falls from weight_lr .*got 0.1, 0.2", id="rising"),
+        pytest.param({"grad_clip": 0.0}, "grad_clip .* above 0; got 0.0", id="clip"),
+        pytest.param({"arch_lr": -1.0}, "arch_lr must not be negative; got -1.0", id="arch-rate"),
+        pytest.param({"arch_warmup_epochs": -3}, "arch_warmup_epochs must not be negative; got -3", id="warmup"),
+    ],
+)
+def test_numbers_out_of_range_are_refused(options: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        search(**options)
+
+
+def test_what_needs_averaged_gradients_or_two_scalers_is_refused() -> None:
+    module = search()
+    module.trainer = MagicMock(world_size=2, precision="32-true", state=MagicMock(fn="fit"))
+    with pytest.raises(ValueError, match=r"one device, .* got 2 of them. Use Trainer\(devices=1\)"):
+        module.configure_callbacks()
+    module.trainer = MagicMock(world_size=1, precision="16-mixed", state=MagicMock(fn="fit"))
+    with pytest.raises(ValueError, match="does not run in 16-mixed.*bf16-mixed"):
+        module.configure_callbacks()
+
+
+def test_a_search_can_be_validated_and_tested_without_the_settings_of_a_fit() -> None:
+    module = search()
+    streams = random_streams(module.supernet)
+    trainer = pl.Trainer(accelerator="cpu", logger=False, enable_checkpointing=False, enable_progress_bar=False)
+    (validated,) = trainer.validate(module, streams["arch"], verbose=False)
+    (tested,) = trainer.test(module, streams["arch"], verbose=False)
+    assert validated["val/loss"] == pytest.approx(tested["test/loss"])
+
+
+def test_the_training_loss_is_not_read_from_the_device_at_every_step() -> None:
+    """Lightning calls `.item()` on whatever is shown in the progress bar, shown or not."""
+    module = search()
+    fit(module, random_streams(module.supernet), epochs=1)
+    assert "train/loss" in module.trainer.callback_metrics
+    assert "train/loss" not in module.trainer.progress_bar_metrics

@@ -8,9 +8,11 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 import yaml
+from PIL import Image
 
 from oneshot.cli import main
 
@@ -91,10 +93,32 @@ def test_retraining_from_inherited_weights_starts_where_the_search_ended(search_
     )
 
 
-def test_evaluate_repeats_the_test_of_a_retraining(retrain_run: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["evaluate", str(retrain_run), "--trainer.enable_progress_bar=false"]) == 0
-    accuracy = json.loads((retrain_run / "results.json").read_text())["test/accuracy"]
-    assert f"{accuracy:.4f}" in capsys.readouterr().out
+@pytest.mark.parametrize("ema", [[], ["--model.ema_decay=0.9"]], ids=["weights", "moving-average"])
+def test_evaluate_repeats_the_test_of_a_retraining_and_changes_nothing(
+    ema: list[str], search_run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = tmp_path / "run"
+    assert (
+        main(
+            [
+                "retrain",
+                str(search_run),
+                *SMALL_RETRAIN,
+                "--trainer.limit_train_batches=20",
+                "--trainer.max_epochs=4",
+                *ema,
+                "--out",
+                str(run),
+            ]
+        )
+        == 0
+    )
+    before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
+    capsys.readouterr()
+    assert main(["evaluate", str(run), "--trainer.enable_progress_bar=false", "--data.init_args.batch_size=359"]) == 0
+    accuracy = json.loads((run / "results.json").read_text())["test/accuracy"]
+    assert accuracy > 0.2 and f"{accuracy:.4f}" in capsys.readouterr().out
+    assert {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == before
 
 
 def test_a_search_and_a_retraining_export_and_evaluate(
@@ -102,6 +126,7 @@ def test_a_search_and_a_retraining_export_and_evaluate(
 ) -> None:
     assert main(["export", str(search_run), "--out", str(tmp_path / "a"), "--formats"]) == 0
     assert main(["export", str(retrain_run), "--out", str(tmp_path / "b"), "--formats", "torch_export"]) == 0
+    assert main(["show", str(search_run / "subnet.json"), "--out", str(tmp_path / "subnet.png")]) == 0
     manifest = json.loads((tmp_path / "b/manifest.json").read_text())
     assert manifest["metrics"] == json.loads((retrain_run / "results.json").read_text())
     assert manifest["config"] == json.loads((search_run / "subnet.json").read_text())
@@ -148,6 +173,39 @@ def test_mistakes_get_one_line_and_leave_nothing(
     assert re.search(message, error), error
     assert sorted(search_run.rglob("*")) == before
     assert not (tmp_path / "new").exists()
+
+
+def test_a_folder_of_images_needs_no_sizes_in_the_configuration(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    for name in ("blue", "red", "green"):
+        (tmp_path / "images" / name).mkdir(parents=True)
+        for i in range(12):
+            pixels = rng.integers(0, 255, (20, 16, 3), dtype=np.uint8)
+            Image.fromarray(pixels).save(tmp_path / "images" / name / f"{i}.png")
+    data = ["--data.init_args.data.class_path=oneshot.data.ImageFolder", "--data.init_args.data.init_args.batch_size=8"]
+    root = f"--data.init_args.data.init_args.root={tmp_path / 'images'}"
+    small = [*SMALL_SEARCH[2:-1], "--model.init_args.supernet.init_args.channels=4", "--trainer.max_epochs=1"]
+    config = ["--config", str(EXPERIMENTS / "cifar10/darts_first_order.yaml")]
+    assert main(["search", *config, *small, *data, root, "--out", str(tmp_path / "run")]) == 0
+    supernet = yaml.safe_load((tmp_path / "run/config.yaml").read_text())["model"]["init_args"]["supernet"]["init_args"]
+    assert (supernet["num_classes"], supernet["in_channels"], supernet["image_size"]) == (3, 3, 16)
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [("{", "config.yaml is not the configuration of a run"), ("a: 1", "KeyError.*model"), ("3", "TypeError")],
+    ids=["broken", "foreign", "number"],
+)
+def test_a_foreign_run_is_named(content: str, message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "config.yaml").write_text(content)
+    assert main(["derive", str(tmp_path)]) == 1
+    assert re.search(message, capsys.readouterr().err.replace("\n", " "))
+
+
+def test_a_damaged_checkpoint_is_named(search_run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "last.ckpt").write_bytes(b"junk")
+    assert main(["derive", str(search_run), "--checkpoint", str(tmp_path / "last.ckpt")]) == 1
+    assert "last.ckpt is not a checkpoint of this run, or is damaged" in capsys.readouterr().err
 
 
 def test_help_names_every_command() -> None:

@@ -274,7 +274,7 @@ def test_the_average_is_what_is_validated_and_exported() -> None:
 
 
 def test_the_exported_network_is_a_plain_copy_in_evaluation_mode() -> None:
-    module = Retrain(darts(), ema_decay=0.9)
+    module = Retrain(darts(), ema_decay=0.9, drop_path=0.2)
     trainer(2).fit(module, datamodule=images())
 
     network = module.network_for_export()
@@ -509,7 +509,7 @@ def test_arguments_out_of_range_are_refused(options: dict[str, Any], message: st
 
 def test_a_network_without_droppable_paths_is_refused_before_training() -> None:
     with pytest.raises(ValueError, match=r"NASBench201Network has no droppable paths; drop_path must be 0, got 0\.2"):
-        Retrain(nasbench())
+        Retrain(nasbench(), drop_path=0.2)
 
 
 @pytest.mark.parametrize(
@@ -562,3 +562,10 @@ def test_an_odd_batch_cannot_be_mixed() -> None:
 
 def test_without_mixing_an_odd_batch_is_fine() -> None:
     assert math.isfinite(train_loss(Retrain(Logits()), Noise(size=7)))
+
+
+def test_loading_a_network_also_starts_its_moving_average_there() -> None:
+    source, module = nasbench(), Retrain(nasbench(), ema_decay=0.9)
+    module.load_network(source)
+    x = torch.randn(4, *source.input_shape)
+    torch.testing.assert_close(module.eval()(x), source.eval()(x), rtol=0, atol=0)

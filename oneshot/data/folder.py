@@ -30,9 +30,9 @@ class ImageFolder(VisionData):
     * ``root/<class>/*``: a stratified share of each class is the test set.
 
     What is not given is inferred: classes from the names of the folders, size and channels from a sample of the images
-    (where sizes differ: a square of the median shorter side), mean and std from up to 1,000 training images. Images are
-    resized to cover the size, then cropped at the centre. Training images get the same augmentation as every other data
-    set; there is no random resizing.
+    (a square of the median shorter side, because networks take squares), mean and std from up to 1,000 training images.
+    Images are resized to cover the size, then cropped at the centre. Training images get the same augmentation as every
+    other data set; there is no random resizing.
 
     Args:
         root: The folder.
@@ -179,8 +179,6 @@ def _input_shape(paths: Sequence[Path], image_size: int | tuple[int, int] | None
             raise ValueError(_unreadable(paths[index], error)) from error
     if isinstance(image_size, int):
         image_size = image_size, image_size
-    elif image_size is None and len(set(sizes)) == 1:
-        image_size = sizes[0][1], sizes[0][0]  # Pillow says width first
     elif image_size is None:
         side = int(np.median([min(size) for size in sizes]))
         image_size = side, side

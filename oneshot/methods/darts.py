@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from typing import Any, Literal
 
+import torch
 from torch import Tensor
 
 from oneshot.base import Batch, BilevelSearch
 from oneshot.functional import unrolled_arch_grad
 from oneshot.samplers import SoftmaxSampler
-from oneshot.supernets.base import Supernet
+from oneshot.supernets.base import OperationSupernet
 
 
 class DARTS(BilevelSearch):
@@ -35,7 +36,9 @@ class DARTS(BilevelSearch):
         'nasbench201'
     """
 
-    def __init__(self, supernet: Supernet, *, order: Literal[1, 2] = 1, epsilon: float = 0.01, **kwargs: Any) -> None:
+    def __init__(
+        self, supernet: OperationSupernet, *, order: Literal[1, 2] = 1, epsilon: float = 0.01, **kwargs: Any
+    ) -> None:
         super().__init__(supernet, SoftmaxSampler(), **kwargs)
         if order not in (1, 2):
             raise ValueError(f"DARTS is of order 1 or 2; got order={order}.")
@@ -56,17 +59,18 @@ class DARTS(BilevelSearch):
 
         optimizer = self.optimizer_pair[0].optimizer
         weights, alphas = list(self.supernet.parameters()), list(self.alphas.parameters())
-        gradients = unrolled_arch_grad(
-            train_loss,
-            val_loss,
-            weights,
-            alphas,
-            lr=optimizer.param_groups[0]["lr"],
-            momentum=optimizer.param_groups[0]["momentum"],
-            weight_decay=optimizer.param_groups[0]["weight_decay"],
-            momentum_buffers=[optimizer.state[w].get("momentum_buffer") for w in weights],
-            epsilon=self.epsilon,
-        )
+        with torch.autocast(self.device.type, enabled=False):  # epsilon is below the resolution of 16 bits
+            gradients = unrolled_arch_grad(
+                train_loss,
+                val_loss,
+                weights,
+                alphas,
+                lr=optimizer.param_groups[0]["lr"],
+                momentum=optimizer.param_groups[0]["momentum"],
+                weight_decay=optimizer.param_groups[0]["weight_decay"],
+                momentum_buffers=[optimizer.state[w].get("momentum_buffer") for w in weights],
+                epsilon=self.epsilon,
+            )
         for alpha, gradient in zip(alphas, gradients, strict=True):
             alpha.grad = gradient
         return losses[0]

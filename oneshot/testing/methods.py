@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 
 from oneshot.base import BilevelSearch, SearchModule
-from oneshot.supernets.base import Subnet, Supernet, inherit_weights
+from oneshot.supernets.base import OperationSupernet, Subnet, inherit_weights
 from oneshot.supernets.mixed_op import MixedOp
 from oneshot.supernets.nasbench201 import NASBench201Supernet
 from oneshot.supernets.ops import make_op
@@ -23,11 +23,11 @@ from oneshot.supernets.space import ArchGraph, Choice, SearchSpace, SubnetConfig
 
 WINNER = "nor_conv_3x3"
 CANDIDATES = ("none", "skip_connect", "avg_pool_3x3", "nor_conv_1x1", WINNER)
-Method = Callable[[Supernet], SearchModule]
+Method = Callable[[OperationSupernet], SearchModule]
 Streams = Mapping[str, DataLoader[tuple[Tensor, ...]]]
 
 
-class PlantedSupernet(Supernet):
+class PlantedSupernet(OperationSupernet):
     """A pointwise stem, one mixed operation, a pooled head: only a 3x3 convolution can tell rows from columns.
 
     Args:
@@ -40,7 +40,7 @@ class PlantedSupernet(Supernet):
         self.space = SearchSpace("planted", (Choice("edge", tuple(candidates)),))
         self.num_classes, self.input_shape = 2, (1, 8, 8)
         self.stem, self.head = _stem_and_head(channels)
-        self.edge = MixedOp(candidates, channels, 1)
+        self.edge = MixedOp(make_op(name, channels, 1, affine=False, pool_bn=True) for name in candidates)
         self._channels = channels
 
     def forward(self, x: Tensor, arch: Mapping[str, Tensor]) -> Tensor:
@@ -129,7 +129,12 @@ def find_planted_winner(
 
 
 def random_streams(
-    supernet: Supernet, *, batches: int = 3, batch_size: int = 8, seed: int = 0, dtype: torch.dtype = torch.float32
+    supernet: OperationSupernet,
+    *,
+    batches: int = 3,
+    batch_size: int = 8,
+    seed: int = 0,
+    dtype: torch.dtype = torch.float32,
 ) -> Streams:
     """Noise for both streams, the same in every epoch; ``seed`` decides the order and nothing else."""
     streams = {}
@@ -174,13 +179,13 @@ class MethodContract(ABC):
         """A callable that builds the search around a supernet."""
 
     @pytest.fixture
-    def supernet(self) -> Supernet:
+    def supernet(self) -> OperationSupernet:
         """A small supernet the method is tried on."""
         torch.manual_seed(0)
         return NASBench201Supernet(channels=4, cells_per_stage=1, num_classes=3, in_channels=1, image_size=8)
 
     def test_weights_and_alphas_are_disjoint_and_cover_all_trainable_parameters(
-        self, method: Method, supernet: Supernet
+        self, method: Method, supernet: OperationSupernet
     ) -> None:
         module = method(supernet)
         weights, alphas = set(module.supernet.parameters()), set(module.alphas.parameters())
@@ -189,30 +194,32 @@ class MethodContract(ABC):
         shapes = {name: tuple(alpha.shape) for name, alpha in module.alphas.items()}
         assert shapes == {c.name: (c.rows, len(c.candidates)) for c in supernet.space.choices}
 
-    def test_both_optimisers_together_hold_every_parameter_once(self, method: Method, supernet: Supernet) -> None:
+    def test_both_optimisers_together_hold_every_parameter_once(
+        self, method: Method, supernet: OperationSupernet
+    ) -> None:
         module = method(supernet)
         trainer = fit(module, random_streams(supernet, batches=1), epochs=1)
         held = [p for o in trainer.optimizers for group in o.param_groups for p in group["params"]]
         assert len(held) == len(set(held))
         assert set(held) == {p for p in module.parameters() if p.requires_grad}
 
-    def test_alphas_are_in_the_state_dict(self, method: Method, supernet: Supernet) -> None:
+    def test_alphas_are_in_the_state_dict(self, method: Method, supernet: OperationSupernet) -> None:
         module = method(supernet)
         assert {f"alphas.{choice.name}" for choice in supernet.space.choices} <= module.state_dict().keys()
 
-    def test_probabilities_are_one_distribution_a_row(self, method: Method, supernet: Supernet) -> None:
+    def test_probabilities_are_one_distribution_a_row(self, method: Method, supernet: OperationSupernet) -> None:
         for p in method(supernet).probabilities().values():
             assert not p.requires_grad
             assert (p >= 0).all()
             torch.testing.assert_close(p.sum(-1), torch.ones(len(p)), rtol=1e-5, atol=1e-6)
 
-    def test_what_is_derived_can_be_extracted(self, method: Method, supernet: Supernet) -> None:
+    def test_what_is_derived_can_be_extracted(self, method: Method, supernet: OperationSupernet) -> None:
         config = method(supernet).derive()
         supernet.space.validate(config)
         assert supernet.extract(config).config == config
 
     def test_the_same_seed_gives_the_same_search_and_another_order_of_the_data_does_not(
-        self, method: Method, supernet: Supernet
+        self, method: Method, supernet: OperationSupernet
     ) -> None:
         first, second, other = (
             _search(method, supernet, random_streams(supernet, seed=order), seed=0)[0] for order in (0, 0, 1)
@@ -223,7 +230,7 @@ class MethodContract(ABC):
             assert any(not torch.equal(a, b) for a, b in zip(ours, theirs, strict=True))
 
     def test_a_resumed_search_equals_an_uninterrupted_one(
-        self, method: Method, supernet: Supernet, tmp_path: Path
+        self, method: Method, supernet: OperationSupernet, tmp_path: Path
     ) -> None:
         streams, path = random_streams(supernet), tmp_path / "first.ckpt"
         options = {"enable_checkpointing": True, "callbacks": [_SaveFirstEpoch(path)]}
@@ -235,7 +242,9 @@ class MethodContract(ABC):
         for first, second in zip(trainer.lr_scheduler_configs, again.lr_scheduler_configs, strict=True):
             assert first.scheduler.state_dict() == second.scheduler.state_dict()
 
-    def test_the_alphas_move_and_every_step_moves_the_weights(self, method: Method, supernet: Supernet) -> None:
+    def test_the_alphas_move_and_every_step_moves_the_weights(
+        self, method: Method, supernet: OperationSupernet
+    ) -> None:
         torch.manual_seed(0)
         module = method(supernet)
         before = copy.deepcopy(module.state_dict())
@@ -246,7 +255,7 @@ class MethodContract(ABC):
         assert all(torch.isfinite(value).all() for value in after.values())
 
     def test_the_step_of_the_alphas_touches_nothing_else(
-        self, method: Method, supernet: Supernet, monkeypatch: pytest.MonkeyPatch
+        self, method: Method, supernet: OperationSupernet, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         """Neither gradients nor values of the weights, nor the statistics of batch normalisation, bit for bit."""
         module, seen = self._bilevel(method, supernet), 0
@@ -269,7 +278,7 @@ class MethodContract(ABC):
         fit(module, random_streams(supernet), epochs=1)
         assert seen == 3
 
-    def test_the_step_of_the_weights_leaves_the_alphas_alone(self, method: Method, supernet: Supernet) -> None:
+    def test_the_step_of_the_weights_leaves_the_alphas_alone(self, method: Method, supernet: OperationSupernet) -> None:
         module = self._bilevel(method, supernet)
         watch = _AlphasDuringWeightStep()
         fit(module, random_streams(supernet), epochs=1, callbacks=[watch])
@@ -281,7 +290,7 @@ class MethodContract(ABC):
         config = find_planted_winner(method, seed=seed, candidates=CANDIDATES[::order], epochs=self.epochs)
         assert config["edge"] == (WINNER,)
 
-    def _bilevel(self, method: Method, supernet: Supernet) -> BilevelSearch:
+    def _bilevel(self, method: Method, supernet: OperationSupernet) -> BilevelSearch:
         module = method(supernet)
         if not isinstance(module, BilevelSearch):
             pytest.skip("only a bilevel search has separate steps")
@@ -321,7 +330,7 @@ class _AlphasDuringWeightStep(pl.Callback):
 
 
 def _search(
-    method: Method, supernet: Supernet, streams: Streams, *, seed: int, epochs: int = 2, **options: Any
+    method: Method, supernet: OperationSupernet, streams: Streams, *, seed: int, epochs: int = 2, **options: Any
 ) -> tuple[SearchModule, pl.Trainer]:
     torch.manual_seed(seed)
     module = method(copy.deepcopy(supernet))

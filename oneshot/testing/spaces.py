@@ -18,7 +18,7 @@ import pytorch_lightning as pl
 import torch
 from torch import Tensor, nn
 
-from oneshot.supernets.base import Supernet
+from oneshot.supernets.base import OperationSupernet
 from oneshot.supernets.mixed_op import MixedOp
 from oneshot.supernets.space import SearchSpace, SubnetConfig, load_config
 
@@ -38,11 +38,11 @@ class SpaceContract(ABC):
 
     @pytest.fixture
     @abstractmethod
-    def supernet(self) -> Supernet:
+    def supernet(self) -> OperationSupernet:
         """A small supernet of the space."""
 
     @pytest.fixture
-    def space(self, supernet: Supernet) -> SearchSpace:
+    def space(self, supernet: OperationSupernet) -> SearchSpace:
         """The space of the supernet."""
         return supernet.space
 
@@ -174,7 +174,7 @@ class SpaceContract(ABC):
 
     # The networks.
 
-    def test_an_extracted_network_equals_the_supernet_under_one_hot_weights(self, supernet: Supernet) -> None:
+    def test_an_extracted_network_equals_the_supernet_under_one_hot_weights(self, supernet: OperationSupernet) -> None:
         x = _images(supernet)
         disturb(supernet)
         for config in _configs(supernet.space, self.configs_tested):
@@ -187,7 +187,7 @@ class SpaceContract(ABC):
                 assert network.training
                 torch.testing.assert_close(network(x), supernet(x, arch), rtol=1e-4, atol=1e-5)
 
-    def test_different_configs_are_different_functions(self, supernet: Supernet) -> None:
+    def test_different_configs_are_different_functions(self, supernet: OperationSupernet) -> None:
         """Otherwise the comparison above proves nothing."""
         x = _images(supernet)
         disturb(supernet).eval()
@@ -195,7 +195,7 @@ class SpaceContract(ABC):
             outputs = [supernet.extract(c)(x) for c in supernet.space.unique(_configs(supernet.space, 10))]
         assert all(not torch.allclose(a, b, atol=1e-6) for a, b in itertools.combinations(outputs, 2))
 
-    def test_an_extracted_network_stands_alone(self, supernet: Supernet) -> None:
+    def test_an_extracted_network_stands_alone(self, supernet: OperationSupernet) -> None:
         shared = {_storage(t) for t in supernet.state_dict().values()}
         for config in _configs(supernet.space, self.configs_tested):
             network = supernet.extract(config)
@@ -203,9 +203,9 @@ class SpaceContract(ABC):
             assert network.graphs() == supernet.space.graphs(config)
             assert (network.input_shape, network.num_classes) == (supernet.input_shape, supernet.num_classes)
             assert not shared & {_storage(t) for t in network.state_dict().values()}
-            assert not any(isinstance(m, MixedOp | Supernet | pl.LightningModule) for m in network.modules())
+            assert not any(isinstance(m, MixedOp | OperationSupernet | pl.LightningModule) for m in network.modules())
 
-    def test_an_extracted_network_is_rebuilt_from_json(self, supernet: Supernet) -> None:
+    def test_an_extracted_network_is_rebuilt_from_json(self, supernet: OperationSupernet) -> None:
         x = _images(supernet)
         disturb(supernet).eval()
         for config in _configs(supernet.space, 5):
@@ -215,7 +215,7 @@ class SpaceContract(ABC):
             assert rebuilt.init_args == network.init_args
             assert torch.equal(rebuilt(x), network(x))
 
-    def test_without_inheriting_the_weights_are_drawn_anew(self, supernet: Supernet) -> None:
+    def test_without_inheriting_the_weights_are_drawn_anew(self, supernet: OperationSupernet) -> None:
         config = supernet.space.sample(0)
         torch.manual_seed(1)
         first = supernet.extract(config, inherit=False).state_dict()
@@ -225,7 +225,7 @@ class SpaceContract(ABC):
         inherited = dict(supernet.extract(config).named_parameters())
         assert not any(torch.equal(first[name], p) for name, p in inherited.items() if p.dim() > 1)
 
-    def test_the_canonical_form_computes_the_same(self, supernet: Supernet) -> None:
+    def test_the_canonical_form_computes_the_same(self, supernet: OperationSupernet) -> None:
         x = _images(supernet)
         disturb(supernet).eval()
         configs = [c for c in _configs(supernet.space, 200) if supernet.space.canonical(c) != c]
@@ -234,12 +234,12 @@ class SpaceContract(ABC):
                 output = supernet.extract(supernet.space.canonical(config))(x)
                 torch.testing.assert_close(output, supernet.extract(config)(x), rtol=1e-5, atol=1e-6)
 
-    def test_a_foreign_config_is_not_extracted(self, supernet: Supernet) -> None:
+    def test_a_foreign_config_is_not_extracted(self, supernet: OperationSupernet) -> None:
         config = SubnetConfig("elsewhere", dict(supernet.space.sample(0).picks))
         with pytest.raises(ValueError, match="belongs to 'elsewhere'"):
             supernet.extract(config)
 
-    def test_candidate_parameters_are_what_extracted_networks_differ_by(self, supernet: Supernet) -> None:
+    def test_candidate_parameters_are_what_extracted_networks_differ_by(self, supernet: OperationSupernet) -> None:
         """Scale and shift of batch normalisation are left out: extracted networks may have more of them."""
         counts = supernet.candidate_parameters()
         for name, rows in supernet.mixed_ops().items():
@@ -254,7 +254,7 @@ class SpaceContract(ABC):
         }
         assert totals == {_weights(supernet) - int(sum(c.sum() for c in counts.values()))}
 
-    def test_every_weight_gets_a_gradient_under_uniform_edge_weights(self, supernet: Supernet) -> None:
+    def test_every_weight_gets_a_gradient_under_uniform_edge_weights(self, supernet: OperationSupernet) -> None:
         choices = supernet.space.choices
         arch = {c.name: torch.full((c.rows, len(c.candidates)), 1 / len(c.candidates)) for c in choices}
         for weights in arch.values():
@@ -266,7 +266,7 @@ class SpaceContract(ABC):
         assert without == []
         assert all(weights.grad is not None and weights.grad.any() for weights in arch.values())
 
-    def test_it_works_in_double_precision(self, supernet: Supernet) -> None:
+    def test_it_works_in_double_precision(self, supernet: OperationSupernet) -> None:
         x = _images(supernet).double()
         disturb(supernet).double().eval()
         config = supernet.space.sample(0)
@@ -293,7 +293,7 @@ def _configs(space: SearchSpace, n: int) -> list[SubnetConfig]:
     return space.decode(space.sample_matrix(n, 0))
 
 
-def _images(supernet: Supernet, batch: int = 4) -> Tensor:
+def _images(supernet: OperationSupernet, batch: int = 4) -> Tensor:
     return torch.randn(batch, *supernet.input_shape, generator=torch.Generator().manual_seed(0))
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from typing import Any
+from unittest.mock import MagicMock
 
 import pytest
 import torch
@@ -13,9 +14,9 @@ from torch.nn import functional as F
 
 from oneshot.base import Batch
 from oneshot.methods.darts import DARTS
-from oneshot.supernets.base import Supernet
+from oneshot.supernets.base import OperationSupernet
 from oneshot.supernets.nasbench201 import NASBench201Supernet
-from oneshot.testing import MethodContract, find_planted_winner, fit, random_streams
+from oneshot.testing import MethodContract, PlantedSupernet, find_planted_winner, fit, random_streams
 from oneshot.testing.methods import CANDIDATES, WINNER, Method, stripes
 
 
@@ -63,9 +64,9 @@ def test_a_search_that_does_not_look_misses_the_planted_winner_for_some_seed() -
 def test_without_the_winner_nothing_else_wins() -> None:
     """The control: the task needs the 3x3 convolution, the search does not simply like it."""
     rest = [name for name in CANDIDATES if name != WINNER]
-    supernets: list[Supernet] = []
+    supernets: list[OperationSupernet] = []
 
-    def method(supernet: Supernet) -> DARTS:
+    def method(supernet: OperationSupernet) -> DARTS:
         supernets.append(supernet)
         return DARTS(supernet, arch_lr=0.1)
 
@@ -144,3 +145,18 @@ def test_the_momentum_and_decay_of_the_optimiser_matter(monkeypatch: pytest.Monk
 def test_another_order_is_refused(order: Any) -> None:
     with pytest.raises(ValueError, match=f"of order 1 or 2; got order={order}"):
         DARTS(NASBench201Supernet(channels=2, cells_per_stage=1), order=order)
+
+
+def test_second_order_under_autocast_is_computed_in_full_precision() -> None:
+    gradients = []
+    for enabled in (False, True):
+        torch.manual_seed(0)
+        method = DARTS(PlantedSupernet(), order=2)
+        streams = random_streams(method.supernet)
+        batch = {name: next(iter(loader)) for name, loader in streams.items()}
+        optimizer = torch.optim.SGD(method.supernet.parameters(), 0.1)
+        method.optimizers = lambda o=optimizer: [MagicMock(optimizer=o), None]  # type: ignore[method-assign]  # no Trainer
+        with torch.autocast("cpu", dtype=torch.bfloat16, enabled=enabled):
+            method.arch_backward(batch)
+        gradients.append([alpha.grad.clone() for alpha in method.alphas.parameters()])
+    torch.testing.assert_close(gradients[0], gradients[1], rtol=0, atol=0)

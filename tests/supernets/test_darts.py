@@ -13,7 +13,7 @@ import pytest
 import torch
 from torch import nn
 
-from oneshot.supernets.base import Supernet, count_parameters
+from oneshot.supernets.base import OperationSupernet, count_parameters
 from oneshot.supernets.darts import (
     CANDIDATES,
     KINDS,
@@ -50,7 +50,7 @@ class DARTSContract(SpaceContract):
 
 class TestPaperSpace(DARTSContract):
     @pytest.fixture
-    def supernet(self) -> Supernet:
+    def supernet(self) -> OperationSupernet:
         return DARTSSupernet(channels=2, cells=3, num_classes=3, in_channels=1, image_size=9)
 
 
@@ -58,20 +58,20 @@ class TestTwoSteps(DARTSContract):
     configs_tested = 20
 
     @pytest.fixture
-    def supernet(self) -> Supernet:
+    def supernet(self) -> OperationSupernet:
         space = darts_space(candidates=("avg_pool_3x3", NONE, "sep_conv_3x3"), steps=2, multiplier=1)
         return DARTSSupernet(space, channels=4, cells=3, num_classes=3, image_size=8)
 
 
 class TestS1(DARTSContract):
     @pytest.fixture
-    def supernet(self) -> Supernet:
+    def supernet(self) -> OperationSupernet:
         return DARTSSupernet(reduced_space("s1"), channels=2, cells=3, num_classes=3, in_channels=1, image_size=8)
 
 
 class TestImageNetStem(DARTSContract):
     @pytest.fixture
-    def supernet(self) -> Supernet:
+    def supernet(self) -> OperationSupernet:
         space = darts_space(candidates=("skip_connect", "max_pool_3x3"), steps=2)
         return DARTSSupernet(space, channels=4, cells=3, num_classes=3, in_channels=1, image_size=33, stem="imagenet")
 

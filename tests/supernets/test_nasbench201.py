@@ -10,7 +10,7 @@ import numpy.typing as npt
 import pytest
 import torch
 
-from oneshot.supernets.base import Supernet, count_parameters
+from oneshot.supernets.base import OperationSupernet, count_parameters
 from oneshot.supernets.nasbench201 import (
     CANDIDATES,
     NASBench201Network,
@@ -26,7 +26,7 @@ TEXT = "|nor_conv_3x3~0|+|none~0|skip_connect~1|+|avg_pool_3x3~0|nor_conv_1x1~1|
 
 class TestNASBench201(SpaceContract):
     @pytest.fixture
-    def supernet(self) -> Supernet:
+    def supernet(self) -> OperationSupernet:
         return NASBench201Supernet(channels=4, cells_per_stage=1, num_classes=3, in_channels=2, image_size=9)
 
 

@@ -101,15 +101,19 @@ def test_an_unknown_operation_is_refused() -> None:
         make_op("sep_conv_9x9", C, 1, affine=False)
 
 
+def mixed_op(*names: str) -> MixedOp:
+    return MixedOp(make_op(name, C, 2, affine=False, pool_bn=True) for name in names)
+
+
 def test_a_mixture_is_the_weighted_sum_of_its_candidates() -> None:
-    mixed = MixedOp(["none", "sep_conv_3x3", "skip_connect", "max_pool_3x3"], C, 2).double().eval()
+    mixed = mixed_op("none", "sep_conv_3x3", "skip_connect", "max_pool_3x3").double().eval()
     x, weights = images().double(), torch.tensor([0.4, 0.3, 0.2, 0.1], dtype=torch.float64)
     expected = sum(float(w) * op(x) for w, op in zip(weights, mixed.ops, strict=True))
     torch.testing.assert_close(mixed(x, weights), expected, rtol=1e-12, atol=1e-12)
 
 
 def test_a_mixture_of_nothing_is_zero_in_the_right_shape() -> None:
-    output = MixedOp(["none"], C, 2)(images(9), torch.ones(1))
+    output = mixed_op("none")(images(9), torch.ones(1))
     assert output.shape == (2, C, 5, 5) and not output.any()
 
 
