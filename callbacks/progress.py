@@ -44,7 +44,8 @@ class SearchProgressBar(RichProgressBar):
     def on_train_batch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule, *args: Any, **kwargs: Any) -> None:
         # Reading the loss waits for the device, so it is read as often as it is logged.
         step = trainer.fit_loop.total_batch_idx + 1
-        if step % max(1, trainer.log_every_n_steps) == 0 and "train/loss" in trainer.callback_metrics:
+        every = max(1, trainer.log_every_n_steps)  # type: ignore[attr-defined]  # Lightning sets it elsewhere
+        if step % every == 0 and "train/loss" in trainer.callback_metrics:
             self._found["loss"] = f"{float(trainer.callback_metrics['train/loss']):.3f}"
         super().on_train_batch_end(trainer, pl_module, *args, **kwargs)
 

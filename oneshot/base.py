@@ -249,7 +249,7 @@ class BilevelSearch(SearchModule):
                 "A search does not run in 16-mixed, because one gradient scaler cannot serve two optimisers. Use "
                 "bf16-mixed or 32."
             )
-        if trainer.max_steps != -1 and not trainer.fast_dev_run:  # which sets max_steps, and stops after it itself
+        if trainer.max_steps != -1 and not getattr(trainer, "fast_dev_run", 0):  # which sets max_steps itself
             raise ValueError(
                 "max_steps counts the steps of both optimisers, so a search would end half-way; "
                 f"got max_steps={trainer.max_steps}. Use Trainer(max_epochs=...)."

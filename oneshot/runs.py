@@ -319,7 +319,7 @@ def _network_of(config: SubnetConfig, path: Path) -> Subnet:
     """The paper's network of a bare config: only our own spaces can be told by their names."""
     if config.space == "nasbench201":
         return NASBench201Network(NASBench201Space().arch_string(config))
-    for space in (darts_space(), *map(reduced_space, REDUCED_SPACES)):
+    for space in [darts_space(), *(reduced_space(name) for name in REDUCED_SPACES)]:
         if config.space == space.name:
             return DARTSNetwork(space.genotype(config))
     raise ValueError(
