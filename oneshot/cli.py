@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import sys
+import warnings
 from collections.abc import Sequence
 
 from . import __version__
@@ -62,6 +63,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     args, rest = parser.parse_known_args([word for word in words if word != "--traceback"])
     if rest and args.command not in ("search", "retrain", "evaluate"):
         parser.error(f"{args.command} does not know {' '.join(rest)}")
+    # Lightning's tree walk uses a class torch is about to remove; nobody at a command line can do anything about it.
+    warnings.filterwarnings("ignore", r"`isinstance\(treespec, LeafSpec\)` is deprecated")
     try:
         if args.command == "quickstart":
             from .quickstart import quickstart

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import inspect
 import json
+import logging
 import sys
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -70,6 +71,8 @@ class _RunCLI(LightningCLI):
         **kwargs: Any,
     ) -> None:
         self._command, self._callbacks = command, callbacks
+        # Lightning recommends its makers' other packages at every start.
+        logging.getLogger("pytorch_lightning.utilities.rank_zero").addFilter(lambda r: "💡" not in r.getMessage())
         with _argv(f"oneshot {command}", args):
             super().__init__(
                 datamodule_class=pl.LightningDataModule,
