@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from .base import OperationSupernet, Subnet, check_image_size, inherit_weights
 from .genotype import Cell, Genotype
-from .mixed_op import MixedOp
+from .mixed_op import MixedOp, Seen, add_up, has_weights
 from .ops import FactorizedReduce, check_ops, drop_path, make_op, relu_conv_bn
 from .space import NONE, ArchGraph, Candidate, Choice, IntMatrix, SearchSpace, SubnetConfig
 
@@ -318,11 +318,15 @@ class SearchCell(nn.Module):
         self.kind: Kind = "reduce" if reduction else "normal"
         self.steps, self.multiplier = steps, multiplier
         self.preprocess0, self.preprocess1 = _preprocess(channels_in, channels, reduction_before, affine=False)
-        strides = [2 if reduction and state < 2 else 1 for node in range(steps) for state in range(node + 2)]
-        self.edges = nn.ModuleList(
-            MixedOp(make_op(name, channels, stride, affine=False, pool_bn=True) for name in names)
-            for names, stride in zip(candidates, strides, strict=True)
-        )
+        sources = [state for node in range(steps) for state in range(node + 2)]
+        shared: dict[tuple[int, str], nn.Module] = {}  # what has no weights is one module for all edges of a state
+        self.edges = nn.ModuleList()
+        for source, names in zip(sources, candidates, strict=True):
+            ops = []
+            for name in names:
+                op = make_op(name, channels, 2 if reduction and source < 2 else 1, affine=False, pool_bn=True)
+                ops.append(op if has_weights(op) or name == "noise" else shared.setdefault((source, name), op))
+            self.edges.append(MixedOp(ops))
 
     def forward(self, s0: Tensor, s1: Tensor, weights: Sequence[Tensor]) -> Tensor:
         """Run the cell.
@@ -336,11 +340,12 @@ class SearchCell(nn.Module):
             ``[B, multiplier * C, H', W']``.
         """
         states = [self.preprocess0(s0), self.preprocess1(s1)]
+        seen: list[Seen] = [{} for _ in range(self.steps + 2)]
         edge = 0
         for _ in range(self.steps):
-            terms = [self.edges[edge + i](state, weights[edge + i]) for i, state in enumerate(states)]
+            terms = [self.edges[edge + i](state, weights[edge + i], seen[i]) for i, state in enumerate(states)]
             edge += len(states)
-            states.append(sum(terms[1:], terms[0]))
+            states.append(add_up(terms))
         return torch.cat(states[-self.multiplier :], dim=1)
 
 

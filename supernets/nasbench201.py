@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from torch import Tensor, nn
 
 from .base import OperationSupernet, Subnet, check_image_size, inherit_weights
-from .mixed_op import MixedOp
+from .mixed_op import MixedOp, Seen, add_up, has_weights
 from .ops import make_op, relu_conv_bn
 from .space import NONE, ArchGraph, Choice, IntMatrix, SearchSpace, SubnetConfig
 
@@ -112,16 +112,22 @@ class SearchCell(nn.Module):
 
     def __init__(self, candidates: tuple[str, ...], channels: int) -> None:
         super().__init__()
-        self.edges = nn.ModuleList(
-            MixedOp(make_op(name, channels, 1, affine=False) for name in candidates) for _ in EDGES
-        )
+        shared: dict[
+            int, dict[str, nn.Module]
+        ] = {}  # what has no weights is one module for all edges that leave a node
+        self.edges = nn.ModuleList()
+        for source, _ in EDGES:
+            ops = {name: make_op(name, channels, 1, affine=False) for name in candidates}
+            shared[source] = shared.get(source, ops)
+            self.edges.append(MixedOp(op if has_weights(op) else shared[source][n] for n, op in ops.items()))
 
     def forward(self, x: Tensor, weights: Tensor) -> Tensor:
         """``[B, C, H, W]`` under candidate weights ``[6, O]`` -> ``[B, C, H, W]``."""
         states = [x]
+        seen: list[Seen] = [{} for _ in range(NODES)]
         for target in range(1, NODES):
-            terms = [self.edges[e](states[s], weights[e]) for e, (s, t) in enumerate(EDGES) if t == target]
-            states.append(sum(terms[1:], terms[0]))
+            terms = [self.edges[e](states[s], weights[e], seen[s]) for e, (s, t) in enumerate(EDGES) if t == target]
+            states.append(add_up(terms))
         return states[-1]
 
 

@@ -1,0 +1,180 @@
+"""A step of DARTS: the product against the textbook network with one module per candidate.
+
+Both sides have the same weights, run in one process, take turns, and must give the same losses. A step is one gradient
+of the alphas and one of the weights (first order), or the five gradients of the second order. Peak memory is that of a
+process of its own per side. Usage:
+
+    python experiments/benchmarks/search_step.py [--device cuda] [--batch 64] [--rounds 9] [--threads 2]
+
+Writes search_step_<device>.json and .png beside this file.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import platform
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+HERE = Path(__file__).parent
+sys.path.insert(0, str(HERE.parents[1]))
+
+import torch  # noqa: E402
+from torch import Tensor, nn  # noqa: E402
+from torch.nn import functional as F  # noqa: E402
+
+from oneshot.functional import frozen_batch_norm, unrolled_arch_grad  # noqa: E402
+from oneshot.report import save_figure  # noqa: E402
+from oneshot.supernets import DARTSSupernet  # noqa: E402
+from tests.reference.darts_net import DARTSSearchNet  # noqa: E402
+from tests.reference.test_networks import copy_weights, rename_darts  # noqa: E402
+
+Side = Callable[[Tensor], Tensor]
+
+
+def build(side: str, args: argparse.Namespace) -> tuple[nn.Module, Side, list[Tensor]]:
+    """Network, its forward under softmax weights, and the alphas."""
+    torch.manual_seed(0)
+    ours = DARTSSupernet(channels=args.channels, cells=args.cells)
+    alphas = [(1e-3 * torch.randn(14, 8)).to(args.device).requires_grad_() for _ in range(2)]
+    if side == "oneshot":
+        net: nn.Module = ours.to(args.device, memory_format=torch.channels_last)
+        return net, lambda x: net(x, dict(zip(("normal", "reduce"), map(soft, alphas)))), alphas
+    textbook = DARTSSearchNet(channels=args.channels, cells=args.cells)
+    copy_weights(ours, textbook, rename_darts)
+    net = textbook.to(args.device)
+    return net, lambda x: net(x, soft(alphas[0]), soft(alphas[1])), alphas
+
+
+def soft(alpha: Tensor) -> Tensor:
+    return alpha.softmax(-1)
+
+
+def make_step(side: str, order: int, args: argparse.Namespace) -> Callable[[], float]:
+    net, forward, alphas = build(side, args)
+    weights = list(net.parameters())
+    x = torch.randn(2, args.batch, 3, 32, 32, generator=torch.Generator().manual_seed(1)).to(args.device)
+    y = torch.randint(10, (2, args.batch), generator=torch.Generator().manual_seed(2)).to(args.device)
+
+    def loss(half: int) -> Tensor:
+        return F.cross_entropy(forward(x[half]), y[half])
+
+    def step() -> float:
+        with frozen_batch_norm(net):
+            if order == 1:
+                torch.autograd.grad(loss(1), alphas)
+            else:
+                unrolled_arch_grad(lambda: loss(0), lambda: loss(1), weights, alphas, lr=0.025)
+        value = loss(0)
+        torch.autograd.grad(value, weights)
+        if args.device == "cuda":
+            torch.cuda.synchronize()
+        return value.item()
+
+    return step
+
+
+def peak_memory(side: str, order: int, args: argparse.Namespace) -> float:
+    """MiB one side needs for its steps, measured in a fresh process."""
+    command = [sys.executable, __file__, "--peak", side, "--order", str(order)]
+    for name in ("device", "batch", "channels", "cells", "threads"):
+        command += [f"--{name}", str(getattr(args, name))]
+    return float(subprocess.run(command, capture_output=True, text=True, check=True).stdout.split()[-1])
+
+
+def print_peak(args: argparse.Namespace) -> None:
+    step = make_step(args.peak, args.order, args)
+    before = status("VmRSS")
+    for _ in range(2):
+        step()
+    if args.device == "cuda":
+        print(torch.cuda.max_memory_allocated() / 2**20)
+    else:
+        print(status("VmHWM") - before)
+
+
+def status(name: str) -> float:
+    """MiB from the kernel; getrusage would also count the process that started this one."""
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) for line in lines if line.startswith(name)) / 1024
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--batch", type=int, default=16)
+    parser.add_argument("--channels", type=int, default=16)
+    parser.add_argument("--cells", type=int, default=8)
+    parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--order", type=int, default=1, help=argparse.SUPPRESS)
+    parser.add_argument("--peak", help=argparse.SUPPRESS)
+    args = parser.parse_args()
+    torch.set_num_threads(args.threads)
+    if args.peak:
+        print_peak(args)
+        return
+
+    results = []
+    for order in (1, 2):
+        steps = {side: make_step(side, order, args) for side in ("textbook", "oneshot")}
+        losses = {side: step() for side, step in steps.items()}  # warm-up
+        torch.testing.assert_close(losses["oneshot"], losses["textbook"], rtol=1e-4, atol=0)
+        seconds: dict[str, list[float]] = {side: [] for side in steps}
+        for _ in range(args.rounds):
+            for side, step in steps.items():
+                start = time.perf_counter()
+                step()
+                seconds[side].append(time.perf_counter() - start)
+        ratios = sorted(t / o for t, o in zip(seconds["textbook"], seconds["oneshot"], strict=True))
+        memory = {side: peak_memory(side, order, args) for side in steps}
+        result = {
+            "order": order,
+            "losses": losses,
+            "seconds": seconds,
+            "median_seconds": {side: statistics.median(values) for side, values in seconds.items()},
+            "images_per_second": {s: 2 * args.batch / statistics.median(v) for s, v in seconds.items()},
+            "speedup_median": statistics.median(ratios),
+            "speedup_range": [ratios[0], ratios[-1]],
+            "peak_mib": memory,
+            "memory_ratio": memory["oneshot"] / memory["textbook"],
+        }
+        results.append(result)
+        print(
+            f"order {order}: textbook {result['median_seconds']['textbook']:.3f} s, "
+            f"oneshot {result['median_seconds']['oneshot']:.3f} s, {result['speedup_median']:.2f} times faster "
+            f"({ratios[0]:.2f} to {ratios[-1]:.2f}), memory {memory['textbook']:.0f} -> {memory['oneshot']:.0f} MiB "
+            f"({result['memory_ratio']:.2f})"
+        )
+    name = torch.cuda.get_device_name() if args.device == "cuda" else platform.processor() or platform.machine()
+    settings = {key: getattr(args, key) for key in ("device", "batch", "channels", "cells", "rounds", "threads")}
+    report = {"settings": settings, "hardware": name, "torch": torch.__version__, "results": results}
+    path = HERE / f"search_step_{args.device}.json"
+    path.write_text(json.dumps(report, indent=2) + "\n")
+    draw(results, path.with_suffix(".png"))
+
+
+def draw(results: list[dict], path: Path) -> None:
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(6, 2.6), layout="constrained")
+    for axes, key, unit in zip(figure.subplots(1, 2), ("seconds", "peak_mib"), ("s per step", "peak MiB"), strict=True):
+        for i, side in enumerate(("textbook", "oneshot")):
+            values = [r["median_seconds"][side] if key == "seconds" else r[key][side] for r in results]
+            axes.bar(
+                [p + 0.38 * i for p in range(len(results))], values, 0.36, label=side, color=("#BBBBBB", "#0072B2")[i]
+            )
+        axes.set_xticks([p + 0.19 for p in range(len(results))], [f"order {r['order']}" for r in results])
+        axes.set_ylabel(unit)
+        axes.spines[["top", "right"]].set_visible(False)
+    figure.axes[0].legend(frameon=False)
+    save_figure(figure, path)
+
+
+if __name__ == "__main__":
+    main()
