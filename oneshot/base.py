@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import warnings
 from abc import ABC, abstractmethod
 from typing import Any, Literal, cast
 
 import torch
+import torch.distributed as dist
 from pytorch_lightning.callbacks import Callback
 from pytorch_lightning.core.optimizer import LightningOptimizer
 from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
 from torchmetrics.classification import MulticlassAccuracy
 
 from oneshot.supernets.base import OperationSupernet
@@ -153,6 +156,9 @@ class BilevelSearch(SearchModule):
             if value < 0:
                 raise ValueError(f"{name} must not be negative; got {value}. 0 is off.")
         self.automatic_optimization = False
+        # DDP averages the gradients of the weights. It would wait in vain for the alphas, which have their own step.
+        names = [f"alphas.{name}" for name in self.alphas]
+        DistributedDataParallel._set_params_and_buffers_to_ignore_for_model(self, names)  # type: ignore[no-untyped-call]  # torch
         # Pixels with their channels side by side: depthwise convolutions are 2 to 4 times faster on CPUs, none slower.
         self.supernet.to(memory_format=torch.channels_last)
         self.weight_lr, self.weight_lr_min, self.weight_momentum = weight_lr, weight_lr_min, weight_momentum
@@ -170,7 +176,9 @@ class BilevelSearch(SearchModule):
         """Set ``.grad`` of every alpha and touch no other gradient; return the loss, a scalar."""
         alphas = list(self.alphas.parameters())
         loss = self._val_loss(batch)
-        for alpha, gradient in zip(alphas, torch.autograd.grad(loss, alphas, allow_unused=True), strict=True):
+        gradients = torch.autograd.grad(loss, alphas, allow_unused=True)  # no cell may use a choice, in any process
+        used = [(alpha, gradient) for alpha, gradient in zip(alphas, gradients, strict=True) if gradient is not None]
+        for (alpha, _), gradient in zip(used, self.average_gradients([g for _, g in used]), strict=True):
             alpha.grad = gradient
         return loss
 
@@ -180,6 +188,23 @@ class BilevelSearch(SearchModule):
         return self.supernet.space.most_likely(probabilities)
 
     # The loop.
+
+    def average_gradients(self, gradients: list[Tensor]) -> list[Tensor]:
+        """Average over all processes, in one message: DDP does not see what ``torch.autograd.grad`` returns."""
+        if not (dist.is_available() and dist.is_initialized()):
+            return gradients
+        flat = torch.cat([gradient.flatten() for gradient in gradients])
+        dist.all_reduce(flat)
+        parts = torch.split(flat / dist.get_world_size(), [gradient.numel() for gradient in gradients])
+        return [part.view_as(gradient) for part, gradient in zip(parts, gradients, strict=True)]
+
+    def on_fit_start(self) -> None:
+        super().on_fit_start()
+        if self.trainer.world_size > 1:  # these are the same in every process, there is nothing to average
+            same = "train/lr|(alpha|probability|entropy|choice)/"
+            warnings.filterwarnings("ignore", rf"It is recommended to use `self\.log\('({same})")
+        for alpha in self.alphas.parameters():  # every process starts from the alphas of the first
+            alpha.data.copy_(self.trainer.strategy.broadcast(alpha.data))
 
     @property
     def optimizer_pair(self) -> tuple[LightningOptimizer, LightningOptimizer]:
@@ -241,11 +266,6 @@ class BilevelSearch(SearchModule):
         trainer = self.trainer
         if trainer.state.fn != "fit":
             return []
-        if trainer.world_size > 1:
-            raise ValueError(
-                "A search runs on one device, because its alphas are not averaged between devices yet; got "
-                f"{trainer.world_size} of them. Use Trainer(devices=1)."
-            )
         if trainer.precision == "16-mixed":
             raise ValueError(
                 "A search does not run in 16-mixed, because one gradient scaler cannot serve two optimisers. Use "

@@ -21,6 +21,7 @@ def unrolled_arch_grad(
     weight_decay: float = 0.0,
     momentum_buffers: Sequence[Tensor | None] | None = None,
     epsilon: float = 0.01,
+    average: Callable[[list[Tensor]], list[Tensor]] = list,
 ) -> list[Tensor]:
     r"""Gradient of the validation loss after one virtual weight step (DARTS second order, arXiv:1806.09055, eq. 7, 8).
 
@@ -42,6 +43,8 @@ def unrolled_arch_grad(
         momentum_buffers: Its momentum buffers, one per weight, ``None`` before its first step.
         epsilon: Length of the finite difference in weight space. The paper's 0.01 is long for small networks, where it
             crosses kinks of ReLU: with a few channels the result can be several times off, at 1e-6 (float64) it is not.
+        average: Averages gradients over the processes that see parts of one batch; every gradient goes through it, so
+            that all processes take the same virtual step.
 
     Returns:
         One gradient per alpha. ``.grad`` of nothing is touched.
@@ -49,14 +52,14 @@ def unrolled_arch_grad(
     buffers = momentum_buffers or [None] * len(weights)
     backup = [w.detach().clone() for w in weights]
     try:
-        steps = _grad(train_loss(), weights)
+        steps = average(_grad(train_loss(), weights))
         with torch.no_grad():
             for w, step, buffer in zip(weights, steps, buffers, strict=True):
                 step = step + weight_decay * w
                 if buffer is not None:
                     step = step + momentum * buffer
                 w.sub_(lr * step)
-        gradients = _grad(val_loss(), [*alphas, *weights])
+        gradients = average(_grad(val_loss(), [*alphas, *weights]))
         grad_alphas, v = gradients[: len(alphas)], gradients[len(alphas) :]
         norm = torch.linalg.vector_norm(torch.stack([torch.linalg.vector_norm(x) for x in v]))
         eps = epsilon / norm.clamp_min(torch.finfo(norm.dtype).tiny)  # v = 0 gives a zero difference, not 0 / 0
@@ -68,7 +71,7 @@ def unrolled_arch_grad(
                     w.copy_(original + sign * eps * x)
             # Both sides draw the same random numbers; the difference of two draws, divided by epsilon, would be noise.
             with torch.random.fork_rng(sorted(devices), enabled=sign == 1):
-                sides.append(_grad(train_loss(), alphas))
+                sides.append(average(_grad(train_loss(), alphas)))
         return [g - lr * (p - n) / (2 * eps) for g, p, n in zip(grad_alphas, *sides, strict=True)]
     finally:
         with torch.no_grad():

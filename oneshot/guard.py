@@ -44,7 +44,12 @@ class FiniteLossGuard(pl.LightningModule):
         Raises:
             NonFiniteLossError: Naming the step and the last checkpoint, which was written before it.
         """
-        if (step := int(self._bad_step)) >= 0:
+        if self.trainer.world_size > 1:
+            # A progress bar of the first process may have averaged the epoch's metrics over all processes already. The
+            # others must do so before they exchange anything else, or each side waits for the other.
+            _ = self.trainer.callback_metrics
+        # The first bad step of any process stops all of them; one alone would leave the others waiting.
+        if (step := int(self.trainer.strategy.reduce(self._bad_step, reduce_op="max"))) >= 0:
             raise NonFiniteLossError(
                 f"Loss and gradients must stay finite; at step {step} (epoch {self.current_epoch}) they did not. "
                 f"Last good checkpoint: {self._good_checkpoint or 'none was written yet'}. Lower the learning rate or "

@@ -12,7 +12,7 @@ import logging
 import sys
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from importlib import import_module
 from pathlib import Path
 from typing import Any, Literal
@@ -112,7 +112,9 @@ class _RunCLI(LightningCLI):
                 network.init_args[key] = value
 
     def folder(self) -> AbstractContextManager[Path]:
-        """The folder of the run, for the time it is written."""
+        """The folder of the run, for the time it is written. The first process looks after it."""
+        if not self.trainer.is_global_zero:
+            return nullcontext(Path(self.config.out))
         return new_folder(Path(self.config.out), overwrite=self.config.overwrite, marker=CONFIG, keep=CHECKPOINT)
 
     def instantiate_trainer(self, **kwargs: Any) -> pl.Trainer:

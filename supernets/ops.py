@@ -33,6 +33,22 @@ class Noise(nn.Module):
         return torch.randn_like(x[:, :, :: self.stride, :: self.stride])
 
 
+class Pointwise(nn.Conv2d):
+    """1x1 convolution without bias that picks the pixels it will read before it reads them.
+
+    A strided ``nn.Conv2d`` computes the same, but writes out of its bounds on CPUs without AVX-512, for fewer than 8
+    channels in channels-last layout (uxlfoundation/oneDNN issue 6035).
+    """
+
+    def __init__(self, in_channels: int, out_channels: int, *, stride: int) -> None:
+        super().__init__(in_channels, out_channels, 1, bias=False)
+        self.step = stride
+
+    def forward(self, x: Tensor) -> Tensor:
+        """``[B, C_in, H, W] -> [B, C_out, ceil(H / stride), ceil(W / stride)]``."""
+        return super().forward(x[:, :, :: self.step, :: self.step])
+
+
 class FactorizedReduce(nn.Module):
     """Halve the resolution without discarding pixels: two strided 1x1 convolutions, the second shifted by one pixel.
 
@@ -49,8 +65,8 @@ class FactorizedReduce(nn.Module):
                 f"FactorizedReduce splits its output channels in two halves and needs an even number; "
                 f"got {out_channels}. Choose an even number of channels."
             )
-        self.conv_1 = nn.Conv2d(in_channels, out_channels // 2, 1, stride=2, bias=False)
-        self.conv_2 = nn.Conv2d(in_channels, out_channels // 2, 1, stride=2, bias=False)
+        self.conv_1 = Pointwise(in_channels, out_channels // 2, stride=2)
+        self.conv_2 = Pointwise(in_channels, out_channels // 2, stride=2)
         self.bn = nn.BatchNorm2d(out_channels, affine=affine)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -65,7 +81,11 @@ def relu_conv_bn(
     in_channels: int, out_channels: int, kernel: int, stride: int, *, affine: bool = True
 ) -> nn.Sequential:
     """ReLU, convolution without bias, batch normalisation; keeps the resolution at stride 1."""
-    conv = nn.Conv2d(in_channels, out_channels, kernel, stride=stride, padding=kernel // 2, bias=False)
+    conv = (
+        Pointwise(in_channels, out_channels, stride=stride)
+        if kernel == 1
+        else nn.Conv2d(in_channels, out_channels, kernel, stride=stride, padding=kernel // 2, bias=False)
+    )
     return nn.Sequential(nn.ReLU(), conv, nn.BatchNorm2d(out_channels, affine=affine))
 
 

@@ -70,6 +70,7 @@ class DARTS(BilevelSearch):
                 weight_decay=optimizer.param_groups[0]["weight_decay"],
                 momentum_buffers=[optimizer.state[w].get("momentum_buffer") for w in weights],
                 epsilon=self.epsilon,
+                average=self.average_gradients,
             )
         for alpha, gradient in zip(alphas, gradients, strict=True):
             alpha.grad = gradient

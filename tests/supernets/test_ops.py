@@ -5,10 +5,11 @@ from __future__ import annotations
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from oneshot.supernets.base import check_image_size, count_parameters, inherit_weights
 from oneshot.supernets.mixed_op import MixedOp
-from oneshot.supernets.ops import OPS, FactorizedReduce, make_op
+from oneshot.supernets.ops import OPS, FactorizedReduce, Pointwise, make_op
 
 C = 6
 
@@ -154,3 +155,12 @@ def test_an_image_must_survive_the_reductions() -> None:
     check_image_size(4, 2, "This network")
     with pytest.raises(ValueError, match="This network halves the resolution 2 times .* at least 4 pixels; .*size=3"):
         check_image_size(3, 2, "This network")
+
+
+@pytest.mark.parametrize("size", [7, 8])
+def test_a_strided_pointwise_convolution_equals_torchs(size: int) -> None:
+    torch.manual_seed(0)
+    ours, x = Pointwise(8, 6, stride=2), torch.randn(2, 8, size, size)
+    theirs = F.conv2d(x, ours.weight, stride=2)
+    torch.testing.assert_close(ours(x), theirs)
+    assert not torch.allclose(F.conv2d(x.roll(1, 2), ours.weight, stride=2), theirs)

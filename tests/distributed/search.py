@@ -1,0 +1,76 @@
+"""A short search, as one process or as two that share every batch: ``search.py ORDER PROCESSES OUT``.
+
+Both see the same images in the same batches. Batch normalisation keeps its statistics fixed, because the statistics of
+half a batch are not those of the whole (SyncBatchNorm needs a GPU).
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from typing import Any
+
+import pytorch_lightning as pl
+import torch
+from torch import nn
+from torch.utils.data import DataLoader, TensorDataset
+from torch.utils.data.distributed import DistributedSampler
+
+from oneshot.methods.darts import DARTS
+from oneshot.supernets.nasbench201 import NASBench201Supernet
+
+BATCH, BATCHES, EPOCHS = 8, 3, 2
+
+
+class FixedStatistics(pl.Callback):
+    def on_train_batch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule, *args: Any) -> None:
+        for module in pl_module.modules():
+            if isinstance(module, nn.BatchNorm2d):
+                module.eval()
+
+
+class Streams(pl.LightningDataModule):
+    def __init__(self, processes: int) -> None:
+        super().__init__()
+        self.processes = processes
+
+    def train_dataloader(self) -> dict[str, DataLoader[Any]]:
+        loaders = {}
+        for seed, name in enumerate(("weights", "arch")):
+            generator = torch.Generator().manual_seed(seed)
+            x = torch.randn(BATCH * BATCHES, 1, 8, 8, generator=generator)
+            data = TensorDataset(x, torch.randint(10, (len(x),), generator=generator))
+            # rank r of n takes every n-th image, so the batches of all ranks together are the batch of one process
+            sampler = DistributedSampler(data, shuffle=False) if self.processes > 1 else None
+            loaders[name] = DataLoader(data, BATCH // self.processes, sampler=sampler)
+        return loaders
+
+
+def main(order: int, processes: int, out: str) -> None:
+    torch.set_num_threads(1)
+    pl.seed_everything(0, verbose=False)
+    supernet = NASBench201Supernet(channels=4, cells_per_stage=1, in_channels=1, image_size=8)
+    search = DARTS(supernet, order=order, arch_lr=0.01, weight_lr=0.1, grad_clip=1.0)  # type: ignore[arg-type]  # 1 or 2
+    with torch.no_grad():  # a process that starts from other alphas must be brought into line
+        for alpha in search.alphas.parameters():
+            alpha.add_(float(os.environ.get("RANK", 0)))
+    trainer = pl.Trainer(
+        accelerator="cpu",
+        strategy="ddp" if processes > 1 else "auto",
+        devices=processes,
+        max_epochs=EPOCHS,
+        use_distributed_sampler=False,
+        callbacks=[FixedStatistics()],
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+    )
+    trainer.fit(search, datamodule=Streams(processes))
+    alphas = [alpha.detach().clone() for alpha in search.alphas.parameters()]
+    weights = [weight.detach().clone() for weight in supernet.parameters()]
+    torch.save({"alphas": alphas, "weights": weights}, f"{out}.{trainer.global_rank}")
+
+
+if __name__ == "__main__":
+    main(int(sys.argv[1]), int(sys.argv[2]), sys.argv[3])

@@ -1,0 +1,56 @@
+"""Two processes that share every batch end with the alphas and weights of one; the command line runs on two."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+ROOT = Path(__file__).parents[2]
+SCRIPT = str(Path(__file__).with_name("search.py"))
+
+
+def run(*command: str) -> subprocess.CompletedProcess[str]:
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    result = subprocess.run(
+        [sys.executable, *command], env=environment, capture_output=True, text=True, check=False, timeout=300
+    )
+    assert result.returncode == 0, result.stdout + result.stderr
+    return result
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("order", [1, 2])
+def test_two_processes_equal_one(order: int, tmp_path: Path) -> None:
+    run(SCRIPT, str(order), "1", str(tmp_path / "one"))
+    torchrun = ["-m", "torch.distributed.run", "--nproc_per_node=2", "--master_port=0", "--rdzv_backend=c10d"]
+    run(*torchrun, "--rdzv_endpoint=localhost:0", SCRIPT, str(order), "2", str(tmp_path / "two"))
+    one, first, second = (torch.load(tmp_path / name) for name in ("one.0", "two.0", "two.1"))
+    for name in ("alphas", "weights"):
+        for a, b, c in zip(one[name], first[name], second[name], strict=True):
+            assert torch.equal(b, c)
+            torch.testing.assert_close(b, a, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.slow
+def test_the_command_line_runs_two_processes_and_writes_one_run(tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    options = {
+        "config": ROOT / "experiments/digits/search.yaml",
+        "out": out,
+        "trainer.accelerator": "cpu",
+        "trainer.devices": 2,
+        "trainer.strategy": "ddp",
+        "trainer.max_epochs": 2,
+        "model.init_args.supernet.init_args.channels": 4,
+        "data.init_args.batch_size": 128,
+    }
+    result = run("-m", "oneshot", "search", *(f"--{name}={value}" for name, value in options.items()))
+    assert "sync_dist" not in result.stderr
+    assert {"config.yaml", "metrics.csv", "subnet.json", "cells.png", "checkpoints"} <= {p.name for p in out.iterdir()}
+    lines = (out / "metrics.csv").read_text().splitlines()
+    assert len(lines) == len(set(lines))
