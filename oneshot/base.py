@@ -177,7 +177,7 @@ class BilevelSearch(SearchModule):
         alphas = list(self.alphas.parameters())
         loss = self._val_loss(batch)
         gradients = torch.autograd.grad(loss, alphas, allow_unused=True)  # no cell may use a choice, in any process
-        used = [(alpha, gradient) for alpha, gradient in zip(alphas, gradients, strict=True) if gradient is not None]
+        used = [(a, g) for a, g in zip(alphas, gradients, strict=True) if g is not None]  # type: ignore[redundant-expr]  # allow_unused
         for (alpha, _), gradient in zip(used, self.average_gradients([g for _, g in used]), strict=True):
             alpha.grad = gradient
         return loss

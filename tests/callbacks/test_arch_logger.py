@@ -18,7 +18,7 @@ from oneshot.callbacks import ArchLogger
 from oneshot.supernets.space import SubnetConfig
 
 from .searches import Unrelated, fit, make_darts_supernet, make_search, make_trainer
-from .wandb_files import history, records
+from .wandb_files import history, records, wait_for_the_end
 
 
 class Snapshots(Callback):
@@ -151,6 +151,7 @@ def test_an_offline_wandb_run_contains_alphas_pictures_and_the_architecture(wand
     wandb.finish()
 
     (file,) = wandb_here.glob("wandb/offline-run-*/run-*.wandb")
+    wait_for_the_end(file)
     rows = [row for row in history(file) if "entropy/cell" in row]
     assert [(row["epoch"], row["trainer/global_step"]) for row in rows] == [(0, 1), (1, 3)]
     candidates = search.supernet.space["cell"].candidates

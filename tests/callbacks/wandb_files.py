@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 import struct
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from google.protobuf.message import DecodeError
 from wandb.proto import wandb_internal_pb2
 
 BLOCK, HEADER = 32768, 7
@@ -28,6 +30,21 @@ def records(path: Path) -> Iterator[Any]:
             record.ParseFromString(b"".join(parts))
             parts = []
             yield record
+
+
+def ended(path: Path) -> bool:
+    try:
+        return any(record.WhichOneof("record_type") == "exit" for record in records(path))
+    except DecodeError:  # half a record
+        return False
+
+
+def wait_for_the_end(path: Path, seconds: float = 60) -> None:
+    """W&B writes from a process of its own, which on a busy machine is not done when ``wandb.finish`` returns."""
+    deadline = time.monotonic() + seconds
+    while not ended(path):
+        assert time.monotonic() < deadline, f"{path} has no end after {seconds} s"
+        time.sleep(0.1)
 
 
 def history(path: Path) -> list[dict[str, Any]]:
