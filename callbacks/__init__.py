@@ -6,6 +6,8 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from .arch_logger import ArchLogger as ArchLogger
+    from .checkpoint import RunCheckpoint as RunCheckpoint
+    from .checkpoint import good_checkpoint as good_checkpoint
     from .collapse_monitor import CollapseMonitor as CollapseMonitor
     from .genotype_plot import GenotypePlot as GenotypePlot
     from .progress import SearchProgressBar as SearchProgressBar
@@ -16,8 +18,10 @@ _WHERE = {
     "ArchLogger": "arch_logger",
     "CollapseMonitor": "collapse_monitor",
     "GenotypePlot": "genotype_plot",
+    "RunCheckpoint": "checkpoint",
     "SearchProgressBar": "progress",
     "SubnetExport": "subnet_export",
+    "good_checkpoint": "checkpoint",
 }
 __all__ = list(_WHERE)
 

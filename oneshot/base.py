@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+import zlib
 from abc import ABC, abstractmethod
 from typing import Any, Literal, cast
 
@@ -18,13 +19,14 @@ from oneshot.supernets.base import OperationSupernet
 from oneshot.supernets.space import SubnetConfig
 
 from .functional import expected_cost, frozen_batch_norm, warmup_cosine
-from .guard import FiniteLossGuard, check_data
+from .guard import check_data
+from .resume import ResumableModule
 from .samplers import Sampler
 
 Batch = dict[Literal["weights", "arch"], tuple[Tensor, Tensor]]
 
 
-class SearchModule(FiniteLossGuard, ABC):
+class SearchModule(ResumableModule, ABC):
     """A search method: supernet, alphas and sampler, and a rule that derives one architecture.
 
     Args:
@@ -54,6 +56,7 @@ class SearchModule(FiniteLossGuard, ABC):
         )
         self._costs = supernet.candidate_parameters()
         self._fit_accuracy = MulticlassAccuracy(supernet.num_classes, average="micro", validate_args=False)
+        self._fit_accuracy.persistent(True)  # a fit may be resumed in the middle of an epoch
         self._val_accuracy = MulticlassAccuracy(supernet.num_classes, average="micro", validate_args=False)
         self._test_accuracy = MulticlassAccuracy(supernet.num_classes, average="micro", validate_args=False)
 
@@ -65,6 +68,10 @@ class SearchModule(FiniteLossGuard, ABC):
     def probabilities(self) -> dict[str, Tensor]:
         """How much each candidate counts now, ``{choice: [R, O]}``, without gradient."""
         return self.sampler.probabilities(dict(self.alphas.items()))
+
+    def facts(self) -> dict[str, Any]:
+        space = self.supernet.space
+        return {**super().facts(), "space": f"{space.name} ({zlib.crc32(repr(space).encode()):08x})"}
 
     def expected_parameters(self) -> Tensor:
         """Expected number of weights behind the mixed operations under the current probabilities; scalar."""
@@ -213,6 +220,7 @@ class BilevelSearch(SearchModule):
         return weights, alphas
 
     def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
+        super().on_train_batch_start(batch, batch_idx)
         if not isinstance(batch, dict) or set(batch) != {"weights", "arch"}:
             raise ValueError(
                 "A bilevel search needs batches {'weights': (x, y), 'arch': (x, y)} from two halves of the training "
@@ -244,13 +252,16 @@ class BilevelSearch(SearchModule):
         self.log("train/accuracy", self._fit_accuracy, on_step=False, on_epoch=True, batch_size=len(y))
 
     def on_train_epoch_start(self) -> None:
+        self._fit_accuracy.reset()  # or a fit resumed from the end of an epoch would go on counting
         # A function of the epoch and nothing else, so that it is right after any resume.
         epochs = self.trainer.max_epochs or 1
         factor = warmup_cosine(self.current_epoch, steps=epochs, floor=self.weight_lr_min / self.weight_lr)
-        lr = self.weight_lr * factor
         for group in self.optimizer_pair[0].param_groups:
-            group["lr"] = lr
-        self.log("train/lr", lr)
+            group["lr"] = self.weight_lr * factor
+
+    def on_train_epoch_end(self) -> None:
+        super().on_train_epoch_end()
+        self.log("train/lr", self.optimizer_pair[0].param_groups[0]["lr"])
 
     def configure_optimizers(self) -> Any:
         weights = torch.optim.SGD(

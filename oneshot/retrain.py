@@ -6,7 +6,6 @@ import copy
 from collections.abc import Callable
 from typing import Any, Literal
 
-import numpy as np
 import torch
 from timm.data.mixup import Mixup
 from timm.utils.model_ema import ModelEmaV3
@@ -19,10 +18,11 @@ from torchmetrics.classification import MulticlassAccuracy, MulticlassCalibratio
 from oneshot.supernets.base import Subnet, inherit_weights
 
 from .functional import warmup_cosine
-from .guard import FiniteLossGuard, check_data
+from .guard import check_data
+from .resume import ResumableModule
 
 
-class Retrain(FiniteLossGuard):
+class Retrain(ResumableModule):
     """Trains the network it is given. Defaults are those of DARTS for CIFAR-10 (arXiv:1806.09055, appendix A.2).
 
     The paper's drop-path of 0.2 is off by default, because many networks have no paths to drop.
@@ -33,8 +33,7 @@ class Retrain(FiniteLossGuard):
 
     The learning rate is set at every step; without warm-up it is the paper's per-epoch value at the first step of each
     epoch. The probability of dropping a path is set at every epoch, as in the authors' code: ``drop_path * epoch /
-    max_epochs``, so that the first epoch has none and ``drop_path`` itself is never quite reached. Random numbers are
-    seeded anew in every epoch, from a seed kept in the checkpoint: a resumed training equals an uninterrupted one.
+    max_epochs``, so that the first epoch has none and ``drop_path`` itself is never quite reached.
 
     Args:
         network: The network. It is trained in place; its weights are the starting point, whatever they are.
@@ -59,7 +58,7 @@ class Retrain(FiniteLossGuard):
         NonFiniteLossError: If the loss or the gradient is NaN or infinite; the last checkpoint is a good one.
     """
 
-    _seed: Tensor
+    seed_per_process = True
 
     def __init__(
         self,
@@ -108,9 +107,8 @@ class Retrain(FiniteLossGuard):
         self._mix: Mixup | None = None
         if mixup or cutmix:
             self._mix = Mixup(mixup, cutmix, label_smoothing=0.0, num_classes=classes)  # type: ignore[no-untyped-call]  # timm
-        self.register_buffer("_seed", torch.randint(2**31, ()))
-
         self._accuracy = MulticlassAccuracy(classes, average="micro", validate_args=False)  # checking them is a sync
+        self._accuracy.persistent(True)  # a fit may be resumed in the middle of an epoch
         self._val, self._test = (_metrics(stage, classes) for stage in ("val", "test"))
         self._counts = MulticlassConfusionMatrix(classes, validate_args=False)
         self._confusion: Tensor | None = None
@@ -174,17 +172,16 @@ class Retrain(FiniteLossGuard):
             )
         self.train()  # a network that was loaded or searched may be in evaluation mode, and Lightning would keep it so
 
-    def on_train_epoch_start(self) -> None:
-        self.network.set_drop_path(self.drop_path * self.current_epoch / (self.trainer.max_epochs or 1))
+    def on_train_start(self) -> None:
+        super().on_train_start()
+        self._schedule_drop_path()  # a fit that is resumed within an epoch does not start that epoch again
 
-    def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
-        # Not at the start of the epoch: a loader draws a number when it is asked for batches, which is before that
-        # in the first epoch after a resume and after it in all others.
-        if batch_idx == 0:
-            seed = int(self._seed) + self.current_epoch * self.trainer.world_size + self.trainer.global_rank
-            torch.manual_seed(seed)
-            if self._mix is not None:
-                np.random.seed(seed % 2**32)  # what timm draws from
+    def on_train_epoch_start(self) -> None:
+        self._accuracy.reset()  # or a fit resumed from the end of an epoch would go on counting
+        self._schedule_drop_path()
+
+    def _schedule_drop_path(self) -> None:
+        self.network.set_drop_path(self.drop_path * self.current_epoch / (self.trainer.max_epochs or 1))
 
     def training_step(self, batch: Any, batch_idx: int) -> Tensor:
         if not isinstance(batch, (tuple, list)) or len(batch) != 2:

@@ -6,6 +6,7 @@ retraining the same without ``subnet.json``, and ``results.json`` with its test 
 
 from __future__ import annotations
 
+import argparse
 import inspect
 import json
 import logging
@@ -20,13 +21,21 @@ from typing import Any, Literal
 import pytorch_lightning as pl
 import torch
 import yaml
-from pytorch_lightning.callbacks import Callback, ModelCheckpoint, ProgressBar
+from pytorch_lightning.callbacks import Callback, Checkpoint, ProgressBar
 from pytorch_lightning.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
-from pytorch_lightning.loggers import CSVLogger
+from pytorch_lightning.utilities.exceptions import SIGTERMException
 from rich.console import Console
 from rich.table import Table
 
-from oneshot.callbacks import ArchLogger, CollapseMonitor, GenotypePlot, SearchProgressBar, SubnetExport
+from oneshot.callbacks import (
+    ArchLogger,
+    CollapseMonitor,
+    GenotypePlot,
+    RunCheckpoint,
+    SearchProgressBar,
+    SubnetExport,
+    good_checkpoint,
+)
 from oneshot.supernets import (
     PUBLISHED,
     DARTSNetwork,
@@ -46,6 +55,12 @@ from .export import MANIFEST, describe, export_subnet, load
 from .files import new_folder, write_atomically
 from .report import draw_cells, network_table, save_figure
 from .retrain import Retrain
+from .run_log import RunLog
+
+# What may be other than at the beginning when a run is resumed: nothing that the result depends on.
+FREE = ("data.init_args.num_workers", "data.init_args.data.init_args.num_workers")
+COMPARED = ("seed_everything", "model", "data", "trainer")
+FIXED_OF_TRAINER = ("precision", "limit_train_batches", "overfit_batches", "fast_dev_run")
 
 CONFIG, CHECKPOINT, SUBNET, RESULTS = "config.yaml", "checkpoints/last.ckpt", "subnet.json", "results.json"
 
@@ -55,8 +70,12 @@ class _SaveConfig(SaveConfigCallback):
 
     def save_config(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
         folder = Path(trainer.default_root_dir)
+        if self.config.resume and (folder / CONFIG).is_file():
+            return
         folder.mkdir(parents=True, exist_ok=True)
-        self.parser.save(self.config, folder / CONFIG, overwrite=True)
+        config = self.config.clone()
+        del config["resume"], config["overwrite"]  # of this start, not of the run
+        self.parser.save(config, folder / CONFIG, overwrite=True, skip_validation=True)
 
 
 class _RunCLI(LightningCLI):
@@ -89,10 +108,29 @@ class _RunCLI(LightningCLI):
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         parser.add_argument("--out", type=str, default=f"runs/{self._command}", help="folder of the run")
         parser.add_argument("--overwrite", action="store_true", help="replace the folder if it exists")
+        if self._callbacks:
+            parser.add_argument("--resume", action="store_true", help="go on where the run in the folder was stopped")
 
     def before_instantiate_classes(self) -> None:
         self.config.trainer.default_root_dir = self.config.out
         self._fit_to_data()
+        if self._callbacks and self.config.resume and (Path(self.config.out) / CONFIG).is_file():
+            self._compare_with_the_beginning(Path(self.config.out) / CONFIG)
+
+    def _compare_with_the_beginning(self, path: Path) -> None:
+        """Refuse options that would make a resumed run end differently."""
+        now = yaml.safe_load(self.parser.dump(self.config, skip_validation=True))
+        then = yaml.safe_load(path.read_text())
+        for config in (now, then):
+            config["trainer"] = {name: config.get("trainer", {}).get(name) for name in FIXED_OF_TRAINER}
+        now, then = (dict(_leaves({name: c.get(name) for name in COMPARED})) for c in (now, then))
+        if changed := sorted(key for key in now.keys() | then.keys() if now.get(key) != then.get(key)):
+            different = "; ".join(f"{key} was {then.get(key)}, is {now.get(key)}" for key in changed if key not in FREE)
+            if different:
+                raise ValueError(
+                    f"A run is resumed with the options it began with; {different}. Leave them out (--resume --out "
+                    f"{self.config.out} alone takes those of the run), or begin another run."
+                )
 
     def _fit_to_data(self) -> None:
         """Build the network for the data, where the configuration leaves it at its defaults."""
@@ -113,21 +151,37 @@ class _RunCLI(LightningCLI):
 
     def folder(self) -> AbstractContextManager[Path]:
         """The folder of the run, for the time it is written. The first process looks after it."""
-        if not self.trainer.is_global_zero:
-            return nullcontext(Path(self.config.out))
-        return new_folder(Path(self.config.out), overwrite=self.config.overwrite, marker=CONFIG, keep=CHECKPOINT)
+        folder, resume = Path(self.config.out), self.config.resume
+        if not self.trainer.is_global_zero or (resume and good_checkpoint(folder / "checkpoints")):
+            return nullcontext(folder)
+        return new_folder(folder, overwrite=self.config.overwrite or resume, marker=CONFIG, keep=CHECKPOINT)
+
+    def fit(self) -> Path:
+        """Train, or go on with the training, and return the folder of the run."""
+        with self.folder() as folder:
+            checkpoint = good_checkpoint(folder / "checkpoints") if self.config.resume else None
+            if self.config.resume and self.trainer.is_global_zero:
+                _say(f"Resuming from {checkpoint}." if checkpoint else f"No checkpoint in {folder}; starting anew.")
+            try:
+                self.trainer.fit(self.model, datamodule=self.datamodule, ckpt_path=checkpoint, weights_only=True)
+            except SIGTERMException:
+                saved = good_checkpoint(folder / "checkpoints") is not None
+                way = "The same command with --resume goes on." if saved else "There is no checkpoint yet."
+                sys.stderr.write(f"oneshot {self._command}: stopped by SIGTERM. {way}\n")
+                raise SystemExit(143) from None  # what a shell reports for this signal
+        return folder
 
     def instantiate_trainer(self, **kwargs: Any) -> pl.Trainer:
         trainer, folder = self.config.trainer, Path(self.config.out)
         if trainer.logger in (None, True):
-            kwargs["logger"] = CSVLogger(folder, name="", version="")
+            kwargs["logger"] = RunLog(folder)
         callbacks = self._callbacks(folder) if self._callbacks else []
         given = self.config_init.trainer.callbacks or []
         if trainer.enable_progress_bar is False or any(isinstance(c, ProgressBar) for c in given):
             callbacks = [c for c in callbacks if not isinstance(c, ProgressBar)]
-        if trainer.enable_checkpointing is not False and self._callbacks:
-            checkpoint = ModelCheckpoint(folder / "checkpoints", filename="last", enable_version_counter=False)
-            callbacks.append(checkpoint)
+        keeps = trainer.enable_checkpointing is False or any(isinstance(c, Checkpoint) for c in given)
+        if self._callbacks and not keeps:
+            callbacks.append(RunCheckpoint(folder / "checkpoints"))
         self.trainer_defaults = {"callbacks": callbacks}
         return super().instantiate_trainer(**kwargs)
 
@@ -136,7 +190,7 @@ def search(args: Sequence[str]) -> None:
     """``oneshot search``: fit a search and leave its architecture in the run's folder."""
     cli = _RunCLI(
         "search",
-        args,
+        _options_of_the_run(args, "search"),
         model_class=SearchModule,
         subclass_mode_model=True,
         callbacks=lambda out: [
@@ -147,8 +201,7 @@ def search(args: Sequence[str]) -> None:
             SearchProgressBar(),
         ],
     )
-    with cli.folder() as folder:
-        cli.trainer.fit(cli.model, datamodule=cli.datamodule)
+    folder = cli.fit()
     if cli.trainer.is_global_zero:
         _say(str(cli.model.derive()))
         _say(f"Run: {folder}. Next: oneshot retrain {folder} --config ...")
@@ -162,8 +215,7 @@ def retrain(args: Sequence[str]) -> None:
     cli = _retrain_cli("retrain", network, [arg for arg in args if arg != "--inherit"])
     if inherit:
         cli.model.load_network(network)
-    with cli.folder() as folder:
-        cli.trainer.fit(cli.model, datamodule=cli.datamodule)
+    folder = cli.fit()
     results = cli.trainer.test(cli.model, datamodule=cli.datamodule, verbose=False)[0]
     if cli.trainer.is_global_zero:
         write_atomically(folder / RESULTS, json.dumps(results, indent=2))
@@ -284,10 +336,32 @@ def read_run(
     return objects.model, objects.data
 
 
+def _options_of_the_run(args: Sequence[str], command: str) -> list[str]:
+    """With ``--resume`` and no configuration, that of the run."""
+    args = list(args)
+    if "--resume" not in args or any(arg == "--config" or arg.startswith("--config=") for arg in args):
+        return args
+    finder = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    finder.add_argument("--out", default=f"runs/{command}")
+    config = Path(finder.parse_known_args(args)[0].out) / CONFIG
+    if not config.is_file():
+        raise ValueError(f"--resume goes on with the run in --out; {config.parent} has no {CONFIG}. Name its folder.")
+    return ["--config", str(config), *args]
+
+
+def _leaves(tree: Any, path: str = "") -> Iterator[tuple[str, Any]]:
+    """Dotted names and values."""
+    if isinstance(tree, dict) and tree:
+        for name, branch in tree.items():
+            yield from _leaves(branch, f"{path}.{name}" if path else str(name))
+    else:
+        yield path, tree
+
+
 def _retrain_cli(command: str, network: Subnet, args: Sequence[str]) -> _RunCLI:
     spec = describe(network)["network"]
     # First, so that a YAML file or an option can change the size of the network.
-    arguments = ["--model.network", json.dumps(spec), *args]
+    arguments = ["--model.network", json.dumps(spec), *_options_of_the_run(args, command)]
     if command == "retrain":
         cli = _RunCLI(command, arguments, model_class=Retrain, callbacks=lambda out: [SearchProgressBar()])
     else:

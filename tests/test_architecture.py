@@ -20,7 +20,8 @@ ALLOWED = {
     "samplers": {"errors", "functional", "supernets"},
     "cost": {"errors", "functional", "supernets"},
     "guard": {"errors", "supernets"},
-    "base": {"errors", "functional", "guard", "samplers", "cost", "supernets"},
+    "resume": {"guard"},
+    "base": {"errors", "functional", "guard", "resume", "samplers", "cost", "supernets"},
     "methods": {"errors", "functional", "samplers", "cost", "supernets", "base"},
     "discrete": {"cost", "supernets"},
 }

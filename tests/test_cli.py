@@ -58,7 +58,8 @@ def test_a_search_leaves_a_readable_run(search_run: Path) -> None:
     names = {path.name for path in search_run.iterdir()}
     assert {"config.yaml", "metrics.csv", "subnet.json", "cells.png", "checkpoints"} <= names
     assert json.loads((search_run / "subnet.json").read_text())["space"] == "darts"
-    assert [path.name for path in (search_run / "checkpoints").iterdir()] == ["last.ckpt"]
+    names = sorted(path.name for path in (search_run / "checkpoints").iterdir())
+    assert names == ["checksums.txt", "last.ckpt", "previous.ckpt"]
 
 
 def test_derive_reads_the_checkpoint_and_agrees_with_the_search(search_run: Path, tmp_path: Path) -> None:

@@ -203,6 +203,7 @@ def test_drop_path_rises_from_epoch_to_epoch() -> None:
 
     trainer(4).fit(module, datamodule=Noise())
 
+    assert network.drop_paths.pop(0) == 0  # before the first epoch
     assert network.drop_paths == pytest.approx([linear_drop_path(e, final=0.3, epochs=4) for e in range(4)])
     assert network.drop_paths != pytest.approx([0.3 * e / 3 for e in range(4)])
 
@@ -311,7 +312,7 @@ def test_mixed_images_get_mixed_labels(mixing: dict[str, float]) -> None:
     # which share of each image it is can be read off the pixels
     weight = ((network.seen - x.flip(0)) / (x - x.flip(0))).double()
     share = float(weight.median() if "mixup" in mixing else weight.mean())
-    assert 0.2 < share < 0.8
+    assert 0.1 < share < 0.9
     if "mixup" in mixing:
         torch.testing.assert_close(network.seen, share * x + (1 - share) * x.flip(0), rtol=1e-4, atol=1e-3)
     else:

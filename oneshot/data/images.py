@@ -7,6 +7,7 @@ the same for any number of workers, on any device, and whatever else uses torch'
 
 from __future__ import annotations
 
+import zlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Protocol
@@ -16,7 +17,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 from torch.nn import functional as F
-from torch.utils.data import Dataset, DistributedSampler
+from torch.utils.data import DataLoader, Dataset, DistributedSampler
 
 Batch = tuple[Tensor, Tensor]  # float32 [B, C, H, W], int64 [B]
 Stats = tuple[float, ...]  # one number per channel
@@ -50,6 +51,14 @@ class ImageSet:
 
     def __len__(self) -> int:
         return len(self.rows)
+
+    def fingerprint(self) -> int:
+        """Checksum of rows and labels, and of the pixels where they are in memory."""
+        parts = [self.rows, self.labels, *([self.pixels] if isinstance(self.pixels, Tensor) else [])]
+        checksum = 0
+        for part in parts:
+            checksum = zlib.crc32(part.cpu().contiguous().numpy().data, checksum)
+        return checksum
 
     def subset(self, indices: Tensor) -> ImageSet:
         """The images at ``indices`` (int64 ``[M]``, CPU) of this set."""
@@ -263,7 +272,7 @@ class ShuffleSampler(DistributedSampler[tuple[int, int]]):
             seed=seed,
             drop_last=True,
         )
-        self.stream, self.epoch, self.passes = stream, epoch, 0
+        self.stream, self.epoch, self.passes, self.skip = stream, epoch, 0, 0
 
     def set_epoch(self, epoch: int) -> None:
         """Starts another epoch; telling the current one again changes nothing."""
@@ -276,4 +285,36 @@ class ShuffleSampler(DistributedSampler[tuple[int, int]]):
         order = rng.permutation(len(self.dataset))  # type: ignore[arg-type]  # torch's Dataset declares no length
         draws = rng.integers(2**62, size=len(order))
         mine = slice(self.rank, self.total_size, self.num_replicas)
-        yield from zip(order[mine].tolist(), draws[mine].tolist(), strict=True)
+        first, self.skip = self.skip, 0
+        yield from zip(order[mine][first:].tolist(), draws[mine][first:].tolist(), strict=True)
+
+
+class StreamLoader(DataLoader[Batch]):
+    """A loader that knows how many batches it has given, so that a fit can be resumed in the middle of an epoch.
+
+    Lightning keeps its state in checkpoints. Order and augmentation follow from the `ShuffleSampler`, so the state is
+    three numbers, and nothing is decoded to get back to where it was.
+    """
+
+    _given = 0
+    _state: dict[str, int] | None = None
+
+    def state_dict(self) -> dict[str, int]:
+        """Epoch, passes begun in it, and batches given in the last of them."""
+        if not isinstance(self.sampler, ShuffleSampler):
+            return {}
+        return {"epoch": self.sampler.epoch, "passes": self.sampler.passes, "batches": self._given}
+
+    def load_state_dict(self, state: dict[str, int]) -> None:
+        """Go on from there, if the sampler is still in that epoch when the first batch is asked for."""
+        self._state = state
+
+    def __iter__(self) -> Iterator[Batch]:  # type: ignore[override]  # a generator: nothing happens before it is asked
+        state, self._state, self._given = self._state, None, 0
+        if state and isinstance(self.sampler, ShuffleSampler) and state["epoch"] == self.sampler.epoch:
+            self._given = state["batches"]
+            self.sampler.passes = state["passes"] - 1
+            self.sampler.skip = self._given * (self.batch_size or 1)
+        for batch in super().__iter__():
+            self._given += 1
+            yield batch

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from functools import cached_property
+from typing import Any
 
 import pytorch_lightning as pl
 from torch.utils.data import DataLoader
@@ -83,6 +84,11 @@ class SearchDataModule(pl.LightningDataModule):
     def arch_images(self) -> ImageSet:
         """The training images the architecture is trained on."""
         return self._streams[1]
+
+    def fingerprint(self) -> dict[str, Any]:
+        """What decides which batches a search sees: plain values by name."""
+        split = {"split": f"{self.arch_fraction} with seed {self.seed}", "batch size": self.batch_size}
+        return {**self.data.fingerprint(), **split}
 
     def prepare_data(self) -> None:
         """Downloads, if the data set was asked to."""

@@ -23,6 +23,7 @@ from .images import (
     ImageStream,
     ShuffleSampler,
     Stats,
+    StreamLoader,
     channel_statistics,
     stratified_split,
 )
@@ -140,6 +141,10 @@ class VisionData(pl.LightningDataModule, ABC):
     def _statistics(self) -> tuple[Stats, Stats]:
         return self._given or self.statistics()
 
+    @cached_property
+    def _checksum(self) -> int:
+        return self.train_images.fingerprint()
+
     @property
     def mean(self) -> Stats:
         """Per-channel mean of values scaled to 0..1. May read training images."""
@@ -221,19 +226,34 @@ class VisionData(pl.LightningDataModule, ABC):
                 f"The {name} stream needs at least one full batch of {batch_size} images; it has {len(sampler)}. "
                 "Lower batch_size, add images, or give the stream a larger share."
             )
-        return self._loader(dataset, batch_size, sampler=sampler, drop_last=True)
+        return self._loader(dataset, batch_size, StreamLoader, sampler=sampler, drop_last=True)
 
     def eval_loader(self, images: ImageSet, *, batch_size: int | None = None) -> DataLoader[Batch]:
         """A loader of all images in order, without augmentation."""
         return self._loader(ImageStream(images, self.mean, self.std), batch_size or self.batch_size)
 
-    def _loader(self, dataset: ImageStream, batch_size: int, **options: Any) -> DataLoader[Batch]:
-        return DataLoader(
+    def fingerprint(self) -> dict[str, Any]:
+        """What decides which batches a training sees: plain values by name."""
+        return {
+            "name": type(self).__name__,
+            "images": len(self.train_images),
+            "checksum": self._checksum,
+            "batch size": self.batch_size,
+            "seed": self.seed,
+            "augmentation": repr(self.augmentation),
+            "mean and std": repr(self._statistics),
+        }
+
+    def _loader(
+        self, dataset: ImageStream, batch_size: int, kind: type[DataLoader[Batch]] = DataLoader, **options: Any
+    ) -> DataLoader[Batch]:
+        return kind(
             dataset,
             batch_size,
             num_workers=self.num_workers,
             collate_fn=_as_it_is,
             persistent_workers=self.num_workers > 0,
+            generator=torch.Generator().manual_seed(self.seed),  # or it would draw from torch's global state
             pin_memory=self.device.type == "cpu" and torch.cuda.is_available(),
             **options,
         )

@@ -1,0 +1,170 @@
+"""Checkpoints that a run can be resumed from wherever it was stopped."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import warnings
+from pathlib import Path
+from typing import Any
+
+import pytorch_lightning as pl
+import torch
+from pytorch_lightning.callbacks import Checkpoint
+from pytorch_lightning.utilities.exceptions import SIGTERMException
+
+from oneshot.errors import NonFiniteLossError
+from oneshot.files import write_atomically
+from oneshot.run_log import RunLog
+
+from .base import run_folder
+
+LAST, PREVIOUS, CHECKSUMS = "last.ckpt", "previous.ckpt", "checksums.txt"
+
+
+class RunCheckpoint(Checkpoint):
+    """Writes ``last.ckpt`` after every epoch, every few steps and on SIGTERM, and keeps the one before.
+
+    A crash, also of the machine, leaves a whole checkpoint: files are written aside, synchronised and renamed, and
+    their checksums are kept with them. If a checkpoint can't be written, because the disk is full for example, a
+    warning says so and the fit goes on. Resume with ``trainer.fit(..., ckpt_path=good_checkpoint(folder))``.
+
+    Args:
+        folder: Where to; by default ``checkpoints`` in the folder of the run.
+        every_n_steps: Steps between two checkpoints within an epoch; ``None`` writes at the end of epochs only.
+
+    Attributes:
+        last_model_path: The last checkpoint written, "" before the first.
+
+    Raises:
+        ValueError: If ``every_n_steps`` is below 1.
+    """
+
+    def __init__(self, folder: str | Path | None = None, *, every_n_steps: int | None = 1000) -> None:
+        if every_n_steps is not None and every_n_steps < 1:
+            raise ValueError(f"every_n_steps must be at least 1; got {every_n_steps}. None is off.")
+        self.folder, self.every_n_steps = folder, every_n_steps
+        self.last_model_path = ""
+        self._log: dict[str, Any] = {}
+
+    def state_dict(self) -> dict[str, Any]:
+        return self._log
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self._log = state_dict
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        for log in _run_logs(trainer):
+            log.truncate(self._log.get("rows", 0))
+            if self._log.get("next"):
+                log.log_metrics(**self._log["next"])
+
+    def on_train_batch_end(self, trainer: pl.Trainer, *args: Any, **kwargs: Any) -> None:
+        step = trainer.fit_loop.total_batch_idx + 1
+        if self.every_n_steps and step % self.every_n_steps == 0 and not trainer.is_last_batch:
+            connector = trainer._logger_connector
+            self.save(trainer, pending=connector.should_update_logs)
+
+    def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        self.save(trainer, pending=True, shift=-1)  # Lightning logs an epoch at its last step, not at the next
+
+    def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
+        # Raised between two steps. After the last of an epoch, what was saved at its end is all there is to save.
+        if isinstance(exception, SIGTERMException) and trainer.state.fn == "fit" and not trainer.is_last_batch:
+            self.save(trainer, pending=False)
+
+    def save(self, trainer: pl.Trainer, *, pending: bool, shift: int = 0) -> None:
+        """Write a checkpoint; on every process.
+
+        Args:
+            trainer: In one of the hooks above: Lightning can resume from what it is in these, not anywhere.
+            pending: Whether Lightning is about to log what this step or epoch has measured. It would be missing in a
+                resumed run, so it is part of the checkpoint.
+            shift: From the current step to the one it is logged at.
+        """
+        row = None
+        if pending:
+            values = trainer._logger_connector.metrics["log"]
+            metrics = {name: torch.as_tensor(value).item() for name, value in values.items()}
+            if metrics:
+                step = trainer.fit_loop.epoch_loop._batches_that_stepped + shift
+                row = {"metrics": {**metrics, "epoch": trainer.current_epoch}, "step": step}
+        logs = _run_logs(trainer)
+        self._log = {"rows": max((len(log.rows) for log in logs), default=0), "next": row}
+        folder = Path(self.folder or run_folder(trainer) / "checkpoints")
+        new = folder / f".{LAST}.new"
+        try:
+            for log in logs:
+                log.sync()
+            trainer.save_checkpoint(new, weights_only=False)
+            if trainer.is_global_zero:
+                keep(new)
+        except NonFiniteLossError:
+            raise
+        except (OSError, RuntimeError) as error:  # torch raises the latter when it can't write
+            if trainer.world_size > 1:
+                trainer.strategy.barrier("Trainer.save_checkpoint")  # where the other processes are
+            if trainer.is_global_zero:
+                new.unlink(missing_ok=True)
+            warnings.warn(
+                f"No checkpoint was written at step {trainer.fit_loop.total_batch_idx + 1}: {error}. The run goes on; "
+                f"the last good checkpoint is {self.last_model_path or 'none yet'}.",
+                stacklevel=2,
+            )
+            return
+        self.last_model_path = str(folder / LAST)
+
+
+def keep(new: Path) -> None:
+    """Make a complete file the last checkpoint of its folder, and the last one the previous."""
+    folder = new.parent
+    last, previous, checksums = folder / LAST, folder / PREVIOUS, folder / CHECKSUMS
+    with new.open("rb") as file:
+        os.fsync(file.fileno())
+    known = checksums.read_text().split() if checksums.is_file() else []
+    # Both are known before either file changes its name, so that no moment leaves a good file without a checksum.
+    write_atomically(checksums, "\n".join([_checksum(new), *known[:2]]) + "\n")
+    if last.exists():
+        aside = folder / f".{PREVIOUS}.new"
+        aside.unlink(missing_ok=True)
+        os.link(last, aside)
+        os.replace(aside, previous)
+    os.replace(new, last)
+    directory = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(directory)
+    finally:
+        os.close(directory)
+
+
+def good_checkpoint(folder: str | Path) -> Path | None:
+    """The latest checkpoint of a folder that is whole; ``None`` if there was never one.
+
+    Raises:
+        ValueError: If there are checkpoints, and all are damaged.
+    """
+    folder = Path(folder)
+    found = [folder / name for name in (LAST, PREVIOUS) if (folder / name).is_file()]
+    checksums = folder / CHECKSUMS
+    known = checksums.read_text().split() if checksums.is_file() else []
+    for path in found:
+        if _checksum(path) in known:
+            return path
+        warnings.warn(f"{path} is damaged, its checksum differs; trying the one before.", stacklevel=2)
+    if found:
+        raise ValueError(
+            f"A run resumes from a checkpoint that is whole; {' and '.join(map(str, found))} are damaged. Start anew."
+        )
+    return None
+
+
+def _checksum(path: Path) -> str:
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while part := file.read(1 << 20):
+            digest.update(part)
+    return digest.hexdigest()
+
+
+def _run_logs(trainer: pl.Trainer) -> list[RunLog]:
+    return [logger for logger in trainer.loggers if isinstance(logger, RunLog)]

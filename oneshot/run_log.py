@@ -1,0 +1,99 @@
+"""The metrics of a run as a CSV file that a resumed run continues, without rows missing or doubled."""
+
+from __future__ import annotations
+
+import csv
+import io
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from pytorch_lightning.loggers import Logger
+from pytorch_lightning.utilities import rank_zero_only
+
+from .files import write_atomically
+
+
+class RunLog(Logger):
+    """Writes ``metrics.csv``: a row for every time something is logged, a column for every metric, in their order.
+
+    Lightning's ``CSVLogger`` deletes what an earlier fit wrote. This one appends, and :meth:`truncate` forgets what was
+    logged after the checkpoint a run is resumed from.
+
+    Args:
+        folder: Where to write.
+    """
+
+    def __init__(self, folder: str | Path) -> None:
+        super().__init__()
+        self.path = Path(folder) / "metrics.csv"
+        self._rows: list[dict[str, str]] | None = None
+        self._columns: list[str] = []
+
+    @property
+    def name(self) -> str:
+        return ""
+
+    @property
+    def version(self) -> str:
+        return ""
+
+    @property
+    def log_dir(self) -> str:
+        return str(self.path.parent)
+
+    @property
+    def save_dir(self) -> str:
+        return self.log_dir
+
+    @property
+    def rows(self) -> list[dict[str, str]]:
+        """What was logged so far, values as text."""
+        if self._rows is None:
+            self._rows = []
+            if self.path.is_file():
+                with self.path.open(newline="") as file:
+                    reader = csv.DictReader(file)
+                    self._columns = list(reader.fieldnames or [])
+                    # A row is whole once its line has ended and every column has a value, even if it is an empty one.
+                    rows = [row for row in reader if None not in row.values()]
+                self._rows = [{name: value for name, value in row.items() if value} for row in rows]
+        return self._rows
+
+    @rank_zero_only
+    def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
+        row = {name: str(value) for name, value in {**metrics, "step": step}.items() if value is not None}
+        rows, known = self.rows, set(self._columns)
+        rows.append(row)
+        if not self.path.is_file() or not row.keys() <= known:
+            self._columns = sorted(known | row.keys())
+            self._write()
+        else:
+            with self.path.open("a", newline="") as file:
+                csv.DictWriter(file, self._columns).writerow(row)
+
+    @rank_zero_only
+    def log_hyperparams(self, *args: Any, **kwargs: Any) -> None:
+        """They are in the configuration of the run."""
+
+    @rank_zero_only
+    def truncate(self, count: int) -> None:
+        """Keep the first ``count`` rows."""
+        self._rows = self.rows[:count]
+        self._columns = sorted({name for row in self._rows for name in row})
+        self._write()
+
+    @rank_zero_only
+    def sync(self) -> None:
+        """Make sure that the rows survive a loss of power."""
+        if self.path.is_file():
+            with self.path.open("rb") as file:
+                os.fsync(file.fileno())
+
+    def _write(self) -> None:
+        text = io.StringIO(newline="")
+        writer = csv.DictWriter(text, self._columns)
+        writer.writeheader()
+        writer.writerows(self.rows)
+        write_atomically(self.path, text.getvalue())
