@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import contextlib
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
+
+from oneshot.supernets.base import frozen_batch_norm as frozen_batch_norm
 
 
 def unrolled_arch_grad(
@@ -118,19 +119,6 @@ def expected_cost(weights: Mapping[str, Tensor], costs: Mapping[str, Tensor]) ->
     if ours != theirs:
         raise ValueError(f"Costs need the names and shapes of the edge weights, {ours}; got {theirs}.")
     return torch.stack([(w * costs[name].to(w)).sum() for name, w in weights.items()]).sum()
-
-
-@contextlib.contextmanager
-def frozen_batch_norm(module: nn.Module) -> Iterator[None]:
-    """Inside, batch normalisation uses batch statistics as ever, but does not move its running statistics."""
-    layers = [m for m in module.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm) and m.track_running_stats]
-    for layer in layers:
-        layer.track_running_stats = False
-    try:
-        yield
-    finally:
-        for layer in layers:
-            layer.track_running_stats = True
 
 
 def warmup_cosine(step: int, *, steps: int, warmup: int = 0, floor: float = 0.0) -> float:

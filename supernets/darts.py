@@ -20,8 +20,8 @@ from torch import Tensor, nn
 
 from .base import OperationSupernet, Subnet, check_image_size, inherit_weights
 from .genotype import Cell, Genotype
-from .mixed_op import MixedOp, Seen, add_up, has_weights
-from .ops import FactorizedReduce, check_ops, drop_path, make_op, relu_conv_bn
+from .mixed_op import MixedOp, add_up, has_weights
+from .ops import FactorizedReduce, Seen, check_ops, drop_path, make_op, relu_conv_bn
 from .space import NONE, ArchGraph, Candidate, Choice, IntMatrix, SearchSpace, SubnetConfig
 
 Kind = Literal["normal", "reduce"]
@@ -426,7 +426,7 @@ class DARTSSupernet(OperationSupernet):
         s0, s1 = self.stem(x)
         for cell in self.cells:
             assert isinstance(cell, SearchCell)
-            s0, s1 = s1, cell(s0, s1, weights[cell.kind])
+            s0, s1 = s1, self.run_cell(cell, s0, s1, weights[cell.kind])
         logits: Tensor = self.classifier(s1.mean(dim=(2, 3)))
         return logits
 

@@ -9,16 +9,13 @@ costs no pass of its own. And terms are added into the sum where they arise.
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from typing import TypeAlias
+from functools import partial
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from .ops import Zero
-
-# What was computed of one state already: by module, for modules that several edges share; None is the rectified state.
-Seen: TypeAlias = dict[nn.Module | None, Tensor]
+from .ops import ReadsState, Seen, Zero, once
 
 
 class MixedOp(nn.Module):
@@ -54,12 +51,7 @@ class MixedOp(nn.Module):
                 term = scaled_batch_norm(layers[-1], _run(layers[:-1], x, seen), weight)
                 total = term if total is None else total.add_(term)
                 continue
-            if has_weights(op):
-                y = _run(layers, x, seen)
-            else:
-                if op not in seen:
-                    seen[op] = op(x)
-                y = seen[op]
+            y = _run(layers, x, seen) if has_weights(op) else once(seen, op, partial(op, x))
             total = weight * y if total is None else total.addcmul_(y, weight)
         return self.ops[0](x) if total is None else total
 
@@ -99,9 +91,9 @@ def _run(layers: Iterable[nn.Module], x: Tensor, seen: Seen) -> Tensor:
     """Run layers in order; the rectified input is computed once."""
     for position, layer in enumerate(layers):
         if position == 0 and isinstance(layer, nn.ReLU):
-            if None not in seen:
-                seen[None] = F.relu(x)
-            x = seen[None]
+            x = once(seen, "relu", partial(F.relu, x))
+        elif isinstance(layer, ReadsState):
+            x = layer(x, seen)
         else:
             x = layer(x)
     return x

@@ -13,8 +13,8 @@ from dataclasses import dataclass, field
 from torch import Tensor, nn
 
 from .base import OperationSupernet, Subnet, check_image_size, inherit_weights
-from .mixed_op import MixedOp, Seen, add_up, has_weights
-from .ops import make_op, relu_conv_bn
+from .mixed_op import MixedOp, add_up, has_weights
+from .ops import Seen, make_op, relu_conv_bn
 from .space import NONE, ArchGraph, Choice, IntMatrix, SearchSpace, SubnetConfig
 
 CANDIDATES = ("none", "skip_connect", "nor_conv_1x1", "nor_conv_3x3", "avg_pool_3x3")
@@ -238,7 +238,7 @@ class NASBench201Supernet(OperationSupernet):
         self.check_arch(arch)
         x = self.stem(x)
         for block in self.blocks:
-            x = block(x, arch["cell"]) if isinstance(block, SearchCell) else block(x)
+            x = self.run_cell(block, x, arch["cell"]) if isinstance(block, SearchCell) else block(x)
         logits: Tensor = self.head(x)
         return logits
 
