@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from .collapse_monitor import CollapseMonitor as CollapseMonitor
     from .genotype_plot import GenotypePlot as GenotypePlot
     from .progress import SearchProgressBar as SearchProgressBar
+    from .step_profile import StepProfile as StepProfile
     from .subnet_export import SubnetExport as SubnetExport
 
 # Imported on first use: a command line that answers --help must not wait for torch.
@@ -20,6 +21,7 @@ _WHERE = {
     "GenotypePlot": "genotype_plot",
     "RunCheckpoint": "checkpoint",
     "SearchProgressBar": "progress",
+    "StepProfile": "step_profile",
     "SubnetExport": "subnet_export",
     "good_checkpoint": "checkpoint",
 }

@@ -16,13 +16,14 @@ from pytorch_lightning.core.optimizer import LightningOptimizer
 from torch import Tensor, nn
 from torch.amp import GradScaler
 from torch.nn.parallel import DistributedDataParallel
+from torch.profiler import record_function
 from torchmetrics.classification import MulticlassAccuracy
 
 from oneshot.supernets.base import OperationSupernet
 from oneshot.supernets.space import SubnetConfig
 
 from .functional import expected_cost, frozen_batch_norm, warmup_cosine
-from .guard import check_data
+from .guard import check_data, explain_memory
 from .resume import ResumableModule
 from .samplers import Sampler
 
@@ -243,24 +244,34 @@ class BilevelSearch(SearchModule):
             )
 
     def training_step(self, batch: Batch, batch_idx: int) -> None:
+        advice = (
+            f"Lower the batch size, now {len(batch['weights'][1])}, or the channels or cells of the supernet, or pass "
+            f"gradient_checkpointing=True to {type(self).__name__}: it computes cells twice instead of keeping them"
+        )
+        with explain_memory(advice):
+            self._step(batch)
+
+    def _step(self, batch: Batch) -> None:
         weight_optimizer, arch_optimizer = self.optimizer_pair
         if self.current_epoch >= self.arch_warmup_epochs:
-            with frozen_batch_norm(self.supernet):
-                arch_loss = self.arch_backward(batch)
-            with self._arch_scaling():
-                arch_optimizer.step()
-            arch_optimizer.zero_grad()
+            with record_function("step of the alphas"):
+                with frozen_batch_norm(self.supernet):
+                    arch_loss = self.arch_backward(batch)
+                with self._arch_scaling():
+                    arch_optimizer.step()
+                arch_optimizer.zero_grad()
             self.watch(arch_loss)
             self.log("arch/loss", arch_loss.detach(), batch_size=len(batch["arch"][1]))
 
         x, y = batch["weights"]
-        with torch.no_grad():
-            weights = self.edge_weights()
-        logits = self.supernet(x, weights)
-        loss = self.criterion(logits, y)
-        weight_optimizer.zero_grad()
-        self.manual_backward(loss)
-        weight_optimizer.step()
+        with record_function("step of the weights"):
+            with torch.no_grad():
+                weights = self.edge_weights()
+            logits = self.supernet(x, weights)
+            loss = self.criterion(logits, y)
+            weight_optimizer.zero_grad()
+            self.manual_backward(loss)
+            weight_optimizer.step()
         self.watch(loss)
         self._fit_accuracy.update(logits, y)
         self.log("train/loss", loss.detach(), batch_size=len(y))

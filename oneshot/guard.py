@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterator
 from typing import Any
 
 import pytorch_lightning as pl
@@ -74,6 +76,23 @@ class FiniteLossGuard(pl.LightningModule):
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         # ModelCheckpoint(every_n_train_steps=...) saves between two of the looks above
         self.check_finite()
+
+
+@contextlib.contextmanager
+def explain_memory(advice: str) -> Iterator[None]:
+    """Turn what torch says when memory runs out into what to do about it.
+
+    Raises:
+        RuntimeError: With ``advice``, in place of torch's error.
+    """
+    try:
+        yield
+    except RuntimeError as error:
+        words = ("out of memory", "can't allocate memory", "not enough memory")
+        if not any(word in str(error).lower() for word in words):
+            raise
+        first = str(error).strip().splitlines()[0]
+        raise RuntimeError(f"A step needs more memory than there is. {advice}. Torch says: {first}") from error
 
 
 def check_data(data: object, network: Supernet | Subnet) -> None:

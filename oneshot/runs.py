@@ -33,6 +33,7 @@ from oneshot.callbacks import (
     GenotypePlot,
     RunCheckpoint,
     SearchProgressBar,
+    StepProfile,
     SubnetExport,
     good_checkpoint,
 )
@@ -74,7 +75,7 @@ class _SaveConfig(SaveConfigCallback):
             return
         folder.mkdir(parents=True, exist_ok=True)
         config = self.config.clone()
-        del config["resume"], config["overwrite"]  # of this start, not of the run
+        del config["resume"], config["overwrite"], config["profile"]  # of this start, not of the run
         self.parser.save(config, folder / CONFIG, overwrite=True, skip_validation=True)
 
 
@@ -110,6 +111,7 @@ class _RunCLI(LightningCLI):
         parser.add_argument("--overwrite", action="store_true", help="replace the folder if it exists")
         if self._callbacks:
             parser.add_argument("--resume", action="store_true", help="go on where the run in the folder was stopped")
+            parser.add_argument("--profile", action="store_true", help="record some steps in the folder's profile/")
 
     def before_instantiate_classes(self) -> None:
         self.config.trainer.default_root_dir = self.config.out
@@ -164,6 +166,14 @@ class _RunCLI(LightningCLI):
                 _say(f"Resuming from {checkpoint}." if checkpoint else f"No checkpoint in {folder}; starting anew.")
             try:
                 self.trainer.fit(self.model, datamodule=self.datamodule, ckpt_path=checkpoint, weights_only=True)
+            except RuntimeError as error:
+                if "DataLoader worker" not in str(error):
+                    raise
+                raise RuntimeError(
+                    f"A process that prepares batches died, which often means that memory ran out: {error} Lower "
+                    "num_workers of the data, 0 prepares them in the process of the run; the same command with "
+                    "--resume goes on from the last checkpoint."
+                ) from error
             except SIGTERMException:
                 saved = good_checkpoint(folder / "checkpoints") is not None
                 way = "The same command with --resume goes on." if saved else "There is no checkpoint yet."
@@ -179,6 +189,8 @@ class _RunCLI(LightningCLI):
         given = self.config_init.trainer.callbacks or []
         if trainer.enable_progress_bar is False or any(isinstance(c, ProgressBar) for c in given):
             callbacks = [c for c in callbacks if not isinstance(c, ProgressBar)]
+        if self._callbacks and self.config.profile:
+            callbacks.append(StepProfile(folder / "profile"))
         keeps = trainer.enable_checkpointing is False or any(isinstance(c, Checkpoint) for c in given)
         if self._callbacks and not keeps:
             callbacks.append(RunCheckpoint(folder / "checkpoints"))

@@ -348,6 +348,28 @@ def test_the_command_line_resumes_with_the_options_of_the_run_only(
     assert ((out / "metrics.csv").read_text(), (out / "subnet.json").read_text()) == before
 
 
+def test_a_worker_that_dies_ends_the_run_with_the_way_on(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Kill(Callback):
+        def on_train_batch_start(self, trainer: pl.Trainer, *args: Any) -> None:
+            if trainer.fit_loop.total_batch_idx == 3:
+                os.kill(multiprocessing.active_children()[0].pid or 0, signal.SIGKILL)
+
+    trainer = pl.Trainer.fit
+
+    def fit_and_kill(self: pl.Trainer, *args: Any, **kwargs: Any) -> None:
+        self.callbacks.append(Kill())
+        trainer(self, *args, **kwargs)
+
+    monkeypatch.setattr(pl.Trainer, "fit", fit_and_kill)
+    options = ["--config", str(configuration(tmp_path)), "--out", str(tmp_path / "run")]
+    assert cli.main(["search", *options, "--data.init_args.data.init_args.num_workers", "1"]) == 1
+    error = capsys.readouterr().err
+    assert "DataLoader worker" in error and "Lower num_workers of the data" in error and "--resume goes on" in error
+    assert good_checkpoint(tmp_path / "run/checkpoints") is not None
+
+
 @pytest.mark.slow
 @pytest.mark.timeout(900)
 def test_a_run_killed_twenty_times_ends_as_one_that_was_not(tmp_path: Path) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -11,6 +13,7 @@ from pytorch_lightning.plugins import MixedPrecision
 from torch import Tensor
 
 from oneshot import DARTS
+from oneshot.callbacks import StepProfile
 from oneshot.supernets import DARTSSupernet, NASBench201Supernet, reduced_space
 from oneshot.supernets.base import OperationSupernet
 from oneshot.testing import fit, random_streams
@@ -136,3 +139,44 @@ def test_each_optimiser_has_its_scaler_and_an_overflow_skips_the_step_of_one() -
     assert len(set(arch_scales)) == 1
     assert any(not torch.equal(after[name], value) for name, value in before.items())
     assert all(torch.isfinite(value).all() for value in after.values())
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        pytest.param(torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB\nmore"), id="cuda"),
+        pytest.param(RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried"), id="cpu"),
+    ],
+)
+def test_a_step_that_needs_too_much_memory_says_what_to_change(
+    error: RuntimeError, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    supernet = SUPERNETS["nasbench201"]()
+
+    def forward(*args: Any) -> None:
+        raise error
+
+    monkeypatch.setattr(supernet, "forward", forward)
+    match = "needs more memory than there is.*batch size, now 8.*channels.*gradient_checkpointing=True.*Torch says: "
+    with pytest.raises(RuntimeError, match=match) as raised:
+        fit(DARTS(supernet), random_streams(supernet), epochs=1)
+    assert "more" not in str(raised.value).split("Torch says: ")[1]
+
+
+def test_other_errors_of_a_step_are_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    supernet = SUPERNETS["nasbench201"]()
+    monkeypatch.setattr(supernet, "forward", lambda *args: torch.zeros(2) + torch.zeros(3))
+    with pytest.raises(RuntimeError, match=r"^The size of tensor a"):
+        fit(DARTS(supernet), random_streams(supernet), epochs=1)
+
+
+@pytest.mark.parametrize("steps", [2, 100])
+def test_a_profile_names_the_parts_of_a_step(steps: int, tmp_path: Path) -> None:
+    supernet = SUPERNETS["nasbench201"]()
+    fit(DARTS(supernet), random_streams(supernet), epochs=1, callbacks=[StepProfile(tmp_path, skip=1, steps=steps)])
+    table = (tmp_path / "table.txt").read_text()
+    assert "step of the alphas" in table and "aten::mkldnn_convolution" in table
+    trace = json.loads((tmp_path / "trace.json").read_text())
+    assert sum(event.get("name") == "step of the weights" for event in trace["traceEvents"]) == 2
+    with pytest.raises(ValueError, match="got steps=0, skip=3"):
+        StepProfile(steps=0)
