@@ -10,7 +10,9 @@ import signal
 import sys
 from pathlib import Path
 from typing import Any
+from unittest.mock import MagicMock
 
+import numpy as np
 import pytest
 import pytorch_lightning as pl
 import torch
@@ -233,6 +235,19 @@ def test_a_search_that_draws_from_where_the_generator_happens_to_be_is_caught(
     fit(s4(), tmp_path / "stopped", data(), resume=True)
     with pytest.raises(AssertionError, match=r"state_dict\."):
         assert_same_training(tmp_path / "whole", tmp_path / "stopped")
+
+
+@pytest.mark.parametrize("apart", [False, True])
+def test_all_processes_of_a_search_draw_the_same_and_those_of_a_retraining_do_not(apart: bool) -> None:
+    network = DARTSNetwork(PUBLISHED["DARTS_V2"], channels=2, cells=3, num_classes=3, in_channels=1, image_size=8)
+    module = Retrain(network) if apart else s4()
+    draws = []
+    for rank, step in ((0, 5), (1, 5), (0, 6)):
+        module.trainer = MagicMock(global_rank=rank, fit_loop=MagicMock(total_batch_idx=step))
+        module.on_train_batch_start({"weights": None, "arch": None}, 0)
+        draws.append((random.random(), float(np.random.rand()), float(torch.rand(()))))
+    assert (draws[0] == draws[1]) is not apart
+    assert all(a != b for a, b in zip(draws[0], draws[2], strict=True))
 
 
 # What can be wrong.

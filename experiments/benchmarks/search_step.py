@@ -1,10 +1,11 @@
 """A step of DARTS: the product against the textbook network with one module per candidate.
 
-Both sides have the same weights, run in one process, take turns, and must give the same losses. A step is one gradient
-of the alphas and one of the weights (first order), or the five gradients of the second order. Peak memory is that of a
-process of its own per side. Usage:
+All sides have the same weights, run in one process, take turns, and must give the same losses: the textbook, the
+product, the product with gradient checkpointing, and on GPUs the compiled product (--compile adds it elsewhere). A
+step is one gradient of the alphas and one of the weights (first order), or the five gradients of the second order. Peak
+memory is that of a process of its own per side. Usage:
 
-    python experiments/benchmarks/search_step.py [--device cuda] [--batch 64] [--rounds 9] [--threads 2]
+    python experiments/benchmarks/search_step.py [--device cuda] [--batch 64] [--rounds 9] [--threads 2] [--compile]
 
 Writes search_step_<device>.json and .png beside this file.
 """
@@ -42,8 +43,11 @@ def build(side: str, args: argparse.Namespace) -> tuple[nn.Module, Side, list[Te
     torch.manual_seed(0)
     ours = DARTSSupernet(channels=args.channels, cells=args.cells)
     alphas = [(1e-3 * torch.randn(14, 8)).to(args.device).requires_grad_() for _ in range(2)]
-    if side == "oneshot":
+    if side != "textbook":
         net: nn.Module = ours.to(args.device, memory_format=torch.channels_last)
+        ours.gradient_checkpointing = side == "checkpointing"
+        if side == "compiled":
+            ours.compile()
         return net, lambda x: net(x, dict(zip(("normal", "reduce"), map(soft, alphas)))), alphas
     textbook = DARTSSearchNet(channels=args.channels, cells=args.cells)
     copy_weights(ours, textbook, rename_darts)
@@ -112,6 +116,7 @@ def main() -> None:
     parser.add_argument("--cells", type=int, default=8)
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--compile", action="store_true", help="also time the compiled supernet")
     parser.add_argument("--order", type=int, default=1, help=argparse.SUPPRESS)
     parser.add_argument("--peak", help=argparse.SUPPRESS)
     args = parser.parse_args()
@@ -121,17 +126,20 @@ def main() -> None:
         return
 
     results = []
+    sides = ["textbook", "oneshot", "checkpointing"]
+    if args.compile or args.device == "cuda":
+        sides.append("compiled")
     for order in (1, 2):
-        steps = {side: make_step(side, order, args) for side in ("textbook", "oneshot")}
+        steps = {side: make_step(side, order, args) for side in sides}
         losses = {side: step() for side, step in steps.items()}  # warm-up
-        torch.testing.assert_close(losses["oneshot"], losses["textbook"], rtol=1e-4, atol=0)
+        for loss in losses.values():
+            torch.testing.assert_close(loss, losses["textbook"], rtol=1e-4, atol=0)
         seconds: dict[str, list[float]] = {side: [] for side in steps}
         for _ in range(args.rounds):
             for side, step in steps.items():
                 start = time.perf_counter()
                 step()
                 seconds[side].append(time.perf_counter() - start)
-        ratios = sorted(t / o for t, o in zip(seconds["textbook"], seconds["oneshot"], strict=True))
         memory = {side: peak_memory(side, order, args) for side in steps}
         result = {
             "order": order,
@@ -139,18 +147,19 @@ def main() -> None:
             "seconds": seconds,
             "median_seconds": {side: statistics.median(values) for side, values in seconds.items()},
             "images_per_second": {s: 2 * args.batch / statistics.median(v) for s, v in seconds.items()},
-            "speedup_median": statistics.median(ratios),
-            "speedup_range": [ratios[0], ratios[-1]],
+            "speedup": {side: speedup(seconds["textbook"], seconds[side]) for side in sides[1:]},
             "peak_mib": memory,
-            "memory_ratio": memory["oneshot"] / memory["textbook"],
+            "memory_ratio": {side: memory[side] / memory["textbook"] for side in sides[1:]},
         }
         results.append(result)
-        print(
-            f"order {order}: textbook {result['median_seconds']['textbook']:.3f} s, "
-            f"oneshot {result['median_seconds']['oneshot']:.3f} s, {result['speedup_median']:.2f} times faster "
-            f"({ratios[0]:.2f} to {ratios[-1]:.2f}), memory {memory['textbook']:.0f} -> {memory['oneshot']:.0f} MiB "
-            f"({result['memory_ratio']:.2f})"
-        )
+        print(f"order {order}: textbook {result['median_seconds']['textbook']:.3f} s, {memory['textbook']:.0f} MiB")
+        for side in sides[1:]:
+            median, low, high = (result["speedup"][side][key] for key in ("median", "min", "max"))
+            seconds_each = result["median_seconds"][side]
+            print(
+                f"    {side} {seconds_each:.3f} s, {median:.2f} times faster ({low:.2f} to {high:.2f})"
+                f", memory {memory[side]:.0f} MiB ({result['memory_ratio'][side]:.2f})"
+            )
     name = torch.cuda.get_device_name() if args.device == "cuda" else platform.processor() or platform.machine()
     settings = {key: getattr(args, key) for key in ("device", "batch", "channels", "cells", "rounds", "threads")}
     report = {"settings": settings, "hardware": name, "torch": torch.__version__, "results": results}
@@ -159,17 +168,23 @@ def main() -> None:
     draw(results, path.with_suffix(".png"))
 
 
+def speedup(textbook: list[float], other: list[float]) -> dict[str, float]:
+    """Of each round, in which both sides ran one after the other."""
+    ratios = [t / o for t, o in zip(textbook, other, strict=True)]
+    return {"median": statistics.median(ratios), "min": min(ratios), "max": max(ratios)}
+
+
 def draw(results: list[dict], path: Path) -> None:
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(6, 2.6), layout="constrained")
     for axes, key, unit in zip(figure.subplots(1, 2), ("seconds", "peak_mib"), ("s per step", "peak MiB"), strict=True):
-        for i, side in enumerate(("textbook", "oneshot")):
+        sides = list(results[0]["seconds"])
+        for i, side in enumerate(sides):
             values = [r["median_seconds"][side] if key == "seconds" else r[key][side] for r in results]
-            axes.bar(
-                [p + 0.38 * i for p in range(len(results))], values, 0.36, label=side, color=("#BBBBBB", "#0072B2")[i]
-            )
-        axes.set_xticks([p + 0.19 for p in range(len(results))], [f"order {r['order']}" for r in results])
+            places, width = [p + 0.8 * i / len(sides) for p in range(len(results))], 0.75 / len(sides)
+            axes.bar(places, values, width, label=side, color=("#BBBBBB", "#0072B2", "#56B4E9", "#009E73")[i])
+        axes.set_xticks([p + 0.27 for p in range(len(results))], [f"order {r['order']}" for r in results])
         axes.set_ylabel(unit)
         axes.spines[["top", "right"]].set_visible(False)
     figure.axes[0].legend(frameon=False)

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from collections import Counter
+
 import numpy as np
 import pytest
+import scipy.stats
 import torch
+from torchvision import transforms
 
 from oneshot.data import Augmentation, ImageSet, channel_statistics, stratified_split
 from oneshot.data.images import ImageStream, ShuffleSampler, cutout, normalise, shift_and_flip
@@ -199,3 +203,52 @@ def test_processes_share_one_order_and_no_image(monkeypatch: pytest.MonkeyPatch)
         monkeypatch.setattr(torch.distributed, "get_rank", lambda rank=rank: rank)
         parts.append(list(ShuffleSampler(dataset, seed=0)))
     assert parts == [alone[0:10:2], alone[1:10:2]]
+
+
+# Equal in distribution to what others use.
+
+
+def frequencies(samples: torch.Tensor) -> dict[bytes, int]:
+    """How often each picture occurs among ``[N, ...]``."""
+    return dict(Counter(sample.numpy().tobytes() for sample in samples))
+
+
+def assert_uniform(counts: dict[bytes, int], outcomes: int) -> None:
+    assert len(counts) == outcomes
+    assert scipy.stats.chisquare(list(counts.values())).pvalue > 1e-3
+
+
+def test_crop_and_flip_are_torchvisions_in_distribution() -> None:
+    """Every picture that one can make, the other makes, too, and both make all equally often."""
+    n, image = 18 * 400, torch.arange(1, 17, dtype=torch.uint8).view(1, 4, 4)
+    generator = torch.Generator().manual_seed(0)
+    augmentation = Augmentation(padding=1, flip=True)
+    ours = augmentation(image.expand(n, 1, 4, 4), (0.0,), (1 / 255,), generator).to(torch.uint8)
+    torch.manual_seed(0)
+    transform = transforms.Compose([transforms.RandomCrop(4, padding=1), transforms.RandomHorizontalFlip()])
+    theirs = torch.stack([transform(image) for _ in range(n)])
+
+    ours_counts, theirs_counts = frequencies(ours), frequencies(theirs)
+    assert ours_counts.keys() == theirs_counts.keys()
+    for counts in (ours_counts, theirs_counts):
+        assert_uniform(counts, 3 * 3 * 2)
+
+    never_flipped = Augmentation(padding=1)(image.expand(n, 1, 4, 4), (0.0,), (1 / 255,), generator).to(torch.uint8)
+    assert frequencies(never_flipped).keys() != theirs_counts.keys()
+
+
+def test_cutout_is_the_authors_in_distribution() -> None:
+    """A centre anywhere, the square clipped at the border (arXiv:1708.04552, the authors' code)."""
+    n, length = 25 * 400, 2
+    generator = torch.Generator().manual_seed(0)
+    images = torch.full((n, 1, 5, 5), 255, dtype=torch.uint8)
+    ours = Augmentation(cutout=length)(images, (0.0,), (1.0,), generator).round().to(torch.uint8)
+    possible = set()
+    for row in range(5):
+        for column in range(5):
+            mask = np.ones((1, 5, 5), np.uint8)
+            top, left = max(row - length // 2, 0), max(column - length // 2, 0)
+            mask[0, top : row + length // 2, left : column + length // 2] = 0
+            possible.add(mask.tobytes())
+    assert frequencies(ours).keys() == possible
+    assert_uniform(frequencies(ours), 25)
