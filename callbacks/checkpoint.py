@@ -13,7 +13,6 @@ import torch
 from pytorch_lightning.callbacks import Checkpoint
 from pytorch_lightning.utilities.exceptions import SIGTERMException
 
-from oneshot.errors import NonFiniteLossError
 from oneshot.files import write_atomically
 from oneshot.run_log import RunLog
 
@@ -99,9 +98,10 @@ class RunCheckpoint(Checkpoint):
             trainer.save_checkpoint(new, weights_only=False)
             if trainer.is_global_zero:
                 keep(new)
-        except NonFiniteLossError:
-            raise
-        except (OSError, RuntimeError) as error:  # torch raises the latter when it can't write
+        except (OSError, RuntimeError) as error:
+            # What torch raises when it can't write. Others, such as the death of a worker, may arrive here, too.
+            if isinstance(error, RuntimeError) and "PytorchStreamWriter" not in str(error):
+                raise
             if trainer.world_size > 1:
                 trainer.strategy.barrier("Trainer.save_checkpoint")  # where the other processes are
             if trainer.is_global_zero:

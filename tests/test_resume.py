@@ -310,6 +310,17 @@ def test_a_full_disk_does_not_end_the_run_and_leaves_the_last_checkpoint(tmp_pat
     assert torch.load(tmp_path / "run/checkpoints/last.ckpt", weights_only=True)["epoch"] == 2
 
 
+def test_an_error_that_is_not_about_writing_is_not_taken_for_a_full_disk(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def save(*args: Any, **kwargs: Any) -> None:  # torch raises this wherever the process happens to be
+        raise RuntimeError("DataLoader worker (pid 7) is killed by signal: Killed. ")
+
+    monkeypatch.setattr(pl.Trainer, "save_checkpoint", save)
+    with pytest.raises(RuntimeError, match="worker"):
+        fit(s4(), tmp_path / "run", data())
+
+
 def test_what_a_run_is_resumed_with_must_be_what_it_began_with(tmp_path: Path) -> None:
     stopped(tmp_path / "stopped")
     net = DARTSSupernet(channels=2, cells=2, num_classes=3, in_channels=1, image_size=8)
