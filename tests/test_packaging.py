@@ -77,6 +77,7 @@ def test_it_works_beside_a_users_own_supernets_and_callbacks(wheel: Path, tmp_pa
     if how == "installed":
         where = tmp_path / "site"
         pip("install", "--no-deps", "--target", where, wheel)
+    # `callbacks` and `supernets` are the user's here, which is the point: ours must not answer to these names.
     script = f"""
 import callbacks, supernets, oneshot, oneshot.callbacks, oneshot.supernets, oneshot.supernets.space
 assert callbacks.OWNER == supernets.OWNER == "user"

@@ -72,6 +72,7 @@ def test_only_every_nth_epoch_is_logged(tmp_path: Path) -> None:
     assert callback.history["cell"].shape == callback.alpha_history["cell"].shape == (2, 6, 5)
 
 
+# The second fit is meant to find the checkpoints of the first.
 @pytest.mark.filterwarnings("ignore:Checkpoint directory .* exists and is not empty")
 @pytest.mark.parametrize("limit_val_batches", [pytest.param(0, id="without validation"), pytest.param(1, id="with it")])
 def test_a_resumed_search_continues_the_history_without_duplicates(tmp_path: Path, limit_val_batches: int) -> None:

@@ -81,6 +81,7 @@ def test_the_entropy_of_equal_alphas_is_the_logarithm_of_their_number(tmp_path: 
     torch.testing.assert_close(trainer.callback_metrics["collapse/entropy"], torch.tensor(5.0).log())
 
 
+# It goes on for longer on purpose, to see it stop early; tests/test_resume.py checks the warning.
 @pytest.mark.filterwarnings("ignore:The run goes on to 5 epochs")
 def test_a_resumed_search_still_stops_and_does_not_warn_again(tmp_path: Path) -> None:
     search = make_search(arch_lr=0.0)

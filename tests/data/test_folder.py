@@ -46,6 +46,7 @@ def test_a_split_folder_is_described_and_decoded(tmp_path: Path, in_memory: bool
     assert isinstance(data.train_images.pixels, torch.Tensor) == in_memory
 
 
+# Python 3.12 warns when a process with threads forks, as torch's workers do; how they start is not what is tested.
 @pytest.mark.filterwarnings("ignore:.*multi-threaded, use of fork:DeprecationWarning")
 def test_images_decoded_on_demand_and_in_memory_give_the_same_training_batches(tmp_path: Path) -> None:
     tree(tmp_path, "train", "test", size=(12, 9))

@@ -90,6 +90,7 @@ def test_it_describes_the_data_set() -> None:
     assert (search.mean, search.std, search.batch_size) == (data.mean, data.std, 64)
 
 
+# Python 3.12 warns when a process with threads forks, as torch's workers do; how they start is not what is tested.
 @pytest.mark.filterwarnings("ignore:.*multi-threaded, use of fork:DeprecationWarning")
 @pytest.mark.parametrize("num_workers", [0, 2])
 def test_a_lightning_batch_is_a_dict_of_both_streams(num_workers: int) -> None:

@@ -9,7 +9,7 @@ from torch.nn import functional as F
 
 from oneshot.supernets.base import check_image_size, count_parameters, inherit_weights
 from oneshot.supernets.mixed_op import MixedOp
-from oneshot.supernets.ops import OPS, FactorizedReduce, Pointwise, make_op
+from oneshot.supernets.ops import OPS, DilatedDepthwise, FactorizedReduce, Pointwise, Seen, make_op
 
 C = 6
 
@@ -164,3 +164,31 @@ def test_a_strided_pointwise_convolution_equals_torchs(size: int) -> None:
     theirs = F.conv2d(x, ours.weight, stride=2)
     torch.testing.assert_close(ours(x), theirs)
     assert not torch.allclose(F.conv2d(x.roll(1, 2), ours.weight, stride=2), theirs)
+
+
+@pytest.mark.parametrize(
+    "shape",
+    [
+        pytest.param((12, 12), id="even"),
+        pytest.param((12, 10), id="oblong"),
+        pytest.param((11, 12), id="odd"),
+        pytest.param((4, 4), id="small"),
+    ],
+)
+@pytest.mark.parametrize("stride", [1, 2])
+@pytest.mark.parametrize("kernel", [3, 5])
+def test_a_convolution_without_holes_equals_the_dilated_one(kernel: int, stride: int, shape: tuple[int, int]) -> None:
+    """Outputs and both gradients, also when several of them share what they read."""
+    torch.manual_seed(0)
+    ours = [DilatedDepthwise(C, kernel, stride=stride).double() for _ in range(2)]
+    x, seen = torch.randn(2, C, *shape, dtype=torch.float64, requires_grad=True), Seen()
+    found = [op(x, seen) for op in ours]
+    expected = [F.conv2d(x, op.weight, None, stride, kernel - 1, 2, C) for op in ours]
+    target = torch.randn_like(expected[0])
+    for a, b, op in zip(found, expected, ours, strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-12, atol=1e-12)
+        gradients = [torch.autograd.grad((y * target).sum(), [x, op.weight], retain_graph=True) for y in (a, b)]
+        torch.testing.assert_close(*gradients, rtol=1e-12, atol=1e-12)
+    assert bool(seen) == (stride == 2 or (shape[0] % 2 == 0 and min(shape) >= 2 * kernel))  # the fast way was taken
+    wrong = F.conv2d(x, ours[0].weight, None, stride, kernel // 2, 1, C)
+    assert not torch.allclose(found[0], wrong)
