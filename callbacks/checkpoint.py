@@ -125,10 +125,7 @@ def keep(new: Path) -> None:
     # Both are known before either file changes its name, so that no moment leaves a good file without a checksum.
     write_atomically(checksums, "\n".join([_checksum(new), *known[:2]]) + "\n")
     if last.exists():
-        aside = folder / f".{PREVIOUS}.new"
-        aside.unlink(missing_ok=True)
-        os.link(last, aside)
-        os.replace(aside, previous)
+        os.replace(last, previous)  # until the next line, this is the one to resume from
     os.replace(new, last)
     directory = os.open(folder, os.O_RDONLY)
     try:

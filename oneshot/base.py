@@ -198,7 +198,7 @@ class BilevelSearch(SearchModule):
         alphas = list(self.alphas.parameters())
         loss = self._val_loss(batch)
         # Small gradients must not vanish in 16 bits on their way to the alphas, which have 32.
-        scale = self._arch_scale(loss.detach())
+        scale = self._arch_scale()
         gradients = torch.autograd.grad(loss * scale, alphas, allow_unused=True)  # maybe no cell uses a choice
         used = [(a, g) for a, g in zip(alphas, gradients, strict=True) if g is not None]  # type: ignore[redundant-expr]  # allow_unused
         for (alpha, _), gradient in zip(used, self.average_gradients([g / scale for _, g in used]), strict=True):
@@ -290,14 +290,16 @@ class BilevelSearch(SearchModule):
     def _weight_scaler(self) -> GradScaler | None:
         return getattr(self.trainer.precision_plugin, "scaler", None) if self._trainer is not None else None
 
-    def _arch_scale(self, like: Tensor) -> Tensor:
+    def _arch_scale(self) -> Tensor:
+        """Scalar; 1 but in 16-mixed."""
+        one = torch.ones((), device=self.device)
         if self._weight_scaler is None:
-            return torch.ones_like(like)
+            return one
         if self._arch_scaler is None:
-            self._arch_scaler = GradScaler(like.device.type)
+            self._arch_scaler = GradScaler(self.device.type)
             if self._arch_scaler_state:
                 self._arch_scaler.load_state_dict(self._arch_scaler_state)
-        return self._arch_scaler.scale(torch.ones_like(like, dtype=torch.float32))
+        return self._arch_scaler.scale(one)
 
     @contextlib.contextmanager
     def _arch_scaling(self) -> Iterator[None]:
@@ -308,7 +310,7 @@ class BilevelSearch(SearchModule):
             return
         for alpha in self.alphas.parameters():
             if alpha.grad is not None:
-                alpha.grad = alpha.grad * self._arch_scale(alpha.grad.sum())
+                alpha.grad = alpha.grad * self._arch_scale()
         plugin: Any = self.trainer.precision_plugin
         plugin.scaler = self._arch_scaler
         try:

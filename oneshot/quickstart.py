@@ -234,7 +234,7 @@ def _quiet() -> Iterator[None]:
     torch.set_num_threads(1)  # on 8x8 pixels threads mostly wait for each other
     try:
         with warnings.catch_warnings():
-            # Advice on workers and intervals for the user's own data; this data is ours, and there is nothing to change.
+            # Advice on workers and intervals is for users' data; this data is ours, there is nothing to change.
             warnings.filterwarnings("ignore", module="pytorch_lightning")
             yield
     finally:

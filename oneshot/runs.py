@@ -59,7 +59,7 @@ from .retrain import Retrain
 from .run_log import RunLog
 
 # What may be other than at the beginning when a run is resumed: nothing that the result depends on.
-FREE = ("data.init_args.num_workers", "data.init_args.data.init_args.num_workers")
+FREE = {f"data.{inner}init_args.{name}" for inner in ("", "init_args.data.") for name in ("num_workers", "device")}
 COMPARED = ("seed_everything", "model", "data", "trainer")
 FIXED_OF_TRAINER = ("precision", "limit_train_batches", "overfit_batches", "fast_dev_run")
 
@@ -126,13 +126,13 @@ class _RunCLI(LightningCLI):
         for config in (now, then):
             config["trainer"] = {name: config.get("trainer", {}).get(name) for name in FIXED_OF_TRAINER}
         now, then = (dict(_leaves({name: c.get(name) for name in COMPARED})) for c in (now, then))
-        if changed := sorted(key for key in now.keys() | then.keys() if now.get(key) != then.get(key)):
-            different = "; ".join(f"{key} was {then.get(key)}, is {now.get(key)}" for key in changed if key not in FREE)
-            if different:
-                raise ValueError(
-                    f"A run is resumed with the options it began with; {different}. Leave them out (--resume --out "
-                    f"{self.config.out} alone takes those of the run), or begin another run."
-                )
+        changed = sorted(key for key in (now.keys() | then.keys()) - FREE if now.get(key) != then.get(key))
+        if changed:
+            different = "; ".join(f"{key} was {then.get(key)}, is {now.get(key)}" for key in changed)
+            raise ValueError(
+                f"A run is resumed with the options it began with; {different}. Leave them out (--resume --out "
+                f"{self.config.out} alone takes those of the run), or begin another run."
+            )
 
     def _fit_to_data(self) -> None:
         """Build the network for the data, where the configuration leaves it at its defaults."""
@@ -151,18 +151,15 @@ class _RunCLI(LightningCLI):
             if value is not None and key in network.init_args and network.init_args[key] == defaults[key].default:
                 network.init_args[key] = value
 
-    def folder(self) -> AbstractContextManager[Path]:
-        """The folder of the run, for the time it is written. The first process looks after it."""
-        folder, resume = Path(self.config.out), self.config.resume
-        if not self.trainer.is_global_zero or (resume and good_checkpoint(folder / "checkpoints")):
-            return nullcontext(folder)
-        return new_folder(folder, overwrite=self.config.overwrite or resume, marker=CONFIG, keep=CHECKPOINT)
-
     def fit(self) -> Path:
         """Train, or go on with the training, and return the folder of the run."""
-        with self.folder() as folder:
-            checkpoint = good_checkpoint(folder / "checkpoints") if self.config.resume else None
-            if self.config.resume and self.trainer.is_global_zero:
+        folder, resume = Path(self.config.out), self.config.resume
+        checkpoint = good_checkpoint(folder / "checkpoints") if resume else None
+        new: AbstractContextManager[Path] = nullcontext(folder)
+        if self.trainer.is_global_zero and checkpoint is None:  # the first process looks after the folder
+            new = new_folder(folder, overwrite=self.config.overwrite or resume, marker=CONFIG, keep=CHECKPOINT)
+        with new:
+            if resume and self.trainer.is_global_zero:
                 _say(f"Resuming from {checkpoint}." if checkpoint else f"No checkpoint in {folder}; starting anew.")
             try:
                 self.trainer.fit(self.model, datamodule=self.datamodule, ckpt_path=checkpoint, weights_only=True)

@@ -165,7 +165,7 @@ class OperationSupernet(Supernet):
 @contextlib.contextmanager
 def frozen_batch_norm(module: nn.Module) -> Iterator[None]:
     """Inside, batch normalisation uses batch statistics as ever, but does not move its running statistics."""
-    layers = [m for m in module.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm) and m.track_running_stats]
+    layers = _layers_with_statistics(module)
     for layer in layers:
         layer.track_running_stats = False
     try:
@@ -175,10 +175,14 @@ def frozen_batch_norm(module: nn.Module) -> Iterator[None]:
             layer.track_running_stats = True
 
 
+def _layers_with_statistics(module: nn.Module) -> list[nn.modules.batchnorm._BatchNorm]:
+    return [m for m in module.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm) and m.track_running_stats]
+
+
 @contextlib.contextmanager
 def _same_statistics(module: nn.Module) -> Iterator[None]:
     """Inside, batch normalisation reads and saves what it always does, and its running statistics stay."""
-    layers = [m for m in module.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm) and m.track_running_stats]
+    layers = _layers_with_statistics(module)
     before = [(layer.momentum, layer.num_batches_tracked) for layer in layers]
     for layer in layers:
         layer.momentum, layer.num_batches_tracked = 0.0, None
