@@ -1,15 +1,17 @@
 """Mixed operations: the candidates of an edge under given weights, computed with as few passes over memory as possible.
 
-Three things keep a search step cheap without changing its mathematics. What several edges that leave one state have in
-common is computed once (the rectified state; a pooling and its batch normalisation, which have no weights). The weight
-of a candidate that ends in batch normalisation takes the place of the learnable scale that search leaves out, so it
-costs no pass of its own. And terms are added into the sum where they arise.
+Four things keep a search step cheap without changing its mathematics. What several edges that leave one state have in
+common is computed once (the rectified state; a pooling and its batch normalisation, which have no weights). Where the
+same candidate of all these edges is one convolution, they are one convolution with more channels. The weight of a
+candidate that ends in batch normalisation takes the place of the learnable scale that search leaves out, so it costs no
+pass of its own. And terms are added into the sum where they arise.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from functools import partial
+from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -46,9 +48,12 @@ class MixedOp(nn.Module):
         for weight, op in zip(weights.unbind(), self.ops, strict=True):
             if isinstance(op, Zero):
                 continue
+            if has_weights(op) and op in seen:  # weighted already
+                total = seen[op].clone() if total is None else total.add_(seen[op])
+                continue
             layers = list(op) if isinstance(op, nn.Sequential) else [op]
             if has_weights(op) and isinstance(layers[-1], nn.BatchNorm2d) and not layers[-1].affine:
-                term = scaled_batch_norm(layers[-1], _run(layers[:-1], x, seen), weight)
+                term = scaled_batch_norm([layers[-1]], _run(layers[:-1], x, seen), weight[None])
                 total = term if total is None else total.add_(term)
                 continue
             y = _run(layers, x, seen) if has_weights(op) else once(seen, op, partial(op, x))
@@ -69,22 +74,64 @@ def has_weights(op: nn.Module) -> bool:
     return next(op.parameters(), None) is not None
 
 
-def scaled_batch_norm(norm: nn.BatchNorm2d, x: Tensor, scale: Tensor) -> Tensor:
+def run_together(edges: Sequence[MixedOp], x: Tensor, weights: Sequence[Tensor]) -> Seen:
+    """What the mixed operations that leave one state can compute together, for their ``seen``.
+
+    Args:
+        edges: E mixed operations of the same candidates.
+        x: The state they read, ``[B, C, H, W]``.
+        weights: Candidate weights of every edge, E times ``[O]``.
+    """
+    seen: Seen = {}
+    for position, same in enumerate(zip(*(edge.ops for edge in edges), strict=True)):
+        if len(edges) > 1 and all(_is_one_convolution(op) for op in same):
+            convs, norms = [op[1] for op in same], [op[2] for op in same]
+            y = F.conv2d(
+                once(seen, "relu", partial(F.relu, x)),
+                torch.cat([conv.weight for conv in convs]),
+                padding=convs[0].padding,
+            )
+            y = scaled_batch_norm(norms, y, torch.stack([w[position] for w in weights]))
+            seen.update(zip(same, y.chunk(len(edges), dim=1), strict=True))
+    return seen
+
+
+def _is_one_convolution(op: nn.Module) -> bool:
+    """Rectified, convolved without stride, normalised without a scale of its own."""
+    if not isinstance(op, nn.Sequential) or len(op) != 3:
+        return False
+    relu, conv, norm = op
+    if not (isinstance(relu, nn.ReLU) and isinstance(conv, nn.Conv2d) and isinstance(norm, nn.BatchNorm2d)):
+        return False
+    plain = conv.stride == conv.dilation == (1, 1) and conv.groups == 1 and conv.bias is None
+    return plain and getattr(conv, "step", 1) == 1 and not norm.affine
+
+
+def scaled_batch_norm(norms: Sequence[nn.BatchNorm2d], x: Tensor, scales: Tensor) -> Tensor:
     """``scale * norm(x)`` in the one pass that the normalisation takes anyway.
 
     Args:
-        norm: Batch normalisation without a scale of its own.
-        x: ``[B, C, H, W]``.
-        scale: Scalar.
+        norms: E batch normalisations without scales of their own, alike but for their statistics.
+        x: What they normalise, ``[B, E * C, H, W]``.
+        scales: ``[E]``.
     """
+    norm, channels = norms[0], x.shape[1] // len(norms)
     learns = norm.training and norm.track_running_stats
-    if learns and norm.num_batches_tracked is not None:
-        norm.num_batches_tracked.add_(1)
-    use = learns or not norm.training
-    mean, var = (norm.running_mean, norm.running_var) if use else (None, None)
+    means, variances = [cast(Tensor, n.running_mean) for n in norms], [cast(Tensor, n.running_var) for n in norms]
+    mean, var = (means[0], variances[0]) if len(norms) == 1 else (torch.cat(means), torch.cat(variances))
     # repeat, not expand: the kernels for channels-last input read a stride of zero as if it were one
-    weight = scale.to(norm.running_mean.dtype if norm.running_mean is not None else x.dtype).repeat(x.shape[1])
-    return F.batch_norm(x, mean, var, weight, torch.zeros_like(weight), norm.training, norm.momentum or 0.0, norm.eps)
+    weight = scales.to(means[0].dtype).repeat_interleave(channels)
+    momentum = norm.momentum or 0.0
+    bias, use = torch.zeros_like(weight), learns or not norm.training
+    y = F.batch_norm(x, mean if use else None, var if use else None, weight, bias, norm.training, momentum, norm.eps)
+    if learns:
+        for n in norms:
+            if n.num_batches_tracked is not None:
+                n.num_batches_tracked.add_(1)
+        if len(norms) > 1:
+            for own, new in zip((*means, *variances), (*mean.chunk(len(norms)), *var.chunk(len(norms))), strict=True):
+                own.copy_(new)
+    return y
 
 
 def _run(layers: Iterable[nn.Module], x: Tensor, seen: Seen) -> Tensor:

@@ -9,12 +9,13 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from typing import cast
 
 from torch import Tensor, nn
 
 from .base import OperationSupernet, Subnet, check_image_size, inherit_weights
-from .mixed_op import MixedOp, add_up, has_weights
-from .ops import Seen, make_op, relu_conv_bn
+from .mixed_op import MixedOp, add_up, has_weights, run_together
+from .ops import make_op, relu_conv_bn
 from .space import NONE, ArchGraph, Choice, IntMatrix, SearchSpace, SubnetConfig
 
 CANDIDATES = ("none", "skip_connect", "nor_conv_1x1", "nor_conv_3x3", "avg_pool_3x3")
@@ -123,9 +124,11 @@ class SearchCell(nn.Module):
 
     def forward(self, x: Tensor, weights: Tensor) -> Tensor:
         """``[B, C, H, W]`` under candidate weights ``[6, O]`` -> ``[B, C, H, W]``."""
-        states = [x]
-        seen: list[Seen] = [{} for _ in range(NODES)]
+        states, seen = [x], []
         for target in range(1, NODES):
+            leaving = [e for e, (source, _) in enumerate(EDGES) if source == target - 1]
+            edges = [cast(MixedOp, self.edges[e]) for e in leaving]
+            seen.append(run_together(edges, states[-1], [weights[e] for e in leaving]))
             terms = [self.edges[e](states[s], weights[e], seen[s]) for e, (s, t) in enumerate(EDGES) if t == target]
             states.append(add_up(terms))
         return states[-1]

@@ -1,4 +1,4 @@
-"""A step of DARTS: the product against the textbook network with one module per candidate.
+"""A search step in both cell spaces: the product against the textbook network with one module per candidate.
 
 All sides have the same weights, run in one process, take turns, and must give the same losses: the textbook, the
 product, the product with gradient checkpointing, and on GPUs the compiled product (--compile adds it elsewhere). A
@@ -7,12 +7,14 @@ memory is that of a process of its own per side. Usage:
 
     python experiments/benchmarks/search_step.py [--device cuda] [--batch 64] [--rounds 9] [--threads 2] [--compile]
 
-Writes search_step_<device>.json and .png beside this file.
+Networks have 16 channels and 8 cells (DARTS) or 5 cells per stage (NAS-Bench-201). Writes search_step_<device>.json and
+.png beside this file.
 """
 
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import platform
 import statistics
@@ -31,36 +33,42 @@ from torch.nn import functional as F  # noqa: E402
 
 from oneshot.functional import frozen_batch_norm, unrolled_arch_grad  # noqa: E402
 from oneshot.report import save_figure  # noqa: E402
-from oneshot.supernets import DARTSSupernet  # noqa: E402
+from oneshot.supernets import DARTSSupernet, NASBench201Supernet, OperationSupernet  # noqa: E402
 from tests.reference.darts_net import DARTSSearchNet  # noqa: E402
-from tests.reference.test_networks import copy_weights, rename_darts  # noqa: E402
+from tests.reference.nasbench201_net import NASBench201SearchNet  # noqa: E402
+from tests.reference.test_networks import copy_weights, rename_darts, rename_nasbench201  # noqa: E402
 
 Side = Callable[[Tensor], Tensor]
 
 
-def build(side: str, args: argparse.Namespace) -> tuple[nn.Module, Side, list[Tensor]]:
+def build(space: str, side: str, args: argparse.Namespace) -> tuple[nn.Module, Side, list[Tensor]]:
     """Network, its forward under softmax weights, and the alphas."""
     torch.manual_seed(0)
-    ours = DARTSSupernet(channels=args.channels, cells=args.cells)
-    alphas = [(1e-3 * torch.randn(14, 8)).to(args.device).requires_grad_() for _ in range(2)]
-    if side != "textbook":
-        net: nn.Module = ours.to(args.device, memory_format=torch.channels_last)
-        ours.gradient_checkpointing = side == "checkpointing"
-        if side == "compiled":
-            ours.compile()
-        return net, lambda x: net(x, dict(zip(("normal", "reduce"), map(soft, alphas)))), alphas
-    textbook = DARTSSearchNet(channels=args.channels, cells=args.cells)
-    copy_weights(ours, textbook, rename_darts)
-    net = textbook.to(args.device)
-    return net, lambda x: net(x, soft(alphas[0]), soft(alphas[1])), alphas
+    if space == "darts":
+        ours: OperationSupernet = DARTSSupernet(channels=16, cells=8)
+        textbook, rename = DARTSSearchNet(channels=16, cells=8), rename_darts
+    else:
+        ours = NASBench201Supernet(channels=16, cells_per_stage=5)
+        textbook, rename = NASBench201SearchNet(channels=16, cells_per_stage=5), rename_nasbench201(5)
+    choices = {choice.name: (choice.rows, len(choice.candidates)) for choice in ours.space.choices}
+    alphas = [(1e-3 * torch.randn(shape)).to(args.device).requires_grad_() for shape in choices.values()]
+    if side == "textbook":
+        copy_weights(ours, textbook, rename)
+        textbook.to(args.device)
+        return textbook, lambda x: textbook(x, *map(soft, alphas)), alphas
+    ours.to(args.device, memory_format=torch.channels_last)
+    ours.gradient_checkpointing = side == "checkpointing"
+    if side == "compiled":
+        ours.compile()
+    return ours, lambda x: ours(x, dict(zip(choices, map(soft, alphas), strict=True))), alphas
 
 
 def soft(alpha: Tensor) -> Tensor:
     return alpha.softmax(-1)
 
 
-def make_step(side: str, order: int, args: argparse.Namespace) -> Callable[[], float]:
-    net, forward, alphas = build(side, args)
+def make_step(space: str, side: str, order: int, args: argparse.Namespace) -> Callable[[], float]:
+    net, forward, alphas = build(space, side, args)
     weights = list(net.parameters())
     x = torch.randn(2, args.batch, 3, 32, 32, generator=torch.Generator().manual_seed(1)).to(args.device)
     y = torch.randint(10, (2, args.batch), generator=torch.Generator().manual_seed(2)).to(args.device)
@@ -83,16 +91,17 @@ def make_step(side: str, order: int, args: argparse.Namespace) -> Callable[[], f
     return step
 
 
-def peak_memory(side: str, order: int, args: argparse.Namespace) -> float:
+def peak_memory(space: str, side: str, order: int, args: argparse.Namespace) -> float:
     """MiB one side needs for its steps, measured in a fresh process."""
-    command = [sys.executable, __file__, "--peak", side, "--order", str(order)]
-    for name in ("device", "batch", "channels", "cells", "threads"):
+    command = [sys.executable, __file__, "--peak", space, side, str(order)]
+    for name in ("device", "batch", "threads"):
         command += [f"--{name}", str(getattr(args, name))]
     return float(subprocess.run(command, capture_output=True, text=True, check=True).stdout.split()[-1])
 
 
 def print_peak(args: argparse.Namespace) -> None:
-    step = make_step(args.peak, args.order, args)
+    space, side, order = args.peak
+    step = make_step(space, side, int(order), args)
     before = status("VmRSS")
     for _ in range(2):
         step()
@@ -112,13 +121,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--batch", type=int, default=16)
-    parser.add_argument("--channels", type=int, default=16)
-    parser.add_argument("--cells", type=int, default=8)
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--compile", action="store_true", help="also time the compiled supernet")
-    parser.add_argument("--order", type=int, default=1, help=argparse.SUPPRESS)
-    parser.add_argument("--peak", help=argparse.SUPPRESS)
+    parser.add_argument("--peak", nargs=3, help=argparse.SUPPRESS)
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
     if args.peak:
@@ -129,8 +135,8 @@ def main() -> None:
     sides = ["textbook", "oneshot", "checkpointing"]
     if args.compile or args.device == "cuda":
         sides.append("compiled")
-    for order in (1, 2):
-        steps = {side: make_step(side, order, args) for side in sides}
+    for space, order in itertools.product(("darts", "nasbench201"), (1, 2)):
+        steps = {side: make_step(space, side, order, args) for side in sides}
         losses = {side: step() for side, step in steps.items()}  # warm-up
         for loss in losses.values():
             torch.testing.assert_close(loss, losses["textbook"], rtol=1e-4, atol=0)
@@ -140,8 +146,9 @@ def main() -> None:
                 start = time.perf_counter()
                 step()
                 seconds[side].append(time.perf_counter() - start)
-        memory = {side: peak_memory(side, order, args) for side in steps}
+        memory = {side: peak_memory(space, side, order, args) for side in steps}
         result = {
+            "space": space,
             "order": order,
             "losses": losses,
             "seconds": seconds,
@@ -152,16 +159,16 @@ def main() -> None:
             "memory_ratio": {side: memory[side] / memory["textbook"] for side in sides[1:]},
         }
         results.append(result)
-        print(f"order {order}: textbook {result['median_seconds']['textbook']:.3f} s, {memory['textbook']:.0f} MiB")
+        seconds_each = result["median_seconds"]
+        print(f"{space}, order {order}: textbook {seconds_each['textbook']:.3f} s, {memory['textbook']:.0f} MiB")
         for side in sides[1:]:
             median, low, high = (result["speedup"][side][key] for key in ("median", "min", "max"))
-            seconds_each = result["median_seconds"][side]
             print(
-                f"    {side} {seconds_each:.3f} s, {median:.2f} times faster ({low:.2f} to {high:.2f})"
+                f"    {side} {seconds_each[side]:.3f} s, {median:.2f} times faster ({low:.2f} to {high:.2f})"
                 f", memory {memory[side]:.0f} MiB ({result['memory_ratio'][side]:.2f})"
             )
     name = torch.cuda.get_device_name() if args.device == "cuda" else platform.processor() or platform.machine()
-    settings = {key: getattr(args, key) for key in ("device", "batch", "channels", "cells", "rounds", "threads")}
+    settings = {key: getattr(args, key) for key in ("device", "batch", "rounds", "threads")}
     report = {"settings": settings, "hardware": name, "torch": torch.__version__, "results": results}
     path = HERE / f"search_step_{args.device}.json"
     path.write_text(json.dumps(report, indent=2) + "\n")
@@ -177,14 +184,14 @@ def speedup(textbook: list[float], other: list[float]) -> dict[str, float]:
 def draw(results: list[dict], path: Path) -> None:
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(6, 2.6), layout="constrained")
+    figure = Figure(figsize=(9, 2.8), layout="constrained")
     for axes, key, unit in zip(figure.subplots(1, 2), ("seconds", "peak_mib"), ("s per step", "peak MiB"), strict=True):
         sides = list(results[0]["seconds"])
         for i, side in enumerate(sides):
             values = [r["median_seconds"][side] if key == "seconds" else r[key][side] for r in results]
             places, width = [p + 0.8 * i / len(sides) for p in range(len(results))], 0.75 / len(sides)
             axes.bar(places, values, width, label=side, color=("#BBBBBB", "#0072B2", "#56B4E9", "#009E73")[i])
-        axes.set_xticks([p + 0.27 for p in range(len(results))], [f"order {r['order']}" for r in results])
+        axes.set_xticks([p + 0.27 for p in range(len(results))], [f"{r['space']}\norder {r['order']}" for r in results])
         axes.set_ylabel(unit)
         axes.spines[["top", "right"]].set_visible(False)
     figure.axes[0].legend(frameon=False)

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from oneshot.supernets.base import check_image_size, count_parameters, inherit_weights
-from oneshot.supernets.mixed_op import MixedOp
+from oneshot.supernets.mixed_op import MixedOp, run_together
 from oneshot.supernets.ops import OPS, DilatedDepthwise, FactorizedReduce, Pointwise, Seen, make_op
 
 C = 6
@@ -192,3 +194,20 @@ def test_a_convolution_without_holes_equals_the_dilated_one(kernel: int, stride:
     assert bool(seen) == (stride == 2 or (shape[0] % 2 == 0 and min(shape) >= 2 * kernel))  # the fast way was taken
     wrong = F.conv2d(x, ours[0].weight, None, stride, kernel // 2, 1, C)
     assert not torch.allclose(found[0], wrong)
+
+
+def test_convolutions_of_one_state_are_one_with_more_channels(monkeypatch: pytest.MonkeyPatch) -> None:
+    edges = [MixedOp([make_op(n, 4, 1, affine=False) for n in ("none", "nor_conv_1x1", "nor_conv_3x3")]) for _ in "abc"]
+    x, weights = torch.randn(2, 4, 6, 6), list(torch.rand(3, 3))
+    alone = [edge(x, w) for edge, w in zip(edges, weights, strict=True)]
+    channels, conv2d = [], F.conv2d
+
+    def counted(x: Tensor, weight: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+        channels.append(len(weight))
+        return conv2d(x, weight, *args, **kwargs)
+
+    monkeypatch.setattr(F, "conv2d", counted)
+    seen = run_together(edges, x, weights)
+    together = [edge(x, w, seen) for edge, w in zip(edges, weights, strict=True)]
+    assert channels == [12, 12]
+    torch.testing.assert_close(together, alone)
