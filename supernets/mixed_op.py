@@ -11,13 +11,52 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from functools import partial
-from typing import cast
+from typing import NamedTuple, cast
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from .ops import ReadsState, Seen, Zero, once
+
+
+class Row(NamedTuple):
+    """Candidate weights of one edge, and the candidates that run.
+
+    Args:
+        values: ``[O]``.
+        active: Indices of the candidates whose weight is not zero.
+    """
+
+    values: Tensor
+    active: tuple[int, ...]
+
+
+class Path:
+    """Edge weights of one choice, most of them zero: candidates without weight do not run.
+
+    It takes the place of the tensor in what a supernet is given. Reading which weights are zero waits for the device,
+    once per choice.
+
+    Args:
+        values: ``[R, O]``.
+
+    Example:
+        >>> Path(torch.tensor([[0.0, 1.0], [0.0, 0.0]])).active
+        ((1,), ())
+    """
+
+    def __init__(self, values: Tensor) -> None:
+        self.values, self.shape = values, values.shape
+        live = values.detach().ne(0).tolist()
+        self.active = tuple(tuple(o for o, on in enumerate(row) if on) for row in live)
+
+    def __getitem__(self, row: int) -> Row:
+        return Row(self.values[row], self.active[row])
+
+    def unbind(self) -> list[Row]:
+        """All rows."""
+        return [self[row] for row in range(len(self.active))]
 
 
 class MixedOp(nn.Module):
@@ -31,22 +70,26 @@ class MixedOp(nn.Module):
     def __init__(self, ops: Iterable[nn.Module]) -> None:
         super().__init__()
         self.ops = nn.ModuleList(ops)
+        sizes = [sum(p.numel() for p in op.parameters()) for op in self.ops]
+        self._smallest = sizes.index(min(sizes))
 
-    def forward(self, x: Tensor, weights: Tensor, seen: Seen | None = None) -> Tensor:
+    def forward(self, x: Tensor, weights: Tensor | Row, seen: Seen | None = None) -> Tensor:
         """Mix.
 
         Args:
             x: Input, ``[B, C, H, W]``.
-            weights: Candidate weights, ``[O]``.
+            weights: Candidate weights, ``[O]``, or a row of a :class:`Path`. Weights of candidates that do not run
+                are added to the output, where they are zero but have a gradient (GDAS, arXiv:1910.04465).
             seen: Shared between the edges that leave one state; filled here.
 
         Returns:
             ``[B, C, H', W']``. The candidate ``none`` adds nothing and is not run.
         """
         seen = {} if seen is None else seen
+        values, active = weights if isinstance(weights, Row) else (weights, range(len(self.ops)))
         total: Tensor | None = None
-        for weight, op in zip(weights.unbind(), self.ops, strict=True):
-            if isinstance(op, Zero):
+        for position, (weight, op) in enumerate(zip(values.unbind(), self.ops, strict=True)):
+            if isinstance(op, Zero) or position not in active:
                 continue
             if has_weights(op) and op in seen:  # weighted already
                 total = seen[op].clone() if total is None else total.add_(seen[op])
@@ -58,7 +101,10 @@ class MixedOp(nn.Module):
                 continue
             y = _run(layers, x, seen) if has_weights(op) else once(seen, op, partial(op, x))
             total = weight * y if total is None else total.addcmul_(y, weight)
-        return self.ops[0](x) if total is None else total
+        if total is None:  # nothing runs but the shape: `none`, or an edge that is left out
+            total = torch.zeros_like(self.ops[self._smallest](x))
+        idle = [weight for position, weight in enumerate(values.unbind()) if position not in active]
+        return total + torch.stack(idle).sum() if idle and values.requires_grad else total
 
 
 def add_up(terms: Sequence[Tensor]) -> Tensor:
@@ -74,7 +120,7 @@ def has_weights(op: nn.Module) -> bool:
     return next(op.parameters(), None) is not None
 
 
-def run_together(edges: Sequence[MixedOp], x: Tensor, weights: Sequence[Tensor]) -> Seen:
+def run_together(edges: Sequence[MixedOp], x: Tensor, weights: Sequence[Tensor | Row]) -> Seen:
     """What the mixed operations that leave one state can compute together, for their ``seen``.
 
     Args:
@@ -83,6 +129,8 @@ def run_together(edges: Sequence[MixedOp], x: Tensor, weights: Sequence[Tensor])
         weights: Candidate weights of every edge, E times ``[O]``.
     """
     seen: Seen = {}
+    if any(isinstance(w, Row) for w in weights):
+        return seen
     for position, same in enumerate(zip(*(edge.ops for edge in edges), strict=True)):
         if len(edges) > 1 and all(_is_one_convolution(op) for op in same):
             convs, norms = [op[1] for op in same], [op[2] for op in same]

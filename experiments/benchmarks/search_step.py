@@ -38,6 +38,7 @@ from tests.reference.darts_net import DARTSSearchNet  # noqa: E402
 from tests.reference.nasbench201_net import NASBench201SearchNet  # noqa: E402
 from tests.reference.test_networks import copy_weights, rename_darts, rename_nasbench201  # noqa: E402
 
+NAMES = {"darts": "DARTS", "nasbench201": "NB-201"}
 Side = Callable[[Tensor], Tensor]
 
 
@@ -135,7 +136,7 @@ def main() -> None:
     sides = ["textbook", "oneshot", "checkpointing"]
     if args.compile or args.device == "cuda":
         sides.append("compiled")
-    for space, order in itertools.product(("darts", "nasbench201"), (1, 2)):
+    for space, order in itertools.product(NAMES, (1, 2)):
         steps = {side: make_step(space, side, order, args) for side in sides}
         losses = {side: step() for side, step in steps.items()}  # warm-up
         for loss in losses.values():
@@ -191,7 +192,9 @@ def draw(results: list[dict], path: Path) -> None:
             values = [r["median_seconds"][side] if key == "seconds" else r[key][side] for r in results]
             places, width = [p + 0.8 * i / len(sides) for p in range(len(results))], 0.75 / len(sides)
             axes.bar(places, values, width, label=side, color=("#BBBBBB", "#0072B2", "#56B4E9", "#009E73")[i])
-        axes.set_xticks([p + 0.27 for p in range(len(results))], [f"{r['space']}\norder {r['order']}" for r in results])
+        axes.set_xticks(
+            [p + 0.27 for p in range(len(results))], [f"{NAMES[r['space']]}\norder {r['order']}" for r in results]
+        )
         axes.set_ylabel(unit)
         axes.spines[["top", "right"]].set_visible(False)
     figure.axes[0].legend(frameon=False)
