@@ -6,26 +6,29 @@ import contextlib
 import warnings
 import zlib
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any, Literal, cast
 
 import torch
 import torch.distributed as dist
 from pytorch_lightning.callbacks import Callback
 from pytorch_lightning.core.optimizer import LightningOptimizer
+from pytorch_lightning.strategies import DDPStrategy
 from torch import Tensor, nn
 from torch.amp import GradScaler
 from torch.nn.parallel import DistributedDataParallel
 from torch.profiler import record_function
 from torchmetrics.classification import MulticlassAccuracy
 
-from oneshot.supernets.base import OperationSupernet
+from oneshot.supernets.base import OperationSupernet, batch_statistics
+from oneshot.supernets.mixed_op import Path
 from oneshot.supernets.space import SubnetConfig
 
+from .cost.penalty import CostPenalty
 from .functional import expected_cost, frozen_batch_norm, warmup_cosine
 from .guard import check_data, explain_memory
 from .resume import ResumableModule
-from .samplers import Sampler
+from .samplers import Perturbation, Sampler
 
 Batch = dict[Literal["weights", "arch"], tuple[Tensor, Tensor]]
 
@@ -55,14 +58,16 @@ class SearchModule(ResumableModule, ABC):
         super().__init__()
         self.supernet, self.sampler = supernet, sampler
         self.criterion = criterion or nn.CrossEntropyLoss()
-        self.alphas = nn.ParameterDict(
-            {c.name: alpha_std * torch.randn(c.rows, len(c.candidates)) for c in supernet.space.choices}
-        )
+        self.alphas = nn.ParameterDict({c.name: sampler.initial_alpha(c, alpha_std) for c in supernet.space.choices})
         self._costs = supernet.candidate_parameters()
         self._fit_accuracy = MulticlassAccuracy(supernet.num_classes, average="micro", validate_args=False)
         self._fit_accuracy.persistent(True)  # a fit may be resumed in the middle of an epoch
         self._val_accuracy = MulticlassAccuracy(supernet.num_classes, average="micro", validate_args=False)
         self._test_accuracy = MulticlassAccuracy(supernet.num_classes, average="micro", validate_args=False)
+
+    def arch_parameters(self) -> list[nn.Parameter]:
+        """The alphas, and what else of the sampler is trained."""
+        return [*self.alphas.parameters(), *self.sampler.parameters()]
 
     def edge_weights(self) -> dict[str, Tensor]:
         """Edge weights for one forward pass, ``{choice: [R, O]}``, differentiable in the alphas."""
@@ -85,9 +90,23 @@ class SearchModule(ResumableModule, ABC):
     def derive(self) -> SubnetConfig:
         """The architecture the search has arrived at."""
 
+    def run(self, x: Tensor, weights: Mapping[str, Tensor]) -> Tensor:
+        """``[B, C, H, W] -> [B, classes]`` under edge weights; if the sampler is sparse, only what has weight runs."""
+        sparse = self.sampler.sparse
+        arch = {name: Path(w) for name, w in weights.items()} if sparse else dict(weights)
+        return self.supernet(x, arch)  # type: ignore[no-any-return]  # nn.Module.__call__ is untyped
+
     def forward(self, x: Tensor) -> Tensor:
-        """``[B, C, H, W] -> [B, classes]`` under the current probabilities."""
-        return self.supernet(x, self.probabilities())  # type: ignore[no-any-return]  # nn.Module.__call__ is untyped
+        """``[B, C, H, W] -> [B, classes]`` under the current mixture.
+
+        If the sampler is sparse, the supernet was never trained as a mixture: what would be derived runs instead, with
+        batch statistics, because running ones are those of no single architecture.
+        """
+        if self.sampler.sparse:
+            with batch_statistics(self.supernet):
+                return self.run(x, self.supernet.one_hot(self.derive()))
+        with torch.no_grad():
+            return self.run(x, self.sampler.strengths(dict(self.alphas.items())))
 
     def validation_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:
         self._evaluate("val", *batch)
@@ -112,12 +131,8 @@ class SearchModule(ResumableModule, ABC):
         check_data(getattr(self.trainer, "datamodule", None), self.supernet)
 
 
-class BilevelSearch(SearchModule):
-    """Weights on one half of the data, alphas on the other, step by step (DARTS, arXiv:1806.09055, algorithm 1).
-
-    Each step first moves the alphas on the batch ``"arch"``, then the weights on the batch ``"weights"``, as the
-    authors' code does. A method supplies four hooks and nothing else: the ``sampler``, :meth:`arch_loss`,
-    :meth:`arch_backward` and :meth:`derive`. Batch normalisation learns its statistics in the weight step only.
+class GradientSearch(SearchModule):
+    """What searches by gradient descent share: an optimiser for the weights and one for the alphas.
 
     Args:
         supernet: See :class:`SearchModule`.
@@ -128,18 +143,24 @@ class BilevelSearch(SearchModule):
         weight_lr_min: Its value at the end.
         weight_momentum: Momentum of the weights.
         weight_decay: Weight decay of the weights.
+        weight_nesterov: Nesterov's momentum.
         arch_lr: Learning rate of the alphas (Adam).
         arch_betas: Adam's betas.
         arch_weight_decay: Weight decay of the alphas.
         grad_clip: Largest norm of the gradient of the weights; alphas are not clipped.
         arch_warmup_epochs: Epochs in which the alphas stay as they are.
+        arch_every: The alphas move in every n-th step.
+        penalty: Adds the expected cost of the architecture to the loss of the alphas.
+        perturbation: Changes the edge weights the weights are trained under (SmoothDARTS).
+        drop_path: Probability that a mixed operation loses an image of the batch, in the last epoch; rises to it in a
+            straight line.
         gradient_checkpointing: Compute every cell again in the backward pass: less memory, about a third more time.
         compile: Run the supernet through ``torch.compile``; a dictionary holds its options, such as
             ``{"mode": "reduce-overhead"}`` for CUDA graphs. Compiling takes minutes, on a CPU many.
 
     Raises:
-        ValueError: If a number is out of its range; at the start of ``fit``, for Trainer settings that manual
-            optimisation cannot honour.
+        ValueError: If a number is out of its range, or a perturbation meets a sampler whose edge weights are not mixed
+            on the simplex; at the start of ``fit``, for Trainer settings that manual optimisation cannot honour.
     """
 
     def __init__(
@@ -153,11 +174,16 @@ class BilevelSearch(SearchModule):
         weight_lr_min: float = 0.001,
         weight_momentum: float = 0.9,
         weight_decay: float = 3e-4,
+        weight_nesterov: bool = False,
         arch_lr: float = 3e-4,
         arch_betas: tuple[float, float] = (0.5, 0.999),
         arch_weight_decay: float = 1e-3,
         grad_clip: float = 5.0,
         arch_warmup_epochs: int = 0,
+        arch_every: int = 1,
+        penalty: CostPenalty | None = None,
+        perturbation: Perturbation | None = None,
+        drop_path: float = 0.0,
         gradient_checkpointing: bool = False,
         compile: bool | dict[str, Any] = False,
     ) -> None:
@@ -171,11 +197,25 @@ class BilevelSearch(SearchModule):
         for name, value in (("arch_lr", arch_lr), ("arch_warmup_epochs", arch_warmup_epochs)):
             if value < 0:
                 raise ValueError(f"{name} must not be negative; got {value}. 0 is off.")
+        if arch_every < 1:
+            raise ValueError(f"The alphas move in every step or every n-th; got arch_every={arch_every}.")
+        if not 0 <= drop_path < 1:
+            raise ValueError(f"drop_path is a probability below 1; got {drop_path}.")
+        if perturbation is not None and (sampler.sparse or not sampler.simplex):
+            raise ValueError(
+                "A perturbation moves edge weights about on the simplex, where several candidates run; those of "
+                f"{type(sampler).__name__} are {'single candidates' if sampler.sparse else 'not on it'}. Leave it out."
+            )
+        if penalty is not None and repr(penalty.cost.space) != repr(supernet.space):
+            raise ValueError(
+                f"The cost model is of space {penalty.cost.space.name!r}, the supernet of {supernet.space.name!r}, or "
+                "of other choices. Build it for the space of the supernet."
+            )
         self.automatic_optimization = False
         self._arch_scaler: GradScaler | None = None
         self._arch_scaler_state: dict[str, Any] | None = None
         # DDP averages the gradients of the weights. It would wait in vain for the alphas, which have their own step.
-        names = [f"alphas.{name}" for name in self.alphas]
+        names = [name for name, _ in self.named_parameters() if name.startswith(("alphas.", "sampler."))]
         DistributedDataParallel._set_params_and_buffers_to_ignore_for_model(self, names)  # type: ignore[no-untyped-call]  # torch
         # Pixels with their channels side by side: depthwise convolutions are 2 to 4 times faster on CPUs, none slower.
         self.supernet.to(memory_format=torch.channels_last)
@@ -185,30 +225,30 @@ class BilevelSearch(SearchModule):
         self.weight_lr, self.weight_lr_min, self.weight_momentum = weight_lr, weight_lr_min, weight_momentum
         self.weight_decay, self.grad_clip = weight_decay, grad_clip
         self.arch_lr, self.arch_betas, self.arch_weight_decay = arch_lr, arch_betas, arch_weight_decay
-        self.arch_warmup_epochs = arch_warmup_epochs
+        self.arch_warmup_epochs, self.arch_every, self.weight_nesterov = arch_warmup_epochs, arch_every, weight_nesterov
+        self.penalty, self.perturbation, self.drop_path = penalty, perturbation, drop_path
 
-    # The hooks.
+    # What a method supplies.
 
     def arch_loss(self, loss: Tensor, weights: dict[str, Tensor]) -> Tensor:
         """The loss of the alphas, given the validation loss and the edge weights it was computed under; scalar."""
-        return loss
-
-    def arch_backward(self, batch: Batch) -> Tensor:
-        """Set ``.grad`` of every alpha and touch no other gradient; return the loss, a scalar."""
-        alphas = list(self.alphas.parameters())
-        loss = self._val_loss(batch)
-        # Small gradients must not vanish in 16 bits on their way to the alphas, which have 32.
-        scale = self._arch_scale()
-        gradients = torch.autograd.grad(loss * scale, alphas, allow_unused=True)  # maybe no cell uses a choice
-        used = [(a, g) for a, g in zip(alphas, gradients, strict=True) if g is not None]  # type: ignore[redundant-expr]  # allow_unused
-        for (alpha, _), gradient in zip(used, self.average_gradients([g / scale for _, g in used]), strict=True):
-            alpha.grad = gradient
-        return loss
+        return loss if self.penalty is None else self.penalty(loss, weights)
 
     def derive(self) -> SubnetConfig:
         """The most likely architecture by the rule of the space."""
-        probabilities = {name: p.cpu().numpy() for name, p in self.probabilities().items()}
-        return self.supernet.space.most_likely(probabilities)
+        with torch.no_grad():
+            strengths = self.sampler.strengths(dict(self.alphas.items()))
+        return self.supernet.space.most_likely({name: s.cpu().numpy() for name, s in strengths.items()})
+
+    # What the two kinds of search supply.
+
+    @abstractmethod
+    def search_step(self, batch: Any) -> None:
+        """One step of both optimisers, or of that of the weights."""
+
+    @abstractmethod
+    def weight_batch(self, batch: Any) -> tuple[Tensor, Tensor]:
+        """Images and labels the weights are trained on."""
 
     # The loop.
 
@@ -226,7 +266,7 @@ class BilevelSearch(SearchModule):
         if self.trainer.world_size > 1:  # these are the same in every process, there is nothing to average
             same = "train/lr|(alpha|probability|entropy|choice)/"
             warnings.filterwarnings("ignore", rf"It is recommended to use `self\.log\('({same})")
-        for alpha in self.alphas.parameters():  # every process starts from the alphas of the first
+        for alpha in self.arch_parameters():  # every process starts from the alphas of the first
             alpha.data.copy_(self.trainer.strategy.broadcast(alpha.data))
 
     @property
@@ -235,43 +275,22 @@ class BilevelSearch(SearchModule):
         weights, alphas = cast(list[LightningOptimizer], self.optimizers())
         return weights, alphas
 
-    def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
-        super().on_train_batch_start(batch, batch_idx)
-        if not isinstance(batch, dict) or set(batch) != {"weights", "arch"}:
-            raise ValueError(
-                "A bilevel search needs batches {'weights': (x, y), 'arch': (x, y)} from two halves of the training "
-                f"data; got {type(batch).__name__}. Wrap the data: SearchDataModule(data)."
-            )
-
-    def training_step(self, batch: Batch, batch_idx: int) -> None:
+    def training_step(self, batch: Any, batch_idx: int) -> None:
+        size = len(self.weight_batch(batch)[1])
         advice = (
-            f"Lower the batch size, now {len(batch['weights'][1])}, or the channels or cells of the supernet, or pass "
+            f"Lower the batch size, now {size}, or the channels or cells of the supernet, or pass "
             f"gradient_checkpointing=True to {type(self).__name__}: it computes cells twice instead of keeping them"
         )
         with explain_memory(advice):
-            self._step(batch)
+            self.search_step(batch)
 
-    def _step(self, batch: Batch) -> None:
-        weight_optimizer, arch_optimizer = self.optimizer_pair
-        if self.current_epoch >= self.arch_warmup_epochs:
-            with record_function("step of the alphas"):
-                with frozen_batch_norm(self.supernet):
-                    arch_loss = self.arch_backward(batch)
-                with self._arch_scaling():
-                    arch_optimizer.step()
-                arch_optimizer.zero_grad()
-            self.watch(arch_loss)
-            self.log("arch/loss", arch_loss.detach(), batch_size=len(batch["arch"][1]))
+    def moves_alphas(self) -> bool:
+        """Whether the alphas move in this step."""
+        step = self.trainer.fit_loop.total_batch_idx
+        return self.current_epoch >= self.arch_warmup_epochs and step % self.arch_every == 0
 
-        x, y = batch["weights"]
-        with record_function("step of the weights"):
-            with torch.no_grad():
-                weights = self.edge_weights()
-            logits = self.supernet(x, weights)
-            loss = self.criterion(logits, y)
-            weight_optimizer.zero_grad()
-            self.manual_backward(loss)
-            weight_optimizer.step()
+    def log_step(self, loss: Tensor, logits: Tensor, y: Tensor) -> None:
+        """Watch and log the step of the weights."""
         self.watch(loss)
         self._fit_accuracy.update(logits, y)
         self.log("train/loss", loss.detach(), batch_size=len(y))
@@ -308,7 +327,7 @@ class BilevelSearch(SearchModule):
         if scaler is None:
             yield
             return
-        for alpha in self.alphas.parameters():
+        for alpha in self.arch_parameters():
             if alpha.grad is not None:
                 alpha.grad = alpha.grad * self._arch_scale()
         plugin: Any = self.trainer.precision_plugin
@@ -334,6 +353,10 @@ class BilevelSearch(SearchModule):
         factor = warmup_cosine(self.current_epoch, steps=epochs, floor=self.weight_lr_min / self.weight_lr)
         for group in self.optimizer_pair[0].param_groups:
             group["lr"] = self.weight_lr * factor
+        self.sampler.schedule(self.current_epoch, epochs)
+        if self.perturbation is not None:
+            self.perturbation.schedule(self.current_epoch, epochs)
+        self.supernet.drop_paths(self.drop_path * self.current_epoch / max(1, epochs - 1))
 
     def on_train_epoch_end(self) -> None:
         super().on_train_epoch_end()
@@ -341,12 +364,22 @@ class BilevelSearch(SearchModule):
 
     def configure_optimizers(self) -> Any:
         weights = torch.optim.SGD(
-            self.supernet.parameters(), self.weight_lr, momentum=self.weight_momentum, weight_decay=self.weight_decay
+            self.supernet.parameters(),
+            self.weight_lr,
+            momentum=self.weight_momentum,
+            weight_decay=self.weight_decay,
+            nesterov=self.weight_nesterov,
         )
         alphas = torch.optim.Adam(
-            self.alphas.parameters(), self.arch_lr, betas=self.arch_betas, weight_decay=self.arch_weight_decay
+            self.arch_parameters(), self.arch_lr, betas=self.arch_betas, weight_decay=self.arch_weight_decay
         )
         return [weights, alphas]
+
+    def setup(self, stage: str) -> None:
+        super().setup(stage)
+        # Candidates that do not run get no gradient, in any process.
+        if self.sampler.sparse and isinstance(strategy := self.trainer.strategy, DDPStrategy):
+            strategy._ddp_kwargs.setdefault("find_unused_parameters", True)
 
     def configure_callbacks(self) -> list[Callback]:
         # The first hook of fit, before Lightning's own refusals, which do not know the way out.
@@ -374,7 +407,104 @@ class BilevelSearch(SearchModule):
             )
         return []
 
+
+class BilevelSearch(GradientSearch):
+    """Weights on one half of the data, alphas on the other, step by step (DARTS, arXiv:1806.09055, algorithm 1).
+
+    Each step first moves the alphas on the batch ``"arch"``, then the weights on the batch ``"weights"``, as the
+    authors' code does. A method supplies four hooks and nothing else: the ``sampler``, :meth:`arch_loss`,
+    :meth:`arch_backward` and :meth:`derive`. Batch normalisation learns its statistics in the weight step only.
+    Arguments are those of :class:`GradientSearch`.
+    """
+
+    def arch_backward(self, batch: Batch) -> Tensor:
+        """Set ``.grad`` of every alpha and touch no other gradient; return the loss, a scalar."""
+        alphas = self.arch_parameters()
+        loss = self._val_loss(batch)
+        # Small gradients must not vanish in 16 bits on their way to the alphas, which have 32.
+        scale = self._arch_scale()
+        gradients = torch.autograd.grad(loss * scale, alphas, allow_unused=True)  # maybe no cell uses a choice
+        used = [(a, g) for a, g in zip(alphas, gradients, strict=True) if g is not None]  # type: ignore[redundant-expr]  # allow_unused
+        for (alpha, _), gradient in zip(used, self.average_gradients([g / scale for _, g in used]), strict=True):
+            alpha.grad = gradient
+        return loss
+
+    def weight_batch(self, batch: Batch) -> tuple[Tensor, Tensor]:
+        return batch["weights"]
+
+    def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
+        super().on_train_batch_start(batch, batch_idx)
+        if not isinstance(batch, dict) or set(batch) != {"weights", "arch"}:
+            raise ValueError(
+                "A bilevel search needs batches {'weights': (x, y), 'arch': (x, y)} from two halves of the training "
+                f"data; got {type(batch).__name__}. Wrap the data: SearchDataModule(data)."
+            )
+
+    def search_step(self, batch: Batch) -> None:
+        weight_optimizer, arch_optimizer = self.optimizer_pair
+        if self.moves_alphas():
+            with record_function("step of the alphas"):
+                with frozen_batch_norm(self.supernet):
+                    arch_loss = self.arch_backward(batch)
+                with self._arch_scaling():
+                    arch_optimizer.step()
+                arch_optimizer.zero_grad()
+            self.watch(arch_loss)
+            self.log("arch/loss", arch_loss.detach(), batch_size=len(batch["arch"][1]))
+
+        x, y = batch["weights"]
+        with record_function("step of the weights"):
+            with torch.no_grad():
+                weights = self.edge_weights()
+            if self.perturbation is not None:
+                with frozen_batch_norm(self.supernet):
+                    weights = self.perturbation(weights, lambda w: self.criterion(self.run(x, w), y))
+            logits = self.run(x, weights)
+            loss = self.criterion(logits, y)
+            weight_optimizer.zero_grad()
+            self.manual_backward(loss)
+            weight_optimizer.step()
+        self.log_step(loss, logits, y)
+
     def _val_loss(self, batch: Batch) -> Tensor:
         x, y = batch["arch"]
         weights = self.edge_weights()
-        return self.arch_loss(self.criterion(self.supernet(x, weights), y), weights)
+        return self.arch_loss(self.criterion(self.run(x, weights), y), weights)
+
+
+class SingleLevelSearch(GradientSearch):
+    """Weights and alphas on the same batches, by one loss (SNAS, arXiv:1812.09926).
+
+    Batches are ``(x, y)``, from all the training data. Arguments are those of :class:`GradientSearch`.
+    """
+
+    def weight_batch(self, batch: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
+        return batch
+
+    def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
+        super().on_train_batch_start(batch, batch_idx)
+        if isinstance(batch, dict):
+            raise ValueError(
+                f"{type(self).__name__} trains weights and alphas on the same images and needs batches (x, y); got "
+                f"{sorted(batch)}. Give the data as it is, without SearchDataModule."
+            )
+
+    def search_step(self, batch: tuple[Tensor, Tensor]) -> None:
+        weight_optimizer, arch_optimizer = self.optimizer_pair
+        x, y = batch
+        weights = self.edge_weights()
+        logits = self.run(x, weights)
+        loss = self.arch_loss(self.criterion(logits, y), weights)
+        weight_optimizer.zero_grad()
+        arch_optimizer.zero_grad()
+        self.manual_backward(loss)
+        alphas = [alpha for alpha in self.arch_parameters() if alpha.grad is not None]
+        gradients = self.average_gradients([alpha.grad for alpha in alphas if alpha.grad is not None])
+        for alpha, gradient in zip(alphas, gradients, strict=True):  # the scale of the weights is not theirs
+            alpha.grad = gradient if self._weight_scaler is None else gradient / self._weight_scaler.get_scale()
+        weight_optimizer.step()
+        if self.moves_alphas():
+            with self._arch_scaling():
+                arch_optimizer.step()
+        arch_optimizer.zero_grad()
+        self.log_step(loss, logits, y)

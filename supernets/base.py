@@ -101,9 +101,11 @@ class OperationSupernet(Supernet):
     Attributes:
         gradient_checkpointing: Keep nothing of a cell but its inputs, and compute it again in the backward pass: less
             memory for a third more time (arXiv:1604.06174).
+        partial_channels: K, where the candidates read the first of K parts of the channels (PC-DARTS).
     """
 
     gradient_checkpointing: bool = False
+    partial_channels: int = 1
 
     @abstractmethod
     def forward(self, x: Tensor, arch: Mapping[str, Tensor]) -> Tensor:
@@ -111,7 +113,8 @@ class OperationSupernet(Supernet):
 
         Args:
             x: Images, ``[B, C, H, W]``.
-            arch: Edge weights of every choice, ``{choice: [R, O]}``.
+            arch: Edge weights of every choice, ``{choice: [R, O]}``, or a :class:`~.mixed_op.Path` in place of a
+                tensor, of which only the candidates run that have weight.
 
         Returns:
             Logits, ``[B, num_classes]``.
@@ -131,6 +134,12 @@ class OperationSupernet(Supernet):
     def mixed_ops(self) -> dict[str, list[list[MixedOp]]]:
         """For every choice and every row, the mixed operations that row decides (one per cell that shares it)."""
 
+    def drop_paths(self, probability: float) -> None:
+        """Let every mixed operation lose the images of a batch with this probability in training."""
+        for module in self.modules():
+            if isinstance(module, MixedOp):
+                module.drop_path = probability
+
     def one_hot(self, config: SubnetConfig) -> dict[str, Tensor]:
         """Edge weights ``{choice: [R, O]}`` that select exactly ``config``, on the supernet's device."""
         like = next(self.parameters())
@@ -146,6 +155,18 @@ class OperationSupernet(Supernet):
             ]
             counts[choice.name] = torch.tensor(rows, dtype=torch.float64)
         return counts
+
+    def check_inheritance(self, inherit: bool) -> None:
+        """Check that a standalone network can have the shared weights.
+
+        Raises:
+            ValueError: If the candidates read a part of the channels only.
+        """
+        if inherit and self.partial_channels > 1:
+            raise ValueError(
+                f"The candidates of a supernet with partial_channels={self.partial_channels} have weights for that "
+                "part of the channels, so no network can inherit them. Use extract(config, inherit=False) and retrain."
+            )
 
     def check_arch(self, arch: Mapping[str, Tensor]) -> None:
         """Check names and shapes of edge weights.
@@ -173,6 +194,24 @@ def frozen_batch_norm(module: nn.Module) -> Iterator[None]:
     finally:
         for layer in layers:
             layer.track_running_stats = True
+
+
+@contextlib.contextmanager
+def batch_statistics(module: nn.Module) -> Iterator[None]:
+    """Inside, batch normalisation uses batch statistics also in eval mode, and does not move its running statistics.
+
+    Running statistics of a supernet are those of no single architecture.
+    """
+    layers = _layers_with_statistics(module)
+    training = [layer.training for layer in layers]
+    with frozen_batch_norm(module):
+        for layer in layers:
+            layer.training = True
+        try:
+            yield
+        finally:
+            for layer, flag in zip(layers, training, strict=True):
+                layer.training = flag
 
 
 def _layers_with_statistics(module: nn.Module) -> list[nn.modules.batchnorm._BatchNorm]:

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from .base import OperationSupernet, Subnet, check_image_size, inherit_weights
 from .genotype import Cell, Genotype
-from .mixed_op import MixedOp, add_up, has_weights
+from .mixed_op import MixedOp, add_up, check_parts, has_weights, mixed_op
 from .ops import FactorizedReduce, Seen, check_ops, drop_path, make_op, relu_conv_bn
 from .space import NONE, ArchGraph, Candidate, Choice, IntMatrix, SearchSpace, SubnetConfig
 
@@ -92,7 +92,7 @@ class DARTSSpace(SearchSpace):
 
     @property
     def size(self) -> int:
-        return math.prod(sum(ways) for _, ways in map(self._subsets, self._nodes()))
+        return math.prod(sum(ways) for _, ways in map(self._subsets, self.nodes()))
 
     def genotype(self, config: SubnetConfig) -> Genotype:
         """The cells of a config: inverse of :meth:`config`, with the edges of a node in the order of their inputs."""
@@ -157,7 +157,7 @@ class DARTSSpace(SearchSpace):
             for row in probabilities[choice.name][:, live]:
                 picks.append(choice.candidates[live[int(row.argmax())]])
                 strength.append(float(row.max()))
-        for node in self._nodes():
+        for node in self.nodes():
             for gene in sorted(node, key=lambda gene: -strength[gene])[self.edges_per_node :]:
                 picks[gene] = NONE
         genes = [row.index(pick) for row, pick in zip(self._picks, picks, strict=True)]
@@ -166,7 +166,7 @@ class DARTSSpace(SearchSpace):
     def graphs(self, config: SubnetConfig) -> list[ArchGraph]:
         return self.genotype(config).graphs()
 
-    def _nodes(self) -> list[list[int]]:
+    def nodes(self) -> list[list[int]]:
         """Genes of the edges that enter each node, over both kinds."""
         starts = np.cumsum([0, *(choice.rows for choice in self.choices)])
         genes_of = {c.name: range(s, s + c.rows) for c, s in zip(self.choices, starts, strict=False)}
@@ -194,7 +194,7 @@ class DARTSSpace(SearchSpace):
 
     def _draw(self, n: int, rng: np.random.Generator) -> IntMatrix:
         genes = np.empty((n, self.num_genes), dtype=np.int64)
-        for node in self._nodes():
+        for node in self.nodes():
             subsets, ways = self._subsets(node)
             kept = rng.choice(len(subsets), size=n, p=np.array(ways) / sum(ways))
             for gene in node:
@@ -206,7 +206,7 @@ class DARTSSpace(SearchSpace):
         """Change the operation of an edge, or let the edge leave another state (arXiv:1802.01548, section 3)."""
         operations: list[dict[int, int]] = []
         rewirings: list[dict[int, int]] = []
-        for node in self._nodes():
+        for node in self.nodes():
             on = [gene for gene in node if genes[gene] != self._none(gene)]
             off = [gene for gene in node if gene not in on]
             operations += [{gene: code} for gene in on for code in self._live(gene) if code != genes[gene]]
@@ -222,7 +222,7 @@ class DARTSSpace(SearchSpace):
 
     def _canonical(self, genes: IntMatrix) -> IntMatrix:
         """Nodes that neither the output nor another node reads lose their edges."""
-        genes, nodes = genes.copy(), self._nodes()
+        genes, nodes = genes.copy(), self.nodes()
         for first in (0, self.steps):
             for node in reversed(range(self.steps - self.multiplier)):
                 readers = [nodes[first + later][node + 2] for later in range(node + 1, self.steps)]
@@ -232,7 +232,7 @@ class DARTSSpace(SearchSpace):
         return genes
 
     def _linkage(self) -> list[list[int]]:
-        return self._nodes()
+        return self.nodes()
 
 
 def darts_space(
@@ -313,8 +313,10 @@ class SearchCell(nn.Module):
         *,
         reduction: bool,
         reduction_before: bool,
+        parts: int,
     ) -> None:
         super().__init__()
+        check_parts(parts, channels)
         self.kind: Kind = "reduce" if reduction else "normal"
         self.steps, self.multiplier = steps, multiplier
         self.preprocess0, self.preprocess1 = _preprocess(channels_in, channels, reduction_before, affine=False)
@@ -322,11 +324,11 @@ class SearchCell(nn.Module):
         shared: dict[tuple[int, str], nn.Module] = {}  # what has no weights is one module for all edges of a state
         self.edges = nn.ModuleList()
         for source, names in zip(sources, candidates, strict=True):
-            ops = []
+            ops, stride = [], 2 if reduction and source < 2 else 1
             for name in names:
-                op = make_op(name, channels, 2 if reduction and source < 2 else 1, affine=False, pool_bn=True)
+                op = make_op(name, channels // parts, stride, affine=False, pool_bn=True)
                 ops.append(op if has_weights(op) or name == "noise" else shared.setdefault((source, name), op))
-            self.edges.append(MixedOp(ops))
+            self.edges.append(mixed_op(ops, parts=parts, stride=stride))
 
     def forward(self, s0: Tensor, s1: Tensor, weights: Sequence[Tensor]) -> Tensor:
         """Run the cell.
@@ -360,9 +362,11 @@ class DARTSSupernet(OperationSupernet):
         in_channels: Channels of an image.
         image_size: Height and width of an image.
         stem: ``"cifar"`` keeps the resolution, ``"imagenet"`` divides it by 8.
+        partial_channels: K: the candidates read one of K parts of the channels (PC-DARTS, arXiv:1907.05737).
 
     Raises:
-        ValueError: If the image is too small for the reductions, or there are fewer than two classes.
+        ValueError: If the image is too small for the reductions, there are fewer than two classes, or the channels
+            cannot be divided into parts.
 
     Example:
         >>> net = DARTSSupernet(channels=4, cells=3, image_size=8)
@@ -383,9 +387,10 @@ class DARTSSupernet(OperationSupernet):
         in_channels: int = 3,
         image_size: int = 32,
         stem: Literal["cifar", "imagenet"] = "cifar",
+        partial_channels: int = 1,
     ) -> None:
         super().__init__()
-        self.space = space or darts_space()
+        self.space, self.partial_channels = space or darts_space(), partial_channels
         self.num_classes, self.input_shape = num_classes, (in_channels, image_size, image_size)
         self._settings = {
             "channels": channels,
@@ -412,6 +417,7 @@ class DARTSSupernet(OperationSupernet):
                 channels,
                 reduction=reduction,
                 reduction_before=reduced,
+                parts=partial_channels,
             )
             self.cells.append(cell)
             channels_in, reduced = (channels_in[1], self.space.multiplier * channels), reduction
@@ -431,6 +437,7 @@ class DARTSSupernet(OperationSupernet):
         return logits
 
     def extract(self, config: SubnetConfig, *, inherit: bool = True) -> DARTSNetwork:
+        self.check_inheritance(inherit)
         genotype = self.space.genotype(config)
         # The paper's networks have no batch normalisation after pooling; inherited weights were trained with it.
         net = DARTSNetwork(genotype, **self._settings, pool_bn=inherit)  # type: ignore[arg-type]  # a mixed-type dict

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from .ops import ReadsState, Seen, Zero, once
+from .ops import ReadsState, Seen, Zero, contiguous_like, drop_path, once
 
 
 class Row(NamedTuple):
@@ -65,6 +65,9 @@ class MixedOp(nn.Module):
     Args:
         ops: The candidates, O modules that map the same input to outputs of one shape. A module that other edges from
             the same state hold, too, runs once for all of them.
+
+    Attributes:
+        drop_path: Probability that an image loses the sum in training (arXiv:1605.07648).
     """
 
     def __init__(self, ops: Iterable[nn.Module]) -> None:
@@ -72,6 +75,11 @@ class MixedOp(nn.Module):
         self.ops = nn.ModuleList(ops)
         sizes = [sum(p.numel() for p in op.parameters()) for op in self.ops]
         self._smallest = sizes.index(min(sizes))
+        self.drop_path = 0.0
+
+    def part(self, x: Tensor, seen: Seen) -> Tensor:
+        """What of a state the candidates read: all of it."""
+        return x
 
     def forward(self, x: Tensor, weights: Tensor | Row, seen: Seen | None = None) -> Tensor:
         """Mix.
@@ -104,7 +112,57 @@ class MixedOp(nn.Module):
         if total is None:  # nothing runs but the shape: `none`, or an edge that is left out
             total = torch.zeros_like(self.ops[self._smallest](x))
         idle = [weight for position, weight in enumerate(values.unbind()) if position not in active]
-        return total + torch.stack(idle).sum() if idle and values.requires_grad else total
+        total = total + torch.stack(idle).sum() if idle and values.requires_grad else total
+        return drop_path(total, self.drop_path) if self.training and self.drop_path else total
+
+
+class PartialMixedOp(MixedOp):
+    """A mixed operation over the first part of the channels; the others pass by, and all are shuffled (PC-DARTS).
+
+    Channels that pass by have the weight of the edge, the sum of its candidates' weights: 1, or what the edge
+    normalisation gives it. Source: arXiv:1907.05737, equation 1, and the authors' code for stride 2 (max pooling) and
+    the shuffle, which lets every channel take its turn.
+
+    Args:
+        ops: The candidates, for ``1 / parts`` of the channels.
+        parts: K.
+        stride: 1, or 2 where the candidates halve the resolution.
+    """
+
+    def __init__(self, ops: Iterable[nn.Module], *, parts: int, stride: int) -> None:
+        super().__init__(ops)
+        self.parts, self.stride = parts, stride
+
+    def part(self, x: Tensor, seen: Seen) -> Tensor:
+        return once(seen, "part", lambda: contiguous_like(x[:, : x.shape[1] // self.parts], x))
+
+    def forward(self, x: Tensor, weights: Tensor | Row, seen: Seen | None = None) -> Tensor:
+        seen = {} if seen is None else seen
+        mixed = super().forward(self.part(x, seen), weights, seen)
+        rest = once(seen, "rest", partial(self._pass_by, x))
+        values = weights.values if isinstance(weights, Row) else weights
+        y = torch.cat([mixed, rest * values.sum()], dim=1).permute(0, 2, 3, 1)
+        b, h, w, c = y.shape
+        return y.view(b, h, w, self.parts, c // self.parts).transpose(3, 4).reshape(b, h, w, c).permute(0, 3, 1, 2)
+
+    def _pass_by(self, x: Tensor) -> Tensor:
+        rest = x[:, x.shape[1] // self.parts :]
+        return rest if self.stride == 1 else F.max_pool2d(rest, 2, 2, ceil_mode=True)
+
+
+def mixed_op(ops: Iterable[nn.Module], *, parts: int = 1, stride: int = 1) -> MixedOp:
+    """A mixed operation over all channels, or over one part of them."""
+    return MixedOp(ops) if parts == 1 else PartialMixedOp(ops, parts=parts, stride=stride)
+
+
+def check_parts(parts: int, channels: int) -> None:
+    """Check that channels can be divided into parts.
+
+    Raises:
+        ValueError: If they cannot.
+    """
+    if parts < 1 or channels % parts:
+        raise ValueError(f"partial_channels divides the channels, {channels}, into equal parts; got {parts}.")
 
 
 def add_up(terms: Sequence[Tensor]) -> Tensor:
@@ -129,17 +187,18 @@ def run_together(edges: Sequence[MixedOp], x: Tensor, weights: Sequence[Tensor |
         weights: Candidate weights of every edge, E times ``[O]``.
     """
     seen: Seen = {}
-    if any(isinstance(w, Row) for w in weights):
+    dense = [w for w in weights if isinstance(w, Tensor)]
+    if len(dense) < len(weights):
         return seen
     for position, same in enumerate(zip(*(edge.ops for edge in edges), strict=True)):
         if len(edges) > 1 and all(_is_one_convolution(op) for op in same):
             convs, norms = [op[1] for op in same], [op[2] for op in same]
             y = F.conv2d(
-                once(seen, "relu", partial(F.relu, x)),
+                once(seen, "relu", partial(F.relu, edges[0].part(x, seen))),
                 torch.cat([conv.weight for conv in convs]),
                 padding=convs[0].padding,
             )
-            y = scaled_batch_norm(norms, y, torch.stack([w[position] for w in weights]))
+            y = scaled_batch_norm(norms, y, torch.stack([w[position] for w in dense]))
             seen.update(zip(same, y.chunk(len(edges), dim=1), strict=True))
     return seen
 

@@ -14,7 +14,7 @@ from typing import cast
 from torch import Tensor, nn
 
 from .base import OperationSupernet, Subnet, check_image_size, inherit_weights
-from .mixed_op import MixedOp, add_up, has_weights, run_together
+from .mixed_op import MixedOp, add_up, check_parts, has_weights, mixed_op, run_together
 from .ops import make_op, relu_conv_bn
 from .space import NONE, ArchGraph, Choice, IntMatrix, SearchSpace, SubnetConfig
 
@@ -86,6 +86,9 @@ class NASBench201Space(SearchSpace):
             text.append("+".join(sorted(terms)))
         return text[-1]
 
+    def nodes(self) -> list[list[int]]:
+        return [[e for e, (_, target) in enumerate(EDGES) if target == node] for node in range(1, NODES)]
+
     def graphs(self, config: SubnetConfig) -> list[ArchGraph]:
         self.validate(config)
         edges = tuple((s, t, str(op)) for (s, t), op in zip(EDGES, config["cell"], strict=True))
@@ -111,16 +114,18 @@ class NASBench201Space(SearchSpace):
 class SearchCell(nn.Module):
     """Four nodes, a mixed operation on every edge."""
 
-    def __init__(self, candidates: tuple[str, ...], channels: int) -> None:
+    def __init__(self, candidates: tuple[str, ...], channels: int, parts: int) -> None:
         super().__init__()
+        check_parts(parts, channels)
         shared: dict[
             int, dict[str, nn.Module]
         ] = {}  # what has no weights is one module for all edges that leave a node
         self.edges = nn.ModuleList()
         for source, _ in EDGES:
-            ops = {name: make_op(name, channels, 1, affine=False) for name in candidates}
+            ops = {name: make_op(name, channels // parts, 1, affine=False) for name in candidates}
             shared[source] = shared.get(source, ops)
-            self.edges.append(MixedOp(op if has_weights(op) else shared[source][n] for n, op in ops.items()))
+            mixed = (op if has_weights(op) else shared[source][n] for n, op in ops.items())
+            self.edges.append(mixed_op(mixed, parts=parts))
 
     def forward(self, x: Tensor, weights: Tensor) -> Tensor:
         """``[B, C, H, W]`` under candidate weights ``[6, O]`` -> ``[B, C, H, W]``."""
@@ -203,9 +208,11 @@ class NASBench201Supernet(OperationSupernet):
         num_classes: Number of logits.
         in_channels: Channels of an image.
         image_size: Height and width of an image.
+        partial_channels: K: the candidates read one of K parts of the channels (PC-DARTS, arXiv:1907.05737).
 
     Raises:
-        ValueError: If the image is too small for the two reductions, or there are fewer than two classes.
+        ValueError: If the image is too small for the two reductions, there are fewer than two classes, or the channels
+            cannot be divided into parts.
 
     Example:
         >>> import torch
@@ -224,9 +231,10 @@ class NASBench201Supernet(OperationSupernet):
         num_classes: int = 10,
         in_channels: int = 3,
         image_size: int = 32,
+        partial_channels: int = 1,
     ) -> None:
         super().__init__()
-        self.space = NASBench201Space()
+        self.space, self.partial_channels = NASBench201Space(), partial_channels
         self.num_classes, self.input_shape = num_classes, (in_channels, image_size, image_size)
         self._settings = {
             "channels": channels,
@@ -235,7 +243,9 @@ class NASBench201Supernet(OperationSupernet):
             "in_channels": in_channels,
             "image_size": image_size,
         }
-        self.stem, self.blocks, self.head = _skeleton(lambda c: SearchCell(CANDIDATES, c), **self._settings)
+        self.stem, self.blocks, self.head = _skeleton(
+            lambda c: SearchCell(CANDIDATES, c, partial_channels), **self._settings
+        )
 
     def forward(self, x: Tensor, arch: Mapping[str, Tensor]) -> Tensor:
         self.check_arch(arch)
@@ -246,6 +256,7 @@ class NASBench201Supernet(OperationSupernet):
         return logits
 
     def extract(self, config: SubnetConfig, *, inherit: bool = True) -> NASBench201Network:
+        self.check_inheritance(inherit)
         net = NASBench201Network(self.space.arch_string(config), **self._settings)
         net.config = config
         net.to(next(self.parameters())).train(self.training)

@@ -76,7 +76,7 @@ class DilatedDepthwise(nn.Conv2d, ReadsState):
         """``[B, C, H, W] -> [B, C, ceil(H / stride), ceil(W / stride)]``."""
         padding, seen = self.kernel_size[0] // 2, {} if seen is None else seen
         if self.stride[0] == 2:
-            even = once(seen, "even", lambda: _contiguous(x[:, :, ::2, ::2], x))
+            even = once(seen, "even", lambda: contiguous_like(x[:, :, ::2, ::2], x))
             return F.conv2d(even, self.weight, padding=padding, groups=self.groups)
         b, c, h, w = x.shape
         learns = torch.is_grad_enabled() and (x.requires_grad or self.weight.requires_grad)
@@ -96,7 +96,7 @@ def _phases(x: Tensor) -> Tensor:
     return parts.reshape(4 * b, h // 2, w // 2, c).permute(0, 3, 1, 2)
 
 
-def _contiguous(part: Tensor, whole: Tensor) -> Tensor:
+def contiguous_like(part: Tensor, whole: Tensor) -> Tensor:
     """A copy of some pixels in the layout of the image they are from."""
     last = whole.is_contiguous(memory_format=torch.channels_last)
     return part.contiguous(memory_format=torch.channels_last if last else torch.contiguous_format)
@@ -143,8 +143,8 @@ class FactorizedReduce(ReadsState):
         # Picking pixels and then convolving without stride, not with it: see Pointwise.
         seen = {} if seen is None else seen
         rectified = once(seen, "relu", lambda: F.relu(x))
-        even = once(seen, "even", lambda: _contiguous(rectified[:, :, ::2, ::2], x))
-        odd = once(seen, "odd", lambda: _contiguous(_odd(rectified), x))
+        even = once(seen, "even", lambda: contiguous_like(rectified[:, :, ::2, ::2], x))
+        odd = once(seen, "odd", lambda: contiguous_like(_odd(rectified), x))
         out: Tensor = self.bn(torch.cat([self.conv_1(even), self.conv_2(odd)], dim=1))
         return out
 

@@ -294,6 +294,10 @@ class SearchSpace:
             start += choice.rows
         return weights
 
+    def nodes(self) -> list[list[int]]:
+        """Genes of the edges that enter each node, in spaces of graphs; no nodes in others."""
+        return []
+
     def most_likely(self, probabilities: Mapping[str, npt.NDArray[np.floating[Any]]]) -> SubnetConfig:
         """Derive: the most likely candidate of every row, unless the space has a rule of its own.
 

@@ -4,3 +4,7 @@ from __future__ import annotations
 
 from .counts import Counts as Counts
 from .counts import count as count
+from .model import AdditiveCost as AdditiveCost
+from .model import CostModel as CostModel
+from .model import count_candidates as count_candidates
+from .penalty import CostPenalty as CostPenalty

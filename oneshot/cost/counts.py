@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -39,6 +40,13 @@ def count(network: nn.Module, input_shape: tuple[int, int, int]) -> Counts:
         >>> count(nn.Conv2d(3, 16, 3, padding=1, bias=False), (3, 32, 32))
         Counts(params=432, macs=442368)
     """
+    like = next(network.parameters(), torch.empty(0))
+    x = torch.zeros(1, *input_shape, device=like.device, dtype=like.dtype)
+    return Counts(sum(p.numel() for p in network.parameters()), count_macs(network, lambda: network(x)))
+
+
+def count_macs(network: nn.Module, run: Callable[[], object]) -> int:
+    """Multiply-accumulates of the modules of ``network`` during ``run()``, in eval mode and without gradients."""
     macs = 0
 
     def add(module: nn.Module, args: tuple[Any, ...], output: Tensor) -> None:
@@ -51,13 +59,13 @@ def count(network: nn.Module, input_shape: tuple[int, int, int]) -> Counts:
     training = {module: module.training for module in network.modules()}
     counted = [m for m in training if isinstance(m, nn.modules.conv._ConvNd | nn.Linear)]
     hooks = [module.register_forward_hook(add) for module in counted]
-    like = next(network.parameters(), torch.empty(0))
     try:
+        network.eval()
         with torch.no_grad():
-            network.eval()(torch.zeros(1, *input_shape, device=like.device, dtype=like.dtype))
+            run()
     finally:
         for hook in hooks:
             hook.remove()
         for module, flag in training.items():
             module.training = flag
-    return Counts(sum(p.numel() for p in network.parameters()), macs)
+    return macs

@@ -42,6 +42,8 @@ class DARTS(BilevelSearch):
         super().__init__(supernet, SoftmaxSampler(), **kwargs)
         if order not in (1, 2):
             raise ValueError(f"DARTS is of order 1 or 2; got order={order}.")
+        if order == 2 and self.weight_nesterov:
+            raise ValueError("The second order looks through a step without Nesterov's momentum. Turn one of them off.")
         self.order, self.epsilon = order, epsilon
 
     def arch_backward(self, batch: Batch) -> Tensor:
@@ -51,14 +53,14 @@ class DARTS(BilevelSearch):
 
         def train_loss() -> Tensor:
             x, y = batch["weights"]
-            return self.criterion(self.supernet(x, self.edge_weights()), y)  # type: ignore[no-any-return]  # nn.Module
+            return self.criterion(self.run(x, self.edge_weights()), y)  # type: ignore[no-any-return]  # nn.Module
 
         def val_loss() -> Tensor:
             losses.append(self._val_loss(batch))
             return losses[-1]
 
         optimizer = self.optimizer_pair[0].optimizer
-        weights, alphas = list(self.supernet.parameters()), list(self.alphas.parameters())
+        weights, alphas = list(self.supernet.parameters()), self.arch_parameters()
         with torch.autocast(self.device.type, enabled=False):  # epsilon is below the resolution of 16 bits
             gradients = unrolled_arch_grad(
                 train_loss,

@@ -1,0 +1,112 @@
+"""Losses that know what an architecture costs, as the papers write them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Literal, get_args
+
+import torch
+from torch import Tensor, nn
+
+from .model import CostModel
+
+Form = Literal["fbnet", "mul_log", "add_linear", "additive", "target"]
+
+
+class CostPenalty(nn.Module):
+    r"""The loss of the alphas with the expected cost :math:`c` of the edge weights, in one of these forms.
+
+    :math:`L` is the cross-entropy, :math:`T` the target.
+
+    - ``fbnet``: :math:`a L \log(c)^b`. FBNet (arXiv:1812.03443, equation 2).
+    - ``mul_log``: :math:`a L (\log c / \log T)^b`. ProxylessNAS, the authors' code.
+    - ``add_linear``: :math:`L + a (c - T) / T`. ProxylessNAS (arXiv:1812.00332, equation 4), relative to the target.
+    - ``additive``: :math:`L + a c`. SqueezeNAS (arXiv:1908.01748).
+    - ``target``: :math:`L + \lambda (c - T) / T`, where :math:`\lambda` is learned, below.
+
+    The unit of the cost matters: in FBNet's form it shifts the logarithm (FBNet's latencies are in microseconds). A
+    power of a logarithm needs costs above 1; where a cost is below, :func:`positive_log` goes on.
+
+    ``target`` ends at the target: :math:`\lambda` grows while the expected cost is above it and falls to 0 below, by
+    ``a`` times the relative excess a step (projected dual ascent).
+
+    Args:
+        cost: What an architecture costs.
+        form: See above.
+        a: Factor; FBNet 0.2, ProxylessNAS 0.2 (``mul_log``) and 0.1 (``add_linear``).
+        b: Exponent; FBNet 0.6, ProxylessNAS 0.3.
+        target: T in the unit of the cost.
+
+    Raises:
+        ValueError: If the form is unknown, a number is missing, superfluous or out of its range.
+    """
+
+    multiplier: Tensor
+
+    def __init__(
+        self,
+        cost: CostModel,
+        form: Form,
+        *,
+        a: float | None = None,
+        b: float | None = None,
+        target: float | None = None,
+    ) -> None:
+        super().__init__()
+        if form not in get_args(Form):
+            raise ValueError(f"The forms of a cost penalty are {', '.join(get_args(Form))}; got {form!r}.")
+        needs_b, needs_target = form in ("fbnet", "mul_log"), form in ("mul_log", "add_linear", "target")
+        for name, value, needed in (("b", b, needs_b), ("target", target, needs_target)):
+            if (value is not None) and not needed:
+                raise ValueError(f"The form {form!r} has no {name}; got {name}={value}. Leave it out.")
+        if needs_target and not (target or 0) > (1 if form == "mul_log" else 0):
+            least = "above 1, because its logarithm divides" if form == "mul_log" else "above 0"
+            raise ValueError(f"The form {form!r} needs a target in {cost.unit}, {least}; got target={target}.")
+        if form == "additive" and a is None:
+            raise ValueError(f"The form 'additive' needs a, loss per {cost.unit}; SqueezeNAS does not give one.")
+        defaults = {"fbnet": (0.2, 0.6), "mul_log": (0.2, 0.3), "add_linear": (0.1, 1.0), "target": (0.01, 1.0)}
+        default_a, default_b = defaults.get(form, (0.0, 1.0))
+        self.cost, self.form, self.target = cost, form, target or 1.0
+        self.a, self.b = default_a if a is None else a, default_b if b is None else b
+        if not (self.a > 0 and self.b > 0):
+            raise ValueError(f"A penalty has a > 0 and b > 0; got a={self.a}, b={self.b}.")
+        self.register_buffer("multiplier", torch.zeros(()))
+
+    def forward(self, loss: Tensor, weights: Mapping[str, Tensor]) -> Tensor:
+        """The loss of the alphas.
+
+        Args:
+            loss: Cross-entropy, scalar.
+            weights: Edge weights it was computed under, ``{choice: [R, O]}``.
+
+        Returns:
+            Scalar, differentiable in both.
+        """
+        cost = self.cost.expected(weights).to(loss)
+        if self.form == "fbnet":
+            return self.a * loss * positive_log(cost) ** self.b
+        if self.form == "mul_log":
+            return self.a * loss * (positive_log(cost) / torch.tensor(self.target).log().item()) ** self.b
+        if self.form == "additive":
+            return loss + self.a * cost
+        excess = (cost - self.target) / self.target
+        if self.form == "add_linear":
+            return loss + self.a * excess
+        if self.training:
+            self.multiplier.add_(self.a * excess.detach().to(self.multiplier)).clamp_(min=0)
+        return loss + self.multiplier * excess
+
+
+def positive_log(x: Tensor, floor: float = 0.1) -> Tensor:
+    """Logarithm where it is above ``floor``; below, an exponential that continues it smoothly and stays above 0.
+
+    A power of the logarithm, and its gradient, are NaN for costs below 1. Value and slope agree at the joint, so that
+    every cost has a gradient of the right sign.
+
+    Args:
+        x: Above 0, any shape.
+        floor: Value of the logarithm at the joint.
+    """
+    joint = torch.tensor(floor).exp().item()
+    below = floor * ((x - joint).clamp(max=0) / (floor * joint)).exp()
+    return torch.where(x >= joint, x.clamp_min(joint).log(), below)
