@@ -87,7 +87,7 @@ class AdditiveCost(CostModel):
         return {name: self.get_buffer(f"table_{name}") for name in self.names}
 
     def costs(self, genes: IntMatrix) -> npt.NDArray[np.float64]:
-        total, gene, table = np.full(len(genes), self.fixed), 0, self.table
+        total, gene, table = np.full(len(genes), float(self.fixed)), 0, self.table
         for choice in self.space.choices:
             extra = len(choice.picks) - len(choice.candidates)  # an edge left out
             costs = np.pad(table[choice.name].cpu().numpy(), ((0, 0), (0, extra)))

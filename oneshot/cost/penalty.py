@@ -22,19 +22,20 @@ class CostPenalty(nn.Module):
     - ``mul_log``: :math:`a L (\log c / \log T)^b`. ProxylessNAS, the authors' code.
     - ``add_linear``: :math:`L + a (c - T) / T`. ProxylessNAS (arXiv:1812.00332, equation 4), relative to the target.
     - ``additive``: :math:`L + a c`. SqueezeNAS (arXiv:1908.01748).
-    - ``target``: :math:`L + \lambda (c - T) / T`, where :math:`\lambda` is learned, below.
+    - ``target``: :math:`L + (\max(0, \lambda + b g)^2 - \lambda^2) / 2b` with :math:`g = (c - T) / T`: the augmented
+      Lagrangian of :math:`c \le T` (Nocedal and Wright, Numerical Optimization, section 17.4).
 
     The unit of the cost matters: in FBNet's form it shifts the logarithm (FBNet's latencies are in microseconds). A
     power of a logarithm needs costs above 1; where a cost is below, :func:`positive_log` goes on.
 
-    ``target`` ends at the target: :math:`\lambda` grows while the expected cost is above it and falls to 0 below, by
-    ``a`` times the relative excess a step (projected dual ascent).
+    ``target`` ends at the target: after every step :math:`\lambda`, at first 0, moves by :math:`a g` and never below 0,
+    so the push grows while the expected cost is above the target, and is gone where the cost has fallen below.
 
     Args:
         cost: What an architecture costs.
         form: See above.
-        a: Factor; FBNet 0.2, ProxylessNAS 0.2 (``mul_log``) and 0.1 (``add_linear``).
-        b: Exponent; FBNet 0.6, ProxylessNAS 0.3.
+        a: Factor; FBNet 0.2, ProxylessNAS 0.2 (``mul_log``) and 0.1 (``add_linear``); 0.01 for ``target``.
+        b: Exponent; FBNet 0.6, ProxylessNAS 0.3. Stiffness of ``target``; 1.
         target: T in the unit of the cost.
 
     Raises:
@@ -55,7 +56,7 @@ class CostPenalty(nn.Module):
         super().__init__()
         if form not in get_args(Form):
             raise ValueError(f"The forms of a cost penalty are {', '.join(get_args(Form))}; got {form!r}.")
-        needs_b, needs_target = form in ("fbnet", "mul_log"), form in ("mul_log", "add_linear", "target")
+        needs_b, needs_target = form in ("fbnet", "mul_log", "target"), form in ("mul_log", "add_linear", "target")
         for name, value, needed in (("b", b, needs_b), ("target", target, needs_target)):
             if (value is not None) and not needed:
                 raise ValueError(f"The form {form!r} has no {name}; got {name}={value}. Leave it out.")
@@ -92,9 +93,10 @@ class CostPenalty(nn.Module):
         excess = (cost - self.target) / self.target
         if self.form == "add_linear":
             return loss + self.a * excess
+        before = self.multiplier.clone()
         if self.training:
             self.multiplier.add_(self.a * excess.detach().to(self.multiplier)).clamp_(min=0)
-        return loss + self.multiplier * excess
+        return loss + ((before + self.b * excess).clamp(min=0) ** 2 - before**2) / (2 * self.b)
 
 
 def positive_log(x: Tensor, floor: float = 0.1) -> Tensor:

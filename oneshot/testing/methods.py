@@ -5,8 +5,10 @@ from __future__ import annotations
 import copy
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from types import MappingProxyType
+from typing import Any, cast
 
 import pytest
 import pytorch_lightning as pl
@@ -16,7 +18,7 @@ from torch.utils.data import DataLoader, TensorDataset
 
 from oneshot.base import BilevelSearch, SearchModule
 from oneshot.supernets.base import OperationSupernet, Subnet, inherit_weights
-from oneshot.supernets.mixed_op import MixedOp
+from oneshot.supernets.mixed_op import MixedOp, add_up, mixed_op
 from oneshot.supernets.nasbench201 import NASBench201Supernet
 from oneshot.supernets.ops import make_op
 from oneshot.supernets.space import ArchGraph, Choice, SearchSpace, SubnetConfig
@@ -27,62 +29,88 @@ Method = Callable[[OperationSupernet], SearchModule]
 Streams = Mapping[str, DataLoader[tuple[Tensor, ...]]]
 
 
+@dataclass(frozen=True)
+class PlantedSpace(SearchSpace):
+    """Edges from one state to one node."""
+
+    def nodes(self) -> list[list[int]]:
+        return [list(range(self.num_genes))]
+
+
 class PlantedSupernet(OperationSupernet):
-    """A pointwise stem, one mixed operation, a pooled head: only a 3x3 convolution can tell rows from columns.
+    """A pointwise stem, mixed operations in parallel, a pooled head: only a 3x3 convolution tells rows from columns.
 
     Args:
         candidates: Operation names, in any order.
         channels: C.
+        edges: Number of parallel mixed operations.
+        partial_channels: K: the candidates read one of K parts of the channels.
     """
 
-    def __init__(self, candidates: Sequence[str] = CANDIDATES, *, channels: int = 8) -> None:
+    def __init__(
+        self,
+        candidates: Sequence[str] = CANDIDATES,
+        *,
+        channels: int = 8,
+        edges: int = 1,
+        partial_channels: int = 1,
+    ) -> None:
         super().__init__()
-        self.space = SearchSpace("planted", (Choice("edge", tuple(candidates)),))
+        self.space = PlantedSpace("planted", (Choice("edge", tuple(candidates), rows=edges),))
         self.num_classes, self.input_shape = 2, (1, 8, 8)
         self.stem, self.head = _stem_and_head(channels)
-        self.edge = MixedOp(make_op(name, channels, 1, affine=False, pool_bn=True) for name in candidates)
+        self.edges, self.partial_channels = nn.ModuleList(), partial_channels
+        for _ in range(edges):
+            ops = [make_op(name, channels // partial_channels, 1, affine=False, pool_bn=True) for name in candidates]
+            self.edges.append(mixed_op(ops, parts=partial_channels))
         self._channels = channels
 
     def forward(self, x: Tensor, arch: Mapping[str, Tensor]) -> Tensor:
         self.check_arch(arch)
-        logits: Tensor = self.head(self.edge(self.stem(x), arch["edge"][0]))
+        x = self.stem(x)
+        logits: Tensor = self.head(add_up([edge(x, arch["edge"][row]) for row, edge in enumerate(self.edges)]))
         return logits
 
     def extract(self, config: SubnetConfig, *, inherit: bool = True) -> PlantedNetwork:
         self.space.validate(config)
-        net = PlantedNetwork(str(config["edge"][0]), channels=self._channels).to(next(self.parameters()))
+        self.check_inheritance(inherit)
+        net = PlantedNetwork([str(pick) for pick in config["edge"]], channels=self._channels).to(
+            next(self.parameters())
+        )
         net.config = config
         if inherit:
             inherit_weights(net.stem, self.stem)
             inherit_weights(net.head, self.head)
-            inherit_weights(net.edge, self.edge.ops[self.space["edge"].candidates.index(config["edge"][0])])
+            for op, pick, mixed in zip(net.edges, config["edge"], self.edges, strict=True):
+                inherit_weights(op, cast(MixedOp, mixed).ops[self.space["edge"].candidates.index(pick)])
         return net.train(self.training)
 
     def mixed_ops(self) -> dict[str, list[list[MixedOp]]]:
-        return {"edge": [[self.edge]]}
+        return {"edge": [[cast(MixedOp, edge)] for edge in self.edges]}
 
 
 class PlantedNetwork(Subnet):
     """One architecture of :class:`PlantedSupernet`.
 
     Args:
-        op: Operation name.
+        ops: Operation names of the edges.
         channels: C.
     """
 
-    def __init__(self, op: str, *, channels: int = 8) -> None:
+    def __init__(self, ops: Sequence[str], *, channels: int = 8) -> None:
         super().__init__()
         self.num_classes, self.input_shape = 2, (1, 8, 8)
-        self.init_args = {"op": op, "channels": channels}
+        self.init_args = {"ops": list(ops), "channels": channels}
         self.stem, self.head = _stem_and_head(channels)
-        self.edge = make_op(op, channels, 1, affine=True, pool_bn=True)
+        self.edges = nn.ModuleList(make_op(op, channels, 1, affine=True, pool_bn=True) for op in ops)
 
     def forward(self, x: Tensor) -> Tensor:
-        logits: Tensor = self.head(self.edge(self.stem(x)))
+        x = self.stem(x)
+        logits: Tensor = self.head(sum(edge(x) for edge in self.edges))
         return logits
 
     def graphs(self) -> list[ArchGraph]:
-        return [ArchGraph("planted", ("in", "out"), ((0, 1, self.init_args["op"]),))]
+        return [ArchGraph("planted", ("in", "out"), tuple((0, 1, op) for op in self.init_args["ops"]))]
 
 
 def stripes(count: int, seed: int) -> tuple[Tensor, Tensor]:
@@ -108,7 +136,7 @@ def stripes(count: int, seed: int) -> tuple[Tensor, Tensor]:
 
 
 def find_planted_winner(
-    method: Method, *, seed: int, candidates: Sequence[str] = CANDIDATES, epochs: int = 4
+    method: Method, *, seed: int, candidates: Sequence[str] = CANDIDATES, epochs: int = 4, **options: int
 ) -> SubnetConfig:
     """Search :class:`PlantedSupernet` on :func:`stripes`; a search that works derives ``nor_conv_3x3``.
 
@@ -117,12 +145,13 @@ def find_planted_winner(
         seed: Seed of weights, alphas and images.
         candidates: Operation names, in any order.
         epochs: Passes over 8 batches of 32 images in each stream.
+        **options: Of :class:`PlantedSupernet`.
 
     Returns:
         What the search derives.
     """
     torch.manual_seed(seed)
-    module = method(PlantedSupernet(candidates))
+    module = method(PlantedSupernet(candidates, **options))
     streams = {name: _loader(*stripes(256, 2 * seed + i), batch_size=32) for i, name in enumerate(("weights", "arch"))}
     fit(module, streams, epochs=epochs)
     return module.derive()
@@ -172,10 +201,12 @@ class MethodContract(ABC):
     Attributes:
         epochs: How long the planted winner is looked for, in epochs of 8 steps.
         distributions: Whether the probabilities of a row sum to 1.
+        planted: Options of the :class:`PlantedSupernet` the winner is looked for in.
     """
 
     epochs: int = 4
     distributions: bool = True
+    planted: Mapping[str, int] = MappingProxyType({})
 
     @pytest.fixture
     @abstractmethod
@@ -222,7 +253,7 @@ class MethodContract(ABC):
     def test_what_is_derived_can_be_extracted(self, method: Method, supernet: OperationSupernet) -> None:
         config = method(supernet).derive()
         supernet.space.validate(config)
-        assert supernet.extract(config).config == config
+        assert supernet.extract(config, inherit=supernet.partial_channels == 1).config == config
 
     def test_the_same_seed_gives_the_same_search_and_another_order_of_the_data_does_not(
         self, method: Method, supernet: OperationSupernet
@@ -293,8 +324,8 @@ class MethodContract(ABC):
     @pytest.mark.parametrize("order", [pytest.param(1, id="as-listed"), pytest.param(-1, id="reversed")])
     @pytest.mark.parametrize("seed", [0, 1, 2])
     def test_the_planted_winner_is_found(self, method: Method, seed: int, order: int) -> None:
-        config = find_planted_winner(method, seed=seed, candidates=CANDIDATES[::order], epochs=self.epochs)
-        assert config["edge"] == (WINNER,)
+        options = {"candidates": CANDIDATES[::order], "epochs": self.epochs, **self.planted}
+        assert WINNER in find_planted_winner(method, seed=seed, **options)["edge"]
 
     def _bilevel(self, method: Method, supernet: OperationSupernet) -> BilevelSearch:
         module = method(supernet)

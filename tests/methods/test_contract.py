@@ -6,11 +6,8 @@ import pytest
 
 from oneshot.cost import CostPenalty, count_candidates
 from oneshot.methods.fbnet import FBNet
-from oneshot.methods.gdas import GDAS
-from oneshot.methods.pcdarts import PCDARTS
 from oneshot.methods.snas import SNAS
 from oneshot.supernets.base import OperationSupernet
-from oneshot.supernets.nasbench201 import NASBench201Supernet
 from oneshot.testing import MethodContract
 from oneshot.testing.methods import Method
 
@@ -19,14 +16,6 @@ class TestSNAS(MethodContract):
     @pytest.fixture
     def method(self) -> Method:
         return lambda supernet: SNAS(supernet, arch_lr=0.1)
-
-
-class TestGDAS(MethodContract):
-    epochs = 8
-
-    @pytest.fixture
-    def method(self) -> Method:
-        return lambda supernet: GDAS(supernet, arch_lr=0.1)
 
 
 class TestFBNet(MethodContract):
