@@ -206,11 +206,8 @@ class GradientSearch(SearchModule):
                 "A perturbation moves edge weights about on the simplex, where several candidates run; those of "
                 f"{type(sampler).__name__} are {'single candidates' if sampler.sparse else 'not on it'}. Leave it out."
             )
-        if penalty is not None and repr(penalty.cost.space) != repr(supernet.space):
-            raise ValueError(
-                f"The cost model is of space {penalty.cost.space.name!r}, the supernet of {supernet.space.name!r}, or "
-                "of other choices. Build it for the space of the supernet."
-            )
+        if penalty is not None:
+            penalty.bind(supernet)
         self.automatic_optimization = False
         self._arch_scaler: GradScaler | None = None
         self._arch_scaler_state: dict[str, Any] | None = None

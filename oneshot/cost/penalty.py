@@ -8,7 +8,9 @@ from typing import Literal, get_args
 import torch
 from torch import Tensor, nn
 
-from .model import CostModel
+from oneshot.supernets.base import OperationSupernet
+
+from .model import CostModel, count_candidates
 
 Form = Literal["fbnet", "mul_log", "add_linear", "additive", "target"]
 
@@ -32,7 +34,7 @@ class CostPenalty(nn.Module):
     so the push grows while the expected cost is above the target, and is gone where the cost has fallen below.
 
     Args:
-        cost: What an architecture costs.
+        cost: What an architecture costs; ``"params"`` or ``"macs"`` counts those of the supernet's candidates.
         form: See above.
         a: Factor; FBNet 0.2, ProxylessNAS 0.2 (``mul_log``) and 0.1 (``add_linear``); 0.01 for ``target``.
         b: Exponent; FBNet 0.6, ProxylessNAS 0.3. Stiffness of ``target``; 1.
@@ -46,7 +48,7 @@ class CostPenalty(nn.Module):
 
     def __init__(
         self,
-        cost: CostModel,
+        cost: CostModel | Literal["params", "macs"],
         form: Form,
         *,
         a: float | None = None,
@@ -56,22 +58,41 @@ class CostPenalty(nn.Module):
         super().__init__()
         if form not in get_args(Form):
             raise ValueError(f"The forms of a cost penalty are {', '.join(get_args(Form))}; got {form!r}.")
+        unit = cost if isinstance(cost, str) else cost.unit
+        if unit not in ("params", "macs") and isinstance(cost, str):
+            raise ValueError(f"A cost is a CostModel, 'params' or 'macs'; got {cost!r}.")
         needs_b, needs_target = form in ("fbnet", "mul_log", "target"), form in ("mul_log", "add_linear", "target")
         for name, value, needed in (("b", b, needs_b), ("target", target, needs_target)):
             if (value is not None) and not needed:
                 raise ValueError(f"The form {form!r} has no {name}; got {name}={value}. Leave it out.")
         if needs_target and not (target or 0) > (1 if form == "mul_log" else 0):
             least = "above 1, because its logarithm divides" if form == "mul_log" else "above 0"
-            raise ValueError(f"The form {form!r} needs a target in {cost.unit}, {least}; got target={target}.")
+            raise ValueError(f"The form {form!r} needs a target in {unit}, {least}; got target={target}.")
         if form == "additive" and a is None:
-            raise ValueError(f"The form 'additive' needs a, loss per {cost.unit}; SqueezeNAS does not give one.")
+            raise ValueError(f"The form 'additive' needs a, loss per {unit}; SqueezeNAS does not give one.")
         defaults = {"fbnet": (0.2, 0.6), "mul_log": (0.2, 0.3), "add_linear": (0.1, 1.0), "target": (0.01, 1.0)}
         default_a, default_b = defaults.get(form, (0.0, 1.0))
-        self.cost, self.form, self.target = cost, form, target or 1.0
+        self._count = cost if isinstance(cost, str) else None
+        self.cost: CostModel | None = None if isinstance(cost, str) else cost
+        self.form, self.target = form, target or 1.0
         self.a, self.b = default_a if a is None else a, default_b if b is None else b
         if not (self.a > 0 and self.b > 0):
             raise ValueError(f"A penalty has a > 0 and b > 0; got a={self.a}, b={self.b}.")
         self.register_buffer("multiplier", torch.zeros(()))
+
+    def bind(self, supernet: OperationSupernet) -> None:
+        """Get ready for a search: count the candidates of ``supernet`` if that is the cost.
+
+        Raises:
+            ValueError: If the cost model is of another space.
+        """
+        if self._count is not None:
+            self.cost = count_candidates(supernet, self._count)
+        elif self.cost is not None and repr(self.cost.space) != repr(supernet.space):
+            raise ValueError(
+                f"The cost model is of space {self.cost.space.name!r}, the supernet of {supernet.space.name!r}, or of "
+                "other choices. Build it for the space of the supernet."
+            )
 
     def forward(self, loss: Tensor, weights: Mapping[str, Tensor]) -> Tensor:
         """The loss of the alphas.
@@ -83,6 +104,8 @@ class CostPenalty(nn.Module):
         Returns:
             Scalar, differentiable in both.
         """
+        if self.cost is None:
+            raise RuntimeError("The candidates are counted when the penalty is given to a search; call bind(supernet).")
         cost = self.cost.expected(weights).to(loss)
         if self.form == "fbnet":
             return self.a * loss * positive_log(cost) ** self.b

@@ -50,10 +50,9 @@ class FBNet(BilevelSearch):
         **kwargs: See :class:`~oneshot.base.GradientSearch`.
 
     Example:
-        >>> from oneshot.cost import count_candidates
         >>> from oneshot.supernets import NASBench201Supernet
         >>> supernet = NASBench201Supernet(channels=4, cells_per_stage=1, image_size=8)
-        >>> search = FBNet(supernet, CostPenalty(count_candidates(supernet, "macs"), "fbnet"))
+        >>> search = FBNet(supernet, CostPenalty("macs", "fbnet"))
     """
 
     def __init__(

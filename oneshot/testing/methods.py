@@ -324,8 +324,10 @@ class MethodContract(ABC):
     @pytest.mark.parametrize("order", [pytest.param(1, id="as-listed"), pytest.param(-1, id="reversed")])
     @pytest.mark.parametrize("seed", [0, 1, 2])
     def test_the_planted_winner_is_found(self, method: Method, seed: int, order: int) -> None:
-        options = {"candidates": CANDIDATES[::order], "epochs": self.epochs, **self.planted}
-        assert WINNER in find_planted_winner(method, seed=seed, **options)["edge"]
+        config = find_planted_winner(
+            method, seed=seed, candidates=CANDIDATES[::order], epochs=self.epochs, **self.planted
+        )
+        assert WINNER in config["edge"]
 
     def _bilevel(self, method: Method, supernet: OperationSupernet) -> BilevelSearch:
         module = method(supernet)

@@ -12,9 +12,10 @@ import pytest
 import torch
 from torch import Tensor
 
-from oneshot.cost import AdditiveCost, CostPenalty
+from oneshot.cost import AdditiveCost, CostPenalty, count_candidates
 from oneshot.cost.penalty import positive_log
-from oneshot.supernets import Choice, SearchSpace
+from oneshot.methods.fbnet import FBNet
+from oneshot.supernets import Choice, NASBench201Supernet, SearchSpace
 
 Matrix = npt.NDArray[np.float64]
 SPACE = SearchSpace("chain", (Choice("layer", ("a", "b", "c"), rows=4),))
@@ -151,6 +152,7 @@ def test_the_multiplier_moves_in_training_only() -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
+        pytest.param({"cost": "time", "form": "fbnet"}, "CostModel, 'params' or 'macs'; got 'time'", id="cost"),
         pytest.param({"form": "linear"}, "forms of a cost penalty are fbnet, .*; got 'linear'", id="form"),
         pytest.param({"form": "target"}, "needs a target in ms, above 0; got target=None", id="no-target"),
         pytest.param({"form": "mul_log", "target": 0.5}, "above 1, because its logarithm divides", id="log-target"),
@@ -162,4 +164,23 @@ def test_the_multiplier_moves_in_training_only() -> None:
 )
 def test_a_penalty_that_makes_no_sense_is_refused(options: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
-        CostPenalty(AdditiveCost(SPACE, {"layer": torch.from_numpy(COSTS)}, unit="ms"), **options)
+        CostPenalty(**{"cost": AdditiveCost(SPACE, {"layer": torch.from_numpy(COSTS)}, unit="ms"), **options})
+
+
+def test_the_candidates_are_counted_for_the_supernet_of_the_search() -> None:
+    supernet = NASBench201Supernet(channels=4, cells_per_stage=1, image_size=8)
+    penalty = CostPenalty("macs", "fbnet")
+    with pytest.raises(RuntimeError, match=r"given to a search; call bind\(supernet\)"):
+        penalty(torch.tensor(1.0), {})
+    FBNet(supernet, penalty)
+    assert penalty.cost is not None
+    config = supernet.space.sample(0)
+    assert penalty.cost.cost(config) == count_candidates(supernet, "macs").cost(config)
+
+
+def test_a_cost_of_another_space_is_refused() -> None:
+    with pytest.raises(ValueError, match="is of space 'chain', the supernet of 'nasbench201'"):
+        FBNet(
+            NASBench201Supernet(channels=4, cells_per_stage=1),
+            CostPenalty(AdditiveCost(SPACE, {"layer": torch.from_numpy(COSTS)}, unit="ms"), "fbnet"),
+        )

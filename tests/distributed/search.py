@@ -1,4 +1,4 @@
-"""A short search, as one process or as two that share every batch: ``search.py ORDER PROCESSES OUT``.
+"""A short search, as one process or as two that share every batch: ``search.py METHOD PROCESSES OUT``.
 
 Both see the same images in the same batches. Batch normalisation keeps its statistics fixed, because the statistics of
 half a batch are not those of the whole (SyncBatchNorm needs a GPU).
@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import pytorch_lightning as pl
@@ -16,7 +18,10 @@ from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 from torch.utils.data.distributed import DistributedSampler
 
+from oneshot.base import GradientSearch, SingleLevelSearch
 from oneshot.methods.darts import DARTS
+from oneshot.methods.gdas import GDAS
+from oneshot.methods.snas import SNAS
 from oneshot.supernets.nasbench201 import NASBench201Supernet
 
 BATCH, BATCHES, EPOCHS = 8, 3, 2
@@ -30,11 +35,11 @@ class FixedStatistics(pl.Callback):
 
 
 class Streams(pl.LightningDataModule):
-    def __init__(self, processes: int) -> None:
+    def __init__(self, processes: int, *, single: bool) -> None:
         super().__init__()
-        self.processes = processes
+        self.processes, self.single = processes, single
 
-    def train_dataloader(self) -> dict[str, DataLoader[Any]]:
+    def train_dataloader(self) -> DataLoader[Any] | dict[str, DataLoader[Any]]:
         loaders = {}
         for seed, name in enumerate(("weights", "arch")):
             generator = torch.Generator().manual_seed(seed)
@@ -43,14 +48,22 @@ class Streams(pl.LightningDataModule):
             # rank r of n takes every n-th image, so the batches of all ranks together are the batch of one process
             sampler = DistributedSampler(data, shuffle=False) if self.processes > 1 else None
             loaders[name] = DataLoader(data, BATCH // self.processes, sampler=sampler)
-        return loaders
+        return loaders["weights"] if self.single else loaders
 
 
-def main(order: int, processes: int, out: str) -> None:
+METHODS: dict[str, Callable[..., GradientSearch]] = {
+    "DARTS-1": DARTS,
+    "DARTS-2": partial(DARTS, order=2),
+    "SNAS": partial(SNAS, drop_path=0.0),  # drops whole images, which lie at other places of the batches
+    "GDAS": GDAS,
+}
+
+
+def main(method: str, processes: int, out: str) -> None:
     torch.set_num_threads(1)
     pl.seed_everything(0, verbose=False)
     supernet = NASBench201Supernet(channels=4, cells_per_stage=1, in_channels=1, image_size=8)
-    search = DARTS(supernet, order=order, arch_lr=0.01, weight_lr=0.1, grad_clip=1.0)  # type: ignore[arg-type]  # 1 or 2
+    search = METHODS[method](supernet, arch_lr=0.01, weight_lr=0.1, grad_clip=1.0)
     with torch.no_grad():  # a process that starts from other alphas must be brought into line
         for alpha in search.alphas.parameters():
             alpha.add_(float(os.environ.get("RANK", 0)))
@@ -66,11 +79,11 @@ def main(order: int, processes: int, out: str) -> None:
         enable_progress_bar=False,
         enable_model_summary=False,
     )
-    trainer.fit(search, datamodule=Streams(processes))
+    trainer.fit(search, datamodule=Streams(processes, single=isinstance(search, SingleLevelSearch)))
     alphas = [alpha.detach().clone() for alpha in search.alphas.parameters()]
     weights = [weight.detach().clone() for weight in supernet.parameters()]
     torch.save({"alphas": alphas, "weights": weights}, f"{out}.{trainer.global_rank}")
 
 
 if __name__ == "__main__":
-    main(int(sys.argv[1]), int(sys.argv[2]), sys.argv[3])
+    main(sys.argv[1], int(sys.argv[2]), sys.argv[3])

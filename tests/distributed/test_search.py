@@ -24,11 +24,11 @@ def run(*command: str) -> subprocess.CompletedProcess[str]:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("order", [1, 2])
-def test_two_processes_equal_one(order: int, tmp_path: Path) -> None:
-    run(SCRIPT, str(order), "1", str(tmp_path / "one"))
+@pytest.mark.parametrize("method", ["DARTS-1", "DARTS-2", "SNAS", "GDAS"])
+def test_two_processes_equal_one(method: str, tmp_path: Path) -> None:
+    run(SCRIPT, method, "1", str(tmp_path / "one"))
     torchrun = ["-m", "torch.distributed.run", "--nproc_per_node=2", "--master_port=0", "--rdzv_backend=c10d"]
-    run(*torchrun, "--rdzv_endpoint=localhost:0", SCRIPT, str(order), "2", str(tmp_path / "two"))
+    run(*torchrun, "--rdzv_endpoint=localhost:0", SCRIPT, method, "2", str(tmp_path / "two"))
     one, first, second = (torch.load(tmp_path / name) for name in ("one.0", "two.0", "two.1"))
     for name in ("alphas", "weights"):
         for a, b, c in zip(one[name], first[name], second[name], strict=True):
