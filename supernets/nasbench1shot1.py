@@ -54,8 +54,8 @@ class NASBench1Shot1Space(SearchSpace):
         >>> space = NASBench1Shot1Space(1)
         >>> space.size, [choice.name for choice in space.choices]
         (14580, ['ops', 'parents_3', 'parents_4', 'output'])
-        >>> space.cell(space.sample(0)).operations
-        ('input', 'conv3x3-bn-relu', 'conv1x1-bn-relu', 'conv1x1-bn-relu', 'maxpool3x3', 'output')
+        >>> space.cell(space.sample(1)).operations
+        ('input', 'conv1x1-bn-relu', 'conv1x1-bn-relu', 'conv3x3-bn-relu', 'output')
     """
 
     name: str = field(init=False)
@@ -288,7 +288,8 @@ class NASBench1Shot1Supernet(OperationSupernet):
         if inherit:
             inherit_weights(net.stem, self.stem)
             inherit_weights(net.head, self.head)
-            output, inputs = self.space.parents(config)[-1], (0,)
+            output = self.space.parents(config)[-1]
+            inputs: tuple[int, ...] = (0,)
             for block, mine in zip(net.blocks, self.blocks, strict=True):
                 if isinstance(mine, SearchCell) and isinstance(block, NetworkCell):
                     _inherit_part(block.projection, mine.projection, [n - 1 for n in block.readers], inputs)
