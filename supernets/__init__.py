@@ -16,6 +16,11 @@ if TYPE_CHECKING:
     from .genotype import PUBLISHED as PUBLISHED
     from .genotype import Genotype as Genotype
     from .mixed_op import MixedOp as MixedOp
+    from .nasbench1shot1 import NASBench1Shot1Network as NASBench1Shot1Network
+    from .nasbench1shot1 import NASBench1Shot1Space as NASBench1Shot1Space
+    from .nasbench1shot1 import NASBench1Shot1Supernet as NASBench1Shot1Supernet
+    from .nasbench101 import NASBench101Cell as NASBench101Cell
+    from .nasbench101 import NASBench101Network as NASBench101Network
     from .nasbench201 import NASBench201Network as NASBench201Network
     from .nasbench201 import NASBench201Space as NASBench201Space
     from .nasbench201 import NASBench201Supernet as NASBench201Supernet
@@ -34,6 +39,11 @@ _WHERE = {
     "DARTSSupernet": "darts",
     "Genotype": "genotype",
     "MixedOp": "mixed_op",
+    "NASBench101Cell": "nasbench101",
+    "NASBench101Network": "nasbench101",
+    "NASBench1Shot1Network": "nasbench1shot1",
+    "NASBench1Shot1Space": "nasbench1shot1",
+    "NASBench1Shot1Supernet": "nasbench1shot1",
     "NASBench201Network": "nasbench201",
     "NASBench201Space": "nasbench201",
     "NASBench201Supernet": "nasbench201",
