@@ -13,6 +13,8 @@ DEPENDENCIES := $(VENV)/.dependencies
 PACKAGE := $(VENV)/.package
 # Folders too, so that a deleted module also leads to a new installation.
 SOURCES := $(shell find oneshot supernets callbacks -type d ! -name __pycache__ -o -name '*.py' -o -name py.typed)
+# One process per core; a file stays in one, because its tests share what they trained.
+PARALLEL := -n auto --dist loadfile
 
 .DEFAULT_GOAL := help
 .PHONY: help dev quickstart test test-all check docs bench build constraints clean distclean
@@ -60,11 +62,11 @@ bench: $(PACKAGE) ## run every benchmark in experiments/benchmarks
 
 test: $(PACKAGE) ## the tests, without the slow ones: CPU, offline
 	@echo "==> pytest, without the tests marked slow, gpu or network"
-	@$(BIN)/python -m pytest -m "not slow and not gpu and not network"
+	@$(BIN)/python -m pytest $(PARALLEL) -m "not slow and not gpu and not network"
 
 test-all: $(PACKAGE) ## the tests, with the slow ones: CPU, offline
 	@echo "==> pytest, without the tests marked gpu or network"
-	@$(BIN)/python -m pytest
+	@$(BIN)/python -m pytest $(PARALLEL)
 
 check: $(PACKAGE) ## lint, formatting, types of the installed copy, import rules
 	@echo "==> ruff check"

@@ -1,0 +1,43 @@
+"""What the documentation shows runs as it stands there."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+METHOD, CONTRACT, COST = re.findall(r"```python\n(.*?)```", (ROOT / "docs/adding.md").read_text(), re.DOTALL)
+
+
+def run(folder: Path, *command: str) -> str:
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "WANDB_MODE": "offline"}
+    result = subprocess.run(
+        [sys.executable, *command], cwd=folder, env=environment, capture_output=True, text=True, check=False
+    )
+    assert result.returncode == 0, result.stdout + result.stderr
+    return result.stdout
+
+
+def test_a_new_method_is_under_a_hundred_lines() -> None:
+    assert len((METHOD + CONTRACT).splitlines()) < 100
+
+
+@pytest.mark.slow
+def test_the_new_method_searches(tmp_path: Path) -> None:
+    assert re.search(r"^\|\w+~0\|\+", run(tmp_path, "-c", METHOD), re.MULTILINE)
+
+
+@pytest.mark.slow
+def test_the_new_method_keeps_the_contract(tmp_path: Path) -> None:
+    definitions = METHOD[: METHOD.index("data = Digits()")]
+    (tmp_path / "test_hardening.py").write_text(definitions + CONTRACT)
+    assert " passed" in run(tmp_path, "-m", "pytest", "-q", "-p", "no:cacheprovider", "test_hardening.py")
+
+
+def test_a_cost_of_ones_own_goes_into_a_search(tmp_path: Path) -> None:
+    run(tmp_path, "-c", COST)
