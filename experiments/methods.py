@@ -1,0 +1,151 @@
+"""The table of methods in the README, made from the code: every row is built, runs one step, and is measured.
+
+    python experiments/methods.py            # prints the table
+    python experiments/methods.py --write    # and puts it into README.md
+
+Floating-point operations and memory are those of one step of both optimisers on a small cell supernet, relative to
+DARTS of first order: the operations PyTorch counts, and the most bytes that wait for a backward pass.
+"""
+
+from __future__ import annotations
+
+import re
+import sys
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).parents[1]
+sys.path.insert(0, str(ROOT))
+
+import pytorch_lightning as pl  # noqa: E402
+import torch  # noqa: E402
+from torch.utils._python_dispatch import TorchDispatchMode  # noqa: E402
+from torch.utils.flop_counter import flop_registry  # noqa: E402
+
+from oneshot.base import BilevelSearch, GradientSearch, SearchModule  # noqa: E402
+from oneshot.cost import CostPenalty  # noqa: E402
+from oneshot.methods.darts import DARTS  # noqa: E402
+from oneshot.methods.fbnet import FBNet  # noqa: E402
+from oneshot.methods.gdas import GDAS  # noqa: E402
+from oneshot.methods.pcdarts import PCDARTS  # noqa: E402
+from oneshot.methods.snas import SNAS  # noqa: E402
+from oneshot.supernets import DARTSSupernet, OperationSupernet, darts_space  # noqa: E402
+from oneshot.testing.methods import fit, random_streams  # noqa: E402
+
+METHODS: dict[str, Callable[[OperationSupernet], SearchModule]] = {
+    "DARTS, order 1": DARTS,
+    "DARTS, order 2": lambda s: DARTS(s, order=2),
+    "PC-DARTS": lambda s: PCDARTS(s, arch_warmup_epochs=0),
+    "SNAS": SNAS,
+    "GDAS": GDAS,
+    "FBNet": lambda s: FBNet(s, CostPenalty("macs", "fbnet"), arch_warmup_epochs=0),
+}
+BEGIN, END = "<!-- methods: begin -->", "<!-- methods: end -->"
+OPERATIONS = ("skip_connect", "max_pool_3x3", "avg_pool_3x3", "sep_conv_3x3", "sep_conv_5x5", "dil_conv_3x3")
+
+
+class Flops(TorchDispatchMode):
+    """Counts what runs, in forward and backward passes (FlopCounterMode cannot look into ``torch.autograd.grad``)."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.total = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        out = func(*args, **(kwargs or {}))
+        if (count := flop_registry.get(func._overloadpacket)) is not None:
+            self.total += count(*args, **(kwargs or {}), out_val=out)
+        return out
+
+
+class Meter(pl.Callback):
+    """Operations of the first step, and the most bytes that are kept for a backward pass at any moment."""
+
+    def __init__(self) -> None:
+        self.flops, self.peak = 0, 0
+
+    def on_train_batch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule, *args: Any) -> None:
+        kept: dict[int, int] = {}
+
+        def pack(x: torch.Tensor) -> torch.Tensor:
+            storage = x.untyped_storage()
+            kept[storage.data_ptr()] = storage.nbytes()
+            self.peak = max(self.peak, sum(kept.values()))
+            return x
+
+        def unpack(x: torch.Tensor) -> torch.Tensor:
+            kept.clear()  # the backward pass has begun; the next forward pass starts from nothing
+            return x
+
+        self.counter, self.hooks = (
+            Flops(),
+            torch.autograd.graph.saved_tensors_hooks(pack, unpack),
+        )
+        self.counter.__enter__()
+        self.hooks.__enter__()
+
+    def on_train_batch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule, *args: Any) -> None:
+        self.hooks.__exit__(None, None, None)
+        self.counter.__exit__(None, None, None)
+        self.flops = self.counter.total
+
+
+def measure(name: str) -> tuple[SearchModule, Meter]:
+    torch.manual_seed(0)
+    space = darts_space(candidates=OPERATIONS)
+    parts = 4 if name == "PC-DARTS" else 1
+    module = METHODS[name](DARTSSupernet(space, channels=8, cells=3, image_size=16, partial_channels=parts))
+    meter = Meter()
+    fit(module, random_streams(module.supernet, batches=1), epochs=1, callbacks=[meter])
+    return module, meter
+
+
+def words(name: str) -> str:
+    """``StraightThroughSampler`` -> ``straight through``."""
+    return re.sub(r"(?<=[a-z])(?=[A-Z])", " ", name.removesuffix("Sampler")).lower()
+
+
+def loss(module: SearchModule) -> str:
+    if not isinstance(module, GradientSearch):
+        return "–"
+    own = type(module).arch_loss is not GradientSearch.arch_loss
+    return "cross-entropy" + (", a term of its own" if own else "") + (", cost" if module.penalty else "")
+
+
+def table() -> str:
+    lines = [
+        "| method | paper | edge weights | trained on | loss of the alphas | operations | memory |",
+        "|---|---|---|---|---|---:|---:|",
+    ]
+    base: Meter | None = None
+    for name in METHODS:
+        module, meter = measure(name)
+        base = base or meter
+        found = re.search(
+            r"arXiv:(\d{4}\.\d{5})", f"{type(module).__doc__} {sys.modules[type(module).__module__].__doc__}"
+        )
+        assert found is not None, f"{name} names no paper"
+        level = {True: "two halves"}.get(isinstance(module, BilevelSearch), "one set")
+        sampler = words(type(module.sampler).__name__)
+        inner = getattr(module.sampler, "inner", None)
+        sampler += f" over {words(type(inner).__name__)}" if inner is not None else ""
+        paper = f"[{found[1]}](https://arxiv.org/abs/{found[1]})"
+        cost, memory = (f"{a / b:.2f}" for a, b in ((meter.flops, base.flops), (meter.peak, base.peak)))
+        lines.append(f"| {name} | {paper} | {sampler} | {level} | {loss(module)} | {cost} | {memory} |")
+    return "\n".join(lines)
+
+
+def main() -> None:
+    warnings.filterwarnings("ignore", module="pytorch_lightning")
+    made, readme = table(), ROOT / "README.md"
+    print(made)
+    if "--write" in sys.argv:
+        text = readme.read_text()
+        start, end = text.index(BEGIN) + len(BEGIN), text.index(END)
+        readme.write_text(f"{text[:start]}\n{made}\n{text[end:]}")
+
+
+if __name__ == "__main__":
+    main()
