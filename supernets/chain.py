@@ -160,7 +160,8 @@ class ChannelShuffle(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """``[B, C, H, W] -> [B, C, H, W]``."""
-        return x.unflatten(1, (self.groups, -1)).transpose(1, 2).flatten(1, 2)
+        b, c, h, w = x.shape
+        return x.reshape(b, self.groups, c // self.groups, h, w).transpose(1, 2).reshape(b, c, h, w)
 
 
 class MBConv(nn.Module):
@@ -311,7 +312,7 @@ class ChainSupernet(OperationSupernet, ABC):
 
     def mixed_ops(self) -> dict[str, list[list[MixedOp]]]:
         layers = iter(self.layers)
-        return {c.name: [[next(layers)] for _ in range(c.rows)] for c in self.space.choices}  # type: ignore[misc]  # ModuleList is untyped
+        return {c.name: [[next(layers)] for _ in range(c.rows)] for c in self.space.choices}  # type: ignore[list-item]  # ModuleList is untyped
 
 
 class ChainNetwork(Subnet, ABC):

@@ -66,12 +66,10 @@ class NASBenchMacroSpace(ChainSpace):
             >>> space.unique_string(space.from_arch_string("01" "201" "002"))
             '01210020'
         """
-        text, start = self.arch_string(config), 0
-        unique = ""
+        digits, unique = list(self.arch_string(config)), ""
         for depth in DEPTHS:
-            first, *rest = text[start : start + depth]
-            unique += first + "".join(sorted(rest, key="0".__eq__))
-            start += depth
+            stage, digits = digits[:depth], digits[depth:]
+            unique += stage[0] + "".join(sorted(stage[1:], key="0".__eq__))
         return unique
 
 
