@@ -13,6 +13,9 @@ if TYPE_CHECKING:
     from .darts import DARTSSupernet as DARTSSupernet
     from .darts import darts_space as darts_space
     from .darts import reduced_space as reduced_space
+    from .fbnet import FBNetNetwork as FBNetNetwork
+    from .fbnet import FBNetSpace as FBNetSpace
+    from .fbnet import FBNetSupernet as FBNetSupernet
     from .genotype import PUBLISHED as PUBLISHED
     from .genotype import Genotype as Genotype
     from .mixed_op import MixedOp as MixedOp
@@ -24,6 +27,12 @@ if TYPE_CHECKING:
     from .nasbench201 import NASBench201Network as NASBench201Network
     from .nasbench201 import NASBench201Space as NASBench201Space
     from .nasbench201 import NASBench201Supernet as NASBench201Supernet
+    from .nasbenchmacro import NASBenchMacroNetwork as NASBenchMacroNetwork
+    from .nasbenchmacro import NASBenchMacroSpace as NASBenchMacroSpace
+    from .nasbenchmacro import NASBenchMacroSupernet as NASBenchMacroSupernet
+    from .proxyless import ProxylessNetwork as ProxylessNetwork
+    from .proxyless import ProxylessSpace as ProxylessSpace
+    from .proxyless import ProxylessSupernet as ProxylessSupernet
     from .space import ArchGraph as ArchGraph
     from .space import Choice as Choice
     from .space import SearchSpace as SearchSpace
@@ -37,6 +46,9 @@ _WHERE = {
     "DARTSNetwork": "darts",
     "DARTSSpace": "darts",
     "DARTSSupernet": "darts",
+    "FBNetNetwork": "fbnet",
+    "FBNetSpace": "fbnet",
+    "FBNetSupernet": "fbnet",
     "Genotype": "genotype",
     "MixedOp": "mixed_op",
     "NASBench101Cell": "nasbench101",
@@ -47,8 +59,14 @@ _WHERE = {
     "NASBench201Network": "nasbench201",
     "NASBench201Space": "nasbench201",
     "NASBench201Supernet": "nasbench201",
+    "NASBenchMacroNetwork": "nasbenchmacro",
+    "NASBenchMacroSpace": "nasbenchmacro",
+    "NASBenchMacroSupernet": "nasbenchmacro",
     "OperationSupernet": "base",
     "PUBLISHED": "genotype",
+    "ProxylessNetwork": "proxyless",
+    "ProxylessSpace": "proxyless",
+    "ProxylessSupernet": "proxyless",
     "SearchSpace": "space",
     "SubnetConfig": "space",
     "Subnet": "base",
