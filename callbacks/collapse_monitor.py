@@ -16,6 +16,7 @@ from oneshot.supernets.space import SearchSpace, SubnetConfig
 from .base import SearchCallback
 
 Action = Literal["warn", "stop"]
+SKIPS = ("skip_connect", "skip", "identity")  # as the spaces spell it
 
 
 class CollapseMonitor(SearchCallback):
@@ -98,7 +99,7 @@ class CollapseMonitor(SearchCallback):
         signs = []
         if skips > limit:
             signs.append(f"it derives {skips} skip connections, healthy are at most {limit}")
-        if all(pick in ("skip_connect", "none") or "_pool_" in pick for pick in picks):
+        if all(pick in (*SKIPS, "none") or "_pool_" in pick for pick in picks):
             signs.append("no derived operation has parameters")
         if self.min_entropy is not None and mean_entropy < self.min_entropy:
             signs.append(f"the mean entropy of the alphas is {mean_entropy:.3g} nats, below {self.min_entropy:g}")
@@ -109,4 +110,4 @@ def skip_connections(space: SearchSpace, config: SubnetConfig) -> int:
     """Skip connections: of the normal cell in DARTS spaces, of all picks in others."""
     if isinstance(space, DARTSSpace):
         return space.genotype(config).skip_connections
-    return sum(pick == "skip_connect" for _, row in config.picks for pick in row)
+    return sum(pick in SKIPS for _, row in config.picks for pick in row)

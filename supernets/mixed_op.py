@@ -10,8 +10,9 @@ pass of its own. And terms are added into the sum where they arise.
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from functools import partial
-from typing import NamedTuple, cast
+from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -20,7 +21,8 @@ from torch.nn import functional as F
 from .ops import ReadsState, Seen, Zero, contiguous_like, drop_path, once
 
 
-class Row(NamedTuple):
+@dataclass(frozen=True)
+class Row:
     """Candidate weights of one edge, and the candidates that run.
 
     Args:
@@ -30,6 +32,9 @@ class Row(NamedTuple):
 
     values: Tensor
     active: tuple[int, ...]
+
+    def __getitem__(self, candidate: int) -> Tensor:
+        return self.values[candidate]
 
 
 class Path:
@@ -94,7 +99,8 @@ class MixedOp(nn.Module):
             ``[B, C, H', W']``. The candidate ``none`` adds nothing and is not run.
         """
         seen = {} if seen is None else seen
-        values, active = weights if isinstance(weights, Row) else (weights, range(len(self.ops)))
+        everything = tuple(range(len(self.ops)))
+        values, active = (weights.values, weights.active) if isinstance(weights, Row) else (weights, everything)
         total: Tensor | None = None
         for position, (weight, op) in enumerate(zip(values.unbind(), self.ops, strict=True)):
             if isinstance(op, Zero) or position not in active:
