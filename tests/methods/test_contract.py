@@ -7,10 +7,8 @@ import pytest
 from oneshot.cost import CostPenalty, count_candidates
 from oneshot.methods.fbnet import FBNet
 from oneshot.methods.gdas import GDAS
-from oneshot.methods.pcdarts import PCDARTS
 from oneshot.methods.snas import SNAS
 from oneshot.supernets.base import OperationSupernet
-from oneshot.supernets.nasbench201 import NASBench201Supernet
 from oneshot.testing import MethodContract
 from oneshot.testing.methods import Method
 
