@@ -20,7 +20,7 @@ Batches = list[tuple[Tensor, Tensor]]
 
 def supernet(kind: type[NASBench201Supernet] | type[DARTSSupernet] = NASBench201Supernet) -> OperationSupernet:
     torch.manual_seed(0)
-    sizes = {"cells_per_stage": 1} if kind is NASBench201Supernet else {"cells": 3}
+    sizes = {"cells_per_stage": 1} if kind is NASBench201Supernet else {"cells": 1}
     network = kind(channels=4, num_classes=3, in_channels=1, image_size=8, **sizes).double()  # type: ignore[arg-type]  # a mixed-type dict
     disturb(network)
     return network

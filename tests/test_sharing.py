@@ -10,7 +10,7 @@ import pytorch_lightning as pl
 import torch
 from pytorch_lightning.callbacks import ModelCheckpoint
 
-from oneshot.callbacks import CollapseMonitor, SubnetExport
+from oneshot.callbacks import SubnetExport
 from oneshot.data import FakeImages, SearchDataModule
 from oneshot.evaluation import evaluate_configs
 from oneshot.sharing import Stream, UniformSampler, WeightSharingSearch
@@ -59,7 +59,7 @@ def test_only_the_weights_on_the_path_move() -> None:
 
 def test_callbacks_of_the_last_epoch_see_the_ranking(tmp_path: Path) -> None:
     search, look, export = OnePath(), LookAtTheEnd(), SubnetExport(tmp_path)
-    fit(search, random_streams(search.supernet), epochs=3, callbacks=[look, export, CollapseMonitor(start_epoch=0)])
+    fit(search, random_streams(search.supernet), epochs=3, callbacks=[look, export])
     assert look.rankings == [0, 0, 3]
     assert load_config(tmp_path / "subnet.json") == search.derive() == search.ranking[0][0]
 
@@ -110,7 +110,8 @@ def test_all_candidates_are_screened_on_one_batch_and_the_best_are_compared_on_a
     search = OnePath(supernet, candidates=50, finalists=5)
     search.rank(list(random_streams(supernet)["arch"]))
     (screened, one), (finalists, every) = calls
-    assert (len(screened), one, len(finalists), every) == (50, 1, 5, 3)
+    assert 40 < len(screened) <= 50  # those that build the same network count once
+    assert (one, len(finalists), every) == (1, 5, 3)
     skips = sorted((config["cell"].count("skip_connect") for config in screened), reverse=True)
     assert [config["cell"].count("skip_connect") for config in finalists] == skips[:5]
     assert [config for config, _ in search.ranking] == finalists
@@ -132,6 +133,7 @@ def test_images_without_any_held_out_are_refused_before_the_first_step() -> None
     assert int(search._fit_accuracy._update_count) == 0  # no step was made
 
 
+@pytest.mark.filterwarnings("ignore:Total length of `list`")  # this data has no validation stream
 def test_a_fast_dev_run_compares_on_one_batch() -> None:
     search = OnePath()
     fit(search, random_streams(search.supernet), epochs=1, fast_dev_run=1)

@@ -14,6 +14,7 @@ class FairNAS(WeightSharingSearch):
     once; so a step costs m times that of one path. Fairness is that of rows:
 
     - Rows with fewer candidates than the longest run some of theirs once more, chosen anew at random in each step.
+    - Where ``none`` is a candidate, it cuts off others on its path, which run but learn nothing from that path.
     - Rules between rows do not hold for what is trained: in DARTS cells every edge has an operation (or ``none``),
       while derived cells keep two edges a node. What is compared at the end are architectures of the space.
 
