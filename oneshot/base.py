@@ -219,7 +219,7 @@ class SupernetTraining(SearchModule):
     def weight_optimizer(self) -> LightningOptimizer:
         """Optimiser of the weights, during a fit."""
         optimizers = self.optimizers()
-        return cast(LightningOptimizer, optimizers[0] if isinstance(optimizers, list) else optimizers)
+        return optimizers[0] if isinstance(optimizers, list) else optimizers
 
     def training_step(self, batch: Any, batch_idx: int) -> None:
         size = len(self.weight_batch(batch)[1])

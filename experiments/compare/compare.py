@@ -400,7 +400,8 @@ def markdown(report: Mapping[str, Any]) -> str:
         f"{settings['size']} pixels, half of them for the alphas where a method needs that; batches of "
         f"{settings['batch']}; {settings['channels']} channels; cells"
         f"{' a stage' if settings['space'] == 'nasbench201' else ''}: {settings['cells']}; epochs: "
-        f"{settings['epochs']}; learning rate of the alphas {settings['arch_lr']:g} times the paper's. Threads: {settings['threads']}; "
+        f"{settings['epochs']}; learning rate of the alphas: {settings['arch_lr']:g} times the paper's; threads: "
+        f"{settings['threads']}; "
         f"{report['hardware']}; torch {report['versions']['torch']}; commit {report['commit']}.",
         "",
     ]
