@@ -131,8 +131,8 @@ class SearchModule(ResumableModule, ABC):
         check_data(getattr(self.trainer, "datamodule", None), self.supernet)
 
 
-class GradientSearch(SearchModule):
-    """What searches by gradient descent share: an optimiser for the weights and one for the alphas.
+class SupernetTraining(SearchModule):
+    """What searches share that train the weights of a supernet by SGD: optimiser, schedules, clipping, the loop.
 
     Args:
         supernet: See :class:`SearchModule`.
@@ -144,14 +144,7 @@ class GradientSearch(SearchModule):
         weight_momentum: Momentum of the weights.
         weight_decay: Weight decay of the weights.
         weight_nesterov: Nesterov's momentum.
-        arch_lr: Learning rate of the alphas (Adam).
-        arch_betas: Adam's betas.
-        arch_weight_decay: Weight decay of the alphas.
         grad_clip: Largest norm of the gradient of the weights; alphas are not clipped.
-        arch_warmup_epochs: Epochs in which the alphas stay as they are.
-        arch_every: The alphas move in every n-th step.
-        penalty: Adds the expected cost of the architecture to the loss of the alphas.
-        perturbation: Changes the edge weights the weights are trained under (SmoothDARTS).
         drop_path: Probability that a mixed operation loses an image of the batch, in the last epoch; rises to it in a
             straight line.
         gradient_checkpointing: Compute every cell again in the backward pass: less memory, about a third more time.
@@ -159,8 +152,8 @@ class GradientSearch(SearchModule):
             ``{"mode": "reduce-overhead"}`` for CUDA graphs. Compiling takes minutes, on a CPU many.
 
     Raises:
-        ValueError: If a number is out of its range, or a perturbation meets a sampler whose edge weights are not mixed
-            on the simplex; at the start of ``fit``, for Trainer settings that manual optimisation cannot honour.
+        ValueError: If a number is out of its range; at the start of ``fit``, for Trainer settings that manual
+            optimisation cannot honour.
     """
 
     def __init__(
@@ -175,14 +168,7 @@ class GradientSearch(SearchModule):
         weight_momentum: float = 0.9,
         weight_decay: float = 3e-4,
         weight_nesterov: bool = False,
-        arch_lr: float = 3e-4,
-        arch_betas: tuple[float, float] = (0.5, 0.999),
-        arch_weight_decay: float = 1e-3,
         grad_clip: float = 5.0,
-        arch_warmup_epochs: int = 0,
-        arch_every: int = 1,
-        penalty: CostPenalty | None = None,
-        perturbation: Perturbation | None = None,
         drop_path: float = 0.0,
         gradient_checkpointing: bool = False,
         compile: bool | dict[str, Any] = False,
@@ -194,23 +180,9 @@ class GradientSearch(SearchModule):
             )
         if not grad_clip > 0:
             raise ValueError(f"grad_clip is the largest norm of the gradient, above 0; got {grad_clip}.")
-        for name, value in (("arch_lr", arch_lr), ("arch_warmup_epochs", arch_warmup_epochs)):
-            if value < 0:
-                raise ValueError(f"{name} must not be negative; got {value}. 0 is off.")
-        if arch_every < 1:
-            raise ValueError(f"The alphas move in every step or every n-th; got arch_every={arch_every}.")
         if not 0 <= drop_path < 1:
             raise ValueError(f"drop_path is a probability below 1; got {drop_path}.")
-        if perturbation is not None and (sampler.sparse or not sampler.simplex):
-            raise ValueError(
-                "A perturbation moves edge weights about on the simplex, where several candidates run; those of "
-                f"{type(sampler).__name__} are {'single candidates' if sampler.sparse else 'not on it'}. Leave it out."
-            )
-        if penalty is not None:
-            penalty.bind(supernet)
         self.automatic_optimization = False
-        self._arch_scaler: GradScaler | None = None
-        self._arch_scaler_state: dict[str, Any] | None = None
         # DDP averages the gradients of the weights. It would wait in vain for the alphas, which have their own step.
         names = [name for name, _ in self.named_parameters() if name.startswith(("alphas.", "sampler."))]
         DistributedDataParallel._set_params_and_buffers_to_ignore_for_model(self, names)  # type: ignore[no-untyped-call]  # torch
@@ -220,10 +192,171 @@ class GradientSearch(SearchModule):
         if compile is not False:
             self.supernet.compile(**({} if compile is True else compile))
         self.weight_lr, self.weight_lr_min, self.weight_momentum = weight_lr, weight_lr_min, weight_momentum
-        self.weight_decay, self.grad_clip = weight_decay, grad_clip
+        self.weight_decay, self.weight_nesterov = weight_decay, weight_nesterov
+        self.grad_clip, self.drop_path = grad_clip, drop_path
+
+    # What the kinds of search supply.
+
+    @abstractmethod
+    def search_step(self, batch: Any) -> None:
+        """One step of the optimisers."""
+
+    @abstractmethod
+    def weight_batch(self, batch: Any) -> tuple[Tensor, Tensor]:
+        """Images and labels the weights are trained on."""
+
+    # The loop.
+
+    def on_fit_start(self) -> None:
+        super().on_fit_start()
+        if self.trainer.world_size > 1:  # these are the same in every process, there is nothing to average
+            same = "train/lr|(alpha|probability|entropy|choice)/"
+            warnings.filterwarnings("ignore", rf"It is recommended to use `self\.log\('({same})")
+        for alpha in self.arch_parameters():  # every process starts from the alphas of the first
+            alpha.data.copy_(self.trainer.strategy.broadcast(alpha.data))
+
+    @property
+    def weight_optimizer(self) -> LightningOptimizer:
+        """Optimiser of the weights, during a fit."""
+        optimizers = self.optimizers()
+        return optimizers[0] if isinstance(optimizers, list) else optimizers
+
+    def training_step(self, batch: Any, batch_idx: int) -> None:
+        size = len(self.weight_batch(batch)[1])
+        advice = (
+            f"Lower the batch size, now {size}, or the channels or cells of the supernet, or pass "
+            f"gradient_checkpointing=True to {type(self).__name__}: it computes cells twice instead of keeping them"
+        )
+        with explain_memory(advice):
+            self.search_step(batch)
+
+    def log_step(self, loss: Tensor, logits: Tensor, y: Tensor) -> None:
+        """Watch and log the step of the weights."""
+        self.watch(loss)
+        self._fit_accuracy.update(logits, y)
+        self.log("train/loss", loss.detach(), batch_size=len(y))
+        self.log("train/accuracy", self._fit_accuracy, on_step=False, on_epoch=True, batch_size=len(y))
+
+    def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
+        # Here gradients are free of the scale that 16 bits need.
+        if optimizer is self.weight_optimizer.optimizer:
+            norm = nn.utils.clip_grad_norm_(self.supernet.parameters(), self.grad_clip)
+            if self._weight_scaler is None:  # which skips a step that overflowed and goes on
+                self.watch(norm)
+
+    @property
+    def _weight_scaler(self) -> GradScaler | None:
+        return getattr(self.trainer.precision_plugin, "scaler", None) if self._trainer is not None else None
+
+    def on_train_epoch_start(self) -> None:
+        self._fit_accuracy.reset()  # or a fit resumed from the end of an epoch would go on counting
+        # A function of the epoch and nothing else, so that it is right after any resume.
+        epochs = self.trainer.max_epochs or 1
+        factor = warmup_cosine(self.current_epoch, steps=epochs, floor=self.weight_lr_min / self.weight_lr)
+        for group in self.weight_optimizer.param_groups:
+            group["lr"] = self.weight_lr * factor
+        self.sampler.schedule(self.current_epoch, epochs)
+        self.supernet.drop_paths(self.drop_path * self.current_epoch / max(1, epochs - 1))
+
+    def on_train_epoch_end(self) -> None:
+        super().on_train_epoch_end()
+        self.log("train/lr", self.weight_optimizer.param_groups[0]["lr"])
+
+    def configure_optimizers(self) -> Any:
+        weights = torch.optim.SGD(
+            self.supernet.parameters(),
+            self.weight_lr,
+            momentum=self.weight_momentum,
+            weight_decay=self.weight_decay,
+            nesterov=self.weight_nesterov,
+        )
+        return [weights]
+
+    def setup(self, stage: str) -> None:
+        super().setup(stage)
+        # Candidates that do not run get no gradient, in any process.
+        if self.sampler.sparse and isinstance(strategy := self.trainer.strategy, DDPStrategy):
+            strategy._ddp_kwargs.setdefault("find_unused_parameters", True)
+
+    def configure_callbacks(self) -> list[Callback]:
+        # The first hook of fit, before Lightning's own refusals, which do not know the way out.
+        trainer = self.trainer
+        if trainer.state.fn != "fit":
+            return []
+        if trainer.max_steps != -1 and not getattr(trainer, "fast_dev_run", 0):  # which sets max_steps itself
+            raise ValueError(
+                "max_steps counts the steps of every optimiser, and schedules need max_epochs; "
+                f"got max_steps={trainer.max_steps}. Use Trainer(max_epochs=...)."
+            )
+        if (trainer.max_epochs or -1) < 1:
+            raise ValueError(
+                f"The learning rate is annealed over max_epochs, which must be at least 1; got {trainer.max_epochs}."
+            )
+        if trainer.gradient_clip_val is not None:
+            raise ValueError(
+                "The Trainer cannot clip gradients under manual optimisation; got "
+                f"gradient_clip_val={trainer.gradient_clip_val}. Remove it and pass grad_clip to {type(self).__name__}."
+            )
+        if trainer.accumulate_grad_batches != 1:
+            raise ValueError(
+                "The Trainer cannot accumulate gradients under manual optimisation; got "
+                f"accumulate_grad_batches={trainer.accumulate_grad_batches}. Remove it and use a larger batch_size."
+            )
+        return []
+
+
+class GradientSearch(SupernetTraining):
+    """What searches by gradient descent share: an optimiser for the weights and one for the alphas.
+
+    Args:
+        supernet: See :class:`SearchModule`.
+        sampler: See :class:`SearchModule`.
+        arch_lr: Learning rate of the alphas (Adam).
+        arch_betas: Adam's betas.
+        arch_weight_decay: Weight decay of the alphas.
+        arch_warmup_epochs: Epochs in which the alphas stay as they are.
+        arch_every: The alphas move in every n-th step.
+        penalty: Adds the expected cost of the architecture to the loss of the alphas.
+        perturbation: Changes the edge weights the weights are trained under (SmoothDARTS).
+        **kwargs: See :class:`SupernetTraining`.
+
+    Raises:
+        ValueError: If a number is out of its range, or a perturbation meets a sampler whose edge weights are not mixed
+            on the simplex.
+    """
+
+    def __init__(
+        self,
+        supernet: OperationSupernet,
+        sampler: Sampler,
+        *,
+        arch_lr: float = 3e-4,
+        arch_betas: tuple[float, float] = (0.5, 0.999),
+        arch_weight_decay: float = 1e-3,
+        arch_warmup_epochs: int = 0,
+        arch_every: int = 1,
+        penalty: CostPenalty | None = None,
+        perturbation: Perturbation | None = None,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(supernet, sampler, **kwargs)
+        for name, value in (("arch_lr", arch_lr), ("arch_warmup_epochs", arch_warmup_epochs)):
+            if value < 0:
+                raise ValueError(f"{name} must not be negative; got {value}. 0 is off.")
+        if arch_every < 1:
+            raise ValueError(f"The alphas move in every step or every n-th; got arch_every={arch_every}.")
+        if perturbation is not None and (sampler.sparse or not sampler.simplex):
+            raise ValueError(
+                "A perturbation moves edge weights about on the simplex, where several candidates run; those of "
+                f"{type(sampler).__name__} are {'single candidates' if sampler.sparse else 'not on it'}. Leave it out."
+            )
+        if penalty is not None:
+            penalty.bind(supernet)
+        self._arch_scaler: GradScaler | None = None
+        self._arch_scaler_state: dict[str, Any] | None = None
         self.arch_lr, self.arch_betas, self.arch_weight_decay = arch_lr, arch_betas, arch_weight_decay
-        self.arch_warmup_epochs, self.arch_every, self.weight_nesterov = arch_warmup_epochs, arch_every, weight_nesterov
-        self.penalty, self.perturbation, self.drop_path = penalty, perturbation, drop_path
+        self.arch_warmup_epochs, self.arch_every = arch_warmup_epochs, arch_every
+        self.penalty, self.perturbation = penalty, perturbation
 
     # What a method supplies.
 
@@ -237,16 +370,6 @@ class GradientSearch(SearchModule):
             strengths = self.sampler.strengths(dict(self.alphas.items()))
         return self.supernet.space.most_likely({name: s.cpu().numpy() for name, s in strengths.items()})
 
-    # What the two kinds of search supply.
-
-    @abstractmethod
-    def search_step(self, batch: Any) -> None:
-        """One step of both optimisers, or of that of the weights."""
-
-    @abstractmethod
-    def weight_batch(self, batch: Any) -> tuple[Tensor, Tensor]:
-        """Images and labels the weights are trained on."""
-
     # The loop.
 
     def average_gradients(self, gradients: list[Tensor]) -> list[Tensor]:
@@ -258,53 +381,18 @@ class GradientSearch(SearchModule):
         parts = torch.split(flat / dist.get_world_size(), [gradient.numel() for gradient in gradients])
         return [part.view_as(gradient) for part, gradient in zip(parts, gradients, strict=True)]
 
-    def on_fit_start(self) -> None:
-        super().on_fit_start()
-        if self.trainer.world_size > 1:  # these are the same in every process, there is nothing to average
-            same = "train/lr|(alpha|probability|entropy|choice)/"
-            warnings.filterwarnings("ignore", rf"It is recommended to use `self\.log\('({same})")
-        for alpha in self.arch_parameters():  # every process starts from the alphas of the first
-            alpha.data.copy_(self.trainer.strategy.broadcast(alpha.data))
-
     @property
     def optimizer_pair(self) -> tuple[LightningOptimizer, LightningOptimizer]:
         """Optimiser of the weights and of the alphas, during a fit."""
         weights, alphas = cast(list[LightningOptimizer], self.optimizers())
         return weights, alphas
 
-    def training_step(self, batch: Any, batch_idx: int) -> None:
-        size = len(self.weight_batch(batch)[1])
-        advice = (
-            f"Lower the batch size, now {size}, or the channels or cells of the supernet, or pass "
-            f"gradient_checkpointing=True to {type(self).__name__}: it computes cells twice instead of keeping them"
-        )
-        with explain_memory(advice):
-            self.search_step(batch)
-
     def moves_alphas(self) -> bool:
         """Whether the alphas move in this step."""
         step = self.trainer.fit_loop.total_batch_idx
         return self.current_epoch >= self.arch_warmup_epochs and step % self.arch_every == 0
 
-    def log_step(self, loss: Tensor, logits: Tensor, y: Tensor) -> None:
-        """Watch and log the step of the weights."""
-        self.watch(loss)
-        self._fit_accuracy.update(logits, y)
-        self.log("train/loss", loss.detach(), batch_size=len(y))
-        self.log("train/accuracy", self._fit_accuracy, on_step=False, on_epoch=True, batch_size=len(y))
-
-    def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
-        # Here gradients are free of the scale that 16 bits need.
-        if optimizer is self.optimizer_pair[0].optimizer:
-            norm = nn.utils.clip_grad_norm_(self.supernet.parameters(), self.grad_clip)
-            if self._weight_scaler is None:  # which skips a step that overflowed and goes on
-                self.watch(norm)
-
     # In 16-mixed every optimiser has a scaler of its own: gradients of weights and alphas overflow at other scales.
-
-    @property
-    def _weight_scaler(self) -> GradScaler | None:
-        return getattr(self.trainer.precision_plugin, "scaler", None) if self._trainer is not None else None
 
     def _arch_scale(self) -> Tensor:
         """Scalar; 1 but in 16-mixed."""
@@ -344,65 +432,15 @@ class GradientSearch(SearchModule):
         self._arch_scaler_state = checkpoint.get("arch_scaler")
 
     def on_train_epoch_start(self) -> None:
-        self._fit_accuracy.reset()  # or a fit resumed from the end of an epoch would go on counting
-        # A function of the epoch and nothing else, so that it is right after any resume.
-        epochs = self.trainer.max_epochs or 1
-        factor = warmup_cosine(self.current_epoch, steps=epochs, floor=self.weight_lr_min / self.weight_lr)
-        for group in self.optimizer_pair[0].param_groups:
-            group["lr"] = self.weight_lr * factor
-        self.sampler.schedule(self.current_epoch, epochs)
+        super().on_train_epoch_start()
         if self.perturbation is not None:
-            self.perturbation.schedule(self.current_epoch, epochs)
-        self.supernet.drop_paths(self.drop_path * self.current_epoch / max(1, epochs - 1))
-
-    def on_train_epoch_end(self) -> None:
-        super().on_train_epoch_end()
-        self.log("train/lr", self.optimizer_pair[0].param_groups[0]["lr"])
+            self.perturbation.schedule(self.current_epoch, self.trainer.max_epochs or 1)
 
     def configure_optimizers(self) -> Any:
-        weights = torch.optim.SGD(
-            self.supernet.parameters(),
-            self.weight_lr,
-            momentum=self.weight_momentum,
-            weight_decay=self.weight_decay,
-            nesterov=self.weight_nesterov,
-        )
         alphas = torch.optim.Adam(
             self.arch_parameters(), self.arch_lr, betas=self.arch_betas, weight_decay=self.arch_weight_decay
         )
-        return [weights, alphas]
-
-    def setup(self, stage: str) -> None:
-        super().setup(stage)
-        # Candidates that do not run get no gradient, in any process.
-        if self.sampler.sparse and isinstance(strategy := self.trainer.strategy, DDPStrategy):
-            strategy._ddp_kwargs.setdefault("find_unused_parameters", True)
-
-    def configure_callbacks(self) -> list[Callback]:
-        # The first hook of fit, before Lightning's own refusals, which do not know the way out.
-        trainer = self.trainer
-        if trainer.state.fn != "fit":
-            return []
-        if trainer.max_steps != -1 and not getattr(trainer, "fast_dev_run", 0):  # which sets max_steps itself
-            raise ValueError(
-                "max_steps counts the steps of both optimisers, so a search would end half-way; "
-                f"got max_steps={trainer.max_steps}. Use Trainer(max_epochs=...)."
-            )
-        if (trainer.max_epochs or -1) < 1:
-            raise ValueError(
-                f"The learning rate is annealed over max_epochs, which must be at least 1; got {trainer.max_epochs}."
-            )
-        if trainer.gradient_clip_val is not None:
-            raise ValueError(
-                "The Trainer cannot clip gradients of two optimisers; got "
-                f"gradient_clip_val={trainer.gradient_clip_val}. Remove it and pass grad_clip to {type(self).__name__}."
-            )
-        if trainer.accumulate_grad_batches != 1:
-            raise ValueError(
-                "The Trainer cannot accumulate gradients of two optimisers; got "
-                f"accumulate_grad_batches={trainer.accumulate_grad_batches}. Remove it and use a larger batch_size."
-            )
-        return []
+        return [*super().configure_optimizers(), alphas]
 
 
 class BilevelSearch(GradientSearch):

@@ -121,6 +121,30 @@ def expected_cost(weights: Mapping[str, Tensor], costs: Mapping[str, Tensor]) ->
     return torch.stack([(w * costs[name].to(w)).sum() for name, w in weights.items()]).sum()
 
 
+def fair_paths(sizes: Sequence[int]) -> Tensor:
+    """Single paths that together run every candidate of every row (FairNAS, arXiv:1907.01845, algorithm 1).
+
+    Each row is a random permutation of its candidates, independent of the others; path number k takes the k-th of each.
+    As many paths as the longest row has candidates; a shorter row goes on with further permutations, so that its
+    candidates run equally often, give or take one. Drawn from torch's default generator.
+
+    Args:
+        sizes: Number of candidates of every row, length R.
+
+    Returns:
+        Candidates, int64 ``[max(sizes), R]``.
+
+    Example:
+        >>> fair_paths([3, 3]).sort(0).values
+        tensor([[0, 0],
+                [1, 1],
+                [2, 2]])
+    """
+    count = max(sizes)
+    rows = [torch.cat([torch.randperm(size) for _ in range(math.ceil(count / size))])[:count] for size in sizes]
+    return torch.stack(rows, dim=1)
+
+
 def warmup_cosine(step: int, *, steps: int, warmup: int = 0, floor: float = 0.0) -> float:
     """Factor of the learning rate: up in a straight line, then down half a cosine (arXiv:1608.03983, eq. 5).
 

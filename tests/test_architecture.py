@@ -21,9 +21,11 @@ ALLOWED = {
     "cost": {"errors", "functional", "supernets"},
     "guard": {"errors", "supernets"},
     "resume": {"guard"},
+    "evaluation": {"errors", "supernets"},
     "base": {"errors", "functional", "guard", "resume", "samplers", "cost", "supernets"},
-    "methods": {"errors", "functional", "samplers", "cost", "supernets", "base"},
-    "discrete": {"cost", "supernets"},
+    "sharing": {"base", "evaluation", "samplers", "supernets"},
+    "methods": {"errors", "functional", "samplers", "cost", "supernets", "base", "sharing"},
+    "discrete": {"cost", "evaluation", "supernets"},
 }
 # ... and all others everything, except what lies above them.
 TOP = {"__main__", "cli", "quickstart", "runs"}

@@ -16,6 +16,7 @@ pytest.register_assert_rewrite("oneshot.testing.spaces", "oneshot.testing.method
 
 from .methods import MethodContract as MethodContract  # noqa: E402
 from .methods import PlantedSupernet as PlantedSupernet  # noqa: E402
+from .methods import SharingContract as SharingContract  # noqa: E402
 from .methods import find_planted_winner as find_planted_winner  # noqa: E402
 from .methods import fit as fit  # noqa: E402
 from .methods import random_streams as random_streams  # noqa: E402

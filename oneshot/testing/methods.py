@@ -16,7 +16,8 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 
-from oneshot.base import BilevelSearch, SearchModule
+from oneshot.base import BilevelSearch, SearchModule, SingleLevelSearch
+from oneshot.sharing import WeightSharingSearch
 from oneshot.supernets.base import OperationSupernet, Subnet, inherit_weights
 from oneshot.supernets.mixed_op import MixedOp, add_up, mixed_op
 from oneshot.supernets.nasbench201 import NASBench201Supernet
@@ -182,7 +183,7 @@ def fit(module: SearchModule, data: Any, *, epochs: int, **options: Any) -> pl.T
         ("logger", "enable_checkpointing", "enable_progress_bar", "enable_model_summary"), False
     )
     ckpt_path = options.pop("ckpt_path", None)
-    if isinstance(data, Mapping) and not isinstance(module, BilevelSearch):
+    if isinstance(data, Mapping) and isinstance(module, SingleLevelSearch):
         data = data["weights"]
     cpu = {"accelerator": "cpu", "devices": 1, "max_epochs": epochs, "limit_val_batches": 0}
     trainer = pl.Trainer(**{**cpu, **quiet, **options})
@@ -193,20 +194,20 @@ def fit(module: SearchModule, data: Any, *, epochs: int, **options: Any) -> pl.T
     return trainer
 
 
-class MethodContract(ABC):
-    """Subclass it as ``class TestMyMethod(MethodContract)`` and define the fixture ``method``.
-
-    The learning rates of the fixture must let the alphas decide in 32 steps (for example ``arch_lr=0.1``).
+class SearchContract(ABC):
+    """What holds for a search of any kind. Subclass one of its two kinds, not this.
 
     Attributes:
         epochs: How long the planted winner is looked for, in epochs of 8 steps.
         distributions: Whether the probabilities of a row sum to 1.
         planted: Options of the :class:`PlantedSupernet` the winner is looked for in.
+        trained: What a training moves.
     """
 
     epochs: int = 4
     distributions: bool = True
     planted: Mapping[str, int] = MappingProxyType({})
+    trained: tuple[str, ...] = ("alphas", "supernet")
 
     @pytest.fixture
     @abstractmethod
@@ -219,17 +220,7 @@ class MethodContract(ABC):
         torch.manual_seed(0)
         return NASBench201Supernet(channels=4, cells_per_stage=1, num_classes=3, in_channels=1, image_size=8)
 
-    def test_weights_and_alphas_are_disjoint_and_cover_all_trainable_parameters(
-        self, method: Method, supernet: OperationSupernet
-    ) -> None:
-        module = method(supernet)
-        weights, alphas = set(module.supernet.parameters()), set(module.arch_parameters())
-        assert weights and alphas and not weights & alphas
-        assert weights | alphas == {p for p in module.parameters() if p.requires_grad}
-        shapes = {name: tuple(alpha.shape) for name, alpha in module.alphas.items()}
-        assert shapes == {c.name: (c.rows, len(c.candidates)) for c in supernet.space.choices}
-
-    def test_both_optimisers_together_hold_every_parameter_once(
+    def test_the_optimisers_together_hold_every_parameter_once(
         self, method: Method, supernet: OperationSupernet
     ) -> None:
         module = method(supernet)
@@ -262,7 +253,7 @@ class MethodContract(ABC):
             _search(method, supernet, random_streams(supernet, seed=order), seed=0)[0] for order in (0, 0, 1)
         )
         _assert_identical(first.state_dict(), second.state_dict())
-        for part in ("alphas", "supernet"):
+        for part in self.trained:
             ours, theirs = getattr(first, part).parameters(), getattr(other, part).parameters()
             assert any(not torch.equal(a, b) for a, b in zip(ours, theirs, strict=True))
 
@@ -278,6 +269,31 @@ class MethodContract(ABC):
             _assert_identical(a.state_dict(), b.state_dict())
         for first, second in zip(trainer.lr_scheduler_configs, again.lr_scheduler_configs, strict=True):
             assert first.scheduler.state_dict() == second.scheduler.state_dict()
+
+    @pytest.mark.parametrize("order", [pytest.param(1, id="as-listed"), pytest.param(-1, id="reversed")])
+    @pytest.mark.parametrize("seed", [0, 1, 2])
+    def test_the_planted_winner_is_found(self, method: Method, seed: int, order: int) -> None:
+        config = find_planted_winner(
+            method, seed=seed, candidates=CANDIDATES[::order], epochs=self.epochs, **self.planted
+        )
+        assert WINNER in config["edge"]
+
+
+class MethodContract(SearchContract):
+    """Subclass it as ``class TestMyMethod(MethodContract)`` and define the fixture ``method``.
+
+    The learning rates of the fixture must let the alphas decide in 32 steps (for example ``arch_lr=0.1``).
+    """
+
+    def test_weights_and_alphas_are_disjoint_and_cover_all_trainable_parameters(
+        self, method: Method, supernet: OperationSupernet
+    ) -> None:
+        module = method(supernet)
+        weights, alphas = set(module.supernet.parameters()), set(module.arch_parameters())
+        assert weights and alphas and not weights & alphas
+        assert weights | alphas == {p for p in module.parameters() if p.requires_grad}
+        shapes = {name: tuple(alpha.shape) for name, alpha in module.alphas.items()}
+        assert shapes == {c.name: (c.rows, len(c.candidates)) for c in supernet.space.choices}
 
     def test_the_alphas_move_and_every_step_moves_the_weights(
         self, method: Method, supernet: OperationSupernet
@@ -321,18 +337,63 @@ class MethodContract(ABC):
         fit(module, random_streams(supernet), epochs=1, callbacks=[watch])
         assert watch.steps == 3
 
-    @pytest.mark.parametrize("order", [pytest.param(1, id="as-listed"), pytest.param(-1, id="reversed")])
-    @pytest.mark.parametrize("seed", [0, 1, 2])
-    def test_the_planted_winner_is_found(self, method: Method, seed: int, order: int) -> None:
-        config = find_planted_winner(
-            method, seed=seed, candidates=CANDIDATES[::order], epochs=self.epochs, **self.planted
-        )
-        assert WINNER in config["edge"]
-
     def _bilevel(self, method: Method, supernet: OperationSupernet) -> BilevelSearch:
         module = method(supernet)
         if not isinstance(module, BilevelSearch):
             pytest.skip("only a bilevel search has separate steps")
+        return module
+
+
+class SharingContract(SearchContract):
+    """For methods that train paths and no alphas: ``class TestMyMethod(SharingContract)``, with the same fixture.
+
+    The learning rates of the fixture must let the paths learn in 32 steps.
+    """
+
+    trained = ("supernet",)
+
+    def test_all_that_is_trained_is_weights(self, method: Method, supernet: OperationSupernet) -> None:
+        module = method(supernet)
+        assert {p for p in module.parameters() if p.requires_grad} == set(module.supernet.parameters())
+        assert not any(alpha.any() for alpha in module.arch_parameters())
+
+    def test_the_alphas_stay_and_every_step_moves_the_weights(
+        self, method: Method, supernet: OperationSupernet
+    ) -> None:
+        module, watch = method(supernet), _WeightsDuringSteps()
+        fit(module, random_streams(supernet), epochs=1, callbacks=[watch])
+        assert watch.steps == 3
+        assert not any(alpha.any() for alpha in module.arch_parameters())
+        assert all(torch.isfinite(value).all() for value in module.state_dict().values())
+
+    def test_paths_are_architectures_and_follow_the_default_generator(
+        self, method: Method, supernet: OperationSupernet
+    ) -> None:
+        module, drawn = self._sharing(method, supernet), []
+        for seed in (0, 0, 1):
+            torch.manual_seed(seed)
+            drawn.append([module.paths(step) for step in range(3)])
+        for config in (config for paths in drawn[0] for config in paths):
+            supernet.space.validate(config)
+        assert drawn[0] == drawn[1] != drawn[2]
+
+    def test_the_best_of_the_ranking_is_derived_also_from_a_checkpoint(
+        self, method: Method, supernet: OperationSupernet, tmp_path: Path
+    ) -> None:
+        module, path = self._sharing(method, copy.deepcopy(supernet)), tmp_path / "first.ckpt"
+        assert module.ranking == [] and module.derive() == module.derive()
+        options = {"enable_checkpointing": True, "callbacks": [_SaveFirstEpoch(path)]}
+        fit(module, random_streams(supernet), epochs=1, **options)
+        accuracies = [accuracy for _, accuracy in module.ranking]
+        assert accuracies == sorted(accuracies, reverse=True) and 1 <= len(accuracies) <= module.finalists
+        assert module.derive() == module.ranking[0][0]
+        again = self._sharing(method, copy.deepcopy(supernet))
+        again.load_state_dict(torch.load(path, weights_only=True)["state_dict"])
+        assert again.ranking == module.ranking
+
+    def _sharing(self, method: Method, supernet: OperationSupernet) -> WeightSharingSearch:
+        module = method(supernet)
+        assert isinstance(module, WeightSharingSearch)
         return module
 
 
@@ -365,6 +426,23 @@ class _AlphasDuringWeightStep(pl.Callback):
         assert isinstance(pl_module, SearchModule)
         now = pl_module.arch_parameters()
         assert all(torch.equal(a, b) for a, b in zip(now, self.before, strict=True))
+        self.steps += 1
+
+
+class _WeightsDuringSteps(pl.Callback):
+    """Every step must move the weights."""
+
+    def __init__(self) -> None:
+        self.steps = 0
+
+    def on_train_batch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule, *args: Any) -> None:
+        assert isinstance(pl_module, SearchModule)
+        self.before = [p.detach().clone() for p in pl_module.supernet.parameters()]
+
+    def on_train_batch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule, *args: Any) -> None:
+        assert isinstance(pl_module, SearchModule)
+        now = pl_module.supernet.parameters()
+        assert any(not torch.equal(a, b) for a, b in zip(now, self.before, strict=True))
         self.steps += 1
 
 

@@ -37,6 +37,20 @@ def test_two_processes_equal_one(method: str, tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("method", ["RandomSharing", "FairNAS"])
+def test_two_processes_train_the_same_paths_and_agree_on_the_ranking(method: str, tmp_path: Path) -> None:
+    script = str(Path(__file__).with_name("sharing.py"))
+    run(script, method, "1", str(tmp_path / "one"))
+    torchrun = ["-m", "torch.distributed.run", "--nproc_per_node=2", "--master_port=0", "--rdzv_backend=c10d"]
+    run(*torchrun, "--rdzv_endpoint=localhost:0", script, method, "2", str(tmp_path / "two"))
+    one, first, second = (torch.load(tmp_path / name) for name in ("one.0", "two.0", "two.1"))
+    for a, b, c in zip(one["weights"], first["weights"], second["weights"], strict=True):
+        assert torch.equal(b, c)
+        torch.testing.assert_close(b, a, rtol=1e-5, atol=1e-6)
+    assert first["ranking"] == second["ranking"] and len(first["ranking"]) == 3
+
+
+@pytest.mark.slow
 def test_the_command_line_runs_two_processes_and_writes_one_run(tmp_path: Path) -> None:
     out = tmp_path / "run"
     options = {
