@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import warnings
 import zlib
 from abc import ABC, abstractmethod
@@ -18,6 +19,7 @@ from torch import Tensor, nn
 from torch.amp import GradScaler
 from torch.nn.parallel import DistributedDataParallel
 from torch.profiler import record_function
+from torch.utils.data import DataLoader, IterableDataset
 from torchmetrics.classification import MulticlassAccuracy
 
 from oneshot.supernets.base import OperationSupernet, batch_statistics
@@ -25,7 +27,7 @@ from oneshot.supernets.mixed_op import Path
 from oneshot.supernets.space import SubnetConfig
 
 from .cost.penalty import CostPenalty
-from .functional import expected_cost, frozen_batch_norm, warmup_cosine
+from .functional import expected_cost, frozen_batch_norm, unrolled_arch_grad, warmup_cosine
 from .guard import check_data, explain_memory
 from .resume import ResumableModule
 from .samplers import Perturbation, Sampler
@@ -248,15 +250,19 @@ class SupernetTraining(SearchModule):
     def _weight_scaler(self) -> GradScaler | None:
         return getattr(self.trainer.precision_plugin, "scaler", None) if self._trainer is not None else None
 
+    def schedule_position(self) -> tuple[int, int]:
+        """Epoch, and number of epochs, that learning rate, sampler, perturbation and drop-path follow."""
+        return self.current_epoch, self.trainer.max_epochs or 1
+
     def on_train_epoch_start(self) -> None:
         self._fit_accuracy.reset()  # or a fit resumed from the end of an epoch would go on counting
         # A function of the epoch and nothing else, so that it is right after any resume.
-        epochs = self.trainer.max_epochs or 1
-        factor = warmup_cosine(self.current_epoch, steps=epochs, floor=self.weight_lr_min / self.weight_lr)
+        epoch, epochs = self.schedule_position()
+        factor = warmup_cosine(epoch, steps=epochs, floor=self.weight_lr_min / self.weight_lr)
         for group in self.weight_optimizer.param_groups:
             group["lr"] = self.weight_lr * factor
-        self.sampler.schedule(self.current_epoch, epochs)
-        self.supernet.drop_paths(self.drop_path * self.current_epoch / max(1, epochs - 1))
+        self.sampler.schedule(epoch, epochs)
+        self.supernet.drop_paths(self.drop_path * epoch / max(1, epochs - 1))
 
     def on_train_epoch_end(self) -> None:
         super().on_train_epoch_end()
@@ -434,7 +440,7 @@ class GradientSearch(SupernetTraining):
     def on_train_epoch_start(self) -> None:
         super().on_train_epoch_start()
         if self.perturbation is not None:
-            self.perturbation.schedule(self.current_epoch, self.trainer.max_epochs or 1)
+            self.perturbation.schedule(*self.schedule_position())
 
     def configure_optimizers(self) -> Any:
         alphas = torch.optim.Adam(
@@ -464,6 +470,77 @@ class BilevelSearch(GradientSearch):
             alpha.grad = gradient
         return loss
 
+    def unrolled_backward(self, batch: Batch, epsilon: float = 0.01) -> Tensor:
+        """What :meth:`arch_backward` does, one weight step ahead (DARTS, arXiv:1806.09055, equations 7 and 8).
+
+        Args:
+            batch: Of both streams.
+            epsilon: See :func:`~oneshot.functional.unrolled_arch_grad`.
+        """
+        losses: list[Tensor] = []
+
+        def train_loss() -> Tensor:
+            x, y = batch["weights"]
+            return self.criterion(self.run(x, self.edge_weights()), y)  # type: ignore[no-any-return]  # nn.Module
+
+        def val_loss() -> Tensor:
+            losses.append(self._val_loss(batch))
+            return losses[-1]
+
+        optimizer = self.optimizer_pair[0].optimizer
+        weights, alphas = list(self.supernet.parameters()), self.arch_parameters()
+        with torch.autocast(self.device.type, enabled=False):  # epsilon is below the resolution of 16 bits
+            gradients = unrolled_arch_grad(
+                train_loss,
+                val_loss,
+                weights,
+                alphas,
+                lr=optimizer.param_groups[0]["lr"],
+                momentum=optimizer.param_groups[0]["momentum"],
+                weight_decay=optimizer.param_groups[0]["weight_decay"],
+                momentum_buffers=[optimizer.state[w].get("momentum_buffer") for w in weights],
+                epsilon=epsilon,
+                average=self.average_gradients,
+            )
+        for alpha, gradient in zip(alphas, gradients, strict=True):
+            alpha.grad = gradient
+        return losses[0]
+
+    def held_out(self, batches: int | None = None) -> Iterator[tuple[Tensor, Tensor]]:
+        """Batches of the architecture stream: the same ones in every call, in every process and after any resume.
+
+        Random numbers that are drawn while they are read, also by the reader, follow from a fixed seed and leave no
+        trace. Images are augmented as in the search, and an incomplete last batch is dropped.
+
+        Args:
+            batches: How many at most; ``None`` is one pass over the stream.
+
+        Raises:
+            ValueError: If the stream is not a ``DataLoader`` with a batch size, over a data set that can be shuffled.
+        """
+        streams: Any = self.trainer.train_dataloader
+        loader = streams["arch"]
+        if not isinstance(loader, DataLoader) or isinstance(loader.dataset, IterableDataset) or not loader.batch_size:
+            raise ValueError(
+                f"{type(self).__name__} reads the same batches again and again, from a DataLoader with a batch_size "
+                f"over a data set with a length; the architecture stream is {type(loader).__name__}. Give such a one."
+            )
+        again: DataLoader[Any] = DataLoader(
+            loader.dataset,
+            loader.batch_size,
+            shuffle=True,
+            num_workers=loader.num_workers,
+            collate_fn=loader.collate_fn,
+            drop_last=len(loader.dataset) >= loader.batch_size,  # type: ignore[arg-type]  # torch declares no length
+            generator=torch.Generator().manual_seed(0),
+        )
+        devices = [self.device.index] if self.device.type == "cuda" else []
+        with torch.random.fork_rng(devices):
+            torch.manual_seed(0)
+            for batch in itertools.islice(again, batches):
+                x, y = self.trainer.strategy.batch_to_device(batch)
+                yield x, y
+
     def weight_batch(self, batch: Batch) -> tuple[Tensor, Tensor]:
         return batch["weights"]
 
@@ -489,17 +566,27 @@ class BilevelSearch(GradientSearch):
 
         x, y = batch["weights"]
         with record_function("step of the weights"):
-            with torch.no_grad():
-                weights = self.edge_weights()
-            if self.perturbation is not None:
-                with frozen_batch_norm(self.supernet):
-                    weights = self.perturbation(weights, lambda w: self.criterion(self.run(x, w), y))
+            weights = self.weights_for_training(x, y)
             logits = self.run(x, weights)
             loss = self.criterion(logits, y)
             weight_optimizer.zero_grad()
             self.manual_backward(loss)
             weight_optimizer.step()
         self.log_step(loss, logits, y)
+
+    @torch.no_grad()
+    def weights_for_training(self, x: Tensor, y: Tensor) -> dict[str, Tensor]:
+        """Edge weights of the weight step on a batch ``[B, C, H, W]``, ``[B]``; perturbed where that is asked for."""
+        if self.perturbation is None:
+            return self.edge_weights()
+        finish, rows = self.sampler.finish, self.sampler.rows(dict(self.alphas.items()))
+        scale = self._arch_scale()  # or gradients vanish in 16 bits; which way is up stays the same
+
+        def loss(moved: Mapping[str, Tensor]) -> Tensor:
+            return scale * self.criterion(self.run(x, finish(moved)), y)  # type: ignore[no-any-return]  # nn.Module
+
+        with frozen_batch_norm(self.supernet):
+            return finish(self.perturbation(rows, loss, self.average_gradients))
 
     def _val_loss(self, batch: Batch) -> Tensor:
         x, y = batch["arch"]
@@ -511,7 +598,26 @@ class SingleLevelSearch(GradientSearch):
     """Weights and alphas on the same batches, by one loss (SNAS, arXiv:1812.09926).
 
     Batches are ``(x, y)``, from all the training data. Arguments are those of :class:`GradientSearch`.
+
+    Raises:
+        ValueError: If there is a perturbation, which belongs to the loss of the weights only.
     """
+
+    def __init__(
+        self,
+        supernet: OperationSupernet,
+        sampler: Sampler,
+        *,
+        perturbation: Perturbation | None = None,
+        **kwargs: Any,
+    ) -> None:
+        if perturbation is not None:
+            raise ValueError(
+                "Under a perturbation the weights are trained, but not the alphas (arXiv:2002.05283, equation 4); "
+                f"{type(self).__name__} trains both by one loss. Leave the perturbation out, or search in two steps, "
+                "as DARTS and SmoothDARTS do."
+            )
+        super().__init__(supernet, sampler, **kwargs)
 
     def weight_batch(self, batch: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
         return batch

@@ -80,6 +80,142 @@ def unrolled_arch_grad(
                 w.copy_(original)
 
 
+def clip_to_simplex(weights: Tensor) -> Tensor:
+    """Rows without negative numbers that sum to 1: negative weights become 0, then every row is divided by its sum.
+
+    What SmoothDARTS does to perturbed weights (arXiv:2002.05283, section 3.3, and the authors' code). Not the nearest
+    point of the simplex. A row of which nothing is left becomes one-hot at its largest weight.
+
+    Args:
+        weights: ``[R, O]``.
+
+    Example:
+        >>> clip_to_simplex(torch.tensor([[0.6, 0.6, -0.1], [-0.2, -0.1, -0.3]]))
+        tensor([[0.5000, 0.5000, 0.0000],
+                [0.0000, 1.0000, 0.0000]])
+    """
+    clipped = weights.clamp(0, 1)
+    sums = clipped.sum(-1, keepdim=True)
+    largest = torch.nn.functional.one_hot(weights.argmax(-1), weights.shape[-1]).to(weights)
+    return torch.where(sums > 0, clipped / torch.where(sums > 0, sums, 1), largest)
+
+
+def worst_weights(
+    rows: Mapping[str, Tensor],
+    loss: Callable[[Mapping[str, Tensor]], Tensor],
+    *,
+    epsilon: float,
+    steps: int = 7,
+    average: Callable[[list[Tensor]], list[Tensor]] = list,
+) -> dict[str, Tensor]:
+    """Edge weights near ``rows`` under which the loss is high (SmoothDARTS-ADV, arXiv:2002.05283, equation 7).
+
+    Projected gradient ascent from a random start: steps of ``2 * epsilon / steps`` along the sign of the gradient, each
+    followed by clipping to ``rows +- epsilon`` and then to the simplex, as in the authors' code.
+
+    Args:
+        rows: Edge weights on the simplex, ``{choice: [R, O]}``.
+        loss: Training loss under given edge weights; scalar, differentiable in them.
+        epsilon: Largest change of a weight, before rows are divided by their sums.
+        steps: Gradient steps.
+        average: Averages over the processes that see parts of one batch, so that all climb the same hill.
+
+    Returns:
+        Edge weights on the simplex, ``{choice: [R, O]}``; ``rows`` where climbing has not raised the loss.
+    """
+    names = list(rows)
+
+    def measure(at: Sequence[Tensor]) -> Tensor:
+        with torch.no_grad():
+            return average([loss(dict(zip(names, at, strict=True))).detach()])[0]
+
+    start = [rows[name].detach() for name in names]
+    here = [clip_to_simplex(row + torch.empty_like(row).uniform_(-epsilon, epsilon)) for row in start]
+    for _ in range(steps):
+        with torch.enable_grad():
+            here = [row.requires_grad_() for row in here]
+            gradients = average(_grad(loss(dict(zip(names, here, strict=True))), here))
+        moved = [row.detach() + 2 * epsilon / steps * g.sign() for row, g in zip(here, gradients, strict=True)]
+        here = [clip_to_simplex(row + (m - row).clamp(-epsilon, epsilon)) for row, m in zip(start, moved, strict=True)]
+    risen = measure(here) > measure(start)
+    return {name: torch.where(risen, high, low) for name, high, low in zip(names, here, start, strict=True)}
+
+
+def largest_eigenvalue(product: Callable[[Tensor], Tensor], like: Tensor, *, steps: int = 32) -> float:
+    r"""Largest eigenvalue of a symmetric matrix of which only products with vectors are known.
+
+    Lanczos' method: the largest eigenvalue of the matrix projected on ``v, Av, A^2 v, ...`` for a random ``v``, with
+    every vector orthogonalised against all before. It approaches from below; with ``steps >= n`` it is exact.
+
+    *Largest* is meant with its sign: power iteration would give the eigenvalue of largest magnitude, and the most
+    negative one where a loss bends downwards more than it bends upwards. A matrix that is not quite symmetric, as
+    Hessians in finite precision are, counts as ``(A + A^T) / 2``, whose eigenvalues are real.
+
+    Args:
+        product: ``[n] -> [n]``, product of the matrix with a vector.
+        like: A vector of the length, device and type ``product`` takes, ``[n]``.
+        steps: Products at most.
+
+    Example:
+        >>> matrix = torch.diag(torch.tensor([-3.0, 1.0, 2.0]))
+        >>> round(largest_eigenvalue(lambda v: matrix @ v, torch.zeros(3)), 4)
+        2.0
+    """
+    generator = torch.Generator().manual_seed(0)  # the same vector in every process, and nobody's random numbers
+    vector = torch.randn(like.numel(), generator=generator, dtype=torch.float64)
+    basis, images = vector.new_empty(0, len(vector)), vector.new_empty(0, len(vector))
+    while len(basis) < min(steps, len(vector)):
+        length = vector.norm()
+        for _ in range(2):  # once is not enough in finite precision
+            vector = vector - basis.T @ (basis @ vector)
+        if vector.norm() <= 1e-6 * length:  # what was seen is mapped into itself
+            break
+        vector = vector / vector.norm()
+        image = product(vector.to(like)).detach().double().cpu()
+        basis, images = torch.cat([basis, vector[None]]), torch.cat([images, image[None]])
+        vector = image
+    projected = basis @ images.T
+    return float(torch.linalg.eigvalsh((projected + projected.T) / 2)[-1])
+
+
+def sharpening_since(
+    eigenvalues: Sequence[float], *, window: int = 5, lag: int = 4, ratio: float = 0.75, first: int = 0
+) -> int | None:
+    r"""Which of a series of measurements came before a sharp rise (DARTS-ES, arXiv:1909.09656, section 4.3).
+
+    With :math:`\bar\lambda(i)` the mean of the measurements around i, the search has got into a sharp valley when
+    :math:`\bar\lambda(i - k) / \bar\lambda(i) < 0.75`, and i - k is where it was still good. The last i is the one
+    whose window is complete; windows that would begin before the first measurement are shorter, as in the authors'
+    code.
+
+    Args:
+        eigenvalues: Measurements so far, in order.
+        window: Measurements a mean is taken over, centred; odd.
+        lag: k, measurements between the two means.
+        ratio: Below it the rise is sharp. The authors' code has 1 / 1.3.
+        first: The first measurement that may be returned.
+
+    Returns:
+        i - k, or ``None`` if there was no such rise.
+
+    Example:
+        >>> sharpening_since([0.1, 0.1, 0.1, 0.4], window=1, lag=1)
+        2
+    """
+    half = window // 2
+    now = len(eigenvalues) - 1 - half
+    before = now - lag
+
+    def mean(centre: int) -> float:
+        around = eigenvalues[max(0, centre - half) : centre + half + 1]
+        return sum(around) / len(around)
+
+    if before < max(0, first):
+        return None
+    # not as a quotient: eigenvalues at or below 0 are those of no valley, let alone a sharp one
+    return before if mean(now) > 0 and mean(before) < ratio * mean(now) else None
+
+
 def entropy(probabilities: Tensor) -> Tensor:
     """Entropy of each row in nats.
 

@@ -19,7 +19,7 @@ class Sampler(nn.Module, ABC):
 
     Attributes:
         sparse: Most edge weights are exactly zero, and the candidates behind them do not run.
-        simplex: The rows of the edge weights sum to 1.
+        simplex: What :meth:`rows` returns sums to 1 in every row.
     """
 
     sparse = False
@@ -42,6 +42,14 @@ class Sampler(nn.Module, ABC):
         Returns:
             Edge weights, ``{choice: [R, O]}``.
         """
+
+    def rows(self, alphas: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """The candidates of each row against each other, ``[R, O]``: what :meth:`finish` turns into edge weights."""
+        return self(alphas)  # type: ignore[no-any-return]  # nn.Module.__call__ is untyped
+
+    def finish(self, rows: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Edge weights from :meth:`rows`, where a sampler does more than weighing candidates; ``[R, O]``."""
+        return dict(rows)
 
     @abstractmethod
     def probabilities(self, alphas: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -130,12 +138,11 @@ class EdgeNormalization(Sampler):
         ValueError: If the space has no nodes with several edges, or the inner sampler runs single candidates.
     """
 
-    simplex = False
     node_of: Tensor
 
     def __init__(self, inner: Sampler, space: SearchSpace, *, std: float = 1e-3) -> None:
         super().__init__()
-        self.inner, nodes = inner, space.nodes()
+        self.inner, self.simplex, nodes = inner, inner.simplex, space.nodes()
         if not any(len(node) > 1 for node in nodes):
             raise ValueError(
                 f"Edge normalisation weights the edges that enter a node; space {space.name!r} has no node with "
@@ -146,7 +153,7 @@ class EdgeNormalization(Sampler):
                 f"Edge normalisation scales what the candidates of an edge add up to; {type(inner).__name__} runs one "
                 "candidate at a time. Use a sampler that mixes them, such as SoftmaxSampler."
             )
-        self.rows = {choice.name: choice.rows for choice in space.choices}
+        self.rows_of = {choice.name: choice.rows for choice in space.choices}
         self.betas = nn.Parameter(std * torch.randn(space.num_genes))
         node_of = torch.arange(len(nodes), len(nodes) + space.num_genes)  # an edge of no node is alone
         for number, node in enumerate(nodes):
@@ -162,11 +169,17 @@ class EdgeNormalization(Sampler):
         exp = (self.betas - self.betas.detach().max()).exp()
         sums = exp.new_zeros(self.count).index_add(0, self.node_of, exp)
         weights = exp / sums[self.node_of]
-        return dict(zip(self.rows, torch.split(weights, list(self.rows.values())), strict=True))
+        return dict(zip(self.rows_of, torch.split(weights, list(self.rows_of.values())), strict=True))
 
     def forward(self, alphas: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        return self.finish(self.rows(alphas))
+
+    def rows(self, alphas: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        return self.inner.rows(alphas)
+
+    def finish(self, rows: Mapping[str, Tensor]) -> dict[str, Tensor]:
         edges = self.edges()
-        return {name: weights * edges[name][:, None] for name, weights in self.inner(alphas).items()}
+        return {name: weights * edges[name][:, None] for name, weights in self.inner.finish(rows).items()}
 
     def probabilities(self, alphas: Mapping[str, Tensor]) -> dict[str, Tensor]:
         return self.inner.probabilities(alphas)
@@ -184,16 +197,20 @@ class Perturbation(nn.Module, ABC):
 
     @abstractmethod
     def forward(
-        self, weights: Mapping[str, Tensor], loss: Callable[[Mapping[str, Tensor]], Tensor]
+        self,
+        rows: Mapping[str, Tensor],
+        loss: Callable[[Mapping[str, Tensor]], Tensor],
+        average: Callable[[list[Tensor]], list[Tensor]] = list,
     ) -> dict[str, Tensor]:
         """Perturb.
 
         Args:
-            weights: Edge weights without gradient, ``{choice: [R, O]}``, rows on the simplex.
-            loss: Training loss of this step's batch under given edge weights; leaves statistics alone.
+            rows: What :meth:`Sampler.rows` returns, without gradient: ``{choice: [R, O]}`` on the simplex.
+            loss: Training loss of this step's batch under given rows; leaves statistics alone.
+            average: Averages over the processes that see parts of one batch, so that all perturb alike.
 
         Returns:
-            Edge weights, rows on the simplex.
+            Rows on the simplex, ``{choice: [R, O]}``.
         """
 
 
