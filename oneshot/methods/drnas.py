@@ -34,9 +34,9 @@ class DrNAS(BilevelSearch):
     authors' code by default, ``"kl"`` the divergence from the uniform distribution (:func:`dirichlet_kl`). Derived is
     what is largest in the mean. Theirs compares edges by the softmax of the alphas; within a row both agree.
 
-    Defaults are the authors' for NAS-Bench-201 (100 epochs, batches of 64): SGD 0.025 to 0.001, Adam 3e-4 for the alphas.
-    Left out is the progressive search of section 4, whose second half has fewer candidates and more channels: a search
-    here has one supernet. The first half's partial channels are the supernet's ``partial_channels``.
+    Defaults are the authors' for NAS-Bench-201 (100 epochs, batches of 64): SGD 0.025 to 0.001, Adam 3e-4 for the
+    alphas. Left out is the progressive search of section 4, whose later stages have fewer candidates and more channels:
+    a search here has one supernet. The partial channels of its first stage are the supernet's ``partial_channels``.
 
     Args:
         supernet: The supernet of any space of operation choices.

@@ -32,8 +32,8 @@ class FairDARTS(BilevelSearch):
     Source: arXiv:1911.12126. The loss of the alphas is that of DARTS plus ``zero_one_weight`` times
     :func:`zero_one_loss` (equations 5 and 6). From the architecture the space would derive, :meth:`derive` leaves out
     the rows whose best candidate is below ``threshold``. So a node of a DARTS cell reads two states, one or none, with
-    one operation each, as the authors' code derives by default (``threshold_sparse``); a row that its space cannot leave
-    out keeps its best candidate.
+    one operation each, as the authors' code derives by default (``threshold_sparse``); a row that its space cannot
+    leave out keeps its best candidate.
 
     The paper has no candidate ``none``: it is what is left where no other passes the threshold. Where the space has it,
     it takes no part in the zero-one loss and is never weighed; it adds nothing to an edge, so its alpha stays where it

@@ -157,7 +157,9 @@ class ProxylessNAS(BilevelSearch):
         if gradient not in ("two_path", "reinforce"):
             raise ValueError(f"The gradient of the alphas is 'two_path' or 'reinforce'; got {gradient!r}.")
         if gradient == "two_path" and reward is not None:
-            raise ValueError("Two paths have a loss, not a reward; got both. Leave it out, or use gradient='reinforce'.")
+            raise ValueError(
+                "Two paths have a loss, not a reward; got both. Leave it out, or use gradient='reinforce'."
+            )
         if gradient == "reinforce" and penalty is not None:
             raise ValueError(
                 "REINFORCE knows rewards, not losses; got a penalty. Use reward=Reward(cost, target=...) for it."
@@ -185,12 +187,12 @@ class ProxylessNAS(BilevelSearch):
         probabilities = {name: alpha.softmax(-1) for name, alpha in alphas.items()}
         loss = self.arch_loss(self.criterion(self.supernet(x, arch), y), probabilities)
         scale, inputs = self._arch_scale(), [*gates.values(), *alphas.values()]
-        gradients = torch.autograd.grad(loss * scale, inputs, allow_unused=True, materialize_grads=True)
-        gradients = iter(self.average_gradients([g / scale for g in gradients]))
-        of_gates, of_costs = dict(zip(gates, gradients, strict=False)), dict(zip(alphas, gradients, strict=True))
-        for name, (pair, logits) in self._pairs.items():
-            gradient = two_path_gradient(of_gates[name].gather(1, pair), logits)
-            alphas[name].grad = of_costs[name].scatter_add(1, pair, gradient)
+        scaled = torch.autograd.grad(loss * scale, inputs, allow_unused=True, materialize_grads=True)
+        gradients = self.average_gradients([g / scale for g in scaled])
+        of_gates, of_costs = gradients[: len(gates)], gradients[len(gates) :]
+        for name, of_gate, of_cost in zip(alphas, of_gates, of_costs, strict=True):
+            pair, logits = self._pairs[name]
+            alphas[name].grad = of_cost.scatter_add(1, pair, two_path_gradient(of_gate.gather(1, pair), logits))
         return loss
 
     @torch.no_grad()

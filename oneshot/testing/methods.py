@@ -171,10 +171,12 @@ class MethodContract(ABC):
 
     Attributes:
         epochs: How long the planted winner is looked for, in epochs of 8 steps.
+        candidates: What it is looked for among.
         distributions: Whether the probabilities of a row sum to 1.
     """
 
     epochs: int = 4
+    candidates: Sequence[str] = CANDIDATES
     distributions: bool = True
 
     @pytest.fixture
@@ -293,7 +295,7 @@ class MethodContract(ABC):
     @pytest.mark.parametrize("order", [pytest.param(1, id="as-listed"), pytest.param(-1, id="reversed")])
     @pytest.mark.parametrize("seed", [0, 1, 2])
     def test_the_planted_winner_is_found(self, method: Method, seed: int, order: int) -> None:
-        config = find_planted_winner(method, seed=seed, candidates=CANDIDATES[::order], epochs=self.epochs)
+        config = find_planted_winner(method, seed=seed, candidates=self.candidates[::order], epochs=self.epochs)
         assert config["edge"] == (WINNER,)
 
     def _bilevel(self, method: Method, supernet: OperationSupernet) -> BilevelSearch:
