@@ -123,6 +123,18 @@ class StraightThroughSampler(GumbelSoftmaxSampler):
         return {name: straight_through(p) for name, p in super().forward(alphas).items()}
 
 
+class OneHotSampler(Sampler):
+    """One candidate a row, drawn from the softmax of its alphas; without a gradient."""
+
+    sparse = True
+
+    def forward(self, alphas: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        return {name: draw_one_hot(alpha.detach()) for name, alpha in alphas.items()}
+
+    def probabilities(self, alphas: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        return {name: alpha.softmax(-1) for name, alpha in alphas.items()}
+
+
 class EdgeNormalization(Sampler):
     """Weights the edges that enter a node against each other (PC-DARTS, arXiv:1907.05737, equation 2).
 
@@ -222,6 +234,11 @@ def gumbel_like(x: Tensor) -> Tensor:
     """
     noise = torch.empty_like(x, memory_format=torch.contiguous_format).exponential_()
     return -noise.clamp_min(torch.finfo(x.dtype).tiny).log()
+
+
+def draw_one_hot(logits: Tensor) -> Tensor:
+    """One-hot rows, drawn from the softmax of each row (by the Gumbel-max trick); ``[R, O] -> [R, O]``."""
+    return F.one_hot((logits + gumbel_like(logits)).argmax(-1), logits.shape[-1]).to(logits)
 
 
 def straight_through(p: Tensor) -> Tensor:

@@ -45,15 +45,17 @@ class Path:
 
     Args:
         values: ``[R, O]``.
+        runs: Which candidates run, ``[R, O]`` of booleans, where those are others than the ones with weight
+            (ProxylessNAS needs the output of a candidate whose gate is closed).
 
     Example:
         >>> Path(torch.tensor([[0.0, 1.0], [0.0, 0.0]])).active
         ((1,), ())
     """
 
-    def __init__(self, values: Tensor) -> None:
+    def __init__(self, values: Tensor, runs: Tensor | None = None) -> None:
         self.values, self.shape = values, values.shape
-        live = values.detach().ne(0).tolist()
+        live = (values.detach().ne(0) if runs is None else runs).tolist()
         self.active = tuple(tuple(o for o, on in enumerate(row) if on) for row in live)
 
     def __getitem__(self, row: int) -> Row:

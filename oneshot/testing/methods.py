@@ -199,12 +199,14 @@ class SearchContract(ABC):
 
     Attributes:
         epochs: How long the planted winner is looked for, in epochs of 8 steps.
+        candidates: What it is looked for among.
         distributions: Whether the probabilities of a row sum to 1.
         planted: Options of the :class:`PlantedSupernet` the winner is looked for in.
         trained: What a training moves.
     """
 
     epochs: int = 4
+    candidates: Sequence[str] = CANDIDATES
     distributions: bool = True
     planted: Mapping[str, int] = MappingProxyType({})
     trained: tuple[str, ...] = ("alphas", "supernet")
@@ -274,7 +276,7 @@ class SearchContract(ABC):
     @pytest.mark.parametrize("seed", [0, 1, 2])
     def test_the_planted_winner_is_found(self, method: Method, seed: int, order: int) -> None:
         config = find_planted_winner(
-            method, seed=seed, candidates=CANDIDATES[::order], epochs=self.epochs, **self.planted
+            method, seed=seed, candidates=self.candidates[::order], epochs=self.epochs, **self.planted
         )
         assert WINNER in config["edge"]
 
