@@ -54,6 +54,7 @@ from oneshot.data.images import ImageSet  # noqa: E402
 from oneshot.files import write_atomically  # noqa: E402
 from oneshot.report import draw_curves, save_figure  # noqa: E402
 from oneshot.retrain import Retrain  # noqa: E402
+from oneshot.sharing import WeightSharingSearch  # noqa: E402
 from oneshot.supernets import (  # noqa: E402
     DARTSNetwork,
     DARTSSpace,
@@ -208,14 +209,15 @@ def changes(name: str, args: argparse.Namespace) -> dict[str, Any]:
 
 
 class Trajectory(pl.Callback):
-    """What would be derived after every epoch."""
+    """What would be derived after every epoch; methods without alphas have no opinion before the last."""
 
     def __init__(self) -> None:
         self.configs: list[SubnetConfig] = []
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         assert isinstance(pl_module, SearchModule)
-        self.configs.append(pl_module.derive())
+        if not isinstance(pl_module, WeightSharingSearch):
+            self.configs.append(pl_module.derive())
 
 
 def make_trainer(args: argparse.Namespace, epochs: int, callbacks: Sequence[pl.Callback] = (), **options: Any) -> Any:
@@ -472,7 +474,7 @@ def draw_scores(report: Mapping[str, Any], path: Path) -> None:
     if chances := report["chance"]:
         for key, style in (("mean", ":"), ("best", "--")):
             left.axvline(chances[key], color="#444444", lw=1, ls=style, label=f"{key} of the table")
-        left.legend(frameon=False, fontsize=8, loc="lower left")
+        figure.legend(frameon=False, fontsize=8, loc="outside lower left", ncols=2)
     left.set_yticks(range(len(groups)), list(groups))
     left.invert_yaxis()
     left.set_xlabel("CIFAR-10 test accuracy of the table, %" if report["chance"] else "retrained, test accuracy, %")
