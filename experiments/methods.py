@@ -24,23 +24,30 @@ import torch  # noqa: E402
 from torch.utils._python_dispatch import TorchDispatchMode  # noqa: E402
 from torch.utils.flop_counter import flop_registry  # noqa: E402
 
+import oneshot  # noqa: E402
 from oneshot.base import BilevelSearch, GradientSearch, SearchModule  # noqa: E402
 from oneshot.cost import CostPenalty  # noqa: E402
-from oneshot.methods.darts import DARTS  # noqa: E402
-from oneshot.methods.fbnet import FBNet  # noqa: E402
-from oneshot.methods.gdas import GDAS  # noqa: E402
-from oneshot.methods.pcdarts import PCDARTS  # noqa: E402
-from oneshot.methods.snas import SNAS  # noqa: E402
 from oneshot.supernets import DARTSSupernet, OperationSupernet, darts_space  # noqa: E402
 from oneshot.testing.methods import fit, random_streams  # noqa: E402
 
 METHODS: dict[str, Callable[[OperationSupernet], SearchModule]] = {
-    "DARTS, order 1": DARTS,
-    "DARTS, order 2": lambda s: DARTS(s, order=2),
-    "PC-DARTS": lambda s: PCDARTS(s, arch_warmup_epochs=0),
-    "SNAS": SNAS,
-    "GDAS": GDAS,
-    "FBNet": lambda s: FBNet(s, CostPenalty("macs", "fbnet"), arch_warmup_epochs=0),
+    "DARTS, order 1": oneshot.DARTS,
+    "DARTS, order 2": lambda s: oneshot.DARTS(s, order=2),
+    "PC-DARTS": lambda s: oneshot.PCDARTS(s, arch_warmup_epochs=0),
+    "SNAS": oneshot.SNAS,
+    "GDAS": oneshot.GDAS,
+    "FBNet": lambda s: oneshot.FBNet(s, CostPenalty("macs", "fbnet"), arch_warmup_epochs=0),
+    "ProxylessNAS": lambda s: oneshot.ProxylessNAS(s, arch_warmup_epochs=0),
+    "ProxylessNAS, REINFORCE": lambda s: oneshot.ProxylessNAS(s, gradient="reinforce", arch_warmup_epochs=0),
+    "FairDARTS": oneshot.FairDARTS,
+    "RobustDARTS": oneshot.RobustDARTS,
+    "SmoothDARTS, RS": lambda s: oneshot.SmoothDARTS(s, attack="random"),
+    "SmoothDARTS, ADV": oneshot.SmoothDARTS,
+    "DARTS-PT": lambda s: oneshot.DARTSPT(s, train_epochs=1, tune_epochs=0, batches=1),
+    "DrNAS": oneshot.DrNAS,
+    "DSNAS": oneshot.DSNAS,
+    "random search, weight sharing": lambda s: oneshot.RandomSharing(s, candidates=1, finalists=1),
+    "FairNAS": lambda s: oneshot.FairNAS(s, candidates=1, finalists=1),
 }
 BEGIN, END = "<!-- methods: begin -->", "<!-- methods: end -->"
 OPERATIONS = ("skip_connect", "max_pool_3x3", "avg_pool_3x3", "sep_conv_3x3", "sep_conv_5x5", "dil_conv_3x3")

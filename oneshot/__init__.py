@@ -14,17 +14,49 @@ if not (Path(__file__).parent / "supernets").is_dir():
 if TYPE_CHECKING:
     from .base import BilevelSearch as BilevelSearch
     from .base import SearchModule as SearchModule
+    from .base import SingleLevelSearch as SingleLevelSearch
+    from .evaluation import evaluate_configs as evaluate_configs
     from .export import export_subnet as export_subnet
     from .export import load as load
     from .methods.darts import DARTS as DARTS
+    from .methods.dartspt import DARTSPT as DARTSPT
+    from .methods.drnas import DrNAS as DrNAS
+    from .methods.dsnas import DSNAS as DSNAS
+    from .methods.fairdarts import FairDARTS as FairDARTS
+    from .methods.fairnas import FairNAS as FairNAS
+    from .methods.fbnet import FBNet as FBNet
+    from .methods.gdas import GDAS as GDAS
+    from .methods.pcdarts import PCDARTS as PCDARTS
+    from .methods.proxylessnas import ProxylessNAS as ProxylessNAS
+    from .methods.random_sharing import RandomSharing as RandomSharing
+    from .methods.robustdarts import RobustDARTS as RobustDARTS
+    from .methods.smoothdarts import SmoothDARTS as SmoothDARTS
+    from .methods.snas import SNAS as SNAS
     from .retrain import Retrain as Retrain
+    from .sharing import WeightSharingSearch as WeightSharingSearch
 
 # Imported on first use, so that `import oneshot` and `oneshot --help` cost nothing.
 _WHERE = {
     "BilevelSearch": "base",
     "DARTS": "methods.darts",
+    "DARTSPT": "methods.dartspt",
+    "DSNAS": "methods.dsnas",
+    "DrNAS": "methods.drnas",
+    "FBNet": "methods.fbnet",
+    "FairDARTS": "methods.fairdarts",
+    "FairNAS": "methods.fairnas",
+    "GDAS": "methods.gdas",
+    "PCDARTS": "methods.pcdarts",
+    "ProxylessNAS": "methods.proxylessnas",
+    "RandomSharing": "methods.random_sharing",
     "Retrain": "retrain",
+    "RobustDARTS": "methods.robustdarts",
+    "SNAS": "methods.snas",
     "SearchModule": "base",
+    "SingleLevelSearch": "base",
+    "SmoothDARTS": "methods.smoothdarts",
+    "WeightSharingSearch": "sharing",
+    "evaluate_configs": "evaluation",
     "export_subnet": "export",
     "load": "export",
 }

@@ -11,6 +11,8 @@ from pathlib import Path
 
 import pytest
 
+import oneshot
+
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
 
@@ -56,3 +58,27 @@ def test_make_has_the_two_commands_and_plain_pip_stands_beside_them() -> None:
 def test_every_link_to_a_file_leads_somewhere() -> None:
     links = re.findall(r"\]\(([^)#]+)\)", README)
     assert all((ROOT / link).exists() for link in links if not link.startswith("http"))
+
+
+@pytest.mark.slow
+def test_the_table_of_methods_is_what_the_code_says() -> None:
+    made = run([sys.executable, str(ROOT / "experiments/methods.py")], ROOT)
+    made = made[made.index("| method") :].strip()
+    written = README.split("<!-- methods: begin -->")[1].split("<!-- methods: end -->")[0].strip()
+    for ours, theirs in zip(made.splitlines(), written.splitlines(), strict=True):
+        *words, cost, memory = (cell.strip() for cell in ours.strip("|").split("|"))
+        *expected, expected_cost, expected_memory = (cell.strip() for cell in theirs.strip("|").split("|"))
+        assert words == expected
+        if cost[0].isdigit():
+            assert float(cost) == pytest.approx(float(expected_cost), abs=0.02)
+            assert float(memory) == pytest.approx(float(expected_memory), abs=0.05)
+        else:
+            assert (cost, memory) == (expected_cost, expected_memory)
+
+
+def test_every_method_is_in_the_table_and_at_the_front_door() -> None:
+    for path in (ROOT / "oneshot/methods").glob("[a-z]*.py"):
+        arxiv = re.findall(r"arXiv:(\d{4}\.\d{5})", path.read_text())
+        assert any(f"https://arxiv.org/abs/{number})" in README for number in arxiv), path
+        module = f"methods.{path.stem}"
+        assert module in oneshot._WHERE.values()

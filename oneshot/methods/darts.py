@@ -4,11 +4,9 @@ from __future__ import annotations
 
 from typing import Any, Literal
 
-import torch
 from torch import Tensor
 
 from oneshot.base import Batch, BilevelSearch
-from oneshot.functional import unrolled_arch_grad
 from oneshot.samplers import SoftmaxSampler
 from oneshot.supernets.base import OperationSupernet
 
@@ -47,33 +45,4 @@ class DARTS(BilevelSearch):
         self.order, self.epsilon = order, epsilon
 
     def arch_backward(self, batch: Batch) -> Tensor:
-        if self.order == 1:
-            return super().arch_backward(batch)
-        losses: list[Tensor] = []
-
-        def train_loss() -> Tensor:
-            x, y = batch["weights"]
-            return self.criterion(self.run(x, self.edge_weights()), y)  # type: ignore[no-any-return]  # nn.Module
-
-        def val_loss() -> Tensor:
-            losses.append(self._val_loss(batch))
-            return losses[-1]
-
-        optimizer = self.optimizer_pair[0].optimizer
-        weights, alphas = list(self.supernet.parameters()), self.arch_parameters()
-        with torch.autocast(self.device.type, enabled=False):  # epsilon is below the resolution of 16 bits
-            gradients = unrolled_arch_grad(
-                train_loss,
-                val_loss,
-                weights,
-                alphas,
-                lr=optimizer.param_groups[0]["lr"],
-                momentum=optimizer.param_groups[0]["momentum"],
-                weight_decay=optimizer.param_groups[0]["weight_decay"],
-                momentum_buffers=[optimizer.state[w].get("momentum_buffer") for w in weights],
-                epsilon=self.epsilon,
-                average=self.average_gradients,
-            )
-        for alpha, gradient in zip(alphas, gradients, strict=True):
-            alpha.grad = gradient
-        return losses[0]
+        return super().arch_backward(batch) if self.order == 1 else self.unrolled_backward(batch, self.epsilon)
