@@ -340,6 +340,8 @@ def test_a_search_that_went_back_resumes_exactly(whole: tuple[Scripted, pl.Train
     module, trainer, states = whole
     assert states.folder is not None
     assert states.epochs == [0, 1, 2, 3, 4, 3, 4, 3, 4, 5, 6, 7, 8]
+    for alphas in (states.states[5][0], states.states[7][0]):  # the same step from the same state, Adam's included
+        torch.testing.assert_close(alphas, states.states[3][0], rtol=0, atol=0)
     resumed, again, rest = goes_back_twice(1, None, ckpt_path=states.folder / f"{after}.ckpt")
     assert rest.epochs == states.epochs[after:]
     torch.testing.assert_close(resumed.state_dict(), module.state_dict(), rtol=0, atol=0)
