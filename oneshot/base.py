@@ -17,7 +17,6 @@ from torch import Tensor, nn
 from torch.amp import GradScaler
 from torch.nn.parallel import DistributedDataParallel
 from torch.profiler import record_function
-from torchmetrics.classification import MulticlassAccuracy
 
 from oneshot.supernets.base import OperationSupernet
 from oneshot.supernets.space import SubnetConfig
@@ -26,6 +25,7 @@ from .functional import expected_cost, frozen_batch_norm, warmup_cosine
 from .guard import check_data, explain_memory
 from .resume import ResumableModule
 from .samplers import Sampler
+from .tasks import METRICS, loss_of, metric_of
 
 Batch = dict[Literal["weights", "arch"], tuple[Tensor, Tensor]]
 
@@ -37,7 +37,7 @@ class SearchModule(ResumableModule, ABC):
         supernet: Shared weights. The alphas live beside it: ``self.supernet.parameters()`` are the weights,
             ``self.alphas.parameters()`` the alphas.
         sampler: Turns alphas into edge weights.
-        criterion: Loss of logits ``[B, classes]`` and labels ``[B]``; cross-entropy by default.
+        criterion: Loss of logits ``[B, classes, ...]`` and labels ``[B, ...]``; by default that of the supernet's task.
         alpha_std: Standard deviation of the initial alphas.
 
     Attributes:
@@ -54,15 +54,15 @@ class SearchModule(ResumableModule, ABC):
     ) -> None:
         super().__init__()
         self.supernet, self.sampler = supernet, sampler
-        self.criterion = criterion or nn.CrossEntropyLoss()
+        self.criterion = criterion or loss_of(supernet.task)
         self.alphas = nn.ParameterDict(
             {c.name: alpha_std * torch.randn(c.rows, len(c.candidates)) for c in supernet.space.choices}
         )
         self._costs = supernet.candidate_parameters()
-        self._fit_accuracy = MulticlassAccuracy(supernet.num_classes, average="micro", validate_args=False)
-        self._fit_accuracy.persistent(True)  # a fit may be resumed in the middle of an epoch
-        self._val_accuracy = MulticlassAccuracy(supernet.num_classes, average="micro", validate_args=False)
-        self._test_accuracy = MulticlassAccuracy(supernet.num_classes, average="micro", validate_args=False)
+        self._fit_metric = metric_of(supernet.task, supernet.num_classes)
+        self._fit_metric.persistent(True)  # a fit may be resumed in the middle of an epoch
+        self._val_metric = metric_of(supernet.task, supernet.num_classes)
+        self._test_metric = metric_of(supernet.task, supernet.num_classes)
 
     def edge_weights(self) -> dict[str, Tensor]:
         """Edge weights for one forward pass, ``{choice: [R, O]}``, differentiable in the alphas."""
@@ -97,11 +97,12 @@ class SearchModule(ResumableModule, ABC):
 
     def _evaluate(self, stage: str, x: Tensor, y: Tensor) -> None:
         logits = self(x)
-        accuracy = self._val_accuracy if stage == "val" else self._test_accuracy
-        accuracy.update(logits, y)
+        metric = self._val_metric if stage == "val" else self._test_metric
+        metric.update(logits, y)
         loss = self.criterion(logits, y)
         self.log(f"{stage}/loss", loss, on_step=False, on_epoch=True, batch_size=len(y), sync_dist=True)
-        self.log(f"{stage}/accuracy", accuracy, on_step=False, on_epoch=True, batch_size=len(y), prog_bar=True)
+        name = f"{stage}/{METRICS[self.supernet.task]}"
+        self.log(name, metric, on_step=False, on_epoch=True, batch_size=len(y), prog_bar=True)
 
     def setup(self, stage: str) -> None:
         """Compare the supernet with the data.
@@ -273,9 +274,10 @@ class BilevelSearch(SearchModule):
             self.manual_backward(loss)
             weight_optimizer.step()
         self.watch(loss)
-        self._fit_accuracy.update(logits, y)
+        self._fit_metric.update(logits, y)
         self.log("train/loss", loss.detach(), batch_size=len(y))
-        self.log("train/accuracy", self._fit_accuracy, on_step=False, on_epoch=True, batch_size=len(y))
+        name = f"train/{METRICS[self.supernet.task]}"
+        self.log(name, self._fit_metric, on_step=False, on_epoch=True, batch_size=len(y))
 
     def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
         # Here gradients are free of the scale that 16 bits need.
@@ -328,7 +330,7 @@ class BilevelSearch(SearchModule):
         self._arch_scaler_state = checkpoint.get("arch_scaler")
 
     def on_train_epoch_start(self) -> None:
-        self._fit_accuracy.reset()  # or a fit resumed from the end of an epoch would go on counting
+        self._fit_metric.reset()  # or a fit resumed from the end of an epoch would go on counting
         # A function of the epoch and nothing else, so that it is right after any resume.
         epochs = self.trainer.max_epochs or 1
         factor = warmup_cosine(self.current_epoch, steps=epochs, floor=self.weight_lr_min / self.weight_lr)

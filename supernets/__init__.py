@@ -19,6 +19,10 @@ if TYPE_CHECKING:
     from .nasbench201 import NASBench201Network as NASBench201Network
     from .nasbench201 import NASBench201Space as NASBench201Space
     from .nasbench201 import NASBench201Supernet as NASBench201Supernet
+    from .segmentation import SQUEEZENAS as SQUEEZENAS
+    from .segmentation import SegmentationNetwork as SegmentationNetwork
+    from .segmentation import SegmentationSupernet as SegmentationSupernet
+    from .segmentation import segmentation_space as segmentation_space
     from .space import ArchGraph as ArchGraph
     from .space import Choice as Choice
     from .space import SearchSpace as SearchSpace
@@ -39,13 +43,17 @@ _WHERE = {
     "NASBench201Supernet": "nasbench201",
     "OperationSupernet": "base",
     "PUBLISHED": "genotype",
+    "SQUEEZENAS": "segmentation",
     "SearchSpace": "space",
+    "SegmentationNetwork": "segmentation",
+    "SegmentationSupernet": "segmentation",
     "SubnetConfig": "space",
     "Subnet": "base",
     "Supernet": "base",
     "darts_space": "darts",
     "load_config": "space",
     "reduced_space": "darts",
+    "segmentation_space": "segmentation",
 }
 __all__ = list(_WHERE)
 

@@ -20,8 +20,9 @@ ALLOWED = {
     "samplers": {"errors", "functional", "supernets"},
     "cost": {"errors", "functional", "supernets"},
     "guard": {"errors", "supernets"},
+    "tasks": {"supernets"},
     "resume": {"guard"},
-    "base": {"errors", "functional", "guard", "resume", "samplers", "cost", "supernets"},
+    "base": {"errors", "functional", "guard", "resume", "samplers", "cost", "supernets", "tasks"},
     "methods": {"errors", "functional", "samplers", "cost", "supernets", "base"},
     "discrete": {"cost", "supernets"},
 }
