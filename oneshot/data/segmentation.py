@@ -52,7 +52,7 @@ class JointAugmentation:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "scale", tuple(self.scale))
-        if len(self.scale) != 2 or not 0 < self.scale[0] <= self.scale[1]:
+        if not 0 < self.scale[0] <= self.scale[1]:
             raise ValueError(f"scale is a smallest and a largest factor, both positive; got {self.scale}.")
 
     def on_batch(self, images: Tensor, labels: Tensor, mean: Stats, std: Stats, generator: torch.Generator) -> Batch:
@@ -248,9 +248,10 @@ def _each(function: Any, items: Sequence[Any]) -> list[npt.NDArray[np.uint8]]:
 
 
 class Shapes(SegmentationData):
-    """Circles, squares and triangles of one area, turned and overlapping, in textured noise of the same colours.
+    """Circles, squares and triangles of random colours, turned and overlapping, on textured noise.
 
-    Neither a pixel nor its neighbours say what it belongs to; a network has to see the whole outline.
+    Shapes are light where the background is dark, or the other way round. Which shape it is only the outline says:
+    areas and colours are drawn from the same distributions for all.
 
     Args:
         image_size: Side in pixels, at least 16.
@@ -308,19 +309,20 @@ def write_shapes(
 
 
 def _draw_shapes(count: int, size: int, seed: tuple[int, ...]) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.uint8]]:
-    """Images ``[N, H, W, 3]`` and masks ``[N, H, W]``, uint8, of two to four shapes each."""
+    """Images ``[N, H, W, 3]`` and masks ``[N, H, W]``, uint8, of one to three shapes each."""
     rng = np.random.default_rng(seed)
     y, x = np.mgrid[:size, :size] + 0.5
     images, masks = np.empty((count, size, size, 3), np.uint8), np.zeros((count, size, size), np.uint8)
     for image, mask in zip(images, masks, strict=True):
-        image[...] = _texture(size, rng)
-        for _ in range(rng.integers(2, 5)):
-            kind, side = int(rng.integers(1, 4)), size * rng.uniform(0.2, 0.4)  # of the square of the same area
+        dark = bool(rng.integers(2))
+        image[...] = _texture(size, rng, dark=dark)
+        for _ in range(rng.integers(1, 4)):
+            kind, side = int(rng.integers(1, 4)), size * rng.uniform(0.25, 0.45)  # of the square of the same area
             centre, angle = rng.uniform(0.1 * size, 0.9 * size, 2), rng.uniform(0, 2 * np.pi)
             u = (x - centre[0]) * np.cos(angle) + (y - centre[1]) * np.sin(angle)
             v = (y - centre[1]) * np.cos(angle) - (x - centre[0]) * np.sin(angle)
             inside = _inside(kind, u / side, v / side)
-            image[inside] = _texture(size, rng)[inside]
+            image[inside] = _texture(size, rng, dark=not dark)[inside]
             mask[inside] = kind
     return images, masks
 
@@ -335,13 +337,13 @@ def _inside(kind: int, u: npt.NDArray[np.float64], v: npt.NDArray[np.float64]) -
     return np.asarray(np.maximum(-v, v / 2 + 3**0.5 / 2 * abs(u)) <= inner)
 
 
-def _texture(size: int, rng: np.random.Generator) -> npt.NDArray[np.uint8]:
+def _texture(size: int, rng: np.random.Generator, *, dark: bool) -> npt.NDArray[np.uint8]:
     """A colour with coarse and fine noise, uint8 ``[H, W, 3]``."""
-    coarse = rng.normal(0, 20, (5, 5, 3))
+    coarse = rng.normal(0, 15, (5, 5, 3))
     place = np.linspace(0, 4, size)
     low = np.minimum(place.astype(int), 3)
     part = (place - low)[:, None]
     rows = coarse[low] * (1 - part[..., None]) + coarse[low + 1] * part[..., None]
     smooth = rows[:, low] * (1 - part) + rows[:, low + 1] * part
-    colour = rng.uniform(60, 195, 3) + smooth + rng.normal(0, 20, (size, size, 3))
+    colour = rng.uniform(30, 110, 3) + (0 if dark else 115) + smooth + rng.normal(0, 15, (size, size, 3))
     return np.asarray(colour.clip(0, 255).astype(np.uint8))

@@ -12,6 +12,7 @@ import torch
 from PIL import Image, ImageOps
 
 from oneshot.data import JointAugmentation, SearchDataModule, SegmentationFolder, Shapes, write_shapes
+from oneshot.data.images import ImageStream
 from oneshot.data.segmentation import scale_and_crop
 from oneshot.methods.darts import DARTS
 from oneshot.supernets.segmentation import SegmentationSupernet
@@ -229,6 +230,14 @@ def test_turned_off_it_changes_nothing_and_draws_as_many_numbers() -> None:
 def test_factors_out_of_order_are_refused(scale: tuple[float, float]) -> None:
     with pytest.raises(ValueError, match=r"smallest and a largest factor, both positive; got \("):
         Shapes(scale=scale)
+
+
+def test_every_batch_is_augmented_by_its_own_draw() -> None:
+    data = Shapes(image_size=16, train_size=2, test_size=1)
+    stream = ImageStream(data.train_images, data.mean, data.std, data.augmentation)
+    first, again, other = (stream.__getitems__([(0, draw), (1, 0)]) for draw in (7, 7, 8))
+    assert torch.equal(first[0], again[0]) and torch.equal(first[1], again[1])
+    assert not torch.equal(first[0], other[0]) and not torch.equal(first[1], other[1])
 
 
 # Shapes.
