@@ -20,7 +20,6 @@ from torch.amp import GradScaler
 from torch.nn.parallel import DistributedDataParallel
 from torch.profiler import record_function
 from torch.utils.data import DataLoader, IterableDataset
-from torchmetrics.classification import MulticlassAccuracy
 
 from oneshot.supernets.base import OperationSupernet, batch_statistics
 from oneshot.supernets.mixed_op import Path
@@ -31,6 +30,7 @@ from .functional import expected_cost, frozen_batch_norm, unrolled_arch_grad, wa
 from .guard import check_data, explain_memory
 from .resume import ResumableModule
 from .samplers import Perturbation, Sampler
+from .tasks import METRICS, loss_of, metric_of
 
 Batch = dict[Literal["weights", "arch"], tuple[Tensor, Tensor]]
 
@@ -42,7 +42,7 @@ class SearchModule(ResumableModule, ABC):
         supernet: Shared weights. The alphas live beside it: ``self.supernet.parameters()`` are the weights,
             ``self.alphas.parameters()`` the alphas.
         sampler: Turns alphas into edge weights.
-        criterion: Loss of logits ``[B, classes]`` and labels ``[B]``; cross-entropy by default.
+        criterion: Loss of logits ``[B, classes, ...]`` and labels ``[B, ...]``; by default that of the supernet's task.
         alpha_std: Standard deviation of the initial alphas.
 
     Attributes:
@@ -59,13 +59,13 @@ class SearchModule(ResumableModule, ABC):
     ) -> None:
         super().__init__()
         self.supernet, self.sampler = supernet, sampler
-        self.criterion = criterion or nn.CrossEntropyLoss()
+        self.criterion = criterion or loss_of(supernet.task)
         self.alphas = nn.ParameterDict({c.name: sampler.initial_alpha(c, alpha_std) for c in supernet.space.choices})
         self._costs = supernet.candidate_parameters()
-        self._fit_accuracy = MulticlassAccuracy(supernet.num_classes, average="micro", validate_args=False)
-        self._fit_accuracy.persistent(True)  # a fit may be resumed in the middle of an epoch
-        self._val_accuracy = MulticlassAccuracy(supernet.num_classes, average="micro", validate_args=False)
-        self._test_accuracy = MulticlassAccuracy(supernet.num_classes, average="micro", validate_args=False)
+        self._fit_metric = metric_of(supernet.task, supernet.num_classes)
+        self._fit_metric.persistent(True)  # a fit may be resumed in the middle of an epoch
+        self._val_metric = metric_of(supernet.task, supernet.num_classes)
+        self._test_metric = metric_of(supernet.task, supernet.num_classes)
 
     def arch_parameters(self) -> list[nn.Parameter]:
         """The alphas, and what else of the sampler is trained."""
@@ -118,11 +118,12 @@ class SearchModule(ResumableModule, ABC):
 
     def _evaluate(self, stage: str, x: Tensor, y: Tensor) -> None:
         logits = self(x)
-        accuracy = self._val_accuracy if stage == "val" else self._test_accuracy
-        accuracy.update(logits, y)
+        metric = self._val_metric if stage == "val" else self._test_metric
+        metric.update(logits, y)
         loss = self.criterion(logits, y)
         self.log(f"{stage}/loss", loss, on_step=False, on_epoch=True, batch_size=len(y), sync_dist=True)
-        self.log(f"{stage}/accuracy", accuracy, on_step=False, on_epoch=True, batch_size=len(y), prog_bar=True)
+        name = f"{stage}/{METRICS[self.supernet.task]}"
+        self.log(name, metric, on_step=False, on_epoch=True, batch_size=len(y), prog_bar=True)
 
     def setup(self, stage: str) -> None:
         """Compare the supernet with the data.
@@ -235,9 +236,10 @@ class SupernetTraining(SearchModule):
     def log_step(self, loss: Tensor, logits: Tensor, y: Tensor) -> None:
         """Watch and log the step of the weights."""
         self.watch(loss)
-        self._fit_accuracy.update(logits, y)
+        self._fit_metric.update(logits, y)
         self.log("train/loss", loss.detach(), batch_size=len(y))
-        self.log("train/accuracy", self._fit_accuracy, on_step=False, on_epoch=True, batch_size=len(y))
+        name = f"train/{METRICS[self.supernet.task]}"
+        self.log(name, self._fit_metric, on_step=False, on_epoch=True, batch_size=len(y))
 
     def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
         # Here gradients are free of the scale that 16 bits need.
@@ -255,7 +257,7 @@ class SupernetTraining(SearchModule):
         return self.current_epoch, self.trainer.max_epochs or 1
 
     def on_train_epoch_start(self) -> None:
-        self._fit_accuracy.reset()  # or a fit resumed from the end of an epoch would go on counting
+        self._fit_metric.reset()  # or a fit resumed from the end of an epoch would go on counting
         # A function of the epoch and nothing else, so that it is right after any resume.
         epoch, epochs = self.schedule_position()
         factor = warmup_cosine(epoch, steps=epochs, floor=self.weight_lr_min / self.weight_lr)

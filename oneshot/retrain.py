@@ -10,16 +10,16 @@ import torch
 from timm.data.mixup import Mixup
 from timm.utils.model_ema import ModelEmaV3
 from torch import Tensor, nn
-from torch.nn import functional as F
 from torch.optim import Optimizer
 from torchmetrics import Metric, MetricCollection
 from torchmetrics.classification import MulticlassAccuracy, MulticlassCalibrationError, MulticlassConfusionMatrix
 
-from oneshot.supernets.base import Subnet, inherit_weights
+from oneshot.supernets.base import Subnet, Task, inherit_weights
 
 from .functional import warmup_cosine
 from .guard import check_data
 from .resume import ResumableModule
+from .tasks import IGNORED, METRICS, loss_of, metric_of
 
 
 class Retrain(ResumableModule):
@@ -29,7 +29,8 @@ class Retrain(ResumableModule):
 
     Takes a data module (or loaders) of batches ``(x, y)``. Logs ``train/loss`` (what is minimised), ``train/accuracy``
     and, per ``val`` and ``test``, ``loss`` (plain cross-entropy), ``accuracy``, ``top5`` (with more than five classes)
-    and ``ece`` (expected calibration error, 15 bins, arXiv:1706.04599).
+    and ``ece`` (expected calibration error, 15 bins, arXiv:1706.04599). In segmentation these are ``train/loss``,
+    ``train/miou`` (mean intersection over union) and ``loss``, ``miou`` and ``accuracy`` (of pixels).
 
     The learning rate is set at every step; without warm-up it is the paper's per-epoch value at the first step of each
     epoch. The probability of dropping a path is set at every epoch, as in the authors' code: ``drop_path * epoch /
@@ -92,6 +93,11 @@ class Retrain(ResumableModule):
             raise ValueError(f"ema_decay must be in (0, 1); got {ema_decay}. None is off.")
         if min(mixup, cutmix) < 0:
             raise ValueError(f"mixup and cutmix must not be negative; got {mixup} and {cutmix}. 0 is off.")
+        if (mixup or cutmix) and network.task == "segmentation":
+            raise ValueError(
+                f"Mixup and CutMix mix labels of images, and segmentation has labels of pixels; got mixup={mixup}, "
+                f"cutmix={cutmix}. Use 0."
+            )
         for probability in (drop_path, 0.0):  # a network without droppable paths says so here, not in the second epoch
             network.set_drop_path(probability)
 
@@ -107,14 +113,17 @@ class Retrain(ResumableModule):
         self._mix: Mixup | None = None
         if mixup or cutmix:
             self._mix = Mixup(mixup, cutmix, label_smoothing=0.0, num_classes=classes)  # type: ignore[no-untyped-call]  # timm
-        self._accuracy = MulticlassAccuracy(classes, average="micro", validate_args=False)  # checking them is a sync
-        self._accuracy.persistent(True)  # a fit may be resumed in the middle of an epoch
-        self._val, self._test = (_metrics(stage, classes) for stage in ("val", "test"))
-        self._counts = MulticlassConfusionMatrix(classes, validate_args=False)
+        task = network.task
+        self._fit_loss, self._loss = loss_of(task, label_smoothing=label_smoothing), loss_of(task)
+        self._fit_metric = metric_of(task, classes)
+        self._fit_metric.persistent(True)  # a fit may be resumed in the middle of an epoch
+        self._val, self._test = (_metrics(stage, task, classes) for stage in ("val", "test"))
+        ignored = IGNORED if task == "segmentation" else None
+        self._counts = MulticlassConfusionMatrix(classes, ignore_index=ignored, validate_args=False)
         self._confusion: Tensor | None = None
 
     def forward(self, x: Tensor) -> Tensor:
-        """``[B, C, H, W] -> [B, classes]``; outside training, of the averaged weights if there are any."""
+        """``[B, C, H, W] -> [B, classes, ...]``; outside training, of the averaged weights if there are any."""
         logits: Tensor = (self.network if self.ema is None or self.training else self.ema.module)(x)
         return logits
 
@@ -136,7 +145,7 @@ class Retrain(ResumableModule):
         """How often each class was taken for each other in the last test.
 
         Returns:
-            Numbers of images, ``[classes, classes]``: a row per true class, a column per predicted one.
+            Numbers of images, or of pixels, ``[classes, classes]``: a row per true class, a column per predicted one.
 
         Raises:
             RuntimeError: If there was none yet.
@@ -177,7 +186,7 @@ class Retrain(ResumableModule):
         self._schedule_drop_path()  # a fit that is resumed within an epoch does not start that epoch again
 
     def on_train_epoch_start(self) -> None:
-        self._accuracy.reset()  # or a fit resumed from the end of an epoch would go on counting
+        self._fit_metric.reset()  # or a fit resumed from the end of an epoch would go on counting
         self._schedule_drop_path()
 
     def _schedule_drop_path(self) -> None:
@@ -198,13 +207,14 @@ class Retrain(ResumableModule):
                 )
             x, y = self._mix(x.clone(), y)  # in place; y is now [B, classes]
         logits, auxiliary = self.network.forward_with_auxiliary(x)
-        loss = F.cross_entropy(logits, y, label_smoothing=self.label_smoothing)
+        loss: Tensor = self._fit_loss(logits, y)
         if auxiliary is not None:
-            loss = loss + self.auxiliary_weight * F.cross_entropy(auxiliary, y, label_smoothing=self.label_smoothing)
+            loss = loss + self.auxiliary_weight * self._fit_loss(auxiliary, y)
         self.watch(loss)
         self.log("train/loss", loss.detach(), batch_size=len(y))
-        self._accuracy.update(logits.detach(), y if y.ndim == 1 else y.argmax(dim=1))
-        self.log("train/accuracy", self._accuracy, on_step=False, on_epoch=True, batch_size=len(y))
+        self._fit_metric.update(logits.detach(), y.argmax(dim=1) if y.is_floating_point() else y)
+        name = f"train/{METRICS[self.network.task]}"
+        self.log(name, self._fit_metric, on_step=False, on_epoch=True, batch_size=len(y))
         return loss
 
     def configure_gradient_clipping(
@@ -257,20 +267,24 @@ class Retrain(ResumableModule):
         self._confusion = self._counts.compute()
 
     def _evaluate(self, stage: str, metrics: MetricCollection, x: Tensor, y: Tensor) -> Tensor:
-        """Log loss and metrics of images ``[B, C, H, W]`` and labels ``[B]``; return probabilities ``[B, classes]``."""
+        """Log loss and metrics of images ``[B, C, H, W]`` and labels ``[B, ...]``; return ``[B, classes, ...]``."""
         logits: Tensor = self(x).float()
-        loss = F.cross_entropy(logits, y)
+        loss = self._loss(logits, y)
         self.log(f"{stage}/loss", loss, on_step=False, on_epoch=True, batch_size=len(y), sync_dist=True)
         # Just below 1, because torchmetrics puts a probability of exactly 1 into a bin of its own.
         probabilities = logits.softmax(dim=1).clamp(max=1 - torch.finfo(logits.dtype).eps)
         metrics.update(probabilities, y)
         for name, metric in metrics.items():
-            shown = name.endswith("accuracy")
+            shown = name.endswith(METRICS[self.network.task])
             self.log(name, metric, on_step=False, on_epoch=True, batch_size=len(y), prog_bar=shown)
         return probabilities
 
 
-def _metrics(stage: str, classes: int) -> MetricCollection:
+def _metrics(stage: str, task: Task, classes: int) -> MetricCollection:
+    if task == "segmentation":
+        pixels = MulticlassAccuracy(classes, average="micro", ignore_index=IGNORED, validate_args=False)
+        of_pixels: dict[str, Metric | MetricCollection] = {"miou": metric_of(task, classes), "accuracy": pixels}
+        return MetricCollection(of_pixels, prefix=f"{stage}/", compute_groups=False)
     metrics: dict[str, Metric | MetricCollection] = {
         "accuracy": MulticlassAccuracy(classes, average="micro", validate_args=False),
         "ece": MulticlassCalibrationError(classes, n_bins=15, validate_args=False),

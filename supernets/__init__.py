@@ -33,6 +33,10 @@ if TYPE_CHECKING:
     from .proxyless import ProxylessNetwork as ProxylessNetwork
     from .proxyless import ProxylessSpace as ProxylessSpace
     from .proxyless import ProxylessSupernet as ProxylessSupernet
+    from .segmentation import SQUEEZENAS as SQUEEZENAS
+    from .segmentation import SegmentationNetwork as SegmentationNetwork
+    from .segmentation import SegmentationSupernet as SegmentationSupernet
+    from .segmentation import segmentation_space as segmentation_space
     from .space import ArchGraph as ArchGraph
     from .space import Choice as Choice
     from .space import SearchSpace as SearchSpace
@@ -67,13 +71,17 @@ _WHERE = {
     "ProxylessNetwork": "proxyless",
     "ProxylessSpace": "proxyless",
     "ProxylessSupernet": "proxyless",
+    "SQUEEZENAS": "segmentation",
     "SearchSpace": "space",
+    "SegmentationNetwork": "segmentation",
+    "SegmentationSupernet": "segmentation",
     "SubnetConfig": "space",
     "Subnet": "base",
     "Supernet": "base",
     "darts_space": "darts",
     "load_config": "space",
     "reduced_space": "darts",
+    "segmentation_space": "segmentation",
 }
 __all__ = list(_WHERE)
 

@@ -6,7 +6,7 @@ import contextlib
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, nullcontext
-from typing import Any
+from typing import Any, Literal, TypeAlias
 
 import torch
 from torch import Tensor, nn
@@ -14,6 +14,8 @@ from torch.utils.checkpoint import checkpoint
 
 from .mixed_op import MixedOp
 from .space import ArchGraph, SearchSpace, SubnetConfig
+
+Task: TypeAlias = Literal["classification", "segmentation"]  # one label an image, or one a pixel
 
 
 class Subnet(nn.Module, ABC):
@@ -24,8 +26,10 @@ class Subnet(nn.Module, ABC):
         init_args: JSON-able keyword arguments of the constructor.
         input_shape: C, H, W of one input.
         num_classes: Number of logits.
+        task: What the logits are for, and so how they are trained and measured.
     """
 
+    task: Task = "classification"
     config: SubnetConfig | None = None
     init_args: dict[str, Any]
     input_shape: tuple[int, int, int]
@@ -33,7 +37,7 @@ class Subnet(nn.Module, ABC):
 
     @abstractmethod
     def forward(self, x: Tensor) -> Tensor:
-        """``[B, C, H, W] -> [B, num_classes]``."""
+        """``[B, C, H, W] -> [B, num_classes]``, for segmentation ``[B, num_classes, H, W]``."""
 
     @abstractmethod
     def graphs(self) -> list[ArchGraph]:
@@ -63,8 +67,10 @@ class Supernet(nn.Module, ABC):
         space: The search space.
         input_shape: C, H, W of one input.
         num_classes: Number of logits.
+        task: What the logits are for, and so how they are trained and measured.
     """
 
+    task: Task = "classification"
     space: SearchSpace
     input_shape: tuple[int, int, int]
     num_classes: int
@@ -78,7 +84,7 @@ class Supernet(nn.Module, ABC):
             arch: What to run: edge weights in spaces of operation choices, a ``SubnetConfig`` in elastic spaces.
 
         Returns:
-            Logits, ``[B, num_classes]``.
+            Logits, ``[B, num_classes]``, for segmentation ``[B, num_classes, H, W]``.
         """
 
     @abstractmethod
@@ -117,7 +123,7 @@ class OperationSupernet(Supernet):
                 tensor, of which only the candidates run that have weight.
 
         Returns:
-            Logits, ``[B, num_classes]``.
+            Logits, ``[B, num_classes]``, for segmentation ``[B, num_classes, H, W]``.
         """
 
     def run_cell(self, cell: nn.Module, *inputs: Any) -> Any:

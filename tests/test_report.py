@@ -17,6 +17,7 @@ from oneshot.report import (
     draw_alphas,
     draw_cells,
     draw_curves,
+    draw_segmentations,
     network_table,
     save_figure,
 )
@@ -117,6 +118,40 @@ def test_drawing_changes_nothing_global() -> None:
         "assert now() == before and 'matplotlib.pyplot' not in sys.modules"
     )
     subprocess.run([sys.executable, "-c", code], check=True, cwd=Path(__file__).parents[1])
+
+
+def test_a_segmentation_is_drawn_with_one_colour_to_a_class(tmp_path: Path) -> None:
+    images = np.random.default_rng(0).integers(256, size=(2, 8, 12, 3)).astype(np.uint8)
+    masks = np.array([[[0] * 6 + [1] * 6] * 8, [[2] * 6 + [255] * 6] * 8])
+    figure = draw_segmentations(images, masks, {"found": masks * 0, "k3_e3": masks}, ("sky", "road", "car"))
+    assert [axes.get_title() for axes in figure.axes[:4]] == ["image", "mask", "found", "k3_e3"]
+    pictures = [np.asarray(axes.images[0].get_array()) for axes in figure.axes]
+    np.testing.assert_array_equal(pictures[0], images[0])
+    np.testing.assert_array_equal(pictures[1], pictures[3])
+    assert (pictures[2] == pictures[1][0, 0]).all() and (pictures[1][:, 6:] == pictures[1][0, 6]).all()
+    assert (pictures[5][:, 6:] == 1).all()  # what is ignored is white
+    assert len({tuple(colour) for colour in np.concatenate([*pictures[1], *pictures[5]])}) == 4
+    assert [text.get_text() for text in figure.legends[0].get_texts()] == ["sky", "road", "car", "ignored"]
+    assert save_figure(figure, tmp_path / "a.png").stat().st_size > 1000
+
+
+def test_twenty_classes_have_twenty_colours() -> None:
+    masks = np.arange(20).reshape(1, 4, 5)
+    figure = draw_segmentations(np.zeros((1, 4, 5, 1), np.uint8), masks, {"found": masks}, [str(i) for i in range(20)])
+    colours = np.asarray(figure.axes[1].images[0].get_array()).reshape(20, 3)
+    assert len({tuple(colour) for colour in colours}) == 20
+
+
+@pytest.mark.parametrize(
+    ("masks", "message"),
+    [
+        pytest.param(np.zeros((1, 4, 4), int), r"mask needs a class for every pixel .* got \(1, 4, 4\)", id="shape"),
+        pytest.param(np.full((1, 4, 5), 7), r"mask holds classes below 2, or 255; got \[7\]", id="class"),
+    ],
+)
+def test_masks_that_do_not_fit_are_not_drawn(masks: np.ndarray, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        draw_segmentations(np.zeros((1, 4, 5, 3), np.uint8), masks, {}, ("a", "b"))
 
 
 def render(table: object) -> str:

@@ -15,6 +15,11 @@ if TYPE_CHECKING:
     from .images import channel_statistics as channel_statistics
     from .images import stratified_split as stratified_split
     from .search import SearchDataModule as SearchDataModule
+    from .segmentation import JointAugmentation as JointAugmentation
+    from .segmentation import SegmentationData as SegmentationData
+    from .segmentation import SegmentationFolder as SegmentationFolder
+    from .segmentation import Shapes as Shapes
+    from .segmentation import write_shapes as write_shapes
     from .vision import CIFAR10 as CIFAR10
     from .vision import CIFAR100 as CIFAR100
     from .vision import Digits as Digits
@@ -29,6 +34,11 @@ _HOME = {
     "channel_statistics": "images",
     "stratified_split": "images",
     "SearchDataModule": "search",
+    "JointAugmentation": "segmentation",
+    "SegmentationData": "segmentation",
+    "SegmentationFolder": "segmentation",
+    "Shapes": "segmentation",
+    "write_shapes": "segmentation",
     "CIFAR10": "vision",
     "CIFAR100": "vision",
     "Digits": "vision",

@@ -17,7 +17,7 @@ from torch import Tensor
 from .images import ImageSet, Pixels, stratified_split
 from .vision import Split, VisionData
 
-_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".ppm", ".pgm", ".gif"})
+SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".ppm", ".pgm", ".gif"})
 _GREY = frozenset({"1", "L", "LA"})
 _SIZE_SAMPLE = 64  # images whose headers decide size and channels
 
@@ -89,7 +89,7 @@ class ImageFolder(VisionData):
             train, test = stratified_split(torch.tensor(labels), test_fraction, seed=split_seed)
             for part, chosen in (("train", train.tolist()), ("test", test.tolist())):
                 self._files[part] = [paths[i] for i in chosen], [labels[i] for i in chosen]
-        super().__init__(classes, _input_shape(self._files["train"][0], image_size), **options)
+        super().__init__(classes, common_shape(self._files["train"][0], image_size), **options)
         self.in_memory = in_memory
 
     def load(self, split: Split) -> ImageSet | None:
@@ -97,14 +97,14 @@ class ImageFolder(VisionData):
         if split not in self._files:
             return None
         paths, labels = self._files[split]
-        pixels: Pixels = _Decoder(paths, self.input_shape)
+        pixels: Pixels = Decoder(paths, self.input_shape)
         if self.in_memory:
             rank_zero_info(f"Decoding {len(paths)} {split} images of {len(self.classes)} classes into memory.")
             pixels = pixels[torch.arange(len(paths))]
         return ImageSet.whole(pixels, torch.tensor(labels))
 
 
-class _Decoder:
+class Decoder:
     """Decodes images when they are asked for."""
 
     def __init__(self, paths: Sequence[Path], shape: tuple[int, int, int]) -> None:
@@ -131,11 +131,12 @@ def _decode(path: Path, shape: tuple[int, int, int]) -> np.ndarray:
             colours = image.convert("L" if channels == 1 else "RGB")
         fitted = ImageOps.fit(colours, (width, height), Image.Resampling.BILINEAR)
     except (OSError, SyntaxError) as error:  # Pillow raises SyntaxError for broken PNG chunks
-        raise ValueError(_unreadable(path, error)) from error
+        raise ValueError(unreadable(path, error)) from error
     return np.asarray(fitted).reshape(height, width, channels).transpose(2, 0, 1)
 
 
-def _unreadable(path: Path, error: Exception) -> str:
+def unreadable(path: Path, error: Exception) -> str:
+    """What to say of a file that Pillow does not read."""
     return f"Every file with an image's suffix must be readable; {str(path)!r} is not ({error}). Repair or remove it."
 
 
@@ -155,18 +156,18 @@ def _files(folder: Path, classes: Sequence[str]) -> tuple[list[Path], list[int]]
     paths: list[Path] = []
     labels: list[int] = []
     for label, name in enumerate(classes):
-        found = sorted(path for path in (folder / name).rglob("*") if path.suffix.lower() in _SUFFIXES)
+        found = sorted(path for path in (folder / name).rglob("*") if path.suffix.lower() in SUFFIXES)
         if not found:
             raise ValueError(
                 f"Every class needs images; {str(folder / name)!r} has none. Add some ("
-                f"{', '.join(sorted(_SUFFIXES))}) or list the classes to use as class_names."
+                f"{', '.join(sorted(SUFFIXES))}) or list the classes to use as class_names."
             )
         paths += found
         labels += [label] * len(found)
     return paths, labels
 
 
-def _input_shape(paths: Sequence[Path], image_size: int | tuple[int, int] | None) -> tuple[int, int, int]:
+def common_shape(paths: Sequence[Path], image_size: int | tuple[int, int] | None) -> tuple[int, int, int]:
     """Channels, height, width, from the headers of evenly spaced images."""
     sizes, modes = [], set()
     for index in np.linspace(0, len(paths) - 1, min(_SIZE_SAMPLE, len(paths))).round().astype(int):
@@ -176,7 +177,7 @@ def _input_shape(paths: Sequence[Path], image_size: int | tuple[int, int] | None
                 sizes.append(image.size)
                 modes.add(image.mode)
         except OSError as error:
-            raise ValueError(_unreadable(paths[index], error)) from error
+            raise ValueError(unreadable(paths[index], error)) from error
     if isinstance(image_size, int):
         image_size = image_size, image_size
     elif image_size is None:

@@ -19,7 +19,7 @@ from torch import Tensor
 from torch.nn import functional as F
 from torch.utils.data import DataLoader, Dataset, DistributedSampler
 
-Batch = tuple[Tensor, Tensor]  # float32 [B, C, H, W], int64 [B]
+Batch = tuple[Tensor, Tensor]  # float32 [B, C, H, W], int64 [B] or, a label for every pixel, [B, H, W]
 Stats = tuple[float, ...]  # one number per channel
 
 
@@ -36,7 +36,7 @@ class ImageSet:
 
     Args:
         pixels: The source, uint8 images.
-        labels: Class indices, int64 ``[N]``, on the pixels' device.
+        labels: Class indices, int64 ``[N]``, on the pixels' device; or masks, uint8 ``[N, H, W]``.
         rows: Row of each image in the source, int64 ``[N]``, CPU.
     """
 
@@ -46,7 +46,7 @@ class ImageSet:
 
     @classmethod
     def whole(cls, pixels: Pixels, labels: Tensor) -> ImageSet:
-        """All images of a source in its order; labels int64 ``[N]``."""
+        """All images of a source in its order, with their labels or masks."""
         return cls(pixels, labels, torch.arange(len(labels)))
 
     def __len__(self) -> int:
@@ -63,6 +63,12 @@ class ImageSet:
     def subset(self, indices: Tensor) -> ImageSet:
         """The images at ``indices`` (int64 ``[M]``, CPU) of this set."""
         return ImageSet(self.pixels, self.labels[indices.to(self.labels.device)], self.rows[indices])
+
+    def split(self, fraction: float, *, seed: int) -> tuple[ImageSet, ImageSet]:
+        """Two parts, see `stratified_split`; not stratified where every pixel has a label."""
+        labels = self.labels if self.labels.ndim == 1 else torch.zeros(len(self))
+        first, second = stratified_split(labels, fraction, seed=seed)
+        return self.subset(first), self.subset(second)
 
 
 def stratified_split(labels: Tensor, fraction: float, *, seed: int) -> tuple[Tensor, Tensor]:
@@ -185,6 +191,13 @@ def cutout(images: Tensor, row: Tensor, column: Tensor, length: int) -> Tensor:
     return images.masked_fill_(mask, 0)
 
 
+class BatchAugmentation(Protocol):
+    """Makes a batch of images and their labels, at random."""
+
+    def on_batch(self, images: Tensor, labels: Tensor, mean: Stats, std: Stats, generator: torch.Generator) -> Batch:
+        """Augments uint8 ``[B, C, H, W]`` to normalised float32, and with it what depends on it in the labels."""
+
+
 @dataclass(frozen=True)
 class Augmentation:
     """Random crop after zero padding, random mirroring, normalisation, cutout: on whole batches.
@@ -214,6 +227,10 @@ class Augmentation:
         x = normalise(images, mean, std)
         return cutout(x, row, column, self.cutout) if self.cutout else x
 
+    def on_batch(self, images: Tensor, labels: Tensor, mean: Stats, std: Stats, generator: torch.Generator) -> Batch:
+        """The labels of whole images stay what they are."""
+        return self(images, mean, std, generator), labels
+
 
 class ImageStream(Dataset[Batch]):
     """Normalised, optionally augmented batches of an ``ImageSet``; a ``DataLoader`` fetches whole batches at once.
@@ -225,29 +242,31 @@ class ImageStream(Dataset[Batch]):
         augmentation: None for evaluation.
     """
 
-    def __init__(self, images: ImageSet, mean: Stats, std: Stats, augmentation: Augmentation | None = None) -> None:
+    def __init__(
+        self, images: ImageSet, mean: Stats, std: Stats, augmentation: BatchAugmentation | None = None
+    ) -> None:
         self.images, self.mean, self.std, self.augmentation = images, mean, std, augmentation
 
     def __len__(self) -> int:
         return len(self.images)
 
     def __getitem__(self, item: int | tuple[int, int]) -> Batch:
-        """One image ``[C, H, W]`` with its label ``[]``."""
+        """One image ``[C, H, W]`` with its label ``[]`` or mask ``[H, W]``."""
         x, y = self.__getitems__([item])
         return x[0], y[0]
 
     def __getitems__(self, items: Sequence[int | tuple[int, int]]) -> Batch:
-        """A batch ``[B, C, H, W]``, ``[B]`` of plain indices or of the ``(index, draw)`` pairs of `ShuffleSampler`."""
+        """A batch of plain indices, or of the ``(index, draw)`` pairs of `ShuffleSampler`."""
         pairs = [item if isinstance(item, tuple) else (item, None) for item in items]
         chosen = self.images.subset(torch.tensor([index for index, _ in pairs]))
-        pixels = chosen.pixels[chosen.rows]
+        pixels, labels = chosen.pixels[chosen.rows], chosen.labels.long()
         if self.augmentation is None:
-            return normalise(pixels, self.mean, self.std), chosen.labels
+            return normalise(pixels, self.mean, self.std), labels
         seed = pairs[0][1]
         if seed is None:  # another sampler, as with Lightning's overfit_batches: torch's global state has to do
             seed = int(torch.randint(2**62, ()))
         generator = torch.Generator().manual_seed(seed)
-        return self.augmentation(pixels, self.mean, self.std, generator), chosen.labels
+        return self.augmentation.on_batch(pixels, labels, self.mean, self.std, generator)
 
 
 class ShuffleSampler(DistributedSampler[tuple[int, int]]):

@@ -8,20 +8,21 @@ from typing import Any
 import pytorch_lightning as pl
 from torch.utils.data import DataLoader
 
-from .images import Batch, ImageSet, Stats, stratified_split
+from .images import Batch, ImageSet, Stats
 from .vision import VisionData
 
 
 class SearchDataModule(pl.LightningDataModule):
     """Splits the TRAINING images into one stream for the weights and one for the architecture; test stays untouched.
 
-    Under Lightning a training batch is ``{"weights": (x, y), "arch": (x, y)}``, x ``[B, C, H, W]``, y ``[B]``. An epoch
-    is one pass over the longer stream; the other is shuffled anew each time it is used up. Both are augmented and both
-    drop an incomplete last batch.
+    Under Lightning a training batch is ``{"weights": (x, y), "arch": (x, y)}``, x ``[B, C, H, W]``, y ``[B]``, or
+    ``[B, H, W]`` where every pixel has a label. An epoch is one pass over the longer stream; the other is shuffled anew
+    each time it is used up. Both are augmented and both drop an incomplete last batch.
 
     Args:
         data: The data set; its ``train_images`` are split, its ``val_images`` are not used.
-        arch_fraction: Share of the architecture stream, stratified; DARTS (arXiv:1806.09055) uses half.
+        arch_fraction: Share of the architecture stream, stratified unless every pixel has a label; DARTS
+            (arXiv:1806.09055) uses half.
         seed: Which image goes to which stream. Order and augmentation follow ``data.seed``.
         batch_size: Images in a batch of each stream; by default the data set's.
 
@@ -71,9 +72,7 @@ class SearchDataModule(pl.LightningDataModule):
 
     @cached_property
     def _streams(self) -> tuple[ImageSet, ImageSet]:
-        images = self.data.train_images
-        weights, arch = stratified_split(images.labels, self.arch_fraction, seed=self.seed)
-        return images.subset(weights), images.subset(arch)
+        return self.data.train_images.split(self.arch_fraction, seed=self.seed)
 
     @property
     def weights_images(self) -> ImageSet:

@@ -19,6 +19,7 @@ from torch.utils.data import DataLoader
 from .images import (
     Augmentation,
     Batch,
+    BatchAugmentation,
     ImageSet,
     ImageStream,
     ShuffleSampler,
@@ -117,7 +118,7 @@ class VisionData(pl.LightningDataModule, ABC):
             )
         self.batch_size, self.num_workers, self.val_fraction = batch_size, num_workers, val_fraction
         self.seed = int(os.environ.get("PL_GLOBAL_SEED", 0)) if seed is None else seed
-        self.augmentation = Augmentation(padding, self.flips if flip is None else flip, cutout)
+        self.augmentation: BatchAugmentation = Augmentation(padding, self.flips if flip is None else flip, cutout)
         self.device = torch.device(device)
         self._given = None if mean is None or std is None else (tuple(mean), tuple(std))
 
@@ -178,8 +179,7 @@ class VisionData(pl.LightningDataModule, ABC):
                 f"val_fraction={self.val_fraction} holds training images back, but the data has a validation part of "
                 "its own. Use val_fraction=0."
             )
-        kept, held = stratified_split(train.labels, self.val_fraction, seed=self.seed)
-        return train.subset(kept), train.subset(held)
+        return train.split(self.val_fraction, seed=self.seed)
 
     @property
     def train_images(self) -> ImageSet:

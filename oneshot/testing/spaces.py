@@ -260,7 +260,7 @@ class SpaceContract(ABC):
         for weights in arch.values():
             weights.requires_grad_()
         logits = supernet.train()(_images(supernet), arch)
-        labels = torch.arange(len(logits)) % supernet.num_classes
+        labels = torch.arange(logits[:, 0].numel()).view_as(logits[:, 0]) % supernet.num_classes  # of images or pixels
         torch.autograd.backward(nn.functional.cross_entropy(logits, labels))
         without = [name for name, p in supernet.named_parameters() if p.grad is None or not p.grad.any()]
         assert without == []

@@ -1,0 +1,42 @@
+"""How a task is trained and measured: what follows from one label an image, or one a pixel."""
+
+from __future__ import annotations
+
+from torch import nn
+from torchmetrics import Metric
+from torchmetrics.classification import MulticlassAccuracy, MulticlassJaccardIndex
+
+from oneshot.supernets.base import Task
+
+IGNORED = 255  # the label of pixels that belong to no class, as in PASCAL VOC and Cityscapes
+
+# The name of the metric in the logs, as in "val/accuracy".
+METRICS: dict[Task, str] = {"classification": "accuracy", "segmentation": "miou"}
+
+
+def loss_of(task: Task, *, label_smoothing: float = 0.0) -> nn.CrossEntropyLoss:
+    """Cross-entropy; in segmentation the mean over all pixels that are not ``IGNORED``.
+
+    A batch of which every pixel is ignored has no mean: its loss is NaN.
+
+    Args:
+        task: Labels are ``[B]`` in classification, ``[B, H, W]`` in segmentation.
+        label_smoothing: Share of the target spread evenly over all classes.
+    """
+    if task == "segmentation":
+        return nn.CrossEntropyLoss(ignore_index=IGNORED, label_smoothing=label_smoothing)
+    return nn.CrossEntropyLoss(label_smoothing=label_smoothing)
+
+
+def metric_of(task: Task, classes: int) -> Metric:
+    """Accuracy, or the mean intersection over union of the classes that occur, in labels or predictions.
+
+    Intersections and unions are counted over all pixels of an epoch, not image by image, without ``IGNORED`` ones.
+
+    Args:
+        task: Logits are ``[B, classes]`` in classification, ``[B, classes, H, W]`` in segmentation.
+        classes: Number of classes.
+    """
+    if task == "segmentation":
+        return MulticlassJaccardIndex(classes, ignore_index=IGNORED, validate_args=False)
+    return MulticlassAccuracy(classes, average="micro", validate_args=False)  # checking arguments is a sync
