@@ -22,13 +22,13 @@ class Subnet(nn.Module, ABC):
     Attributes:
         config: The architecture, where it came out of a search space.
         init_args: JSON-able keyword arguments of the constructor.
-        input_shape: C, H, W of one input.
+        input_shape: Shape of one input: C, H, W of an image, T of a text.
         num_classes: Number of logits.
     """
 
     config: SubnetConfig | None = None
     init_args: dict[str, Any]
-    input_shape: tuple[int, int, int]
+    input_shape: tuple[int, ...]
     num_classes: int
 
     @abstractmethod
@@ -61,12 +61,12 @@ class Supernet(nn.Module, ABC):
 
     Attributes:
         space: The search space.
-        input_shape: C, H, W of one input.
+        input_shape: Shape of one input: C, H, W of an image, T of a text.
         num_classes: Number of logits.
     """
 
     space: SearchSpace
-    input_shape: tuple[int, int, int]
+    input_shape: tuple[int, ...]
     num_classes: int
 
     @abstractmethod
