@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from .base import SearchModule as SearchModule
     from .export import export_subnet as export_subnet
     from .export import load as load
+    from .language import RetrainLanguage as RetrainLanguage
     from .methods.darts import DARTS as DARTS
     from .retrain import Retrain as Retrain
 
@@ -24,6 +25,7 @@ _WHERE = {
     "BilevelSearch": "base",
     "DARTS": "methods.darts",
     "Retrain": "retrain",
+    "RetrainLanguage": "language",
     "SearchModule": "base",
     "export_subnet": "export",
     "load": "export",

@@ -19,6 +19,12 @@ if TYPE_CHECKING:
     from .nasbench201 import NASBench201Network as NASBench201Network
     from .nasbench201 import NASBench201Space as NASBench201Space
     from .nasbench201 import NASBench201Supernet as NASBench201Supernet
+    from .recurrent import PUBLISHED_RECURRENT as PUBLISHED_RECURRENT
+    from .recurrent import LSTMLanguageModel as LSTMLanguageModel
+    from .recurrent import RecurrentGenotype as RecurrentGenotype
+    from .recurrent import RecurrentLanguageModel as RecurrentLanguageModel
+    from .recurrent import RecurrentSpace as RecurrentSpace
+    from .recurrent import RecurrentSupernet as RecurrentSupernet
     from .space import ArchGraph as ArchGraph
     from .space import Choice as Choice
     from .space import SearchSpace as SearchSpace
@@ -33,12 +39,18 @@ _WHERE = {
     "DARTSSpace": "darts",
     "DARTSSupernet": "darts",
     "Genotype": "genotype",
+    "LSTMLanguageModel": "recurrent",
     "MixedOp": "mixed_op",
     "NASBench201Network": "nasbench201",
     "NASBench201Space": "nasbench201",
     "NASBench201Supernet": "nasbench201",
     "OperationSupernet": "base",
     "PUBLISHED": "genotype",
+    "PUBLISHED_RECURRENT": "recurrent",
+    "RecurrentGenotype": "recurrent",
+    "RecurrentLanguageModel": "recurrent",
+    "RecurrentSpace": "recurrent",
+    "RecurrentSupernet": "recurrent",
     "SearchSpace": "space",
     "SubnetConfig": "space",
     "Subnet": "base",

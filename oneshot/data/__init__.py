@@ -1,4 +1,4 @@
-"""Image data for searches: built-in sets, image folders, and the split into weight and architecture streams.
+"""Data for searches: built-in image sets, image folders, plain text, and the split into weight and architecture streams.
 
 The names are imported on first use (PEP 562), so ``import oneshot.data`` costs nothing.
 """
@@ -15,6 +15,9 @@ if TYPE_CHECKING:
     from .images import channel_statistics as channel_statistics
     from .images import stratified_split as stratified_split
     from .search import SearchDataModule as SearchDataModule
+    from .text import TextData as TextData
+    from .text import TextSearchData as TextSearchData
+    from .text import Vocabulary as Vocabulary
     from .vision import CIFAR10 as CIFAR10
     from .vision import CIFAR100 as CIFAR100
     from .vision import Digits as Digits
@@ -29,6 +32,9 @@ _HOME = {
     "channel_statistics": "images",
     "stratified_split": "images",
     "SearchDataModule": "search",
+    "TextData": "text",
+    "TextSearchData": "text",
+    "Vocabulary": "text",
     "CIFAR10": "vision",
     "CIFAR100": "vision",
     "Digits": "vision",
