@@ -64,8 +64,8 @@ class RetrainLanguage(ResumableModule):
     The state goes on from batch to batch, without gradient, and starts from zeros in every epoch. SGD with a constant
     learning rate, until the validation loss stops improving; from then on the average of the weights is what is
     validated, tested and exported (NT-ASGD, arXiv:1708.02182: with the settings used there, averaged SGD moves the
-    weights as SGD does). Defaults are those of DARTS for Penn Treebank (arXiv:1806.09055, appendix A.2.2), whose windows
-    are of random length; here the data decides.
+    weights as SGD does). Defaults are those of DARTS for Penn Treebank (arXiv:1806.09055, appendix A.2.2), where
+    windows have random lengths; here the data decides.
 
     Takes :class:`~oneshot.data.text.TextData`. Logs ``train/loss`` (cross-entropy without penalties, nats a word) and
     per ``val`` and ``test`` ``loss`` and ``perplexity``, means over all words.

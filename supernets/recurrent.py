@@ -11,6 +11,7 @@ and a supernet in evaluation mode is usable.
 from __future__ import annotations
 
 import ast
+import itertools
 import math
 from abc import abstractmethod
 from collections.abc import Callable, Mapping, Sequence
@@ -175,7 +176,7 @@ class RecurrentSpace(SearchSpace):
         return SubnetConfig(self.name, {"recurrent": picks})
 
     def most_likely(self, probabilities: Mapping[str, npt.NDArray[np.floating[Any]]]) -> SubnetConfig:
-        """Derive as the paper does (arXiv:1806.09055, section 2.4): of every node the edge with the likeliest activation.
+        """Derive as the paper does (arXiv:1806.09055, section 2.4): nodes keep the edge with the likeliest activation.
 
         ``none`` takes part in the softmax, but not in the comparison.
 
@@ -405,7 +406,7 @@ class SearchCell(RecurrentWeights):
         terms: list[list[Tensor]] = [[] for _ in range(NODES)]
         states = []
         for state in range(NODES):
-            ch = F.linear(masked(s, mask), matrices[state]).unflatten(1, (NODES - state, 2, -1))
+            ch = F.linear(masked(s, mask), matrices[state]).view(len(s), NODES - state, 2, -1)
             c, new = ch[:, :, 0].sigmoid(), ch[:, :, 1].unbind(1)
             keep = s[:, None] - c * s[:, None]
             for node, c_edge, h_edge, keep_edge in zip(range(state, NODES), c.unbind(1), new, keep.unbind(1)):
@@ -447,9 +448,9 @@ class RecurrentCell(RecurrentWeights):
 class RecurrentSupernet(OperationSupernet):
     """All cells of the space at once, as a language model that starts every sequence from a state of zeros.
 
-    Takes words ``[B, T]`` (int64) and gives logits ``[B, V, T]``, so cross-entropy with the next words ``[B, T]`` is the
-    mean over all positions. Defaults are the paper's for the search on Penn Treebank (appendix A.1.2). In the authors'
-    code the state is carried from window to window; here every window stands alone, so that windows can be shuffled.
+    Takes words ``[B, T]`` (int64) and gives logits ``[B, V, T]``, so cross-entropy with the next words ``[B, T]`` is
+    the mean over all positions. Defaults are the paper's for the search on Penn Treebank (appendix A.1.2). In the
+    authors' code the state is carried from window to window; here every window stands alone, and can be shuffled.
 
     Args:
         num_classes: Size of the vocabulary, V.
@@ -489,7 +490,7 @@ class RecurrentSupernet(OperationSupernet):
     ) -> None:
         super().__init__()
         self.space = RecurrentSpace()
-        self._settings = {
+        self._settings: dict[str, Any] = {
             "num_classes": num_classes,
             "size": size,
             "window": window,
@@ -710,7 +711,7 @@ class LSTMLanguageModel(LanguageModel):
         self.num_classes, self.input_shape, self.dropout_hidden = num_classes, (window,), dropout_hidden
         self.words = Words(num_classes, size, dropout_words, dropout_embedding, dropout_output)
         sizes = [size, *[hidden] * (layers - 1), size]
-        self.layers = nn.ModuleList(nn.LSTM(a, b) for a, b in zip(sizes, sizes[1:]))
+        self.layers = nn.ModuleList(nn.LSTM(a, b) for a, b in itertools.pairwise(sizes))
 
     def start(self, batch: int) -> State:
         sizes = [layer.hidden_size for layer in self.layers if isinstance(layer, nn.LSTM)]

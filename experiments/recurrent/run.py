@@ -1,4 +1,4 @@
-"""Search a recurrent cell on WikiText-2, train it from scratch, and an LSTM and a random cell of the same size beside it.
+"""Search a recurrent cell on WikiText-2, train it from scratch, and a random cell and an LSTM of its size beside it.
 
 The training text is WikiText-2's validation file, small enough for one CPU core; the last tenth of its lines decides
 when averaging begins, its test file is looked at once, at the end. All networks have the same number of parameters, up

@@ -1,4 +1,4 @@
-"""Data for searches: built-in image sets, image folders, plain text, and the split into weight and architecture streams.
+"""Data for searches: image sets, image folders, plain text, and the split into weight and architecture streams.
 
 The names are imported on first use (PEP 562), so ``import oneshot.data`` costs nothing.
 """

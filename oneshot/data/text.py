@@ -149,8 +149,8 @@ class TextData(pl.LightningDataModule):
     """A plain text file, read in order, for training a language model that carries its state from batch to batch.
 
     Words are what stands between spaces; every line ends with ``<eos>``. The vocabulary is that of the training text:
-    what occurs less than ``min_count`` times there is ``<unk>`` everywhere, so perplexities can be compared only between
-    models of one vocabulary. A training batch is ``(x, y)``, int64 ``[B, T]``, and ``y`` are the words after ``x``.
+    what occurs less than ``min_count`` times there is ``<unk>`` everywhere, so perplexities can be compared between
+    models of one vocabulary only. A training batch is ``(x, y)``, int64 ``[B, T]``; ``y`` are the words after ``x``.
 
     Args:
         train_file: The training text.

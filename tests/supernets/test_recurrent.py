@@ -62,7 +62,7 @@ class TestWithoutBatchNorm(RecurrentContract):
 
 
 def test_the_space_is_the_papers() -> None:
-    """arXiv:1806.09055: 8 nodes, one predecessor out of i and one of four activations each; 36 edges of 5 candidates."""
+    """arXiv:1806.09055: 8 nodes, each reads one of i states by one of 4 activations; 36 edges of 5 candidates."""
     assert SPACE.size == math.factorial(8) * 4**8 == 2_642_411_520
     assert [(c.name, c.rows, c.picks) for c in SPACE.choices] == [("recurrent", 36, CANDIDATES)]
     assert CANDIDATES == ("none", "tanh", "relu", "sigmoid", "identity")
