@@ -1,8 +1,8 @@
 """Search a recurrent cell on WikiText-2, train it from scratch, and a random cell and an LSTM of its size beside it.
 
 The training text is WikiText-2's validation file, small enough for one CPU core; the last tenth of its lines decides
-when averaging begins, its test file is looked at once, at the end. All networks have the same number of parameters, up
-to a hundred, the same optimiser, dropouts and number of epochs.
+when averaging begins, its test file is looked at once, at the end. All networks have the same number of parameters, to
+0.1 %, the same optimiser, dropouts and number of epochs.
 
     ONESHOT_DATA=... python experiments/recurrent/run.py --seed 0 --out results.jsonl
 """

@@ -249,6 +249,12 @@ def test_a_network_that_cannot_work_is_refused(
         build(**options)
 
 
+@pytest.mark.parametrize("x", [torch.zeros(2, 3), torch.zeros(2, dtype=torch.int64)], ids=["image", "one-word"])
+def test_what_is_no_text_is_refused(x: Tensor) -> None:
+    with pytest.raises(ValueError, match=r"reads numbers of words, int64 \[B, T\]; got torch"):
+        cell()(x)
+
+
 def test_an_lstm_without_layers_is_refused() -> None:
     with pytest.raises(ValueError, match="at least one layer of at least one unit; got 0 of 5"):
         lstm(layers=0)
