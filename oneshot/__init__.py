@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from .evaluation import evaluate_configs as evaluate_configs
     from .export import export_subnet as export_subnet
     from .export import load as load
+    from .language import RetrainLanguage as RetrainLanguage
     from .methods.darts import DARTS as DARTS
     from .methods.dartspt import DARTSPT as DARTSPT
     from .methods.drnas import DrNAS as DrNAS
@@ -52,6 +53,7 @@ _WHERE = {
     "Retrain": "retrain",
     "RobustDARTS": "methods.robustdarts",
     "SNAS": "methods.snas",
+    "RetrainLanguage": "language",
     "SearchModule": "base",
     "SingleLevelSearch": "base",
     "SmoothDARTS": "methods.smoothdarts",

@@ -110,6 +110,7 @@ def check_data(data: object, network: Supernet | Subnet) -> None:
         if theirs is not None and theirs != ours:
             raise ValueError(
                 f"A network must be built for the data: {name} of {type(data).__name__} is {theirs}, "
-                f"{type(network).__name__} was built for {ours}. Pass num_classes, in_channels and image_size of the "
-                f"data to {type(network).__name__}; networks take squares, ImageFolder(image_size=...) makes them."
+                f"{type(network).__name__} was built for {ours}. Pass num_classes, and for images "
+                f"in_channels and image_size, of the data to {type(network).__name__}; image networks take squares, "
+                "ImageFolder(image_size=...) makes them."
             )

@@ -33,6 +33,12 @@ if TYPE_CHECKING:
     from .proxyless import ProxylessNetwork as ProxylessNetwork
     from .proxyless import ProxylessSpace as ProxylessSpace
     from .proxyless import ProxylessSupernet as ProxylessSupernet
+    from .recurrent import PUBLISHED_RECURRENT as PUBLISHED_RECURRENT
+    from .recurrent import LSTMLanguageModel as LSTMLanguageModel
+    from .recurrent import RecurrentGenotype as RecurrentGenotype
+    from .recurrent import RecurrentLanguageModel as RecurrentLanguageModel
+    from .recurrent import RecurrentSpace as RecurrentSpace
+    from .recurrent import RecurrentSupernet as RecurrentSupernet
     from .segmentation import SQUEEZENAS as SQUEEZENAS
     from .segmentation import SegmentationNetwork as SegmentationNetwork
     from .segmentation import SegmentationSupernet as SegmentationSupernet
@@ -54,6 +60,7 @@ _WHERE = {
     "FBNetSpace": "fbnet",
     "FBNetSupernet": "fbnet",
     "Genotype": "genotype",
+    "LSTMLanguageModel": "recurrent",
     "MixedOp": "mixed_op",
     "NASBench101Cell": "nasbench101",
     "NASBench101Network": "nasbench101",
@@ -72,6 +79,11 @@ _WHERE = {
     "ProxylessSpace": "proxyless",
     "ProxylessSupernet": "proxyless",
     "SQUEEZENAS": "segmentation",
+    "PUBLISHED_RECURRENT": "recurrent",
+    "RecurrentGenotype": "recurrent",
+    "RecurrentLanguageModel": "recurrent",
+    "RecurrentSpace": "recurrent",
+    "RecurrentSupernet": "recurrent",
     "SearchSpace": "space",
     "SegmentationNetwork": "segmentation",
     "SegmentationSupernet": "segmentation",

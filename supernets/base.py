@@ -24,7 +24,7 @@ class Subnet(nn.Module, ABC):
     Attributes:
         config: The architecture, where it came out of a search space.
         init_args: JSON-able keyword arguments of the constructor.
-        input_shape: C, H, W of one input.
+        input_shape: Shape of one input: C, H, W of an image, T of a text.
         num_classes: Number of logits.
         task: What the logits are for, and so how they are trained and measured.
     """
@@ -32,7 +32,7 @@ class Subnet(nn.Module, ABC):
     task: Task = "classification"
     config: SubnetConfig | None = None
     init_args: dict[str, Any]
-    input_shape: tuple[int, int, int]
+    input_shape: tuple[int, ...]
     num_classes: int
 
     @abstractmethod
@@ -65,14 +65,14 @@ class Supernet(nn.Module, ABC):
 
     Attributes:
         space: The search space.
-        input_shape: C, H, W of one input.
+        input_shape: Shape of one input: C, H, W of an image, T of a text.
         num_classes: Number of logits.
         task: What the logits are for, and so how they are trained and measured.
     """
 
     task: Task = "classification"
     space: SearchSpace
-    input_shape: tuple[int, int, int]
+    input_shape: tuple[int, ...]
     num_classes: int
 
     @abstractmethod

@@ -23,7 +23,7 @@ class Counts:
     macs: int
 
 
-def count(network: nn.Module, input_shape: tuple[int, int, int]) -> Counts:
+def count(network: nn.Module, input_shape: tuple[int, ...]) -> Counts:
     """Count the parameters of ``network`` and the multiply-accumulates of ``network(x)`` for one image.
 
     MACs are what papers of this field call FLOPs: the multiplications of ``nn.Conv*d``, ``nn.ConvTranspose*d`` and
@@ -34,7 +34,7 @@ def count(network: nn.Module, input_shape: tuple[int, int, int]) -> Counts:
 
     Args:
         network: Takes ``[B, C, H, W]``.
-        input_shape: C, H, W.
+        input_shape: Shape of one input, C, H, W.
 
     Example:
         >>> count(nn.Conv2d(3, 16, 3, padding=1, bias=False), (3, 32, 32))

@@ -1,4 +1,4 @@
-"""Image data for searches: built-in sets, image folders, and the split into weight and architecture streams.
+"""Data for searches: image sets, image folders, plain text, and the split into weight and architecture streams.
 
 The names are imported on first use (PEP 562), so ``import oneshot.data`` costs nothing.
 """
@@ -20,6 +20,9 @@ if TYPE_CHECKING:
     from .segmentation import SegmentationFolder as SegmentationFolder
     from .segmentation import Shapes as Shapes
     from .segmentation import write_shapes as write_shapes
+    from .text import TextData as TextData
+    from .text import TextSearchData as TextSearchData
+    from .text import Vocabulary as Vocabulary
     from .vision import CIFAR10 as CIFAR10
     from .vision import CIFAR100 as CIFAR100
     from .vision import Digits as Digits
@@ -39,6 +42,9 @@ _HOME = {
     "SegmentationFolder": "segmentation",
     "Shapes": "segmentation",
     "write_shapes": "segmentation",
+    "TextData": "text",
+    "TextSearchData": "text",
+    "Vocabulary": "text",
     "CIFAR10": "vision",
     "CIFAR100": "vision",
     "Digits": "vision",

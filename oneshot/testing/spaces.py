@@ -46,6 +46,10 @@ class SpaceContract(ABC):
         """The space of the supernet."""
         return supernet.space
 
+    def inputs(self, supernet: OperationSupernet) -> Tensor:
+        """A small batch the networks can read, always the same; images of noise unless a space reads something else."""
+        return torch.randn(4, *supernet.input_shape, generator=torch.Generator().manual_seed(0))
+
     def gene_probabilities(self, space: SearchSpace) -> list[npt.NDArray[np.float64]]:
         """How often a uniform draw holds each pick, per gene; looked at only where the space is too large to count."""
         return [np.full(size, 1 / size) for size in space.gene_sizes]
@@ -175,7 +179,7 @@ class SpaceContract(ABC):
     # The networks.
 
     def test_an_extracted_network_equals_the_supernet_under_one_hot_weights(self, supernet: OperationSupernet) -> None:
-        x = _images(supernet)
+        x = self.inputs(supernet)
         disturb(supernet)
         for config in _configs(supernet.space, self.configs_tested):
             arch = supernet.one_hot(config)
@@ -189,7 +193,7 @@ class SpaceContract(ABC):
 
     def test_different_configs_are_different_functions(self, supernet: OperationSupernet) -> None:
         """Otherwise the comparison above proves nothing."""
-        x = _images(supernet)
+        x = self.inputs(supernet)
         disturb(supernet).eval()
         with torch.no_grad():
             outputs = [supernet.extract(c)(x) for c in supernet.space.unique(_configs(supernet.space, 10))]
@@ -206,7 +210,7 @@ class SpaceContract(ABC):
             assert not any(isinstance(m, MixedOp | OperationSupernet | pl.LightningModule) for m in network.modules())
 
     def test_an_extracted_network_is_rebuilt_from_json(self, supernet: OperationSupernet) -> None:
-        x = _images(supernet)
+        x = self.inputs(supernet)
         disturb(supernet).eval()
         for config in _configs(supernet.space, 5):
             network = supernet.extract(config)
@@ -226,7 +230,7 @@ class SpaceContract(ABC):
         assert not any(torch.equal(first[name], p) for name, p in inherited.items() if p.dim() > 1)
 
     def test_the_canonical_form_computes_the_same(self, supernet: OperationSupernet) -> None:
-        x = _images(supernet)
+        x = self.inputs(supernet)
         disturb(supernet).eval()
         configs = [c for c in _configs(supernet.space, 200) if supernet.space.canonical(c) != c]
         for config in configs[: self.configs_tested]:
@@ -259,15 +263,18 @@ class SpaceContract(ABC):
         arch = {c.name: torch.full((c.rows, len(c.candidates)), 1 / len(c.candidates)) for c in choices}
         for weights in arch.values():
             weights.requires_grad_()
-        logits = supernet.train()(_images(supernet), arch)
-        labels = torch.arange(logits[:, 0].numel()).view_as(logits[:, 0]) % supernet.num_classes  # of images or pixels
+        logits = supernet.train()(self.inputs(supernet), arch)
+        labels = (
+            torch.arange(logits[:, 0].numel()).view_as(logits[:, 0]) % supernet.num_classes
+        )  # of images, pixels, or words
         torch.autograd.backward(nn.functional.cross_entropy(logits, labels))
         without = [name for name, p in supernet.named_parameters() if p.grad is None or not p.grad.any()]
         assert without == []
         assert all(weights.grad is not None and weights.grad.any() for weights in arch.values())
 
     def test_it_works_in_double_precision(self, supernet: OperationSupernet) -> None:
-        x = _images(supernet).double()
+        x = self.inputs(supernet)
+        x = x.double() if x.is_floating_point() else x
         disturb(supernet).double().eval()
         config = supernet.space.sample(0)
         output = supernet.extract(config)(x)
@@ -291,10 +298,6 @@ def disturb(network: nn.Module, seed: int = 0) -> nn.Module:
 
 def _configs(space: SearchSpace, n: int) -> list[SubnetConfig]:
     return space.decode(space.sample_matrix(n, 0))
-
-
-def _images(supernet: OperationSupernet, batch: int = 4) -> Tensor:
-    return torch.randn(batch, *supernet.input_shape, generator=torch.Generator().manual_seed(0))
 
 
 def _storage(tensor: Tensor) -> int:
