@@ -108,7 +108,7 @@ class RecurrentGenotype:
         return [ArchGraph("recurrent", nodes, ((0, 2, ""), (1, 2, ""), *inner, *last))]
 
 
-# Published cells, text: quark0/darts rnn/genotypes.py (V2 as in its last version).
+# Published cells, text: quark0/darts rnn/genotypes.py; V2 from a later copy of it (OUCMachineLearning/OUCML).
 PUBLISHED_RECURRENT: dict[str, RecurrentGenotype] = {
     name: RecurrentGenotype.parse(text)
     for name, text in {

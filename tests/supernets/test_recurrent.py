@@ -92,7 +92,7 @@ def test_the_cell_of_enas_outputs_the_mean_of_what_nobody_reads_and_is_built_dir
     [pytest.param(10_000, 850, 23, id="Penn Treebank"), pytest.param(33_278, 700, 33, id="WikiText-2")],
 )
 def test_the_number_of_parameters_is_the_papers(words: int, size: int, millions: int) -> None:
-    """Tables 2 and 5 of arXiv:1806.09055: 23 M with 850 units, 33 M with 700."""
+    """arXiv:1806.09055: 23 M with 850 units, 33 M with 700 (as published, recalled; not read from a stored copy)."""
     with torch.device("meta"):
         network = RecurrentLanguageModel("DARTS_V2", num_classes=words, size=size)
     assert round(count_parameters(network) / 1e6) == millions
