@@ -81,7 +81,7 @@ class MixedOp(nn.Module):
         super().__init__()
         self.ops = nn.ModuleList(ops)
         sizes = [sum(p.numel() for p in op.parameters()) for op in self.ops]
-        self._smallest = sizes.index(min(sizes))
+        self._smallest, self._weighted = sizes.index(min(sizes)), [size > 0 for size in sizes]
         self.drop_path = 0.0
 
     def part(self, x: Tensor, seen: Seen) -> Tensor:
@@ -104,18 +104,18 @@ class MixedOp(nn.Module):
         everything = tuple(range(len(self.ops)))
         values, active = (weights.values, weights.active) if isinstance(weights, Row) else (weights, everything)
         total: Tensor | None = None
-        for position, (weight, op) in enumerate(zip(values.unbind(), self.ops, strict=True)):
+        for position, (weight, op, learns) in enumerate(zip(values.unbind(), self.ops, self._weighted, strict=True)):
             if isinstance(op, Zero) or position not in active:
                 continue
-            if has_weights(op) and op in seen:  # weighted already
+            if learns and op in seen:  # weighted already
                 total = seen[op].clone() if total is None else total.add_(seen[op])
                 continue
             layers = list(op) if isinstance(op, nn.Sequential) else [op]
-            if has_weights(op) and isinstance(layers[-1], nn.BatchNorm2d) and not layers[-1].affine:
+            if learns and isinstance(layers[-1], nn.BatchNorm2d) and not layers[-1].affine:
                 term = scaled_batch_norm([layers[-1]], _run(layers[:-1], x, seen), weight[None])
                 total = term if total is None else total.add_(term)
                 continue
-            y = _run(layers, x, seen) if has_weights(op) else once(seen, op, partial(op, x))
+            y = _run(layers, x, seen) if learns else once(seen, op, partial(op, x))
             total = weight * y if total is None else total.addcmul_(y, weight)
         if total is None:  # nothing runs but the shape: `none`, or an edge that is left out
             total = torch.zeros_like(self.ops[self._smallest](x))
