@@ -11,6 +11,8 @@ from oneshot.supernets.base import OperationSupernet, batch_statistics
 from oneshot.supernets.mixed_op import Path
 from oneshot.supernets.space import SubnetConfig
 
+from .tasks import IGNORED
+
 
 @torch.no_grad()
 def evaluate_configs(
@@ -29,11 +31,12 @@ def evaluate_configs(
     Args:
         supernet: Shared weights.
         configs: Architectures of its space.
-        batches: Images ``[B, C, H, W]`` and labels ``[B]``, read once; moved to the supernet's device and type.
+        batches: Images ``[B, C, H, W]`` and labels ``[B]``, or ``[B, H, W]`` of pixels, or texts with the next words
+            ``[B, T]``; read once, moved to the supernet's device and type.
         total: Adds up counts ``[N + 1]`` over processes that have different batches.
 
     Returns:
-        Accuracies between 0 and 1, in the order of ``configs``.
+        Accuracies between 0 and 1, of images, pixels or words, in the order of ``configs``.
 
     Raises:
         ValueError: If a config is not of this space, or there are no images.
@@ -53,9 +56,10 @@ def evaluate_configs(
     try:
         with batch_statistics(supernet):
             for x, y in batches:
-                x, y = x.to(like), y.to(like.device)
-                correct = [(supernet(x, arch).argmax(-1) == y).sum() for arch in arches]
-                counts += torch.stack([*correct, y.new_tensor(len(y))]).to(counts)
+                x, y = x.to(like if x.is_floating_point() else like.device), y.to(like.device)
+                counted = y != IGNORED if supernet.task == "segmentation" else torch.ones_like(y, dtype=torch.bool)
+                correct = [((supernet(x, arch).argmax(1) == y) & counted).sum() for arch in arches]
+                counts += torch.stack([*correct, counted.sum()]).to(counts)
     finally:
         for module, mode in modes.items():
             module.training = mode

@@ -156,7 +156,7 @@ class WeightSharingSearch(SupernetTraining):
                 losses.append(loss.detach())
                 logits.append(output.detach())
             self.weight_optimizer.step()
-        self.log_step(torch.stack(losses).mean(), torch.cat(logits), y.repeat(len(paths)))
+        self.log_step(torch.stack(losses).mean(), torch.cat(logits), torch.cat([y] * len(paths)))
 
     def on_train_start(self) -> None:
         super().on_train_start()

@@ -22,7 +22,7 @@ ALLOWED = {
     "guard": {"errors", "supernets"},
     "tasks": {"supernets"},
     "resume": {"guard"},
-    "evaluation": {"errors", "supernets"},
+    "evaluation": {"errors", "supernets", "tasks"},
     "base": {"errors", "functional", "guard", "resume", "samplers", "cost", "supernets", "tasks"},
     "sharing": {"base", "evaluation", "samplers", "supernets"},
     "methods": {"errors", "functional", "samplers", "cost", "supernets", "base", "sharing"},

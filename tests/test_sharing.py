@@ -130,7 +130,7 @@ def test_images_without_any_held_out_are_refused_before_the_first_step() -> None
     search = OnePath()
     with pytest.raises(ValueError, match=r"OnePath compares architectures .* SearchDataModule.* or hold some back"):
         fit(search, data(), epochs=1)
-    assert int(search._fit_accuracy._update_count) == 0  # no step was made
+    assert int(search._fit_metric._update_count) == 0  # no step was made
 
 
 @pytest.mark.filterwarnings("ignore:Total length of `list`")  # this data has no validation stream

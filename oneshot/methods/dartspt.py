@@ -100,7 +100,8 @@ class DARTSPT(BilevelSearch):
         **kwargs: See :class:`~oneshot.base.GradientSearch`.
 
     Raises:
-        ValueError: If a number is out of its range; at the start of ``fit``, if ``max_epochs`` does not fit.
+        ValueError: If a number is out of its range, or the space forbids a candidate in every row; at the start of
+            ``fit``, if ``max_epochs`` does not fit.
 
     Example:
         >>> from oneshot.supernets import NASBench201Supernet
@@ -141,6 +142,15 @@ class DARTSPT(BilevelSearch):
         space = supernet.space
         self._keep = space.edges_per_node if isinstance(space, DARTSSpace) else 0  # 0 where every edge stays
         self._crowded = [node for node in space.nodes() if self._keep and len(node) > self._keep]
+        if not isinstance(space, DARTSSpace):  # every row must be able to keep a candidate
+            picks = {c.name: [next(p for p in c.candidates if p != NONE)] * c.rows for c in space.choices}
+            try:
+                space.validate(SubnetConfig(space.name, picks))
+            except ValueError as error:
+                raise ValueError(
+                    f"DARTS-PT decides row by row, and keeps a candidate in each; space {space.name!r} forbids that "
+                    f"({error}) Use a method that derives from alphas."
+                ) from error
         # The order decisions are made in is part of the search, and saved with it.
         self.register_buffer("_rows", torch.randperm(space.num_genes))
         self.register_buffer("_nodes", torch.randperm(len(self._crowded)))

@@ -116,7 +116,12 @@ class FairDARTS(BilevelSearch):
             ]
             for choice in space.choices
         }
-        return SubnetConfig(config.space, picks)
+        thresholded = SubnetConfig(config.space, picks)
+        try:
+            space.validate(thresholded)
+        except ValueError:  # nodes of this space must read something
+            return config
+        return thresholded
 
 
 def zero_one_loss(weights: Tensor) -> Tensor:

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from oneshot.functional import fair_paths
 from oneshot.sharing import WeightSharingSearch
+from oneshot.supernets.base import OperationSupernet
 from oneshot.supernets.space import SubnetConfig
 
 
@@ -26,12 +29,25 @@ class FairNAS(WeightSharingSearch):
         supernet: The supernet of any space of operation choices.
         **kwargs: See :class:`~oneshot.sharing.WeightSharingSearch`.
 
+    Raises:
+        ValueError: If the rules of the space forbid that every row holds a candidate.
+
     Example:
         >>> from oneshot.supernets import NASBench201Supernet
         >>> search = FairNAS(NASBench201Supernet(channels=4, cells_per_stage=1))
         >>> sorted(path["cell"][0] for path in search.paths(0))
         ['avg_pool_3x3', 'none', 'nor_conv_1x1', 'nor_conv_3x3', 'skip_connect']
     """
+
+    def __init__(self, supernet: OperationSupernet, **kwargs: Any) -> None:
+        super().__init__(supernet, **kwargs)
+        try:
+            self.paths(0)
+        except ValueError as error:
+            raise ValueError(
+                f"FairNAS trains a candidate of every row in every path; space {supernet.space.name!r} forbids that "
+                f"({error}) Use RandomSharing."
+            ) from error
 
     def paths(self, step: int) -> list[SubnetConfig]:
         space = self.supernet.space

@@ -32,7 +32,7 @@ def main(method: str, processes: int, out: str) -> None:
         enable_model_summary=False,
         limit_val_batches=0,
     )
-    trainer.fit(search, datamodule=Streams(processes))
+    trainer.fit(search, datamodule=Streams(processes, single=False))
     weights = [weight.detach().clone() for weight in supernet.parameters()]
     ranking = [(str(config), accuracy) for config, accuracy in search.ranking]
     torch.save({"weights": weights, "ranking": ranking}, f"{out}.{trainer.global_rank}")

@@ -166,6 +166,6 @@ def test_wrong_numbers_are_refused(options: Any, match: str) -> None:
 def test_a_row_of_nothing_is_refused() -> None:
     supernet = PlantedSupernet(("none", "nor_conv_1x1"))
     supernet.space = SearchSpace("empty", (Choice("edge", ("none",)),))
-    supernet.edge.ops = supernet.edge.ops[:1]
+    supernet.edges[0].ops = supernet.edges[0].ops[:1]
     with pytest.raises(ValueError, match="no candidate but 'none'.*Give it another"):
         FairDARTS(supernet)

@@ -211,7 +211,7 @@ def test_the_shift_keeps_the_difference_and_the_sum_of_the_exponentials() -> Non
 def test_weights_train_on_one_path_and_alphas_on_the_two_that_were_drawn(monkeypatch: pytest.MonkeyPatch) -> None:
     torch.manual_seed(0)
     module = eager(PlantedSupernet(("skip_connect", "nor_conv_1x1", "nor_conv_3x3")))
-    edge, ran, drawn = module.supernet.edge, [], []
+    edge, ran, drawn = module.supernet.edges[0], [], []
     assert isinstance(edge, MixedOp)
     forward, original = edge.forward, module.arch_backward
 

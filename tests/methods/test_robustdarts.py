@@ -97,7 +97,7 @@ def textbook(supernet: PlantedSupernet, x: Tensor, alpha: Tensor) -> Tensor:
         layer.track_running_stats = False
         layer.train()
     state = supernet.stem(x)
-    mixed = sum(w * op(state) for w, op in zip(alpha.softmax(-1)[0], supernet.edge.ops, strict=True))
+    mixed = sum(w * op(state) for w, op in zip(alpha.softmax(-1)[0], supernet.edges[0].ops, strict=True))
     result: Tensor = supernet.head(mixed)
     return result
 
@@ -131,7 +131,7 @@ class CellPlantedSupernet(PlantedSupernet):
     """Its mixed operation is a cell, which can be computed again."""
 
     def forward(self, x: Tensor, arch: Mapping[str, Tensor]) -> Tensor:
-        logits: Tensor = self.head(self.run_cell(self.edge, self.stem(x), arch["edge"][0]))
+        logits: Tensor = self.head(self.run_cell(self.edges[0], self.stem(x), arch["edge"][0]))
         return logits
 
 
