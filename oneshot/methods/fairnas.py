@@ -42,7 +42,7 @@ class FairNAS(WeightSharingSearch):
     def __init__(self, supernet: OperationSupernet, **kwargs: Any) -> None:
         super().__init__(supernet, **kwargs)
         try:
-            self.paths(0)
+            FairNAS.paths(self, 0)
         except ValueError as error:
             raise ValueError(
                 f"FairNAS trains a candidate of every row in every path; space {supernet.space.name!r} forbids that "
