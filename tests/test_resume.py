@@ -407,5 +407,5 @@ def test_a_run_killed_twenty_times_ends_as_one_that_was_not(tmp_path: Path) -> N
             assert process.exitcode == 0
             break
     finish("--config", config, "--out", tmp_path / "killed", "--resume")
-    assert kills == 20 and len(set(where)) > 1, where  # at moments that differ
+    assert kills == 20 and len(set(where)) > 5, where  # at moments that differ
     assert_same_end(tmp_path / "whole", tmp_path / "killed")

@@ -113,7 +113,7 @@ METHODS = {
     "smoothdarts": Method("smoothdarts:SmoothDARTS", lambda e, k: {"arch_lr": 3e-4 * k}),
     "robustdarts": Method(
         "robustdarts:RobustDARTS",
-        lambda e, k: {"arch_lr": 3e-4 * k, "every": 1, "window": 2, "lag": 2, "start_epoch": round(e * 10 / 50)},
+        lambda e, k: {"arch_lr": 3e-4 * k, "every": 1, "window": 3, "lag": 2, "start_epoch": round(e * 10 / 50)},
     ),
     # 6 decisions in NAS-Bench-201, an epoch after each of them instead of 5; the rest of the epochs come before
     "dartspt": Method(
