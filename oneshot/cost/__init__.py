@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from .agreement import Agreement as Agreement
 from .counts import Counts as Counts
 from .counts import count as count
 from .model import AdditiveCost as AdditiveCost
