@@ -145,7 +145,7 @@ def table() -> str:
 
 
 def main() -> None:
-    warnings.filterwarnings("ignore", module="pytorch_lightning")
+    warnings.filterwarnings("ignore", module="pytorch_lightning")  # advice on loaders and loggers
     made, readme = table(), ROOT / "README.md"
     print(made)
     if "--write" in sys.argv:

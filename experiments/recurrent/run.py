@@ -63,7 +63,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True)
     args = parser.parse_args()
     torch.set_num_threads(1)
-    warnings.filterwarnings("ignore", ".*does not have many workers")
+    warnings.filterwarnings("ignore", ".*does not have many workers")  # text is in memory
     logging.getLogger("pytorch_lightning").setLevel(logging.ERROR)
 
     folder = Path(os.environ["ONESHOT_DATA"])

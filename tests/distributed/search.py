@@ -18,7 +18,7 @@ from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 from torch.utils.data.distributed import DistributedSampler
 
-from oneshot.base import GradientSearch, SingleLevelSearch
+from oneshot.base import GradientSearch, SearchModule, SingleLevelSearch
 from oneshot.methods.darts import DARTS
 from oneshot.methods.gdas import GDAS
 from oneshot.methods.snas import SNAS
@@ -59,14 +59,13 @@ METHODS: dict[str, Callable[..., GradientSearch]] = {
 }
 
 
-def main(method: str, processes: int, out: str) -> None:
+def make_supernet() -> NASBench201Supernet:
     torch.set_num_threads(1)
     pl.seed_everything(0, verbose=False)
-    supernet = NASBench201Supernet(channels=4, cells_per_stage=1, in_channels=1, image_size=8)
-    search = METHODS[method](supernet, arch_lr=0.01, weight_lr=0.1, grad_clip=1.0)
-    with torch.no_grad():  # a process that starts from other alphas must be brought into line
-        for alpha in search.alphas.parameters():
-            alpha.add_(float(os.environ.get("RANK", 0)))
+    return NASBench201Supernet(channels=4, cells_per_stage=1, in_channels=1, image_size=8)
+
+
+def fit(search: SearchModule, processes: int, **options: Any) -> pl.Trainer:
     trainer = pl.Trainer(
         accelerator="cpu",
         strategy="ddp" if processes > 1 else "auto",
@@ -78,8 +77,19 @@ def main(method: str, processes: int, out: str) -> None:
         enable_checkpointing=False,
         enable_progress_bar=False,
         enable_model_summary=False,
+        **options,
     )
     trainer.fit(search, datamodule=Streams(processes, single=isinstance(search, SingleLevelSearch)))
+    return trainer
+
+
+def main(method: str, processes: int, out: str) -> None:
+    supernet = make_supernet()
+    search = METHODS[method](supernet, arch_lr=0.01, weight_lr=0.1, grad_clip=1.0)
+    with torch.no_grad():  # a process that starts from other alphas must be brought into line
+        for alpha in search.alphas.parameters():
+            alpha.add_(float(os.environ.get("RANK", 0)))
+    trainer = fit(search, processes)
     alphas = [alpha.detach().clone() for alpha in search.alphas.parameters()]
     weights = [weight.detach().clone() for weight in supernet.parameters()]
     torch.save({"alphas": alphas, "weights": weights}, f"{out}.{trainer.global_rank}")
