@@ -1,4 +1,4 @@
-"""Notices when a search collapses to skip connections."""
+"""Notices when a search collapses: to skip connections, or to nothing at all."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from pytorch_lightning.utilities import rank_zero_warn
 from oneshot.base import SearchModule
 from oneshot.functional import entropy
 from oneshot.supernets.darts import DARTSSpace
-from oneshot.supernets.space import SearchSpace, SubnetConfig
+from oneshot.supernets.space import ArchGraph, SearchSpace, SubnetConfig
 
 from .base import SearchCallback
 
@@ -23,7 +23,8 @@ class CollapseMonitor(SearchCallback):
     """Warns, or stops the search, when the derived architecture degenerates.
 
     A search has collapsed when it would derive too many skip connections, nothing but operations without parameters
-    (skip connections, poolings, ``none``), or, if asked for, when the alphas have become too certain. Logs
+    (skip connections, poolings, ``none``), a cell whose output no input reaches, or, if asked for, when the alphas have
+    become too certain. Logs
     ``collapse/skip_connections`` and ``collapse/entropy``, the mean entropy of all rows in nats.
 
     Args:
@@ -101,6 +102,8 @@ class CollapseMonitor(SearchCallback):
             signs.append(f"it derives {skips} skip connections, healthy are at most {limit}")
         if all(pick in (*SKIPS, "none") or "_pool_" in pick for pick in picks):
             signs.append("no derived operation has parameters")
+        if unreached := [graph.name for graph in space.graphs(config) if not reaches_its_end(graph)]:
+            signs.append(f"nothing reaches the output of the {unreached[0]} it derives")
         if self.min_entropy is not None and mean_entropy < self.min_entropy:
             signs.append(f"the mean entropy of the alphas is {mean_entropy:.3g} nats, below {self.min_entropy:g}")
         return signs
@@ -111,3 +114,13 @@ def skip_connections(space: SearchSpace, config: SubnetConfig) -> int:
     if isinstance(space, DARTSSpace):
         return space.genotype(config).skip_connections
     return sum(pick in SKIPS for _, row in config.picks for pick in row)
+
+
+def reaches_its_end(graph: ArchGraph) -> bool:
+    """Whether edges that are not ``none`` lead from a node that nothing enters to the last one."""
+    entered = {target for _, target, _ in graph.edges}
+    reached = set(range(len(graph.nodes))) - entered
+    for source, target, label in sorted(graph.edges):  # every edge leads to a later node
+        if source in reached and label != "none":
+            reached.add(target)
+    return len(graph.nodes) - 1 in reached

@@ -9,6 +9,18 @@ import pytest
 import torch
 
 from oneshot.callbacks import CollapseMonitor
+from oneshot.callbacks.collapse_monitor import reaches_its_end
+from oneshot.supernets import (
+    FBNetSpace,
+    NASBench1Shot1Space,
+    NASBench201Space,
+    NASBenchMacroSpace,
+    ProxylessSpace,
+    RecurrentSpace,
+    SearchSpace,
+    darts_space,
+    segmentation_space,
+)
 
 from .searches import Unrelated, choose, fit, make_darts_supernet, make_search, make_trainer
 
@@ -64,6 +76,45 @@ def test_poolings_alone_are_a_collapse(tmp_path: Path) -> None:
     choose(search, "cell", "avg_pool_3x3")
     with pytest.warns(UserWarning, match="no derived operation has parameters"):
         fit(make_trainer(tmp_path, CollapseMonitor(start_epoch=0), max_epochs=1), search)
+
+
+@pytest.mark.parametrize(
+    ("arch", "reached"),
+    [
+        pytest.param("|none~0|+|none~0|nor_conv_3x3~1|+|none~0|nor_conv_3x3~1|nor_conv_3x3~2|", False, id="nothing"),
+        pytest.param("|none~0|+|skip_connect~0|none~1|+|none~0|none~1|skip_connect~2|", True, id="one-way"),
+        pytest.param("|skip_connect~0|+|none~0|none~1|+|none~0|none~1|nor_conv_3x3~2|", False, id="dead-end"),
+    ],
+)
+def test_an_output_that_no_input_reaches_is_noticed(arch: str, reached: bool) -> None:
+    space = NASBench201Space()
+    assert [reaches_its_end(graph) for graph in space.graphs(space.from_arch_string(arch))] == [reached]
+
+
+def test_an_architecture_without_an_output_is_a_collapse(tmp_path: Path) -> None:
+    search = make_search(arch_lr=0.0)
+    choose(search, "cell", "nor_conv_3x3")
+    with torch.no_grad():  # all edges that leave the input
+        search.alphas["cell"][[0, 1, 3], search.supernet.space["cell"].candidates.index("none")] = 20.0
+    with pytest.warns(UserWarning, match="nothing reaches the output of the cell it derives"):
+        fit(make_trainer(tmp_path, CollapseMonitor(start_epoch=0), max_epochs=1), search)
+
+
+@pytest.mark.parametrize(
+    "space",
+    [
+        darts_space(),
+        FBNetSpace(),
+        ProxylessSpace(),
+        NASBenchMacroSpace(),
+        *map(NASBench1Shot1Space, (1, 2, 3)),
+        RecurrentSpace(),
+        segmentation_space(),
+    ],
+    ids=lambda space: space.name,
+)
+def test_every_architecture_of_a_space_without_gaps_reaches_its_output(space: SearchSpace) -> None:
+    assert all(reaches_its_end(graph) for seed in range(50) for graph in space.graphs(space.sample(seed)))
 
 
 def test_certain_alphas_are_a_collapse_if_asked_for(tmp_path: Path) -> None:
