@@ -235,9 +235,7 @@ def drop_path(x: Tensor, probability: float) -> Tensor:
     return x * x.new_empty(x.shape[0], 1, 1, 1).bernoulli_(keep).div_(keep)
 
 
-def sum_in_turn(
-    states: Sequence[Tensor], entering: Sequence[tuple[nn.Module, int]], drop: float = 0.0
-) -> Tensor:
+def sum_in_turn(states: Sequence[Tensor], entering: Sequence[tuple[nn.Module, int]], drop: float = 0.0) -> Tensor:
     """State of a node: operations on earlier states, each added before the next one runs, so that few are kept.
 
     Args:

@@ -25,7 +25,7 @@ from oneshot.supernets.nasbench1shot1 import NASBench1Shot1Space, NASBench1Shot1
 from oneshot.supernets.nasbench1shot1 import NetworkCell as NASBench1Shot1Cell
 from oneshot.supernets.nasbench201 import NASBench201Supernet
 from oneshot.supernets.nasbench201 import NetworkCell as NASBench201Cell
-from oneshot.supernets.recurrent import RecurrentSupernet
+from oneshot.supernets.recurrent import NODES, RecurrentGenotype, RecurrentSupernet
 from oneshot.supernets.segmentation import SegmentationSupernet
 from oneshot.supernets.space import IntMatrix, SubnetConfig
 
@@ -40,7 +40,9 @@ Table: TypeAlias = npt.NDArray[np.float64]
 
 
 def count_candidates(supernet: OperationSupernet, what: Counted, *, image_size: int | None = None) -> CostModel:
-    """What every architecture has, exactly: ``cost(config)`` is that of ``count(supernet.extract(config, inherit=False))``.
+    """What every architecture has, exactly.
+
+    The cost of a config is what :func:`~oneshot.cost.count` finds in ``supernet.extract(config, inherit=False)``.
 
     Parameters and MACs are sums over the candidates (:class:`AdditiveCost`), or where channels depend on the wiring, in
     NAS-Bench-1Shot1, one table. Memory, which rises and falls, is put together from the peak and the output of every
@@ -240,8 +242,8 @@ def _by_differences(supernet: OperationSupernet, what: Counted, shape: tuple[int
 
 def _not_a_sum(supernet: OperationSupernet, what: Counted) -> ValueError:
     return ValueError(
-        f"The {UNITS[what]} of space {supernet.space.name!r} are not a sum over its rows, so no table of candidates gives "
-        "them. Write a CostModel for it; count(supernet.extract(config), shape) gives those of one architecture."
+        f"The {UNITS[what]} of space {supernet.space.name!r} are not a sum over its rows, so no table of candidates "
+        "gives them. Write a CostModel for it; count(supernet.extract(config), shape) has those of one architecture."
     )
 
 
@@ -251,10 +253,9 @@ def _the_same(supernet: RecurrentSupernet, what: Counted, shape: tuple[int, ...]
     An identity keeps one tensor less than the other activations do. So the memory of any cell is between that of a cell
     of identities and one without; both need most at the same moment, when the states are averaged, or later.
     """
-    space = supernet.space
-    configs = [space.config(type(g)(tuple((op, 0) for _ in g.recurrent), g.concat)) for g in
-               [space.genotype(space.sample(0))] for op in ("identity", "tanh")]  # fmt: skip
-    first, second = (count(supernet.extract(config, inherit=False), shape) for config in configs)
+    space, concat = supernet.space, tuple(range(1, NODES + 1))
+    cells = [RecurrentGenotype(((op, 0),) * NODES, concat) for op in ("identity", "tanh")]
+    first, second = (count(supernet.extract(space.config(cell), inherit=False), shape) for cell in cells)
     if first != second:
         raise ValueError(f"All cells of space {space.name!r} cost the same; got {first} and {second}. Report this.")
     table = {c.name: torch.zeros(c.rows, len(c.candidates)) for c in space.choices}
@@ -331,7 +332,7 @@ def _node(genes: Sequence[int], peaks: Sequence[Table], outputs: Sequence[Table]
     if math.prod(shape) > LARGEST:
         raise ValueError(
             f"The memory of a node is a table over the picks of all its edges, at most {LARGEST:,} combinations; "
-            f"{len(shape)} edges of {shape[0]} picks have {math.prod(shape):,}. Leave out candidates, or have fewer nodes."
+            f"{len(shape)} edges of {shape[0]} picks have {math.prod(shape):,}. Leave out candidates or nodes."
         )
     highest, total, begun = np.zeros(shape), np.zeros(shape), np.zeros(shape, dtype=bool)
     for edge, rows in enumerate(zip(peaks, outputs, strict=True)):

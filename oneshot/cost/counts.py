@@ -132,7 +132,7 @@ class Meter(TorchDispatchMode):
     """
 
     def __init__(self, known: Iterable[Tensor] = ()) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]  # torch
         self.macs = self.peak = 0
         self._known = {t.untyped_storage()._cdata for t in known}
         self._held: dict[int, tuple[StorageWeakRef, int]] = {}
@@ -141,7 +141,8 @@ class Meter(TorchDispatchMode):
         """Count a tensor that was there before."""
         storage = tensor.untyped_storage()
         if storage._cdata not in self._known:
-            self._held[storage._cdata] = StorageWeakRef(storage), storage.nbytes()  # type: ignore[no-untyped-call]  # torch
+            reference = StorageWeakRef(storage)  # type: ignore[no-untyped-call]  # torch
+            self._held[storage._cdata] = reference, storage.nbytes()
         self.peak = max(self.peak, self.live())
 
     def live(self) -> int:

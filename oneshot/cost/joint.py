@@ -49,9 +49,9 @@ def always(peak: float, growth: float = 0.0) -> Segment:
 class PeakCost(CostModel):
     """The highest level that is ever reached, as of memory; of one table over all rows, its entry.
 
-    A track is a list of segments, one after the other from level 0; the cost is the highest peak of all tracks. Segments
-    are a monoid, peak and growth of two in a row are ``max(p1, g1 + p2)`` and ``g1 + g2``, so that fixed ones are merged
-    into their neighbours, and tracks that can never be the highest are left out: nothing is lost.
+    A track is a list of segments, one after the other from level 0; the cost is the highest peak of all tracks. Two
+    segments in a row are one, of peak ``max(p1, g1 + p2)`` and growth ``g1 + g2``: fixed ones are merged into their
+    neighbours, and tracks that can never be the highest are left out. Nothing is lost by it.
 
     The expectation is the highest of the tracks' and segments' expected levels. Where the cost is one table it is
     exact. Of a maximum it is a lower bound (Jensen's inequality), equal to the cost at certainty, and its gradient
@@ -107,10 +107,7 @@ class PeakCost(CostModel):
 
     def costs(self, genes: IntMatrix) -> npt.NDArray[np.float64]:
         tracks = [
-            [
-                (key, *(self.get_buffer(f"{name}_{t}_{s}").cpu().numpy().ravel() for name in ("peak", "growth")))
-                for s, key in enumerate(track)
-            ]
+            [(key, self._flat(f"peak_{t}_{s}"), self._flat(f"growth_{t}_{s}")) for s, key in enumerate(track)]
             for t, track in enumerate(self._genes)
         ]
         highest = np.full(len(genes), float(self.floor))
@@ -125,9 +122,13 @@ class PeakCost(CostModel):
                         level = level + growth.take(index[key], mode="clip")
         return highest
 
+    def _flat(self, name: str) -> Table:
+        table: Table = self.get_buffer(name).cpu().numpy()
+        return table.ravel()
+
     def _index(self, genes: tuple[int, ...], columns: IntMatrix) -> IntMatrix:
         """Where the picks of some genes are in a flat table, ``[n]``."""
-        index = columns[genes[0]]
+        index: IntMatrix = columns[genes[0]]
         for gene in genes[1:]:
             index = index * self.space.gene_sizes[gene] + columns[gene]
         return index

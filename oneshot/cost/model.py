@@ -7,7 +7,6 @@ from collections.abc import Iterator, Mapping
 
 import numpy as np
 import numpy.typing as npt
-import torch
 from torch import Tensor, nn
 
 from oneshot.functional import expected_cost
@@ -79,6 +78,7 @@ class AdditiveCost(CostModel):
         ValueError: If the table does not have the shapes of the space, or a cost is negative or not finite.
 
     Example:
+        >>> import torch
         >>> from oneshot.supernets import Choice
         >>> space = SearchSpace("toy", (Choice("layer", ("conv", "skip"), rows=2),))
         >>> latency = AdditiveCost(space, {"layer": torch.tensor([[3.0, 1.0], [5.0, 0.5]])}, unit="ms", fixed=2.0)
