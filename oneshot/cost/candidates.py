@@ -59,8 +59,8 @@ def count_candidates(supernet: OperationSupernet, what: Counted, *, image_size: 
         The costs in params, MACs or bytes. Those of MACs and memory remember the ``image_size``.
 
     Raises:
-        ValueError: If there is no such count, the supernet reads no images but has an ``image_size``, the counts of an
-            unknown space are not sums, or its memory is asked for.
+        ValueError: If there is no such count, there are no images of this size, an unknown space has counts that are no
+            sums or is asked for its memory, or the nodes of a cell have too many combinations of edges for its memory.
 
     Example:
         >>> from oneshot.supernets import NASBench201Supernet
@@ -234,7 +234,7 @@ def _by_differences(supernet: OperationSupernet, what: Counted, shape: tuple[int
         fixed += int(least := row.min())  # no cost is negative
         row -= least
     model = AdditiveCost(space, _as_choices(supernet, rows), unit=UNITS[what], fixed=fixed)
-    for genes in space.sample_matrix(3, 0):
+    for genes in space.sample_matrix(16, 0):
         if model.costs(genes[None])[0] != counted(genes):
             raise _not_a_sum(supernet, what)
     return model
@@ -281,6 +281,12 @@ def _chain_memory(supernet: OperationSupernet, shape: tuple[int, ...]) -> PeakCo
 def _cell_memory(supernet: DARTSSupernet | NASBench201Supernet, shape: tuple[int, ...]) -> PeakCost:
     """Cells whose nodes add up what enters them, and keep all states until they end."""
     space = supernet.space
+    for node in space.nodes():
+        if (size := math.prod(space.gene_sizes[gene] for gene in node)) > LARGEST:
+            raise ValueError(
+                f"The memory of a node is a table over the picks of all edges that enter it, at most {LARGEST:,} "
+                f"combinations; {len(node)} edges of space {space.name!r} have {size:,}. Leave out candidates or nodes."
+            )
     runs = [_run(supernet, config, shape, (DARTSCell, NASBench201Cell)) for config in _covering(supernet)]
     tracks: list[list[Segment]] = []
     for cells, nodes in _cells_and_nodes(supernet, runs[0].network):
@@ -324,16 +330,8 @@ def _node(genes: Sequence[int], peaks: Sequence[Table], outputs: Sequence[Table]
         peaks: Bytes every pick of an edge needs, ``[P]`` each; NaN where it is no operation.
         outputs: Bytes of its output, none where that is the state it reads.
         size: Bytes of a state.
-
-    Raises:
-        ValueError: If there are too many combinations.
     """
     shape = tuple(len(row) for row in peaks)
-    if math.prod(shape) > LARGEST:
-        raise ValueError(
-            f"The memory of a node is a table over the picks of all its edges, at most {LARGEST:,} combinations; "
-            f"{len(shape)} edges of {shape[0]} picks have {math.prod(shape):,}. Leave out candidates or nodes."
-        )
     highest, total, begun = np.zeros(shape), np.zeros(shape), np.zeros(shape, dtype=bool)
     for edge, rows in enumerate(zip(peaks, outputs, strict=True)):
         peak, output = (np.expand_dims(row, [axis for axis in range(len(shape)) if axis != edge]) for row in rows)
