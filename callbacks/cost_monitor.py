@@ -9,7 +9,7 @@ import pytorch_lightning as pl
 import torch
 
 from oneshot.base import SearchModule
-from oneshot.cost import Counted, CostModel, count_candidates
+from oneshot.cost import CostModel, Counted, count_candidates
 from oneshot.sharing import WeightSharingSearch
 
 from .base import SearchCallback

@@ -150,6 +150,10 @@ class Meter(TorchDispatchMode):
         self._held = {key: held for key, held in self._held.items() if not held[0].expired()}  # type: ignore[no-untyped-call]  # torch
         return sum(size for _, size in self._held.values())
 
+    @classmethod
+    def _should_skip_dynamo(cls) -> bool:
+        return False  # nothing here is compiled, and importing the compiler would take seconds
+
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         out = func(*args, **(kwargs or {}))
         if (flops := flop_registry.get(func._overloadpacket)) is not None:

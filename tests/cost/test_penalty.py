@@ -152,9 +152,7 @@ def test_the_multiplier_moves_in_training_only() -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        pytest.param(
-            {"cost": "time", "form": "fbnet"}, "CostModel, 'params', 'macs' or 'memory'; got 'time'", id="cost"
-        ),
+        pytest.param({"cost": "time", "form": "fbnet"}, "'params', 'macs' or 'memory'; got 'time'", id="cost"),
         pytest.param({"form": "linear"}, "forms of a cost penalty are fbnet, .*; got 'linear'", id="form"),
         pytest.param({"form": "target"}, "needs a target in ms, above 0; got target=None", id="no-target"),
         pytest.param({"form": "mul_log", "target": 0.5}, "above 1, because its logarithm divides", id="log-target"),
