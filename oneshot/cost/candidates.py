@@ -224,15 +224,16 @@ def _by_differences(supernet: OperationSupernet, what: Counted, shape: tuple[int
         counts = count(supernet.extract(space.decode(genes[None])[0], inherit=False), shape)
         return counts.params if what == "params" else counts.macs
 
-    first = np.zeros(space.num_genes, dtype=np.int64)
-    fixed, rows = counted(first), [np.zeros(size) for size in space.gene_sizes]
+    first, rows = np.zeros(space.num_genes, dtype=np.int64), [np.zeros(size) for size in space.gene_sizes]
+    fixed = counted_first = counted(first)
+    free = [len(c.picks) > len(c.candidates) for c in space.choices for _ in range(c.rows)]
     for gene, row in enumerate(rows):
         for pick in range(1, len(row)):
             genes = first.copy()
             genes[gene] = pick
-            row[pick] = counted(genes) - fixed
-        fixed += int(least := row.min())  # no cost is negative
-        row -= least
+            row[pick] = counted(genes) - counted_first
+        least = row[-1] if free[gene] else row.min()  # no cost is negative, and leaving an edge out costs nothing
+        fixed, rows[gene] = fixed + int(least), row - least
     model = AdditiveCost(space, _as_choices(supernet, rows), unit=UNITS[what], fixed=fixed)
     for genes in space.sample_matrix(16, 0):
         if model.costs(genes[None])[0] != counted(genes):

@@ -192,7 +192,7 @@ def test_a_supernet_that_reads_a_part_of_the_channels_yields_networks_of_all() -
 
 
 def test_a_space_that_does_not_tell_its_modules_is_counted_network_by_network() -> None:
-    supernet = PlantedSupernet(edges=2)
+    supernet = PlantedSupernet(("nor_conv_3x3", "skip_connect", "nor_conv_1x1"), edges=3)
     check_genes = np.array(list(np.ndindex(*supernet.space.gene_sizes)))
     for what in ("params", "macs"):
         model = count_candidates(supernet, what)
