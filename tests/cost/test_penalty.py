@@ -184,3 +184,10 @@ def test_a_cost_of_another_space_is_refused() -> None:
             NASBench201Supernet(channels=4, cells_per_stage=1),
             CostPenalty(AdditiveCost(SPACE, {"layer": torch.from_numpy(COSTS)}, unit="ms"), "fbnet"),
         )
+
+
+def test_a_cost_of_another_resolution_is_refused() -> None:
+    small, large = (NASBench201Supernet(channels=4, cells_per_stage=1, image_size=size) for size in (8, 16))
+    with pytest.raises(ValueError, match="holds for images of 8 pixels, the supernet reads 16"):
+        FBNet(large, CostPenalty(count_candidates(small, "macs"), "fbnet"))
+    FBNet(large, CostPenalty(count_candidates(small, "macs", image_size=16), "fbnet"))
