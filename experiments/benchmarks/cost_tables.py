@@ -1,7 +1,8 @@
 """Counting architectures by table against counting them by a traced forward pass, one core, networks of papers' size.
 
 Both sides take turns: a round is a million architectures by table and a few by building and running their networks, for
-parameters, MACs and peak memory of each space. What both count must be the same. Usage:
+parameters, MACs and peak memory of each space. What both count must be the same. Seconds are those of the core, which
+other programs don't add to. Usage:
 
     python experiments/benchmarks/cost_tables.py [--tables 1000000] [--traced 5] [--rounds 5]
 
@@ -54,22 +55,22 @@ def main() -> None:
         supernet: OperationSupernet = make()
         build, models = {}, {}
         for what in get_args(Counted):
-            start = time.perf_counter()
+            start = time.process_time()
             models[what] = count_candidates(supernet, what)
-            build[what] = time.perf_counter() - start
+            build[what] = time.process_time() - start
             models[what].costs(supernet.space.sample_matrix(10_000, 0))  # warm-up
         rates: dict[str, list[float]] = {what: [] for what in (*models, "traced")}
         for number in range(args.rounds):
             genes = supernet.space.sample_matrix(args.tables, number)
             costs = {}
             for what, model in models.items():
-                start = time.perf_counter()
+                start = time.process_time()
                 costs[what] = model.costs(genes)
-                rates[what].append(len(genes) / (time.perf_counter() - start))
+                rates[what].append(len(genes) / (time.process_time() - start))
             configs = supernet.space.decode(genes[: args.traced])
-            start = time.perf_counter()
+            start = time.process_time()
             traced = [count(supernet.extract(config, inherit=False), supernet.input_shape) for config in configs]
-            rates["traced"].append(len(configs) / (time.perf_counter() - start))
+            rates["traced"].append(len(configs) / (time.process_time() - start))
             for what, found in costs.items():
                 assert found[: args.traced].tolist() == [getattr(counts, what) for counts in traced], (name, what)
         result = {

@@ -61,7 +61,7 @@ SUPERNETS: dict[str, Callable[[], OperationSupernet]] = {
         macro="large", layers_per_stage=1, width=0.25, num_classes=3, image_size=32
     ),
 }
-FEW = ("darts-imagenet", "nasbench201", "fbnet", "nasbench1shot1-1", "recurrent", "segmentation")
+FEW = ("darts-s2", "nasbench201", "fbnet", "nasbench1shot1-1", "recurrent", "segmentation")
 SPACE = SearchSpace("toy", (Choice("layer", ("conv", "skip"), rows=2), Choice("edge", ("a", "b"), droppable=True)))
 TABLE = {"layer": torch.tensor([[3.0, 1.0], [5.0, 0.5]]), "edge": torch.tensor([[0.25, 2.0]])}
 
