@@ -10,6 +10,7 @@ import torch
 
 from oneshot.base import SearchModule
 from oneshot.cost import CostModel, Counted, count_candidates
+from oneshot.cost.candidates import UNITS
 from oneshot.sharing import WeightSharingSearch
 
 from .base import SearchCallback
@@ -42,13 +43,11 @@ class CostMonitor(SearchCallback):
         self, costs: CostModel | Counted | Sequence[CostModel | Counted] = ("params", "macs"), every_n_epochs: int = 1
     ) -> None:
         super().__init__(every_n_epochs)
-        self.costs: tuple[CostModel | Counted, ...] = (
-            (costs,) if isinstance(costs, CostModel | str) else tuple(costs)  # type: ignore[assignment]  # a str is one
-        )
+        self.costs: tuple[CostModel | Counted, ...] = (costs,) if isinstance(costs, CostModel | str) else tuple(costs)
         for cost in self.costs:
             if not isinstance(cost, CostModel) and cost not in get_args(Counted):
                 raise ValueError(f"A cost is a CostModel, 'params', 'macs' or 'memory'; got {cost!r}.")
-        units = [cost.unit if isinstance(cost, CostModel) else cost for cost in self.costs]
+        units = [cost.unit if isinstance(cost, CostModel) else UNITS[cost] for cost in self.costs]
         if not units or len(set(units)) < len(units):
             raise ValueError(
                 f"CostMonitor logs one cost or several, each under its unit; got {units}. Give those of one unit to "
