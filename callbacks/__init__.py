@@ -9,6 +9,7 @@ if TYPE_CHECKING:
     from .checkpoint import RunCheckpoint as RunCheckpoint
     from .checkpoint import good_checkpoint as good_checkpoint
     from .collapse_monitor import CollapseMonitor as CollapseMonitor
+    from .cost_monitor import CostMonitor as CostMonitor
     from .genotype_plot import GenotypePlot as GenotypePlot
     from .progress import SearchProgressBar as SearchProgressBar
     from .step_profile import StepProfile as StepProfile
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
 _WHERE = {
     "ArchLogger": "arch_logger",
     "CollapseMonitor": "collapse_monitor",
+    "CostMonitor": "cost_monitor",
     "GenotypePlot": "genotype_plot",
     "RunCheckpoint": "checkpoint",
     "SearchProgressBar": "progress",

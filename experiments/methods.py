@@ -21,12 +21,11 @@ sys.path.insert(0, str(ROOT))
 
 import pytorch_lightning as pl  # noqa: E402
 import torch  # noqa: E402
-from torch.utils._python_dispatch import TorchDispatchMode  # noqa: E402
-from torch.utils.flop_counter import flop_registry  # noqa: E402
 
 import oneshot  # noqa: E402
 from oneshot.base import BilevelSearch, GradientSearch, SearchModule  # noqa: E402
 from oneshot.cost import CostPenalty  # noqa: E402
+from oneshot.cost.counts import Meter  # noqa: E402  (FlopCounterMode cannot look into torch.autograd.grad)
 from oneshot.supernets import DARTSSupernet, OperationSupernet, darts_space  # noqa: E402
 from oneshot.testing.methods import fit, random_streams  # noqa: E402
 
@@ -53,25 +52,11 @@ BEGIN, END = "<!-- methods: begin -->", "<!-- methods: end -->"
 OPERATIONS = ("skip_connect", "max_pool_3x3", "avg_pool_3x3", "sep_conv_3x3", "sep_conv_5x5", "dil_conv_3x3")
 
 
-class Flops(TorchDispatchMode):
-    """Counts what runs, in forward and backward passes (FlopCounterMode cannot look into ``torch.autograd.grad``)."""
+class StepMeter(pl.Callback):
+    """Multiply-accumulates of the first step, and the most bytes that are kept for a backward pass at any moment."""
 
     def __init__(self) -> None:
-        super().__init__()
-        self.total = 0
-
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        out = func(*args, **(kwargs or {}))
-        if (count := flop_registry.get(func._overloadpacket)) is not None:
-            self.total += count(*args, **(kwargs or {}), out_val=out)
-        return out
-
-
-class Meter(pl.Callback):
-    """Operations of the first step, and the most bytes that are kept for a backward pass at any moment."""
-
-    def __init__(self) -> None:
-        self.flops, self.peak = 0, 0
+        self.macs, self.peak = 0, 0
 
     def on_train_batch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule, *args: Any) -> None:
         kept: dict[int, int] = {}
@@ -87,7 +72,7 @@ class Meter(pl.Callback):
             return x
 
         self.counter, self.hooks = (
-            Flops(),
+            Meter(),
             torch.autograd.graph.saved_tensors_hooks(pack, unpack),
         )
         self.counter.__enter__()
@@ -96,15 +81,15 @@ class Meter(pl.Callback):
     def on_train_batch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule, *args: Any) -> None:
         self.hooks.__exit__(None, None, None)
         self.counter.__exit__(None, None, None)
-        self.flops = self.counter.total
+        self.macs = self.counter.macs
 
 
-def measure(name: str) -> tuple[SearchModule, Meter]:
+def measure(name: str) -> tuple[SearchModule, StepMeter]:
     torch.manual_seed(0)
     space = darts_space(candidates=OPERATIONS)
     parts = 4 if name == "PC-DARTS" else 1
     module = METHODS[name](DARTSSupernet(space, channels=8, cells=3, image_size=16, partial_channels=parts))
-    meter = Meter()
+    meter = StepMeter()
     fit(module, random_streams(module.supernet, batches=1), epochs=1, callbacks=[meter])
     return module, meter
 
@@ -126,7 +111,7 @@ def table() -> str:
         "| method | paper | edge weights | trained on | loss of the alphas | operations | memory |",
         "|---|---|---|---|---|---:|---:|",
     ]
-    base: Meter | None = None
+    base: StepMeter | None = None
     for name in METHODS:
         module, meter = measure(name)
         base = base or meter
@@ -139,7 +124,7 @@ def table() -> str:
         inner = getattr(module.sampler, "inner", None)
         sampler += f" over {words(type(inner).__name__)}" if inner is not None else ""
         paper = f"[{found[1]}](https://arxiv.org/abs/{found[1]})"
-        cost, memory = (f"{a / b:.2f}" for a, b in ((meter.flops, base.flops), (meter.peak, base.peak)))
+        cost, memory = (f"{a / b:.2f}" for a, b in ((meter.macs, base.macs), (meter.peak, base.peak)))
         lines.append(f"| {name} | {paper} | {sampler} | {level} | {loss(module)} | {cost} | {memory} |")
     return "\n".join(lines)
 

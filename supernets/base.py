@@ -140,6 +140,17 @@ class OperationSupernet(Supernet):
     def mixed_ops(self) -> dict[str, list[list[MixedOp]]]:
         """For every choice and every row, the mixed operations that row decides (one per cell that shares it)."""
 
+    def picked_ops(self, network: Subnet) -> list[list[nn.Module]]:
+        """For every gene of the space, the modules of an extracted network that are its pick (one per cell).
+
+        By these a network is taken apart to count its candidates, each run once. Without them, as here, the list is
+        empty and counting builds a network for every candidate.
+
+        Args:
+            network: What :meth:`extract` has built.
+        """
+        return []
+
     def drop_paths(self, probability: float) -> None:
         """Let every mixed operation lose the images of a batch with this probability in training."""
         for module in self.modules():

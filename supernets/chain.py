@@ -314,6 +314,10 @@ class ChainSupernet(OperationSupernet, ABC):
         layers = iter(self.layers)
         return {c.name: [[next(layers)] for _ in range(c.rows)] for c in self.space.choices}  # type: ignore[list-item]  # ModuleList is untyped
 
+    def picked_ops(self, network: Subnet) -> list[list[nn.Module]]:
+        assert isinstance(network, ChainNetwork)
+        return [[layer] for layer in network.layers]
+
 
 class ChainNetwork(Subnet, ABC):
     """One block in every layer.

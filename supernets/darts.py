@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from .base import OperationSupernet, Subnet, check_image_size, inherit_weights
 from .genotype import Cell, Genotype
 from .mixed_op import MixedOp, add_up, check_parts, has_weights, mixed_op
-from .ops import FactorizedReduce, Seen, check_ops, drop_path, make_op, relu_conv_bn
+from .ops import FactorizedReduce, Seen, check_ops, make_op, relu_conv_bn, sum_in_turn
 from .space import NONE, ArchGraph, Candidate, Choice, IntMatrix, SearchSpace, SubnetConfig
 
 Kind = Literal["normal", "reduce"]
@@ -469,6 +469,18 @@ class DARTSSupernet(OperationSupernet):
                 edge += choice.rows
         return found
 
+    def picked_ops(self, network: Subnet) -> list[list[nn.Module]]:
+        assert isinstance(network, DARTSNetwork)
+        genes: list[list[nn.Module]] = [[] for _ in range(self.space.num_genes)]
+        nodes = self.space.nodes()
+        for cell, mine in zip(network.cells, self.cells, strict=True):
+            assert isinstance(cell, DARTSCell) and isinstance(mine, SearchCell)
+            first = self.space.steps * KINDS.index(mine.kind)
+            for op, name, node, state in zip(cell.ops, cell.names, cell.targets, cell.sources, strict=True):
+                if name != NONE:
+                    genes[nodes[first + node][state]].append(op)
+        return genes
+
 
 class DARTSCell(nn.Module):
     """A derived cell. Nodes that read nothing are zero."""
@@ -500,15 +512,11 @@ class DARTSCell(nn.Module):
     def forward(self, s0: Tensor, s1: Tensor) -> Tensor:
         """``[B, C_0, H_0, W_0], [B, C_1, H, W] -> [B, len(concat) * C, H', W']``."""
         states = [self.preprocess0(s0), self.preprocess1(s1)]
+        drop = self.drop_path if self.training else 0.0
         for node in range(self.steps):
-            terms = []
-            for op, target, source in zip(self.ops, self.targets, self.sources, strict=True):
-                if target == node:
-                    term = op(states[source])
-                    if self.training and self.drop_path > 0 and not isinstance(op, nn.Identity):
-                        term = drop_path(term, self.drop_path)
-                    terms.append(term)
-            states.append(sum(terms[1:], terms[0]))
+            edges = zip(self.ops, self.targets, self.sources, strict=True)
+            entering = [(op, source) for op, target, source in edges if target == node]
+            states.append(sum_in_turn(states, entering, drop))
         return torch.cat([states[state] for state in self.concat], dim=1)
 
 
@@ -614,12 +622,13 @@ class DARTSNetwork(Subnet):
             assert isinstance(cell, DARTSCell)
             cell.drop_path = probability
 
-    def _features(self, x: Tensor) -> tuple[Tensor, Tensor]:
+    def _features(self, x: Tensor) -> tuple[Tensor, Tensor | None]:
+        """What the classifier reads, and the auxiliary head, which is kept only if there is one."""
         s0, s1 = self.stem(x)
-        at_two_thirds = s1
+        at_two_thirds: Tensor | None = None
         for index, cell in enumerate(self.cells):
             s0, s1 = s1, cell(s0, s1)
-            if index == 2 * len(self.cells) // 3:
+            if index == 2 * len(self.cells) // 3 and self.auxiliary_head is not None:
                 at_two_thirds = s1
         return s1, at_two_thirds
 

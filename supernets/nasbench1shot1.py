@@ -307,6 +307,12 @@ class NASBench1Shot1Supernet(OperationSupernet):
         rows["ops"] = [[cell.mixed[b] for cell in cells] for b in range(self.space.blocks)]  # type: ignore[misc]  # ModuleList is untyped
         return rows
 
+    def picked_ops(self, network: Subnet) -> list[list[nn.Module]]:
+        assert isinstance(network, NASBench1Shot1Network)
+        cells = [block for block in network.blocks if isinstance(block, NetworkCell)]
+        blocks = [[c.ops[str(b)] for c in cells if str(b) in c.ops] for b in range(1, self.space.blocks + 1)]
+        return blocks + [[] for _ in self.space.choices[1:]]  # wiring is no module
+
 
 def _inherit_part(target: nn.Module, source: nn.Module, outputs: Sequence[int], inputs: Sequence[int]) -> None:
     """Copy some groups of channels of a convolution with batch normalisation.

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from .base import OperationSupernet, Subnet, check_image_size, inherit_weights
 from .mixed_op import MixedOp, add_up, check_parts, has_weights, mixed_op, run_together
-from .ops import make_op, relu_conv_bn
+from .ops import make_op, relu_conv_bn, sum_in_turn
 from .space import NONE, ArchGraph, Choice, IntMatrix, SearchSpace, SubnetConfig
 
 CANDIDATES = ("none", "skip_connect", "nor_conv_1x1", "nor_conv_3x3", "avg_pool_3x3")
@@ -150,8 +150,8 @@ class NetworkCell(nn.Module):
         """``[B, C, H, W] -> [B, C, H, W]``."""
         states = [x]
         for target in range(1, NODES):
-            terms = [op(states[s]) for op, (s, t) in zip(self.ops, EDGES, strict=True) if t == target]
-            states.append(sum(terms[1:], terms[0]))
+            entering = [(op, s) for op, (s, t) in zip(self.ops, EDGES, strict=True) if t == target]
+            states.append(sum_in_turn(states, entering))
         return states[-1]
 
 
@@ -275,6 +275,11 @@ class NASBench201Supernet(OperationSupernet):
     def mixed_ops(self) -> dict[str, list[list[MixedOp]]]:
         cells = [block for block in self.blocks if isinstance(block, SearchCell)]
         return {"cell": [[cell.edges[edge] for cell in cells] for edge in range(len(EDGES))]}  # type: ignore[misc]  # ModuleList is untyped
+
+    def picked_ops(self, network: Subnet) -> list[list[nn.Module]]:
+        assert isinstance(network, NASBench201Network)
+        cells = [block for block in network.blocks if isinstance(block, NetworkCell)]
+        return [[cell.ops[edge] for cell in cells] for edge in range(len(EDGES))]
 
 
 class NASBench201Network(Subnet):

@@ -235,6 +235,25 @@ def drop_path(x: Tensor, probability: float) -> Tensor:
     return x * x.new_empty(x.shape[0], 1, 1, 1).bernoulli_(keep).div_(keep)
 
 
+def sum_in_turn(states: Sequence[Tensor], entering: Sequence[tuple[nn.Module, int]], drop: float = 0.0) -> Tensor:
+    """State of a node: operations on earlier states, each added before the next one runs, so that few are kept.
+
+    Args:
+        states: Earlier states, ``[B, C, H, W]`` each.
+        entering: The operation of every edge that enters the node, and the state it reads; at least one.
+        drop: Probability of dropping a path that is not an identity (arXiv:1707.07012, ScheduledDropPath).
+    """
+    total: Tensor | None = None
+    for op, source in entering:
+        term = op(states[source])
+        if drop > 0 and not isinstance(op, nn.Identity):
+            term = drop_path(term, drop)
+        total = term if total is None else total + term
+        del term  # or it would be kept while the next one is computed
+    assert total is not None
+    return total
+
+
 def check_ops(names: Sequence[object]) -> None:
     """Check that every name is a known operation.
 

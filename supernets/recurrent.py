@@ -313,12 +313,12 @@ class Words(nn.Module):
         """Words ``[B, T]`` (int64) -> vectors ``[T, B, H]``.
 
         Raises:
-            ValueError: If these are no words, such as the random images that exporting or counting tries a network on.
+            ValueError: If these are no words, such as the random images that exporting tries a network on.
         """
         if tokens.ndim != 2 or tokens.is_floating_point():
             raise ValueError(
                 f"A language model reads numbers of words, int64 [B, T]; got {tokens.dtype} {list(tokens.shape)}. "
-                "Exporting and counting multiplications know images only; keep init_args and state_dict() instead."
+                "Exporting knows images only; keep init_args and state_dict() instead."
             )
         tokens = tokens.t()
         x = F.embedding(tokens, self.weight)

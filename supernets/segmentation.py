@@ -364,6 +364,10 @@ class SegmentationSupernet(OperationSupernet):
     def mixed_ops(self) -> dict[str, list[list[MixedOp]]]:
         return {"layer": [[layer.mixed] for layer in self._search_layers]}
 
+    def picked_ops(self, network: Subnet) -> list[list[nn.Module]]:
+        assert isinstance(network, SegmentationNetwork)
+        return [[layer] for layer in network.body.layers]
+
 
 class SegmentationNetwork(Subnet):
     """One encoder of the space with its head.

@@ -266,20 +266,28 @@ class SearchSpace:
         Raises:
             ValueError: If the shape is not ``[N, G]`` or a gene is out of range.
         """
+        return [self._config(row) for row in self.check_genes(matrix)]
+
+    def check_genes(self, matrix: npt.ArrayLike) -> IntMatrix:
+        """``matrix`` as an array, if it holds genes.
+
+        Raises:
+            ValueError: If the shape is not ``[N, G]`` or a gene is out of range.
+        """
         genes = np.asarray(matrix)
         if genes.ndim != 2 or genes.shape[1] != self.num_genes or not np.issubdtype(genes.dtype, np.integer):
             raise ValueError(
                 f"Genes of space {self.name!r} are an integer matrix [N, {self.num_genes}]; "
                 f"got {genes.dtype} {list(genes.shape)}."
             )
-        bad = np.argwhere((genes < 0) | (genes >= np.array(self.gene_sizes)))
-        if len(bad):
-            row, gene = bad[0]
+        bad = (genes < 0) | (genes >= np.array(self.gene_sizes))
+        if bad.any():
+            row, gene = np.argwhere(bad)[0]
             raise ValueError(
                 f"Gene {gene} of space {self.name!r} is an index below {self.gene_sizes[gene]}; "
                 f"row {row} holds {genes[row, gene]}."
             )
-        return [self._config(row) for row in genes]
+        return genes
 
     def unique(self, configs: Iterable[SubnetConfig]) -> list[SubnetConfig]:
         """Canonical forms without repetition, in order of first appearance."""

@@ -3,20 +3,17 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
-from typing import Literal
+from collections.abc import Iterator, Mapping
 
 import numpy as np
 import numpy.typing as npt
-import torch
 from torch import Tensor, nn
 
 from oneshot.functional import expected_cost
-from oneshot.supernets.base import OperationSupernet
-from oneshot.supernets.mixed_op import MixedOp, Path
+from oneshot.supernets.base import Supernet
 from oneshot.supernets.space import IntMatrix, SearchSpace, SubnetConfig
 
-from .counts import count, count_macs
+CHUNK = 4096  # architectures at a time, so that their genes and sums stay in the cache of a core
 
 
 class CostModel(nn.Module, ABC):
@@ -25,10 +22,12 @@ class CostModel(nn.Module, ABC):
     Attributes:
         space: The search space.
         unit: Unit of every number, written out (``"MACs"``, ``"ms"``).
+        image_size: Height and width of the images it holds for; None where that doesn't matter, or isn't known.
     """
 
     space: SearchSpace
     unit: str
+    image_size: int | None = None
 
     def cost(self, config: SubnetConfig) -> float:
         """Cost of one architecture.
@@ -46,6 +45,24 @@ class CostModel(nn.Module, ABC):
     def expected(self, weights: Mapping[str, Tensor]) -> Tensor:
         """Expected cost under edge weights ``{choice: [R, O]}``; scalar, differentiable in them."""
 
+    def check_supernet(self, supernet: Supernet) -> None:
+        """Check that the costs are those of the architectures of ``supernet``.
+
+        Raises:
+            ValueError: If it is of another space, or reads images of another size.
+        """
+        if repr(self.space) != repr(supernet.space):
+            raise ValueError(
+                f"The cost model is of space {self.space.name!r}, the supernet of {supernet.space.name!r}, or of "
+                "other choices. Build it for the space of the supernet."
+            )
+        size = supernet.input_shape[-1]
+        if self.image_size not in (None, size):
+            raise ValueError(
+                f"The cost model holds for images of {self.image_size} pixels, the supernet reads {size}. Count or "
+                f"measure it at {size}, or build the supernet with image_size={self.image_size}."
+            )
+
 
 class AdditiveCost(CostModel):
     """A fixed cost and one for every candidate in its place, as of parameters, MACs or a table of latencies.
@@ -55,11 +72,13 @@ class AdditiveCost(CostModel):
         table: Cost of every candidate, ``{choice: [R, O]}``. What a row leaves out (``none``) costs nothing.
         unit: Unit of the costs.
         fixed: Cost of what is in every architecture.
+        image_size: See :class:`CostModel`.
 
     Raises:
         ValueError: If the table does not have the shapes of the space, or a cost is negative or not finite.
 
     Example:
+        >>> import torch
         >>> from oneshot.supernets import Choice
         >>> space = SearchSpace("toy", (Choice("layer", ("conv", "skip"), rows=2),))
         >>> latency = AdditiveCost(space, {"layer": torch.tensor([[3.0, 1.0], [5.0, 0.5]])}, unit="ms", fixed=2.0)
@@ -67,7 +86,15 @@ class AdditiveCost(CostModel):
         5.5
     """
 
-    def __init__(self, space: SearchSpace, table: Mapping[str, Tensor], *, unit: str, fixed: float = 0.0) -> None:
+    def __init__(
+        self,
+        space: SearchSpace,
+        table: Mapping[str, Tensor],
+        *,
+        unit: str,
+        fixed: float = 0.0,
+        image_size: int | None = None,
+    ) -> None:
         super().__init__()
         shapes = {c.name: (c.rows, len(c.candidates)) for c in space.choices}
         got = {name: tuple(costs.shape) for name, costs in table.items()}
@@ -76,7 +103,7 @@ class AdditiveCost(CostModel):
         for name, costs in table.items():
             if not (costs.isfinite() & (costs >= 0)).all():
                 raise ValueError(f"Costs are finite and not negative; those of {name!r} in {unit} are not.")
-        self.space, self.unit, self.fixed = space, unit, fixed
+        self.space, self.unit, self.fixed, self.image_size = space, unit, fixed, image_size
         self.names = [c.name for c in space.choices]
         for name in self.names:
             self.register_buffer(f"table_{name}", table[name].double(), persistent=False)
@@ -87,56 +114,34 @@ class AdditiveCost(CostModel):
         return {name: self.get_buffer(f"table_{name}") for name in self.names}
 
     def costs(self, genes: IntMatrix) -> npt.NDArray[np.float64]:
-        total, gene, table = np.full(len(genes), float(self.fixed)), 0, self.table
+        rows: list[npt.NDArray[np.float64]] = []
         for choice in self.space.choices:
             extra = len(choice.picks) - len(choice.candidates)  # an edge left out
-            costs = np.pad(table[choice.name].cpu().numpy(), ((0, 0), (0, extra)))
-            for row in costs:
-                total += row[genes[:, gene]]
-                gene += 1
+            rows += [*np.pad(self.get_buffer(f"table_{choice.name}").cpu().numpy(), ((0, 0), (0, extra)))]
+        total = np.full(len(genes), float(self.fixed))
+        for where, columns in chunks(self.space, genes):
+            part = total[where]
+            for row, column in zip(rows, columns, strict=True):
+                part += row.take(column, mode="clip")  # checked already
         return total
 
     def expected(self, weights: Mapping[str, Tensor]) -> Tensor:
         return self.fixed + expected_cost(weights, self.table)
 
 
-def count_candidates(supernet: OperationSupernet, what: Literal["params", "macs"]) -> AdditiveCost:
-    """Cost table of a supernet's candidates, by running each once.
-
-    MACs are those of one image; parameters are those of the supernet, whose batch normalisation may have none.
+def chunks(space: SearchSpace, genes: IntMatrix) -> Iterator[tuple[slice, IntMatrix]]:
+    """Some architectures after the other, gene by gene.
 
     Args:
-        supernet: The supernet.
-        what: ``"params"`` or ``"macs"``.
+        space: The search space.
+        genes: ``[N, G]``.
 
-    Returns:
-        The table. Its fixed part is what the supernet has beside its candidates.
+    Yields:
+        Which of the N, and their genes, ``[G, n]``, contiguous.
+
+    Raises:
+        ValueError: If the genes are not those of the space.
     """
-    mixed_ops = supernet.mixed_ops()
-    every = {id(mixed): mixed for rows in mixed_ops.values() for row in rows for mixed in row}
-    if what == "params":
-        theirs = {id(p) for mixed in every.values() for p in mixed.parameters()}
-        fixed = sum(p.numel() for p in supernet.parameters() if p.requires_grad and id(p) not in theirs)
-        return AdditiveCost(supernet.space, supernet.candidate_parameters(), unit="params", fixed=fixed)
-    macs: dict[int, list[int]] = {}
-
-    def look(mixed: nn.Module, args: tuple[Tensor, ...]) -> None:
-        assert isinstance(mixed, MixedOp)
-        shape = mixed.part(args[0], {}).shape[1:]
-        macs[id(mixed)] = [count(op, (shape[0], shape[1], shape[2])).macs for op in mixed.ops]
-
-    like = next(supernet.parameters())
-    weights = {c.name: Path(torch.ones(c.rows, len(c.candidates)).to(like)) for c in supernet.space.choices}
-    x = torch.zeros(1, *supernet.input_shape).to(like)
-    hooks = [mixed.register_forward_pre_hook(look) for mixed in every.values()]
-    try:
-        count_macs(supernet, lambda: supernet(x, weights))
-    finally:
-        for hook in hooks:
-            hook.remove()
-    total = count_macs(supernet, lambda: supernet(x, weights))
-    table = {
-        name: torch.tensor([torch.tensor([macs[id(m)] for m in row]).sum(0).tolist() for row in rows])
-        for name, rows in mixed_ops.items()
-    }
-    return AdditiveCost(supernet.space, table, unit="MACs", fixed=total - sum(map(sum, macs.values())))
+    for start in range(0, len(genes), CHUNK):
+        where = slice(start, start + CHUNK)
+        yield where, np.ascontiguousarray(space.check_genes(genes[where]).T, dtype=np.int64)

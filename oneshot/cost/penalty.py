@@ -10,7 +10,8 @@ from torch import Tensor, nn
 
 from oneshot.supernets.base import OperationSupernet
 
-from .model import CostModel, count_candidates
+from .candidates import Counted, count_candidates
+from .model import CostModel
 
 Form = Literal["fbnet", "mul_log", "add_linear", "additive", "target"]
 
@@ -34,7 +35,7 @@ class CostPenalty(nn.Module):
     so the push grows while the expected cost is above the target, and is gone where the cost has fallen below.
 
     Args:
-        cost: What an architecture costs; ``"params"`` or ``"macs"`` counts those of the supernet's candidates.
+        cost: What an architecture costs; ``"params"``, ``"macs"`` or ``"memory"`` counts the supernet's candidates.
         form: See above.
         a: Factor; FBNet 0.2, ProxylessNAS 0.2 (``mul_log``) and 0.1 (``add_linear``); 0.01 for ``target``.
         b: Exponent; FBNet 0.6, ProxylessNAS 0.3. Stiffness of ``target``; 1.
@@ -48,7 +49,7 @@ class CostPenalty(nn.Module):
 
     def __init__(
         self,
-        cost: CostModel | Literal["params", "macs"],
+        cost: CostModel | Counted,
         form: Form,
         *,
         a: float | None = None,
@@ -59,8 +60,8 @@ class CostPenalty(nn.Module):
         if form not in get_args(Form):
             raise ValueError(f"The forms of a cost penalty are {', '.join(get_args(Form))}; got {form!r}.")
         unit = cost if isinstance(cost, str) else cost.unit
-        if unit not in ("params", "macs") and isinstance(cost, str):
-            raise ValueError(f"A cost is a CostModel, 'params' or 'macs'; got {cost!r}.")
+        if isinstance(cost, str) and cost not in get_args(Counted):
+            raise ValueError(f"A cost is a CostModel, 'params', 'macs' or 'memory'; got {cost!r}.")
         needs_b, needs_target = form in ("fbnet", "mul_log", "target"), form in ("mul_log", "add_linear", "target")
         for name, value, needed in (("b", b, needs_b), ("target", target, needs_target)):
             if (value is not None) and not needed:
@@ -84,15 +85,12 @@ class CostPenalty(nn.Module):
         """Get ready for a search: count the candidates of ``supernet`` if that is the cost.
 
         Raises:
-            ValueError: If the cost model is of another space.
+            ValueError: If the cost model is of another space, or holds for images of another size.
         """
         if self._count is not None:
             self.cost = count_candidates(supernet, self._count)
-        elif self.cost is not None and repr(self.cost.space) != repr(supernet.space):
-            raise ValueError(
-                f"The cost model is of space {self.cost.space.name!r}, the supernet of {supernet.space.name!r}, or of "
-                "other choices. Build it for the space of the supernet."
-            )
+        elif self.cost is not None:
+            self.cost.check_supernet(supernet)
 
     def forward(self, loss: Tensor, weights: Mapping[str, Tensor]) -> Tensor:
         """The loss of the alphas.

@@ -164,11 +164,8 @@ class ProxylessNAS(BilevelSearch):
             raise ValueError(
                 "REINFORCE knows rewards, not losses; got a penalty. Use reward=Reward(cost, target=...) for it."
             )
-        if reward is not None and reward.cost is not None and repr(reward.cost.space) != repr(supernet.space):
-            raise ValueError(
-                f"The reward's cost model is of space {reward.cost.space.name!r}, the supernet of "
-                f"{supernet.space.name!r}, or of other choices. Build it for the space of the supernet."
-            )
+        if reward is not None and reward.cost is not None:
+            reward.cost.check_supernet(supernet)
         self.reward = (reward or Reward()) if gradient == "reinforce" else None
         self._pairs: dict[str, tuple[Tensor, Tensor]] = {}  # of the step that is about to come
         self._baseline = torch.zeros(())

@@ -152,7 +152,7 @@ def test_the_multiplier_moves_in_training_only() -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        pytest.param({"cost": "time", "form": "fbnet"}, "CostModel, 'params' or 'macs'; got 'time'", id="cost"),
+        pytest.param({"cost": "time", "form": "fbnet"}, "'params', 'macs' or 'memory'; got 'time'", id="cost"),
         pytest.param({"form": "linear"}, "forms of a cost penalty are fbnet, .*; got 'linear'", id="form"),
         pytest.param({"form": "target"}, "needs a target in ms, above 0; got target=None", id="no-target"),
         pytest.param({"form": "mul_log", "target": 0.5}, "above 1, because its logarithm divides", id="log-target"),
@@ -184,3 +184,10 @@ def test_a_cost_of_another_space_is_refused() -> None:
             NASBench201Supernet(channels=4, cells_per_stage=1),
             CostPenalty(AdditiveCost(SPACE, {"layer": torch.from_numpy(COSTS)}, unit="ms"), "fbnet"),
         )
+
+
+def test_a_cost_of_another_resolution_is_refused() -> None:
+    small, large = (NASBench201Supernet(channels=4, cells_per_stage=1, image_size=size) for size in (8, 16))
+    with pytest.raises(ValueError, match="holds for images of 8 pixels, the supernet reads 16"):
+        FBNet(large, CostPenalty(count_candidates(small, "macs"), "fbnet"))
+    FBNet(large, CostPenalty(count_candidates(small, "macs", image_size=16), "fbnet"))
