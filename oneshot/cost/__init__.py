@@ -5,7 +5,17 @@ from __future__ import annotations
 from .agreement import Agreement as Agreement
 from .counts import Counts as Counts
 from .counts import count as count
+from .few_shot import FewShot as FewShot
+from .few_shot import TransferredCost as TransferredCost
+from .few_shot import bundled_sources as bundled_sources
+from .few_shot import nonnegative_mixture as nonnegative_mixture
+from .few_shot import read_csv as read_csv
+from .few_shot import write_csv as write_csv
 from .model import AdditiveCost as AdditiveCost
 from .model import CostModel as CostModel
 from .model import count_candidates as count_candidates
 from .penalty import CostPenalty as CostPenalty
+from .predictors import LinearPredictor as LinearPredictor
+from .predictors import Predictor as Predictor
+from .predictors import ResolutionPredictor as ResolutionPredictor
+from .predictors import fit_predictor as fit_predictor
