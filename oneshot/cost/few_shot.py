@@ -1,16 +1,17 @@
-"""Latency of a new device from a handful of measurements there and the cost models of known devices.
+r"""Latency of a new device from a handful of measurements there and the cost models of known devices.
 
-The *shape* of a device is its cost over the space, shifted and scaled to mean 0 and standard deviation 1. The prior says
-that a new device has the shape of a known one plus a deviation, unknown offset, scale and noise:
+The *shape* of a device is its cost over the space, shifted and scaled to mean 0 and standard deviation 1. The prior
+says that a new device has the shape of a known one plus a deviation, unknown offset, scale and noise:
 
-.. math:: y = \\mu + \\sigma (z_j(x) + \\delta(x)) + \\varepsilon, \\quad
-    \\delta \\sim GP(0, a K_{devices} + b K_{places} + c K_{candidates}), \\quad \\varepsilon \\sim N(0, \\sigma^2 \\nu^2)
+.. math:: y = \mu + \sigma (z_j(x) + \delta(x)) + \varepsilon, \quad
+    \delta \sim GP(0, a K_{devices} + b K_{places} + c K_{candidates}), \quad
+    \varepsilon \sim N(0, \sigma^2 \nu^2), \quad \log(\sigma / \mu) \sim N(\log(\sigma_j / \mu_j), \tau^2)
 
 with a kernel of the differences between devices, one in which every candidate in its place costs what it likes, and one
 in which it costs the same in all places. All are linear in known features, so everything is in closed form (Rasmussen
-and Williams, Gaussian Processes for Machine Learning, section 2.7), and :math:`j, \\sigma, \\nu` and :math:`(a, b, c)`
+and Williams, Gaussian Processes for Machine Learning, section 2.7), and :math:`j, \sigma, \nu` and :math:`(a, b, c)`
 are summed over a grid by their evidence. How often a device needs which deviation is learned from the sources, each in
-the role of the new device. The idea to transfer between devices from ten measurements is HELP's (arXiv:2106.08630); no
+the role of the new device. To transfer between devices from ten measurements is HELP's idea (arXiv:2106.08630); no
 network and no meta-training is needed here.
 """
 
@@ -39,9 +40,12 @@ Floats = npt.NDArray[np.float64]
 # Variances of the deviation, relative to that of the shape: differences between devices, places, candidates.
 DEVIATIONS = ((0.1, 0.003, 0.003), (0.1, 0.01, 0.03), (0.3, 0.01, 0.01), (1.0, 0.03, 0.1), (1.0, 0.3, 1.0))
 NOISES = (0.05, 0.1, 0.2, 0.4, 0.8, 1.6)  # standard deviation of a measurement, relative to that of the shape
-SCALES = (0.6, 0.8, 1.0, 1.25, 1.6)  # factors to the scale that fits the average device
+SCALES = (0.4, 0.6, 0.8, 1.0, 1.25, 1.6, 2.5)  # factors to the scale that fits the average device
+SPREAD = 0.4  # standard deviation of the logarithm of sigma / mu around that of the device that is resembled, tau
 OFFSET = 100.0  # variance of the offset in units of the scale: as good as unknown
 UNEXPLAINED = 0.7  # noise from which on the sources say little about the device
+STUDENT = 4.0  # degrees of freedom of the errors of measurements
+ROUNDS = 3  # of down-weighting what is far from what the others say
 MEASUREMENTS = 3
 POPULATION = 2000  # random architectures that stand for the space
 PROPOSAL = 2  # deviation that proposals are made for
@@ -202,8 +206,8 @@ class FewShot:
         for source in sources:
             if repr(source.space) != repr(space):
                 raise ValueError(
-                    f"The sources are cost models of space {space.name!r}; one is of {source.space.name!r}, or of other "
-                    "choices. Leave it out."
+                    f"The sources are cost models of space {space.name!r}; one is of {source.space.name!r}, or of "
+                    "other choices. Leave it out."
                 )
         self.space, self.sources = space, list(sources)
         self._population = space.sample_matrix(POPULATION, 0)
@@ -277,12 +281,17 @@ class FewShot:
                 "larger batches, or architectures that differ more."
             )
         x = self._shapes(genes)
-        middle, scale, centred = _standardise(y, x[:, 1 : 1 + len(self.sources)].mean(1))
-        evidence, kernels = self._evidence(centred, x, list(range(len(self.sources))))
-        evidence += np.log(self._frequency(x))[:, None, None, None]
-        weights = np.exp(evidence - evidence.max())
-        weights /= weights.sum()
-        mean, covariance, noise = self._posterior(centred, x, weights, kernels)
+        devices, frequency = list(range(len(self.sources))), self._frequency(x)
+        trust = np.ones(len(y))
+        for _ in range(ROUNDS):
+            root = np.sqrt(trust)[:, None]
+            middle, scale, evidence, kernels = self._evidence(y, x, devices, trust)
+            evidence += np.log(frequency)[:, None, None, None]
+            weights = np.exp(evidence - evidence.max())
+            weights /= weights.sum()
+            weighted = (y - middle) / scale * root[:, 0], x * root
+            trust = (STUDENT + 1) / (STUDENT + self._surprise(*weighted, weights, kernels) / trust)
+        mean, covariance, noise = self._posterior(*weighted, weights, kernels)
         if noise > UNEXPLAINED:
             warnings.warn(
                 f"The known devices explain little of these {len(y)} measurements: this device is like none of them, "
@@ -325,7 +334,7 @@ class FewShot:
         for device, place, candidate in DEVIATIONS:
             factor = np.zeros((1 + devices + places, 1 + devices + places + tied.shape[1]))
             factor[0, 0] = np.sqrt(OFFSET)
-            factor[1 : 1 + devices, 1 : 1 + devices] = np.sqrt(device / devices) * (np.eye(devices) - 1 / devices)
+            factor[1 : 1 + devices, 1 : 1 + devices] = _differences(devices, device)
             factor[1 + devices :, 1 + devices :] = np.hstack(
                 [np.sqrt(place) * by_place, np.sqrt(candidate) * by_candidate]
             )
@@ -338,32 +347,55 @@ class FewShot:
         factor[1 : 1 + len(self.sources)] = 0.5 / len(self.sources)
         return factor
 
-    def _evidence(self, centred: Floats, x: Floats, devices: list[int]) -> tuple[Floats, Floats]:
-        """Evidence ``[H, V, S, J]`` of standardised measurements, with these devices only, and the kernels."""
-        columns = [1 + d for d in devices]
+    def _evidence(self, y: Floats, x: Floats, devices: list[int], trust: Floats) -> tuple[float, float, Floats, Floats]:
+        """Middle and scale of measurements, their evidence ``[H, V, S, J]`` from these devices, and the kernels."""
+        columns, scales = [1 + d for d in devices], np.array(SCALES)
+        average = x[:, columns].mean(1)
+        middle, scale = _middle_and_scale(y, average, trust)
+        root = np.sqrt(trust)
+        rows = x * root[:, None]
         kernels = []
-        for factor in self._factors:
+        for factor, (device, _, _) in zip(self._factors, DEVIATIONS):
             part = factor.copy()
             part[1 : 1 + len(self.sources)] = 0
-            deviation = factor[1, 1] / (1 - 1 / len(self.sources))
-            part[np.ix_(columns, columns)] = deviation * (np.eye(len(devices)) - 1 / len(devices))
-            kernels.append((x @ part) @ (x @ part).T)
-        evidence = log_evidence(centred, x[:, columns], np.stack(kernels), np.array(NOISES), np.array(SCALES))
-        return evidence, np.stack(kernels)
+            part[np.ix_(columns, columns)] = _differences(len(devices), device)
+            kernels.append((rows @ part) @ (rows @ part).T)
+        centred = (y - middle) / scale * root
+        evidence = log_evidence(centred, rows[:, columns], np.stack(kernels), np.array(NOISES), scales)
+        everywhere = middle - scale * float(
+            trust @ average / trust.sum()
+        )  # mean over the space, if this is the average device
+        if everywhere > 0:
+            known = np.log(self._std[devices] / np.abs(self._mean[devices]))
+            evidence -= 0.5 * ((np.log(scale * scales / everywhere)[:, None] - known) / SPREAD) ** 2
+        return middle, scale, evidence, np.stack(kernels)
 
     def _frequency(self, x: Floats) -> Floats:
         """How often each deviation is needed, ``[H]``: every source in the role of the new device, and one of each."""
         count = np.ones(len(DEVIATIONS))
         for device in range(len(self.sources)):
             others = [d for d in range(len(self.sources)) if d != device]
-            y = x[:, 1 + device]
-            if len(others) < 2 or np.ptp(y) == 0:
+            y = self._mean[device] + self._std[device] * x[:, 1 + device]
+            if np.ptp(y) == 0:
                 continue
-            _, _, centred = _standardise(y, x[:, [1 + d for d in others]].mean(1))
-            evidence, _ = self._evidence(centred, x, others)
+            *_, evidence, _ = self._evidence(y, x, others, np.ones(len(y)))
             share = np.exp(evidence - evidence.max()).sum((1, 2, 3))
             count += share / share.sum()
         return np.asarray(count / count.sum())
+
+    def _surprise(self, y: Floats, x: Floats, weights: Floats, kernels: Floats) -> Floats:
+        """Squared errors of measurements predicted from all others, in units of their variance, ``[K]``.
+
+        In closed form (Rasmussen and Williams, section 5.4.2), averaged over all hypotheses.
+        """
+        total, scales = np.zeros(len(y)), np.array(SCALES)
+        centres = x[:, 1 : 1 + len(self.sources)]
+        for h, kernel in enumerate(kernels):
+            for v, noise in enumerate(NOISES):
+                inverse = np.linalg.inv(kernel + noise**2 * np.eye(len(y)))
+                alone = (inverse @ y)[:, None, None] / scales[:, None] - (inverse @ centres)[:, None]  # [K, S, J]
+                total += np.einsum("ksj,sj->k", alone**2, weights[h, v]) / np.diag(inverse)
+        return total
 
     def _posterior(self, y: Floats, x: Floats, weights: Floats, kernels: Floats) -> tuple[Floats, Floats, float]:
         """Mean and covariance of the coefficients of the shapes, and noise, averaged over all hypotheses."""
@@ -388,15 +420,18 @@ class FewShot:
         return mean, covariance + spread @ spread.T, float(np.sqrt(variance))
 
 
-def _standardise(y: Floats, average: Floats) -> tuple[float, float, Floats]:
-    """Mean, scale that fits the average device, and y in these terms.
+def _differences(devices: int, variance: float) -> Floats:
+    """Factor of the kernel of the differences between devices, ``[S, S]``."""
+    return np.asarray(np.sqrt(variance / devices) * (np.eye(devices) - 1 / devices))
 
-    The scale is at least half of what the spread of y says, so that devices unlike the average keep one.
-    """
-    middle, reference = float(y.mean()), average - average.mean()
-    spread = float(np.sqrt(((y - middle) ** 2).sum() / max((reference**2).sum(), 1e-12)))
-    scale = max(float((y - middle) @ reference / max((reference**2).sum(), 1e-12)), 0.5 * spread)
-    return middle, scale, (y - middle) / scale
+
+def _middle_and_scale(y: Floats, average: Floats, trust: Floats) -> tuple[float, float]:
+    """Mean of y, and the scale that fits the average device, at least half of what the spread of y says."""
+    share = trust / trust.sum()
+    middle, reference = float(share @ y), average - share @ average
+    squares = max(float(share @ reference**2), 1e-12)
+    spread = float(np.sqrt(share @ (y - middle) ** 2 / squares))
+    return middle, max(float(share @ ((y - middle) * reference)) / squares, 0.5 * spread)
 
 
 def bundled_sources(space: SearchSpace) -> dict[str, CostModel]:
@@ -447,8 +482,8 @@ def read_csv(path: str | Path, space: SearchSpace) -> tuple[IntMatrix, Floats]:
         Genes ``[N, G]`` and milliseconds ``[N]``.
 
     Raises:
-        ValueError: If the file is missing or empty, columns are wrong, a pick is not of the space, or a time is missing,
-            not a number or not above 0; the line is named.
+        ValueError: If the file is missing or empty, columns are wrong, a pick is not of the space, or a time is
+            missing, not a number or not above 0; the line is named.
     """
     path = Path(path)
     try:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import warnings
 from abc import abstractmethod
 from collections.abc import Callable, Mapping, Sequence
+from itertools import pairwise
 from typing import Any, Literal, get_args
 
 import numpy as np
@@ -307,7 +308,7 @@ class MLPPredictor(Predictor):
         generator = torch.Generator().manual_seed(seed)
         sizes = (x.shape[1], HIDDEN, HIDDEN, 1)
         self.weights, self.biases = nn.ParameterList(), nn.ParameterList()
-        for fan_in, fan_out in zip(sizes, sizes[1:]):
+        for fan_in, fan_out in pairwise(sizes):
             gain = (2 / (space.num_genes if fan_in == sizes[0] else fan_in)) ** 0.5
             draw = torch.randn(MEMBERS, fan_in, fan_out, generator=generator, dtype=torch.float64)
             self.weights.append(draw * gain)
