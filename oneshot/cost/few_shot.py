@@ -245,16 +245,18 @@ class FewShot:
             raise ValueError(f"Between 1 and {len(pool)} distinct architectures can be proposed; got n={n}.")
         factor = np.hstack([self._factors[PROPOSAL], self._scale_factor()])
         x, everywhere = self._shapes(pool) @ factor, self._shapes(self._population) @ factor
-        goal, covariance = everywhere.T @ everywhere / len(everywhere), np.eye(factor.shape[1])
+        goal = everywhere.T @ everywhere / len(everywhere)
+        projected, towards = x.copy(), x @ goal  # x C and x C goal, C the posterior covariance, at first 1
         chosen: list[int] = []
         for _ in range(n):
-            projected = x @ covariance
             variance = (projected * x).sum(1) + noise**2
-            gain = ((projected @ goal) * projected).sum(1) / variance
+            gain = (towards * projected).sum(1) / variance
             gain[chosen] = -1.0
             best = int(gain.argmax())
             chosen.append(best)
-            covariance -= np.outer(projected[best], projected[best]) / variance[best]
+            step, shared = projected[best].copy(), x @ projected[best] / variance[best]
+            projected -= np.outer(shared, step)
+            towards -= np.outer(shared, step @ goal)
         return pool[chosen]
 
     def fit(self, genes: IntMatrix, values: npt.ArrayLike, *, unit: str = "ms") -> TransferredCost:

@@ -455,12 +455,11 @@ def _fit(
         return BoostingPredictor(space, genes, y, unit=unit, seed=seed)
     if kind == "mlp":
         return MLPPredictor(space, genes, y, unit=unit, seed=seed)
-    x = one_hot(space, genes)
     if kind == "pairwise":
-        return _fit_pairwise(space, x, y, unit)
+        return robust_pairwise(space, genes, y, unit=unit)
     if sizes is None:
-        coefficients, offset = robust_ridge(x, y)
-        return LinearPredictor(space, coefficients, offset=offset, unit=unit)
+        return robust_additive(space, genes, y, unit=unit)
+    x = one_hot(space, genes)
     area = sizes[:, None] ** 2 / float(sizes.max()) ** 2
     features = np.hstack([x, area * x, area])
     both, offset = robust_ridge(features, y)
@@ -473,7 +472,19 @@ def _fit(
     )
 
 
-def _fit_pairwise(space: SearchSpace, x: Floats, y: Floats, unit: str) -> LinearPredictor:
+def robust_additive(space: SearchSpace, genes: IntMatrix, y: Floats, *, unit: str = "ms") -> LinearPredictor:
+    """Additive costs by :func:`robust_ridge`; ``[N, G]`` and ``[N]``."""
+    coefficients, offset = robust_ridge(one_hot(space, genes), y)
+    return LinearPredictor(space, coefficients, offset=offset, unit=unit)
+
+
+def robust_pairwise(space: SearchSpace, genes: IntMatrix, y: Floats, *, unit: str = "ms") -> LinearPredictor:
+    """The same with pairs; by a kernel, where there are more pairs than samples.
+
+    Raises:
+        ValueError: If there are too many of both.
+    """
+    x = one_hot(space, genes)
     first, second = _different_genes(space)
     if min(len(first), len(y)) > MOST_PAIRWISE:
         raise ValueError(
