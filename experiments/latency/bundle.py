@@ -16,7 +16,7 @@ from oneshot.cost.predictors import robust_additive, robust_pairwise
 from oneshot.files import write_atomically
 from oneshot.supernets import FBNetSupernet, NASBench201Supernet, OperationSupernet
 
-ROWS = 5000  # all of FBNet; plenty for 435 coefficients in NAS-Bench-201
+ROWS = {False: 5000, True: 2500}  # all of FBNet; plenty for the 405 coefficients of NAS-Bench-201
 FOLDER = Path(__file__).parents[2] / "oneshot" / "cost" / "devices"
 SOURCE = "latencies of HELP (arXiv:2106.08630) and HW-NAS-Bench (arXiv:2103.10584); MACs and parameters counted"
 
@@ -25,7 +25,7 @@ def bundle(table: Table, supernet: OperationSupernet, *, pairs: bool) -> None:
     """Write the devices of one space."""
     space, genes, devices = table
     fit = robust_pairwise if pairs else robust_additive
-    some = np.random.default_rng(0).permutation(len(genes))[:ROWS]
+    some = np.random.default_rng(0).permutation(len(genes))[: ROWS[pairs]]
     models = {name: fit(space, genes[some], values[some]) for name, values in devices.items()}
     for what in ("macs", "params"):
         costs = count_candidates(supernet, what)  # type: ignore[arg-type]  # a literal in a loop

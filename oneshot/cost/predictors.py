@@ -570,15 +570,13 @@ def _robust_dual(y: Floats, decompose: Decompose) -> tuple[Floats, Floats, float
         middle = float(share @ y)
         target = root * (y - middle)
         inside = left.T @ target
-        residuals = []
-        for penalty in PENALTIES:
-            shrink = squares / (squares + penalty)
-            leverage = left**2 @ shrink + share
-            residuals.append((target - left @ (shrink * inside)) / np.maximum(1 - leverage, 1e-6))
-        best = int(np.argmin([(e**2).mean() for e in residuals]))
+        shrink = squares[:, None] / (squares[:, None] + PENALTIES)  # a column per penalty
+        leverage = left**2 @ shrink + share[:, None]
+        residuals = (target[:, None] - left @ (shrink * inside[:, None])) / np.maximum(1 - leverage, 1e-6)
+        best = int((residuals**2).mean(0).argmin())
         dual = root * (left @ (inside / (squares + PENALTIES[best])))
         dual -= share * dual.sum()
-        error = np.abs(residuals[best] / root)
+        error = np.abs(residuals[:, best] / root)
         typical = 1.4826 * float(np.median(error))
         if typical <= 1e-9 * abs(middle):
             break
