@@ -169,7 +169,6 @@ def main() -> None:
         "mean_all_13": average(devices, list(devices)),
         "mean_real_12": average(devices, real),
         "mean_real_without_integer_milliseconds_9": average(devices, fine),
-        "help_split": few_shot(table, rows[:4000], rows[4000:], False, args.draws, True),
     }
     keep(results)
     table = nasbench201()
@@ -178,10 +177,13 @@ def main() -> None:
     results["nasbench201"] = {
         "devices": devices,
         "mean_all_13": average(devices, list(devices)),
-        "help_split": few_shot(table, order[:1000], order[1000:6000], True, args.draws, True),
     }
     keep(results)
     results["accel_nasbench"] = learned(accel_nasbench(), 500, args.draws)
+    keep(results)
+    results["fbnet"]["help_split"] = few_shot(fbnet(), rows[:4000], rows[4000:], False, args.draws, True)
+    keep(results)
+    results["nasbench201"]["help_split"] = few_shot(table, order[:1000], order[1000:6000], True, args.draws, True)
     results["about"] = {
         "draws": args.draws,
         "cpu_seconds": round(time.process_time() - start),

@@ -34,6 +34,7 @@ PENALTIES = np.logspace(-6, 4, 21)
 PAIRS = (0.03, 0.3)  # prior variance of a pair's term, that of a single pick's term being 1
 CAUCHY = 2.385  # times the standard deviation: 95 % efficient for normal errors
 ROUNDS = 5
+TREES = 300  # of boosting
 MEMBERS, HIDDEN, STEPS = 4, 64, 300  # of the ensemble of networks
 
 
@@ -270,7 +271,7 @@ class BoostingPredictor(Predictor):
 
         super().__init__(space, unit=unit)
         self._model = HistGradientBoostingRegressor(
-            max_iter=300, min_samples_leaf=5, categorical_features=list(range(space.num_genes)), random_state=seed
+            max_iter=TREES, min_samples_leaf=5, categorical_features=list(range(space.num_genes)), random_state=seed
         )
         self._model.fit(genes, np.log(values))
 
@@ -393,7 +394,7 @@ def fit_predictor(
     sizes = None if image_sizes is None else _check_sizes(image_sizes, len(y))
     if sizes is not None and kind not in ("auto", "additive"):
         raise ValueError(f"Image sizes go into additive costs only; got kind={kind!r}. Leave the kind out.")
-    kinds: Sequence[Kind] = ["additive"] if sizes is not None else list(get_args(Kind)) if kind == "auto" else [kind]  # type: ignore[list-item]  # checked above
+    kinds: Sequence[Kind] = ["additive"] if sizes is not None else list(get_args(Kind)) if kind == "auto" else [kind]
     needed = min(SAMPLES[k] for k in kinds) * (1 if sizes is None else 2)
     if len(y) < needed:
         what = " with image sizes" if sizes is not None else ""
@@ -415,7 +416,7 @@ def fit_predictor(
     best = min(held_out, key=lambda k: float(np.mean(np.abs(held_out[k] / y - 1))))
     chosen = _fit(best, space, genes, y, sizes, unit, seed)
     chosen.validation = validation
-    chosen._seen = one_hot(space, genes).any(0)
+    chosen._seen = one_hot(space, genes).sum(0) > 0
     chosen._errors = np.sort(np.abs(y - held_out[best]) / np.maximum(np.abs(held_out[best]), 1e-12))
     free = int(sum(space.gene_sizes) - space.num_genes + 1) * (1 if sizes is None else 2)
     if best == "additive" and len(y) < free:

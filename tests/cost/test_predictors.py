@@ -25,6 +25,7 @@ KINDS: list[Kind] = ["additive", "pairwise", "boosting", "mlp"]
 @pytest.fixture(autouse=True)
 def _short_training(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "STEPS", 60)
+    monkeypatch.setattr(module, "TREES", 40)
 
 
 def measure(genes: np.ndarray, noise: float = 0.0, seed: int = 1) -> np.ndarray:
@@ -267,10 +268,10 @@ def test_genes_of_another_space_are_refused() -> None:
 
 
 def test_an_interval_that_cannot_be_given_is_refused() -> None:
-    model = fitted("additive", 12)
+    model = fitted("additive", 20)
     with pytest.raises(ValueError, match="between 0 and 1.*got 1.5"):
         model.interval(GENES, 1.5)
-    with pytest.raises(ValueError, match="level 0.99 needs at least 99 samples; this predictor had 12"):
+    with pytest.raises(ValueError, match="level 0.99 needs at least 99 samples; this predictor had 20"):
         model.interval(GENES, 0.99)
     with pytest.raises(RuntimeError, match="get the predictor from fit_predictor"):
         LinearPredictor(SPACE, TRUTH).interval(GENES)
