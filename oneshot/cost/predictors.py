@@ -542,11 +542,9 @@ def _of_features(x: Floats) -> Decompose:
     def decompose(share: Floats, root: Floats) -> tuple[Floats, Floats]:
         centred = root[:, None] * (x - share @ x)
         if len(x) <= x.shape[1]:
-            values, vectors = np.linalg.eigh(centred @ centred.T)
-            return vectors, values.clip(0)
-        values, vectors = np.linalg.eigh(centred.T @ centred)
-        kept = values > 1e-12 * values[-1]  # one-hot rows sum to 1, so that some directions are empty
-        return centred @ (vectors[:, kept] / np.sqrt(values[kept])), values[kept]
+            return _nonempty(*np.linalg.eigh(centred @ centred.T))
+        values, vectors = _nonempty(*np.linalg.eigh(centred.T @ centred))[::-1]
+        return centred @ (vectors / np.sqrt(values)), values
 
     return decompose
 
@@ -556,10 +554,15 @@ def _of_gram(gram: Floats) -> Decompose:
 
     def decompose(share: Floats, root: Floats) -> tuple[Floats, Floats]:
         rows = gram @ share
-        values, vectors = np.linalg.eigh(root[:, None] * (gram - rows[:, None] - rows + share @ rows) * root)
-        return vectors, values.clip(0)
+        return _nonempty(*np.linalg.eigh(root[:, None] * (gram - rows[:, None] - rows + share @ rows) * root))
 
     return decompose
+
+
+def _nonempty(values: Floats, vectors: Floats) -> tuple[Floats, Floats]:
+    """Eigenvectors, eigenvalues; without the directions that centring, and one-hot rows that sum to 1, leave empty."""
+    kept = values > 1e-12 * values[-1]
+    return vectors[:, kept], values[kept]
 
 
 def _robust_dual(y: Floats, decompose: Decompose) -> tuple[Floats, Floats, float, float]:
@@ -571,9 +574,11 @@ def _robust_dual(y: Floats, decompose: Decompose) -> tuple[Floats, Floats, float
         middle = float(share @ y)
         target = root * (y - middle)
         inside = left.T @ target
-        shrink = squares[:, None] / (squares[:, None] + PENALTIES)  # a column per penalty
-        leverage = left**2 @ shrink + share[:, None]
-        residuals = (target[:, None] - left @ (shrink * inside[:, None])) / np.maximum(1 - leverage, 1e-6)
+        # One minus the leverage, and the error, in terms that do not cancel when the penalty is tiny; a column each.
+        left_over = PENALTIES / (squares[:, None] + PENALTIES)
+        outside = np.maximum(1 - (left**2).sum(1) - share, 0)[:, None]
+        freedom = np.maximum(left**2 @ left_over + outside, 1e-12)
+        residuals = (left @ (left_over * inside[:, None]) + (target - left @ inside)[:, None]) / freedom
         best = int((residuals**2).mean(0).argmin())
         dual = root * (left @ (inside / (squares + PENALTIES[best])))
         dual -= share * dual.sum()
