@@ -193,11 +193,14 @@ class FewShot:
     Example:
         >>> from oneshot.supernets import FBNetSpace
         >>> space = FBNetSpace()
-        >>> few_shot = FewShot(space, list(bundled_sources(space).values()))
-        >>> genes = few_shot.propose(10)  # measure these ...
-        >>> model = few_shot.fit(genes, 20 + genes.mean(1))  # ... and give the milliseconds
-        >>> model.unit
-        'ms'
+        >>> sources = bundled_sources(space)
+        >>> phone = sources.pop("pixel3")  # let this be the new device
+        >>> few_shot = FewShot(space, list(sources.values()))
+        >>> genes = few_shot.propose(10)
+        >>> latency = few_shot.fit(genes, phone.costs(genes))
+        >>> test = space.sample_matrix(200, 1)
+        >>> bool(abs(latency.costs(test) / phone.costs(test) - 1).mean() < 0.05)
+        True
     """
 
     def __init__(self, space: SearchSpace, sources: Sequence[CostModel]) -> None:

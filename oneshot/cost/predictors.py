@@ -276,7 +276,7 @@ class BoostingPredictor(Predictor):
         self._model.fit(genes, np.log(values))
 
     def predict(self, genes: IntMatrix) -> Floats:
-        return np.exp(self._model.predict(genes))
+        return np.asarray(np.exp(self._model.predict(genes)))
 
     def expected(self, weights: Mapping[str, Tensor]) -> Tensor:
         raise NotImplementedError(
