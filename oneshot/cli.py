@@ -34,6 +34,8 @@ def _parser() -> argparse.ArgumentParser:
     commands.add_parser("retrain", help="train the derived network", add_help=False)
     commands.add_parser("evaluate", help="test a retrained or exported network", add_help=False)
 
+    commands.add_parser("measure", help="measure the latencies of a space on this machine, and verify them", add_help=False)
+
     derive = commands.add_parser("derive", help="derive the architecture of a search from its checkpoint")
     derive.add_argument("run", help="folder of a search")
     derive.add_argument("--checkpoint", help="another checkpoint than RUN/checkpoints/last.ckpt")
@@ -61,7 +63,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     words = list(sys.argv[1:] if argv is None else argv)
     traceback = "--traceback" in words  # wherever it stands
     args, rest = parser.parse_known_args([word for word in words if word != "--traceback"])
-    if rest and args.command not in ("search", "retrain", "evaluate"):
+    if rest and args.command not in ("search", "retrain", "evaluate", "measure"):
         parser.error(f"{args.command} does not know {' '.join(rest)}")
     # Lightning's tree walk uses a class torch is about to remove; nobody at a command line can do anything about it.
     warnings.filterwarnings("ignore", r"`isinstance\(treespec, LeafSpec\)` is deprecated")
@@ -70,6 +72,10 @@ def main(argv: Sequence[str] | None = None) -> int:
             from .quickstart import quickstart
 
             quickstart(args.out, seed=args.seed, overwrite=args.overwrite)
+        elif args.command == "measure":
+            from .measuring import measure
+
+            measure(rest)
         else:
             from . import runs
 
