@@ -571,7 +571,7 @@ def draw_agreement(result: Verification, *, title: str | None = None) -> Figure:
     A line through each point spans its two measurements. The bands are 5 and 10 % wide to each side.
 
     Args:
-        result: What :func:`~oneshot.cost.verify` found.
+        result: What :func:`~oneshot.cost.verification` found.
         title: Heading of the picture.
 
     Returns:

@@ -8,10 +8,10 @@ from .counts import count as count
 from .model import AdditiveCost as AdditiveCost
 from .model import CostModel as CostModel
 from .model import count_candidates as count_candidates
-from .measure import measure as measure
+from .measurement import measure as measure
 from .penalty import CostPenalty as CostPenalty
 from .table import LatencyTable as LatencyTable
 from .target import Device as Device
 from .target import Target as Target
-from .verify import Verification as Verification
-from .verify import verify as verify
+from .verification import Verification as Verification
+from .verification import verify as verify

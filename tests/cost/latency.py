@@ -21,9 +21,11 @@ MS = {"layers": [[2.0, 3.0, 0.5], [2.0, 3.0, 0.5], [5.0, 9.0, 1.0]], "extra": [[
 FIXED = 3.0
 
 
-def block(name: object, channels: int) -> nn.Module:
+def block(name: object, channels: int, groups: int = 1) -> nn.Module:
     size = {"one": 1, "three": 3}.get(str(name))
-    return nn.Identity() if size is None else nn.Conv2d(channels, channels, size, padding=size // 2)
+    if size is None:
+        return nn.Identity()
+    return nn.Conv2d(channels, channels, size, padding=size // 2, groups=groups)
 
 
 class ToySupernet(OperationSupernet):
@@ -31,7 +33,7 @@ class ToySupernet(OperationSupernet):
         super().__init__()
         self.space, self.input_shape, self.num_classes = SPACE, (4, image_size, image_size), 8
         self.layers = nn.ModuleList(MixedOp(block(name, c) for name in CANDIDATES) for c in CHANNELS)
-        self.extra = MixedOp(block(name, 8) for name in ("one", "three"))
+        self.extra = MixedOp(block(name, 8, groups=2) for name in ("one", "three"))
 
     def forward(self, x: Tensor, arch: Mapping[str, Tensor]) -> Tensor:
         for row, layer in enumerate(self.layers):
@@ -53,7 +55,7 @@ class ToyNetwork(Subnet):
         self.config, self.input_shape, self.num_classes, self.init_args = config, input_shape, 8, {}
         self.layers = nn.ModuleList(block(name, c) for name, c in zip(config["layers"], CHANNELS, strict=True))
         extra = config["extra"][0]
-        self.extra = None if extra == "none" else block(extra, 8)
+        self.extra = None if extra == "none" else block(extra, 8, groups=2)
 
     def forward(self, x: Tensor) -> Tensor:
         for row, layer in enumerate(self.layers):

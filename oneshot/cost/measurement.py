@@ -40,6 +40,7 @@ WARM_UP, RUNS, REFERENCE_RUNS = 2, 8, 4
 REPEATED = 12  # networks that are measured a second time at the end, for the noise
 PER_UNKNOWN = 3  # networks for each latency that is to be found, by default
 RIDGES = np.geomspace(1e-3, 10, 25)
+HUBER = 1.5  # standard deviations a network may be off before it counts less
 
 
 class Visit(NamedTuple):
@@ -416,7 +417,7 @@ def fit_shares(occurrences: Matrix, features: Matrix, latencies: Matrix) -> Shar
         errors = {float(ridge): solve(float(ridge))[2] for ridge in RIDGES}
         best = min(errors, key=lambda ridge: float((weights * errors[ridge] ** 2).sum()))
         size = 1.4826 * np.median(np.abs(errors[best])) + 1e-12
-        weights = np.minimum(1, 1.5 * size / np.maximum(np.abs(errors[best]), 1e-12))
+        weights = np.minimum(1, HUBER * size / np.maximum(np.abs(errors[best]), 1e-12))
     solution, inverse, error = solve(best)
     back = np.hstack([features, np.zeros((parts, 1)), np.eye(parts)]) * scale  # from the solution to the parts
     residual = float(np.sqrt((weights * error**2).sum() / weights.sum()))
@@ -451,10 +452,10 @@ def _prepare(supernet: OperationSupernet, target: Target, genes: IntMatrix) -> R
 
 def _times(target: Target, run: Run, runs: int) -> list[float]:
     """Milliseconds of some passes after those that warm up."""
-    times = [target.time(run) for _ in range(WARM_UP + runs)][WARM_UP:]
+    times = [target.time(run) for _ in range(WARM_UP + runs)]
     if not all(math.isfinite(ms) and ms > 0 for ms in times):
         raise RuntimeError(f"A pass takes a time above 0; the clock of the device said {times} ms.")
-    return times
+    return times[WARM_UP:]
 
 
 def _size(network: Subnet) -> dict[str, int]:

@@ -12,7 +12,7 @@ import numpy as np
 from oneshot.supernets.base import OperationSupernet
 
 from .agreement import Agreement
-from .measure import Journal, Progress, describe, measure_networks, repeat_noise
+from .measurement import Journal, Progress, describe, measure_networks, repeat_noise
 from .table import LatencyTable
 from .target import Target
 
@@ -76,7 +76,7 @@ def verify(
         target: What is measured on; of the table's runtime, device, batch, threads and data type.
         networks: How many networks, N.
         seed: They are drawn from; another than that of the table.
-        journal: See :func:`~oneshot.cost.measure.measure`.
+        journal: See :func:`~oneshot.cost.measurement.measure`.
         progress: Likewise.
 
     Raises:
