@@ -29,12 +29,14 @@ def _parser() -> argparse.ArgumentParser:
     quickstart.add_argument("--seed", type=int, default=0, help="seed of everything (%(default)s)")
     quickstart.add_argument("--overwrite", action="store_true", help="replace the folder if it exists")
 
-    # These hand their options on to Lightning's parser, which also prints their help.
+    # These hand their options on to parsers of their own, which also print their help.
     commands.add_parser("search", help="train a supernet and derive an architecture", add_help=False)
     commands.add_parser("retrain", help="train the derived network", add_help=False)
     commands.add_parser("evaluate", help="test a retrained or exported network", add_help=False)
 
-    commands.add_parser("measure", help="measure the latencies of a space on this machine, and verify them", add_help=False)
+    commands.add_parser(
+        "measure", help="measure the latencies of a space on this machine, and verify them", add_help=False
+    )
 
     derive = commands.add_parser("derive", help="derive the architecture of a search from its checkpoint")
     derive.add_argument("run", help="folder of a search")
@@ -91,6 +93,11 @@ def main(argv: Sequence[str] | None = None) -> int:
                 runs.export(args.run, out=args.out, formats=args.formats, overwrite=args.overwrite)
             else:
                 runs.show(args.target, out=args.out)
+    except KeyboardInterrupt:
+        if args.command != "measure":
+            raise
+        sys.stderr.write("oneshot measure: interrupted; the same command goes on\n")
+        return 130  # what a shell reports for this signal
     except (ValueError, ImportError, RuntimeError, OSError) as error:
         if traceback:
             raise

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -33,11 +34,13 @@ def measure(args: Sequence[str], *, console: Console | None = None) -> None:
         FileExistsError: If the table is there, and neither to be verified nor replaced.
     """
     console = console or Console()
-    options = _parser().parse_args(list(args))
-    supernet = _parser().instantiate_classes(options).supernet
-    target = Device(
-        options.runtime, options.device, batch=options.batch, dtype=options.dtype, threads=options.threads
-    )
+    parser = _parser()
+    options = parser.parse_args(list(args))
+    with warnings.catch_warnings():
+        # jsonargparse is about to rename this method; older releases do not know the other name.
+        warnings.filterwarnings("ignore", r"(?s).*(JsonargparseDeprecationWarning|instantiate_classes)")
+        supernet = parser.instantiate_classes(options).supernet
+    target = Device(options.runtime, options.device, batch=options.batch, dtype=options.dtype, threads=options.threads)
     out = Path(options.out)
     journal, verified = out.with_suffix(".journal"), out.with_suffix(".verify.journal")
     if options.overwrite:

@@ -13,7 +13,6 @@ from __future__ import annotations
 import json
 import math
 import os
-from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from datetime import datetime, timezone
@@ -193,8 +192,8 @@ def measure_networks(
     except RuntimeError as error:
         kept = f" {journal.path} keeps them; the same command goes on from there." if journal.path else ""
         raise RuntimeError(
-            f"Measuring stopped after {len(journal.visits)} of {len(plan)} networks: {error} If the device has vanished "
-            f"or its memory ran out, see to that first.{kept}"
+            f"Measuring stopped after {len(journal.visits)} of {len(plan)} networks: {error} If the device has "
+            f"vanished or its memory ran out, see to that first.{kept}"
         ) from error
 
 
@@ -342,9 +341,7 @@ class Places:
         """How often every unknown is in the network of ``genes``, ``[P]``."""
         return np.bincount(self.of_genes(genes), minlength=len(self.names)).astype(np.float64)
 
-    def tables(
-        self, values: Matrix, fixed: float, *, level: bool = True
-    ) -> tuple[dict[str, list[list[float]]], float]:
+    def tables(self, values: Matrix, fixed: float, *, level: bool = True) -> tuple[dict[str, list[list[float]]], float]:
         """Lay values ``[P]`` out as ``{choice: [R][O]}``; with ``level`` the least of a row moves into ``fixed``.
 
         A row that can be left out keeps its level, and what is below 0 becomes 0.
@@ -387,10 +384,10 @@ def balanced_design(space: SearchSpace, networks: int, seed: int, *, draws: int 
 def fit_shares(occurrences: Matrix, features: Matrix, latencies: Matrix) -> Shares:
     r"""Latencies of parts from those of wholes, :math:`y_n = c + \sum_p A_{np} x_p` with relative errors.
 
-    The prior of a part is what its features suggest, :math:`x = F b + d`: :math:`b` is free, and :math:`d` is as large as
-    leave-one-out cross-validation says (ridge regression). So parts that the networks tell apart badly stay near what
-    their work suggests, and the others are what was measured. Networks far from their sum count less (Huber's weights,
-    1964), as when something else woke up on the machine.
+    The prior of a part is what its features suggest, :math:`x = F b + d`: :math:`b` is free, and :math:`d` is as large
+    as leave-one-out cross-validation says (ridge regression). So parts that the networks tell apart badly stay near
+    what their work suggests, and the others are what was measured. Networks far from their sum count less (Huber's
+    weights, 1964), as when something else woke up on the machine.
 
     Args:
         occurrences: A, ``[N, P]``.

@@ -86,8 +86,8 @@ class LatencyTable:
                         wrong.append(f"{place} ({cost} ms)")
         if missing:
             raise ValueError(
-                f"A table has a latency for every candidate; missing: {', '.join(missing)}. Measure again; a sum without "
-                "them would be too small."
+                f"A table has a latency for every candidate; missing: {', '.join(missing)}. Measure again; a sum "
+                "without them would be too small."
             )
         if wrong:
             raise ValueError(f"Latencies are finite and not negative; wrong: {', '.join(wrong)}. Measure again.")
@@ -114,8 +114,8 @@ class LatencyTable:
         version = data.pop("schema_version")
         if version != SCHEMA_VERSION:
             raise ValueError(
-                f"{path} has schema version {version!r}; this release reads version {SCHEMA_VERSION}. Measure again, or "
-                "read it with the release that wrote it."
+                f"{path} has schema version {version!r}; this release reads version {SCHEMA_VERSION}. Measure again, "
+                "or read it with the release that wrote it."
             )
         names = {field.name for field in fields(cls)}
         if data.keys() != names:
@@ -145,8 +145,8 @@ class LatencyTable:
             theirs = [c for c in self.choices if c not in expected]
             ours = [c for c in expected if c not in self.choices]
             raise ValueError(
-                f"This latency table and the space, both {space.name!r}, have different choices: {theirs or 'fewer'} in "
-                f"the table, {ours or 'fewer'} in the space. Measure the space that is searched."
+                f"This latency table and the space, both {space.name!r}, have different choices: {theirs or 'fewer'} "
+                f"in the table, {ours or 'fewer'} in the space. Measure the space that is searched."
             )
         if input_shape is not None and tuple(input_shape) != self.input_shape:
             raise ValueError(

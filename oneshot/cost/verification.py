@@ -128,7 +128,9 @@ def check_target(table: LatencyTable, target: Target) -> None:
     then = {**table.device, "batch": table.batch, "dtype": table.dtype}
     now = {**target.facts(), "batch": target.batch, "dtype": target.dtype}
     same = ("runtime", "device", "name", "threads", "batch", "dtype")
-    different = "; ".join(f"{key} was {then.get(key)}, is {now.get(key)}" for key in same if then.get(key) != now.get(key))
+    different = "; ".join(
+        f"{key} was {then.get(key)}, is {now.get(key)}" for key in same if then.get(key) != now.get(key)
+    )
     if different:
         raise ValueError(
             f"A table is verified where it was measured; {different}. Use the same, or measure another table."

@@ -30,6 +30,7 @@ from oneshot.supernets import (
     RecurrentSupernet,
 )
 from oneshot.supernets.base import OperationSupernet
+
 from .latency import FIXED, MS, SPACE, ToySupernet, ToyTarget, latency
 
 CONFIGS = SPACE.decode(SPACE.sample_matrix(40, 7))
@@ -102,7 +103,9 @@ def test_progress_is_told_after_every_network() -> None:
 
 def test_measuring_goes_on_where_the_device_vanished(tmp_path: Path) -> None:
     journal = tmp_path / "new" / "table.journal"
-    with pytest.raises(RuntimeError, match=r"after 1[0-9] of 42 networks: CUDA error.*table.journal keeps them; the same"):
+    with pytest.raises(
+        RuntimeError, match=r"after 1[0-9] of 42 networks: CUDA error.*table.journal keeps them; the same"
+    ):
         measure(ToySupernet(), ToyTarget(fails=200), networks=30, journal=journal)
     done = len(journal.read_text().splitlines()) - 1
     target, told = ToyTarget(), []
@@ -203,12 +206,14 @@ def test_a_design_has_all_picks_of_a_gene_about_equally_often(supernet: Operatio
 
 
 def ridge_by_hand(a: Any, f: Any, y: Any, ridge: float) -> Any:
-    """Least squares with the penalty as rows of data: an independent way to the same minimum, without robust weights."""
+    """Least squares with the penalty as rows of data: another way to the same minimum, without robust weights."""
     scale = y.mean() / a.sum(1).mean()
     inputs = np.hstack([a @ f * scale, np.ones((len(y), 1)), a * scale]) / y[:, None]
     free = f.shape[1] + 1
     penalty = np.hstack([np.zeros((a.shape[1], free)), ridge * np.eye(a.shape[1])])
-    solution = np.linalg.lstsq(np.vstack([inputs, penalty]), np.r_[np.ones(len(y)), np.zeros(a.shape[1])], rcond=None)[0]
+    solution = np.linalg.lstsq(np.vstack([inputs, penalty]), np.r_[np.ones(len(y)), np.zeros(a.shape[1])], rcond=None)[
+        0
+    ]
     return scale * (f @ solution[: free - 1] + solution[free:]), solution[free - 1]
 
 
@@ -260,7 +265,7 @@ def test_the_residual_is_that_of_networks_the_sum_did_not_know(
 
 
 def test_a_few_bursts_of_load_do_not_matter(wholes: tuple[Any, Any, Any, Any]) -> None:
-    a, features, parts, y = wholes
+    a, features, _, y = wholes
     measured = y * np.random.default_rng(1).normal(1, 0.01, len(y))
     measured[::12] *= 1.5
     shares = fit_shares(a, features, measured)
@@ -274,11 +279,11 @@ def test_standard_errors_cover_the_truth(wholes: tuple[Any, Any, Any, Any]) -> N
     a, features, parts, y = wholes
     shares = fit_shares(a, features, y * np.random.default_rng(1).normal(1, 0.02, len(y)))
     deviation = np.abs(shares.entries - parts) / shares.errors
-    assert 0.5 < np.mean(deviation < 2) and deviation.max() < 6
+    assert np.mean(deviation < 2) > 0.5 and deviation.max() < 6
 
 
 def test_fewer_networks_than_unknowns_lean_on_what_the_work_suggests(wholes: tuple[Any, Any, Any, Any]) -> None:
-    a, features, parts, y = wholes
+    a, features, _, y = wholes
     shares = fit_shares(a[:16], features, y[:16])
     error = np.abs((a[16:] @ shares.entries + shares.fixed) / y[16:] - 1).mean()
     assert error < 0.06

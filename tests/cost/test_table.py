@@ -69,9 +69,7 @@ def test_the_reference_is_a_config_again() -> None:
         pytest.param(SPACE, (3, 64, 64), r"shape \[3, 32, 32\]; the supernet's are \[3, 64, 64\]", id="resolution"),
     ],
 )
-def test_a_table_of_something_else_is_refused(
-    space: SearchSpace, shape: tuple[int, ...] | None, message: str
-) -> None:
+def test_a_table_of_something_else_is_refused(space: SearchSpace, shape: tuple[int, ...] | None, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         make().cost(space, input_shape=shape)
 
@@ -86,7 +84,9 @@ def test_a_table_of_something_else_is_refused(
             id="missing-candidates",
         ),
         pytest.param({"table": ENTRIES | {"layers": [[3.0, 1.0]]}}, "missing: conv in row 1 of 'layers'", id="row"),
-        pytest.param({"table": ENTRIES | {"edge": [[-1.0, 2.0]]}}, r"wrong: a in row 0 of 'edge' \(-1.0 ms\)", id="neg"),
+        pytest.param(
+            {"table": ENTRIES | {"edge": [[-1.0, 2.0]]}}, r"wrong: a in row 0 of 'edge' \(-1.0 ms\)", id="neg"
+        ),
         pytest.param({"table": ENTRIES | {"edge": [[1.0, float("nan")]]}}, r"wrong: b in .*\(nan ms\)", id="nan"),
         pytest.param({"fixed": float("inf")}, "fixed latency is finite; got inf ms", id="fixed"),
         pytest.param({"reference": {}}, "names the latency of its reference in ms; got None", id="reference"),

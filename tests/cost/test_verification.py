@@ -27,7 +27,9 @@ def test_the_networks_measured_are_predicted(table: LatencyTable) -> None:
 
 
 def test_a_table_that_is_wrong_is_found_out(table: LatencyTable) -> None:
-    wrong = LatencyTable(**vars(table) | {"table": {name: np.flip(rows).tolist() for name, rows in table.table.items()}})
+    wrong = LatencyTable(
+        **vars(table) | {"table": {name: np.flip(rows).tolist() for name, rows in table.table.items()}}
+    )
     result = verify(wrong, ToySupernet(), ToyTarget(), networks=25)
     assert result.agreement.kendall < 0.5 and result.agreement.within_10 < 0.5
 
