@@ -112,21 +112,21 @@ def _report(result: Verification, console: Console) -> None:
             "within 5 %": f"{agreement.within_5:.0%}",
             "within 10 %": f"{agreement.within_10:.0%}",
             "RMSE, ms": f"{agreement.rmse:.3g}",
-            "Kendall tau": f"{agreement.kendall:.3f}",
-            "Spearman rho": f"{agreement.spearman:.3f}",
+            "tau": f"{agreement.kendall:.3f}",
+            "rho": f"{agreement.spearman:.3f}",
         }
         for name, agreement in (
-            ("table, measured", result.agreement),
-            ("table, by the clock", result.by_the_clock),
-            ("measured, measured again", result.repeat),
+            ("measured", result.agreement),
+            ("by the clock", result.by_the_clock),
+            ("measured twice", result.repeat),
         )
     ]
     console.print(network_table(rows, title=f"{len(result.genes)} random networks, {_title(result)}"))
     _say(
         console,
-        f"One measurement has a noise of {result.noise:.1%}. The reference was {abs(result.drift):.1%} "
-        f"{'slower' if result.drift > 0 else 'faster'} than when the table was made, which is divided out of "
-        "'measured' and is in 'by the clock'.",
+        "'measured' compares the table with relative latencies, 'by the clock' with milliseconds as they were, "
+        f"'measured twice' the networks with themselves. Noise {result.noise:.1%}; the reference was "
+        f"{abs(result.drift):.1%} {'slower' if result.drift > 0 else 'faster'} than when the table was made.",
     )
 
 

@@ -55,7 +55,7 @@ def test_a_table_is_measured_and_verified(tmp_path: Path, capsys: pytest.Capture
     assert files == {f"table.{end}" for end in ("json", "journal", "verify.json", "verify.png", "verify.journal")}
     said = " ".join(capsys.readouterr().out.split())
     assert "eager on a chip, 2 threads, batch 1, float32: 20 networks of space 'nasbench201'" in said
-    assert "table, measured" in said and "100%" in said and "measured, measured again" in said
+    assert "10 random networks, eager on a chip" in said and "100%" in said and "Noise 0.0%" in said
     table, verified = LatencyTable.load(out), json.loads((out.parent / "table.verify.json").read_text())
     row = table.table["cell"][0]
     assert row == pytest.approx(list(MS.values()), abs=0.05)

@@ -2,7 +2,7 @@
 
 A block that is timed alone, in a loop, finds its weights in the cache and its memory allocated, which it never does in
 a network. So nothing is timed but whole networks, as ``extract`` builds them: a design of random ones in which all
-candidates of a row appear equally often, each between two runs of one reference network, by which changes of the
+candidates of a row appear equally often, each pass between two of one reference network, by which changes of the
 machine's speed are divided out. Regression then gives every candidate its share. Every network informs every row,
 which is more precise than exchanging one block at a time: a weighing design (Hotelling, 1944, Annals of Mathematical
 Statistics 15, p. 297).
@@ -35,7 +35,7 @@ from .target import Run, Target, example_input
 Matrix = npt.NDArray[np.float64]
 Progress = Callable[[int, int], None]
 
-WARM_UP, RUNS, REFERENCE_RUNS = 2, 8, 4
+WARM_UP, RUNS = 2, 11
 REPEATED = 12  # networks that are measured a second time at the end, for the noise
 PER_UNKNOWN = 3  # networks for each latency that is to be found, by default
 RIDGES = np.geomspace(1e-3, 10, 25)
@@ -43,12 +43,12 @@ HUBER = 1.5  # standard deviations a network may be off before it counts less
 
 
 class Visit(NamedTuple):
-    """One network measured between two runs of the reference.
+    """One network measured, pass by pass in turn with the reference.
 
     Args:
         genes: The network, length G.
         ms: Its passes.
-        reference_ms: Those of the reference, before and after.
+        reference_ms: Those of the reference before each of them, and one after the last.
     """
 
     genes: tuple[int, ...]
@@ -57,8 +57,13 @@ class Visit(NamedTuple):
 
     @property
     def ratio(self) -> float:
-        """Latency in units of the reference's: what is left when the machine is slower for a while."""
-        return float(np.median(self.ms) / np.median(self.reference_ms))
+        """Latency in units of the reference's, the median over the passes.
+
+        The machine's speed, which may change several times a second, is divided out: every pass is compared with those
+        of the reference just before and after it.
+        """
+        reference = np.asarray(self.reference_ms)
+        return float(np.median(2 * np.asarray(self.ms) / (reference[:-1] + reference[1:])))
 
 
 @dataclass(frozen=True)
@@ -157,8 +162,10 @@ def measure_networks(
     plan: Sequence[IntMatrix],
     journal: Journal,
     progress: Progress | None = None,
+    *,
+    runs: int = RUNS,
 ) -> None:
-    """Measure the networks of ``plan`` that are not in the journal yet, each between two runs of the reference.
+    """Measure the networks of ``plan`` that are not in the journal yet, in turn with the reference.
 
     Args:
         supernet: Extracts the networks.
@@ -167,6 +174,7 @@ def measure_networks(
         plan: Genes of the networks, in order.
         journal: Holds the first visits of the plan, and gets the others.
         progress: Called after every network with the number of those done and of all.
+        runs: Passes of every network.
 
     Raises:
         RuntimeError: If the device fails, or gives times that are not positive.
@@ -179,14 +187,8 @@ def measure_networks(
         with target.ready(), torch.random.fork_rng(devices=[]):
             torch.manual_seed(0)  # the weights
             base = _prepare(supernet, target, reference)
-            _times(target, base, RUNS)
-            before = _times(target, base, REFERENCE_RUNS)
             for genes in plan[len(journal.visits) :]:
-                run = _prepare(supernet, target, genes)
-                times = _times(target, run, RUNS)
-                after = _times(target, base, REFERENCE_RUNS)
-                journal.append(Visit(tuple(int(g) for g in genes), tuple(times), (*before, *after)))
-                before = after
+                journal.append(_visit(target, base, _prepare(supernet, target, genes), genes, runs))
                 if progress is not None:
                     progress(len(journal.visits), len(plan))
     except RuntimeError as error:
@@ -447,12 +449,12 @@ def _prepare(supernet: OperationSupernet, target: Target, genes: IntMatrix) -> R
     return target.prepare(supernet.extract(supernet.space.decode(genes[None])[0], inherit=False).eval())
 
 
-def _times(target: Target, run: Run, runs: int) -> list[float]:
-    """Milliseconds of some passes after those that warm up."""
-    times = [target.time(run) for _ in range(WARM_UP + runs)]
+def _visit(target: Target, reference: Run, run: Run, genes: IntMatrix, runs: int) -> Visit:
+    times = [target.time(each) for _ in range(WARM_UP + runs) for each in (reference, run)] + [target.time(reference)]
     if not all(math.isfinite(ms) and ms > 0 for ms in times):
         raise RuntimeError(f"A pass takes a time above 0; the clock of the device said {times} ms.")
-    return times[WARM_UP:]
+    kept = times[2 * WARM_UP :]
+    return Visit(tuple(int(gene) for gene in genes), tuple(kept[1::2]), tuple(kept[::2]))
 
 
 def _size(network: Subnet) -> dict[str, int]:

@@ -17,6 +17,7 @@ from .table import LatencyTable
 from .target import Target
 
 CHUNK = 10  # networks between the two measurements of each
+RUNS = 25  # passes of each, more than for a table: here every network stands for itself
 
 
 @dataclass(frozen=True)
@@ -94,7 +95,7 @@ def verify(
     order = [n for k in range(0, networks, CHUNK) for n in 2 * list(range(networks))[k : k + CHUNK]]
     settings = {"measured": "networks", "networks": networks, "seed": seed, **describe(supernet, target)}
     log = Journal(journal, settings)
-    measure_networks(supernet, target, space.encode([table.reference_config])[0], plan, log, progress)
+    measure_networks(supernet, target, space.encode([table.reference_config])[0], plan, log, progress, runs=RUNS)
 
     ratios: list[list[float]] = [[] for _ in range(networks)]
     clock: list[list[float]] = [[] for _ in range(networks)]

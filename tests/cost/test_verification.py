@@ -58,7 +58,7 @@ def test_every_network_is_measured_twice_and_not_in_a_row(table: LatencyTable, t
 
 def test_an_interrupted_verification_goes_on(table: LatencyTable, tmp_path: Path) -> None:
     with pytest.raises(RuntimeError, match="the same command goes on"):
-        verify(table, ToySupernet(), ToyTarget(fails=100), networks=25, journal=tmp_path / "j")
+        verify(table, ToySupernet(), ToyTarget(fails=400), networks=25, journal=tmp_path / "j")
     result = verify(table, ToySupernet(), ToyTarget(), networks=25, journal=tmp_path / "j")
     whole = verify(table, ToySupernet(), ToyTarget(), networks=25)
     assert result.measured == pytest.approx(whole.measured)
