@@ -29,10 +29,14 @@ def _parser() -> argparse.ArgumentParser:
     quickstart.add_argument("--seed", type=int, default=0, help="seed of everything (%(default)s)")
     quickstart.add_argument("--overwrite", action="store_true", help="replace the folder if it exists")
 
-    # These hand their options on to Lightning's parser, which also prints their help.
+    # These hand their options on to parsers of their own, which also print their help.
     commands.add_parser("search", help="train a supernet and derive an architecture", add_help=False)
     commands.add_parser("retrain", help="train the derived network", add_help=False)
     commands.add_parser("evaluate", help="test a retrained or exported network", add_help=False)
+
+    commands.add_parser(
+        "measure", help="measure the latencies of a space on this machine, and verify them", add_help=False
+    )
 
     derive = commands.add_parser("derive", help="derive the architecture of a search from its checkpoint")
     derive.add_argument("run", help="folder of a search")
@@ -61,7 +65,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     words = list(sys.argv[1:] if argv is None else argv)
     traceback = "--traceback" in words  # wherever it stands
     args, rest = parser.parse_known_args([word for word in words if word != "--traceback"])
-    if rest and args.command not in ("search", "retrain", "evaluate"):
+    if rest and args.command not in ("search", "retrain", "evaluate", "measure"):
         parser.error(f"{args.command} does not know {' '.join(rest)}")
     # Lightning's tree walk uses a class torch is about to remove; nobody at a command line can do anything about it.
     warnings.filterwarnings("ignore", r"`isinstance\(treespec, LeafSpec\)` is deprecated")
@@ -70,6 +74,10 @@ def main(argv: Sequence[str] | None = None) -> int:
             from .quickstart import quickstart
 
             quickstart(args.out, seed=args.seed, overwrite=args.overwrite)
+        elif args.command == "measure":
+            from .measuring import measure
+
+            measure(rest)
         else:
             from . import runs
 
@@ -85,6 +93,11 @@ def main(argv: Sequence[str] | None = None) -> int:
                 runs.export(args.run, out=args.out, formats=args.formats, overwrite=args.overwrite)
             else:
                 runs.show(args.target, out=args.out)
+    except KeyboardInterrupt:
+        if args.command != "measure":
+            raise
+        sys.stderr.write("oneshot measure: interrupted; the same command goes on\n")
+        return 130  # what a shell reports for this signal
     except (ValueError, ImportError, RuntimeError, OSError) as error:
         if traceback:
             raise

@@ -29,6 +29,8 @@ if TYPE_CHECKING:
 
     from oneshot.supernets.space import ArchGraph
 
+    from .cost import Verification
+
 DPI = 150
 SUFFIXES = (".png", ".svg", ".pdf")
 _NUMBERS = (int, float, np.integer, np.floating)
@@ -561,6 +563,63 @@ def _plain_axes(axes: Axes, size: float) -> None:
     axes.tick_params(labelsize=size, colors=_MUTED, labelcolor=_INK, length=2.5)
     axes.grid(axis="y", color="#E6E6E6", linewidth=0.6)
     axes.set_axisbelow(True)
+
+
+def draw_agreement(result: Verification, *, title: str | None = None) -> Figure:
+    """Draws predicted latencies against measured ones, on the diagonal where they agree.
+
+    A line through each point spans its two measurements. The bands are 5 and 10 % wide to each side.
+
+    Args:
+        result: What :func:`~oneshot.cost.verification` found.
+        title: Heading of the picture.
+
+    Returns:
+        The figure.
+    """
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(5.2, 5.4), dpi=DPI, facecolor="white", layout="constrained")
+    axes = figure.add_subplot()
+    values = [*result.predicted, *(ms for pair in result.repeats for ms in pair)]
+    margin = 0.06 * (max(values) - min(values)) or 0.1 * max(values)
+    ends = np.array([max(min(values) - margin, 0), max(values) + margin])
+    for share, tint in ((0.10, "#F0F0F0"), (0.05, "#DEDEDE")):
+        axes.fill_between(ends, ends * (1 - share), ends * (1 + share), color=tint, lw=0, zorder=1)
+    axes.plot(ends, ends, color=_MUTED, lw=0.9, zorder=2)
+    for predicted, pair in zip(result.predicted, result.repeats):
+        axes.plot(pair, [predicted] * 2, color="#7FB7DC", lw=1.2, zorder=3)
+    axes.scatter(result.measured, result.predicted, s=20, color=_CYCLE[0], edgecolors="white", lw=0.6, zorder=4)
+    axes.set(xlim=ends, ylim=ends, aspect="equal")
+    axes.set_xlabel("measured, ms", fontsize=9, color=_INK)
+    axes.set_ylabel("predicted by the table, ms", fontsize=9, color=_INK)
+    if title:
+        figure.suptitle(title, fontsize=10.5, weight="bold", color=_INK)
+    agreement, ceiling = result.agreement, result.repeat
+    axes.text(
+        0.03,
+        0.97,
+        f"{agreement.within_5:.0%} within 5 %\n{agreement.within_10:.0%} within 10 %\n"
+        f"RMSE {agreement.rmse:.2g} ms\nKendall τ {agreement.kendall:.3f}\nSpearman ρ {agreement.spearman:.3f}",
+        transform=axes.transAxes,
+        va="top",
+        fontsize=8.5,
+        color=_INK,
+        linespacing=1.5,
+    )
+    axes.text(
+        0.97,
+        0.03,
+        f"{len(result.genes)} networks, measured twice:\nnoise {result.noise:.1%}, τ {ceiling.kendall:.3f} "
+        "from one to the other\nbands: 5 and 10 %",
+        transform=axes.transAxes,
+        ha="right",
+        fontsize=8,
+        color=_MUTED,
+        linespacing=1.5,
+    )
+    _plain_axes(axes, 8)
+    return figure
 
 
 def draw_segmentations(

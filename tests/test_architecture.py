@@ -18,7 +18,7 @@ ALLOWED = {
     "errors": set(),
     "functional": {"errors", "supernets"},
     "samplers": {"errors", "functional", "supernets"},
-    "cost": {"errors", "functional", "supernets"},
+    "cost": {"errors", "files", "functional", "supernets"},
     "guard": {"errors", "supernets"},
     "tasks": {"supernets"},
     "resume": {"guard"},

@@ -11,8 +11,10 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from rich.console import Console
 
+from oneshot.cost import Agreement, Verification
 from oneshot.report import (
     comparison_table,
+    draw_agreement,
     draw_alpha_heatmap,
     draw_alphas,
     draw_cells,
@@ -94,6 +96,31 @@ def test_wrong_shapes_name_the_choice() -> None:
 def test_curves_have_a_panel_a_quantity() -> None:
     figure = draw_curves({"loss": {"train": ([1, 2], [3.0, 2.0])}, "accuracy": {"val": ([1, 2], [0.1, 0.9])}})
     assert len([axes for axes in figure.axes if axes.lines]) == 2
+
+
+def test_every_network_is_a_point_and_its_two_measurements_a_line() -> None:
+    measured = np.linspace(10, 20, 30)
+    repeats, predicted = np.stack([measured - 0.2, measured + 0.2], 1), measured * 1.03
+    same = Agreement.of(measured, measured)
+    result = Verification(
+        genes=[[0]] * 30,
+        predicted=predicted.tolist(),
+        measured=measured.tolist(),
+        repeats=repeats.tolist(),
+        agreement=Agreement.of(predicted, measured),
+        by_the_clock=same,
+        repeat=same,
+        noise=0.02,
+        drift=0.0,
+        device={},
+        date="2026-01-01",
+    )
+    figure = draw_agreement(result, title="a chip")
+    (axes,) = figure.axes
+    np.testing.assert_allclose(axes.collections[-1].get_offsets(), np.stack([measured, predicted], 1))
+    np.testing.assert_allclose([line.get_xdata() for line in axes.lines[1:]], repeats)
+    assert axes.get_xlim() == axes.get_ylim() and overlaps(figure) == []
+    assert "100% within 5 %" in texts(figure)[0] and "noise 2.0%" in texts(figure)[1]
 
 
 @pytest.mark.parametrize("suffix", [".png", ".svg", ".pdf"])

@@ -15,6 +15,7 @@ from .few_shot import read_csv as read_csv
 from .few_shot import write_csv as write_csv
 from .joint import PeakCost as PeakCost
 from .joint import Segment as Segment
+from .measurement import measure as measure
 from .model import AdditiveCost as AdditiveCost
 from .model import CostModel as CostModel
 from .penalty import CostPenalty as CostPenalty
@@ -22,3 +23,8 @@ from .predictors import LinearPredictor as LinearPredictor
 from .predictors import Predictor as Predictor
 from .predictors import ResolutionPredictor as ResolutionPredictor
 from .predictors import fit_predictor as fit_predictor
+from .table import LatencyTable as LatencyTable
+from .target import Device as Device
+from .target import Target as Target
+from .verification import Verification as Verification
+from .verification import verify as verify

@@ -12,6 +12,7 @@ from oneshot.supernets.base import OperationSupernet
 
 from .candidates import Counted, count_candidates
 from .model import CostModel
+from .table import UNIT, LatencyTable
 
 Form = Literal["fbnet", "mul_log", "add_linear", "additive", "target"]
 
@@ -35,7 +36,8 @@ class CostPenalty(nn.Module):
     so the push grows while the expected cost is above the target, and is gone where the cost has fallen below.
 
     Args:
-        cost: What an architecture costs; ``"params"``, ``"macs"`` or ``"memory"`` counts the supernet's candidates.
+        cost: What an architecture costs; ``"params"``, ``"macs"`` or ``"memory"`` counts the supernet's candidates, and
+            the path of a ``.json`` file is that of a latency table.
         form: See above.
         a: Factor; FBNet 0.2, ProxylessNAS 0.2 (``mul_log``) and 0.1 (``add_linear``); 0.01 for ``target``.
         b: Exponent; FBNet 0.6, ProxylessNAS 0.3. Stiffness of ``target``; 1.
@@ -49,7 +51,7 @@ class CostPenalty(nn.Module):
 
     def __init__(
         self,
-        cost: CostModel | Counted,
+        cost: CostModel | str,
         form: Form,
         *,
         a: float | None = None,
@@ -59,9 +61,18 @@ class CostPenalty(nn.Module):
         super().__init__()
         if form not in get_args(Form):
             raise ValueError(f"The forms of a cost penalty are {', '.join(get_args(Form))}; got {form!r}.")
-        unit = cost if isinstance(cost, str) else cost.unit
-        if isinstance(cost, str) and cost not in get_args(Counted):
-            raise ValueError(f"A cost is a CostModel, 'params', 'macs' or 'memory'; got {cost!r}.")
+        self._count: Counted | None = None
+        self._table: str | None = None
+        if cost == "params" or cost == "macs" or cost == "memory":
+            self._count, unit = cost, cost
+        elif isinstance(cost, str):
+            if not cost.endswith(".json"):
+                raise ValueError(
+                    f"A cost is a CostModel, 'params', 'macs', 'memory' or the .json of a table; got {cost!r}."
+                )
+            self._table, unit = cost, UNIT
+        else:
+            unit = cost.unit
         needs_b, needs_target = form in ("fbnet", "mul_log", "target"), form in ("mul_log", "add_linear", "target")
         for name, value, needed in (("b", b, needs_b), ("target", target, needs_target)):
             if (value is not None) and not needed:
@@ -73,7 +84,6 @@ class CostPenalty(nn.Module):
             raise ValueError(f"The form 'additive' needs a, loss per {unit}; SqueezeNAS does not give one.")
         defaults = {"fbnet": (0.2, 0.6), "mul_log": (0.2, 0.3), "add_linear": (0.1, 1.0), "target": (0.01, 1.0)}
         default_a, default_b = defaults.get(form, (0.0, 1.0))
-        self._count = cost if isinstance(cost, str) else None
         self.cost: CostModel | None = None if isinstance(cost, str) else cost
         self.form, self.target = form, target or 1.0
         self.a, self.b = default_a if a is None else a, default_b if b is None else b
@@ -82,13 +92,15 @@ class CostPenalty(nn.Module):
         self.register_buffer("multiplier", torch.zeros(()))
 
     def bind(self, supernet: OperationSupernet) -> None:
-        """Get ready for a search: count the candidates of ``supernet`` if that is the cost.
+        """Get ready for a search: count the candidates of ``supernet``, or read the table, if that is the cost.
 
         Raises:
-            ValueError: If the cost model is of another space, or holds for images of another size.
+            ValueError: If the cost model or the table is of another space, or of images of another size.
         """
         if self._count is not None:
             self.cost = count_candidates(supernet, self._count)
+        elif self._table is not None:
+            self.cost = LatencyTable.load(self._table).cost(supernet.space, input_shape=supernet.input_shape)
         elif self.cost is not None:
             self.cost.check_supernet(supernet)
 

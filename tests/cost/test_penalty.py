@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -12,8 +13,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from oneshot.cost import AdditiveCost, CostPenalty, count_candidates
+from oneshot.cost import AdditiveCost, CostPenalty, LatencyTable, count_candidates
 from oneshot.cost.penalty import positive_log
+from oneshot.cost.table import describe_choices
 from oneshot.methods.fbnet import FBNet
 from oneshot.supernets import Choice, NASBench201Supernet, SearchSpace
 
@@ -152,7 +154,11 @@ def test_the_multiplier_moves_in_training_only() -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        pytest.param({"cost": "time", "form": "fbnet"}, "'params', 'macs' or 'memory'; got 'time'", id="cost"),
+        pytest.param(
+            {"cost": "time", "form": "fbnet"},
+            "CostModel, 'params', 'macs', 'memory' or the .json of a table; got 'time'",
+            id="cost",
+        ),
         pytest.param({"form": "linear"}, "forms of a cost penalty are fbnet, .*; got 'linear'", id="form"),
         pytest.param({"form": "target"}, "needs a target in ms, above 0; got target=None", id="no-target"),
         pytest.param({"form": "mul_log", "target": 0.5}, "above 1, because its logarithm divides", id="log-target"),
@@ -176,6 +182,55 @@ def test_the_candidates_are_counted_for_the_supernet_of_the_search() -> None:
     assert penalty.cost is not None
     config = supernet.space.sample(0)
     assert penalty.cost.cost(config) == count_candidates(supernet, "macs").cost(config)
+
+
+def write_table(folder: Path, supernet: NASBench201Supernet, space: str = "nasbench201") -> str:
+    table = LatencyTable(
+        space=space,
+        choices=describe_choices(supernet.space),
+        input_shape=supernet.input_shape,
+        batch=1,
+        dtype="float32",
+        table={"cell": [[0.0, 0.25, 1.5, 4.0, 0.75]] * 6},
+        fixed=2.0,
+        spread={},
+        noise=0.01,
+        residual=0.02,
+        networks=30,
+        reference={"config": supernet.space.sample(0).to_dict(), "ms": 6.0},
+        device={},
+        date="2026-01-01",
+    )
+    return str(table.save(folder / "table.json"))
+
+
+def test_a_path_is_that_of_a_latency_table(tmp_path: Path) -> None:
+    supernet = NASBench201Supernet(channels=4, cells_per_stage=1, image_size=8)
+    penalty = CostPenalty(write_table(tmp_path, supernet), "target", target=8.0)
+    FBNet(supernet, penalty)
+    assert penalty.cost is not None and penalty.cost.unit == "ms"
+    config = supernet.space.from_arch_string(
+        "|nor_conv_3x3~0|+|none~0|skip_connect~1|+|avg_pool_3x3~0|none~1|nor_conv_1x1~2|"
+    )
+    assert penalty.cost.cost(config) == 2.0 + 4.0 + 0.25 + 0.75 + 1.5
+
+
+@pytest.mark.parametrize(
+    ("space", "size", "message"),
+    [
+        pytest.param("other", 8, "of space 'other'; needed is 'nasbench201'", id="space"),
+        pytest.param("nasbench201", 16, r"inputs of shape \[3, 8, 8\]; the supernet's are \[3, 16, 16\]", id="size"),
+    ],
+)
+def test_a_table_of_something_else_is_refused(space: str, size: int, message: str, tmp_path: Path) -> None:
+    path = write_table(tmp_path, NASBench201Supernet(channels=4, cells_per_stage=1, image_size=8), space)
+    with pytest.raises(ValueError, match=message):
+        FBNet(NASBench201Supernet(channels=4, cells_per_stage=1, image_size=size), CostPenalty(path, "fbnet"))
+
+
+def test_a_table_that_is_not_there_is_refused_when_the_search_is_made() -> None:
+    with pytest.raises(ValueError, match="There is no latency table nowhere.json"):
+        FBNet(NASBench201Supernet(channels=4, cells_per_stage=1), CostPenalty("nowhere.json", "fbnet"))
 
 
 def test_a_cost_of_another_space_is_refused() -> None:

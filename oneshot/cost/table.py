@@ -1,0 +1,174 @@
+"""Latency tables: what a device was measured to need for every candidate, as a JSON file."""
+
+from __future__ import annotations
+
+import json
+import math
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from oneshot.files import write_atomically
+from oneshot.supernets.space import SearchSpace, SubnetConfig
+
+from .model import AdditiveCost
+
+SCHEMA_VERSION = 1
+UNIT = "ms"
+
+
+@dataclass(frozen=True)
+class LatencyTable:
+    """Latencies of the candidates of a space on one device.
+
+    What can't be told apart by measuring whole networks is put where it is simplest: the cheapest candidate of a row
+    that is never left out counts 0, and what it costs is in ``fixed``.
+
+    Args:
+        space: Name of the search space.
+        choices: Its choices: name, candidates, rows and whether a row may be left out, as :func:`describe_choices` has
+            them.
+        input_shape: Shape of one input, C, H, W of an image.
+        batch: Inputs in one pass.
+        dtype: Of weights and inputs.
+        table: Latency of every candidate in its place, ``{choice: [R][O]}``, ms.
+        fixed: Latency of what is in every architecture, ms.
+        spread: Standard error of every entry of the table, ms.
+        noise: Standard deviation of one network's latency from one measurement to another, relative.
+        residual: Standard deviation of the measured networks from their sums, relative; noise is part of it.
+        networks: Number of networks measured.
+        reference: Network that was measured between all others: ``config``, ``ms``, ``params`` and ``macs``.
+        device: What was measured on: runtime, device, driver, threads, versions.
+        date: When, ISO 8601.
+        unit: Of all latencies, ``"ms"``.
+
+    Raises:
+        ValueError: If a value is not what it must be; candidates without a latency are named.
+    """
+
+    space: str
+    choices: list[dict[str, Any]]
+    input_shape: tuple[int, ...]
+    batch: int
+    dtype: str
+    table: dict[str, list[list[float]]]
+    fixed: float
+    spread: dict[str, list[list[float]]]
+    noise: float
+    residual: float
+    networks: int
+    reference: dict[str, Any]
+    device: dict[str, Any]
+    date: str
+    unit: str = UNIT
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "input_shape", tuple(self.input_shape))
+        if self.unit != UNIT:
+            raise ValueError(f"Latencies are in {UNIT}; this table is in {self.unit!r}. Convert it, or measure again.")
+        if not _positive(self.reference.get("ms")):
+            raise ValueError(f"A table names the latency of its reference in ms; got {self.reference.get('ms')!r}.")
+        if not math.isfinite(self.fixed):
+            raise ValueError(f"The fixed latency is finite; got {self.fixed} ms. Measure again.")
+        missing, wrong = [], []
+        for choice in self.choices:
+            rows = self.table.get(choice["name"]) or []
+            for row in range(choice["rows"]):
+                costs = rows[row] if row < len(rows) else []
+                for position, candidate in enumerate(choice["candidates"]):
+                    cost = costs[position] if position < len(costs) else None
+                    place = f"{candidate} in row {row} of {choice['name']!r}"
+                    if cost is None:
+                        missing.append(place)
+                    elif not (math.isfinite(cost) and cost >= 0):
+                        wrong.append(f"{place} ({cost} ms)")
+        if missing:
+            raise ValueError(
+                f"A table has a latency for every candidate; missing: {', '.join(missing)}. Measure again; a sum "
+                "without them would be too small."
+            )
+        if wrong:
+            raise ValueError(f"Latencies are finite and not negative; wrong: {', '.join(wrong)}. Measure again.")
+
+    def save(self, path: str | Path) -> Path:
+        """Write the table as JSON, whole or not at all."""
+        return write_atomically(path, json.dumps({"schema_version": SCHEMA_VERSION, **asdict(self)}, indent=1))
+
+    @classmethod
+    def load(cls, path: str | Path) -> LatencyTable:
+        """Read a table.
+
+        Raises:
+            ValueError: If the file is missing, truncated, not a table, or one of another schema version.
+        """
+        try:
+            data = json.loads(Path(path).read_text(encoding="utf-8"))
+        except FileNotFoundError as error:
+            raise ValueError(f"There is no latency table {path}. 'oneshot measure --out {path}' makes one.") from error
+        except (json.JSONDecodeError, UnicodeDecodeError) as error:
+            raise ValueError(f"{path} is not a latency table: {error}. It may be truncated; measure again.") from error
+        if not isinstance(data, dict) or "schema_version" not in data:
+            raise ValueError(f"{path} is not a latency table: it has no schema_version. 'oneshot measure' makes one.")
+        version = data.pop("schema_version")
+        if version != SCHEMA_VERSION:
+            raise ValueError(
+                f"{path} has schema version {version!r}; this release reads version {SCHEMA_VERSION}. Measure again, "
+                "or read it with the release that wrote it."
+            )
+        names = {field.name for field in fields(cls)}
+        if data.keys() != names:
+            raise ValueError(
+                f"{path} is not a latency table: missing {sorted(names - data.keys())}, unknown "
+                f"{sorted(data.keys() - names)}. Measure again."
+            )
+        try:
+            return cls(**data)
+        except (ValueError, TypeError, KeyError, AttributeError) as error:
+            raise ValueError(f"{path}: {error}") from error
+
+    def cost(self, space: SearchSpace, *, input_shape: tuple[int, ...] | None = None) -> AdditiveCost:
+        """The table as a cost model, in ms.
+
+        Args:
+            space: The space it will be asked about.
+            input_shape: Shape of one input of the supernet, C, H, W; ``None`` does not compare it.
+
+        Raises:
+            ValueError: If the table is of another space, of other choices, or of another input shape.
+        """
+        if space.name != self.space:
+            raise ValueError(f"This latency table is of space {self.space!r}; needed is {space.name!r}. Measure that.")
+        expected = describe_choices(space)
+        if expected != self.choices:
+            theirs = [c for c in self.choices if c not in expected]
+            ours = [c for c in expected if c not in self.choices]
+            raise ValueError(
+                f"This latency table and the space, both {space.name!r}, have different choices: {theirs or 'fewer'} "
+                f"in the table, {ours or 'fewer'} in the space. Measure the space that is searched."
+            )
+        if input_shape is not None and tuple(input_shape) != self.input_shape:
+            raise ValueError(
+                f"This latency table was measured with inputs of shape {list(self.input_shape)}; the supernet's are "
+                f"{list(input_shape)}. Measure again for that size."
+            )
+        table = {name: torch.tensor(rows, dtype=torch.float64) for name, rows in self.table.items()}
+        return AdditiveCost(space, table, unit=self.unit, fixed=self.fixed)
+
+    @property
+    def reference_config(self) -> SubnetConfig:
+        """The reference network's architecture."""
+        return SubnetConfig.from_dict(self.reference["config"])
+
+
+def describe_choices(space: SearchSpace) -> list[dict[str, Any]]:
+    """What a file says of a space, JSON-able."""
+    return [
+        {"name": c.name, "candidates": list(c.candidates), "rows": c.rows, "droppable": c.droppable}
+        for c in space.choices
+    ]
+
+
+def _positive(value: object) -> bool:
+    return isinstance(value, int | float) and math.isfinite(value) and value > 0

@@ -1,0 +1,147 @@
+"""``oneshot measure``: latency tables of this machine, and how wrong they are."""
+
+from __future__ import annotations
+
+import json
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+from jsonargparse import ArgumentParser
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+from oneshot.supernets.base import OperationSupernet
+
+from .cost import Device, LatencyTable, Verification
+from .cost import measure as measure_table
+from .cost import verify as verify_table
+from .cost.target import DType, Runtime
+from .files import write_atomically
+from .report import draw_agreement, network_table, save_figure
+
+VERIFIED = 50
+
+
+def measure(args: Sequence[str], *, console: Console | None = None) -> None:
+    """``oneshot measure``: measure a table, unless there is one already, and verify it if that is asked for.
+
+    The table of ``--out table.json`` has ``table.journal`` beside it, with the raw timings by which an interrupted run
+    goes on; verification writes ``table.verify.json``, ``table.verify.png`` and ``table.verify.journal``.
+
+    Raises:
+        FileExistsError: If the table is there, and neither to be verified nor replaced.
+    """
+    console = console or Console()
+    parser = _parser()
+    options = parser.parse_args(list(args))
+    with warnings.catch_warnings():
+        # jsonargparse is about to rename this method; older releases do not know the other name.
+        warnings.filterwarnings("ignore", r"(?s).*(JsonargparseDeprecationWarning|instantiate_classes)")
+        supernet = parser.instantiate_classes(options).supernet
+    target = Device(options.runtime, options.device, batch=options.batch, dtype=options.dtype, threads=options.threads)
+    out = Path(options.out)
+    journal, verified = out.with_suffix(".journal"), out.with_suffix(".verify.journal")
+    if options.overwrite:
+        for path in (out, journal, verified):
+            path.unlink(missing_ok=True)
+    if out.exists() and not options.verify:
+        raise FileExistsError(f"{out} exists. Verify it with --verify {VERIFIED}, or replace it with --overwrite.")
+    if not out.exists():
+        with _progress(console, "networks of the table") as progress:
+            table = measure_table(
+                supernet, target, networks=options.networks, seed=options.seed, journal=journal, progress=progress
+            )
+        table.save(out)
+        verified.unlink(missing_ok=True)  # it was measured against another table
+        _describe(table, console)
+        _say(console, f"Table: {out}. Next: --verify {VERIFIED}, or --model.penalty.cost {out} in a search.")
+    if options.verify:
+        with _progress(console, "networks to verify") as progress:
+            result = verify_table(
+                LatencyTable.load(out),
+                supernet,
+                target,
+                networks=options.verify,
+                seed=options.seed + 1,
+                journal=verified,
+                progress=progress,
+            )
+        write_atomically(out.with_suffix(".verify.json"), json.dumps(result.to_dict(), indent=1))
+        picture = save_figure(draw_agreement(result, title=_title(result)), out.with_suffix(".verify.png"))
+        _report(result, console)
+        _say(console, f"Picture: {picture}")
+
+
+def _parser() -> ArgumentParser:
+    parser = ArgumentParser(prog="oneshot measure", description="Measure what a supernet's candidates need here.")
+    parser.add_argument("--config", action="config", help="YAML file with these options")
+    parser.add_subclass_arguments(OperationSupernet, "supernet", required=True, help="the search space to measure")
+    parser.add_argument("--out", type=str, default="runs/latency.json", help="table to write, or to verify")
+    parser.add_argument("--runtime", type=Runtime, default="eager", help="what runs the networks")
+    parser.add_argument("--device", type=str, default="cpu", help="cpu, cuda or cuda:1")
+    parser.add_argument("--threads", type=int | None, default=None, help="of the CPU; PyTorch's number by default")
+    parser.add_argument("--batch", type=int, default=1, help="inputs in one pass")
+    parser.add_argument("--dtype", type=DType, default="float32", help="of weights and inputs")
+    parser.add_argument("--networks", type=int | None, default=None, help="to measure; 3 for each unknown by default")
+    parser.add_argument("--verify", type=int, default=0, help="compare with this many whole random networks")
+    parser.add_argument("--seed", type=int, default=0, help="of the networks")
+    parser.add_argument("--overwrite", action="store_true", help="begin anew, where otherwise a run is gone on with")
+    return parser
+
+
+def _describe(table: LatencyTable, console: Console) -> None:
+    device = table.device
+    _say(
+        console,
+        f"{device['runtime']} on {device['name']}, {device['threads']} threads, batch {table.batch}, {table.dtype}: "
+        f"{table.networks} networks of space {table.space!r}.",
+    )
+    _say(
+        console,
+        f"Noise from one measurement to the next {table.noise:.1%}; a network differs from its sum by "
+        f"{table.residual:.1%}. The reference needs {table.reference['ms']:.3g} ms.",
+    )
+
+
+def _report(result: Verification, console: Console) -> None:
+    rows = [
+        {
+            "compared": name,
+            "within 5 %": f"{agreement.within_5:.0%}",
+            "within 10 %": f"{agreement.within_10:.0%}",
+            "RMSE, ms": f"{agreement.rmse:.3g}",
+            "tau": f"{agreement.kendall:.3f}",
+            "rho": f"{agreement.spearman:.3f}",
+        }
+        for name, agreement in (
+            ("measured", result.agreement),
+            ("by the clock", result.by_the_clock),
+            ("measured twice", result.repeat),
+        )
+    ]
+    console.print(network_table(rows, title=f"{len(result.genes)} random networks, {_title(result)}"))
+    _say(
+        console,
+        "'measured' compares the table with relative latencies, 'by the clock' with milliseconds as they were, "
+        f"'measured twice' the networks with themselves. Noise {result.noise:.1%}; the reference was "
+        f"{abs(result.drift):.1%} {'slower' if result.drift > 0 else 'faster'} than when the table was made.",
+    )
+
+
+def _title(result: Verification) -> str:
+    device = result.device
+    return f"{device['runtime']} on {device['name']}, {device['threads']} threads"
+
+
+def _say(console: Console, text: str) -> None:
+    console.print(text, soft_wrap=True, highlight=False)
+
+
+@contextmanager
+def _progress(console: Console, what: str) -> Iterator[Callable[[int, int], None]]:
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
+    with Progress(*columns, TimeElapsedColumn(), TimeRemainingColumn(), console=console) as bar:
+        task = bar.add_task(what, total=None)
+        yield lambda done, total: bar.update(task, completed=done, total=total)

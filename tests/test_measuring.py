@@ -1,0 +1,155 @@
+"""The command ``oneshot measure``, on a device whose latencies are known."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from oneshot.cli import main
+from oneshot.cost import LatencyTable
+from oneshot.cost.target import Run, Target
+from oneshot.supernets.base import Subnet
+
+SMALL = ["--supernet", "oneshot.supernets.NASBench201Supernet", "--supernet.channels=4"]
+SMALL += ["--supernet.cells_per_stage=1", "--supernet.image_size=8", "--networks=20"]
+MS = {"none": 0.0, "skip_connect": 0.1, "nor_conv_1x1": 1.0, "nor_conv_3x3": 3.0, "avg_pool_3x3": 0.5}
+
+
+class KnownDevice(Target):
+    """Sums the latencies of operations; made with the options of the command line."""
+
+    def __init__(self, runtime: str, device: str, **options: Any) -> None:
+        self.batch, self.dtype, self.options = options["batch"], options["dtype"], {"runtime": runtime, **options}
+
+    def prepare(self, network: Subnet) -> Run:
+        assert network.config is not None
+        picks = network.config["cell"]
+        return lambda: 2.0 + sum(MS[str(pick)] for pick in picks)
+
+    def time(self, run: Run) -> float:
+        ms = run()
+        assert isinstance(ms, float)
+        return ms
+
+    def facts(self) -> dict[str, Any]:
+        return {"runtime": self.options["runtime"], "name": "a chip", "threads": self.options["threads"]}
+
+
+@pytest.fixture(autouse=True)
+def _known(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("oneshot.measuring.Device", KnownDevice)
+
+
+def measure(out: Path, *options: str) -> int:
+    return main(["measure", *SMALL, "--out", str(out), *options])
+
+
+def test_a_table_is_measured_and_verified(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out = tmp_path / "new" / "table.json"
+    assert measure(out, "--verify=10", "--threads=2") == 0
+    files = {path.name for path in out.parent.iterdir()}
+    assert files == {f"table.{end}" for end in ("json", "journal", "verify.json", "verify.png", "verify.journal")}
+    said = " ".join(capsys.readouterr().out.split())
+    assert "eager on a chip, 2 threads, batch 1, float32: 20 networks of space 'nasbench201'" in said
+    assert "10 random networks, eager on a chip" in said and "100%" in said and "Noise 0.0%" in said
+    table, verified = LatencyTable.load(out), json.loads((out.parent / "table.verify.json").read_text())
+    row = table.table["cell"][0]
+    assert row == pytest.approx(list(MS.values()), abs=0.05)
+    assert verified["agreement"]["within_5"] == 1 and len(verified["genes"]) == 10
+
+
+def test_a_table_that_is_there_is_verified_and_not_measured_again(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "table.json"
+    assert measure(out) == 0
+    table = out.read_bytes()
+    assert measure(out) == 1
+    assert "table.json exists. Verify it with --verify 50, or replace it with --overwrite." in capsys.readouterr().err
+    assert measure(out, "--verify=5") == 0
+    assert out.read_bytes() == table and (tmp_path / "table.verify.json").exists()
+
+
+def test_overwrite_begins_anew(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out = tmp_path / "table.json"
+    assert measure(out, "--verify=5") == 0
+    assert measure(out, "--overwrite", "--seed=1", "--networks=21") == 0
+    assert LatencyTable.load(out).networks == 21 and not (tmp_path / "table.verify.journal").exists()
+
+
+def test_a_table_is_not_verified_against_another_device(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out = tmp_path / "table.json"
+    assert measure(out, "--threads=1") == 0
+    assert measure(out, "--threads=2", "--verify=5") == 1
+    assert "threads was 1, is 2" in capsys.readouterr().err
+
+
+def test_an_interrupted_run_says_how_to_go_on_and_does(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out, passes, time = tmp_path / "table.json", iter(range(10**6)), KnownDevice.time
+
+    def interrupted(self: KnownDevice, run: Run) -> float:
+        if next(passes) == 150:
+            raise KeyboardInterrupt
+        return time(self, run)
+
+    monkeypatch.setattr(KnownDevice, "time", interrupted)
+    assert measure(out) == 130
+    assert "interrupted; the same command goes on" in capsys.readouterr().err
+    assert not out.exists() and 1 < len((tmp_path / "table.journal").read_text().splitlines()) < 20
+    assert measure(out) == 0
+    assert LatencyTable.load(out).networks == 20
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        pytest.param(["--networks=3"], "at least 12 networks", id="networks"),
+        pytest.param(["--verify=1"], "needs two networks or more; got 1", id="verify"),
+    ],
+)
+def test_options_that_make_no_sense_are_one_line(
+    options: list[str], message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert measure(tmp_path / "table.json", *options) == 1
+    assert message in capsys.readouterr().err
+
+
+@pytest.mark.slow
+def test_a_search_takes_the_table_from_the_command_line(tmp_path: Path) -> None:
+    table = tmp_path / "table.json"
+    assert measure(table, "--supernet.in_channels=1") == 0
+    model = {
+        "class_path": "oneshot.methods.gdas.GDAS",
+        "init_args": {
+            "supernet": {
+                "class_path": "oneshot.supernets.NASBench201Supernet",
+                "init_args": {"channels": 4, "cells_per_stage": 1, "in_channels": 1, "image_size": 8},
+            },
+            "penalty": {
+                "class_path": "oneshot.cost.CostPenalty",
+                "init_args": {"cost": str(table), "form": "target", "target": 4.0},
+            },
+        },
+    }
+    data = {
+        "class_path": "oneshot.data.SearchDataModule",
+        "init_args": {"data": {"class_path": "oneshot.data.Digits"}, "batch_size": 64},
+    }
+    trainer = {
+        "max_epochs": 1,
+        "limit_train_batches": 2,
+        "log_every_n_steps": 1,
+        "accelerator": "cpu",
+        "enable_progress_bar": False,
+    }
+    (tmp_path / "search.yaml").write_text(yaml.safe_dump({"model": model, "data": data, "trainer": trainer}))
+    search = ["search", "--config", str(tmp_path / "search.yaml"), "--out", str(tmp_path / "run")]
+    assert main([*search, "--model.init_args.penalty.init_args.target", "3.5"]) == 0
+    config = yaml.safe_load((tmp_path / "run" / "config.yaml").read_text())
+    assert config["model"]["init_args"]["penalty"]["init_args"]["cost"] == str(table)
