@@ -8,15 +8,25 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
-from jsonargparse import ArgumentParser
+from jsonargparse import ArgumentParser, Namespace
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from oneshot.supernets.base import OperationSupernet
 
-from .cost import Device, LatencyTable, Verification
+from .cost import (
+    Device,
+    FewShot,
+    LatencyTable,
+    Verification,
+    bundled_sources,
+    measure_latencies,
+    read_csv,
+    write_csv,
+)
 from .cost import measure as measure_table
 from .cost import verify as verify_table
+from .cost.few_shot import MEASUREMENTS
 from .cost.target import DType, Runtime
 from .files import write_atomically
 from .report import draw_agreement, network_table, save_figure
@@ -28,7 +38,8 @@ def measure(args: Sequence[str], *, console: Console | None = None) -> None:
     """``oneshot measure``: measure a table, unless there is one already, and verify it if that is asked for.
 
     The table of ``--out table.json`` has ``table.journal`` beside it, with the raw timings by which an interrupted run
-    goes on; verification writes ``table.verify.json``, ``table.verify.png`` and ``table.verify.journal``.
+    goes on; verification writes ``table.verify.json``, ``table.verify.png`` and ``table.verify.journal``. With
+    ``--few-shot`` there is no table but a ``.csv`` of some networks, which transfer to a cost model is made from.
 
     Raises:
         FileExistsError: If the table is there, and neither to be verified nor replaced.
@@ -41,11 +52,13 @@ def measure(args: Sequence[str], *, console: Console | None = None) -> None:
         warnings.filterwarnings("ignore", r"(?s).*(JsonargparseDeprecationWarning|instantiate_classes)")
         supernet = parser.instantiate_classes(options).supernet
     target = Device(options.runtime, options.device, batch=options.batch, dtype=options.dtype, threads=options.threads)
-    out = Path(options.out)
+    out = Path(options.out or ("runs/latency.csv" if options.few_shot else "runs/latency.json"))
     journal, verified = out.with_suffix(".journal"), out.with_suffix(".verify.journal")
     if options.overwrite:
         for path in (out, journal, verified):
             path.unlink(missing_ok=True)
+    if options.few_shot or options.elsewhere:
+        return _few_shot(options, supernet, target, out, journal, console)
     if out.exists() and not options.verify:
         raise FileExistsError(f"{out} exists. Verify it with --verify {VERIFIED}, or replace it with --overwrite.")
     if not out.exists():
@@ -74,11 +87,47 @@ def measure(args: Sequence[str], *, console: Console | None = None) -> None:
         _say(console, f"Picture: {picture}")
 
 
+def _few_shot(
+    options: Namespace, supernet: OperationSupernet, target: Device, out: Path, journal: Path, console: Console
+) -> None:
+    """Propose a few networks, measure them or have them measured, and say what that tells about the others."""
+    space = supernet.space
+    if options.few_shot < MEASUREMENTS or options.verify or out.suffix != ".csv":
+        raise ValueError(
+            f"--few-shot takes {MEASUREMENTS} networks or more, better 10, writes --out FILE.csv, and has no --verify; "
+            f"got --few-shot {options.few_shot} --verify {options.verify} --out {out}."
+        )
+    sources = list(bundled_sources(space).values())
+    if not out.exists():
+        genes = FewShot(space, sources).propose(options.few_shot, seed=options.seed)
+        if options.elsewhere:
+            write_csv(out, space, genes)
+            _say(
+                console,
+                f"Measure the {len(genes)} networks of {out}, fill in the column ms, and give the same command.",
+            )
+            return
+        with _progress(console, "networks") as progress:
+            ms = measure_latencies(supernet, target, genes, seed=options.seed, journal=journal, progress=progress)
+        write_csv(out, space, genes, ms)
+    genes, ms = read_csv(out, space)
+    cost = FewShot(space, sources).fit(genes, ms)
+    others = space.sample_matrix(1000, options.seed)
+    predicted, (low, high) = cost.costs(others), cost.interval(others, 0.9)
+    _say(
+        console,
+        f"{len(ms)} measurements and {len(sources)} known devices: random networks need {predicted.min():.3g} to "
+        f"{predicted.max():.3g} {cost.unit}, each ± {((high - low) / 2 / predicted).mean():.0%} with a probability of "
+        "90 %.",
+    )
+    _say(console, f"Measurements: {out}. Next: --model.penalty.cost {out} in a search.")
+
+
 def _parser() -> ArgumentParser:
     parser = ArgumentParser(prog="oneshot measure", description="Measure what a supernet's candidates need here.")
     parser.add_argument("--config", action="config", help="YAML file with these options")
     parser.add_subclass_arguments(OperationSupernet, "supernet", required=True, help="the search space to measure")
-    parser.add_argument("--out", type=str, default="runs/latency.json", help="table to write, or to verify")
+    parser.add_argument("--out", type=str | None, default=None, help="table to write or to verify (runs/latency.json)")
     parser.add_argument("--runtime", type=Runtime, default="eager", help="what runs the networks")
     parser.add_argument("--device", type=str, default="cpu", help="cpu, cuda or cuda:1")
     parser.add_argument("--threads", type=int | None, default=None, help="of the CPU; PyTorch's number by default")
@@ -86,6 +135,14 @@ def _parser() -> ArgumentParser:
     parser.add_argument("--dtype", type=DType, default="float32", help="of weights and inputs")
     parser.add_argument("--networks", type=int | None, default=None, help="to measure; 3 for each unknown by default")
     parser.add_argument("--verify", type=int, default=0, help="compare with this many whole random networks")
+    parser.add_argument(
+        "--few-shot", type=int, default=0, help="measure this many networks only, and take the rest from known devices"
+    )
+    parser.add_argument(
+        "--elsewhere",
+        action="store_true",
+        help="with --few-shot: write a .csv, to be filled in elsewhere",
+    )
     parser.add_argument("--seed", type=int, default=0, help="of the networks")
     parser.add_argument("--overwrite", action="store_true", help="begin anew, where otherwise a run is gone on with")
     return parser

@@ -10,8 +10,9 @@ import pytest
 import yaml
 
 from oneshot.cli import main
-from oneshot.cost import LatencyTable
+from oneshot.cost import Agreement, CostPenalty, LatencyTable, TransferredCost, read_csv, transferred_cost
 from oneshot.cost.target import Run, Target
+from oneshot.supernets import NASBench201Space, NASBench201Supernet
 from oneshot.supernets.base import Subnet
 
 SMALL = ["--supernet", "oneshot.supernets.NASBench201Supernet", "--supernet.channels=4"]
@@ -118,6 +119,54 @@ def test_options_that_make_no_sense_are_one_line(
 ) -> None:
     assert measure(tmp_path / "table.json", *options) == 1
     assert message in capsys.readouterr().err
+
+
+def test_ten_networks_and_known_devices_tell_the_others(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out, space = tmp_path / "phone.csv", NASBench201Space()
+    assert measure(out, "--few-shot=10") == 0
+    said = " ".join(capsys.readouterr().out.split())
+    assert "10 measurements and 15 known devices: random networks need" in said
+    genes, ms = read_csv(out, space)
+    truth = [2.0 + sum(MS[str(pick)] for pick in config["cell"]) for config in space.decode(genes)]
+    assert len(genes) == 10 and ms == pytest.approx(truth, rel=1e-4)
+
+    cost = transferred_cost(out, space)
+    others = space.sample_matrix(100, 3)
+    truth = [2.0 + sum(MS[str(pick)] for pick in config["cell"]) for config in space.decode(others)]
+    assert Agreement.of(cost.costs(others), truth).spearman > 0.9
+
+
+def test_networks_are_measured_elsewhere_and_filled_in(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out = tmp_path / "phone.csv"
+    assert measure(out, "--few-shot=5", "--elsewhere") == 0
+    assert "fill in the column ms" in capsys.readouterr().out
+    assert measure(out, "--few-shot=5") == 1
+    assert "line 2: the time is missing" in capsys.readouterr().err
+    header, *lines = out.read_text().splitlines()
+    filled = [f"{line}{2.0 + sum(MS[pick] for pick in line.split(',')[:-1])}" for line in lines]
+    out.write_text("\n".join([header, *filled]))
+    assert measure(out, "--few-shot=5") == 0
+    assert "5 measurements" in capsys.readouterr().out
+    penalty = CostPenalty(str(out), "target", target=3.0)
+    penalty.bind(NASBench201Supernet(channels=4, cells_per_stage=1, image_size=8))
+    assert isinstance(penalty.cost, TransferredCost)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        pytest.param(["--few-shot=2"], id="two"),
+        pytest.param(["--few-shot=5", "--verify=5"], id="verify"),
+        pytest.param(["--elsewhere"], id="elsewhere-alone"),
+    ],
+)
+def test_few_shot_needs_three_networks_and_a_csv(
+    options: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert measure(tmp_path / "phone.csv", *options) == 1
+    assert "--few-shot takes 3 networks or more" in capsys.readouterr().err
+    assert measure(tmp_path / "phone.json", "--few-shot=5") == 1
+    assert "writes --out FILE.csv" in capsys.readouterr().err
 
 
 @pytest.mark.slow

@@ -12,10 +12,12 @@ from .few_shot import TransferredCost as TransferredCost
 from .few_shot import bundled_sources as bundled_sources
 from .few_shot import nonnegative_mixture as nonnegative_mixture
 from .few_shot import read_csv as read_csv
+from .few_shot import transferred_cost as transferred_cost
 from .few_shot import write_csv as write_csv
 from .joint import PeakCost as PeakCost
 from .joint import Segment as Segment
 from .measurement import measure as measure
+from .measurement import measure_latencies as measure_latencies
 from .model import AdditiveCost as AdditiveCost
 from .model import CostModel as CostModel
 from .penalty import CostPenalty as CostPenalty

@@ -30,6 +30,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from oneshot.files import write_atomically
 from oneshot.supernets.space import IntMatrix, SearchSpace
 
 from .model import CostModel
@@ -462,22 +463,32 @@ def bundled_sources(space: SearchSpace) -> dict[str, CostModel]:
     return {name: LinearPredictor.from_dict(space, device) for name, device in data["devices"].items()}
 
 
-def write_csv(path: str | Path, space: SearchSpace, genes: IntMatrix) -> Path:
-    """Write architectures with an empty column ``ms``, to be filled in where they are measured.
+def write_csv(path: str | Path, space: SearchSpace, genes: IntMatrix, values: npt.ArrayLike | None = None) -> Path:
+    """Write architectures with a column ``ms``, empty unless given, to be filled in where they are measured.
 
     Args:
         path: The file.
         space: The search space.
         genes: Architectures, ``[N, G]``.
+        values: Milliseconds, ``[N]``.
     """
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(_header(space))
-    for config in space.decode(genes):
-        writer.writerow([pick for choice in space.choices for pick in config[choice.name]] + [""])
-    path = Path(path)
-    path.write_text(text.getvalue(), encoding="utf-8")
-    return path
+    times = [""] * len(genes) if values is None else [f"{ms:.6g}" for ms in np.asarray(values)]
+    for config, ms in zip(space.decode(genes), times, strict=True):
+        writer.writerow([*(pick for choice in space.choices for pick in config[choice.name]), ms])
+    return write_atomically(path, text.getvalue())
+
+
+def transferred_cost(path: str | Path, space: SearchSpace) -> TransferredCost:
+    """Cost model of the device whose measurements a CSV file holds, from the bundled sources.
+
+    Raises:
+        ValueError: See :func:`read_csv`, :func:`bundled_sources` and :meth:`FewShot.fit`.
+    """
+    genes, values = read_csv(path, space)
+    return FewShot(space, list(bundled_sources(space).values())).fit(genes, values)
 
 
 def read_csv(path: str | Path, space: SearchSpace) -> tuple[IntMatrix, Floats]:

@@ -36,6 +36,7 @@ Matrix = npt.NDArray[np.float64]
 Progress = Callable[[int, int], None]
 
 WARM_UP, RUNS = 2, 11
+LONE_RUNS = 25  # where every network stands for itself
 REPEATED = 12  # networks that are measured a second time at the end, for the noise
 PER_UNKNOWN = 3  # networks for each latency that is to be found, by default
 RIDGES = np.geomspace(1e-3, 10, 25)
@@ -126,7 +127,7 @@ def measure(
     plan = [*design, *design[:REPEATED]]
     measure_networks(supernet, target, reference, plan, log, progress)
 
-    anchor = float(np.median([ms for visit in log.visits for ms in visit.reference_ms]))
+    anchor = log.reference_ms()
     ratios = np.array([visit.ratio for visit in log.visits])
     shares = fit_shares(
         np.stack([places.occurrences(visit.genes) for visit in log.visits]),
@@ -153,6 +154,37 @@ def measure(
         device=target.facts(),
         date=datetime.now(timezone.utc).isoformat(timespec="seconds"),
     )
+
+
+def measure_latencies(
+    supernet: OperationSupernet,
+    target: Target,
+    genes: IntMatrix,
+    *,
+    seed: int = 0,
+    journal: str | Path | None = None,
+    progress: Progress | None = None,
+) -> Matrix:
+    """Latency of given whole networks, in ms at the speed the machine had most of the time: ``[N, G]`` -> ``[N]``.
+
+    Args:
+        supernet: Extracts the networks.
+        target: What is measured on.
+        genes: The networks.
+        seed: The reference network is drawn from it.
+        journal: See :func:`measure`.
+        progress: Likewise.
+
+    Raises:
+        ValueError: If the journal has other settings.
+        RuntimeError: If the device fails, or gives times that are not positive.
+    """
+    space = supernet.space
+    settings = {"measured": np.asarray(genes).tolist(), "seed": seed, **describe(supernet, target)}
+    log = Journal(journal, settings)
+    reference = space.encode([space.sample(seed)])[0]
+    measure_networks(supernet, target, reference, list(genes), log, progress, runs=LONE_RUNS)
+    return log.reference_ms() * np.array([visit.ratio for visit in log.visits])
 
 
 def measure_networks(
@@ -226,6 +258,10 @@ class Journal:
         """Keep a visit, on the disk if there is a file."""
         self.visits.append(visit)
         self._write(json.dumps(visit._asdict()))
+
+    def reference_ms(self) -> float:
+        """Median of all passes of the reference."""
+        return float(np.median([ms for visit in self.visits for ms in visit.reference_ms]))
 
     def _read(self, path: Path, settings: dict[str, Any]) -> None:
         lines = path.read_bytes().splitlines(keepends=True)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Literal, get_args
+from typing import Literal, cast, get_args
 
 import torch
 from torch import Tensor, nn
@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from oneshot.supernets.base import OperationSupernet
 
 from .candidates import Counted, count_candidates
+from .few_shot import transferred_cost
 from .model import CostModel
 from .table import UNIT, LatencyTable
 
@@ -37,7 +38,8 @@ class CostPenalty(nn.Module):
 
     Args:
         cost: What an architecture costs; ``"params"``, ``"macs"`` or ``"memory"`` counts the supernet's candidates, and
-            the path of a ``.json`` file is that of a latency table.
+            a path is that of a latency table (``.json``) or of a few measurements (``.csv``, see
+            :func:`~oneshot.cost.few_shot.transferred_cost`).
         form: See above.
         a: Factor; FBNet 0.2, ProxylessNAS 0.2 (``mul_log``) and 0.1 (``add_linear``); 0.01 for ``target``.
         b: Exponent; FBNet 0.6, ProxylessNAS 0.3. Stiffness of ``target``; 1.
@@ -61,18 +63,13 @@ class CostPenalty(nn.Module):
         super().__init__()
         if form not in get_args(Form):
             raise ValueError(f"The forms of a cost penalty are {', '.join(get_args(Form))}; got {form!r}.")
-        self._count: Counted | None = None
-        self._table: str | None = None
-        if cost == "params" or cost == "macs" or cost == "memory":
-            self._count, unit = cost, cost
-        elif isinstance(cost, str):
-            if not cost.endswith(".json"):
-                raise ValueError(
-                    f"A cost is a CostModel, 'params', 'macs', 'memory' or the .json of a table; got {cost!r}."
-                )
-            self._table, unit = cost, UNIT
-        else:
-            unit = cost.unit
+        counted = cost in get_args(Counted)
+        if isinstance(cost, str) and not counted and not cost.endswith((".json", ".csv")):
+            raise ValueError(
+                "A cost is a CostModel, 'params', 'macs', 'memory', the .json of a latency table or the .csv of "
+                f"measurements; got {cost!r}."
+            )
+        unit = cost.unit if isinstance(cost, CostModel) else cost if counted else UNIT
         needs_b, needs_target = form in ("fbnet", "mul_log", "target"), form in ("mul_log", "add_linear", "target")
         for name, value, needed in (("b", b, needs_b), ("target", target, needs_target)):
             if (value is not None) and not needed:
@@ -84,6 +81,7 @@ class CostPenalty(nn.Module):
             raise ValueError(f"The form 'additive' needs a, loss per {unit}; SqueezeNAS does not give one.")
         defaults = {"fbnet": (0.2, 0.6), "mul_log": (0.2, 0.3), "add_linear": (0.1, 1.0), "target": (0.01, 1.0)}
         default_a, default_b = defaults.get(form, (0.0, 1.0))
+        self._named = cost if isinstance(cost, str) else None  # what bind counts or reads
         self.cost: CostModel | None = None if isinstance(cost, str) else cost
         self.form, self.target = form, target or 1.0
         self.a, self.b = default_a if a is None else a, default_b if b is None else b
@@ -97,10 +95,12 @@ class CostPenalty(nn.Module):
         Raises:
             ValueError: If the cost model or the table is of another space, or of images of another size.
         """
-        if self._count is not None:
-            self.cost = count_candidates(supernet, self._count)
-        elif self._table is not None:
-            self.cost = LatencyTable.load(self._table).cost(supernet.space, input_shape=supernet.input_shape)
+        if self._named in get_args(Counted):
+            self.cost = count_candidates(supernet, cast(Counted, self._named))
+        elif self._named is not None and self._named.endswith(".csv"):
+            self.cost = transferred_cost(self._named, supernet.space)
+        elif self._named is not None:
+            self.cost = LatencyTable.load(self._named).cost(supernet.space, input_shape=supernet.input_shape)
         elif self.cost is not None:
             self.cost.check_supernet(supernet)
 

@@ -245,10 +245,15 @@ class ResolutionPredictor(Predictor):
         return other
 
     def predict(self, genes: IntMatrix) -> Floats:
-        return self.constant.predict(genes) + self.image_size**2 * self.growth.predict(genes)
+        return self.constant.predict(genes) + self._pixels * self.growth.predict(genes)
 
     def expected(self, weights: Mapping[str, Tensor]) -> Tensor:
-        return self.constant.expected(weights) + self.image_size**2 * self.growth.expected(weights)
+        return self.constant.expected(weights) + self._pixels * self.growth.expected(weights)
+
+    @property
+    def _pixels(self) -> int:
+        assert self.image_size is not None
+        return self.image_size**2
 
 
 class BoostingPredictor(Predictor):

@@ -154,7 +154,8 @@ class LatencyTable:
                 f"{list(input_shape)}. Measure again for that size."
             )
         table = {name: torch.tensor(rows, dtype=torch.float64) for name, rows in self.table.items()}
-        return AdditiveCost(space, table, unit=self.unit, fixed=self.fixed)
+        size = self.input_shape[-1] if len(self.input_shape) == 3 else None
+        return AdditiveCost(space, table, unit=self.unit, fixed=self.fixed, image_size=size)
 
     @property
     def reference_config(self) -> SubnetConfig:

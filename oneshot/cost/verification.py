@@ -12,12 +12,11 @@ import numpy as np
 from oneshot.supernets.base import OperationSupernet
 
 from .agreement import Agreement
-from .measurement import Journal, Progress, describe, measure_networks, repeat_noise
+from .measurement import LONE_RUNS, Journal, Progress, describe, measure_networks, repeat_noise
 from .table import LatencyTable
 from .target import Target
 
 CHUNK = 10  # networks between the two measurements of each
-RUNS = 25  # passes of each, more than for a table: here every network stands for itself
 
 
 @dataclass(frozen=True)
@@ -95,7 +94,7 @@ def verify(
     order = [n for k in range(0, networks, CHUNK) for n in 2 * list(range(networks))[k : k + CHUNK]]
     settings = {"measured": "networks", "networks": networks, "seed": seed, **describe(supernet, target)}
     log = Journal(journal, settings)
-    measure_networks(supernet, target, space.encode([table.reference_config])[0], plan, log, progress, runs=RUNS)
+    measure_networks(supernet, target, space.encode([table.reference_config])[0], plan, log, progress, runs=LONE_RUNS)
 
     ratios: list[list[float]] = [[] for _ in range(networks)]
     clock: list[list[float]] = [[] for _ in range(networks)]
@@ -104,7 +103,6 @@ def verify(
         clock[n].append(float(np.median(visit.ms)))
     anchor, predicted = table.reference["ms"], cost.costs(genes)
     repeats = anchor * np.array(ratios)
-    now = float(np.median([ms for visit in log.visits for ms in visit.reference_ms]))
     return Verification(
         genes=genes.tolist(),
         predicted=predicted.tolist(),
@@ -114,7 +112,7 @@ def verify(
         by_the_clock=Agreement.of(predicted, np.mean(clock, axis=1)),
         repeat=Agreement.of(repeats[:, 1], repeats[:, 0]),
         noise=repeat_noise(repeats[:, 0], repeats[:, 1]),
-        drift=now / anchor - 1,
+        drift=log.reference_ms() / anchor - 1,
         device=target.facts(),
         date=datetime.now(timezone.utc).isoformat(timespec="seconds"),
     )

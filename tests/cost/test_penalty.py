@@ -156,7 +156,7 @@ def test_the_multiplier_moves_in_training_only() -> None:
     [
         pytest.param(
             {"cost": "time", "form": "fbnet"},
-            "CostModel, 'params', 'macs', 'memory' or the .json of a table; got 'time'",
+            "CostModel, 'params', 'macs', 'memory', the .json of .* or the .csv of measurements; got 'time'",
             id="cost",
         ),
         pytest.param({"form": "linear"}, "forms of a cost penalty are fbnet, .*; got 'linear'", id="form"),

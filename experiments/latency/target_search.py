@@ -1,0 +1,108 @@
+"""Search the FBNet space for a latency of this machine, and measure what comes out.
+
+    cd experiments/latency
+    ONESHOT_DATA=... python target_search.py --table this_machine/fbnet_cpu.json --targets 20 26 \
+        --out this_machine/search.json
+
+GDAS with the penalty that ends at the target, on a few CIFAR-10 images as large as the table's networks read: enough to
+see whether a search keeps to milliseconds, not to find a good network. What is derived is extracted and measured whole,
+in turn with the table's reference network.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import logging
+import os
+import sys
+import time
+import warnings
+from pathlib import Path
+from typing import Any
+
+sys.path[:0] = [str(Path(__file__).parents[2]), str(Path(__file__).parents[1] / "compare")]
+
+import pytorch_lightning as pl  # noqa: E402
+import torch  # noqa: E402
+from compare import PackedCIFAR10  # noqa: E402
+
+import oneshot  # noqa: E402
+from oneshot.cost import CostPenalty, Device, LatencyTable, measure_latencies  # noqa: E402
+from oneshot.data import SearchDataModule  # noqa: E402
+from oneshot.files import write_atomically  # noqa: E402
+from oneshot.supernets import FBNetSupernet  # noqa: E402
+
+
+def search(args: argparse.Namespace, target: float) -> dict[str, Any]:
+    pl.seed_everything(args.seed, verbose=False)
+    start, table = time.perf_counter(), LatencyTable.load(args.table)
+    supernet = FBNetSupernet(image_size=table.input_shape[-1])
+    data = PackedCIFAR10(
+        Path(os.environ["ONESHOT_DATA"]),
+        image_size=table.input_shape[-1],
+        images=args.images,
+        batch_size=args.batch,
+        seed=args.seed,
+    )
+    method = oneshot.GDAS(
+        supernet,
+        penalty=CostPenalty(str(args.table), "target", target=target, a=args.a, b=args.b),
+        arch_lr=args.arch_lr,
+    )
+    trainer = pl.Trainer(
+        accelerator="cpu",
+        max_epochs=args.epochs,
+        limit_val_batches=0,
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=True,
+        enable_model_summary=False,
+    )
+    trainer.fit(method, datamodule=SearchDataModule(data, seed=args.seed))
+    config = method.derive()
+    predicted = table.cost(supernet.space).cost(config)
+    device = Device(
+        table.device["runtime"],
+        table.device["device"],
+        batch=table.batch,
+        dtype=table.dtype,
+        threads=table.device["threads"],
+    )
+    measured = float(measure_latencies(supernet, device, supernet.space.encode([config]))[0])
+    return {
+        "target_ms": target,
+        "predicted_ms": predicted,
+        "measured_ms": measured,
+        "off_target": measured / target - 1,
+        "layers": list(config["layers"]),
+        "seconds": time.perf_counter() - start,
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--table", type=Path, required=True)
+    parser.add_argument("--targets", type=float, nargs="+", required=True, help="ms")
+    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--epochs", type=int, default=10)
+    parser.add_argument("--images", type=int, default=320)
+    parser.add_argument("--batch", type=int, default=8)
+    parser.add_argument("--arch-lr", type=float, default=0.1)
+    parser.add_argument("--a", type=float, default=0.1, help="growth of the penalty")
+    parser.add_argument("--b", type=float, default=5.0, help="stiffness of the penalty")
+    parser.add_argument("--seed", type=int, default=0)
+    args = parser.parse_args()
+    warnings.filterwarnings("ignore", module="pytorch_lightning")  # advice on loaders and loggers
+    logging.getLogger("pytorch_lightning").setLevel(logging.ERROR)
+    settings = {name: value for name, value in vars(args).items() if name not in ("table", "targets", "out")}
+    results = []
+    for target in args.targets:
+        results.append(search(args, target))
+        print({name: value for name, value in results[-1].items() if name != "layers"})
+        report = {"settings": settings, "threads": torch.get_num_threads(), "results": results}
+        write_atomically(args.out, json.dumps(report, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()
