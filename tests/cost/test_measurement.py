@@ -58,7 +58,7 @@ def test_a_table_says_what_was_measured_and_on_what() -> None:
     table = measure(ToySupernet(), ToyTarget(name="a chip"), networks=30)
     assert (table.space, table.input_shape, table.batch, table.unit, table.networks) == ("toy", (4, 8, 8), 1, "ms", 30)
     assert table.device["name"] == "a chip" and table.date.startswith("20")
-    assert table.reference.keys() == {"config", "ms", "params", "macs"}
+    assert table.reference.keys() == {"config", "ms", "params", "macs", "memory"}
 
 
 def test_a_machine_that_is_slower_for_a_while_is_divided_out() -> None:
