@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import json
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from jsonargparse import ArgumentParser, Namespace
 from rich.console import Console
@@ -152,7 +153,7 @@ def _describe(table: LatencyTable, console: Console) -> None:
     device = table.device
     _say(
         console,
-        f"{device['runtime']} on {device['name']}, {device['threads']} threads, batch {table.batch}, {table.dtype}: "
+        f"{device['runtime']} on {device['name']}, {_threads(device)}, batch {table.batch}, {table.dtype}: "
         f"{table.networks} networks of space {table.space!r}.",
     )
     _say(
@@ -189,7 +190,11 @@ def _report(result: Verification, console: Console) -> None:
 
 def _title(result: Verification) -> str:
     device = result.device
-    return f"{device['runtime']} on {device['name']}, {device['threads']} threads"
+    return f"{device['runtime']} on {device['name']}, {_threads(device)}"
+
+
+def _threads(device: Mapping[str, Any]) -> str:
+    return f"{device['threads']} thread{'' if device['threads'] == 1 else 's'}"
 
 
 def _say(console: Console, text: str) -> None:
