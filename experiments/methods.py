@@ -25,7 +25,7 @@ import torch  # noqa: E402
 import oneshot  # noqa: E402
 from oneshot.base import BilevelSearch, GradientSearch, SearchModule  # noqa: E402
 from oneshot.cost import CostPenalty  # noqa: E402
-from oneshot.cost.counts import Meter  # noqa: E402  (FlopCounterMode cannot look into torch.autograd.grad)
+from oneshot.cost.counts import MacCounter  # noqa: E402  (FlopCounterMode cannot look into torch.autograd.grad)
 from oneshot.supernets import DARTSSupernet, OperationSupernet, darts_space  # noqa: E402
 from oneshot.testing.methods import fit, random_streams  # noqa: E402
 
@@ -72,7 +72,7 @@ class StepMeter(pl.Callback):
             return x
 
         self.counter, self.hooks = (
-            Meter(),
+            MacCounter(),
             torch.autograd.graph.saved_tensors_hooks(pack, unpack),
         )
         self.counter.__enter__()

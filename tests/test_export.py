@@ -119,6 +119,7 @@ def test_the_manifest_says_what_a_user_of_the_network_must_know(exported: tuple[
         "metrics": {"test/accuracy": 0.75, "broken": None},
         "params": counts.params,
         "macs": counts.macs,
+        "memory": counts.memory,
     }
 
 

@@ -118,37 +118,16 @@ def trace(
     return Counts(params, meter.macs, max(peak, meter.peak)), visits, meter.peak
 
 
-class Meter(TorchDispatchMode):
-    """Counts the multiply-accumulates of what runs inside, and the bytes that its tensors hold.
-
-    Forward and backward passes alike. Storages that tensors share count once, and as long as one of them is alive.
-
-    Args:
-        known: Tensors whose storages do not count, such as parameters.
+class MacCounter(TorchDispatchMode):
+    """Counts the multiply-accumulates of what runs inside, in forward and backward passes alike.
 
     Attributes:
         macs: Multiply-accumulates so far.
-        peak: Most bytes so far.
     """
 
-    def __init__(self, known: Iterable[Tensor] = ()) -> None:
+    def __init__(self) -> None:
         super().__init__()  # type: ignore[no-untyped-call]  # torch
-        self.macs = self.peak = 0
-        self._known = {t.untyped_storage()._cdata for t in known}
-        self._held: dict[int, tuple[StorageWeakRef, int]] = {}
-
-    def keep(self, tensor: Tensor) -> None:
-        """Count a tensor that was there before."""
-        storage = tensor.untyped_storage()
-        if storage._cdata not in self._known:
-            reference = StorageWeakRef(storage)  # type: ignore[no-untyped-call]  # torch
-            self._held[storage._cdata] = reference, storage.nbytes()
-        self.peak = max(self.peak, self.live())
-
-    def live(self) -> int:
-        """Bytes now."""
-        self._held = {key: held for key, held in self._held.items() if not held[0].expired()}  # type: ignore[no-untyped-call]  # torch
-        return sum(size for _, size in self._held.values())
+        self.macs = 0
 
     @classmethod
     def _should_skip_dynamo(cls) -> bool:
@@ -158,6 +137,47 @@ class Meter(TorchDispatchMode):
         out = func(*args, **(kwargs or {}))
         if (flops := flop_registry.get(func._overloadpacket)) is not None:
             self.macs += flops(*args, **(kwargs or {}), out_val=out) // 2
+        return out
+
+
+class Meter(MacCounter):
+    """Counts multiply-accumulates, and the bytes that the tensors inside hold.
+
+    Storages that tensors share count once, and as long as one of them is alive.
+
+    Args:
+        known: Tensors whose storages do not count, such as parameters.
+
+    Attributes:
+        peak: Most bytes so far.
+    """
+
+    def __init__(self, known: Iterable[Tensor] = ()) -> None:
+        super().__init__()
+        self.peak = 0
+        self._known = {t.untyped_storage()._cdata for t in known}
+        self._held: dict[int, tuple[StorageWeakRef, int]] = {}
+        self._bound = 0  # as many bytes as there may be; looking what is still alive takes time
+
+    def keep(self, tensor: Tensor) -> None:
+        """Count a tensor that was there before."""
+        storage = tensor.untyped_storage()
+        key, held = storage._cdata, self._held.get(storage._cdata)
+        if key in self._known or (held is not None and not held[0].expired()):  # type: ignore[no-untyped-call]  # torch
+            return
+        self._held[key] = StorageWeakRef(storage), storage.nbytes()  # type: ignore[no-untyped-call]  # torch
+        self._bound += storage.nbytes()
+        if self._bound > self.peak:
+            self._bound = self.live()
+            self.peak = max(self.peak, self._bound)
+
+    def live(self) -> int:
+        """Bytes now."""
+        self._held = {key: held for key, held in self._held.items() if not held[0].expired()}  # type: ignore[no-untyped-call]  # torch
+        return sum(size for _, size in self._held.values())
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        out = super().__torch_dispatch__(func, types, args, kwargs)
         for leaf in tree_leaves(out):
             if isinstance(leaf, Tensor):
                 self.keep(leaf)
