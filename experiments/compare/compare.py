@@ -495,8 +495,8 @@ def draw_epochs(report: Mapping[str, Any], path: Path) -> None:
     titles = {"accuracy": "table accuracy of what is derived, %", "skips": "its skip connections"}
     for key, title in titles.items():
         for name, runs in by_method(report).items():
-            lines = [[epoch[key] for epoch in result["epochs"]] for result in runs if result["epochs"]]
-            if lines and all(key in epoch for result in runs for epoch in result["epochs"]):
+            lines = [[epoch.get(key) for epoch in result["epochs"]] for result in runs if result["epochs"]]
+            if lines and all(None not in line for line in lines):  # without a table there is no accuracy
                 means = [statistics.mean(values) for values in zip(*lines, strict=False)]
                 panels.setdefault(title, {})[name] = (list(range(1, len(means) + 1)), means)
     if panels:

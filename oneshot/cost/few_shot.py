@@ -457,7 +457,8 @@ def bundled_sources(space: SearchSpace) -> dict[str, CostModel]:
     known = sorted(path.name.removesuffix(".json") for path in folder.iterdir() if path.name.endswith(".json"))
     if space.name not in known:
         raise ValueError(
-            f"Source devices are bundled for the spaces {', '.join(known)}; got {space.name!r}. Give your own."
+            f"Source devices are bundled for the spaces {', '.join(known)}; got {space.name!r}. Give FewShot "
+            "cost models of your own, two or more."
         )
     data = json.loads((folder / f"{space.name}.json").read_text(encoding="utf-8"))
     return {name: LinearPredictor.from_dict(space, device) for name, device in data["devices"].items()}
