@@ -10,6 +10,8 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping
 from typing import Any, Literal, cast
 
+import numpy as np
+import numpy.typing as npt
 import torch
 import torch.distributed as dist
 from pytorch_lightning.callbacks import Callback
@@ -25,7 +27,10 @@ from oneshot.supernets.base import OperationSupernet, batch_statistics
 from oneshot.supernets.mixed_op import Path
 from oneshot.supernets.space import SubnetConfig
 
+from .cost.landing import Landing, land
 from .cost.penalty import CostPenalty
+from .cost.table import LatencyTable
+from .cost.target import Device, Target
 from .functional import expected_cost, frozen_batch_norm, unrolled_arch_grad, warmup_cosine
 from .guard import check_data, explain_memory
 from .resume import ResumableModule
@@ -373,10 +378,32 @@ class GradientSearch(SupernetTraining):
         return loss if self.penalty is None else self.penalty(loss, weights)
 
     def derive(self) -> SubnetConfig:
-        """The most likely architecture by the rule of the space."""
-        with torch.no_grad():
-            strengths = self.sampler.strengths(dict(self.alphas.items()))
-        return self.supernet.space.most_likely({name: s.cpu().numpy() for name, s in strengths.items()})
+        """The most likely architecture by the rule of the space; with a penalty's target, of those at the target."""
+        probabilities, space = self._strengths(), self.supernet.space
+        return (
+            space.most_likely(probabilities) if self.penalty is None else self.penalty.most_likely(probabilities, space)
+        )
+
+    def land(self, device: Target | None = None) -> list[Landing]:
+        """Derive, measure on the device and derive again until the penalty's target is met; the best is the last.
+
+        Args:
+            device: By default the one that the penalty's table was measured on, as it says.
+
+        Raises:
+            ValueError: If there is no penalty with a target, or neither a device nor a table.
+        """
+        if self.penalty is None:
+            raise ValueError("There is no target to meet; give the search a CostPenalty(table, 'target', target=...).")
+        if device is None and self.penalty.table is None:
+            raise ValueError("Only a latency table says what it was measured on; name the device: land(Device(...)).")
+        device = device or Device.of(cast(LatencyTable, self.penalty.table))
+        return land(self.penalty, self.supernet, self._strengths(), device)
+
+    @torch.no_grad()
+    def _strengths(self) -> dict[str, npt.NDArray[np.floating[Any]]]:
+        strengths = self.sampler.strengths(dict(self.alphas.items()))
+        return {name: s.cpu().numpy() for name, s in strengths.items()}
 
     # The loop.
 

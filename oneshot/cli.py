@@ -42,6 +42,9 @@ def _parser() -> argparse.ArgumentParser:
     derive.add_argument("run", help="folder of a search")
     derive.add_argument("--checkpoint", help="another checkpoint than RUN/checkpoints/last.ckpt")
     derive.add_argument("--out", help="file to write (RUN/subnet.json)")
+    derive.add_argument(
+        "--measure", action="store_true", help="meet the latency target of the search on this machine, measured"
+    )
 
     export = commands.add_parser("export", help="write a network as safetensors, torch.export and ONNX, each verified")
     export.add_argument("run", help="folder of a retraining, or of a search (its inherited weights)")
@@ -88,7 +91,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             elif args.command == "evaluate":
                 runs.evaluate(rest)
             elif args.command == "derive":
-                runs.derive(args.run, checkpoint=args.checkpoint, out=args.out)
+                runs.derive(args.run, checkpoint=args.checkpoint, out=args.out, measure=args.measure)
             elif args.command == "export":
                 runs.export(args.run, out=args.out, formats=args.formats, overwrite=args.overwrite)
             else:

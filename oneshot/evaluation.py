@@ -7,8 +7,7 @@ from collections.abc import Callable, Iterable, Sequence
 import torch
 from torch import Tensor
 
-from oneshot.supernets.base import OperationSupernet, batch_statistics
-from oneshot.supernets.mixed_op import Path
+from oneshot.supernets.base import Supernet, batch_statistics
 from oneshot.supernets.space import SubnetConfig
 
 from .tasks import IGNORED
@@ -16,7 +15,7 @@ from .tasks import IGNORED
 
 @torch.no_grad()
 def evaluate_configs(
-    supernet: OperationSupernet,
+    supernet: Supernet,
     configs: Sequence[SubnetConfig],
     batches: Iterable[tuple[Tensor, Tensor]],
     *,
@@ -48,7 +47,8 @@ def evaluate_configs(
         >>> evaluate_configs(supernet, [supernet.space.sample(0)], [batch])
         [0.0]
     """
-    arches = [{name: Path(w) for name, w in supernet.one_hot(config).items()} for config in configs]
+    for config in configs:
+        supernet.space.validate(config)
     like, modes = next(supernet.parameters()), {module: module.training for module in supernet.modules()}
     counts = torch.zeros(len(configs) + 1, dtype=torch.float64 if like.device.type != "mps" else torch.float32)
     counts = counts.to(like.device)
@@ -58,7 +58,7 @@ def evaluate_configs(
             for x, y in batches:
                 x, y = x.to(like if x.is_floating_point() else like.device), y.to(like.device)
                 counted = y != IGNORED if supernet.task == "segmentation" else torch.ones_like(y, dtype=torch.bool)
-                correct = [((supernet(x, arch).argmax(1) == y) & counted).sum() for arch in arches]
+                correct = [((supernet.run_config(x, config).argmax(1) == y) & counted).sum() for config in configs]
                 counts += torch.stack([*correct, counted.sum()]).to(counts)
     finally:
         for module, mode in modes.items():

@@ -5,6 +5,8 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 
+import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 
@@ -255,6 +257,60 @@ def expected_cost(weights: Mapping[str, Tensor], costs: Mapping[str, Tensor]) ->
     if ours != theirs:
         raise ValueError(f"Costs need the names and shapes of the edge weights, {ours}; got {theirs}.")
     return torch.stack([(w * costs[name].to(w)).sum() for name, w in weights.items()]).sum()
+
+
+def most_likely_within(
+    probabilities: Sequence[npt.NDArray[np.float64]],
+    costs: Sequence[npt.NDArray[np.float64]],
+    *,
+    low: float,
+    high: float,
+    bins: int = 4096,
+) -> list[int]:
+    """One candidate of every row, most likely together, whose costs add up to between ``low`` and ``high``.
+
+    A multiple-choice knapsack, solved by dynamic programming over the sum. Every cost is rounded up to a multiple of
+    ``high / bins``, so no sum is above ``high``; with R rows one may be taken for up to R of these dearer than it is.
+
+    Args:
+        probabilities: Of the candidates of every row, R of ``[O]``; O may differ.
+        costs: Of the same candidates, not negative.
+        low: Least sum. If none is between, the greatest below is taken, and if all are above ``high``, the cheapest.
+        high: Greatest sum.
+        bins: Steps of the sum.
+
+    Returns:
+        Index of the candidate of every row.
+
+    Example:
+        >>> likely, cost = np.array([0.6, 0.4]), np.array([1.0, 2.0])
+        >>> most_likely_within([likely, likely], [cost, cost], low=2.5, high=3.0)
+        [1, 0]
+    """
+    cheapest = [int(row.argmin()) for row in costs]
+    if high <= 0 or sum(row.min() for row in costs) > high:
+        return cheapest
+    best, picks = np.full(bins + 1, -np.inf), []
+    best[0] = 0.0
+    for row, cost in zip(probabilities, costs, strict=True):
+        steps = np.ceil(np.asarray(cost) * (bins / high) - 1e-9).astype(np.int64)
+        reached = np.full((len(steps), bins + 1), -np.inf)
+        for o, (p, step) in enumerate(zip(row, steps, strict=True)):
+            if step <= bins:
+                reached[o, step:] = best[: bins + 1 - step] + math.log(max(p, 1e-300))
+        picks.append((reached.argmax(0), steps))
+        best = reached.max(0)
+    start = min(max(math.ceil(low * bins / high), 0), bins)
+    reachable = np.flatnonzero(best > -np.inf)
+    if not len(reachable):
+        return cheapest  # the rounding has left nothing
+    window = reachable[reachable >= start]
+    total = int(window[best[window].argmax()]) if len(window) else int(reachable[-1])
+    chosen: list[int] = []
+    for which, steps in reversed(picks):
+        chosen.append(int(which[total]))
+        total -= int(steps[chosen[-1]])
+    return chosen[::-1]
 
 
 def fair_paths(sizes: Sequence[int]) -> Tensor:

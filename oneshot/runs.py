@@ -50,7 +50,7 @@ from oneshot.supernets import (
 from oneshot.supernets.base import Subnet
 from oneshot.supernets.darts import REDUCED_SPACES
 
-from .base import SearchModule
+from .base import GradientSearch, SearchModule
 from .cost.counts import count
 from .export import MANIFEST, describe, export_subnet, load
 from .files import new_folder, write_atomically
@@ -250,12 +250,18 @@ def evaluate(args: Sequence[str]) -> None:
     _say(_metrics(results))
 
 
-def derive(run: str, *, checkpoint: str | None = None, out: str | None = None) -> None:
-    """``oneshot derive RUN``: write the architecture of a search's checkpoint."""
+def derive(run: str, *, checkpoint: str | None = None, out: str | None = None, measure: bool = False) -> None:
+    """``oneshot derive RUN``: write the architecture of a search's checkpoint; measured, if it has a latency target."""
     module, _ = read_run(run, checkpoint=checkpoint)
     if not isinstance(module, SearchModule):
         raise ValueError(f"Only a search has an architecture to derive; {run} is a retraining.")
-    config, path = module.derive(), Path(out or Path(run) / SUBNET)
+    if measure:
+        if not isinstance(module, GradientSearch):
+            raise ValueError(f"--measure needs a search with a latency target; {type(module).__name__} has none.")
+        landings = module.land()
+        for landing in landings:
+            _say(f"{landing.measured:.4g} ms measured, {landing.predicted:.4g} ms by the table")
+    config, path = landings[-1].config if measure else module.derive(), Path(out or Path(run) / SUBNET)
     write_atomically(path, config.to_json())
     _say(str(config))
     _say(f"Written: {path}")

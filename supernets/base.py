@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from .mixed_op import MixedOp
+from .mixed_op import MixedOp, Path
 from .space import ArchGraph, SearchSpace, SubnetConfig
 
 Task: TypeAlias = Literal["classification", "segmentation"]  # one label an image, or one a pixel
@@ -88,6 +88,14 @@ class Supernet(nn.Module, ABC):
         """
 
     @abstractmethod
+    def run_config(self, x: Tensor, config: SubnetConfig) -> Tensor:
+        """Run one architecture with the shared weights: ``[B, C, H, W] -> [B, num_classes]``.
+
+        Raises:
+            ValueError: If ``config`` is not of this space.
+        """
+
+    @abstractmethod
     def extract(self, config: SubnetConfig, *, inherit: bool = True) -> Subnet:
         """Build one architecture as a standalone network.
 
@@ -125,6 +133,12 @@ class OperationSupernet(Supernet):
         Returns:
             Logits, ``[B, num_classes]``, for segmentation ``[B, num_classes, H, W]``.
         """
+
+    def run_config(self, x: Tensor, config: SubnetConfig) -> Tensor:
+        like, rows = next(self.parameters()), self.space.one_hot(config)
+        weights = {name: torch.from_numpy(w) for name, w in rows.items()}
+        logits: Tensor = self(x, {name: Path(w.to(like), w != 0) for name, w in weights.items()})
+        return logits
 
     def run_cell(self, cell: nn.Module, *inputs: Any) -> Any:
         """``cell(*inputs)``, computed again in the backward pass if that is asked for; statistics move once."""

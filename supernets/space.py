@@ -293,6 +293,21 @@ class SearchSpace:
         """Canonical forms without repetition, in order of first appearance."""
         return list(dict.fromkeys(self.canonical(config) for config in configs))
 
+    def repair(self, matrix: npt.ArrayLike) -> IntMatrix:
+        """The nearest architectures, in canonical form, to whatever operators have made of genes.
+
+        Args:
+            matrix: ``[N, G]``, every gene an index of its picks; rules between genes may be broken.
+
+        Returns:
+            ``[N, G]``, valid and canonical. What was so already stays as it is.
+
+        Raises:
+            ValueError: If the shape is not ``[N, G]`` or a gene is out of range.
+        """
+        genes = self.check_genes(matrix)
+        return self._repair(np.array(genes, dtype=np.int64)) if len(genes) else np.empty_like(genes, dtype=np.int64)
+
     def one_hot(self, config: SubnetConfig) -> dict[str, npt.NDArray[np.float32]]:
         """Edge weights that select exactly ``config``: ``{choice: [R, O]}``; the row of a dropped edge is zero."""
         genes, weights, start = self._genes(config), {}, 0
@@ -342,6 +357,12 @@ class SearchSpace:
 
     def _canonical(self, genes: IntMatrix) -> IntMatrix:
         return genes
+
+    def _repair(self, matrix: IntMatrix) -> IntMatrix:
+        """``[N, G]``, a copy -> ``[N, G]``; where no rule is broken, the canonical forms."""
+        if type(self)._canonical is SearchSpace._canonical:
+            return matrix
+        return np.stack([self._canonical(genes) for genes in matrix])
 
     # Between the two forms.
 

@@ -16,6 +16,8 @@ from .few_shot import transferred_cost as transferred_cost
 from .few_shot import write_csv as write_csv
 from .joint import PeakCost as PeakCost
 from .joint import Segment as Segment
+from .landing import Landing as Landing
+from .landing import land as land
 from .measurement import measure as measure
 from .measurement import measure_latencies as measure_latencies
 from .model import AdditiveCost as AdditiveCost

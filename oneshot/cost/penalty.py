@@ -3,18 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Literal, cast, get_args
+from typing import Any, Literal, cast, get_args
 
+import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
+from oneshot.functional import most_likely_within
 from oneshot.supernets.base import OperationSupernet
+from oneshot.supernets.space import SearchSpace, SubnetConfig
 
 from .candidates import Counted, count_candidates
 from .few_shot import transferred_cost
-from .model import CostModel
+from .model import AdditiveCost, CostModel
 from .table import UNIT, LatencyTable
 
+SLACK = 0.05  # what is derived may cost this much less than the target
 Form = Literal["fbnet", "mul_log", "add_linear", "additive", "target"]
 
 
@@ -34,7 +39,8 @@ class CostPenalty(nn.Module):
     power of a logarithm needs costs above 1; where a cost is below, :func:`positive_log` goes on.
 
     ``target`` ends at the target: after every step :math:`\lambda`, at first 0, moves by :math:`a g` and never below 0,
-    so the push grows while the expected cost is above the target, and is gone where the cost has fallen below.
+    so the push grows while the expected cost is above the target, and is gone where the cost has fallen below. What is
+    derived keeps to the target, too, see :meth:`most_likely`.
 
     Args:
         cost: What an architecture costs; ``"params"``, ``"macs"`` or ``"memory"`` counts the supernet's candidates, and
@@ -82,6 +88,7 @@ class CostPenalty(nn.Module):
         defaults = {"fbnet": (0.2, 0.6), "mul_log": (0.2, 0.3), "add_linear": (0.1, 1.0), "target": (0.01, 1.0)}
         default_a, default_b = defaults.get(form, (0.0, 1.0))
         self._named = cost if isinstance(cost, str) else None  # what bind counts or reads
+        self.table: LatencyTable | None = None
         self.cost: CostModel | None = None if isinstance(cost, str) else cost
         self.form, self.target = form, target or 1.0
         self.a, self.b = default_a if a is None else a, default_b if b is None else b
@@ -93,16 +100,63 @@ class CostPenalty(nn.Module):
         """Get ready for a search: count the candidates of ``supernet``, or read the table, if that is the cost.
 
         Raises:
-            ValueError: If the cost model or the table is of another space, or of images of another size.
+            ValueError: If the cost model or the table is of another space, or of images of another size, or if a
+                ``target`` is below the cheapest architecture.
         """
         if self._named in get_args(Counted):
             self.cost = count_candidates(supernet, cast(Counted, self._named))
         elif self._named is not None and self._named.endswith(".csv"):
             self.cost = transferred_cost(self._named, supernet.space)
         elif self._named is not None:
-            self.cost = LatencyTable.load(self._named).cost(supernet.space, input_shape=supernet.input_shape)
+            self.table = LatencyTable.load(self._named)
+            self.cost = self.table.cost(supernet.space, input_shape=supernet.input_shape)
         elif self.cost is not None:
             self.cost.check_supernet(supernet)
+        if self.form == "target" and isinstance(self.cost, AdditiveCost):
+            cheapest = self.cost.fixed + sum(row.min() for row in self._rows(self.cost))
+            if cheapest > self.target:
+                raise ValueError(
+                    f"No architecture of space {supernet.space.name!r} has target={self.target:g} {self.cost.unit}; "
+                    f"the cheapest has {cheapest:.4g}. Set a target above that, or build a smaller supernet."
+                )
+
+    def most_likely(
+        self,
+        probabilities: Mapping[str, npt.NDArray[np.floating[Any]]],
+        space: SearchSpace,
+        *,
+        target: float | None = None,
+    ) -> SubnetConfig:
+        """Derive: the most likely architecture by the rule of the space; with ``target``, of those that cost as much.
+
+        The alphas of a search that is not certain yet have a mean at the target, and the most likely candidate of every
+        row together may be far from it, on either side. So with the form ``target``, an additive cost and rows that are
+        independent, the most likely architecture is found whose cost is at most T, and at least 95 % of the mean, or of
+        T if the mean is above: a knapsack with one candidate of every row, solved exactly but for the rounding of costs
+        (:func:`~oneshot.functional.most_likely_within`).
+
+        Args:
+            probabilities: ``{choice: [R, O]}``.
+            space: Of the supernet.
+            target: Another T; then the cost is at least 95 % of it, whatever the mean.
+        """
+        cost = self.cost
+        independent = type(space).most_likely is SearchSpace.most_likely
+        if self.form != "target" or not isinstance(cost, AdditiveCost) or not independent:
+            return space.most_likely(probabilities)
+        rows = [np.asarray(row, dtype=np.float64) for c in space.choices for row in probabilities[c.name]]
+        rows = [row / row.sum() for row in rows]
+        costs = self._rows(cost)
+        mean = cost.fixed + sum(float(p @ c) for p, c in zip(rows, costs, strict=True))
+        high = target or self.target
+        low = (1 - SLACK) * (target or min(mean, high))
+        picks = most_likely_within(rows, costs, low=low - cost.fixed, high=high - cost.fixed)
+        return space.decode(np.array([picks]))[0]
+
+    @staticmethod
+    def _rows(cost: AdditiveCost) -> list[npt.NDArray[np.float64]]:
+        """Costs of the candidates of every gene."""
+        return [row for table in cost.table.values() for row in table.cpu().numpy()]
 
     def forward(self, loss: Tensor, weights: Mapping[str, Tensor]) -> Tensor:
         """The loss of the alphas.

@@ -23,6 +23,8 @@ from torch import Tensor, nn
 from oneshot.errors import missing_extra
 from oneshot.supernets.base import Subnet
 
+from .table import LatencyTable
+
 Runtime = Literal["eager", "compile", "onnxruntime"]
 DType = Literal["float32", "bfloat16", "float16"]
 Run = Callable[[], object]
@@ -107,6 +109,22 @@ class Device(Target):
             _check_provider(kind)
         self.runtime, self.device, self.batch, self.dtype = runtime, device, batch, dtype
         self.threads = torch.get_num_threads() if threads is None else threads
+
+    @classmethod
+    def of(cls, table: LatencyTable) -> Device:
+        """What a table was measured on, to measure on it again.
+
+        Raises:
+            ValueError: If it was not a device of this kind, or is not there.
+        """
+        known = {"runtime", "device", "threads"}
+        if not known <= table.device.keys():
+            raise ValueError(
+                f"The table does not say what it was measured on: it needs {', '.join(sorted(known))}; got "
+                f"{', '.join(sorted(table.device)) or 'nothing'}. Name the device: Device('eager', 'cpu', threads=1)."
+            )
+        settings = {name: table.device[name] for name in sorted(known)}
+        return cls(**settings, batch=table.batch, dtype=table.dtype)
 
     def prepare(self, network: Subnet) -> Run:
         dtype: torch.dtype = getattr(torch, self.dtype)

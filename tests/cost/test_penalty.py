@@ -142,6 +142,42 @@ def test_the_hard_target_is_reached_and_not_pushed_beyond(pull: float) -> None:
         assert costs[-1] == costs[-100]  # at rest
 
 
+def certain(target: float) -> CostPenalty:
+    return CostPenalty(AdditiveCost(SPACE, {"layer": torch.from_numpy(COSTS)}, unit="ms"), "target", target=target)
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_what_is_derived_keeps_to_the_target(seed: int) -> None:
+    """Against all 81 architectures, up to the rounding of four costs."""
+    rng, rounding = np.random.default_rng(seed), 1 - 4 / 4096
+    p, target = rng.dirichlet(np.ones(3), size=4), float(rng.integers(8, 80)) / 4
+    genes = SPACE.decode(np.array(list(np.ndindex(3, 3, 3, 3))))
+    picked = np.array(list(np.ndindex(3, 3, 3, 3)))
+    costs, likely = COSTS[range(4), picked].sum(1), p[range(4), picked].prod(1)
+    low = 0.95 * min((p * COSTS).sum(), target)
+    between = (costs >= low) & (costs <= target * rounding)
+    derived = certain(target).most_likely({"layer": p}, SPACE)
+    index = genes.index(derived)
+    if between.any():
+        assert low * rounding <= costs[index] <= target and likely[index] >= likely[between].max() * (1 - 1e-9)
+    else:
+        assert costs[costs <= target * rounding].max() <= costs[index] <= target
+
+
+def test_the_target_changes_what_is_derived_and_other_forms_do_not() -> None:
+    p = {"layer": np.tile([0.5, 0.2, 0.3], (4, 1))}
+    argmax, cost = SPACE.most_likely(p), AdditiveCost(SPACE, {"layer": torch.from_numpy(COSTS)}, unit="ms")
+    assert cost.cost(argmax) == 20.0  # the first of every row
+    assert cost.cost(certain(12.0).most_likely(p, SPACE)) <= 12.0
+    assert CostPenalty(cost, "add_linear", target=12.0).most_likely(p, SPACE) == argmax
+
+
+def test_a_target_below_the_cheapest_architecture_is_refused(tmp_path: Path) -> None:
+    supernet = NASBench201Supernet(channels=4, cells_per_stage=1, image_size=8)
+    with pytest.raises(ValueError, match="target=1.5 ms; the cheapest has 2. Set a target above that"):
+        FBNet(supernet, CostPenalty(write_table(tmp_path, supernet), "target", target=1.5))
+
+
 def test_the_multiplier_moves_in_training_only() -> None:
     penalty = CostPenalty(
         AdditiveCost(SPACE, {"layer": torch.from_numpy(COSTS)}, unit="ms"), "target", target=8.0
