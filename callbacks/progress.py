@@ -10,6 +10,7 @@ import pytorch_lightning as pl
 from pytorch_lightning.callbacks import RichProgressBar
 
 from oneshot.base import SearchModule
+from oneshot.supernets.base import OperationSupernet
 from oneshot.supernets.space import SubnetConfig
 
 
@@ -55,13 +56,12 @@ class SearchProgressBar(RichProgressBar):
     def _look(self, pl_module: pl.LightningModule) -> None:
         if self.is_enabled and isinstance(pl_module, SearchModule):
             config, supernet = pl_module.derive(), pl_module.supernet
-            costs = supernet.candidate_parameters()
-            weights = supernet.space.one_hot(config)
-            derived = sum(float((costs[name].numpy() * weights[name]).sum()) for name in costs)
-            self._found |= {
-                "found": summarise(config),
-                "params": f"{short(derived)} (expected {short(float(pl_module.expected_parameters()))})",
-            }
+            self._found["found"] = summarise(config)
+            if isinstance(supernet, OperationSupernet):
+                costs, weights = supernet.candidate_parameters(), supernet.space.one_hot(config)
+                derived = sum(float((costs[name].numpy() * weights[name]).sum()) for name in costs)
+                expected = short(float(pl_module.expected_parameters()))
+                self._found["params"] = f"{short(derived)} (expected {expected})"
 
 
 def summarise(config: SubnetConfig) -> str:

@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     from .export import export_subnet as export_subnet
     from .export import load as load
     from .language import RetrainLanguage as RetrainLanguage
+    from .methods.alphanet import AlphaNet as AlphaNet
+    from .methods.bignas import BigNAS as BigNAS
     from .methods.darts import DARTS as DARTS
     from .methods.dartspt import DARTSPT as DARTSPT
     from .methods.drnas import DrNAS as DrNAS
@@ -27,6 +29,7 @@ if TYPE_CHECKING:
     from .methods.fairnas import FairNAS as FairNAS
     from .methods.fbnet import FBNet as FBNet
     from .methods.gdas import GDAS as GDAS
+    from .methods.ofa import OnceForAll as OnceForAll
     from .methods.pcdarts import PCDARTS as PCDARTS
     from .methods.proxylessnas import ProxylessNAS as ProxylessNAS
     from .methods.random_sharing import RandomSharing as RandomSharing
@@ -34,10 +37,13 @@ if TYPE_CHECKING:
     from .methods.smoothdarts import SmoothDARTS as SmoothDARTS
     from .methods.snas import SNAS as SNAS
     from .retrain import Retrain as Retrain
+    from .sandwich import SandwichSearch as SandwichSearch
     from .sharing import WeightSharingSearch as WeightSharingSearch
 
 # Imported on first use, so that `import oneshot` and `oneshot --help` cost nothing.
 _WHERE = {
+    "AlphaNet": "methods.alphanet",
+    "BigNAS": "methods.bignas",
     "BilevelSearch": "base",
     "DARTS": "methods.darts",
     "DARTSPT": "methods.dartspt",
@@ -47,6 +53,7 @@ _WHERE = {
     "FairDARTS": "methods.fairdarts",
     "FairNAS": "methods.fairnas",
     "GDAS": "methods.gdas",
+    "OnceForAll": "methods.ofa",
     "PCDARTS": "methods.pcdarts",
     "ProxylessNAS": "methods.proxylessnas",
     "RandomSharing": "methods.random_sharing",
@@ -54,6 +61,7 @@ _WHERE = {
     "RobustDARTS": "methods.robustdarts",
     "SNAS": "methods.snas",
     "RetrainLanguage": "language",
+    "SandwichSearch": "sandwich",
     "SearchModule": "base",
     "SingleLevelSearch": "base",
     "SmoothDARTS": "methods.smoothdarts",

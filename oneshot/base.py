@@ -23,7 +23,7 @@ from torch.nn.parallel import DistributedDataParallel
 from torch.profiler import record_function
 from torch.utils.data import DataLoader, IterableDataset
 
-from oneshot.supernets.base import OperationSupernet, batch_statistics
+from oneshot.supernets.base import OperationSupernet, Supernet, batch_statistics
 from oneshot.supernets.mixed_op import Path
 from oneshot.supernets.space import SubnetConfig
 
@@ -54,9 +54,11 @@ class SearchModule(ResumableModule, ABC):
         alphas: ``{choice: [R, O]}``.
     """
 
+    supernet: Supernet
+
     def __init__(
         self,
-        supernet: OperationSupernet,
+        supernet: Supernet,
         sampler: Sampler,
         *,
         criterion: nn.Module | None = None,
@@ -66,7 +68,7 @@ class SearchModule(ResumableModule, ABC):
         self.supernet, self.sampler = supernet, sampler
         self.criterion = criterion or loss_of(supernet.task)
         self.alphas = nn.ParameterDict({c.name: sampler.initial_alpha(c, alpha_std) for c in supernet.space.choices})
-        self._costs = supernet.candidate_parameters()
+        self._costs = supernet.candidate_parameters() if isinstance(supernet, OperationSupernet) else {}
         self._fit_metric = metric_of(supernet.task, supernet.num_classes)
         self._fit_metric.persistent(True)  # a fit may be resumed in the middle of an epoch
         self._val_metric = metric_of(supernet.task, supernet.num_classes)
@@ -90,7 +92,12 @@ class SearchModule(ResumableModule, ABC):
         return {**super().facts(), "space": f"{space.name} ({zlib.crc32(repr(space).encode()):08x})"}
 
     def expected_parameters(self) -> Tensor:
-        """Expected number of weights behind the mixed operations under the current probabilities; scalar."""
+        """Expected number of weights behind the mixed operations under the current probabilities; scalar.
+
+        0 in spaces without mixed operations.
+        """
+        if not self._costs:
+            return torch.zeros(())
         return expected_cost(self.probabilities(), self._costs)
 
     @abstractmethod
@@ -111,7 +118,7 @@ class SearchModule(ResumableModule, ABC):
         """
         if self.sampler.sparse:
             with batch_statistics(self.supernet):
-                return self.run(x, self.supernet.one_hot(self.derive()))
+                return self.supernet.run_config(x, self.derive())
         with torch.no_grad():
             return self.run(x, self.sampler.strengths(dict(self.alphas.items())))
 
@@ -166,7 +173,7 @@ class SupernetTraining(SearchModule):
 
     def __init__(
         self,
-        supernet: OperationSupernet,
+        supernet: Supernet,
         sampler: Sampler,
         *,
         criterion: nn.Module | None = None,
@@ -337,6 +344,8 @@ class GradientSearch(SupernetTraining):
         ValueError: If a number is out of its range, or a perturbation meets a sampler whose edge weights are not mixed
             on the simplex.
     """
+
+    supernet: OperationSupernet
 
     def __init__(
         self,

@@ -104,6 +104,15 @@ def main(argv: Sequence[str] | None = None) -> int:
     except (ValueError, ImportError, RuntimeError, OSError) as error:
         if traceback:
             raise
-        sys.stderr.write(f"oneshot {args.command}: {error}\n")
+        sys.stderr.write(f"oneshot {args.command}: {_reason(str(error))}\n")
         return 1
     return 0
+
+
+def _reason(message: str) -> str:
+    """What went wrong, without the listing of all types an option might have had and of all options that were given."""
+    if not message.startswith("Does not validate against any of the Union subtypes"):
+        return message
+    reasons = [line.strip()[2:] for line in message.splitlines() if line.strip().startswith("- ")]
+    told = [reason for reason in reasons if not reason.startswith("Expected a <class 'NoneType'>")]
+    return " ".join(told) or message

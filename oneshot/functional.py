@@ -235,6 +235,53 @@ def entropy(probabilities: Tensor) -> Tensor:
     return entropies
 
 
+def alpha_divergence(
+    teacher: Tensor, student: Tensor, *, alphas: Sequence[float] = (1.0,), clip: float = 5.0
+) -> Tensor:
+    r"""How far the student's probabilities are from the teacher's, for distillation; mean over the batch.
+
+    .. math:: D_\alpha(p \| q) = \frac{1}{\alpha (\alpha - 1)} \sum_i q_i
+        \left[ \left( \frac{p_i}{q_i} \right)^\alpha - 1 \right]
+
+    with the teacher's :math:`p` and the student's :math:`q`; at 1 it is :math:`KL(p \| q)`, at 0 :math:`KL(q \| p)`. A
+    negative alpha punishes a student that is too certain, a positive one a student that is not certain enough. Of
+    several alphas each image has the one with the largest divergence. So that single classes do not make the gradient
+    explode, :math:`(p/q)^\alpha` is at most ``clip`` in both value and gradient. Source: AlphaNet, arXiv:2102.07954,
+    equations 3 to 7; its alphas are -1 and 1, its clip is 5.
+
+    Args:
+        teacher: Logits, ``[B, classes, ...]``; they get no gradient.
+        student: Logits of the same shape.
+        alphas: One or several.
+        clip: Largest importance weight; infinity for none. Not for alpha 0, whose weight is a logarithm.
+
+    Returns:
+        Scalar, differentiable in ``student``.
+
+    Raises:
+        ValueError: If there is no alpha, or ``clip`` is below 1.
+    """
+    if not alphas or not clip >= 1:
+        raise ValueError(f"A divergence has at least one alpha and a clip of 1 or more; got {alphas} and clip={clip}.")
+    log_p, log_q = teacher.detach().log_softmax(1), student.log_softmax(1)
+    q, log_ratio = log_q.detach().exp(), log_p - log_q.detach()
+    values, slopes = [], []
+    for alpha in alphas:
+        # The gradient of a divergence is that of -sum(q weight log q), with q and the weight held constant.
+        if alpha == 0:
+            value, weight = -log_ratio, log_ratio
+        else:
+            weight = (alpha * log_ratio).exp().clamp(max=clip)
+            value = weight * log_ratio if alpha == 1 else (weight - 1) / (alpha * (alpha - 1))
+            weight = weight / alpha
+        values.append((q * value).sum(1))
+        slopes.append(-(q * weight * log_q).sum(1))
+    value, slope = torch.stack(values), torch.stack(slopes)
+    largest = value.argmax(0, keepdim=True)
+    value, slope = value.gather(0, largest).mean(), slope.gather(0, largest).mean()
+    return value + slope - slope.detach()
+
+
 def expected_cost(weights: Mapping[str, Tensor], costs: Mapping[str, Tensor]) -> Tensor:
     """Expected cost of an architecture whose candidates have additive costs.
 

@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.nn import functional as F
 from torch.profiler import record_function
 
-from oneshot.supernets.base import OperationSupernet
+from oneshot.supernets.base import Supernet
 from oneshot.supernets.space import NONE, SubnetConfig
 
 from .base import Batch, SupernetTraining
@@ -66,9 +66,7 @@ class WeightSharingSearch(SupernetTraining):
     _genes: Tensor
     _accuracies: Tensor
 
-    def __init__(
-        self, supernet: OperationSupernet, *, candidates: int = 1000, finalists: int = 10, **kwargs: Any
-    ) -> None:
+    def __init__(self, supernet: Supernet, *, candidates: int = 1000, finalists: int = 10, **kwargs: Any) -> None:
         super().__init__(supernet, UniformSampler(), alpha_std=0.0, compile=False, **kwargs)
         if not 1 <= finalists <= candidates:
             raise ValueError(
@@ -90,6 +88,17 @@ class WeightSharingSearch(SupernetTraining):
         Args:
             step: Number of the step, from 0, over all epochs.
         """
+
+    def path_loss(self, logits: Tensor, labels: Tensor, first: Tensor | None) -> Tensor:
+        """Loss of one path of a step; the criterion, unless a method has the paths learn from one another.
+
+        Args:
+            logits: Of the path, ``[B, classes, ...]``.
+            labels: ``[B, ...]``.
+            first: Logits of the step's first path, without gradient; ``None`` for that path itself.
+        """
+        loss: Tensor = self.criterion(logits, labels)
+        return loss
 
     # The result.
 
@@ -150,8 +159,8 @@ class WeightSharingSearch(SupernetTraining):
         self.weight_optimizer.zero_grad()
         with record_function("step of the weights"):
             for config in paths:
-                output = self.run(x, self.supernet.one_hot(config))
-                loss = self.criterion(output, y)
+                output = self.supernet.run_config(x, config)
+                loss = self.path_loss(output, y, logits[0] if logits else None)
                 self.manual_backward(loss)
                 losses.append(loss.detach())
                 logits.append(output.detach())

@@ -68,9 +68,12 @@ class Supernet(nn.Module, ABC):
         input_shape: Shape of one input: C, H, W of an image, T of a text.
         num_classes: Number of logits.
         task: What the logits are for, and so how they are trained and measured.
+        gradient_checkpointing: Keep nothing of a cell but its inputs, and compute it again in the backward pass: less
+            memory for a third more time (arXiv:1604.06174).
     """
 
     task: Task = "classification"
+    gradient_checkpointing: bool = False
     space: SearchSpace
     input_shape: tuple[int, ...]
     num_classes: int
@@ -108,17 +111,36 @@ class Supernet(nn.Module, ABC):
             ValueError: If ``config`` is not of this space.
         """
 
+    def drop_paths(self, probability: float) -> None:
+        """Let every mixed operation lose the images of a batch with this probability in training.
+
+        Raises:
+            ValueError: If there are no mixed operations and ``probability`` is not 0.
+        """
+        mixed = [module for module in self.modules() if isinstance(module, MixedOp)]
+        if probability and not mixed:
+            raise ValueError(f"{type(self).__name__} has no droppable paths; drop_path must be 0, got {probability}.")
+        for module in mixed:
+            module.drop_path = probability
+
+    def run_cell(self, cell: nn.Module, *inputs: Any) -> Any:
+        """``cell(*inputs)``, computed again in the backward pass if that is asked for; statistics move once."""
+        if not (self.gradient_checkpointing and torch.is_grad_enabled()):
+            return cell(*inputs)
+
+        def contexts() -> tuple[AbstractContextManager[None], AbstractContextManager[None]]:
+            return nullcontext(), _same_statistics(cell)
+
+        return checkpoint(cell, *inputs, use_reentrant=False, context_fn=contexts)
+
 
 class OperationSupernet(Supernet):
     """A supernet of operation choices: ``forward`` takes edge weights, so alphas can be trained by gradient descent.
 
     Attributes:
-        gradient_checkpointing: Keep nothing of a cell but its inputs, and compute it again in the backward pass: less
-            memory for a third more time (arXiv:1604.06174).
         partial_channels: K, where the candidates read the first of K parts of the channels (PC-DARTS).
     """
 
-    gradient_checkpointing: bool = False
     partial_channels: int = 1
 
     @abstractmethod
@@ -140,16 +162,6 @@ class OperationSupernet(Supernet):
         logits: Tensor = self(x, {name: Path(w.to(like), w != 0) for name, w in weights.items()})
         return logits
 
-    def run_cell(self, cell: nn.Module, *inputs: Any) -> Any:
-        """``cell(*inputs)``, computed again in the backward pass if that is asked for; statistics move once."""
-        if not (self.gradient_checkpointing and torch.is_grad_enabled()):
-            return cell(*inputs)
-
-        def contexts() -> tuple[AbstractContextManager[None], AbstractContextManager[None]]:
-            return nullcontext(), _same_statistics(cell)
-
-        return checkpoint(cell, *inputs, use_reentrant=False, context_fn=contexts)
-
     @abstractmethod
     def mixed_ops(self) -> dict[str, list[list[MixedOp]]]:
         """For every choice and every row, the mixed operations that row decides (one per cell that shares it)."""
@@ -164,12 +176,6 @@ class OperationSupernet(Supernet):
             network: What :meth:`extract` has built.
         """
         return []
-
-    def drop_paths(self, probability: float) -> None:
-        """Let every mixed operation lose the images of a batch with this probability in training."""
-        for module in self.modules():
-            if isinstance(module, MixedOp):
-                module.drop_path = probability
 
     def one_hot(self, config: SubnetConfig) -> dict[str, Tensor]:
         """Edge weights ``{choice: [R, O]}`` that select exactly ``config``, on the supernet's device."""

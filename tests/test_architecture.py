@@ -25,7 +25,8 @@ ALLOWED = {
     "evaluation": {"errors", "supernets", "tasks"},
     "base": {"errors", "functional", "guard", "resume", "samplers", "cost", "supernets", "tasks"},
     "sharing": {"base", "evaluation", "samplers", "supernets"},
-    "methods": {"errors", "functional", "samplers", "cost", "supernets", "base", "sharing"},
+    "sandwich": {"cost", "functional", "sharing", "supernets"},
+    "methods": {"errors", "functional", "samplers", "cost", "supernets", "base", "sandwich", "sharing"},
     "discrete": {"cost", "evaluation", "supernets"},
 }
 # ... and all others everything, except what lies above them.

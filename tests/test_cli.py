@@ -14,7 +14,10 @@ import torch
 import yaml
 from PIL import Image
 
-from oneshot.cli import main
+from oneshot.cli import _reason, main
+from oneshot.cost import LatencyTable
+from oneshot.supernets.nasbench201 import NASBench201Space
+from oneshot.supernets.space import load_config
 
 EXPERIMENTS = Path(__file__).parents[1] / "experiments"
 SMALL_SEARCH = [
@@ -65,6 +68,46 @@ def test_a_search_leaves_a_readable_run(search_run: Path) -> None:
 def test_derive_reads_the_checkpoint_and_agrees_with_the_search(search_run: Path, tmp_path: Path) -> None:
     assert main(["derive", str(search_run), "--out", str(tmp_path / "again.json")]) == 0
     assert (tmp_path / "again.json").read_text() == (search_run / "subnet.json").read_text()
+
+
+def test_a_network_is_measured_only_for_a_target(search_run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    before = (search_run / "subnet.json").read_text()
+    assert main(["derive", str(search_run), "--measure"]) == 1
+    assert "There is no target to meet; give the search a CostPenalty(table, 'target'" in capsys.readouterr().err
+    assert (search_run / "subnet.json").read_text() == before
+
+
+def test_a_network_is_measured_until_it_meets_the_target_of_its_search(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    space = ["oneshot.supernets.NASBench201Supernet", "--supernet.channels=4", "--supernet.cells_per_stage=1"]
+    sizes = ["--supernet.image_size=8", "--supernet.in_channels=1"]
+    table, run = tmp_path / "table.json", tmp_path / "run"
+    assert main(["measure", "--supernet", *space, *sizes, "--networks", "12", "--out", str(table)]) == 0
+    model = LatencyTable.load(table).cost(NASBench201Space())
+    target = float(np.median(model.costs(model.space.sample_matrix(200, 0))))
+    supernet = {"class_path": space[0], "init_args": {"channels": 4, "cells_per_stage": 1}}
+    settings = {"cost": str(table), "form": "target", "target": target}
+    penalty = {"class_path": "oneshot.cost.CostPenalty", "init_args": settings}
+    method = {"class_path": "oneshot.GDAS", "init_args": {"supernet": supernet, "penalty": penalty}}
+    config = yaml.safe_load((EXPERIMENTS / "digits/search.yaml").read_text()) | {"model": method}
+    (tmp_path / "search.yaml").write_text(yaml.safe_dump(config))
+    options = ["--config", str(tmp_path / "search.yaml"), *SMALL_SEARCH[2:-1]]
+    assert main(["search", *options, "--out", str(run)]) == 0
+    derived = load_config(run / "subnet.json")
+    assert 0.9 * target <= model.cost(derived) <= target
+    capsys.readouterr()
+    assert main(["derive", str(run), "--measure"]) == 0
+    assert "ms measured" in capsys.readouterr().out
+
+
+def test_errors_of_options_are_one_line() -> None:
+    message = (
+        "Does not validate against any of the Union subtypes\nSubtypes: [A, None]\nErrors:\n  - No target.\n"
+        "  - Expected a <class 'NoneType'>\nGiven value type: x\nGiven value: y"
+    )
+    assert _reason(message) == "No target."
+    assert _reason("plain") == "plain"
 
 
 def test_retrain_records_its_network_and_test_metrics(retrain_run: Path, search_run: Path) -> None:

@@ -3,12 +3,20 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import pytest
 import torch
 from torch import nn
 
-from oneshot.functional import entropy, expected_cost, frozen_batch_norm, unrolled_arch_grad, warmup_cosine
+from oneshot.functional import (
+    alpha_divergence,
+    entropy,
+    expected_cost,
+    frozen_batch_norm,
+    unrolled_arch_grad,
+    warmup_cosine,
+)
 
 
 def test_entropy_is_in_nats_and_certainty_has_none() -> None:
@@ -100,3 +108,62 @@ def test_second_order_uses_the_same_random_numbers_on_both_sides_of_the_differen
 
     (gradient,) = unrolled_arch_grad(train_loss, val_loss, [weight], [alpha], lr=0.1)
     torch.testing.assert_close(gradient, torch.full_like(gradient, 0.8), rtol=1e-9, atol=1e-9)  # w' = w - 0.1 * 2 w
+
+
+# Distillation.
+
+
+def divergence_by_hand(p: Any, q: Any, alpha: float) -> Any:
+    """arXiv:2102.07954, equation 3, for one image, with its limits at 0 and 1."""
+    if alpha == 0:
+        return (q * (q / p).log()).sum()
+    if alpha == 1:
+        return (p * (p / q).log()).sum()
+    return (q * ((p / q) ** alpha - 1)).sum() / (alpha * (alpha - 1))
+
+
+@pytest.mark.parametrize("alpha", [-1.0, 0.0, 0.5, 1.0, 2.0])
+def test_the_alpha_divergence_equals_its_formula_in_value_and_gradient(alpha: float) -> None:
+    generator = torch.Generator().manual_seed(0)
+    teacher, student = torch.randn(2, 6, 5, generator=generator, dtype=torch.float64)
+    student.requires_grad_()
+    ours = alpha_divergence(teacher, student, alphas=[alpha], clip=float("inf"))
+    by_hand = torch.stack(
+        [divergence_by_hand(t.softmax(0), s.softmax(0), alpha) for t, s in zip(teacher, student, strict=True)]
+    ).mean()
+    torch.testing.assert_close(ours, by_hand)
+    gradients = [torch.autograd.grad(value, student, retain_graph=True)[0] for value in (ours, by_hand)]
+    torch.testing.assert_close(*gradients)
+    swapped = alpha_divergence(student.detach(), teacher.clone().requires_grad_(), alphas=[alpha], clip=float("inf"))
+    assert alpha == 0.5 or not torch.allclose(ours, swapped, rtol=1e-3)  # symmetric at a half only
+
+
+def test_each_image_has_its_largest_divergence() -> None:
+    generator = torch.Generator().manual_seed(1)
+    teacher, student = 2 * torch.randn(2, 30, 4, generator=generator, dtype=torch.float64)
+    rows = [
+        torch.stack([alpha_divergence(t[None], s[None], alphas=[a], clip=5) for a in (-1, 1)])
+        for t, s in zip(teacher, student, strict=True)
+    ]
+    both = torch.stack(rows).amax(1).mean()
+    torch.testing.assert_close(alpha_divergence(teacher, student, alphas=(-1, 1), clip=5), both)
+    assert len({int(row.argmax()) for row in rows}) == 2  # either wins somewhere
+
+
+def test_clipping_bounds_the_gradient_of_a_student_that_has_missed_a_class() -> None:
+    teacher = torch.tensor([[8.0, 0.0]], dtype=torch.float64)
+    student = torch.tensor([[0.0, 8.0]], dtype=torch.float64, requires_grad=True)
+    norms = [
+        torch.autograd.grad(alpha_divergence(teacher, student, alphas=[2.0], clip=clip), student)[0].norm().item()
+        for clip in (5.0, float("inf"))
+    ]
+    assert norms[0] < 10 < norms[1]
+    with pytest.raises(ValueError, match="clip of 1 or more"):
+        alpha_divergence(teacher, student, clip=0.5)
+
+
+def test_a_student_that_agrees_is_not_pushed() -> None:
+    logits = torch.randn(4, 3, dtype=torch.float64, requires_grad=True)
+    loss = alpha_divergence(logits.detach() + 7.0, logits, alphas=(-1, 1))
+    assert loss.item() == pytest.approx(0, abs=1e-12)
+    assert torch.autograd.grad(loss, logits)[0].abs().max() < 1e-12

@@ -109,7 +109,7 @@ class CostPenalty(nn.Module):
             self.cost = transferred_cost(self._named, supernet.space)
         elif self._named is not None:
             self.table = LatencyTable.load(self._named)
-            self.cost = self.table.cost(supernet.space, input_shape=supernet.input_shape)
+            self.cost = self.table.cost_of(supernet)
         elif self.cost is not None:
             self.cost.check_supernet(supernet)
         if self.form == "target" and isinstance(self.cost, AdditiveCost):

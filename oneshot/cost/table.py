@@ -11,9 +11,13 @@ from typing import Any
 import torch
 
 from oneshot.files import write_atomically
+from oneshot.supernets.base import Supernet
 from oneshot.supernets.space import SearchSpace, SubnetConfig
 
+from .counts import count
 from .model import AdditiveCost
+
+SIZE_TOLERANCE = 0.05  # relative, of MACs: another number of classes is no other network
 
 SCHEMA_VERSION = 1
 UNIT = "ms"
@@ -156,6 +160,28 @@ class LatencyTable:
         table = {name: torch.tensor(rows, dtype=torch.float64) for name, rows in self.table.items()}
         size = self.input_shape[-1] if len(self.input_shape) == 3 else None
         return AdditiveCost(space, table, unit=self.unit, fixed=self.fixed, image_size=size)
+
+    def cost_of(self, supernet: Supernet) -> AdditiveCost:
+        """The table as the cost model of a supernet, in ms.
+
+        The networks need not be the same to the last class: what is compared beside space and input is the size of the
+        reference network, up to 5 % of its MACs.
+
+        Raises:
+            ValueError: As of :meth:`cost`, or if the supernet's networks are larger or smaller than those measured.
+        """
+        cost = self.cost(supernet.space, input_shape=supernet.input_shape)
+        if (then := self.reference.get("macs")) is not None:
+            with torch.random.fork_rng([]):
+                network = supernet.extract(self.reference_config, inherit=False)
+            now = count(network, supernet.input_shape).macs
+            if abs(now / then - 1) > SIZE_TOLERANCE:
+                raise ValueError(
+                    f"This latency table was measured with networks of another size: its reference network has "
+                    f"{then:,} MACs, here {now:,}. Build the supernet with the width and channels that were measured, "
+                    "or measure this one."
+                )
+        return cost
 
     @property
     def reference_config(self) -> SubnetConfig:

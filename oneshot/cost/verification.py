@@ -87,7 +87,7 @@ def verify(
     if networks < 2:
         raise ValueError(f"A verification needs two networks or more; got {networks}.")
     space = supernet.space
-    cost = table.cost(space, input_shape=supernet.input_shape)
+    cost = table.cost_of(supernet)
     check_target(table, target)
     genes = space.sample_matrix(networks, seed)
     plan = [row for k in range(0, networks, CHUNK) for row in (*genes[k : k + CHUNK], *genes[k : k + CHUNK])]

@@ -26,7 +26,7 @@ def penalty(target: float, *, wrong: float = 1.0, form: Form = "target") -> Cost
 def test_the_measured_latency_is_at_the_target_although_the_table_is_wrong(target: float, wrong: float) -> None:
     landings = land(penalty(target, wrong=wrong), ToySupernet(), P, ToyTarget(), attempts=8)
     best = landings[-1]
-    assert 0.85 * target <= best.measured <= target  # the space is small
+    assert 0.85 * target <= best.measured <= 1.01 * target  # the space is small
     assert best.predicted == pytest.approx(wrong * best.measured, rel=1e-6)
     assert len(best.measurements) == REPEATS
     if wrong > 1.3 or wrong < 0.8:

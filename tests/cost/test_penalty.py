@@ -221,6 +221,7 @@ def test_the_candidates_are_counted_for_the_supernet_of_the_search() -> None:
 
 
 def write_table(folder: Path, supernet: NASBench201Supernet, space: str = "nasbench201") -> str:
+    macs = count_candidates(supernet, "macs").cost(supernet.space.sample(0))
     table = LatencyTable(
         space=space,
         choices=describe_choices(supernet.space),
@@ -233,7 +234,7 @@ def write_table(folder: Path, supernet: NASBench201Supernet, space: str = "nasbe
         noise=0.01,
         residual=0.02,
         networks=30,
-        reference={"config": supernet.space.sample(0).to_dict(), "ms": 6.0},
+        reference={"config": supernet.space.sample(0).to_dict(), "ms": 6.0, "macs": macs},
         device={},
         date="2026-01-01",
     )
@@ -249,6 +250,14 @@ def test_a_path_is_that_of_a_latency_table(tmp_path: Path) -> None:
         "|nor_conv_3x3~0|+|none~0|skip_connect~1|+|avg_pool_3x3~0|none~1|nor_conv_1x1~2|"
     )
     assert penalty.cost.cost(config) == 2.0 + 4.0 + 0.25 + 0.75 + 1.5
+
+
+def test_a_table_of_wider_networks_is_refused(tmp_path: Path) -> None:
+    path = write_table(tmp_path, NASBench201Supernet(channels=16, cells_per_stage=1, image_size=8))
+    with pytest.raises(ValueError, match="networks of another size: its reference network has .* MACs, here"):
+        FBNet(NASBench201Supernet(channels=8, cells_per_stage=1, image_size=8), CostPenalty(path, "fbnet"))
+    more_classes = NASBench201Supernet(channels=16, cells_per_stage=1, image_size=8, num_classes=100)
+    FBNet(more_classes, CostPenalty(path, "fbnet"))
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,31 @@
+"""BigNAS: Scaling Up Neural Architecture Search with Big Single-Stage Models (Yu et al., ECCV 2020)."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from oneshot.sandwich import SandwichSearch
+from oneshot.supernets.base import Supernet
+
+
+class BigNAS(SandwichSearch):
+    """One supernet whose sub-networks need no retraining (arXiv:2003.11142).
+
+    In every step the largest sub-network learns from the labels, the smallest and two random ones from its predictions.
+    Left out are the initialisation of residual branches at 0, dropout and weight decay for the largest alone, and the
+    learning rate that ends at a constant.
+
+    Args:
+        supernet: Any supernet, elastic or of operation choices.
+        **kwargs: See :class:`~oneshot.sandwich.SandwichSearch`.
+
+    Example:
+        >>> from oneshot.supernets import NASBenchMacroSupernet
+        >>> search = BigNAS(NASBenchMacroSupernet(channels=4, image_size=8))
+        >>> paths = search.paths(0)
+        >>> len(paths), paths[0]["layers"][0], paths[-1]["layers"][0]
+        (4, 'k5_e6', 'identity')
+    """
+
+    def __init__(self, supernet: Supernet, **kwargs: Any) -> None:
+        super().__init__(supernet, **{"distillation": "kl", "random_paths": 2, **kwargs})

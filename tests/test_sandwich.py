@@ -1,0 +1,191 @@
+"""The sandwich rule: who is trained, by what loss, and in which phase."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from oneshot.cost import count_candidates
+from oneshot.cost.extremes import extremes
+from oneshot.functional import alpha_divergence
+from oneshot.methods.alphanet import AlphaNet
+from oneshot.methods.bignas import BigNAS
+from oneshot.methods.ofa import OnceForAll, shrinking
+from oneshot.sandwich import Phase, SandwichSearch
+from oneshot.supernets import Choice, FBNetSupernet, NASBench201Supernet, NASBenchMacroSupernet, SearchSpace
+from oneshot.testing import SharingContract, fit, random_streams
+from oneshot.testing.methods import Method, PlantedSupernet
+
+
+class TestBigNAS(SharingContract):
+    @pytest.fixture
+    def method(self) -> Method:
+        return lambda supernet: BigNAS(supernet, weight_lr=0.1, candidates=20, finalists=4)
+
+
+class TestAlphaNet(SharingContract):
+    @pytest.fixture
+    def method(self) -> Method:
+        return lambda supernet: AlphaNet(supernet, weight_lr=0.1, candidates=20, finalists=4)
+
+
+def macro() -> NASBenchMacroSupernet:
+    torch.manual_seed(0)
+    return NASBenchMacroSupernet(channels=4, num_classes=3, image_size=8)
+
+
+# Who is trained.
+
+
+@pytest.mark.parametrize(
+    "supernet",
+    [macro, lambda: FBNetSupernet(num_classes=3, image_size=32), lambda: NASBench201Supernet(channels=4, image_size=8)],
+    ids=["macro", "fbnet", "nasbench201"],
+)
+def test_the_extremes_are_the_cheapest_and_the_dearest_of_all(supernet: Any) -> None:
+    model = count_candidates(supernet(), "macs")
+    least, most = extremes(model)
+    costs = model.costs(model.space.sample_matrix(20_000, 0))
+    cheapest, dearest = model.costs(np.stack([least, most]))
+    assert cheapest <= costs.min() < costs.max() <= dearest
+
+
+def test_a_step_trains_the_largest_first_the_smallest_last_and_others_between() -> None:
+    search = SandwichSearch(macro(), random_paths=3)
+    torch.manual_seed(0)
+    paths = search.paths(0)
+    assert paths[0]["layers"] == ("k5_e6",) * 8 and paths[-1]["layers"] == ("identity",) * 8
+    assert len(paths) == 5 and len({*paths[1:-1]}) == 3
+    assert search.paths(0)[1:-1] != paths[1:-1]  # drawn anew
+    torch.manual_seed(0)
+    assert search.paths(0) == paths  # from torch's generator
+    assert len(SandwichSearch(macro(), random_paths=0, smallest=False).paths(0)) == 1
+
+
+class Recorded(SandwichSearch):
+    """Remembers the losses of a step."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.seen: list[tuple[Tensor, Tensor, Tensor | None, Tensor]] = []
+
+    def path_loss(self, logits: Tensor, labels: Tensor, first: Tensor | None) -> Tensor:
+        loss = super().path_loss(logits, labels, first)
+        self.seen.append((logits.detach(), labels, first, loss.detach()))
+        return loss
+
+
+def record(**kwargs: Any) -> list[tuple[Tensor, Tensor, Tensor | None, Tensor]]:
+    search = Recorded(PlantedSupernet(channels=4), candidates=1, finalists=1, **kwargs)
+    fit(search, random_streams(search.supernet), epochs=1, limit_train_batches=1)
+    return search.seen
+
+
+@pytest.mark.parametrize("distillation", ["kl", "alpha", "none"])
+def test_the_largest_learns_from_the_labels_and_the_others_from_it(distillation: str) -> None:
+    seen = record(distillation=distillation, random_paths=1)
+    (teacher, labels, nobody, loss), *others = seen
+    assert nobody is None and len(others) == 2
+    torch.testing.assert_close(loss, F.cross_entropy(teacher, labels))
+    for logits, labels, first, loss in others:
+        assert first is not None and torch.equal(first, teacher)
+        expected = {
+            "kl": F.kl_div(logits.log_softmax(1), teacher.softmax(1), reduction="batchmean"),
+            "alpha": alpha_divergence(teacher, logits, alphas=(-1, 1), clip=5),
+            "none": F.cross_entropy(logits, labels),
+        }
+        torch.testing.assert_close(loss, expected[distillation])
+        if distillation != "none":
+            assert not torch.allclose(loss, expected["none"], rtol=1e-3)
+
+
+def test_the_gradient_of_a_step_is_the_sum_over_its_paths_and_clipped_once() -> None:
+    """A wrong variant clips after every path: then the norm could be anything."""
+    torch.manual_seed(0)
+    search = SandwichSearch(
+        PlantedSupernet(channels=4),
+        grad_clip=0.01,
+        weight_lr=1.0,
+        weight_momentum=0.0,
+        weight_decay=0.0,
+        candidates=1,
+        finalists=1,
+    )
+    before = [p.detach().clone() for p in search.supernet.parameters()]
+    fit(search, random_streams(search.supernet), epochs=1, limit_train_batches=1)
+    moved = torch.cat([(p - b).flatten() for p, b in zip(search.supernet.parameters(), before, strict=True)])
+    assert moved.norm().item() == pytest.approx(0.01, rel=1e-3)
+
+
+# Phases.
+
+SPACE = SearchSpace(
+    "toy", (Choice("size", (16, 32)), Choice("stage_0", ("k3_e3", "k5_e3", "k3_e6", "k5_e6"), rows=2, droppable=True))
+)
+
+
+def test_progressive_shrinking_frees_kernels_then_depths_then_expansions() -> None:
+    largest, kernels, depths, expansions = shrinking(SPACE, (1, 2, 3, 4))
+    assert [phase.epochs for phase in (largest, kernels, depths, expansions)] == [1, 2, 3, 4]
+    assert largest.picks == {"stage_0": ["k5_e6"]}
+    assert kernels.picks == {"stage_0": ["k3_e6", "k5_e6"]}
+    assert depths.picks == {"stage_0": ["k3_e6", "k5_e6", "none"]}
+    assert expansions.picks == {"stage_0": ["k3_e3", "k5_e3", "k3_e6", "k5_e6", "none"]}
+    assert len(shrinking(SPACE, (0, 1, 0, 1))) == 2
+    masks = kernels.allowed(SPACE)
+    assert [mask.tolist() for mask in masks] == [[True, True], *[[False, False, True, True, False]] * 2]
+
+
+def test_paths_keep_to_their_phase() -> None:
+    phases = [Phase(1, {"lay*": ["k5_e6"]}), Phase(2, {"layers": ["k3_e3", "k5_e6"]})]
+
+    class AtEpoch(SandwichSearch):
+        epoch = 0
+
+        @property
+        def current_epoch(self) -> int:
+            return self.epoch
+
+    search = AtEpoch(macro(), phases=phases)
+    expected = [{"k5_e6"}, {"k3_e3", "k5_e6"}, {"k3_e3", "k5_e6"}, {"identity", "k3_e3", "k5_e6"}]
+    for epoch, picks in enumerate(expected):
+        search.epoch = epoch
+        paths = [path for _ in range(20) for path in search.paths(0)]
+        assert {pick for path in paths for pick in path["layers"]} == picks
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        pytest.param({"random_paths": -1}, "at least 0; got -1", id="paths"),
+        pytest.param({"distillation": "l2"}, "'alpha', 'kl' or 'none'; got 'l2'", id="distillation"),
+        pytest.param({"phases": [Phase(0)]}, r"at least one epoch; got \[0\]", id="no-epochs"),
+        pytest.param(
+            {"phases": [Phase(1, {"depth": [2]})]}, r"restricts choices of space .*; got 'depth'", id="choice"
+        ),
+        pytest.param({"phases": [Phase(1, {"layers": ["k9"]})]}, "at least one of .*; got 'k9'", id="pick"),
+        pytest.param({"phases": [Phase(1, {"layers": []})]}, "at least one of .*; got 'none'", id="no-pick"),
+    ],
+)
+def test_what_cannot_be_trained_is_refused(options: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        SandwichSearch(macro(), **options)
+
+
+def test_phases_that_outlast_the_fit_are_refused() -> None:
+    search = SandwichSearch(PlantedSupernet(channels=2), phases=[Phase(3)], candidates=1, finalists=1)
+    with pytest.raises(ValueError, match=re.escape("The phases last 3 epochs; the fit has max_epochs=2.")):
+        fit(search, random_streams(search.supernet), epochs=2)
+
+
+def test_progressive_shrinking_needs_blocks_that_say_their_size() -> None:
+    with pytest.raises(ValueError, match="named by kernel and expansion, such as 'k3_e6'; space 'nasbench201' has"):
+        OnceForAll(NASBench201Supernet(channels=4, image_size=8))
+    with pytest.raises(ValueError, match="four phases: largest, kernels, depths, expansions; got epochs"):
+        shrinking(SPACE, (1, 2))
