@@ -2,15 +2,85 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+import contextlib
+from collections.abc import Callable, Iterable, Iterator, Sequence
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from oneshot.supernets.base import Supernet, batch_statistics
 from oneshot.supernets.space import SubnetConfig
 
 from .tasks import IGNORED
+
+
+@contextlib.contextmanager
+def recalibrated(supernet: Supernet, config: SubnetConfig, images: Iterable[Tensor]) -> Iterator[None]:
+    """Inside, running statistics are those of one architecture, and the supernet is in eval mode.
+
+    See :func:`recalibrate`. Afterwards everything is as it was before.
+
+    Args:
+        supernet: Shared weights.
+        config: The architecture.
+        images: Batches ``[B, C, H, W]`` of training images, as they are evaluated: not augmented.
+    """
+    layers = [m for m in supernet.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm) and m.track_running_stats]
+    before = [{name: buffer.clone() for name, buffer in layer.named_buffers(recurse=False)} for layer in layers]
+    modes = {module: module.training for module in supernet.modules()}
+    try:
+        _set_statistics(supernet, images, lambda x: supernet.run_config(x, config))
+        supernet.eval()
+        yield
+    finally:
+        with torch.no_grad():
+            for layer, buffers in zip(layers, before, strict=True):
+                for name, buffer in buffers.items():
+                    layer.get_buffer(name).copy_(buffer)
+        for module, mode in modes.items():
+            module.training = mode
+
+
+def recalibrate(network: nn.Module, images: Iterable[Tensor]) -> None:
+    """Give a network whose weights come from a supernet running statistics of its own.
+
+    Those it inherits are a mixture of all architectures that were trained. Here they are computed anew as the plain
+    mean over all batches: batch normalisation, and nothing else, is in training mode, with cumulative instead of
+    exponential averages (Universally Slimmable Networks, arXiv:1903.05134, section 3.4). Nothing is trained.
+
+    Args:
+        network: Any network; its training flags are restored.
+        images: Batches ``[B, C, H, W]`` of training images, not augmented.
+
+    Raises:
+        ValueError: If there are no images.
+    """
+    modes = {module: module.training for module in network.modules()}
+    try:
+        _set_statistics(network, images, network)
+    finally:
+        for module, mode in modes.items():
+            module.training = mode
+
+
+@torch.no_grad()
+def _set_statistics(module: nn.Module, images: Iterable[Tensor], run: Callable[[Tensor], Tensor]) -> None:
+    layers = [m for m in module.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm) and m.track_running_stats]
+    momenta, batches = [layer.momentum for layer in layers], 0
+    module.eval()
+    for layer in layers:
+        layer.reset_running_stats()
+        layer.momentum, layer.training = None, True  # the mean of all batches
+    like = next(module.parameters())
+    try:
+        for x in images:
+            run(x.to(like))
+            batches += 1
+    finally:
+        for layer, momentum in zip(layers, momenta, strict=True):
+            layer.momentum = momentum
+    if not batches and layers:
+        raise ValueError("Statistics need at least one batch of images; got none. Pass a loader that is not used up.")
 
 
 @torch.no_grad()

@@ -111,6 +111,10 @@ class Supernet(nn.Module, ABC):
             ValueError: If ``config`` is not of this space.
         """
 
+    def resolution(self, config: SubnetConfig) -> int:
+        """Height and width of the images an architecture reads; those of the supernet unless the space varies them."""
+        return self.input_shape[-1]
+
     def drop_paths(self, probability: float) -> None:
         """Let every mixed operation lose the images of a batch with this probability in training.
 

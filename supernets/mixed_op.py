@@ -236,7 +236,9 @@ def scaled_batch_norm(norms: Sequence[nn.BatchNorm2d], x: Tensor, scales: Tensor
     mean, var = (means[0], variances[0]) if len(norms) == 1 else (torch.cat(means), torch.cat(variances))
     # repeat, not expand: the kernels for channels-last input read a stride of zero as if it were one
     weight = scales.to(means[0].dtype).repeat_interleave(channels)
-    momentum = norm.momentum or 0.0
+    momentum = norm.momentum
+    if momentum is None:  # the mean of all batches
+        momentum = 1.0 / (int(cast(Tensor, norm.num_batches_tracked)) + 1) if learns else 0.0
     bias, use = torch.zeros_like(weight), learns or not norm.training
     y = F.batch_norm(x, mean if use else None, var if use else None, weight, bias, norm.training, momentum, norm.eps)
     if learns:
