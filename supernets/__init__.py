@@ -13,12 +13,20 @@ if TYPE_CHECKING:
     from .darts import DARTSSupernet as DARTSSupernet
     from .darts import darts_space as darts_space
     from .darts import reduced_space as reduced_space
+    from .elastic import ElasticArch as ElasticArch
+    from .elastic import ElasticNetwork as ElasticNetwork
+    from .elastic import ElasticSpace as ElasticSpace
+    from .elastic import ElasticSupernet as ElasticSupernet
+    from .elastic import sort_channels as sort_channels
     from .fbnet import FBNetNetwork as FBNetNetwork
     from .fbnet import FBNetSpace as FBNetSpace
     from .fbnet import FBNetSupernet as FBNetSupernet
     from .genotype import PUBLISHED as PUBLISHED
     from .genotype import Genotype as Genotype
     from .mixed_op import MixedOp as MixedOp
+    from .mobilenetv3 import MobileNetV3Network as MobileNetV3Network
+    from .mobilenetv3 import MobileNetV3Space as MobileNetV3Space
+    from .mobilenetv3 import MobileNetV3Supernet as MobileNetV3Supernet
     from .nasbench1shot1 import NASBench1Shot1Network as NASBench1Shot1Network
     from .nasbench1shot1 import NASBench1Shot1Space as NASBench1Shot1Space
     from .nasbench1shot1 import NASBench1Shot1Supernet as NASBench1Shot1Supernet
@@ -56,12 +64,19 @@ _WHERE = {
     "DARTSNetwork": "darts",
     "DARTSSpace": "darts",
     "DARTSSupernet": "darts",
+    "ElasticArch": "elastic",
+    "ElasticNetwork": "elastic",
+    "ElasticSpace": "elastic",
+    "ElasticSupernet": "elastic",
     "FBNetNetwork": "fbnet",
     "FBNetSpace": "fbnet",
     "FBNetSupernet": "fbnet",
     "Genotype": "genotype",
     "LSTMLanguageModel": "recurrent",
     "MixedOp": "mixed_op",
+    "MobileNetV3Network": "mobilenetv3",
+    "MobileNetV3Space": "mobilenetv3",
+    "MobileNetV3Supernet": "mobilenetv3",
     "NASBench101Cell": "nasbench101",
     "NASBench101Network": "nasbench101",
     "NASBench1Shot1Network": "nasbench1shot1",
@@ -94,6 +109,7 @@ _WHERE = {
     "load_config": "space",
     "reduced_space": "darts",
     "segmentation_space": "segmentation",
+    "sort_channels": "elastic",
 }
 __all__ = list(_WHERE)
 

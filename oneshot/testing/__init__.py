@@ -12,12 +12,14 @@ Example:
 import pytest
 
 # Before the modules are imported, so that a failing contract shows the values and not a bare AssertionError.
-pytest.register_assert_rewrite("oneshot.testing.spaces", "oneshot.testing.methods")
+pytest.register_assert_rewrite("oneshot.testing.spaces", "oneshot.testing.elastic", "oneshot.testing.methods")
 
+from .elastic import ElasticContract as ElasticContract  # noqa: E402
 from .methods import MethodContract as MethodContract  # noqa: E402
 from .methods import PlantedSupernet as PlantedSupernet  # noqa: E402
 from .methods import SharingContract as SharingContract  # noqa: E402
 from .methods import find_planted_winner as find_planted_winner  # noqa: E402
 from .methods import fit as fit  # noqa: E402
 from .methods import random_streams as random_streams  # noqa: E402
+from .spaces import SearchSpaceContract as SearchSpaceContract  # noqa: E402
 from .spaces import SpaceContract as SpaceContract  # noqa: E402

@@ -23,38 +23,23 @@ from oneshot.supernets.mixed_op import MixedOp
 from oneshot.supernets.space import SearchSpace, SubnetConfig, load_config
 
 
-class SpaceContract(ABC):
-    """Subclass it as ``class TestMySpace(SpaceContract)`` and define the fixture ``supernet``: small, new each time.
-
-    Networks must be deterministic: no candidate may draw random numbers.
+class SearchSpaceContract(ABC):
+    """What every search space must keep; a space without a supernet subclasses it and defines the fixture ``space``.
 
     Attributes:
-        configs_tested: Number of architectures that are built by a test.
         genes_per_mutation: Largest number of genes one mutation may change (2 where an edge can be rewired).
     """
 
-    configs_tested: int = 20
     genes_per_mutation: int = 1
 
     @pytest.fixture
     @abstractmethod
-    def supernet(self) -> OperationSupernet:
-        """A small supernet of the space."""
-
-    @pytest.fixture
-    def space(self, supernet: OperationSupernet) -> SearchSpace:
-        """The space of the supernet."""
-        return supernet.space
-
-    def inputs(self, supernet: OperationSupernet) -> Tensor:
-        """A small batch the networks can read, always the same; images of noise unless a space reads something else."""
-        return torch.randn(4, *supernet.input_shape, generator=torch.Generator().manual_seed(0))
+    def space(self) -> SearchSpace:
+        """The space."""
 
     def gene_probabilities(self, space: SearchSpace) -> list[npt.NDArray[np.float64]]:
         """How often a uniform draw holds each pick, per gene; looked at only where the space is too large to count."""
         return [np.full(size, 1 / size) for size in space.gene_sizes]
-
-    # The space.
 
     def test_a_sample_is_valid_and_follows_its_seed(self, space: SearchSpace) -> None:
         configs = space.decode(space.sample_matrix(50, 0))
@@ -69,12 +54,12 @@ class SpaceContract(ABC):
             matrix = space.sample_matrix(20_000, 0)
             for gene, expected in enumerate(self.gene_probabilities(space)):
                 counts = np.bincount(matrix[:, gene], minlength=len(expected))
-                assert _surprise(counts, len(matrix) * expected) < 5, f"gene {gene} is drawn as {counts}"
+                assert surprise(counts, len(matrix) * expected) < 5, f"gene {gene} is drawn as {counts}"
             return
         base = np.cumprod([1, *space.gene_sizes[:-1]])
         _, counts = np.unique(space.sample_matrix(20 * space.size, 0) @ base, return_counts=True)
         assert len(counts) == space.size
-        assert _surprise(counts, np.full(space.size, 20.0)) < 5
+        assert surprise(counts, np.full(space.size, 20.0)) < 5
 
     def test_encoding_and_decoding_are_inverse(self, space: SearchSpace) -> None:
         matrix = space.sample_matrix(50, 0)
@@ -85,7 +70,7 @@ class SpaceContract(ABC):
         assert space.encode([]).shape == (0, space.num_genes)
 
     def test_a_config_survives_json_and_pickle(self, space: SearchSpace, tmp_path: Path) -> None:
-        for config in _configs(space, 5):
+        for config in draw_configs(space, 5):
             (tmp_path / "subnet.json").write_text(config.to_json(), encoding="utf-8")
             copies = {SubnetConfig.from_json(config.to_json()), load_config(tmp_path / "subnet.json")}
             assert {config, pickle.loads(pickle.dumps(config))} == copies == {config}
@@ -104,7 +89,7 @@ class SpaceContract(ABC):
         assert result.stdout.strip() == text, result.stderr
 
     def test_a_mutation_changes_one_decision_and_follows_its_seed(self, space: SearchSpace) -> None:
-        for seed, config in enumerate(_configs(space, 50)):
+        for seed, config in enumerate(draw_configs(space, 50)):
             child = space.mutate(config, seed)
             space.validate(child)
             assert 1 <= (space.encode([config]) != space.encode([child])).sum() <= self.genes_per_mutation
@@ -126,7 +111,7 @@ class SpaceContract(ABC):
 
     def test_a_child_has_each_gene_from_a_parent_and_follows_its_seed(self, space: SearchSpace) -> None:
         shares = []
-        for seed, (first, second) in enumerate(itertools.pairwise(_configs(space, 51))):
+        for seed, (first, second) in enumerate(itertools.pairwise(draw_configs(space, 51))):
             child = space.crossover(first, second, seed)
             space.validate(child)
             assert child == space.crossover(first, second, seed)
@@ -137,13 +122,13 @@ class SpaceContract(ABC):
         assert 0.3 < np.mean(shares) < 0.7  # both parents count
 
     def test_the_canonical_form_is_valid_and_its_own_canonical_form(self, space: SearchSpace) -> None:
-        for config in _configs(space, 200):
+        for config in draw_configs(space, 200):
             canonical = space.canonical(config)
             space.validate(canonical)
             assert space.canonical(canonical) == canonical
 
     def test_unique_keeps_one_of_each_canonical_form_in_order(self, space: SearchSpace) -> None:
-        configs = _configs(space, 50)
+        configs = draw_configs(space, 50)
         unique = space.unique([*configs, *configs])
         expected: list[SubnetConfig] = []
         for config in map(space.canonical, configs):
@@ -152,7 +137,7 @@ class SpaceContract(ABC):
         assert unique == expected
 
     def test_deriving_from_certainty_gives_the_config_back(self, space: SearchSpace) -> None:
-        for config in _configs(space, 50):
+        for config in draw_configs(space, 50):
             assert space.most_likely(space.one_hot(config)) == config
 
     def test_a_foreign_config_is_refused(self, space: SearchSpace) -> None:
@@ -176,12 +161,36 @@ class SpaceContract(ABC):
             assert graph.edges
             assert all(0 <= source < target < len(graph.nodes) for source, target, _ in graph.edges)
 
-    # The networks.
+
+class SpaceContract(SearchSpaceContract):
+    """Subclass it as ``class TestMySpace(SpaceContract)`` and define the fixture ``supernet``: small, new each time.
+
+    Networks must be deterministic: no candidate may draw random numbers.
+
+    Attributes:
+        configs_tested: Number of architectures that are built by a test.
+    """
+
+    configs_tested: int = 20
+
+    @pytest.fixture
+    @abstractmethod
+    def supernet(self) -> OperationSupernet:
+        """A small supernet of the space."""
+
+    @pytest.fixture
+    def space(self, supernet: OperationSupernet) -> SearchSpace:
+        """The space of the supernet."""
+        return supernet.space
+
+    def inputs(self, supernet: OperationSupernet) -> Tensor:
+        """A small batch the networks can read, always the same; images of noise unless a space reads something else."""
+        return torch.randn(4, *supernet.input_shape, generator=torch.Generator().manual_seed(0))
 
     def test_an_extracted_network_equals_the_supernet_under_one_hot_weights(self, supernet: OperationSupernet) -> None:
         x = self.inputs(supernet)
         disturb(supernet)
-        for config in _configs(supernet.space, self.configs_tested):
+        for config in draw_configs(supernet.space, self.configs_tested):
             arch = supernet.one_hot(config)
             with torch.no_grad():
                 network = supernet.eval().extract(config)
@@ -196,23 +205,23 @@ class SpaceContract(ABC):
         x = self.inputs(supernet)
         disturb(supernet).eval()
         with torch.no_grad():
-            outputs = [supernet.extract(c)(x) for c in supernet.space.unique(_configs(supernet.space, 10))]
+            outputs = [supernet.extract(c)(x) for c in supernet.space.unique(draw_configs(supernet.space, 10))]
         assert all(not torch.allclose(a, b, atol=1e-6) for a, b in itertools.combinations(outputs, 2))
 
     def test_an_extracted_network_stands_alone(self, supernet: OperationSupernet) -> None:
-        shared = {_storage(t) for t in supernet.state_dict().values()}
-        for config in _configs(supernet.space, self.configs_tested):
+        shared = {storage(t) for t in supernet.state_dict().values()}
+        for config in draw_configs(supernet.space, self.configs_tested):
             network = supernet.extract(config)
             assert network.config == config
             assert network.graphs() == supernet.space.graphs(config)
             assert (network.input_shape, network.num_classes) == (supernet.input_shape, supernet.num_classes)
-            assert not shared & {_storage(t) for t in network.state_dict().values()}
+            assert not shared & {storage(t) for t in network.state_dict().values()}
             assert not any(isinstance(m, MixedOp | OperationSupernet | pl.LightningModule) for m in network.modules())
 
     def test_an_extracted_network_is_rebuilt_from_json(self, supernet: OperationSupernet) -> None:
         x = self.inputs(supernet)
         disturb(supernet).eval()
-        for config in _configs(supernet.space, 5):
+        for config in draw_configs(supernet.space, 5):
             network = supernet.extract(config)
             rebuilt = type(network)(**json.loads(json.dumps(network.init_args))).eval()
             rebuilt.load_state_dict(network.state_dict(), strict=True)
@@ -232,7 +241,7 @@ class SpaceContract(ABC):
     def test_the_canonical_form_computes_the_same(self, supernet: OperationSupernet) -> None:
         x = self.inputs(supernet)
         disturb(supernet).eval()
-        configs = [c for c in _configs(supernet.space, 200) if supernet.space.canonical(c) != c]
+        configs = [c for c in draw_configs(supernet.space, 200) if supernet.space.canonical(c) != c]
         for config in configs[: self.configs_tested]:
             with torch.no_grad():
                 output = supernet.extract(supernet.space.canonical(config))(x)
@@ -254,7 +263,7 @@ class SpaceContract(ABC):
         totals = {
             _weights(supernet.extract(config))
             - int(sum((counts[name] * weights.cpu()).sum() for name, weights in supernet.one_hot(config).items()))
-            for config in _configs(supernet.space, self.configs_tested)
+            for config in draw_configs(supernet.space, self.configs_tested)
         }
         assert totals == {_weights(supernet) - int(sum(c.sum() for c in counts.values()))}
 
@@ -296,11 +305,13 @@ def disturb(network: nn.Module, seed: int = 0) -> nn.Module:
     return network
 
 
-def _configs(space: SearchSpace, n: int) -> list[SubnetConfig]:
+def draw_configs(space: SearchSpace, n: int) -> list[SubnetConfig]:
+    """Always the same ``n`` architectures."""
     return space.decode(space.sample_matrix(n, 0))
 
 
-def _storage(tensor: Tensor) -> int:
+def storage(tensor: Tensor) -> int:
+    """Where a tensor's memory begins."""
     return tensor.untyped_storage().data_ptr()
 
 
@@ -315,7 +326,7 @@ def _weights(network: nn.Module, *, only_norm: bool = False) -> int:
     )
 
 
-def _surprise(counts: npt.NDArray[np.int64], expected: npt.NDArray[np.float64]) -> float:
+def surprise(counts: npt.NDArray[np.int64], expected: npt.NDArray[np.float64]) -> float:
     """Pearson's chi-square as a normal deviate (Wilson and Hilferty, PNAS 17, 1931); 0 where nothing is random."""
     if (counts[expected == 0] > 0).any():
         return float("inf")
