@@ -13,7 +13,7 @@ from jsonargparse import ArgumentParser, Namespace
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-from oneshot.supernets.base import OperationSupernet
+from oneshot.supernets.base import Supernet
 
 from .cost import (
     Device,
@@ -89,7 +89,7 @@ def measure(args: Sequence[str], *, console: Console | None = None) -> None:
 
 
 def _few_shot(
-    options: Namespace, supernet: OperationSupernet, target: Device, out: Path, journal: Path, console: Console
+    options: Namespace, supernet: Supernet, target: Device, out: Path, journal: Path, console: Console
 ) -> None:
     """Propose a few networks, measure them or have them measured, and say what that tells about the others."""
     space = supernet.space
@@ -127,7 +127,7 @@ def _few_shot(
 def _parser() -> ArgumentParser:
     parser = ArgumentParser(prog="oneshot measure", description="Measure what a supernet's candidates need here.")
     parser.add_argument("--config", action="config", help="YAML file with these options")
-    parser.add_subclass_arguments(OperationSupernet, "supernet", required=True, help="the search space to measure")
+    parser.add_subclass_arguments(Supernet, "supernet", required=True, help="the search space to measure")
     parser.add_argument("--out", type=str | None, default=None, help="table to write or to verify (runs/latency.json)")
     parser.add_argument("--runtime", type=Runtime, default="eager", help="what runs the networks")
     parser.add_argument("--device", type=str, default="cpu", help="cpu, cuda or cuda:1")

@@ -148,6 +148,13 @@ class ElasticSpace(SearchSpace):
         self.validate(config)
         return config
 
+    def stage_columns(self) -> Iterator[tuple[Choice, int, slice]]:
+        """Stages, their fewest layers, and where their genes are."""
+        start = 2
+        for stage, least in zip(self.stages, self.min_depths, strict=True):
+            yield stage, least, slice(start, start + stage.rows)
+            start += stage.rows
+
     def most_likely(self, probabilities: Mapping[str, npt.NDArray[np.floating[Any]]]) -> SubnetConfig:
         """The most likely pick of every row, repaired; ``none`` has the probability that a row's blocks leave."""
         genes: list[int] = []
@@ -170,7 +177,7 @@ class ElasticSpace(SearchSpace):
         Raises:
             ValueError: Naming the row of the matrix, the stage, the layer and the way out.
         """
-        for stage, least, columns in self._stage_columns():
+        for stage, least, columns in self.stage_columns():
             dropped = genes[:, columns] == len(stage.candidates)
             bad = dropped.copy()
             bad[:, least:-1] &= ~dropped[:, least + 1 :]
@@ -187,13 +194,6 @@ class ElasticSpace(SearchSpace):
                     f"{[stage.picks[gene] for gene in genes[row, columns]]}; {rule}. space.repair(genes) makes it so."
                 )
 
-    def _stage_columns(self) -> Iterator[tuple[Choice, int, slice]]:
-        """Stages, their fewest layers, and where their genes are."""
-        start = 2
-        for stage, least in zip(self.stages, self.min_depths, strict=True):
-            yield stage, least, slice(start, start + stage.rows)
-            start += stage.rows
-
     def _draw(self, n: int, rng: np.random.Generator) -> IntMatrix:
         parts = [rng.integers(0, len(choice.candidates), size=(n, 1)) for choice in self.choices[:2]]
         for stage, least in zip(self.stages, self.min_depths, strict=True):
@@ -208,7 +208,7 @@ class ElasticSpace(SearchSpace):
             raise ValueError(f"Space {self.name!r} has a single architecture; there is nothing to mutate.")
         child = super()._mutate(genes, rng)
         (gene,) = np.flatnonzero(child != genes)
-        for stage, least, columns in self._stage_columns():
+        for stage, least, columns in self.stage_columns():
             if not columns.start <= gene < columns.stop:
                 continue
             row, none, own = gene - columns.start, len(stage.candidates), child[columns]
@@ -222,11 +222,11 @@ class ElasticSpace(SearchSpace):
         return child
 
     def _linkage(self) -> list[list[int]]:
-        return [[0], [1], *([*range(c.start, c.stop)] for _, _, c in self._stage_columns())]
+        return [[0], [1], *([*range(c.start, c.stop)] for _, _, c in self.stage_columns())]
 
     def _repair(self, matrix: IntMatrix) -> IntMatrix:
         """Blocks move up over holes, in order; first layers that are missing become the smallest block."""
-        for stage, least, columns in self._stage_columns():
+        for stage, least, columns in self.stage_columns():
             own = matrix[:, columns]
             present = own != len(stage.candidates)
             blocks, rows = own[present], np.nonzero(present)[0]
@@ -294,6 +294,10 @@ class ElasticNetwork(Subnet, ABC):
     space_name: str
     arch: ElasticArch
     stages: nn.ModuleList
+
+    def layers(self) -> list[nn.Module]:
+        """The modules of all layers, first to last."""
+        return [layer for stage in self.stages for layer in stage]  # type: ignore[attr-defined]  # ModuleList is untyped
 
     def graphs(self) -> list[ArchGraph]:
         return [self.arch.graph(self.space_name)]

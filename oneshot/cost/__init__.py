@@ -5,6 +5,7 @@ from __future__ import annotations
 from .agreement import Agreement as Agreement
 from .candidates import Counted as Counted
 from .candidates import count_candidates as count_candidates
+from .conditional import ConditionalCost as ConditionalCost
 from .counts import Counts as Counts
 from .counts import count as count
 from .few_shot import FewShot as FewShot

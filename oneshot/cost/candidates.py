@@ -10,17 +10,19 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from typing import Literal, TypeAlias
+from typing import TypeAlias
 
 import numpy as np
 import numpy.typing as npt
 import torch
 from torch import nn
 
-from oneshot.supernets.base import OperationSupernet, Subnet
+from oneshot.supernets.base import OperationSupernet, Subnet, Supernet
 from oneshot.supernets.chain import ChainSupernet
 from oneshot.supernets.darts import KINDS, DARTSCell, DARTSSupernet, SearchCell
+from oneshot.supernets.elastic import ElasticSupernet
 from oneshot.supernets.nasbench1shot1 import NASBench1Shot1Space, NASBench1Shot1Supernet
 from oneshot.supernets.nasbench1shot1 import NetworkCell as NASBench1Shot1Cell
 from oneshot.supernets.nasbench201 import NASBench201Supernet
@@ -29,31 +31,33 @@ from oneshot.supernets.recurrent import NODES, RecurrentGenotype, RecurrentSuper
 from oneshot.supernets.segmentation import SegmentationSupernet
 from oneshot.supernets.space import IntMatrix, SubnetConfig
 
+from .conditional import Counted as Counted
+from .conditional import count_elastic
 from .counts import Counts, Visit, count, trace
 from .joint import PeakCost, Segment, always
 from .model import AdditiveCost, CostModel
 
-Counted: TypeAlias = Literal["params", "macs", "memory"]
 UNITS: dict[Counted, str] = {"params": "params", "macs": "MACs", "memory": "bytes"}
 LARGEST = 2**22  # entries of a table over the edges of a node
 Table: TypeAlias = npt.NDArray[np.float64]
 
 
-def count_candidates(supernet: OperationSupernet, what: Counted, *, image_size: int | None = None) -> CostModel:
+def count_candidates(supernet: Supernet, what: Counted, *, image_size: int | None = None) -> CostModel:
     """What every architecture has, exactly.
 
     The cost of a config is what :func:`~oneshot.cost.count` finds in ``supernet.extract(config, inherit=False)``.
 
     Parameters and MACs are sums over the candidates (:class:`AdditiveCost`), or where channels depend on the wiring, in
     NAS-Bench-1Shot1, one table. Memory, which rises and falls, is put together from the peak and the output of every
-    candidate in the order in which the networks run (:class:`PeakCost`).
+    candidate in the order in which the networks run (:class:`PeakCost`). In elastic spaces there is a table for every
+    resolution and width (:class:`ConditionalCost`).
 
     Nothing is drawn from the random numbers of the caller.
 
     Args:
         supernet: The supernet.
         what: ``"params"``, ``"macs"`` or ``"memory"``, see :class:`~oneshot.cost.Counts`. Memory is that of one image.
-        image_size: Height and width of an image; by default the supernet's.
+        image_size: Height and width of an image; by default the supernet's. Not of elastic spaces, which choose it.
 
     Returns:
         The costs in params, MACs or bytes. Those of MACs and memory remember the ``image_size``.
@@ -76,12 +80,29 @@ def count_candidates(supernet: OperationSupernet, what: Counted, *, image_size: 
             f"image_size is that of images, at least 1; got {image_size} for inputs of shape {list(shape)}. Leave it "
             "out to count at the shape of the supernet."
         )
+    if isinstance(supernet, ElasticSupernet):
+        if image_size is not None:
+            raise ValueError(
+                f"The resolution is a choice of space {supernet.space.name!r}, counted at all of "
+                f"{supernet.space['resolution'].candidates}; got image_size={image_size}. Leave it out."
+            )
+        with _own_random_numbers(supernet):
+            return count_elastic(supernet, what, UNITS[what])
+    if not isinstance(supernet, OperationSupernet):
+        raise ValueError(
+            f"Counted are supernets of operation choices and elastic ones; got a {type(supernet).__name__}. Write a "
+            "CostModel for it; count(supernet.extract(config), shape) has the counts of one architecture."
+        )
     shape = shape if image_size is None else (shape[0], image_size, image_size)
-    device = next(supernet.parameters()).device
-    with torch.random.fork_rng([device] if device.type == "cuda" else []):
+    with _own_random_numbers(supernet):
         found = _count(supernet, what, shape)
     found.image_size = shape[-1] if len(shape) == 3 and what != "params" else None
     return found
+
+
+def _own_random_numbers(supernet: Supernet) -> AbstractContextManager[None]:
+    device = next(supernet.parameters()).device
+    return torch.random.fork_rng([device] if device.type == "cuda" else [])
 
 
 def _count(supernet: OperationSupernet, what: Counted, shape: tuple[int, ...]) -> CostModel:

@@ -25,7 +25,7 @@ import torch
 from torch import Tensor, nn
 
 from oneshot.supernets import mixed_op
-from oneshot.supernets.base import OperationSupernet, Subnet
+from oneshot.supernets.base import OperationSupernet, Subnet, Supernet
 from oneshot.supernets.space import IntMatrix, SearchSpace
 
 from .counts import count
@@ -85,7 +85,7 @@ class Shares:
 
 
 def measure(
-    supernet: OperationSupernet,
+    supernet: Supernet,
     target: Target,
     *,
     networks: int | None = None,
@@ -107,9 +107,16 @@ def measure(
         progress: Called after every network with the number of those done and of all.
 
     Raises:
-        ValueError: If there are too few networks to see every candidate, or the journal has other settings.
+        ValueError: If there are too few networks to see every candidate, the supernet is elastic, or the journal has
+            other settings.
         RuntimeError: If the device fails, or gives times that are not positive.
     """
+    if not isinstance(supernet, OperationSupernet):
+        raise ValueError(
+            f"A latency table has one latency for every candidate in its place; in space {supernet.space.name!r} it "
+            "depends on other choices. Measure random networks: measure_latencies(supernet, target, genes), then "
+            "fit_predictor(space, genes, latencies)."
+        )
     space, places = supernet.space, Places.of(supernet)
     unknowns = len(places.features)
     networks = max(PER_UNKNOWN * unknowns, 2 * REPEATED) if networks is None else networks
@@ -157,7 +164,7 @@ def measure(
 
 
 def measure_latencies(
-    supernet: OperationSupernet,
+    supernet: Supernet,
     target: Target,
     genes: IntMatrix,
     *,
@@ -188,7 +195,7 @@ def measure_latencies(
 
 
 def measure_networks(
-    supernet: OperationSupernet,
+    supernet: Supernet,
     target: Target,
     reference: IntMatrix,
     plan: Sequence[IntMatrix],
@@ -466,7 +473,7 @@ def repeat_noise(first: npt.ArrayLike, second: npt.ArrayLike) -> float:
     return float(1.4826 * np.median(np.abs(a - b) / ((a + b) / 2)) / math.sqrt(2))
 
 
-def describe(supernet: OperationSupernet, target: Target) -> dict[str, Any]:
+def describe(supernet: Supernet, target: Target) -> dict[str, Any]:
     """What timings depend on, JSON-able."""
     with torch.random.fork_rng(devices=[]):
         network = supernet.extract(supernet.space.sample(0), inherit=False)
@@ -481,7 +488,7 @@ def describe(supernet: OperationSupernet, target: Target) -> dict[str, Any]:
     }
 
 
-def _prepare(supernet: OperationSupernet, target: Target, genes: IntMatrix) -> Run:
+def _prepare(supernet: Supernet, target: Target, genes: IntMatrix) -> Run:
     return target.prepare(supernet.extract(supernet.space.decode(genes[None])[0], inherit=False).eval())
 
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from oneshot.supernets.base import OperationSupernet
+from oneshot.supernets.base import Supernet
 
 from .agreement import Agreement
 from .measurement import LONE_RUNS, Journal, Progress, describe, measure_networks, repeat_noise
@@ -60,7 +60,7 @@ class Verification:
 
 def verify(
     table: LatencyTable,
-    supernet: OperationSupernet,
+    supernet: Supernet,
     target: Target,
     *,
     networks: int = 50,

@@ -109,7 +109,7 @@ class ElasticContract(SearchSpaceContract):
         assert time.process_time() - start < 1
 
     def test_a_genome_with_a_hole_or_without_first_layers_is_refused(self, space: ElasticSpace) -> None:
-        (stage, least, columns) = next(iter(space._stage_columns()))
+        (stage, least, columns) = next(iter(space.stage_columns()))
         genes, none = space.encode([space.largest])[0], len(stage.candidates)
         for row in range(stage.rows):
             broken = genes.copy()
@@ -138,7 +138,7 @@ class ElasticContract(SearchSpaceContract):
         smallest, largest = space.encode([space.smallest, space.largest])
         assert not smallest[:2].any()
         assert (largest == np.array([len(c.candidates) - 1 for c in space.choices for _ in range(c.rows)])).all()
-        for stage, least, columns in space._stage_columns():
+        for stage, least, columns in space.stage_columns():
             assert smallest[columns].tolist() == [0] * least + [len(stage.candidates)] * (stage.rows - least)
 
     # The networks.
