@@ -221,15 +221,32 @@ class DARTSSpace(SearchSpace):
         return child
 
     def _canonical(self, genes: IntMatrix) -> IntMatrix:
-        """Nodes that neither the output nor another node reads lose their edges."""
-        genes, nodes = genes.copy(), self.nodes()
+        (canonical,) = self._without_unread(genes[None].copy())
+        return np.asarray(canonical)
+
+    def _without_unread(self, matrix: IntMatrix) -> IntMatrix:
+        """``[N, G]``, in place: nodes that neither the output nor another node reads lose their edges."""
+        nodes, none = self.nodes(), np.array([self._none(gene) for gene in range(self.num_genes)])
         for first in (0, self.steps):
             for node in reversed(range(self.steps - self.multiplier)):
                 readers = [nodes[first + later][node + 2] for later in range(node + 1, self.steps)]
-                if all(genes[gene] == self._none(gene) for gene in readers):
-                    for gene in nodes[first + node]:
-                        genes[gene] = self._none(gene)
-        return genes
+                unread = (matrix[:, readers] == none[readers]).all(1)
+                entering = nodes[first + node]
+                matrix[np.ix_(unread, entering)] = none[entering]
+        return matrix
+
+    def _repair(self, matrix: IntMatrix) -> IntMatrix:
+        """Nodes get as many inputs as sampled ones have: the first they have, then the earliest states they lack."""
+        for node in self.nodes():
+            none = np.array([self._none(gene) for gene in node])
+            on = matrix[:, node] != none
+            wanted = min(self.edges_per_node, len(node))
+            kept = on & (on.cumsum(1) <= wanted)
+            missing = wanted - kept.sum(1, keepdims=True)
+            added = ~on & ((~on).cumsum(1) <= missing)
+            first_live = np.array([self._live(gene)[0] for gene in node])
+            matrix[:, node] = np.where(added, first_live, np.where(kept, matrix[:, node], none))
+        return self._without_unread(matrix)
 
     def _linkage(self) -> list[list[int]]:
         return self.nodes()

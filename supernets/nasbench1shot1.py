@@ -20,6 +20,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal, TypeAlias
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -143,16 +144,25 @@ class NASBench1Shot1Space(SearchSpace):
         return [self.cell(config).graph()]
 
     def _canonical(self, genes: IntMatrix) -> IntMatrix:
-        genes, used = genes.copy(), self.used(self._config(genes))
-        position = self.blocks
-        for node, sets in enumerate(self.parent_sets(), start=1):
-            loose = node <= self.blocks and node not in used
-            if loose:
-                genes[node - 1] = 0
-            if len(sets) > 1:
-                genes[position] = 0 if loose else genes[position]
-                position += 1
-        return genes
+        (canonical,) = self._repair(genes[None].copy())
+        return np.asarray(canonical)
+
+    def _repair(self, matrix: IntMatrix) -> IntMatrix:
+        sets = self.parent_sets()
+        wired = [node for node in range(1, self.blocks + 2) if len(sets[node - 1]) > 1]
+        column = {node: self.blocks + i for i, node in enumerate(wired)}
+        used = np.zeros((len(matrix), self.blocks + 2), dtype=bool)
+        used[:, -1] = True
+        for node in reversed(range(1, self.blocks + 2)):
+            member = np.array([[parent in picked for parent in range(node)] for picked in sets[node - 1]])
+            takes = member[matrix[:, column[node]]] if node in column else member[[0]]
+            used[:, :node] |= used[:, [node]] & takes
+        for block in range(1, self.blocks + 1):
+            loose = ~used[:, block]
+            matrix[loose, block - 1] = 0
+            if block in column:
+                matrix[loose, column[block]] = 0
+        return matrix
 
 
 class SearchCell(nn.Module):

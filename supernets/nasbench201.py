@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import cast
 
+import numpy as np
 from torch import Tensor, nn
 
 from .base import OperationSupernet, Subnet, check_image_size, inherit_weights
@@ -95,20 +96,22 @@ class NASBench201Space(SearchSpace):
         return [ArchGraph("cell", ("in", "1", "2", "out"), edges)]
 
     def _canonical(self, genes: IntMatrix) -> IntMatrix:
-        genes = genes.copy()
-        none = self.choices[0].picks.index(NONE)
-        silent = [code for code, op in enumerate(self.choices[0].picks) if op in ("skip_connect", "avg_pool_3x3")]
+        (canonical,) = self._repair(genes[None].copy())
+        return np.asarray(canonical)
+
+    def _repair(self, matrix: IntMatrix) -> IntMatrix:
+        picks = self.choices[0].picks
+        none, silent = picks.index(NONE), [picks.index(op) for op in ("skip_connect", "avg_pool_3x3")]
+        into = [[e for e, (_, target) in enumerate(EDGES) if target == node] for node in range(NODES)]
+        leaving = [[e for e, (source, _) in enumerate(EDGES) if source == node] for node in range(NODES)]
         for node in range(1, NODES - 1):  # zero in, zero out
-            if all(genes[e] == none for e, (_, target) in enumerate(EDGES) if target == node):
-                for e, (source, _) in enumerate(EDGES):
-                    if source == node and genes[e] in silent:
-                        genes[e] = none
+            zero = (matrix[:, into[node]] == none).all(1)
+            for e in leaving[node]:
+                matrix[zero & np.isin(matrix[:, e], silent), e] = none
         for node in reversed(range(1, NODES - 1)):  # nobody listens
-            if all(genes[e] == none for e, (source, _) in enumerate(EDGES) if source == node):
-                for e, (_, target) in enumerate(EDGES):
-                    if target == node:
-                        genes[e] = none
-        return genes
+            unread = (matrix[:, leaving[node]] == none).all(1)
+            matrix[np.ix_(unread, into[node])] = none
+        return matrix
 
 
 class SearchCell(nn.Module):

@@ -229,6 +229,14 @@ class RecurrentSpace(SearchSpace):
             child[old] = 1 + (genes[old] - 1 + rng.integers(1, len(CANDIDATES) - 1)) % (len(CANDIDATES) - 1)
         return child
 
+    def _repair(self, matrix: IntMatrix) -> IntMatrix:
+        """A node keeps the first state it reads; one that reads none gets the first activation of the first state."""
+        for edges in self._linkage():
+            on = matrix[:, edges] != 0
+            matrix[:, edges] = np.where(on & (on.cumsum(1) == 1), matrix[:, edges], 0)
+            matrix[~on.any(1), edges[0]] = 1
+        return matrix
+
     def _linkage(self) -> list[list[int]]:
         """Edges that enter each node."""
         return [[e for e, (_, node) in enumerate(EDGES) if node == target] for target in range(NODES)]

@@ -300,7 +300,8 @@ class SearchSpace:
             matrix: ``[N, G]``, every gene an index of its picks; rules between genes may be broken.
 
         Returns:
-            ``[N, G]``, valid and canonical. What was so already stays as it is.
+            ``[N, G]``, valid and canonical. Canonical forms of what sampling, mutation and crossover yield stay as they
+            are.
 
         Raises:
             ValueError: If the shape is not ``[N, G]`` or a gene is out of range.

@@ -22,8 +22,10 @@ HEAVY = {
     "matplotlib",
     "sklearn",
     "fvcore",
+    "pymoo",
 }
-LAZY = ["oneshot", "oneshot.supernets", "oneshot.callbacks", "oneshot.data"]  # their names are imported on first use
+# Their names are imported on first use.
+LAZY = ["oneshot", "oneshot.supernets", "oneshot.callbacks", "oneshot.data", "oneshot.nat"]
 
 STATE = """
 import json, logging, os, random, signal, sys, warnings

@@ -127,6 +127,28 @@ class SearchSpaceContract(ABC):
             space.validate(canonical)
             assert space.canonical(canonical) == canonical
 
+    def test_repair_makes_any_genes_valid_and_canonical_and_leaves_canonical_ones(self, space: SearchSpace) -> None:
+        sizes = np.array(space.gene_sizes)
+        anything = np.random.default_rng(0).integers(0, sizes, size=(300, space.num_genes))
+        before = anything.copy()
+        repaired = space.repair(anything)
+        assert np.array_equal(anything, before) and repaired.shape == before.shape and repaired.dtype == np.int64
+        configs = space.decode(repaired)
+        for config in configs:
+            space.validate(config)
+        assert np.array_equal(space.encode(map(space.canonical, configs)), repaired)
+        assert np.array_equal(space.repair(repaired), repaired)
+        assert len(np.unique(repaired, axis=0)) > 1
+        samples = space.encode(map(space.canonical, space.decode(space.sample_matrix(200, 0))))
+        assert np.array_equal(space.repair(samples), samples)
+        assert np.array_equal(space.repair(space.sample_matrix(200, 0)), samples)
+        assert space.repair(samples[:0]).shape == (0, space.num_genes)
+        for wrong, message in ((sizes, "is an index below"), (-np.ones_like(sizes), "is an index below")):
+            with pytest.raises(ValueError, match=message):
+                space.repair(np.stack([samples[0], wrong]))
+        with pytest.raises(ValueError, match="integer matrix"):
+            space.repair(samples[:, :-1])
+
     def test_unique_keeps_one_of_each_canonical_form_in_order(self, space: SearchSpace) -> None:
         configs = draw_configs(space, 50)
         unique = space.unique([*configs, *configs])

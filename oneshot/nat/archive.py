@@ -1,0 +1,214 @@
+"""What was evaluated: architectures and their objectives, without repetition, whole in a file."""
+
+from __future__ import annotations
+
+import csv
+import io
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from oneshot.files import write_atomically
+from oneshot.supernets.space import IntMatrix, SearchSpace
+
+from .fronts import Floats, non_dominated
+
+SCHEMA_VERSION = 1
+
+
+class Archive:
+    """Architectures of a space with their objectives, all minimised, in the order in which they were added.
+
+    Genes are canonical and distinct. An evaluation that failed is a row whose first objective is NaN: it is kept, so
+    that it is not tried again, and is in no front.
+
+    Args:
+        space: The search space.
+        objectives: Names of the objectives, distinct.
+
+    Example:
+        >>> from oneshot.supernets import Choice
+        >>> archive = Archive(SearchSpace("toy", (Choice("layer", ("a", "b"), rows=2),)), ("error", "MACs"))
+        >>> archive.add([[0, 0], [0, 1], [1, 1]], [[9.0, 1.0], [5.0, 2.0], [6.0, 3.0]])
+        >>> archive.front()
+        array([0, 1])
+    """
+
+    def __init__(self, space: SearchSpace, objectives: Sequence[str]) -> None:
+        self.space, self.objectives = space, tuple(objectives)
+        if not self.objectives or len(set(self.objectives)) != len(self.objectives):
+            raise ValueError(f"An archive has objectives with distinct names, at least one; got {self.objectives}.")
+        self._genes = np.empty((0, space.num_genes), dtype=np.int64)
+        self._values = np.empty((0, len(self.objectives)), dtype=np.float64)
+        self._rows: dict[bytes, int] = {}
+
+    def __len__(self) -> int:
+        return len(self._genes)
+
+    @property
+    def genes(self) -> IntMatrix:
+        """``[N, G]``, a copy."""
+        return self._genes.copy()
+
+    @property
+    def values(self) -> Floats:
+        """``[N, M]``, a copy."""
+        return self._values.copy()
+
+    @property
+    def failed(self) -> npt.NDArray[np.bool_]:
+        """Which evaluations failed, ``[N]``."""
+        return np.isnan(self._values[:, 0])
+
+    def rows(self, genes: npt.ArrayLike) -> npt.NDArray[np.int64]:
+        """Where architectures are, -1 for those that are not here: ``[n, G]`` -> ``[n]``."""
+        return np.array([self._rows.get(key, -1) for key in keys(np.asarray(genes))], dtype=np.int64)
+
+    def add(self, genes: npt.ArrayLike, values: npt.ArrayLike) -> None:
+        """Add evaluated architectures, all or none.
+
+        Args:
+            genes: Canonical (``space.repair``) and new, ``[n, G]``.
+            values: ``[n, M]``, finite; NaN in the first column says that the evaluation failed.
+
+        Raises:
+            ValueError: If genes are not canonical, repeated or already here, or values do not fit; the row is named.
+        """
+        rows = check_canonical(self.space, genes)
+        new = self._check(values, len(rows))
+        found = keys(rows)
+        for i, key in enumerate(found):
+            if key in self._rows or key in found[:i]:
+                where = f"row {self._rows[key]} of the archive" if key in self._rows else f"row {found.index(key)}"
+                raise ValueError(f"An architecture is added once; row {i} is {where}. Replace values with update().")
+        self._rows.update((key, len(self) + i) for i, key in enumerate(found))
+        self._genes, self._values = np.concatenate([self._genes, rows]), np.concatenate([self._values, new])
+
+    def update(self, values: npt.ArrayLike, rows: npt.ArrayLike | None = None) -> None:
+        """Replace values: of the whole archive, ``[N, M]``, or of some rows, ``[n, M]`` and ``[n]``.
+
+        Raises:
+            ValueError: If the shape is wrong or a value not finite; then nothing is replaced.
+        """
+        index = np.arange(len(self)) if rows is None else np.asarray(rows)
+        self._values[index] = self._check(values, len(index))
+
+    def front(self) -> npt.NDArray[np.int64]:
+        """Rows that no other row dominates, in order; one of architectures with equal values, the first."""
+        front = np.flatnonzero(non_dominated(self._values))
+        _, first = np.unique(self._values[front], axis=0, return_index=True)
+        return front[np.sort(first)].astype(np.int64)
+
+    def _check(self, values: npt.ArrayLike, n: int) -> Floats:
+        y = np.array(values, dtype=np.float64)
+        if y.shape != (n, len(self.objectives)):
+            raise ValueError(
+                f"{n} architectures have values [{n}, {len(self.objectives)}] of {', '.join(self.objectives)}; "
+                f"got shape {list(y.shape)}."
+            )
+        bad = ~np.isfinite(y)
+        bad[:, 0] &= ~np.isnan(y[:, 0])
+        if bad.any():
+            row, column = np.argwhere(bad)[0]
+            raise ValueError(
+                f"Objectives are finite (NaN {self.objectives[0]} says that an evaluation failed); row {row} has "
+                f"{self.objectives[column]} = {y[row, column]}."
+            )
+        return y
+
+    def to_dict(self) -> dict[str, Any]:
+        """A JSON-able dictionary; floats come back bit by bit, None stands for NaN."""
+        values = [[None if math.isnan(v) else v for v in row] for row in self._values.tolist()]
+        return {
+            "schema_version": SCHEMA_VERSION,
+            "space": describe(self.space),
+            "objectives": list(self.objectives),
+            "genes": self._genes.tolist(),
+            "values": values,
+        }
+
+    @classmethod
+    def from_dict(cls, space: SearchSpace, data: object) -> Archive:
+        """Inverse of :meth:`to_dict`.
+
+        Raises:
+            ValueError: If it is not an archive, or one of another space.
+        """
+        if not isinstance(data, Mapping) or not {"schema_version", "space", "objectives", "genes", "values"} <= {*data}:
+            raise ValueError("An archive is a JSON object with schema_version, space, objectives, genes and values.")
+        if data["schema_version"] != SCHEMA_VERSION:
+            raise ValueError(
+                f"This archive has schema version {data['schema_version']!r}; this release reads {SCHEMA_VERSION}. "
+                "Read it with the release that wrote it."
+            )
+        check_space(space, data["space"], "This archive")
+        archive = cls(space, data["objectives"])
+        genes = np.array(data["genes"], dtype=np.int64).reshape(-1, space.num_genes)
+        values = [[math.nan if v is None else v for v in row] for row in data["values"]]
+        archive.add(genes, np.array(values, dtype=np.float64).reshape(-1, len(archive.objectives)))
+        return archive
+
+    def write_csv(self, path: str | Path) -> Path:
+        """One line for each evaluation: its number, the objectives, whether it is in the front, and the picks."""
+        text, front = io.StringIO(), set(self.front().tolist())
+        names = [f"{c.name}_{row}" if c.rows > 1 else c.name for c in self.space.choices for row in range(c.rows)]
+        picks = [c.picks for c in self.space.choices for _ in range(c.rows)]
+        writer = csv.writer(text, lineterminator="\n")
+        writer.writerow(["number", *self.objectives, "in_front", *names])
+        for i, (genes, values) in enumerate(zip(self._genes.tolist(), self._values.tolist(), strict=True)):
+            writer.writerow([i, *map(repr, values), int(i in front), *(p[g] for p, g in zip(picks, genes))])
+        return write_atomically(path, text.getvalue())
+
+
+def keys(genes: IntMatrix) -> list[bytes]:
+    """One hashable value for each row of ``[N, G]``."""
+    return [row.tobytes() for row in np.ascontiguousarray(genes, dtype=np.int64)]
+
+
+def check_canonical(space: SearchSpace, genes: npt.ArrayLike) -> IntMatrix:
+    """``genes`` as a new int64 array, if they are canonical.
+
+    Raises:
+        ValueError: If they are no genes of the space, or a row is not canonical (a hole, an edge that leads nowhere).
+    """
+    rows = np.array(space.check_genes(genes), dtype=np.int64)
+    repaired = space.repair(rows)
+    wrong = np.flatnonzero((repaired != rows).any(1))
+    if len(wrong):
+        raise ValueError(
+            f"Genes of space {space.name!r} are canonical here; row {wrong[0]} is {rows[wrong[0]].tolist()}, "
+            f"and its canonical form {repaired[wrong[0]].tolist()}. Pass space.repair(genes)."
+        )
+    return rows
+
+
+def describe(space: SearchSpace) -> dict[str, Any]:
+    """Name and choices of a space, JSON-able: what tells whether genes of one are genes of another."""
+    choices = [{"name": c.name, "picks": list(c.picks), "rows": c.rows} for c in space.choices]
+    return {"name": space.name, "choices": choices}
+
+
+def check_space(space: SearchSpace, description: object, what: str) -> None:
+    """Check that something saved with :func:`describe` is of ``space``.
+
+    Raises:
+        ValueError: If it is of another.
+    """
+    ours = describe(space)
+    if description == ours:
+        return
+    theirs = description if isinstance(description, Mapping) else {}
+    if theirs.get("name") != space.name:
+        raise ValueError(
+            f"{what} is of space {theirs.get('name')!r}, not of {space.name!r}. Build the space it was made in, or "
+            "start a new one."
+        )
+    sizes = [(c.get("name"), c.get("rows"), len(c.get("picks", ()))) for c in theirs.get("choices", ())]
+    raise ValueError(
+        f"{what} is of a space {space.name!r} with other choices: (name, rows, picks) were {sizes} and are "
+        f"{[(c.name, c.rows, len(c.picks)) for c in space.choices]}. Build the space with the same arguments."
+    )

@@ -1,0 +1,273 @@
+"""Evolution of a whole front: pymoo's NSGA-II and NSGA-III with the operators of a search space."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from functools import partial
+from typing import Any, TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+
+from oneshot.supernets.space import IntMatrix, SearchSpace
+
+from .archive import check_canonical, keys
+from .fronts import Floats, non_dominated
+
+Evaluate: TypeAlias = Callable[[IntMatrix], Floats]
+
+CROSSOVER = 0.9  # share of children that have two parents (Deb et al., IEEE TEC 2002, section V)
+TRIES = 5  # rounds of mating to find children that are new, before there are fewer
+
+
+def crossover(space: SearchSpace, first: IntMatrix, second: IntMatrix, rng: np.random.Generator) -> IntMatrix:
+    """Uniform crossover of many pairs: every group of genes that belongs together comes from either parent.
+
+    Args:
+        space: The search space.
+        first: ``[N, G]``.
+        second: ``[N, G]``.
+        rng: Source of chance.
+
+    Returns:
+        Children, ``[N, G]``, not yet repaired.
+    """
+    from_second = rng.random((len(first), len(space._linkage()))) < 0.5
+    return np.where(from_second[:, _group_of(space)], second, first)
+
+
+def mutate(space: SearchSpace, genes: IntMatrix, rng: np.random.Generator) -> IntMatrix:
+    """Re-draw on average one gene of each row, or one group of genes; each with equal chance.
+
+    A gene is drawn among its picks, a group is taken from an architecture that ``space`` samples, so that moves that
+    need several genes at a time (another input of a node) are made, too.
+
+    Args:
+        space: The search space.
+        genes: ``[N, G]``.
+        rng: Source of chance.
+
+    Returns:
+        ``[N, G]``, not yet repaired.
+    """
+    groups = len(space._linkage())
+    single = rng.integers(0, np.array(space.gene_sizes), size=genes.shape)
+    one = rng.random(genes.shape) < 1 / space.num_genes
+    some = (rng.random((len(genes), groups)) < 1 / groups)[:, _group_of(space)]
+    by_gene = rng.random((len(genes), 1)) < 0.5
+    whole = space.sample_matrix(len(genes), rng)
+    return np.where(by_gene, np.where(one, single, genes), np.where(some, whole, genes))
+
+
+def _group_of(space: SearchSpace) -> npt.NDArray[np.int64]:
+    group = np.zeros(space.num_genes, dtype=np.int64)
+    for number, genes in enumerate(space._linkage()):
+        group[genes] = number
+    return group
+
+
+def smallest_population(objectives: int) -> int:
+    """What :func:`evolve` needs: for three and more objectives, as many as there are reference directions.
+
+    These are Das and Dennis' (SIAM J. Optim. 1998) with at least two divisions of every edge, M (M + 1) / 2.
+    """
+    return 4 if objectives < 3 else objectives * (objectives + 1) // 2
+
+
+def check_population(population: int, objectives: int) -> None:
+    """Check that a population is large enough.
+
+    Raises:
+        ValueError: If not; what it would take is said.
+    """
+    if population < smallest_population(objectives):
+        raise ValueError(
+            f"{objectives} objectives need a population of at least {smallest_population(objectives)} (one for each "
+            f"reference direction of NSGA-III, from three objectives on); got {population}. Raise it, or leave out "
+            "objectives."
+        )
+
+
+def evolve(
+    space: SearchSpace,
+    objectives: Evaluate,
+    constraints: Evaluate | None = None,
+    seeds: IntMatrix | None = None,
+    *,
+    population: int = 100,
+    generations: int = 100,
+    rng: np.random.Generator | int | None = None,
+    exclude: IntMatrix | None = None,
+    least: int = 1,
+) -> tuple[IntMatrix, Floats]:
+    """Search for architectures that no other one beats in all objectives.
+
+    One objective is minimised by a genetic algorithm, two by NSGA-II (Deb et al., IEEE TEC 2002), more by NSGA-III (Deb
+    and Jain, IEEE TEC 2014). No architecture is evaluated twice; the result depends on ``rng`` only. A space that is
+    about as small as the number of evaluations is evaluated as a whole.
+
+    Args:
+        space: The search space.
+        objectives: ``[N, G] -> [N, M]``, minimised.
+        constraints: ``[N, G] -> [N, K]``, feasible where none is above 0.
+        seeds: Canonical architectures of the first population, ``[S, G]``; random ones fill it up.
+        population: Architectures that survive a generation, and new ones in each.
+        generations: How many, the first population being one.
+        rng: Generator or seed.
+        exclude: Architectures that are not returned, ``[E, G]``, canonical.
+        least: Return also what only returned ones dominate, and so on, until there are so many, if there are.
+
+    Returns:
+        Genes ``[n, G]`` and objectives ``[n, M]`` of what is not dominated among all that was evaluated and feasible,
+        best first objective first. Empty if nothing was feasible.
+
+    Raises:
+        ValueError: If the population is too small for the objectives, seeds are not canonical, or ``objectives`` or
+            ``constraints`` return something else than finite matrices.
+    """
+    generator = np.random.default_rng(rng)
+    first = np.empty((0, space.num_genes), dtype=np.int64) if seeds is None else check_canonical(space, seeds)
+    every = enumerate_space(space, 2 * population * generations)
+    first = _fill_up(space, first, population, generator) if every is None else every
+    seen = _Seen(objectives, constraints)
+    values, excess = seen.evaluate(first)
+    check_population(population, values.shape[1])
+    if generations > 1 and every is None:
+        _run(space, seen, first, values, excess, population, generations, generator)
+    return seen.best(exclude, least)
+
+
+def enumerate_space(space: SearchSpace, most: int) -> IntMatrix | None:
+    """All canonical architectures, ``[N, G]`` in lexicographic order; None where there are over ``most`` spellings."""
+    if math.prod(space.gene_sizes) > most:
+        return None
+    spellings = np.indices(space.gene_sizes).reshape(space.num_genes, -1).T
+    return np.unique(space.repair(spellings), axis=0)
+
+
+class _Seen:
+    """Everything that was evaluated."""
+
+    def __init__(self, objectives: Evaluate, constraints: Evaluate | None) -> None:
+        self.objectives, self.constraints = objectives, constraints
+        self.known: set[bytes] = set()
+        self.parts: list[tuple[IntMatrix, Floats, Floats]] = []
+
+    def evaluate(self, genes: IntMatrix) -> tuple[Floats, Floats]:
+        values = _checked(self.objectives(genes), len(genes), "Objectives")
+        excess = np.zeros((len(genes), 0))
+        if self.constraints is not None:
+            excess = _checked(self.constraints(genes), len(genes), "Constraints")
+        self.parts.append((genes, values, excess))
+        self.known.update(keys(genes))
+        return values, excess
+
+    def best(self, exclude: IntMatrix | None, least: int) -> tuple[IntMatrix, Floats]:
+        genes, values, excess = (np.concatenate(part) for part in zip(*self.parts))
+        left = np.asarray((excess <= 0).all(1))
+        if exclude is not None and len(exclude):
+            left &= ~np.isin(np.array(keys(genes), dtype=object), np.array(keys(exclude), dtype=object))
+        chosen: list[npt.NDArray[np.int64]] = []
+        while sum(map(len, chosen)) < max(least, 1) and left.any():
+            rows = np.flatnonzero(left)
+            front = rows[non_dominated(values[rows])]
+            chosen.append(front[np.lexsort(values[front].T[::-1])])
+            left &= ~np.isin(np.arange(len(left)), front)
+        rows = np.concatenate(chosen) if chosen else np.empty(0, dtype=np.int64)
+        return genes[rows], values[rows]
+
+
+def _checked(values: Floats, n: int, what: str) -> Floats:
+    y = np.asarray(values, np.float64)
+    if y.ndim != 2 or len(y) != n or not np.isfinite(y).all():
+        raise ValueError(f"{what} of {n} architectures are a finite matrix [{n}, ...]; got {y!r} of {list(y.shape)}.")
+    return y
+
+
+def _fill_up(space: SearchSpace, genes: IntMatrix, n: int, rng: np.random.Generator) -> IntMatrix:
+    """Distinct architectures, the given ones first, random ones up to ``n`` if the space has as many."""
+    found = dict(zip(keys(genes), genes))
+    for _ in range(TRIES):
+        if len(found) >= n:
+            break
+        drawn = space.repair(space.sample_matrix(n, rng))
+        for key, row in zip(keys(drawn), drawn):
+            if len(found) < n:
+                found.setdefault(key, row)
+    return np.array(list(found.values()), dtype=np.int64).reshape(-1, space.num_genes)
+
+
+def _run(
+    space: SearchSpace,
+    seen: _Seen,
+    first: IntMatrix,
+    values: Floats,
+    excess: Floats,
+    population: int,
+    generations: int,
+    rng: np.random.Generator,
+) -> None:
+    """Let pymoo select parents and survivors; everything it makes is in ``seen`` afterwards."""
+    from pymoo.core.infill import InfillCriterion
+    from pymoo.core.population import Population
+    from pymoo.core.problem import Problem
+
+    answers = iter([(values, excess)])  # the first population is evaluated already
+
+    class Costs(Problem):  # type: ignore[misc]  # pymoo is untyped
+        def _evaluate(self, x: IntMatrix, out: dict[str, Any], *args: Any, **kwargs: Any) -> None:
+            out["F"], out["G"] = next(answers, None) or seen.evaluate(x)
+
+    class Mating(InfillCriterion):  # type: ignore[misc]  # pymoo is untyped
+        """Children that nobody has seen."""
+
+        def do(self, problem: Any, pop: Any, n_offsprings: int, random_state: Any = None, **kwargs: Any) -> Any:
+            children: dict[bytes, IntMatrix] = {}
+            for _ in range(TRIES):
+                pairs = select.do(
+                    problem, pop, n_offsprings, n_parents=2, to_pop=False, random_state=random_state, **kwargs
+                )
+                mother, father = pop.get("X")[pairs].swapaxes(0, 1)
+                father = np.where(random_state.random((len(father), 1)) < CROSSOVER, father, mother)
+                drawn = space.repair(mutate(space, crossover(space, mother, father, random_state), random_state))
+                for key, row in zip(keys(drawn), drawn):
+                    if key not in seen.known and len(children) < n_offsprings:
+                        children.setdefault(key, row)
+                if len(children) == n_offsprings:
+                    break
+            return Population.new("X", np.array(list(children.values()))) if children else Population.create()
+
+    make, select = _algorithm(values.shape[1], population)
+    algorithm = make(
+        pop_size=population,
+        sampling=first,
+        mating=Mating(),
+        eliminate_duplicates=False,
+        seed=int(rng.integers(2**31)),
+    )
+    problem = Costs(n_var=space.num_genes, n_obj=values.shape[1], n_ieq_constr=excess.shape[1], vtype=int)
+    algorithm.setup(problem, termination=("n_gen", generations))  # the constructors of pymoo ignore it
+    algorithm.run()
+
+
+def _algorithm(objectives: int, population: int) -> tuple[Callable[..., Any], Any]:
+    """The algorithm of pymoo for so many objectives, and its selection of parents."""
+    from pymoo.operators.selection.tournament import TournamentSelection
+
+    if objectives == 1:
+        from pymoo.algorithms.soo.nonconvex.ga import GA, comp_by_cv_and_fitness
+
+        return GA, TournamentSelection(func_comp=comp_by_cv_and_fitness)
+    if objectives == 2:
+        from pymoo.algorithms.moo.nsga2 import NSGA2, binary_tournament
+
+        return NSGA2, TournamentSelection(func_comp=binary_tournament)
+    from pymoo.algorithms.moo.nsga3 import NSGA3, comp_by_cv_then_random
+    from pymoo.util.ref_dirs import get_reference_directions
+
+    divisions = 2
+    while math.comb(divisions + objectives, objectives - 1) <= population:
+        divisions += 1
+    directions = get_reference_directions("das-dennis", objectives, n_partitions=divisions)
+    return partial(NSGA3, directions), TournamentSelection(func_comp=comp_by_cv_then_random)

@@ -1,0 +1,145 @@
+"""Fronts and how good they are. All objectives are minimised.
+
+The reference point of a search is :func:`reference_point` of its initial sample, and stays where it is, so that the
+hypervolumes of all iterations compare.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import numpy.typing as npt
+
+Floats = npt.NDArray[np.float64]
+
+BLOCK = 256  # rows compared at a time
+
+
+def non_dominated(values: npt.ArrayLike) -> npt.NDArray[np.bool_]:
+    """Which rows no other row dominates; equal rows do not dominate each other.
+
+    Args:
+        values: ``[N, M]``. Rows that are not finite are dominated by definition, and dominate nothing.
+
+    Returns:
+        Mask, ``[N]``.
+    """
+    y = _matrix(values)
+    kept = np.zeros(len(y), dtype=bool)
+    rows = np.flatnonzero(np.isfinite(y).all(1))
+    if not len(rows):
+        return kept
+    # In lexicographic order a row can only be dominated by one before it.
+    unique, inverse = np.unique(y[rows], axis=0, return_inverse=True)
+    mask = _sweep(unique) if y.shape[1] <= 2 else _by_blocks(unique)
+    kept[rows] = mask[inverse.reshape(-1)]
+    return kept
+
+
+def _sweep(ordered: Floats) -> npt.NDArray[np.bool_]:
+    """One or two objectives, distinct rows in lexicographic order: the last one falls below all before."""
+    last = ordered[:, -1]
+    best = np.minimum.accumulate(last)
+    return np.concatenate([[True], last[1:] < best[:-1]])
+
+
+def _by_blocks(ordered: Floats) -> npt.NDArray[np.bool_]:
+    kept = np.zeros(len(ordered), dtype=bool)
+    front = ordered[:0]
+    for start in range(0, len(ordered), BLOCK):
+        block = ordered[start : start + BLOCK]
+        against = np.concatenate([front, block])
+        below = np.ones((len(block), len(against)), dtype=bool)
+        for m in range(ordered.shape[1]):
+            below &= against[None, :, m] <= block[:, None, m]
+        below[np.arange(len(block)), len(front) + np.arange(len(block))] = False  # a row and itself
+        mask = ~below.any(1)
+        kept[start : start + BLOCK] = mask
+        front = np.concatenate([front, block[mask]])
+    return kept
+
+
+def reference_point(values: npt.ArrayLike, margin: float = 0.1) -> Floats:
+    """The worst of every objective, and a share of its range beyond, so that the ends of a front count.
+
+    Args:
+        values: ``[N, M]``; rows that are not finite are left out.
+        margin: Share of the range.
+
+    Returns:
+        ``[M]``.
+
+    Raises:
+        ValueError: If no row is finite.
+    """
+    y = _matrix(values)
+    y = y[np.isfinite(y).all(1)]
+    if not len(y):
+        raise ValueError("A reference point needs at least one row of finite values; all evaluations failed.")
+    spread = y.max(0) - y.min(0)
+    return np.asarray(y.max(0) + margin * np.where(spread > 0, spread, np.maximum(np.abs(y.max(0)), 1.0)))
+
+
+def hypervolume(values: npt.ArrayLike, reference: npt.ArrayLike) -> float:
+    """Volume between a front and a reference point (Zitzler and Thiele, 1999).
+
+    Args:
+        values: ``[N, M]``; what is dominated, not finite, or not better than the reference in all objectives adds
+            nothing.
+        reference: ``[M]``.
+
+    Returns:
+        The volume, exact; in units of the product of the objectives.
+    """
+    y, r = _matrix(values), np.asarray(reference, np.float64)
+    if r.shape != (y.shape[1],):
+        raise ValueError(f"The reference point has one value for each of {y.shape[1]} objectives; got {list(r.shape)}.")
+    y = y[np.isfinite(y).all(1) & (y < r).all(1)]
+    return _volume(np.unique(y[non_dominated(y)], axis=0), r)
+
+
+def _volume(front: Floats, reference: Floats) -> float:
+    """Of a front of distinct rows in lexicographic order, by slices of the first objective."""
+    if not len(front):
+        return 0.0
+    if front.shape[1] == 1:
+        return float(reference[0] - front[0, 0])
+    if front.shape[1] == 2:
+        upper = np.concatenate([reference[1:], front[:-1, 1]])
+        return float(((reference[0] - front[:, 0]) * (upper - front[:, 1])).sum())
+    edges = np.append(front[:, 0], reference[0])
+    total = 0.0
+    for i, width in enumerate(np.diff(edges)):
+        if width > 0:
+            rest = front[: i + 1, 1:]
+            total += width * _volume(np.unique(rest[non_dominated(rest)], axis=0), reference[1:])
+    return float(total)
+
+
+def igd_plus(values: npt.ArrayLike, front: npt.ArrayLike) -> float:
+    """Modified inverted generational distance (Ishibuchi et al., EMO 2015, equations 16 and 18).
+
+    The mean over the true front of how far the nearest found point falls short of it; 0 if it is reached everywhere.
+
+    Args:
+        values: What was found, ``[N, M]``; rows that are not finite are left out.
+        front: The true front, ``[F, M]``. Scale both sides first where objectives have different units.
+
+    Raises:
+        ValueError: If nothing was found, or the numbers of objectives differ.
+    """
+    y, z = _matrix(values), _matrix(front)
+    y = y[np.isfinite(y).all(1)]
+    if not len(y) or not len(z) or y.shape[1] != z.shape[1]:
+        raise ValueError(
+            "A distance to a front needs values and a front with as many objectives; got shapes "
+            f"{list(y.shape)} and {list(z.shape)}."
+        )
+    short = np.maximum(y[None] - z[:, None], 0.0)
+    return float(np.sqrt((short**2).sum(-1)).min(1).mean())
+
+
+def _matrix(values: npt.ArrayLike) -> Floats:
+    y = np.asarray(values, np.float64)
+    if y.ndim != 2 or not y.shape[1]:
+        raise ValueError(f"Values of objectives are a matrix [N, M]; got shape {list(y.shape)}.")
+    return y

@@ -1,0 +1,72 @@
+"""Which candidates of a front to evaluate: those that fill its gaps."""
+
+from __future__ import annotations
+
+import numpy as np
+import numpy.typing as npt
+
+
+def diverse_subset(values: npt.ArrayLike, k: int, kept: npt.ArrayLike | None = None) -> npt.NDArray[np.int64]:
+    """Candidates that lie far from what is there already and from each other (Gonzalez, TCS 1985).
+
+    Objectives are scaled to the range of candidates and kept points together. One candidate after the other is taken,
+    the one farthest from all kept and taken ones; the first, where nothing is kept, is the best in the first objective.
+    The choice is deterministic: of equally far ones, the first.
+
+    Args:
+        values: Objectives of the candidates, ``[N, M]``, finite.
+        k: How many; all of them if there are not more.
+        kept: Objectives of what is there, ``[K, M]``, such as the front of an archive.
+
+    Returns:
+        Rows of ``values``, at most ``k``, in the order in which they were taken.
+
+    Raises:
+        ValueError: If the shapes do not fit, or ``k`` is negative.
+    """
+    y = np.asarray(values, np.float64)
+    there = np.empty((0, y.shape[-1])) if kept is None else np.asarray(kept, np.float64)
+    if y.ndim != 2 or there.ndim != 2 or there.shape[1] != y.shape[1] or k < 0:
+        raise ValueError(
+            f"Candidates [N, M] and kept points [K, M] have as many objectives, and k is not negative; got shapes "
+            f"{list(y.shape)} and {list(there.shape)}, k={k}."
+        )
+    if not len(y):
+        return np.empty(0, dtype=np.int64)
+    everything = np.concatenate([y, there])
+    low, span = everything.min(0), np.ptp(everything, axis=0)
+    span[span == 0] = 1.0
+    y, there = (y - low) / span, (there - low) / span
+    distance = np.full(len(y), np.inf)
+    for point in there:
+        distance = np.minimum(distance, ((y - point) ** 2).sum(1))
+    taken: list[int] = []
+    for _ in range(min(k, len(y))):
+        best = int(distance.argmax()) if np.isfinite(distance).any() else int(np.lexsort(y.T[::-1])[0])
+        taken.append(best)
+        distance = np.minimum(distance, ((y - y[best]) ** 2).sum(1))
+        distance[taken] = -1.0
+    return np.array(taken, dtype=np.int64)
+
+
+def spread_sample(candidates: npt.NDArray[np.int64], k: int, kept: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+    """Architectures that differ in many genes from kept ones and from each other.
+
+    Args:
+        candidates: Genes, ``[N, G]``.
+        k: How many.
+        kept: Genes, ``[K, G]``.
+
+    Returns:
+        Rows of ``candidates``, at most ``k``; each differs from everything before it in as many genes as possible.
+    """
+    distance = np.full(len(candidates), np.iinfo(np.int64).max)
+    for row in kept:
+        distance = np.minimum(distance, (candidates != row).sum(1))
+    taken: list[int] = []
+    for _ in range(min(k, len(candidates))):
+        best = int(distance.argmax())
+        taken.append(best)
+        distance = np.minimum(distance, (candidates != candidates[best]).sum(1))
+        distance[taken] = -1
+    return np.array(taken, dtype=np.int64)

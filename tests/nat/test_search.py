@@ -1,0 +1,276 @@
+"""Ask, tell, resume: the search finds the front and forgets nothing."""
+
+from __future__ import annotations
+
+import json
+from itertools import pairwise
+from typing import Any
+
+import numpy as np
+import pytest
+
+from oneshot.nat import Constraint, Objective, ParetoSearch, hypervolume, non_dominated
+from oneshot.supernets import Choice, DARTSSpace, SearchSpace, darts_space
+
+SPACE = SearchSpace("toy", (Choice("layer", ("a", "b", "c", "d"), rows=8),))
+RNG = np.random.default_rng(0)
+GAIN = RNG.random((8, 4)).cumsum(1)  # larger is better, with diminishing returns
+COST = RNG.random((8, 4)).cumsum(1)
+SIZE = Objective("size", "MB", lambda genes: look_up(COST, genes))
+MEMORY = Objective("memory", "MB", lambda genes: look_up(COST[::-1], genes))
+
+
+def look_up(table: np.ndarray, genes: np.ndarray) -> np.ndarray:
+    return sum((table[g][genes[:, g]] for g in range(8)), np.zeros(len(genes)))
+
+
+def error(genes: np.ndarray) -> np.ndarray:
+    return np.asarray(30.0 - look_up(GAIN, genes) - (genes[:, 0] == genes[:, 1]))
+
+
+def make(*objectives: Objective, **kwargs: Any) -> ParetoSearch:
+    settings: dict[str, Any] = {
+        "initial": 30,
+        "batch": 6,
+        "population": 24,
+        "generations": 12,
+        "kinds": ["ridge", "gp"],
+        "seed": 3,
+    }
+    return ParetoSearch(SPACE, objectives or [SIZE], **{**settings, **kwargs})
+
+
+def run(search: ParetoSearch, iterations: int) -> ParetoSearch:
+    for _ in range(iterations):
+        genes = search.ask()
+        search.tell(genes, error(genes))
+    return search
+
+
+def facts(search: ParetoSearch) -> str:
+    """All of the state but the clock."""
+    state = search.state_dict()
+    for iteration in [state["proposal"], *state["history"]]:
+        iteration.pop("seconds")
+    return json.dumps(state)
+
+
+def test_the_initial_sample_begins_with_the_smallest_and_the_largest() -> None:
+    genes = make().ask()
+    assert genes.shape == (30, 8) and len(np.unique(genes, axis=0)) == 30
+    assert genes[0].tolist() == [0] * 8 and genes[1].tolist() == [3] * 8
+    assert np.array_equal(SPACE.repair(genes), genes)
+    given = make(first=np.array([[1] * 8])).ask()
+    assert given[0].tolist() == [1] * 8 and len(given) == 30
+
+
+def test_it_finds_a_better_front_than_random_search() -> None:
+    search = run(make(), 8)
+    random = np.unique(SPACE.sample_matrix(80, 1), axis=0)[: len(search.archive)]
+    values = [search.archive.values, np.column_stack([error(random), SIZE.values(random)])]
+    reference = np.concatenate(values).max(0) + 1.0
+    ours, theirs = (hypervolume(v, reference) for v in values)
+    assert ours > 1.02 * theirs
+    best = np.stack([error(every := np.indices((4,) * 8).reshape(8, -1).T), SIZE.values(every)], 1)
+    assert ours > 0.96 * hypervolume(best[non_dominated(best)], reference)
+
+
+def test_nothing_is_asked_twice_and_every_iteration_is_written_down() -> None:
+    search = run(make(), 5)
+    genes = search.archive.genes
+    assert len(np.unique(genes, axis=0)) == len(genes) == 30 + 4 * 6
+    assert [i.number for i in search.history] == [0, 1, 2, 3, 4]
+    assert [i.evaluations for i in search.history] == [30, 36, 42, 48, 54]
+    volumes = [i.hypervolume for i in search.history]
+    assert all(a <= b + 1e-12 for a, b in pairwise(volumes)) and 0 < volumes[0] < volumes[-1]
+    assert search.history[0].kind is None and search.history[1].kind in ("ridge", "gp")
+    assert all(set(i.tau) == {"ridge", "gp"} and i.seconds > 0 for i in search.history[1:])
+    front = search.front()
+    assert np.array_equal(front, np.flatnonzero(non_dominated(search.archive.values)))
+
+
+@pytest.mark.parametrize(("stop", "when"), [(0, "asked"), (0, "half"), (1, "told"), (2, "asked"), (2, "half")])
+def test_a_resumed_search_goes_on_as_if_nothing_had_happened(stop: int, when: str) -> None:
+    first = run(make(), stop)
+    if when != "told":
+        genes = first.ask()
+        if when == "half":
+            first.tell(genes[::2], error(genes[::2]))
+    state = json.loads(json.dumps(first.state_dict(), allow_nan=False))
+    second = make()
+    second.load_state_dict(state)
+    assert second.state_dict() == first.state_dict()
+    while len(second.history) < 4:
+        genes = second.ask()
+        second.tell(genes, error(genes))
+    if when != "half":
+        assert facts(second) == facts(run(make(), 4))
+        return
+    while len(first.history) < 4:  # told in another order, so compared with the one that was not interrupted
+        genes = first.ask()
+        first.tell(genes, error(genes))
+    assert facts(second) == facts(first)
+
+
+def test_parts_may_be_told_in_any_order_and_are_asked_until_they_are() -> None:
+    search = make()
+    genes = search.ask()
+    search.tell(genes[20:], error(genes[20:]))
+    assert np.array_equal(search.ask(), genes[:20]) and not search.history
+    search.tell(genes[:20][::-1], error(genes[:20][::-1]))
+    assert len(search.history) == 1
+    assert len(search.ask()) == 6
+
+
+def test_what_was_known_before_counts_towards_the_initial_sample() -> None:
+    search = make()
+    known = np.unique(SPACE.sample_matrix(40, 9), axis=0)[:20]
+    search.tell(known, error(known))
+    genes = search.ask()
+    assert len(genes) == 10 and (search.archive.rows(genes) < 0).all()
+    assert genes[0].tolist() == [0] * 8
+
+
+def test_a_failed_evaluation_is_recorded_and_not_asked_again() -> None:
+    search = make()
+    genes = search.ask()
+    errors = error(genes)
+    errors[[0, 5]] = np.nan
+    search.tell(genes, errors)
+    assert search.history[0].failed == 2 and search.history[0].evaluations == 30
+    run(search, 3)
+    assert len(np.unique(search.archive.genes, axis=0)) == len(search.archive)
+    assert not {0, 5} & set(search.front().tolist())
+
+
+def test_when_everything_fails_it_goes_on_with_other_samples() -> None:
+    search = make()
+    for _ in range(2):
+        genes = search.ask()
+        search.tell(genes, np.full(len(genes), np.nan))
+    assert search.history[-1].hypervolume == 0.0 and search.history[-1].failed == 36
+    assert len(search.ask()) == 6 and len(search.front()) == 0
+
+
+def test_new_errors_replace_all_and_the_last_hypervolume() -> None:
+    search = run(make(), 3)
+    before = search.history
+    search.update(search.archive.values[:, 0] + 1.0)
+    assert search.history[:-1] == before[:-1] and search.history[-1].hypervolume < before[-1].hypervolume
+    with pytest.raises(ValueError, match="have as many errors"):
+        search.update([1.0])
+
+
+def test_a_used_up_space_gives_fewer_and_then_none() -> None:
+    space = SearchSpace("tiny", (Choice("layer", ("a", "b", "c"), rows=3),))
+    search = ParetoSearch(
+        space,
+        [Objective("size", "", lambda genes: genes.sum(1))],
+        initial=12,
+        batch=10,
+        population=8,
+        generations=3,
+        kinds=["ridge"],
+    )
+    sizes = []
+    for _ in range(5):
+        genes = search.ask()
+        sizes.append(len(genes))
+        search.tell(genes, -(genes @ [1.0, 2.0, 4.0]))
+    assert sizes == [12, 10, 5, 0, 0]
+    assert len(search.history) == 3 and len(search.archive) == 27
+
+
+def test_constraints_hold_for_all_that_is_asked_but_the_ends() -> None:
+    bound = Constraint(SIZE, float(np.quantile(SIZE.values(SPACE.sample_matrix(1000, 0)), 0.1)))
+    search = run(make(constraints=[bound]), 4)
+    sizes = SIZE.values(search.archive.genes)
+    assert (sizes[2:] <= bound.at_most).all() and sizes[1] > bound.at_most
+    assert 1 not in search.front()
+    rare = Constraint(SIZE, float(SIZE.values(np.zeros((1, 8), int))[0]) + 0.5)
+    search = make(constraints=[rare])
+    genes = search.ask()
+    assert (SIZE.values(genes[2:]) <= rare.at_most).all()
+
+
+@pytest.mark.parametrize("objectives", [(), (SIZE, MEMORY), (SIZE, MEMORY, Objective("depth", "", lambda g: g.max(1)))])
+def test_it_works_with_any_number_of_objectives(objectives: tuple[Objective, ...]) -> None:
+    search = ParetoSearch(SPACE, objectives, initial=20, batch=4, population=24, generations=5, kinds=["ridge"], seed=0)
+    run(search, 3)
+    assert search.archive.values.shape == (28, 1 + len(objectives))
+    assert search.archive.objectives == ("error", *(o.name for o in objectives))
+
+
+def test_it_works_in_a_space_with_rules() -> None:
+    space: DARTSSpace = darts_space(multiplier=2)
+    search = ParetoSearch(
+        space,
+        [Objective("ops", "", lambda genes: (genes > 0).sum(1))],
+        initial=20,
+        batch=4,
+        population=12,
+        generations=3,
+        kinds=["ridge"],
+    )
+    for _ in range(3):
+        genes = search.ask()
+        assert np.array_equal(space.repair(genes), genes)
+        search.tell(genes, genes.sum(1).astype(float))
+    assert len(search.archive) == 28
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        pytest.param(lambda s: s.tell(s.archive.genes[:1], [1.0]), "row 0 of the archive", id="known"),
+        pytest.param(lambda s: s.tell(s.ask()[:2], [1.0, np.inf]), "1 infinite", id="infinite"),
+        pytest.param(lambda s: s.tell(s.ask()[:2], [1.0]), "2 architectures have as many errors", id="length"),
+        pytest.param(lambda s: s.tell(s.ask()[[0, 0]], [1.0, 1.0]), "row 1 is row 0", id="twice"),
+    ],
+)
+def test_a_wrong_answer_changes_nothing(call: Any, message: str) -> None:
+    search = run(make(), 1)
+    search.ask()
+    before = search.state_dict()
+    with pytest.raises(ValueError, match=message):
+        call(search)
+    assert search.state_dict() == before
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        pytest.param({"population": 3}, "2 objectives need a population of at least 4", id="population"),
+        pytest.param({"initial": 5}, "initial sample of at least 6", id="initial"),
+        pytest.param({"batch": 0}, "batch and generations of at least 1", id="batch"),
+        pytest.param({"kinds": ["tree"]}, "The kinds of accuracy predictors", id="kind"),
+        pytest.param({"constraints": [Constraint(SIZE, 0.1)]}, "the smallest found is", id="infeasible"),
+        pytest.param({"first": np.full((1, 8), 9)}, "is an index below 4", id="first"),
+    ],
+)
+def test_a_search_that_cannot_work_is_refused_at_once(settings: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        make(**settings)
+
+
+def test_two_objectives_of_one_name_are_refused() -> None:
+    with pytest.raises(ValueError, match="distinct names"):
+        make(SIZE, SIZE)
+
+
+@pytest.mark.parametrize(
+    ("other", "message"),
+    [
+        pytest.param(lambda: make(seed=4), "has the seed 4, the saved one 3", id="seed"),
+        pytest.param(lambda: make(MEMORY), "has the objectives", id="objectives"),
+        pytest.param(lambda: make(constraints=[Constraint(SIZE, 99.0)]), "has the constraints", id="constraints"),
+        pytest.param(lambda: make(Objective("size", "MB", lambda g: g.sum(1))), "costs that the saved", id="costs"),
+    ],
+)
+def test_a_state_of_another_search_is_refused(other: Any, message: str) -> None:
+    state = run(make(), 1).state_dict()
+    search = other()
+    before = search.state_dict()
+    with pytest.raises(ValueError, match=message):
+        search.load_state_dict(state)
+    assert search.state_dict() == before

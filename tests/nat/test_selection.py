@@ -1,0 +1,56 @@
+"""Gaps are filled, in the same way every time."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from oneshot.nat import diverse_subset
+from oneshot.nat.selection import spread_sample
+
+
+def test_the_widest_gap_of_the_front_is_filled_first() -> None:
+    kept = [[0.0, 1.0], [0.1, 0.9], [1.0, 0.0]]
+    candidates = [[0.05, 0.95], [0.5, 0.5], [0.9, 0.1], [0.75, 0.25]]
+    assert diverse_subset(candidates, 2, kept).tolist() == [1, 3]
+
+
+def test_units_do_not_matter() -> None:
+    values, kept = np.random.default_rng(0).random((50, 3)), np.random.default_rng(1).random((5, 3))
+    scale = np.array([1.0, 1e6, 1e-3])
+    assert np.array_equal(diverse_subset(values, 8, kept), diverse_subset(values * scale, 8, kept * scale))
+
+
+def test_each_is_the_farthest_from_all_before() -> None:
+    values = np.random.default_rng(0).random((60, 2))
+    values[:2] = [[0, 0], [1, 1]]  # the scale is 1
+    taken = diverse_subset(values, 10, values[:2]).tolist()
+    before = values[:2]
+    for row in taken:
+        distances = ((values[:, None] - before[None]) ** 2).sum(-1).min(1)
+        assert distances[row] == pytest.approx(distances.max())
+        before = np.concatenate([before, values[[row]]])
+
+
+def test_without_anything_kept_it_begins_with_the_best() -> None:
+    assert diverse_subset([[2.0, 0.0], [1.0, 5.0], [1.5, 1.0]], 2).tolist() == [1, 0]
+
+
+def test_there_are_never_more_than_there_are_nor_one_twice() -> None:
+    assert sorted(diverse_subset(np.ones((3, 2)), 8, np.ones((1, 2))).tolist()) == [0, 1, 2]
+    assert diverse_subset(np.empty((0, 2)), 8).tolist() == []
+    with pytest.raises(ValueError, match="as many objectives"):
+        diverse_subset(np.ones((3, 2)), 8, np.ones((1, 3)))
+
+
+def test_a_spread_sample_differs_in_more_genes_than_a_random_one() -> None:
+    rng = np.random.default_rng(0)
+    pool = rng.integers(0, 4, (500, 10))
+
+    def nearest(rows: np.ndarray) -> float:
+        distance = (rows[:, None] != rows[None]).sum(-1) + 99 * np.eye(len(rows))
+        return float(distance.min(1).mean())
+
+    chosen = spread_sample(pool, 30, pool[:2])
+    assert nearest(pool[chosen]) > nearest(pool[:30]) + 1
+    assert len(set(chosen.tolist())) == 30
