@@ -18,6 +18,9 @@ if TYPE_CHECKING:
     from .elastic import ElasticSpace as ElasticSpace
     from .elastic import ElasticSupernet as ElasticSupernet
     from .elastic import sort_channels as sort_channels
+    from .elastic_resnet import ElasticResNetNetwork as ElasticResNetNetwork
+    from .elastic_resnet import ElasticResNetSpace as ElasticResNetSpace
+    from .elastic_resnet import ElasticResNetSupernet as ElasticResNetSupernet
     from .fbnet import FBNetNetwork as FBNetNetwork
     from .fbnet import FBNetSpace as FBNetSpace
     from .fbnet import FBNetSupernet as FBNetSupernet
@@ -66,6 +69,9 @@ _WHERE = {
     "DARTSSupernet": "darts",
     "ElasticArch": "elastic",
     "ElasticNetwork": "elastic",
+    "ElasticResNetNetwork": "elastic_resnet",
+    "ElasticResNetSpace": "elastic_resnet",
+    "ElasticResNetSupernet": "elastic_resnet",
     "ElasticSpace": "elastic",
     "ElasticSupernet": "elastic",
     "FBNetNetwork": "fbnet",
