@@ -41,6 +41,9 @@ if TYPE_CHECKING:
     from .nasbenchmacro import NASBenchMacroNetwork as NASBenchMacroNetwork
     from .nasbenchmacro import NASBenchMacroSpace as NASBenchMacroSpace
     from .nasbenchmacro import NASBenchMacroSupernet as NASBenchMacroSupernet
+    from .pretrained import Loaded as Loaded
+    from .pretrained import convert_ofa as convert_ofa
+    from .pretrained import load_timm as load_timm
     from .proxyless import ProxylessNetwork as ProxylessNetwork
     from .proxyless import ProxylessSpace as ProxylessSpace
     from .proxyless import ProxylessSupernet as ProxylessSupernet
@@ -80,6 +83,7 @@ _WHERE = {
     "Genotype": "genotype",
     "LSTMLanguageModel": "recurrent",
     "MixedOp": "mixed_op",
+    "Loaded": "pretrained",
     "MobileNetV3Network": "mobilenetv3",
     "MobileNetV3Space": "mobilenetv3",
     "MobileNetV3Supernet": "mobilenetv3",
@@ -112,7 +116,9 @@ _WHERE = {
     "Subnet": "base",
     "Supernet": "base",
     "darts_space": "darts",
+    "convert_ofa": "pretrained",
     "load_config": "space",
+    "load_timm": "pretrained",
     "reduced_space": "darts",
     "segmentation_space": "segmentation",
     "sort_channels": "elastic",
