@@ -18,6 +18,9 @@ if TYPE_CHECKING:
     from .elastic import ElasticSpace as ElasticSpace
     from .elastic import ElasticSupernet as ElasticSupernet
     from .elastic import sort_channels as sort_channels
+    from .elastic_resnet import ElasticResNetNetwork as ElasticResNetNetwork
+    from .elastic_resnet import ElasticResNetSpace as ElasticResNetSpace
+    from .elastic_resnet import ElasticResNetSupernet as ElasticResNetSupernet
     from .fbnet import FBNetNetwork as FBNetNetwork
     from .fbnet import FBNetSpace as FBNetSpace
     from .fbnet import FBNetSupernet as FBNetSupernet
@@ -38,6 +41,9 @@ if TYPE_CHECKING:
     from .nasbenchmacro import NASBenchMacroNetwork as NASBenchMacroNetwork
     from .nasbenchmacro import NASBenchMacroSpace as NASBenchMacroSpace
     from .nasbenchmacro import NASBenchMacroSupernet as NASBenchMacroSupernet
+    from .pretrained import Loaded as Loaded
+    from .pretrained import convert_ofa as convert_ofa
+    from .pretrained import load_timm as load_timm
     from .proxyless import ProxylessNetwork as ProxylessNetwork
     from .proxyless import ProxylessSpace as ProxylessSpace
     from .proxyless import ProxylessSupernet as ProxylessSupernet
@@ -66,6 +72,9 @@ _WHERE = {
     "DARTSSupernet": "darts",
     "ElasticArch": "elastic",
     "ElasticNetwork": "elastic",
+    "ElasticResNetNetwork": "elastic_resnet",
+    "ElasticResNetSpace": "elastic_resnet",
+    "ElasticResNetSupernet": "elastic_resnet",
     "ElasticSpace": "elastic",
     "ElasticSupernet": "elastic",
     "FBNetNetwork": "fbnet",
@@ -74,6 +83,7 @@ _WHERE = {
     "Genotype": "genotype",
     "LSTMLanguageModel": "recurrent",
     "MixedOp": "mixed_op",
+    "Loaded": "pretrained",
     "MobileNetV3Network": "mobilenetv3",
     "MobileNetV3Space": "mobilenetv3",
     "MobileNetV3Supernet": "mobilenetv3",
@@ -106,7 +116,9 @@ _WHERE = {
     "Subnet": "base",
     "Supernet": "base",
     "darts_space": "darts",
+    "convert_ofa": "pretrained",
     "load_config": "space",
+    "load_timm": "pretrained",
     "reduced_space": "darts",
     "segmentation_space": "segmentation",
     "sort_channels": "elastic",

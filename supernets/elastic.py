@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from .base import Subnet, Supernet
-from .elastic_layers import inherit_slices
+from .elastic_layers import ElasticBlock, inherit_slices
 from .space import NONE, ArchGraph, Choice, IntMatrix, SearchSpace, SubnetConfig
 
 RESOLUTION, WIDTH = "resolution", "width"
@@ -271,6 +271,26 @@ def default_resolutions(image_size: int, halvings: int) -> tuple[int, ...]:
     return (*sorted(size for size in sizes if 2**halvings <= size < image_size), image_size)
 
 
+def check_depths(depths: Sequence[int]) -> None:
+    """Check that a stage can have every number of layers between the fewest and the most.
+
+    Raises:
+        ValueError: If a number is left out.
+    """
+    if sorted(set(depths)) != [*range(min(depths), max(depths) + 1)]:
+        raise ValueError(f"depths of a stage are consecutive, as 2, 3, 4; got {tuple(depths)}.")
+
+
+def check_classes(num_classes: int) -> None:
+    """Check that there is something to tell apart.
+
+    Raises:
+        ValueError: If there are fewer than two classes.
+    """
+    if num_classes < 2:
+        raise ValueError(f"Classification needs at least two classes; got num_classes={num_classes}.")
+
+
 def resized(x: Tensor, resolution: int) -> Tensor:
     """Images at a resolution, ``[B, C, H, W] -> [B, C, resolution, resolution]``; bilinear, with antialiasing.
 
@@ -320,10 +340,6 @@ class ElasticSupernet(Supernet, ABC):
     def standalone(self, arch: ElasticArch) -> ElasticNetwork:
         """A network of this architecture with this supernet's settings and weights of its own."""
 
-    @abstractmethod
-    def sort_channels(self) -> None:
-        """See :func:`sort_channels`."""
-
     def forward(self, x: Tensor, arch: SubnetConfig) -> Tensor:
         """Run one architecture.
 
@@ -360,4 +376,6 @@ def sort_channels(supernet: ElasticSupernet) -> None:
     Args:
         supernet: Its weights change in place.
     """
-    supernet.sort_channels()
+    for module in supernet.modules():
+        if isinstance(module, ElasticBlock):
+            module.sort_channels()

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import itertools
+from abc import ABC, abstractmethod
+from collections import OrderedDict
 from collections.abc import Sequence
 
 import torch
@@ -190,6 +192,43 @@ class ElasticSqueezeExcitation(nn.Module):
         middle = make_divisible(channels // REDUCTION)
         scale = self.expand(F.relu(self.reduce(x.mean((2, 3), keepdim=True), middle)), channels)
         return x * F.hardsigmoid(scale)
+
+
+class ElasticBlock(nn.Module, ABC):
+    """A block whose inner channels are interchangeable: any order of them computes the same."""
+
+    @abstractmethod
+    def sort_channels(self) -> None:
+        """Put the inner channels in order of the absolute weights that read them, in place, largest sum first."""
+
+
+def conv_norm(conv: nn.Conv2d, act: nn.Module | None = None) -> nn.Sequential:
+    """The plain form of :class:`ElasticConvNorm`, with layers of the same names."""
+    parts = {"conv": conv, "bn": nn.BatchNorm2d(conv.out_channels)}
+    return nn.Sequential(OrderedDict(parts if act is None else {**parts, "act": act}))
+
+
+def by_importance(weight: Tensor) -> Tensor:
+    """Order of the channels a convolution reads, ``[C]``: largest sum of absolute weights first.
+
+    Args:
+        weight: ``[C_out, C, k, k]``.
+    """
+    return weight.abs().sum((0, 2, 3)).argsort(descending=True, stable=True)
+
+
+def permute_inputs(conv: nn.Conv2d, order: Tensor) -> None:
+    """Let a convolution read its channels in another order, in place."""
+    conv.weight.copy_(conv.weight[:, order])
+
+
+def permute_outputs(layer: ElasticConvNorm | nn.Conv2d, order: Tensor) -> None:
+    """Let a convolution write its channels in another order, in place, and normalise them in that order."""
+    parts: list[nn.Module] = [layer] if isinstance(layer, nn.Conv2d) else [layer.conv, layer.bn]
+    for part in parts:
+        for name, tensor in {**part._parameters, **part._buffers}.items():
+            if tensor is not None and name != "num_batches_tracked":
+                tensor.copy_(tensor[order])
 
 
 def inherit_slices(target: nn.Module, source: nn.Module) -> None:

@@ -8,8 +8,7 @@ narrower network are the first ones of the widest, as those of its blocks are.
 
 from __future__ import annotations
 
-from collections import OrderedDict
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple
 
@@ -18,15 +17,28 @@ from torch import Tensor, nn
 
 from .base import check_image_size
 from .chain import Layer, layers_of, make_divisible, scale_stages
-from .elastic import ElasticArch, ElasticNetwork, ElasticSpace, ElasticSupernet, default_resolutions, elastic_choices
+from .elastic import (
+    ElasticArch,
+    ElasticNetwork,
+    ElasticSpace,
+    ElasticSupernet,
+    check_classes,
+    check_depths,
+    default_resolutions,
+    elastic_choices,
+)
 from .elastic_layers import (
-    ElasticBatchNorm2d,
+    ElasticBlock,
     ElasticConv2d,
     ElasticConvNorm,
     ElasticDepthwise,
     ElasticLinear,
     ElasticSqueezeExcitation,
     SqueezeExcitation,
+    by_importance,
+    conv_norm,
+    permute_inputs,
+    permute_outputs,
 )
 
 STEM_CHANNELS, FIRST_CHANNELS, EXPAND_CHANNELS, FEATURES = 16, 16, 960, 1280
@@ -97,8 +109,7 @@ class MobileNetV3Space(ElasticSpace):
         for name, numbers in (("depths", depths), ("kernels", kernels), ("expansions", expansions)):
             if not numbers or min(numbers) < 1:
                 raise ValueError(f"{name} are whole numbers from 1 on, at least one; got {tuple(numbers)}.")
-        if sorted(set(depths)) != [*range(min(depths), max(depths) + 1)]:
-            raise ValueError(f"depths of a stage are consecutive, as 2, 3, 4; got {tuple(depths)}.")
+        check_depths(depths)
         blocks = [str(Block(k, e)) for e in sorted(set(expansions)) for k in sorted(set(kernels))]
         choices = elastic_choices(resolutions, widths, blocks, [max(depths)] * len(STAGES))
         super().__init__("mobilenetv3", choices, (min(depths),) * len(STAGES))
@@ -163,11 +174,6 @@ def _activation(stage: int) -> Callable[[], nn.Module]:
     return nn.ReLU if stage in RELU_STAGES else nn.Hardswish
 
 
-def _conv_norm(conv: nn.Conv2d, act: nn.Module | None = None) -> nn.Sequential:
-    parts = {"conv": conv, "bn": nn.BatchNorm2d(conv.out_channels)}
-    return nn.Sequential(OrderedDict(parts if act is None else {**parts, "act": act}))
-
-
 class InvertedResidual(nn.Module):
     """Expand, depthwise convolution, squeeze and excite, project; plus the input, where the shape stays.
 
@@ -193,10 +199,10 @@ class InvertedResidual(nn.Module):
         super().__init__()
         c = channels
         depthwise = nn.Conv2d(c, c, kernel, layer.stride, padding=kernel // 2, groups=c, bias=False)
-        self.expand = _conv_norm(nn.Conv2d(layer.in_channels, c, 1, bias=False), act()) if expand else None
-        self.depthwise = _conv_norm(depthwise, act())
+        self.expand = conv_norm(nn.Conv2d(layer.in_channels, c, 1, bias=False), act()) if expand else None
+        self.depthwise = conv_norm(depthwise, act())
         self.se = SqueezeExcitation(c) if excite else None
-        self.project = _conv_norm(nn.Conv2d(c, layer.out_channels, 1, bias=False))
+        self.project = conv_norm(nn.Conv2d(c, layer.out_channels, 1, bias=False))
         self.shortcut = layer.keeps_shape
 
     def forward(self, x: Tensor) -> Tensor:
@@ -206,7 +212,7 @@ class InvertedResidual(nn.Module):
         return x + y if self.shortcut else y
 
 
-class ElasticInvertedResidual(nn.Module):
+class ElasticInvertedResidual(ElasticBlock):
     """:class:`InvertedResidual` of any kernel, expansion and width up to its largest.
 
     Args:
@@ -244,37 +250,20 @@ class ElasticInvertedResidual(nn.Module):
         return x + y if layer.keeps_shape else y
 
     def sort_channels(self) -> None:
-        """Order the channels inside, and those inside of squeeze-and-excitation, by the weights that read them."""
+        """Those inside of squeeze-and-excitation, too. A block that does not expand stays as it is."""
         if self.expand is None:
             return
         with torch.no_grad():
-            order = self.project.conv.weight.abs().sum((0, 2, 3)).argsort(descending=True, stable=True)
-            _permute(self.project.conv.weight, order, 1)
+            order = by_importance(self.project.conv.weight)
+            permute_inputs(self.project.conv, order)
             for part in (self.expand, self.depthwise):
-                _permute(part.conv.weight, order, 0)
-                for tensor in _channelwise(part.bn):
-                    _permute(tensor, order, 0)
+                permute_outputs(part, order)
             if self.se is not None:
-                _permute(self.se.reduce.weight, order, 1)
-                for tensor in self.se.expand.parameters():
-                    _permute(tensor, order, 0)
-                order = self.se.expand.weight.abs().sum((0, 2, 3)).argsort(descending=True, stable=True)
-                _permute(self.se.expand.weight, order, 1)
-                for tensor in self.se.reduce.parameters():
-                    _permute(tensor, order, 0)
-
-
-def _channelwise(bn: ElasticBatchNorm2d) -> Iterator[Tensor]:
-    return (t for t in (bn.weight, bn.bias, bn.running_mean, bn.running_var) if t is not None)
-
-
-def _permute(tensor: Tensor, order: Tensor, dim: int) -> None:
-    tensor.copy_(tensor.index_select(dim, order))
-
-
-def _check_classes(num_classes: int) -> None:
-    if num_classes < 2:
-        raise ValueError(f"Classification needs at least two classes; got num_classes={num_classes}.")
+                permute_inputs(self.se.reduce, order)
+                permute_outputs(self.se.expand, order)
+                order = by_importance(self.se.expand.weight)
+                permute_inputs(self.se.expand, order)
+                permute_outputs(self.se.reduce, order)
 
 
 class MobileNetV3Supernet(ElasticSupernet):
@@ -325,7 +314,7 @@ class MobileNetV3Supernet(ElasticSupernet):
         dropout: float = 0.1,
     ) -> None:
         super().__init__()
-        _check_classes(num_classes)
+        check_classes(num_classes)
         shape = _shape(max(widths, default=0.0), [max(depths, default=0)] * len(STAGES), stem)
         sizes = resolutions or default_resolutions(image_size, shape.halvings)
         check_image_size(min(sizes), shape.halvings, type(self).__name__)
@@ -383,11 +372,6 @@ class MobileNetV3Supernet(ElasticSupernet):
     def standalone(self, arch: ElasticArch) -> MobileNetV3Network:
         return MobileNetV3Network(arch.stages, width=arch.width, image_size=arch.resolution, **self._settings)
 
-    def sort_channels(self) -> None:
-        for module in self.modules():
-            if isinstance(module, ElasticInvertedResidual):
-                module.sort_channels()
-
 
 class MobileNetV3Network(ElasticNetwork):
     """A network of inverted residuals; see :class:`MobileNetV3Supernet`.
@@ -424,7 +408,7 @@ class MobileNetV3Network(ElasticNetwork):
         dropout: float = 0.1,
     ) -> None:
         super().__init__()
-        _check_classes(num_classes)
+        check_classes(num_classes)
         if len(stages) != len(STAGES) or not all(stages):
             raise ValueError(f"There are {len(STAGES)} stages with a layer at least; got {stages}.")
         shape = _shape(width, [len(stage) for stage in stages], stem)
@@ -442,7 +426,7 @@ class MobileNetV3Network(ElasticNetwork):
         }
 
         conv = nn.Conv2d(in_channels, shape.stem, 3, shape.stem_stride, padding=1, bias=False)
-        self.stem = _conv_norm(conv, nn.Hardswish())
+        self.stem = conv_norm(conv, nn.Hardswish())
         self.first = InvertedResidual(Layer(shape.stem, shape.first), 3, shape.stem, act=nn.ReLU, expand=False)
         self.stages = nn.ModuleList(
             nn.ModuleList(
@@ -458,7 +442,7 @@ class MobileNetV3Network(ElasticNetwork):
             for index, (layers, names) in enumerate(zip(shape.stages, stages, strict=True))
         )
         last = shape.stages[-1][-1].out_channels
-        self.expand = _conv_norm(nn.Conv2d(last, shape.expand, 1, bias=False), nn.Hardswish())
+        self.expand = conv_norm(nn.Conv2d(last, shape.expand, 1, bias=False), nn.Hardswish())
         self.mix = nn.Conv2d(shape.expand, shape.features, 1, bias=False)
         self.act, self.dropout = nn.Hardswish(), nn.Dropout(dropout)
         self.classifier = nn.Linear(shape.features, num_classes)

@@ -21,7 +21,14 @@ import oneshot
 from oneshot.cost import count
 from oneshot.errors import MissingExtraError
 from oneshot.export import export_subnet, load
-from oneshot.supernets import PUBLISHED, ArchGraph, DARTSNetwork, NASBench201Network, NASBench201Supernet
+from oneshot.supernets import (
+    PUBLISHED,
+    ArchGraph,
+    DARTSNetwork,
+    MobileNetV3Supernet,
+    NASBench201Network,
+    NASBench201Supernet,
+)
 from oneshot.supernets.base import Subnet
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -46,12 +53,19 @@ def darts() -> Subnet:
     return trained(DARTSNetwork(PUBLISHED["DARTS_V1"], channels=4, cells=3, image_size=9, auxiliary=True))
 
 
+def mobilenetv3() -> Subnet:
+    supernet = MobileNetV3Supernet(
+        num_classes=10, image_size=16, widths=(0.2, 0.25), depths=(1, 2), expansions=(2, 3), stem="cifar"
+    )
+    return trained(supernet.extract(supernet.space.sample(3)))
+
+
 def outputs(network: nn.Module, x: Tensor) -> Tensor:
     with torch.no_grad():
         return copy.deepcopy(network).eval()(x)  # type: ignore[no-any-return]  # nn.Module
 
 
-@pytest.fixture(scope="module", params=[nasbench201, darts])
+@pytest.fixture(scope="module", params=[nasbench201, darts, mobilenetv3])
 def exported(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple[Subnet, Path]:
     """A network, and the folder it was exported to with all formats."""
     torch.manual_seed(0)
@@ -109,7 +123,7 @@ def test_the_manifest_says_what_a_user_of_the_network_must_know(exported: tuple[
     assert manifest.pop("created").endswith("+00:00")
     assert manifest == {
         "schema_version": 1,
-        "space": network.config and "nasbench201",
+        "space": network.config and network.config.space,
         "config": network.config and network.config.to_dict(),
         "class_path": f"{type(network).__module__}.{type(network).__name__}",
         "input_shape": list(network.input_shape),

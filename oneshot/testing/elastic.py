@@ -17,10 +17,27 @@ from torch.nn import functional as F
 
 from oneshot.supernets.base import Supernet, batch_statistics
 from oneshot.supernets.elastic import RESOLUTION, ElasticSpace, ElasticSupernet, sort_channels
-from oneshot.supernets.elastic_layers import ElasticDepthwise
+from oneshot.supernets.elastic_layers import (
+    ElasticBatchNorm2d,
+    ElasticBlock,
+    ElasticConv2d,
+    ElasticConvNorm,
+    ElasticDepthwise,
+    ElasticLinear,
+)
 from oneshot.supernets.space import NONE, IntMatrix, SearchSpace, SubnetConfig
 
 from .spaces import SearchSpaceContract, disturb, draw_configs, storage, surprise
+
+SHARED = (
+    ElasticSupernet,
+    ElasticBlock,
+    ElasticConvNorm,
+    ElasticConv2d,
+    ElasticDepthwise,
+    ElasticBatchNorm2d,
+    ElasticLinear,
+)
 
 
 class ElasticContract(SearchSpaceContract):
@@ -34,7 +51,7 @@ class ElasticContract(SearchSpaceContract):
         blocks_differ_in_channels: Whether some blocks use fewer channels inside than others.
     """
 
-    configs_tested: int = 10
+    configs_tested: int = 6
     genes_per_mutation: int = 2
     blocks_differ_in_channels: bool = True
 
@@ -248,8 +265,7 @@ class ElasticContract(SearchSpaceContract):
             assert network.input_shape == (supernet.input_shape[0], size, size)
             assert network.num_classes == supernet.num_classes
             assert not shared & {storage(t) for t in network.state_dict().values()}
-            assert not any(isinstance(m, ElasticSupernet | pl.LightningModule) for m in network.modules())
-            assert not any("Elastic" in type(m).__name__ for m in network.modules())
+            assert not any(isinstance(m, (*SHARED, pl.LightningModule)) for m in network.modules())
         assert supernet.input_shape[-1] == supernet.space.largest[RESOLUTION][0]
 
     def test_an_extracted_network_is_rebuilt_from_json(self, supernet: ElasticSupernet) -> None:
@@ -293,7 +309,9 @@ class ElasticContract(SearchSpaceContract):
         assert without == matrices
         for config in draw_configs(supernet.space, 40):
             _backward(supernet, config)
-        assert [name for name, p in supernet.named_parameters() if p.grad is None or not p.grad.any()] == []
+            if all(p.grad is not None and p.grad.any() for p in supernet.parameters()):
+                return
+        raise AssertionError([name for name, p in supernet.named_parameters() if p.grad is None or not p.grad.any()])
 
     def test_sorting_channels_keeps_the_largest_network(self, supernet: ElasticSupernet) -> None:
         settle(supernet).double().eval()

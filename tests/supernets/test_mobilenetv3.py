@@ -5,15 +5,19 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from torch import nn
 
+from oneshot.cli import main
 from oneshot.cost.counts import count
+from oneshot.export import export_subnet, load
 from oneshot.supernets.elastic import ElasticSupernet
 from oneshot.supernets.mobilenetv3 import Block, MobileNetV3Network, MobileNetV3Space, MobileNetV3Supernet
+from oneshot.supernets.space import load_config
 from oneshot.testing import ElasticContract
 
 # Released by NAT's authors for CIFAR-10 (human-analysis/neural-architecture-transfer).
@@ -231,6 +235,20 @@ def test_a_network_that_cannot_work_is_refused(
 def test_a_supernet_that_cannot_be_is_refused(options: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message), torch.device("meta"):
         MobileNetV3Supernet(**options)
+
+
+def test_an_extracted_network_is_exported_loaded_and_shown(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    supernet = MobileNetV3Supernet(num_classes=3, image_size=16, widths=(0.2, 0.35), stem="cifar")
+    network = supernet.extract(supernet.space.sample(0)).eval()
+    folder = export_subnet(network, tmp_path / "export", formats=())
+    loaded, x = load(folder), torch.randn(2, *network.input_shape)
+    assert torch.equal(loaded(x), network(x))
+    assert loaded.config == network.config
+    supernet.space.validate(load_config(folder / "subnet.json"))
+    assert main(["show", str(folder), "--out", str(tmp_path / "picture.png")]) == 0
+    said = capsys.readouterr().out
+    assert "MobileNetV3Network" in said and network.arch.stages[4][0] in said
+    assert (tmp_path / "picture.png").is_file()
 
 
 @pytest.mark.parametrize("stages", [[["k3_e3"]] * 4, [["k3_e3"]] * 4 + [[]]])

@@ -1,0 +1,203 @@
+"""Pretrained weights for elastic supernets: what fits of a timm model, and the layout of once-for-all's checkpoints.
+
+Nothing is downloaded here. Names are those of timm (huggingface/pytorch-image-models, ``mobilenetv3.py`` and
+``resnet.py``) and of both generations of mit-han-lab/once-for-all.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from .elastic_resnet import ElasticResNetSupernet
+from .mobilenetv3 import MobileNetV3Supernet
+
+COUNTER = "num_batches_tracked"  # a tensor of batch normalisation that not every checkpoint has
+
+_TIMM_FIRST = {"conv_dw": "depthwise.conv", "bn1": "depthwise.bn", "conv_pw": "project.conv", "bn2": "project.bn"}
+_TIMM_BLOCK = {
+    "conv_pw": "expand.conv",
+    "bn1": "expand.bn",
+    "conv_dw": "depthwise.conv",
+    "bn2": "depthwise.bn",
+    "se.conv_reduce": "se.reduce",
+    "se.conv_expand": "se.expand",
+    "conv_pwl": "project.conv",
+    "bn3": "project.bn",
+}
+_TIMM_MOBILENETV3 = {
+    "conv_stem": "stem.conv",
+    "bn1": "stem.bn",
+    **{f"blocks.0.0.{theirs}": f"first.{ours}" for theirs, ours in _TIMM_FIRST.items()},
+    "blocks.6.0.conv": "expand.conv",
+    "blocks.6.0.bn1": "expand.bn",
+    "conv_head": "mix",
+    "classifier": "classifier",
+}
+_TIMM_RESNET = {
+    "conv1.0": "stem.0.conv",
+    "conv1.1": "stem.0.bn",
+    "conv1.3": "stem.1.conv",
+    "conv1.4": "stem.1.bn",
+    "conv1.6": "stem.2.conv",
+    "bn1": "stem.2.bn",
+    "fc": "classifier",
+}
+_TIMM_BOTTLENECK = {
+    **{f"conv{i}": f"conv{i}.conv" for i in (1, 2, 3)},
+    **{f"bn{i}": f"conv{i}.bn" for i in (1, 2, 3)},
+    "downsample.1": "shortcut.conv",
+    "downsample.2": "shortcut.bn",
+}
+_OFA = {
+    "first_conv.conv": "stem.conv",
+    "first_conv.bn": "stem.bn",
+    "final_expand_layer.conv": "expand.conv",
+    "final_expand_layer.bn": "expand.bn",
+    "feature_mix_layer.conv": "mix",
+    "classifier.linear": "classifier",
+}
+_OFA_BLOCK = {
+    "inverted_bottleneck.conv": "expand.conv",
+    "inverted_bottleneck.bn": "expand.bn",
+    "depth_conv.conv": "depthwise.conv",
+    "depth_conv.bn": "depthwise.bn",
+    "depth_conv.se.fc.reduce": "se.reduce",
+    "depth_conv.se.fc.expand": "se.expand",
+    "point_linear.conv": "project.conv",
+    "point_linear.bn": "project.bn",
+}
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """What :func:`load_timm` did.
+
+    Args:
+        loaded: Tensors of the supernet that have new values.
+        missing: Tensors of the supernet that keep theirs.
+        unused: Tensors of the model that have no place, or another shape.
+    """
+
+    loaded: tuple[str, ...]
+    missing: tuple[str, ...]
+    unused: tuple[str, ...]
+
+
+def load_timm(supernet: MobileNetV3Supernet | ElasticResNetSupernet, model: nn.Module | Mapping[str, Tensor]) -> Loaded:
+    """Load what fits of a timm model into the largest network of a supernet.
+
+    A MobileNetV3-Large, or a ResNet-50D. Its layers are the first ones of each stage; a tensor is taken if the shape is
+    the same. Build the supernet with the kernels and expansions of the model, and width 1, for more to fit.
+
+    Args:
+        supernet: Its weights change in place.
+        model: A timm model, or its ``state_dict()``.
+
+    Returns:
+        Which tensors were loaded, and which were not.
+
+    Raises:
+        ValueError: If no tensor of a stage fits. The supernet is unchanged.
+    """
+    resnet = isinstance(supernet, ElasticResNetSupernet)
+    source, own = dict(model.state_dict() if isinstance(model, nn.Module) else model), supernet.state_dict()
+    fitting: dict[str, Tensor] = {}
+    unused: list[str] = []
+    for name, tensor in source.items():
+        ours = _from_timm(name, resnet=resnet)
+        if ours in own and own[ours].shape == tensor.shape:
+            fitting[ours] = tensor
+        else:
+            unused.append(name)
+    if not any(name.startswith("stages.") for name in fitting):
+        known = "resnet50d" if resnet else "mobilenetv3_large_100"
+        raise ValueError(
+            f"No tensor fits a stage of {type(supernet).__name__}, whose weights come from a timm {known}; got tensors "
+            f"such as {', '.join(sorted(source)[:3]) or 'none'}. Load that model, or convert the names."
+        )
+    with torch.no_grad():
+        for name, tensor in fitting.items():
+            own[name].copy_(tensor)
+    return Loaded(tuple(sorted(fitting)), tuple(sorted(own.keys() - fitting.keys())), tuple(unused))
+
+
+def _from_timm(name: str, *, resnet: bool) -> str:
+    module, _, tensor = name.rpartition(".")
+    fixed, block, pattern, offset = (
+        (_TIMM_RESNET, _TIMM_BOTTLENECK, r"layer(\d+)\.(\d+)\.(.+)", 1)
+        if resnet
+        else (_TIMM_MOBILENETV3, _TIMM_BLOCK, r"blocks\.(\d+)\.(\d+)\.(.+)", 1)
+    )
+    if module in fixed:
+        return f"{fixed[module]}.{tensor}"
+    found = re.fullmatch(pattern, module)
+    if found is None or found[3] not in block:
+        return ""
+    return f"stages.{int(found[1]) - offset}.{found[2]}.{block[found[3]]}.{tensor}"
+
+
+def convert_ofa(checkpoint: Mapping[str, Any], supernet: MobileNetV3Supernet) -> dict[str, Tensor]:
+    """Weights of a once-for-all MobileNetV3 supernet under our names: ``supernet.load_state_dict(convert_ofa(...))``.
+
+    Both generations of the layout are read, with ``blocks.N.mobile_inverted_conv`` and with ``blocks.N.conv``, and also
+    a file that holds them as ``state_dict``. The published ``ofa_mbv3_d234_e346_k357_w1.0`` is
+    ``MobileNetV3Supernet()``; its resolutions have no weights.
+
+    Args:
+        checkpoint: What ``torch.load(path, weights_only=True)`` gives.
+        supernet: Says which tensors there must be. It is not changed.
+
+    Returns:
+        A ``state_dict`` of ``supernet``, not copied.
+
+    Raises:
+        ValueError: If a tensor is missing, is left over or has another shape; all of them are named.
+    """
+    source = checkpoint.get("state_dict", checkpoint)
+    own = supernet.state_dict()
+    rows = supernet.space.stages[0].rows
+    found: dict[str, Tensor] = {}
+    problems: list[str] = []
+    for name, tensor in source.items():
+        ours = _from_ofa(name, rows)
+        if ours not in own:
+            problems.append(f"{name} has no place")
+        elif own[ours].shape != tensor.shape:
+            problems.append(f"{name} is {list(tensor.shape)}, needed is {list(own[ours].shape)}")
+        else:
+            found[ours] = tensor
+    for name, tensor in own.items():
+        if name.endswith(COUNTER):
+            found.setdefault(name, torch.zeros_like(tensor))
+        elif name not in found:
+            problems.append(f"{name} is missing")
+    if problems:
+        raise ValueError(
+            f"The checkpoint is not that of a once-for-all supernet like this {type(supernet).__name__}: "
+            f"{'; '.join(problems)}. Build the supernet with its depths, kernels, expansions and width, and with "
+            "kernel_transform=False if it has no 7to5_matrix."
+        )
+    return found
+
+
+def _from_ofa(name: str, rows: int) -> str:
+    """Our name of a tensor; ``rows`` is the most layers of a stage."""
+    module, _, tensor = name.rpartition(".")
+    for twice, once in ((".conv.conv", ".conv"), (".bn.bn", ".bn"), (".linear.linear", ".linear")):
+        if module.endswith(twice):  # elastic layers hold a plain one
+            module = module.removesuffix(twice) + once
+    if module in _OFA:
+        return f"{_OFA[module]}.{tensor}"
+    found = re.fullmatch(r"blocks\.(\d+)\.(?:mobile_inverted_conv|conv)\.(.+)", module)
+    if found is None or found[2] not in _OFA_BLOCK:
+        return ""
+    tensor = re.sub(r"^(\d+to\d+)_matrix$", r"matrices.\1", tensor)
+    index = int(found[1])
+    place = "first" if index == 0 else f"stages.{(index - 1) // rows}.{(index - 1) % rows}"
+    return f"{place}.{_OFA_BLOCK[found[2]]}.{tensor}"
