@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from .collapse_monitor import CollapseMonitor as CollapseMonitor
     from .cost_monitor import CostMonitor as CostMonitor
     from .genotype_plot import GenotypePlot as GenotypePlot
+    from .pareto_export import ParetoExport as ParetoExport
     from .progress import SearchProgressBar as SearchProgressBar
     from .step_profile import StepProfile as StepProfile
     from .subnet_export import SubnetExport as SubnetExport
@@ -21,6 +22,7 @@ _WHERE = {
     "CollapseMonitor": "collapse_monitor",
     "CostMonitor": "cost_monitor",
     "GenotypePlot": "genotype_plot",
+    "ParetoExport": "pareto_export",
     "RunCheckpoint": "checkpoint",
     "SearchProgressBar": "progress",
     "StepProfile": "step_profile",

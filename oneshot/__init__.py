@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from .methods.robustdarts import RobustDARTS as RobustDARTS
     from .methods.smoothdarts import SmoothDARTS as SmoothDARTS
     from .methods.snas import SNAS as SNAS
+    from .nat.nat import NAT as NAT
     from .retrain import Retrain as Retrain
     from .sandwich import SandwichSearch as SandwichSearch
     from .sharing import WeightSharingSearch as WeightSharingSearch
@@ -53,6 +54,7 @@ _WHERE = {
     "FairDARTS": "methods.fairdarts",
     "FairNAS": "methods.fairnas",
     "GDAS": "methods.gdas",
+    "NAT": "nat.nat",
     "OnceForAll": "methods.ofa",
     "PCDARTS": "methods.pcdarts",
     "ProxylessNAS": "methods.proxylessnas",

@@ -38,6 +38,27 @@ def _parser() -> argparse.ArgumentParser:
         "measure", help="measure the latencies of a space on this machine, and verify them", add_help=False
     )
 
+    commands.add_parser("pareto", help="search a front of networks: NAT", add_help=False)
+    pick = commands.add_parser("pick", help="take a network from the front of a search, calibrate and export it")
+    pick.add_argument("run", help="folder of 'oneshot pareto'")
+    for name, what in (("latency", "ms"), ("macs", "MACs"), ("params", "parameters"), ("memory", "bytes")):
+        pick.add_argument(
+            f"--{name}", type=float, metavar="MOST", help=f"the smallest error with at most so many {what}"
+        )
+    pick.add_argument(
+        "--max-error", type=float, metavar="SHARE", help="the cheapest with at most this error, 0.05 is 5 %%"
+    )
+    pick.add_argument("--at-most", nargs="*", default=[], metavar="NAME=VALUE", help="bounds of other objectives")
+    pick.add_argument("--near", nargs="*", default=[], metavar="NAME=VALUE", help="the nearest to these values")
+    pick.add_argument("--knee", action="store_true", help="where a little less of one costs most of another")
+    pick.add_argument("--finetune", type=int, default=0, metavar="EPOCHS", help="train it so long before the export")
+    pick.add_argument("--lr", type=float, default=0.005, help="learning rate of that (%(default)s)")
+    pick.add_argument("--out", help="folder to write (RUN/picked)")
+    pick.add_argument(
+        "--formats", nargs="*", default=["torch_export", "onnx"], choices=["torch_export", "onnx"], help="(all)"
+    )
+    pick.add_argument("--overwrite", action="store_true", help="replace the folder if it exists")
+
     derive = commands.add_parser("derive", help="derive the architecture of a search from its checkpoint")
     derive.add_argument("run", help="folder of a search")
     derive.add_argument("--checkpoint", help="another checkpoint than RUN/checkpoints/last.ckpt")
@@ -68,7 +89,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     words = list(sys.argv[1:] if argv is None else argv)
     traceback = "--traceback" in words  # wherever it stands
     args, rest = parser.parse_known_args([word for word in words if word != "--traceback"])
-    if rest and args.command not in ("search", "retrain", "evaluate", "measure"):
+    if rest and args.command not in ("search", "pareto", "retrain", "evaluate", "measure"):
         parser.error(f"{args.command} does not know {' '.join(rest)}")
     # Lightning's tree walk uses a class torch is about to remove; nobody at a command line can do anything about it.
     warnings.filterwarnings("ignore", r"`isinstance\(treespec, LeafSpec\)` is deprecated")
@@ -81,11 +102,17 @@ def main(argv: Sequence[str] | None = None) -> int:
             from .measuring import measure
 
             measure(rest)
+        elif args.command == "pick":
+            from .picking import pick
+
+            pick(**{name: value for name, value in vars(args).items() if name not in ("command", "traceback")})
         else:
             from . import runs
 
             if args.command == "search":
                 runs.search(rest)
+            elif args.command == "pareto":
+                runs.pareto(rest)
             elif args.command == "retrain":
                 runs.retrain(rest)
             elif args.command == "evaluate":

@@ -31,6 +31,7 @@ from oneshot.callbacks import (
     ArchLogger,
     CollapseMonitor,
     GenotypePlot,
+    ParetoExport,
     RunCheckpoint,
     SearchProgressBar,
     StepProfile,
@@ -54,6 +55,8 @@ from .base import GradientSearch, SearchModule
 from .cost.counts import count
 from .export import MANIFEST, describe, export_subnet, load
 from .files import new_folder, write_atomically
+from .nat.nat import NAT
+from .nat.pick import front_rows
 from .report import draw_cells, network_table, save_figure
 from .retrain import Retrain
 from .run_log import RunLog
@@ -216,6 +219,23 @@ def search(args: Sequence[str]) -> None:
         _say(f"Run: {folder}. Next: oneshot retrain {folder} --config ...")
 
 
+def pareto(args: Sequence[str]) -> None:
+    """``oneshot pareto``: NAT, or go on with it; the front is in the run's folder after every search."""
+    cli = _RunCLI(
+        "pareto",
+        _options_of_the_run(args, "pareto"),
+        model_class=NAT,
+        subclass_mode_model=True,
+        callbacks=lambda out: [ParetoExport(out), SubnetExport(out), SearchProgressBar()],
+    )
+    folder = cli.fit()
+    if cli.trainer.is_global_zero:
+        search = cli.model.pareto
+        units = ["", *(objective.unit for objective in search.objectives)]
+        _say(network_table(front_rows(search.archive.objectives, units, search.archive.values[search.front()])))
+        _say(f"Run: {folder}, with front.png and front.html. Next: oneshot pick {folder} --knee")
+
+
 def retrain(args: Sequence[str]) -> None:
     """``oneshot retrain SOURCE``: train the network of a search, an exported network or a published genotype."""
     source, args = _positional("retrain", args, "SOURCE, a search run, an exported network or a published genotype")
@@ -344,8 +364,9 @@ def read_run(
     if not path.is_file():
         raise ValueError(f"There is no checkpoint {path}; the run did not finish an epoch.")
     try:
-        state = torch.load(path, map_location="cpu", weights_only=True)["state_dict"]
-        objects.model.load_state_dict(state)
+        saved = torch.load(path, map_location="cpu", weights_only=True)
+        objects.model.load_state_dict(saved["state_dict"])
+        objects.model.on_load_checkpoint(saved)
     except Exception as error:  # whatever torch raises for a damaged file
         raise ValueError(f"{path} is not a checkpoint of this run, or is damaged: {error!r}") from error
     return objects.model, objects.data

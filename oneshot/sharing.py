@@ -169,7 +169,11 @@ class WeightSharingSearch(SupernetTraining):
 
     def on_train_start(self) -> None:
         super().on_train_start()
-        self._held_out()  # raises now rather than after the last epoch
+        self.look_for_held_out()
+
+    def look_for_held_out(self) -> None:
+        """Raise at the beginning of a fit, rather than at its end, where there are no held-out images."""
+        self._held_out()
 
     def on_train_batch_end(self, outputs: Any, batch: Any, batch_idx: int) -> None:
         super().on_train_batch_end(outputs, batch, batch_idx)
@@ -188,9 +192,13 @@ class WeightSharingSearch(SupernetTraining):
     def _rank_now(self) -> None:
         if not self._ranked:
             self.check_finite()
-            batches = self._held_out()
-            self.rank(list(islice(batches, 1)) if getattr(self.trainer, "fast_dev_run", 0) else batches)
+            self.conclude()
             self._ranked = True
+
+    def conclude(self) -> None:
+        """The last step is done: :meth:`rank` architectures on the held-out images."""
+        batches = self._held_out()
+        self.rank(list(islice(batches, 1)) if getattr(self.trainer, "fast_dev_run", 0) else batches)
 
     def _held_out(self) -> Stream:
         """Batches the weights are not trained on.

@@ -340,6 +340,9 @@ class ElasticSupernet(Supernet, ABC):
     def standalone(self, arch: ElasticArch) -> ElasticNetwork:
         """A network of this architecture with this supernet's settings and weights of its own."""
 
+    def resolution(self, config: SubnetConfig) -> int:
+        return self.space.arch(config).resolution
+
     def forward(self, x: Tensor, arch: SubnetConfig) -> Tensor:
         """Run one architecture.
 

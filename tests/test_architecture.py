@@ -31,7 +31,7 @@ ALLOWED = {
     "discrete": {"cost", "evaluation", "supernets"},
 }
 # ... and all others everything, except what lies above them.
-TOP = {"__main__", "cli", "quickstart", "runs"}
+TOP = {"__main__", "cli", "picking", "quickstart", "runs"}
 CALLBACKS_ARE_FOR = {"callbacks", *TOP}
 
 SUPERNETS_MAY_USE = {"numpy", "timm", "torch"}

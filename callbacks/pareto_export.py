@@ -1,0 +1,61 @@
+"""Writes what a search for a front has found, after every iteration."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytorch_lightning as pl
+
+from oneshot.base import SearchModule
+from oneshot.files import write_atomically
+from oneshot.nat.nat import NAT
+from oneshot.nat.plots import draw_front, front_page
+from oneshot.report import save_figure
+
+from .base import SearchCallback, run_folder
+
+ARCHIVE, TABLE, HISTORY, PICTURE, PAGE = "archive.json", "evaluations.csv", "history.json", "front.png", "front.html"
+
+
+class ParetoExport(SearchCallback):
+    """Keeps the archive (JSON), all evaluations (CSV), the front as a picture and as a page, and the history.
+
+    Args:
+        folder: Where to; by default the folder of the run.
+
+    Raises:
+        ValueError: At the start of ``fit``, if the module does not search a front.
+    """
+
+    def __init__(self, folder: str | Path | None = None) -> None:
+        super().__init__()
+        self.folder = folder
+
+    def search(self, pl_module: pl.LightningModule) -> NAT:
+        if not isinstance(pl_module, NAT):
+            raise ValueError(
+                f"{type(self).__name__} writes the front of NAT; got {type(pl_module).__name__}. Take the callback off "
+                "this Trainer."
+            )
+        return pl_module
+
+    def after_epoch(self, trainer: pl.Trainer, search: SearchModule) -> None:
+        assert isinstance(search, NAT)
+        if trainer.is_global_zero and search.searches_after(trainer.current_epoch + 1) is not None:
+            write_front(search, Path(self.folder or run_folder(trainer)))
+
+
+def write_front(search: NAT, folder: Path) -> None:
+    """Write the files of :class:`ParetoExport`, each of them whole."""
+    pareto = search.pareto
+    archive, front, names = pareto.archive, pareto.front().tolist(), pareto.archive.objectives
+    units = ("", *(objective.unit for objective in pareto.objectives))
+    bounds = {c.objective.name: c.at_most for c in pareto.constraints}
+    archive.write_csv(folder / TABLE)
+    write_atomically(folder / ARCHIVE, json.dumps(archive.to_dict()))
+    write_atomically(folder / HISTORY, json.dumps(pareto.state_dict()["history"], indent=1) + "\n")
+    save_figure(draw_front(names, units, archive.values, front, bounds=bounds), folder / PICTURE)
+    configs = pareto.space.decode(archive.genes)
+    page = front_page(names, units, archive.values, front, configs, title=f"Front of {pareto.space.name}")
+    write_atomically(folder / PAGE, page)

@@ -1,0 +1,265 @@
+"""How good architectures are by the weights they share: in this process, on every process of a fit, on a cluster."""
+
+from __future__ import annotations
+
+import json
+import math
+import zlib
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from oneshot.errors import missing_extra
+from oneshot.evaluation import recalibrated
+from oneshot.supernets.base import Supernet
+from oneshot.supernets.elastic import resized
+from oneshot.supernets.space import SubnetConfig
+from oneshot.tasks import metric_of
+
+Done = Callable[[SubnetConfig, float], None]  # told of every error as soon as it is known
+
+
+class Evaluator(ABC):
+    """Errors of architectures, between 0 and 1; NaN for an evaluation that failed."""
+
+    @abstractmethod
+    def evaluate(self, configs: Sequence[SubnetConfig], done: Done | None = None) -> list[float]:
+        """Errors in the order of ``configs``."""
+
+
+class SupernetEvaluator(Evaluator):
+    """Validation error with inherited weights, after batch normalisation was calibrated for each architecture.
+
+    Images are held in memory as they come, decoded and normalised, and resized once for all architectures of one
+    resolution. Nothing of the supernet changes. A network whose output is not finite has failed.
+
+    Args:
+        supernet: Shared weights; on the device where it is when asked.
+        images: Validation images, ``[N, C, H, W]``.
+        labels: ``[N]``, or ``[N, H, W]``.
+        calibration: Training images, not augmented, ``[M, C, H, W]``; hundreds to thousands.
+        batch_size: Images in a batch.
+
+    Raises:
+        ValueError: If there are no images, fewer labels than images, or a single class among the labels.
+    """
+
+    def __init__(
+        self, supernet: Supernet, images: Tensor, labels: Tensor, calibration: Tensor, *, batch_size: int = 256
+    ) -> None:
+        if not len(images) or not len(calibration):
+            raise ValueError(
+                f"Architectures are compared on validation images after a calibration on training images; got "
+                f"{len(images)} and {len(calibration)}. Hold some back: val_fraction=0.1."
+            )
+        if len(images) != len(labels):
+            raise ValueError(f"Every validation image has a label; got {len(images)} images, {len(labels)} labels.")
+        if len(seen := labels.unique()) < 2:
+            raise ValueError(
+                f"Validation images of one class ({int(seen[0])}) tell no architectures apart. Hold back images of "
+                "every class: val_fraction splits by class."
+            )
+        if batch_size < 1:
+            raise ValueError(f"batch_size must be at least 1; got {batch_size}.")
+        self.supernet, self.images, self.labels, self.calibration = supernet, images, labels, calibration
+        self.batch_size = batch_size
+
+    def evaluate(self, configs: Sequence[SubnetConfig], done: Done | None = None) -> list[float]:
+        errors = [math.nan] * len(configs)
+        by_size: dict[int, list[int]] = {}
+        for i, config in enumerate(configs):
+            self.supernet.space.validate(config)
+            by_size.setdefault(self.supernet.resolution(config), []).append(i)
+        like = next(self.supernet.parameters())
+        for size, which in by_size.items():
+            images, calibration = resized(self.images, size), resized(self.calibration, size)
+            for i in which:
+                errors[i] = self._error(configs[i], images.to(like), calibration.to(like))
+                if done is not None:
+                    done(configs[i], errors[i])
+        return errors
+
+    @torch.no_grad()
+    def _error(self, config: SubnetConfig, images: Tensor, calibration: Tensor) -> float:
+        metric = metric_of(self.supernet.task, self.supernet.num_classes).to(images.device)
+        labels = self.labels.to(images.device)
+        with recalibrated(self.supernet, config, calibration.split(self.batch_size)):
+            for x, y in zip(images.split(self.batch_size), labels.split(self.batch_size), strict=True):
+                logits = self.supernet.run_config(x, config)
+                if not logits.isfinite().all():
+                    return math.nan
+                metric.update(logits, y)
+        return 1.0 - float(metric.compute())
+
+
+class SharedEvaluator(Evaluator):
+    """Every process of a distributed fit evaluates its part of the architectures; all get all errors.
+
+    Args:
+        local: What each process evaluates with: the same weights and images everywhere.
+    """
+
+    def __init__(self, local: Evaluator) -> None:
+        self.local = local
+
+    def evaluate(self, configs: Sequence[SubnetConfig], done: Done | None = None) -> list[float]:
+        if not (dist.is_available() and dist.is_initialized()) or dist.get_world_size() == 1:
+            return self.local.evaluate(configs, done)
+        rank, size = dist.get_rank(), dist.get_world_size()
+        mine = self.local.evaluate(configs[rank::size], done)
+        parts: list[list[float]] = [[] for _ in range(size)]
+        dist.all_gather_object(parts, mine)
+        return [parts[i % size][i // size] for i in range(len(configs))]
+
+
+class JournalledEvaluator(Evaluator):
+    """Writes every error down as soon as it is known, and never evaluates again what is written for these weights.
+
+    Args:
+        inner: Evaluates what is not in the journal.
+        folder: Where the journal is; in a distributed fit every process has a file of its own there.
+        weights: Of the supernet now, such as :func:`fingerprint`; errors of other weights are not read.
+    """
+
+    def __init__(self, inner: Evaluator, folder: str | Path, weights: int) -> None:
+        self.inner, self.weights = inner, weights
+        rank = dist.get_rank() if dist.is_available() and dist.is_initialized() else 0
+        self.path = Path(folder) / f"evaluations.{rank}.jsonl"
+        self._known: dict[str, float] = {}
+        for path in sorted(Path(folder).glob("evaluations.*.jsonl")):
+            self._known |= dict(self._read(path))
+
+    def _read(self, path: Path) -> Iterable[tuple[str, float]]:
+        for line in path.read_text(encoding="utf-8").splitlines():
+            try:
+                row = json.loads(line)
+            except json.JSONDecodeError:
+                continue  # the line that was being written when the process was killed
+            if row["weights"] == self.weights:
+                yield row["config"], math.nan if row["error"] is None else row["error"]
+
+    def evaluate(self, configs: Sequence[SubnetConfig], done: Done | None = None) -> list[float]:
+        names = [config.to_json() for config in configs]
+        new = [i for i, name in enumerate(names) if name not in self._known]
+        found = self.inner.evaluate([configs[i] for i in new], self._keep(done)) if new else []
+        self._known |= {names[i]: error for i, error in zip(new, found, strict=True)}
+        return [self._known[name] for name in names]
+
+    def _keep(self, done: Done | None) -> Done:
+        def keep(config: SubnetConfig, error: float) -> None:
+            row = {"weights": self.weights, "config": config.to_json(), "error": None if math.isnan(error) else error}
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            with self.path.open("a", encoding="utf-8") as file:
+                file.write(json.dumps(row) + "\n")
+            if done is not None:
+                done(config, error)
+
+        return keep
+
+
+def fingerprint(module: torch.nn.Module) -> int:
+    """A number that differs where any parameter does; statistics are calibrated anew anyway."""
+    checksum = 0
+    for name, tensor in module.named_parameters():
+        checksum = zlib.crc32(name.encode(), checksum)
+        checksum = zlib.crc32(
+            tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes(), checksum
+        )
+    return checksum
+
+
+class RayEvaluator(Evaluator):
+    """Evaluates on the workers of a Ray cluster, one architecture at a time on each.
+
+    The evaluator is sent to every worker once per call, with the weights it has then. The architecture of a worker that
+    dies is evaluated again on another.
+
+    Args:
+        local: What each worker evaluates with.
+        address: Of the cluster, see ``ray.init``; ``"local"`` starts one on this machine, ``None`` uses what runs.
+        workers: Processes.
+        cpus: Cores of each.
+        gpus: GPUs of each.
+        retries: How often the architecture of a lost worker is tried again.
+
+    Raises:
+        MissingExtraError: If Ray is not installed.
+        ConnectionError: If the cluster is not there.
+        ValueError: If there is no worker.
+    """
+
+    def __init__(
+        self,
+        local: Evaluator,
+        *,
+        address: str | None = "local",
+        workers: int = 2,
+        cpus: float = 1.0,
+        gpus: float = 0.0,
+        retries: int = 3,
+    ) -> None:
+        if workers < 1 or retries < 0:
+            raise ValueError(f"workers is at least 1 and retries at least 0; got {workers} and {retries}.")
+        self.local, self.workers, self.cpus, self.gpus, self.retries = local, workers, cpus, gpus, retries
+        self._ray = _connect(address, workers * cpus)
+
+    def evaluate(self, configs: Sequence[SubnetConfig], done: Done | None = None) -> list[float]:
+        ray = self._ray
+        shared = ray.put(self.local)
+        pool = ray.remote(num_cpus=self.cpus, num_gpus=self.gpus)(_Worker)
+        actors = [pool.remote(shared) for _ in range(min(self.workers, len(configs)))]
+        errors, waiting, tries = [math.nan] * len(configs), list(range(len(configs)))[::-1], [0] * len(configs)
+        busy: dict[Any, tuple[int, int]] = {}
+        while waiting or busy:
+            for a, actor in enumerate(actors):
+                if waiting and a not in {used for used, _ in busy.values()}:
+                    i = waiting.pop()
+                    busy[actor.error.remote(configs[i])] = a, i
+            (ready, *_), _ = ray.wait(list(busy), num_returns=1)
+            a, i = busy.pop(ready)
+            try:
+                errors[i] = ray.get(ready)
+            except ray.exceptions.RayActorError:
+                actors[a] = pool.remote(shared)
+                tries[i] += 1
+                if tries[i] <= self.retries:
+                    waiting.append(i)
+                    continue
+            if done is not None:
+                done(configs[i], errors[i])
+        for actor in actors:
+            ray.kill(actor)
+        return errors
+
+
+class _Worker:
+    """One architecture at a time, in a process of its own."""
+
+    def __init__(self, evaluator: Evaluator) -> None:
+        torch.set_num_threads(1)
+        self.evaluator = evaluator
+
+    def error(self, config: SubnetConfig) -> float:
+        return self.evaluator.evaluate([config])[0]
+
+
+def _connect(address: str | None, cpus: float) -> Any:
+    try:
+        import ray
+    except ImportError as error:
+        raise missing_extra("ray", "ray", "Evaluating on a cluster") from error
+    if not ray.is_initialized():
+        options: dict[str, Any] = {"num_cpus": math.ceil(cpus)} if address == "local" else {}
+        try:
+            ray.init(address=address, include_dashboard=False, log_to_driver=False, logging_level="ERROR", **options)
+        except (ConnectionError, ValueError, RuntimeError) as error:
+            raise ConnectionError(
+                f"There is no Ray cluster at {address!r}: {error} Start one with 'ray start --head', or pass "
+                "address='local'."
+            ) from error
+    return ray

@@ -1,0 +1,301 @@
+"""Neural Architecture Transfer (Lu et al., IEEE TPAMI 2021, arXiv:2005.05859): a supernet and a front, by turns."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any, Literal, cast
+
+import numpy as np
+import pytorch_lightning as pl
+import torch
+from torch import Tensor
+
+from oneshot.cost import count_candidates
+from oneshot.cost.candidates import Counted
+from oneshot.cost.few_shot import transferred_cost
+from oneshot.cost.table import LatencyTable
+from oneshot.sandwich import SandwichSearch
+from oneshot.supernets.base import Supernet
+from oneshot.supernets.space import IntMatrix, SubnetConfig
+
+from .evaluators import Evaluator, JournalledEvaluator, SharedEvaluator, SupernetEvaluator, fingerprint
+from .marginals import Marginals
+from .objectives import Constraint, Objective
+from .search import ParetoSearch
+
+COUNTED = ("params", "macs", "memory")
+JOURNAL = "evaluations"
+
+
+class NAT(SandwichSearch):
+    """Trains a supernet where the front is, searches the front in the supernet, and so on.
+
+    The fit begins with ``warmup_epochs`` in which sub-networks are drawn uniformly. Then, ``iterations`` times: errors
+    of the archive are measured anew (the weights have moved), a predictor of the error is fitted to them, evolution
+    looks for the front of predicted error and exact costs, the most useful candidates are measured and added to the
+    archive, and the weights are trained for ``adapt_epochs`` on sub-networks drawn as the archive has them. In the end
+    the errors of the archive are measured once more. Weights are inherited; nothing is retrained.
+
+    The archive always holds the smallest and the largest architecture. Errors are those of validation images (the
+    validation loader) after batch normalisation was calibrated for each architecture on training images
+    (:class:`~oneshot.nat.evaluators.SupernetEvaluator`). In a distributed fit the processes share the evaluations.
+
+    Every evaluation is written down as it is made (``evaluations/`` in the folder of the run), and archive, predictor
+    and search are in every checkpoint: a resumed fit ends as an uninterrupted one, and evaluates nothing twice.
+
+    Left out of the paper: its two supernets of different widths (one that is elastic in width takes their place), and
+    continuous distributions of genes, which categorical ones replace (the authors' answer in their issue 7).
+
+    Args:
+        supernet: Any supernet, elastic or of operation choices.
+        objectives: What is minimised beside the error: ``"params"``, ``"macs"``, ``"memory"``, a path of a latency
+            table (``.json``) or of few measurements (``.csv``), or an :class:`~oneshot.nat.objectives.Objective`.
+        constraints: Upper bounds by objective, ``{"macs": 3e8}``; a pair has the probability with which it must hold.
+        warmup_epochs: Epochs before the first search.
+        iterations: Searches.
+        adapt_epochs: Epochs after each.
+        initial: Architectures of the first archive.
+        batch: Architectures added by every search.
+        population: Of the evolution.
+        generations: Likewise.
+        sampler: What is trained between searches: draws from the ``"archive"``'s categorical distributions, the
+            ``"candidates"`` of its front themselves (ENCAS), or ``"uniform"`` draws.
+        calibration_images: Training images that batch normalisation is calibrated on.
+        evaluation_batch: Images in a batch of evaluations.
+        search_seed: Of archive, predictor and evolution.
+        **kwargs: See :class:`~oneshot.sandwich.SandwichSearch`.
+
+    Raises:
+        ValueError: If a number is out of its range, an objective has no model, or no architecture keeps the
+            constraints; at the start of ``fit``, if ``max_epochs`` is not ``warmup_epochs + iterations *
+            adapt_epochs``, or there are no validation images.
+    """
+
+    def __init__(
+        self,
+        supernet: Supernet,
+        *,
+        objectives: Sequence[str | Objective] = ("macs",),
+        constraints: dict[str, float] | dict[str, tuple[float, float]] | None = None,
+        warmup_epochs: int = 50,
+        iterations: int = 30,
+        adapt_epochs: int = 5,
+        initial: int = 100,
+        batch: int = 8,
+        population: int = 100,
+        generations: int = 100,
+        sampler: Literal["archive", "candidates", "uniform"] = "archive",
+        calibration_images: int = 2048,
+        evaluation_batch: int = 256,
+        search_seed: int = 0,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(supernet, candidates=1, finalists=1, **kwargs)
+        if warmup_epochs < 0 or iterations < 1 or adapt_epochs < 1 or warmup_epochs + adapt_epochs < 1:
+            raise ValueError(
+                f"warmup_epochs is at least 0, iterations and adapt_epochs at least 1; got {warmup_epochs}, "
+                f"{iterations}, {adapt_epochs}."
+            )
+        if sampler not in ("archive", "candidates", "uniform"):
+            raise ValueError(f"What is trained is drawn from 'archive', 'candidates' or 'uniform'; got {sampler!r}.")
+        if calibration_images < 1:
+            raise ValueError(f"Calibration needs at least one image; got calibration_images={calibration_images}.")
+        self.warmup_epochs, self.iterations, self.adapt_epochs = warmup_epochs, iterations, adapt_epochs
+        self.drawn_from, self.calibration_images, self.evaluation_batch = sampler, calibration_images, evaluation_batch
+        known = [objective_of(given, supernet) for given in objectives]
+        bounds = [_bound(name, bound, known, supernet) for name, bound in (constraints or {}).items()]
+        self.pareto = ParetoSearch(
+            supernet.space,
+            known,
+            constraints=bounds,
+            initial=initial,
+            batch=batch,
+            population=population,
+            generations=generations,
+            seed=search_seed,
+        )
+        self._images: tuple[Tensor, Tensor, Tensor] | None = None
+        self._marginals: Marginals | None = None
+
+    # What is trained.
+
+    def draw(self, n: int, rng: np.random.Generator) -> IntMatrix:
+        archive = self.pareto.archive
+        if self.drawn_from == "uniform" or not len(archive):
+            return super().draw(n, rng)
+        if self.drawn_from == "candidates":
+            front = archive.front()
+            return archive.genes[rng.choice(front, size=n, replace=len(front) < n)]
+        if self._marginals is None:
+            self._marginals = Marginals.of(self.supernet.space, archive.genes[~archive.failed])
+        return self._marginals.sample(n, rng)
+
+    def schedule_position(self) -> tuple[int, int]:
+        # The learning rate is annealed within the warm-up, and within every adaptation (arXiv:2005.05859, section 4.1).
+        epoch = self.current_epoch
+        if epoch < self.warmup_epochs:
+            return epoch, self.warmup_epochs
+        return (epoch - self.warmup_epochs) % self.adapt_epochs, self.adapt_epochs
+
+    # The search between two epochs.
+
+    def derive(self) -> SubnetConfig:
+        """The smallest error that keeps the constraints; before any is known, what follows from the seed."""
+        archive = self.pareto.archive
+        front = self.pareto.front()
+        if not len(front):
+            return self.sample(np.random.default_rng(int(self._seed)))
+        best = front[int(np.argmin(archive.values[front, 0]))]
+        return self.supernet.space.decode(archive.genes[best][None])[0]
+
+    def searches_after(self, epochs: int) -> int | None:
+        """Number of the search after so many epochs, from 0; ``None`` if there is none. The last only measures."""
+        turn, rest = divmod(epochs - self.warmup_epochs, self.adapt_epochs)
+        return turn if rest == 0 and 0 <= turn <= self.iterations else None
+
+    def conclude(self) -> None:
+        """Nothing is left to do: the last search has measured the archive."""
+
+    def on_fit_start(self) -> None:
+        super().on_fit_start()
+        epochs = self.warmup_epochs + self.iterations * self.adapt_epochs
+        if self.trainer.max_epochs != epochs and not getattr(self.trainer, "fast_dev_run", 0):
+            raise ValueError(
+                f"{self.warmup_epochs} epochs of warm-up and {self.iterations} times {self.adapt_epochs} are {epochs}; "
+                f"got max_epochs={self.trainer.max_epochs}. Use Trainer(max_epochs={epochs})."
+            )
+
+    def look_for_held_out(self) -> None:
+        self._images = self._decoded()
+
+    def on_train_start(self) -> None:
+        super().on_train_start()
+        if self.current_epoch == 0 and self.trainer.fit_loop.total_batch_idx <= 0 and self.warmup_epochs == 0:
+            self.search(0)
+
+    def on_train_batch_end(self, outputs: Any, batch: Any, batch_idx: int) -> None:
+        if self.trainer.is_last_batch and (number := self.searches_after(self.current_epoch + 1)) is not None:
+            self.check_finite()
+            self.search(number)
+        super().on_train_batch_end(outputs, batch, batch_idx)
+
+    def search(self, number: int) -> None:
+        """Measure the archive anew; unless all iterations are done, search and add to it."""
+        pareto, space = self.pareto, self.supernet.space
+        evaluator = self.evaluator()
+        if len(pareto.archive):
+            pareto.update(np.array(evaluator.evaluate(space.decode(pareto.archive.genes))))
+        last = number == self.iterations
+        for _ in range(0 if last else 2 if number == 0 else 1):  # the first time also the initial archive
+            genes = pareto.ask()
+            if len(genes):
+                pareto.tell(genes, np.array(evaluator.evaluate(space.decode(genes))))
+        self._marginals = None
+        if self._trainer is not None and pareto.history:
+            now = pareto.history[-1]
+            facts = {"hypervolume": now.hypervolume, "evaluations": float(now.evaluations)}
+            if now.kind is not None:
+                facts["tau"] = now.tau.get(now.kind, math.nan)
+            facts["best_error"] = float(np.nanmin(pareto.archive.values[:, 0]))
+            facts["front"] = float(len(pareto.front()))
+            self.log_dict(
+                {f"nat/{name}": value for name, value in facts.items() if math.isfinite(value)}, rank_zero_only=True
+            )
+
+    def evaluator(self) -> Evaluator:
+        """What errors are measured with, during a fit; of the weights as they are now."""
+        assert self._images is not None  # read when the fit began
+        local: Evaluator = SupernetEvaluator(self.supernet, *self._images, batch_size=self.evaluation_batch)
+        folder = Path(self.trainer.default_root_dir) / JOURNAL
+        if getattr(self.trainer, "fast_dev_run", 0):
+            return SharedEvaluator(local)
+        return SharedEvaluator(JournalledEvaluator(local, folder, fingerprint(self.supernet)))
+
+    def _decoded(self) -> tuple[Tensor, Tensor, Tensor]:
+        data: Any = getattr(self.trainer, "datamodule", None)
+        if data is not None:
+            return decode_images(data, self.calibration_images, batch_size=self.evaluation_batch)
+        validation = list(self._held_out())
+        training = (self.weight_batch(batch)[0] for batch in cast(Any, self.trainer.train_dataloader))
+        return (*_joined(validation), _first(training, self.calibration_images))
+
+    # Checkpoints.
+
+    def facts(self) -> dict[str, Any]:
+        names = [f"{o.name} [{o.unit}]" for o in self.pareto.objectives]
+        turns = f"{self.warmup_epochs} + {self.iterations} x {self.adapt_epochs}"
+        return {**super().facts(), "objectives": ", ".join(names), "turns": turns}
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        super().on_save_checkpoint(checkpoint)
+        checkpoint["nat"] = self.pareto.state_dict()
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        super().on_load_checkpoint(checkpoint)
+        self.pareto.load_state_dict(checkpoint["nat"])
+        self._marginals = None
+
+
+def decode_images(
+    data: pl.LightningDataModule, calibration: int, *, batch_size: int = 256
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Validation images ``[N, C, H, W]``, their labels, and so many training images, all read once, none augmented.
+
+    Training images of a data module without ``eval_loader`` come as its training loader has them.
+
+    Raises:
+        ValueError: If there are no validation images.
+    """
+    inner: Any = getattr(data, "data", data)
+    validation = data.val_dataloader()
+    if not validation:
+        raise ValueError("NAT compares architectures on validation images; there are none. Use val_fraction=0.1.")
+    if hasattr(inner, "eval_loader"):
+        images: Any = (x for x, _ in inner.eval_loader(inner.train_images, batch_size=batch_size))
+    else:
+        batches: Any = data.train_dataloader()
+        images = (batch["weights"][0] if isinstance(batch, dict) else batch[0] for batch in batches)
+    return (*_joined(validation), _first(images, calibration))
+
+
+def _joined(batches: Iterable[tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor]:
+    images, labels = zip(*batches, strict=True)
+    return torch.cat(images), torch.cat(labels)
+
+
+def _first(batches: Iterable[Tensor], count: int) -> Tensor:
+    taken: list[Tensor] = []
+    for x in batches:
+        taken.append(x)
+        if sum(map(len, taken)) >= count:
+            break
+    return torch.cat(taken)[:count] if taken else torch.empty(0)
+
+
+def objective_of(given: str | Objective, supernet: Supernet) -> Objective:
+    """An objective by the name of a count or the path of a table.
+
+    Raises:
+        ValueError: If it is neither, or the table is of another supernet.
+    """
+    if isinstance(given, Objective):
+        return given
+    if given in COUNTED:
+        return Objective(given, model=count_candidates(supernet, cast(Counted, given)))
+    if given.endswith(".json"):
+        return Objective("latency", model=LatencyTable.load(given).cost_of(supernet))
+    if given.endswith(".csv"):
+        return Objective("latency", model=transferred_cost(given, supernet.space))
+    raise ValueError(
+        f"An objective is {', '.join(map(repr, COUNTED))}, the .json of a latency table, the .csv of measurements or "
+        f"an Objective; got {given!r}. The error is always one."
+    )
+
+
+def _bound(name: str, bound: float | tuple[float, float], known: Sequence[Objective], supernet: Supernet) -> Constraint:
+    by_name = {objective.name: objective for objective in known}
+    objective = by_name[name] if name in by_name else objective_of(name, supernet)
+    at_most, probability = bound if isinstance(bound, Sequence) else (bound, 0.5)
+    return Constraint(objective, at_most, probability=probability)

@@ -1,0 +1,165 @@
+"""``oneshot pick``: from a front to one network that stands alone."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import pytorch_lightning as pl
+import torch
+from rich.console import Console
+from torch import Tensor
+
+from oneshot.supernets.base import Subnet
+from oneshot.supernets.elastic import resized
+
+from .evaluation import recalibrate
+from .export import export_subnet
+from .nat.nat import NAT, decode_images
+from .nat.objectives import ERROR
+from .nat.pick import at_most as best_at_most
+from .nat.pick import front_rows
+from .nat.pick import knee as knee_of
+from .nat.pick import near as nearest_to
+from .nat.plots import draw_front
+from .report import network_table, save_figure
+from .retrain import Retrain
+from .runs import read_run
+from .tasks import METRICS, metric_of
+
+
+def pick(
+    run: str,
+    *,
+    latency: float | None = None,
+    macs: float | None = None,
+    params: float | None = None,
+    memory: float | None = None,
+    max_error: float | None = None,
+    at_most: Sequence[str] = (),
+    near: Sequence[str] = (),
+    knee: bool = False,
+    finetune: int = 0,
+    lr: float = 0.005,
+    out: str | None = None,
+    formats: Sequence[Literal["torch_export", "onnx"]] = ("torch_export", "onnx"),
+    overwrite: bool = False,
+) -> Path:
+    """Take a network from the front of ``oneshot pareto``, calibrate its statistics, train it if asked, export it.
+
+    Args:
+        run: Folder of the search.
+        latency: Most milliseconds.
+        macs: Most MACs.
+        params: Most parameters.
+        memory: Most bytes of activations.
+        max_error: Largest validation error, a share.
+        at_most: Bounds of other objectives, ``NAME=VALUE``.
+        near: Values to be near to, likewise.
+        knee: Take the knee.
+        finetune: Epochs of training.
+        lr: Its learning rate.
+        out: Folder to write; by default ``picked`` in the run's.
+        formats: See :func:`~oneshot.export.export_subnet`.
+        overwrite: Likewise.
+
+    Returns:
+        The folder.
+
+    Raises:
+        ValueError: If the run has no front, nothing on it is as asked, or it is not clear what is asked.
+    """
+    module, data = read_run(run)
+    if not isinstance(module, NAT):
+        raise ValueError(f"There is a front to pick from in a run of 'oneshot pareto'; {run} is another kind of run.")
+    if finetune < 0:
+        raise ValueError(f"--finetune is a number of epochs, at least 0; got {finetune}.")
+    archive, front, console = module.pareto.archive, module.pareto.front(), Console()
+    if not len(front):
+        raise ValueError(f"{run} has no front yet: its first search is not over. Go on with 'oneshot pareto --resume'.")
+    counted = {"latency": latency, "macs": macs, "params": params, "memory": memory, ERROR: max_error}
+    bounds = {name: value for name, value in counted.items() if value is not None} | _pairs("--at-most", at_most)
+    names, units = archive.objectives, ["", *(objective.unit for objective in module.pareto.objectives)]
+    place = _choose(names, archive.values[front], bounds, _pairs("--near", near), knee=knee)
+    row = int(front[place])
+    config = module.supernet.space.decode(archive.genes[row][None])[0]
+    console.print(network_table(front_rows(names, units, archive.values[row][None])))
+
+    data.prepare_data()
+    data.setup("fit")
+    network = module.supernet.extract(config)
+    size = network.input_shape[-1]
+    images, labels, calibration = decode_images(data, module.calibration_images, batch_size=module.evaluation_batch)
+    recalibrate(network, resized(calibration, size).split(module.evaluation_batch))
+    inner = getattr(data, "data", data)
+    if finetune:
+        network = _finetuned(network, inner, finetune, lr)
+    metric = f"val/{METRICS[network.task]}"
+    metrics = {metric: _score(network, resized(images, size), labels, module.evaluation_batch)}
+    metrics |= {f"front/{name}": float(value) for name, value in zip(names, archive.values[row], strict=True)}
+    console.print(f"{metric} of the network: {metrics[metric]:.4f}", highlight=False)
+
+    folder = export_subnet(
+        network,
+        Path(out or Path(run) / "picked"),
+        mean=getattr(data, "mean", None),
+        std=getattr(data, "std", None),
+        classes=getattr(data, "classes", None),
+        metrics=metrics,
+        formats=formats,
+        overwrite=overwrite,
+    )
+    save_figure(draw_front(names, units, archive.values, front.tolist(), picked=row), folder.parent / "picked.png")
+    console.print(f"Exported: {folder}; oneshot.load({str(folder)!r}) gives the network back.", soft_wrap=True)
+    return folder
+
+
+def _choose(
+    names: Sequence[str],
+    values: np.ndarray[Any, np.dtype[np.float64]],
+    bounds: Mapping[str, float],
+    point: Mapping[str, float],
+    *,
+    knee: bool,
+) -> int:
+    asked = [bool(bounds), bool(point), knee]
+    if sum(asked) != 1:
+        raise ValueError(
+            "Say which network of the front is wanted, in one way: bounds (--latency 25, --macs 3e8, --max-error 0.05, "
+            f"--at-most NAME=VALUE), --near NAME=VALUE, or --knee; got {'none' if not any(asked) else 'several'}."
+        )
+    if bounds:
+        return best_at_most(names, values, bounds)
+    return nearest_to(names, values, point) if point else knee_of(values)
+
+
+def _pairs(option: str, texts: Sequence[str]) -> dict[str, float]:
+    pairs = {}
+    for text in texts:
+        name, _, number = text.partition("=")
+        try:
+            pairs[name] = float(number)
+        except ValueError:
+            raise ValueError(f"{option} takes NAME=VALUE, such as latency=25; got {text!r}.") from None
+        if not math.isfinite(pairs[name]):
+            raise ValueError(f"{option} takes finite values; got {text!r}.")
+    return pairs
+
+
+def _finetuned(network: Subnet, data: pl.LightningDataModule, epochs: int, lr: float) -> Subnet:
+    trainer = pl.Trainer(max_epochs=epochs, logger=False, enable_checkpointing=False, limit_val_batches=0)
+    module = Retrain(network, lr=lr, label_smoothing=0.1)
+    trainer.fit(module, datamodule=data)
+    return module.network_for_export().cpu()
+
+
+@torch.no_grad()
+def _score(network: Subnet, images: Tensor, labels: Tensor, batch_size: int) -> float:
+    network.eval()
+    metric = metric_of(network.task, network.num_classes)
+    for x, y in zip(images.split(batch_size), labels.split(batch_size), strict=True):
+        metric.update(network(x), y)
+    return float(metric.compute())

@@ -1,0 +1,333 @@
+"""NAT: the turns of training and search, what is trained between searches, and resuming."""
+
+from __future__ import annotations
+
+import copy
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import pytorch_lightning as pl
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, TensorDataset
+
+from oneshot.cost import count_candidates
+from oneshot.nat.evaluators import SupernetEvaluator
+from oneshot.nat.nat import NAT
+from oneshot.nat.objectives import Objective
+from oneshot.supernets import NASBenchMacroSupernet, SubnetConfig
+from oneshot.testing.methods import WINNER, PlantedSupernet, stripes
+
+ROOT = Path(__file__).parents[2]
+
+
+class Stripes(pl.LightningDataModule):
+    """Rows and columns; the validation images are others."""
+
+    def __init__(self, *, validation: int = 64, batch_size: int = 32) -> None:
+        super().__init__()
+        self.validation, self.batch_size = validation, batch_size
+
+    def train_dataloader(self) -> Any:
+        return DataLoader(TensorDataset(*stripes(128, 0)), self.batch_size)
+
+    def val_dataloader(self) -> Any:
+        return DataLoader(TensorDataset(*stripes(self.validation, 1)), self.batch_size) if self.validation else []
+
+
+def nat(kind: type[NAT] = NAT, **options: Any) -> NAT:
+    torch.manual_seed(0)
+    supernet = PlantedSupernet(["skip_connect", "nor_conv_1x1", WINNER], channels=4, edges=4)
+    small = {"warmup_epochs": 1, "iterations": 2, "adapt_epochs": 1, "initial": 14, "batch": 4, "population": 20}
+    rates = {"weight_lr": 0.1, "generations": 5, "calibration_images": 64, "evaluation_batch": 32}
+    return kind(supernet, **{**small, **rates, **options})
+
+
+def fit(search: NAT, folder: Path, data: pl.LightningDataModule | None = None, **options: Any) -> pl.Trainer:
+    names = ("logger", "enable_checkpointing", "enable_progress_bar", "enable_model_summary")
+    checkpoint = options.pop("ckpt_path", None)
+    epochs = search.warmup_epochs + search.iterations * search.adapt_epochs
+    defaults: dict[str, Any] = {**dict.fromkeys(names, False), "limit_val_batches": 0, "max_epochs": epochs}
+    trainer = pl.Trainer(accelerator="cpu", devices=1, default_root_dir=folder, **{**defaults, **options})
+    trainer.fit(search, datamodule=data or Stripes(), ckpt_path=checkpoint, weights_only=True if checkpoint else None)
+    return trainer
+
+
+@pytest.fixture(scope="module")
+def done(tmp_path_factory: pytest.TempPathFactory) -> NAT:
+    search = nat()
+    fit(search, tmp_path_factory.mktemp("nat"))
+    return search
+
+
+def test_the_turns_of_training_and_search(done: NAT) -> None:
+    sizes = [iteration.evaluations for iteration in done.pareto.history]
+    assert sizes == [14, 18, 22]
+    assert [done.searches_after(epochs) for epochs in range(5)] == [None, 0, 1, 2, None]
+    later = nat(warmup_epochs=4, iterations=2, adapt_epochs=3)
+    assert [epochs for epochs in range(12) if later.searches_after(epochs) is not None] == [4, 7, 10]
+
+
+def test_the_archive_holds_the_smallest_and_the_largest(done: NAT) -> None:
+    macs = count_candidates(done.supernet, "macs")  # type: ignore[arg-type]
+    all_costs = macs.costs(done.supernet.space.repair(np.array(list(np.ndindex(3, 3, 3, 3)))))
+    costs = done.pareto.archive.values[:, 1]
+    assert {costs.min(), costs.max()} == {all_costs.min(), all_costs.max()}
+
+
+def test_the_front_gets_the_planted_winner_and_gives_it_up_where_it_costs_too_much(done: NAT) -> None:
+    archive, front = done.pareto.archive, done.pareto.front()
+    configs = done.supernet.space.decode(archive.genes[front])
+    errors = archive.values[front, 0]
+    assert WINNER in done.derive()["edge"] and errors.min() < 0.1
+    assert done.derive() == configs[int(errors.argmin())]
+    smallest = configs[int(archive.values[front, 1].argmin())]
+    assert smallest["edge"] == ("skip_connect",) * 4 and errors.max() > 0.3
+
+
+def test_the_archive_is_measured_again_with_the_last_weights(done: NAT) -> None:
+    x, y = stripes(64, 1)
+    calibration = stripes(128, 0)[0][:64]
+    evaluator = SupernetEvaluator(done.supernet, x, y, calibration, batch_size=32)
+    archive = done.pareto.archive
+    errors = evaluator.evaluate(done.supernet.space.decode(archive.genes))
+    np.testing.assert_allclose(archive.values[:, 0], errors, atol=1e-12)
+
+
+# What is trained.
+
+
+class Recorded(NAT):
+    """Remembers what it trains."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.trained: list[tuple[int, list[SubnetConfig]]] = []
+
+    def paths(self, step: int) -> list[SubnetConfig]:
+        paths = super().paths(step)
+        self.trained.append((self.current_epoch, paths[1:-1]))
+        return paths
+
+
+@pytest.mark.parametrize("sampler", ["archive", "candidates", "uniform"])
+def test_what_is_trained_after_the_first_search(sampler: str, tmp_path: Path) -> None:
+    search = nat(Recorded, sampler=sampler, random_paths=8)
+    fit(search, tmp_path)
+    seen = {
+        path
+        for epoch, paths in search.trained  # type: ignore[attr-defined]
+        if epoch == 1
+        for path in paths
+    }
+    genes = search.supernet.space.encode(seen)
+    candidates = search.supernet.space.decode(search.pareto.archive.genes)
+    if sampler == "candidates":
+        assert seen <= {*candidates[:18]}
+    else:
+        assert not seen <= {*candidates}
+    assert len(genes) >= (1 if sampler == "candidates" else 4)
+
+
+def test_archive_draws_follow_its_categorical_distributions() -> None:
+    search = nat()
+    space = search.supernet.space
+    genes = search.pareto.ask()
+    search.pareto.tell(genes, np.linspace(0.1, 0.5, len(genes)))
+    drawn = search.draw(20_000, np.random.default_rng(0))
+    for gene, size in enumerate(space.gene_sizes):
+        expected = (np.bincount(genes[:, gene], minlength=size) + 1 / size) / (len(genes) + 1)
+        np.testing.assert_allclose(np.bincount(drawn[:, gene], minlength=size) / len(drawn), expected, atol=0.02)
+
+
+def test_the_learning_rate_is_annealed_in_every_turn() -> None:
+    class AtEpoch(NAT):
+        epoch = 0
+
+        @property
+        def current_epoch(self) -> int:
+            return self.epoch
+
+    search = nat(AtEpoch, warmup_epochs=4, iterations=2, adapt_epochs=3)
+    positions = []
+    for epoch in range(10):
+        search.epoch = epoch  # type: ignore[attr-defined]
+        positions.append(search.schedule_position())
+    assert positions == [(0, 4), (1, 4), (2, 4), (3, 4), *[(0, 3), (1, 3), (2, 3)] * 2]
+
+
+# Objectives.
+
+
+def test_any_objectives_and_constraints() -> None:
+    supernet = NASBenchMacroSupernet(channels=4, num_classes=2, in_channels=1, image_size=8)
+    macs = count_candidates(supernet, "macs")
+    most = float(np.median(macs.costs(macs.space.sample_matrix(100, 0))))
+    search = NAT(supernet, objectives=["params", "macs", "memory"], constraints={"macs": most, "params": (1e6, 0.9)})
+    assert search.pareto.archive.objectives == ("error", "params", "macs", "memory")
+    assert [c.at_most for c in search.pareto.constraints] == [most, 1e6]
+    assert search.pareto.constraints[1].probability == 0.9
+    assert (macs.costs(search.pareto.ask()) <= most).sum() >= 98  # all but the smallest and the largest
+    mine = nat(objectives=[Objective("edges", "edges", lambda genes: genes.sum(1))])
+    assert mine.pareto.archive.objectives == ("error", "edges")
+
+
+# What is refused.
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        pytest.param({"iterations": 0}, "iterations and adapt_epochs at least 1; got 1, 0, 1", id="iterations"),
+        pytest.param({"sampler": "best"}, "'archive', 'candidates' or 'uniform'; got 'best'", id="sampler"),
+        pytest.param(
+            {"objectives": ["flops"]}, "An objective is 'params', 'macs', 'memory', .*; got 'flops'", id="name"
+        ),
+        pytest.param({"objectives": ["nowhere.json"]}, "nowhere.json", id="no-table"),
+        pytest.param(
+            {"constraints": {"macs": 1.0}}, "No architecture of space 'planted' has macs <= 1", id="infeasible"
+        ),
+        pytest.param({"population": 1}, "population", id="population"),
+        pytest.param({"calibration_images": 0}, "at least one image; got calibration_images=0", id="calibration"),
+    ],
+)
+def test_what_makes_no_sense_is_refused(options: dict[str, Any], message: str) -> None:
+    with pytest.raises((ValueError, FileNotFoundError), match=message):
+        nat(**options)
+
+
+def test_the_epochs_of_the_fit_are_those_of_the_turns(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=re.escape("1 epochs of warm-up and 2 times 1 are 3; got max_epochs=5.")):
+        fit(nat(), tmp_path, max_epochs=5)
+
+
+def test_validation_images_are_there_and_of_several_classes(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="there are none. Use val_fraction=0.1"):
+        fit(nat(), tmp_path, Stripes(validation=0))
+    with pytest.raises(ValueError, match=r"Validation images of one class \(\d\) tell no architectures apart"):
+        fit(nat(), tmp_path, Stripes(validation=1))
+
+
+# Resuming.
+
+
+class Save(pl.callbacks.Checkpoint):
+    """After every epoch."""
+
+    def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        trainer.save_checkpoint(f"{trainer.default_root_dir}/{trainer.current_epoch}.ckpt")
+
+
+def everything(search: NAT) -> tuple[dict[str, Tensor], str]:
+    state = search.pareto.state_dict()
+    for iteration in [*state["history"], state["proposal"]]:
+        iteration["seconds"] = 0.0
+    return copy.deepcopy(search.supernet.state_dict()), json.dumps(state)
+
+
+@pytest.mark.parametrize("epoch", [0, 1])
+def test_a_resumed_fit_ends_as_an_uninterrupted_one(epoch: int, tmp_path: Path) -> None:
+    whole = nat()
+    fit(whole, tmp_path / "whole", enable_checkpointing=True, callbacks=[Save()])
+    again = nat()
+    fit(again, tmp_path / "again", ckpt_path=tmp_path / f"whole/{epoch}.ckpt")
+    (weights, state), (weights_again, state_again) = everything(whole), everything(again)
+    assert state == state_again
+    assert all(torch.equal(weights[name], weights_again[name]) for name in weights)
+
+
+class Interrupted(RuntimeError):
+    pass
+
+
+def interrupt_after(count: int, monkeypatch: pytest.MonkeyPatch) -> list[SubnetConfig]:
+    """From then on an evaluation raises; what was evaluated before is returned, as it happens."""
+    measured: list[SubnetConfig] = []
+    measure = SupernetEvaluator._error
+
+    def counted(self: SupernetEvaluator, config: SubnetConfig, *args: Any) -> float:
+        if len(measured) == count:
+            raise Interrupted
+        measured.append(config)
+        return measure(self, config, *args)
+
+    monkeypatch.setattr(SupernetEvaluator, "_error", counted)
+    return measured
+
+
+@pytest.mark.parametrize("count", [5, 17, 30])
+def test_nothing_is_evaluated_twice_after_an_interruption(
+    count: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = nat()
+    with monkeypatch.context() as patch:
+        all_measured = interrupt_after(10**6, patch)
+        fit(whole, tmp_path / "whole")
+    with monkeypatch.context() as patch:
+        before = interrupt_after(count, patch)
+        with pytest.raises(Interrupted):
+            fit(nat(), tmp_path / "run", enable_checkpointing=True, callbacks=[Save()])
+    saved = sorted((tmp_path / "run").glob("*.ckpt"))
+    with monkeypatch.context() as patch:
+        after = interrupt_after(10**6, patch)
+        again = nat()
+        fit(again, tmp_path / "run", ckpt_path=saved[-1] if saved else None)
+    assert everything(again)[1] == everything(whole)[1]
+    assert len(before) + len(after) == len(all_measured)
+
+
+@pytest.mark.slow
+def test_a_killed_run_goes_on_and_ends_as_another_one(tmp_path: Path) -> None:
+    """SIGKILL at random moments; every evaluation that was written down is used."""
+    script = (
+        "import sys; sys.path.insert(0, sys.argv[1])\n"
+        "from pathlib import Path\n"
+        "from tests.nat.test_nat import Save, everything, fit, nat\n"
+        "folder = Path(sys.argv[2]); search = nat(iterations=3)\n"
+        "saved = sorted(folder.glob('*.ckpt'))\n"
+        "fit(search, folder, enable_checkpointing=True, callbacks=[Save()], ckpt_path=saved[-1] if saved else None)\n"
+        "(folder / 'state.json').write_text(everything(search)[1])\n"
+    )
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
+
+    def start(folder: Path) -> subprocess.Popen[bytes]:
+        folder.mkdir(exist_ok=True)
+        command = [sys.executable, "-c", script, str(ROOT), str(folder)]
+        return subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+
+    assert start(tmp_path / "whole").wait(240) == 0
+    folder, kills, rng = tmp_path / "killed", 0, np.random.default_rng(0)
+    journal = folder / "evaluations/evaluations.0.jsonl"
+    for _ in range(30):
+        process, rows = start(folder), len(journal.read_bytes().splitlines()) if journal.is_file() else 0
+        wanted, deadline = rows + int(rng.integers(5, 25)), time.monotonic() + 120
+        while process.poll() is None and time.monotonic() < deadline:
+            if journal.is_file() and len(journal.read_bytes().splitlines()) >= wanted:
+                process.send_signal(signal.SIGKILL)
+                kills += 1
+            time.sleep(0.002)
+        process.wait()
+        if (folder / "state.json").is_file():
+            break
+        written = journal.read_bytes().splitlines() if journal.is_file() else []
+        assert len(written) >= rows  # nothing is lost
+    assert (folder / "state.json").read_text() == (tmp_path / "whole/state.json").read_text()
+    rows = [line for line in journal.read_text().splitlines() if line.endswith("}")]
+    keys = [(row["weights"], row["config"]) for row in map(json.loads, rows)]
+    assert len(keys) == len(set(keys)), "something was evaluated twice"
+    assert kills >= 3
+
+
+def test_a_checkpoint_of_another_search_is_refused(tmp_path: Path) -> None:
+    fit(nat(), tmp_path, enable_checkpointing=True, callbacks=[Save()])
+    with pytest.raises(ValueError, match="objectives: macs"):
+        fit(nat(objectives=["params"]), tmp_path / "other", ckpt_path=tmp_path / "0.ckpt")
