@@ -267,15 +267,16 @@ def alpha_divergence(
     q, log_ratio = log_q.detach().exp(), log_p - log_q.detach()
     values, slopes = [], []
     for alpha in alphas:
-        # The gradient of a divergence is that of -sum(q weight log q), with q and the weight held constant.
+        # The gradient of a divergence is that of -sum(q weight log q), with q and the weight held constant. Their
+        # product is finite where the student has forgotten a class, and the weight alone is not.
         if alpha == 0:
-            value, weight = -log_ratio, log_ratio
+            value, weighted = -q * log_ratio, q * log_ratio
         else:
-            weight = (alpha * log_ratio).exp().clamp(max=clip)
-            value = weight * log_ratio if alpha == 1 else (weight - 1) / (alpha * (alpha - 1))
-            weight = weight / alpha
-        values.append((q * value).sum(1))
-        slopes.append(-(q * weight * log_q).sum(1))
+            weighted = ((alpha * log_ratio).clamp(max=math.log(clip)) + log_q.detach()).exp()
+            value = weighted * log_ratio if alpha == 1 else (weighted - q) / (alpha * (alpha - 1))
+            weighted = weighted / alpha
+        values.append(value.sum(1))
+        slopes.append(-(weighted * log_q).sum(1))
     value, slope = torch.stack(values), torch.stack(slopes)
     largest = value.argmax(0, keepdim=True)
     value, slope = value.gather(0, largest).mean(), slope.gather(0, largest).mean()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import subprocess
 import sys
@@ -267,3 +268,77 @@ def test_every_yaml_file_is_understood(path: Path, capsys: pytest.CaptureFixture
         main([*command, "--config", str(path), "--print_config"])
     assert stop.value.code == 0
     assert yaml.safe_load(capsys.readouterr().out)["trainer"]["max_epochs"] > 0
+
+
+# A front.
+
+
+@pytest.fixture(scope="module")
+def nat_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("runs") / "nat"
+    small = ["iterations=1", "warmup_epochs=1", "initial=12", "batch=3", "population=10", "generations=3"]
+    options = [f"--model.init_args.{option}" for option in [*small, "calibration_images=64"]]
+    supernet = {"class_path": "oneshot.supernets.NASBenchMacroSupernet", "init_args": {"channels": 4}}
+    data = ["--data.init_args.image_size=8", *(f"--trainer.{o}" for o in ("max_epochs=2", "limit_train_batches=3"))]
+    quiet = ["--trainer.enable_progress_bar=false", "--trainer.enable_model_summary=false", "--trainer.accelerator=cpu"]
+    config = yaml.safe_load((EXPERIMENTS / "nat/digits.yaml").read_text())
+    config["model"]["init_args"]["supernet"] = supernet
+    file = folder.with_suffix(".yaml")
+    file.write_text(yaml.safe_dump(config))
+    assert main(["pareto", "--config", str(file), *options, *data, *quiet, "--out", str(folder)]) == 0
+    return folder
+
+
+def test_a_search_for_a_front_leaves_pictures_and_tables(nat_run: Path) -> None:
+    names = {path.name for path in nat_run.iterdir()}
+    assert {"front.png", "front.html", "evaluations.csv", "archive.json", "history.json", "subnet.json"} <= names
+    lines = (nat_run / "evaluations.csv").read_text().splitlines()
+    assert len(lines) == 1 + 15 and lines[0].startswith("number,error,macs,params,in_front,layers_0")
+    page = (nat_run / "front.html").read_text()
+    assert page.count('"c": "') == 15 and "http" not in page.replace("http://www.w3.org/2000/svg", "")
+
+
+def test_a_picked_network_runs_in_a_fresh_process_from_onnx_and_from_load(nat_run: Path, tmp_path: Path) -> None:
+    pytest.importorskip("onnxruntime")
+    out = tmp_path / "picked"
+    assert main(["pick", str(nat_run), "--knee", "--out", str(out)]) == 0
+    manifest = json.loads((out / "manifest.json").read_text())
+    assert {"front/error", "front/macs", "front/params", "val/accuracy"} <= manifest["metrics"].keys()
+    assert manifest["metrics"]["front/error"] == pytest.approx(1 - manifest["metrics"]["val/accuracy"], abs=0.02)
+    assert manifest["metrics"]["front/macs"] == manifest["macs"]
+    code = (
+        "import sys, numpy, torch, onnxruntime, oneshot\n"
+        "x = torch.randn(5, 1, 8, 8)\n"
+        "network = oneshot.load(sys.argv[1]).eval()\n"
+        "session = onnxruntime.InferenceSession(sys.argv[1] + '/model.onnx')\n"
+        "(y,) = session.run(None, {session.get_inputs()[0].name: x.numpy()})\n"
+        "with torch.no_grad(): print(float(numpy.abs(network(x).numpy() - y).max()))\n"
+    )
+    environment = {**os.environ, "PYTHONPATH": str(EXPERIMENTS.parent)}
+    result = subprocess.run([sys.executable, "-c", code, str(out)], env=environment, capture_output=True, text=True)
+    assert result.returncode == 0, result.stderr
+    assert float(result.stdout.splitlines()[-1]) < 1e-4
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        pytest.param([], "in one way: bounds .* got none", id="nothing"),
+        pytest.param(["--knee", "--macs", "1e9"], "got several", id="several"),
+        pytest.param(["--macs", "1"], "No network of the front has macs <= 1; the nearest has error", id="infeasible"),
+        pytest.param(["--latency", "25"], "objectives of this front are error, macs, params; got 'latency'", id="name"),
+        pytest.param(["--near", "macs"], "--near takes NAME=VALUE, such as latency=25; got 'macs'", id="pair"),
+        pytest.param(["--knee", "--finetune", "-1"], "at least 0; got -1", id="epochs"),
+    ],
+)
+def test_what_cannot_be_picked_is_said(
+    nat_run: Path, options: list[str], message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["pick", str(nat_run), *options]) == 1
+    assert re.search(message, capsys.readouterr().err)
+    assert not (nat_run / "picked").exists()
+
+
+def test_there_is_no_front_in_a_search(search_run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["pick", str(search_run), "--knee"]) == 1
+    assert "a run of 'oneshot pareto'" in capsys.readouterr().err

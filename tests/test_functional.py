@@ -162,6 +162,17 @@ def test_clipping_bounds_the_gradient_of_a_student_that_has_missed_a_class() -> 
         alpha_divergence(teacher, student, clip=0.5)
 
 
+@pytest.mark.parametrize("alpha", [-1.0, 0.0, 0.5, 1.0])
+def test_a_student_that_has_forgotten_a_class_has_a_finite_loss_in_single_precision(alpha: float) -> None:
+    """p / q overflows there; the variant that multiplies it by q gives NaN."""
+    teacher = torch.tensor([[120.0, 0.0, 0.0], [0.0, 0.0, 1.0]])
+    student = torch.tensor([[0.0, 120.0, 0.0], [-200.0, 0.0, 0.0]], requires_grad=True)
+    loss = alpha_divergence(teacher, student, alphas=[alpha], clip=float("inf") if alpha > 0 else 5.0)
+    assert loss.isfinite() and torch.autograd.grad(loss, student)[0].isfinite().all()
+    p, q = teacher.softmax(1), student.detach().softmax(1)
+    assert not (q * (p / q)).sum().isfinite()
+
+
 def test_a_student_that_agrees_is_not_pushed() -> None:
     logits = torch.randn(4, 3, dtype=torch.float64, requires_grad=True)
     loss = alpha_divergence(logits.detach() + 7.0, logits, alphas=(-1, 1))

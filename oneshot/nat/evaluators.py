@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import socket
 import zlib
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Sequence
@@ -254,12 +255,31 @@ def _connect(address: str | None, cpus: float) -> Any:
     except ImportError as error:
         raise missing_extra("ray", "ray", "Evaluating on a cluster") from error
     if not ray.is_initialized():
+        _look_for(address)
         options: dict[str, Any] = {"num_cpus": math.ceil(cpus)} if address == "local" else {}
         try:
             ray.init(address=address, include_dashboard=False, log_to_driver=False, logging_level="ERROR", **options)
         except (ConnectionError, ValueError, RuntimeError) as error:
-            raise ConnectionError(
-                f"There is no Ray cluster at {address!r}: {error} Start one with 'ray start --head', or pass "
-                "address='local'."
-            ) from error
+            raise _no_cluster(address, error) from error
     return ray
+
+
+def _look_for(address: str | None) -> None:
+    """Ray waits for minutes for a cluster that is not there; a closed port is seen at once.
+
+    Raises:
+        ConnectionError: If nothing answers at ``host:port``.
+    """
+    host, _, port = (address or "").removeprefix("ray://").rpartition(":")
+    if not host or not port.isdecimal():
+        return
+    try:
+        socket.create_connection((host, int(port)), timeout=10).close()
+    except OSError as error:
+        raise _no_cluster(address, error) from error
+
+
+def _no_cluster(address: str | None, error: Exception) -> ConnectionError:
+    return ConnectionError(
+        f"There is no Ray cluster at {address!r}: {error} Start one with 'ray start --head', or pass address='local'."
+    )

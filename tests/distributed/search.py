@@ -65,7 +65,7 @@ def make_supernet() -> NASBench201Supernet:
     return NASBench201Supernet(channels=4, cells_per_stage=1, in_channels=1, image_size=8)
 
 
-def fit(search: SearchModule, processes: int, **options: Any) -> pl.Trainer:
+def fit(search: SearchModule, processes: int, data: Streams | None = None, **options: Any) -> pl.Trainer:
     trainer = pl.Trainer(
         accelerator="cpu",
         strategy="ddp" if processes > 1 else "auto",
@@ -79,7 +79,7 @@ def fit(search: SearchModule, processes: int, **options: Any) -> pl.Trainer:
         enable_model_summary=False,
         **options,
     )
-    trainer.fit(search, datamodule=Streams(processes, single=isinstance(search, SingleLevelSearch)))
+    trainer.fit(search, datamodule=data or Streams(processes, single=isinstance(search, SingleLevelSearch)))
     return trainer
 
 

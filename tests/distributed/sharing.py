@@ -7,13 +7,14 @@ import sys
 import torch
 from search import fit, make_supernet
 
+from oneshot.methods.bignas import BigNAS
 from oneshot.methods.fairnas import FairNAS
 from oneshot.methods.random_sharing import RandomSharing
 
 
 def main(method: str, processes: int, out: str) -> None:
     supernet = make_supernet()
-    cls = {"RandomSharing": RandomSharing, "FairNAS": FairNAS}[method]
+    cls = {"RandomSharing": RandomSharing, "FairNAS": FairNAS, "BigNAS": BigNAS}[method]
     search = cls(supernet, weight_lr=0.1, grad_clip=1.0, candidates=10, finalists=3)
     trainer = fit(search, processes, limit_val_batches=0)
     weights = [weight.detach().clone() for weight in supernet.parameters()]

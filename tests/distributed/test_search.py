@@ -37,7 +37,7 @@ def test_two_processes_equal_one(method: str, tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("method", ["RandomSharing", "FairNAS"])
+@pytest.mark.parametrize("method", ["RandomSharing", "FairNAS", "BigNAS"])
 def test_two_processes_train_the_same_paths_and_agree_on_the_ranking(method: str, tmp_path: Path) -> None:
     script = str(Path(__file__).with_name("sharing.py"))
     run(script, method, "1", str(tmp_path / "one"))
@@ -48,6 +48,20 @@ def test_two_processes_train_the_same_paths_and_agree_on_the_ranking(method: str
         assert torch.equal(b, c)
         torch.testing.assert_close(b, a, rtol=1e-5, atol=1e-6)
     assert first["ranking"] == second["ranking"] and len(first["ranking"]) == 3
+
+
+@pytest.mark.slow
+def test_two_processes_of_nat_share_the_evaluations_and_agree_on_the_archive(tmp_path: Path) -> None:
+    script = str(Path(__file__).with_name("nat.py"))
+    torchrun = ["-m", "torch.distributed.run", "--nproc_per_node=2", "--master_port=0", "--rdzv_backend=c10d"]
+    run(*torchrun, "--rdzv_endpoint=localhost:0", script, "2", str(tmp_path / "two"))
+    first, second = (torch.load(tmp_path / name) for name in ("two.0", "two.1"))
+    for name in ("genes", "values"):
+        assert torch.equal(first[name], second[name])
+    assert all(torch.equal(a, b) for a, b in zip(first["weights"], second["weights"], strict=True))
+    measured = [first["lines"][f"evaluations.{rank}.jsonl"] for rank in (0, 1)]
+    assert len(first["genes"]) == 18  # 12, and 3 in each of two searches
+    assert sum(measured) == 12 + 3 + 15 + 3 + 18 and abs(measured[0] - measured[1]) <= 5
 
 
 @pytest.mark.slow

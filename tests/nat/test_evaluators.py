@@ -1,0 +1,198 @@
+"""Errors with inherited weights: those of networks that stand alone, wherever they are measured."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import signal
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from oneshot.evaluation import recalibrate
+from oneshot.nat.evaluators import Done, Evaluator, JournalledEvaluator, RayEvaluator, SupernetEvaluator, fingerprint
+from oneshot.supernets import MobileNetV3Supernet, NASBenchMacroSupernet, SubnetConfig
+from oneshot.supernets.base import Supernet
+from oneshot.testing.spaces import disturb
+
+
+def macro() -> Supernet:
+    torch.manual_seed(0)
+    return disturb(NASBenchMacroSupernet(channels=4, num_classes=3, image_size=16))  # type: ignore[return-value]
+
+
+def mobile() -> Supernet:
+    torch.manual_seed(0)
+    sizes: Any = {"widths": (0.25,), "depths": (1, 2), "kernels": (3, 5), "expansions": (2, 3)}
+    network = MobileNetV3Supernet(num_classes=3, resolutions=(8, 16), stem="cifar", **sizes)
+    return disturb(network)  # type: ignore[return-value]
+
+
+def images(n: int, seed: int) -> tuple[Tensor, Tensor]:
+    generator = torch.Generator().manual_seed(seed)
+    return torch.randn(n, 3, 16, 16, generator=generator), torch.randint(3, (n,), generator=generator)
+
+
+def configs_of(supernet: Supernet, n: int) -> list[SubnetConfig]:
+    return supernet.space.unique(supernet.space.decode(supernet.space.sample_matrix(n, 0)))
+
+
+def alone(supernet: Supernet, config: SubnetConfig, x: Tensor, y: Tensor, calibration: Tensor | None) -> float:
+    """The extracted network, calibrated by the function that ``oneshot pick`` uses."""
+    network = supernet.extract(config).eval()
+    size = network.input_shape[-1]
+
+    def resized(t: Tensor) -> Tensor:
+        if t.shape[-1] == size:
+            return t
+        return F.interpolate(t, size=(size, size), mode="bilinear", antialias=True, align_corners=False)
+
+    if calibration is not None:
+        recalibrate(network, resized(calibration).split(20))
+    with torch.no_grad():
+        return 1 - float((network(resized(x)).argmax(1) == y).double().mean())
+
+
+@pytest.mark.parametrize("make", [macro, mobile])
+def test_errors_are_those_of_calibrated_networks(make: Any) -> None:
+    supernet, (x, y), (calibration, _) = make(), images(60, 1), images(40, 2)
+    configs = configs_of(supernet, 12)
+    if make is mobile:
+        assert len({supernet.resolution(config) for config in configs}) == 2
+    before = {name: tensor.clone() for name, tensor in supernet.state_dict().items()}
+    told: list[tuple[SubnetConfig, float]] = []
+    errors = SupernetEvaluator(supernet, x, y, calibration, batch_size=20).evaluate(
+        configs, lambda config, error: told.append((config, error))
+    )
+    expected = [alone(supernet, config, x, y, calibration) for config in configs]
+    assert errors == pytest.approx(expected, abs=0.04)  # an image on the edge of two classes
+    assert sum(abs(a - b) < 1e-6 for a, b in zip(errors, expected, strict=True)) >= len(configs) - 2
+    uncalibrated = [alone(supernet, config, x, y, None) for config in configs]
+    assert errors != pytest.approx(uncalibrated, abs=0.04)
+    assert sorted(told, key=str) == sorted(zip(configs, errors, strict=True), key=str)
+    assert all(torch.equal(tensor, before[name]) for name, tensor in supernet.state_dict().items())
+
+
+def test_a_network_whose_output_is_not_finite_has_failed() -> None:
+    supernet, (x, y) = macro(), images(20, 1)
+    with torch.no_grad():
+        supernet.layers[7].ops[2].body[0].weight.fill_(float("nan"))  # type: ignore[union-attr,index,operator,attr-defined]
+    space = supernet.space
+    broken, whole = space.decode([[0] * 7 + [2], [0] * 8])
+    errors = SupernetEvaluator(supernet, x, y, x).evaluate([broken, whole])
+    assert math.isnan(errors[0]) and not math.isnan(errors[1])
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        pytest.param({"images": torch.empty(0, 3, 16, 16)}, "got 0 and 10", id="no-images"),
+        pytest.param({"calibration": torch.empty(0, 3, 16, 16)}, "got 10 and 0", id="no-calibration"),
+        pytest.param({"labels": torch.zeros(3, dtype=torch.long)}, "got 10 images, 3 labels", id="labels"),
+        pytest.param({"labels": torch.zeros(10, dtype=torch.long)}, r"one class \(0\) tell no", id="one-class"),
+        pytest.param({"batch_size": 0}, "batch_size must be at least 1; got 0", id="batch"),
+    ],
+)
+def test_images_that_tell_nothing_are_refused(change: dict[str, Any], message: str) -> None:
+    x, y = images(10, 1)
+    with pytest.raises(ValueError, match=message):
+        SupernetEvaluator(macro(), **{"images": x, "labels": y, "calibration": x, **change})
+
+
+# The journal.
+
+
+class Counting(Evaluator):
+    """Names of length n have error n / 1000; the third evaluation may raise."""
+
+    def __init__(self, fails: bool = False) -> None:
+        self.asked: list[SubnetConfig] = []
+        self.fails = fails
+
+    def evaluate(self, configs: Sequence[SubnetConfig], done: Done | None = None) -> list[float]:
+        errors = []
+        for config in configs:
+            if self.fails and len(self.asked) == 3:
+                raise RuntimeError("out of memory")
+            self.asked.append(config)
+            errors.append(math.nan if config["layers"][0] == "identity" else len(str(config)) / 1000)
+            if done is not None:
+                done(config, errors[-1])
+        return errors
+
+
+def test_the_journal_gives_back_what_was_measured_with_the_same_weights(tmp_path: Path) -> None:
+    configs = configs_of(macro(), 10)
+    first, second, other = Counting(fails=True), Counting(), Counting()
+    with pytest.raises(RuntimeError, match="out of memory"):
+        JournalledEvaluator(first, tmp_path, weights=7).evaluate(configs)
+    with (tmp_path / "evaluations.0.jsonl").open("a") as file:
+        file.write('{"weights": 7, "conf')  # killed while it wrote
+    errors = JournalledEvaluator(second, tmp_path, weights=7).evaluate(configs)
+    assert second.asked == configs[3:]
+    expected = Counting().evaluate(configs)
+    assert str(errors) == str(expected) and any(map(math.isnan, errors))
+    JournalledEvaluator(other, tmp_path, weights=8).evaluate(configs)
+    assert other.asked == configs
+
+
+def test_the_fingerprint_changes_with_a_weight_and_not_with_a_statistic() -> None:
+    supernet = macro()
+    before = fingerprint(supernet)
+    supernet.layers[0].ops[1].body[1].running_mean.add_(1.0)  # type: ignore[union-attr,index,operator,attr-defined]
+    assert fingerprint(supernet) == before
+    with torch.no_grad():
+        next(supernet.parameters()).view(-1)[0].add_(1e-6)
+    assert fingerprint(supernet) != before
+
+
+# Ray.
+
+
+class Dying(Evaluator):
+    """Its process dies at the first evaluation that finds no file; then the file is there."""
+
+    def __init__(self, file: Path, config: SubnetConfig) -> None:
+        self.file, self.config = file, config
+
+    def evaluate(self, configs: Sequence[SubnetConfig], done: Done | None = None) -> list[float]:
+        if configs[0] == self.config and not self.file.exists():
+            self.file.write_text(json.dumps(os.getpid()))
+            os.kill(os.getpid(), signal.SIGKILL)
+        return [len(str(config)) / 1000 for config in configs]
+
+
+@pytest.fixture(scope="module")
+def ray() -> Iterator[Any]:
+    cluster = pytest.importorskip("ray")
+    yield cluster
+    cluster.shutdown()
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore")  # Ray's own
+def test_a_ray_cluster_measures_the_same_and_a_lost_worker_costs_nothing(ray: Any, tmp_path: Path) -> None:
+    supernet, (x, y), (calibration, _) = macro(), images(40, 1), images(20, 2)
+    configs = configs_of(supernet, 8)
+    local = SupernetEvaluator(supernet, x, y, calibration, batch_size=20)
+    told: list[SubnetConfig] = []
+    cluster = RayEvaluator(local, workers=2)
+    assert cluster.evaluate(configs, lambda config, error: told.append(config)) == local.evaluate(configs)
+    assert sorted(map(str, told)) == sorted(map(str, configs))
+    cluster.local = Dying(tmp_path / "died", configs[3])
+    assert cluster.evaluate(configs) == [len(str(config)) / 1000 for config in configs]
+    assert (tmp_path / "died").exists()
+
+
+def test_a_cluster_that_is_not_there_is_named(ray: Any) -> None:
+    ray.shutdown()
+    with pytest.raises(ConnectionError, match=r"no Ray cluster at '127.0.0.1:1'.*ray start --head"):
+        RayEvaluator(Counting(), address="127.0.0.1:1")
+    with pytest.raises(ValueError, match="workers is at least 1"):
+        RayEvaluator(Counting(), workers=0)
