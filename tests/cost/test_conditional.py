@@ -34,6 +34,8 @@ SPACE = ElasticSpace("toy", elastic_choices((8, 16), (0.5, 1.0), ("small", "larg
 def supernet_of(name: str) -> ElasticSupernet:
     if name == "mobilenetv3":
         return MobileNetV3Supernet(num_classes=3, resolutions=(17, 24), widths=(0.2, 0.35), stem="cifar")
+    if name == "wide":
+        return MobileNetV3Supernet(num_classes=3, resolutions=(16, 32), widths=(0.25, 0.5), stem="cifar")
     return MobileNetV3Supernet(num_classes=3, image_size=64, widths=(0.5,), depths=(1, 2, 3), kernels=(3, 5))
 
 
@@ -197,7 +199,7 @@ def test_there_is_no_latency_table_of_an_elastic_space() -> None:
 
 def test_a_predictor_of_elastic_spaces_learns_what_no_sum_over_genes_gives() -> None:
     """MACs with noise of 1 %, from 200 architectures: what a layer needs depends on resolution and width."""
-    model = model_of("mobilenetv3", "macs")
+    model = model_of("wide", "macs")
     space, generator = model.space, np.random.default_rng(0)
     genes, others = space.sample_matrix(200, 1), space.sample_matrix(500, 2)
     values = model.costs(genes) / 1e6 * (1 + 0.01 * generator.standard_normal(len(genes)))
@@ -205,7 +207,7 @@ def test_a_predictor_of_elastic_spaces_learns_what_no_sum_over_genes_gives() -> 
     for kind in ("elastic", "additive"):
         predictor = fit_predictor(space, genes, values, kind=kind)  # type: ignore[arg-type]  # both are kinds
         error[kind] = np.mean(np.abs(predictor.costs(others) / (model.costs(others) / 1e6) - 1))
-    assert error["elastic"] < 0.08 < 0.16 < error["additive"]
+    assert error["elastic"] < 0.08 < 0.2 < error["additive"]
     predictor = fit_predictor(space, genes, values, kind="elastic")
     low, high = predictor.interval(others, 0.9)
     assert 0.8 < np.mean((low <= model.costs(others) / 1e6) & (model.costs(others) / 1e6 <= high)) <= 1
