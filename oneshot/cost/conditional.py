@@ -84,44 +84,68 @@ class ConditionalCost(CostModel):
             ValueError: If a genome has a hole or lacks first layers.
         """
         table, fixed = self.get_buffer("table").cpu().numpy(), self.get_buffer("fixed").cpu().numpy()
-        widths, (_, _, picks) = len(self.space[WIDTH].candidates), table.shape
-        rows = np.ascontiguousarray(table.transpose(1, 0, 2)).reshape(table.shape[1], -1)
-        combine = np.add if self.reduce == "sum" else np.maximum
-        total = np.empty(len(genes))
-        for where, columns in chunks(self.space, genes):
-            self.space.check_rules(columns.T)
-            outer = columns[0] * widths + columns[1]
-            part = fixed.take(outer, mode="clip")  # checked already
-            outer *= picks
-            for row, column in zip(rows, columns[2:], strict=True):
-                combine(part, row.take(outer + column, mode="clip"), out=part)
-            total[where] = part
-        return total
+        return gather(self.space, table, fixed, genes, reduce=self.reduce)
 
     def expected(self, weights: Mapping[str, Tensor]) -> Tensor:
-        self._check_weights(weights)
-        like = weights[RESOLUTION]
-        table, fixed = self.get_buffer("table").to(like), self.get_buffer("fixed").to(like)
-        outer = (like[0][:, None] * weights[WIDTH][0]).flatten()  # [K]
-        rows = torch.cat(
-            [
-                table[:, columns.start - 2 : columns.stop - 2, : len(stage.candidates)].mul(weights[stage.name]).sum(-1)
-                for stage, _, columns in self.space.stage_columns()
-            ],
-            dim=1,
-        )  # [K, L]
-        if self.reduce == "sum":
-            return outer @ (fixed + rows.sum(1))
-        return outer @ torch.maximum(fixed, rows.amax(1))
+        return expectation(self.space, self.get_buffer("table"), self.get_buffer("fixed"), weights, reduce=self.reduce)
 
-    def _check_weights(self, weights: Mapping[str, Tensor]) -> None:
-        for choice in self.space.choices:
-            shape = tuple(weights[choice.name].shape) if choice.name in weights else None
-            if shape != (choice.rows, len(choice.candidates)):
-                raise ValueError(
-                    f"Edge weights of space {self.space.name!r} hold {choice.name!r} with shape "
-                    f"[{choice.rows}, {len(choice.candidates)}]; got {shape and list(shape)}."
-                )
+
+def gather(
+    space: ElasticSpace, table: Table, fixed: Table, genes: IntMatrix, *, reduce: Reduce = "sum"
+) -> npt.NDArray[np.float64]:
+    """Costs of many architectures, ``[N]``; see :class:`ConditionalCost`.
+
+    Args:
+        space: The space.
+        table: t, ``[K, L, picks]``.
+        fixed: f, ``[K]``.
+        genes: ``[N, G]``.
+        reduce: See :class:`ConditionalCost`.
+
+    Raises:
+        ValueError: If a genome has a hole or lacks first layers.
+    """
+    widths, picks = len(space[WIDTH].candidates), table.shape[-1]
+    rows = np.ascontiguousarray(table.transpose(1, 0, 2)).reshape(table.shape[1], -1)
+    combine = np.add if reduce == "sum" else np.maximum
+    total = np.empty(len(genes))
+    for where, columns in chunks(space, genes):
+        space.check_rules(columns.T)
+        outer = columns[0] * widths + columns[1]
+        part = fixed.take(outer, mode="clip")  # checked already
+        outer *= picks
+        for row, column in zip(rows, columns[2:], strict=True):
+            combine(part, row.take(outer + column, mode="clip"), out=part)
+        total[where] = part
+    return total
+
+
+def expectation(
+    space: ElasticSpace, table: Tensor, fixed: Tensor, weights: Mapping[str, Tensor], *, reduce: Reduce = "sum"
+) -> Tensor:
+    """Expected cost under edge weights ``{choice: [R, O]}``; scalar. See :class:`ConditionalCost` and :func:`gather`.
+
+    Raises:
+        ValueError: If edge weights have another shape.
+    """
+    for choice in space.choices:
+        shape = tuple(weights[choice.name].shape) if choice.name in weights else None
+        if shape != (choice.rows, len(choice.candidates)):
+            raise ValueError(
+                f"Edge weights of space {space.name!r} hold {choice.name!r} with shape "
+                f"[{choice.rows}, {len(choice.candidates)}]; got {shape and list(shape)}."
+            )
+    like = weights[RESOLUTION]
+    table, fixed = table.to(like), fixed.to(like)
+    outer = (like[0][:, None] * weights[WIDTH][0]).flatten()  # [K]
+    rows = torch.cat(
+        [
+            table[:, columns.start - 2 : columns.stop - 2, : len(stage.candidates)].mul(weights[stage.name]).sum(-1)
+            for stage, _, columns in space.stage_columns()
+        ],
+        dim=1,
+    )  # [K, L]
+    return outer @ (fixed + rows.sum(1) if reduce == "sum" else torch.maximum(fixed, rows.amax(1)))
 
 
 def count_elastic(supernet: ElasticSupernet, what: Counted, unit: str) -> ConditionalCost:

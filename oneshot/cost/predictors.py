@@ -1,7 +1,8 @@
 """Cost models learned from measured architectures, with an interval and a word where they know nothing.
 
 ``additive`` is a ridge regression on the one-hot genes, ``pairwise`` has a term for every pair of picks as well,
-``boosting`` is gradient boosting and ``mlp`` an ensemble of small networks, both of the logarithm. The linear ones fit
+``boosting`` is gradient boosting and ``mlp`` an ensemble of small networks, both of the logarithm. ``elastic``, of
+elastic spaces only, is linear in what a layer costs at its resolution and width. The linear ones fit
 robustly (Cauchy weights of the leave-one-out residuals), because timers of phones round to milliseconds and stall.
 """
 
@@ -18,17 +19,25 @@ import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
+from oneshot.supernets.elastic import RESOLUTION, WIDTH, ElasticSpace
 from oneshot.supernets.space import IntMatrix, SearchSpace
 
 from .agreement import Agreement
+from .conditional import expectation, gather
 from .model import CostModel
 
-Kind = Literal["additive", "pairwise", "boosting", "mlp"]
+Kind = Literal["additive", "pairwise", "boosting", "mlp", "elastic"]
 Floats = npt.NDArray[np.float64]
 Decompose = Callable[[Floats, Floats], tuple[Floats, Floats]]  # of shares in the mean and roots of weights, [N] each
 
 FOLDS = 5
-SAMPLES: dict[Kind, int] = {"additive": 10, "pairwise": 30, "boosting": 50, "mlp": 50}  # fewer than that are refused
+SAMPLES: dict[Kind, int] = {
+    "additive": 10,
+    "pairwise": 30,
+    "boosting": 50,
+    "mlp": 50,
+    "elastic": 30,
+}  # fewer than that are refused
 MOST_PAIRWISE = 2500  # samples; the time grows with their cube
 PENALTIES = np.logspace(-6, 4, 21)
 PAIRS = (0.03, 0.3)  # prior variance of a pair's term, that of a single pick's term being 1
@@ -256,6 +265,80 @@ class ResolutionPredictor(Predictor):
         return self.image_size**2
 
 
+class ElasticPredictor(Predictor):
+    r"""A cost for every block in its layer that depends on the resolution r and the width w, relative to the largest.
+
+    .. math:: c = \sum_l \sum_j f_j(r, w) \, (a_{j l g_l} + b_{j s g_l} + d_{j g_l} + e_{j s}) + \sum_j f_j(r, w) h_j,
+        \quad f = (1, r^2, r^2 w^2, r^2 [w = w_1], r^2 [w = w_2], \dots)
+
+    where layer l of stage s has block g_l. Layers of a stage but the first share b, all layers d, all blocks of a stage
+    e: so few samples tell what blocks have in common, and more of them where they differ.
+
+    Args:
+        space: The space.
+        genes: Measured architectures, ``[N, G]``.
+        values: Their costs, ``[N]``.
+        unit: Unit of the costs.
+    """
+
+    kind: Kind = "elastic"
+
+    def __init__(self, space: ElasticSpace, genes: IntMatrix, values: Floats, *, unit: str = "ms") -> None:
+        super().__init__(space, unit=unit)
+        factors = _growth(space)  # [K, J]
+        shared = _shared_terms(space)  # [L * P, T]
+        widths, layers = len(space[WIDTH].candidates), space.num_genes - 2
+        picks = len(shared) // layers
+        used = np.eye(picks)[np.minimum(genes[:, 2:], picks - 1)].reshape(len(genes), -1)
+        for column, (gene, pick) in enumerate(np.ndindex(layers, picks)):
+            used[:, column] *= pick < space.gene_sizes[2 + gene] - 1  # what is left out costs nothing
+        terms = np.hstack([used @ shared, np.ones((len(genes), 1))])  # [N, T + 1]
+        own = factors[genes[:, 0] * widths + genes[:, 1]]  # [N, J]
+        features = (own[:, :, None] * terms[:, None]).reshape(len(genes), -1)
+        coefficients, offset = robust_ridge(features, values)
+        matrix = coefficients.reshape(own.shape[1], -1)  # [J, T + 1]
+        table = (factors @ matrix[:, :-1] @ shared.T).reshape(len(factors), layers, picks)
+        for gene in range(layers):
+            table[:, gene, space.gene_sizes[2 + gene] - 1 :] = 0
+        self.register_buffer("table", torch.from_numpy(table))
+        self.register_buffer("fixed", torch.from_numpy(offset + factors @ matrix[:, -1]))
+
+    def predict(self, genes: IntMatrix) -> Floats:
+        assert isinstance(self.space, ElasticSpace)
+        return gather(self.space, self.get_buffer("table").numpy(), self.get_buffer("fixed").numpy(), genes)
+
+    def expected(self, weights: Mapping[str, Tensor]) -> Tensor:
+        assert isinstance(self.space, ElasticSpace)
+        return expectation(self.space, self.get_buffer("table"), self.get_buffer("fixed"), weights)
+
+
+def _growth(space: ElasticSpace) -> Floats:
+    """Factors by which costs grow with resolution and width, ``[resolutions * widths, 3 + widths]``."""
+    sizes, widths = (np.array([float(c) for c in space[name].candidates]) for name in (RESOLUTION, WIDTH))
+    r = np.repeat(sizes / sizes[-1], len(widths))[:, None]
+    w = np.tile(widths / widths[-1], len(sizes))[:, None]
+    return np.hstack([np.ones_like(r), r**2, r**2 * w**2, r**2 * np.tile(np.eye(len(widths)), (len(sizes), 1))])
+
+
+def _shared_terms(space: ElasticSpace) -> Floats:
+    """Which terms the cost of a block in a layer has: ``[layers * picks, T]`` of 0 and 1."""
+    picks = max(len(stage.picks) for stage in space.stages)
+    keys: dict[tuple[object, ...], int] = {}
+    rows: list[list[int]] = []
+    for stage, _, columns in space.stage_columns():
+        for layer in range(columns.start, columns.stop):
+            for pick in range(picks):
+                name = stage.picks[min(pick, len(stage.picks) - 1)]
+                terms: list[tuple[object, ...]] = [("layer", layer, pick), ("block", name), ("stage", stage.name)]
+                if layer > columns.start:
+                    terms.append(("later", stage.name, pick))
+                rows.append([keys.setdefault(term, len(keys)) for term in terms])
+    matrix = np.zeros((len(rows), len(keys)))
+    for row, columns_of_row in enumerate(rows):
+        matrix[row, columns_of_row] = 1
+    return matrix
+
+
 class BoostingPredictor(Predictor):
     """Gradient boosting of the logarithm; ranks well from few samples, and has no gradient.
 
@@ -394,12 +477,13 @@ def fit_predictor(
         raise ValueError(f"throughput=True takes images per second and gives ms; leave unit={unit!r} out.")
     y = check_samples(space, genes, values)
     y = 1000.0 / y if throughput else y
-    if kind not in ("auto", *get_args(Kind)):
-        raise ValueError(f"The kinds of predictors are auto, {', '.join(get_args(Kind))}; got {kind!r}.")
+    known: list[Kind] = [k for k in get_args(Kind) if k != "elastic" or isinstance(space, ElasticSpace)]
+    if kind not in ("auto", *known):
+        raise ValueError(f"The kinds of predictors of space {space.name!r} are auto, {', '.join(known)}; got {kind!r}.")
     sizes = None if image_sizes is None else _check_sizes(image_sizes, len(y))
     if sizes is not None and kind not in ("auto", "additive"):
         raise ValueError(f"Image sizes go into additive costs only; got kind={kind!r}. Leave the kind out.")
-    kinds: Sequence[Kind] = ["additive"] if sizes is not None else list(get_args(Kind)) if kind == "auto" else [kind]
+    kinds: Sequence[Kind] = ["additive"] if sizes is not None else known if kind == "auto" else [kind]
     needed = min(SAMPLES[k] for k in kinds) * (1 if sizes is None else 2)
     if len(y) < needed:
         what = " with image sizes" if sizes is not None else ""
@@ -463,6 +547,8 @@ def _fit(
         return MLPPredictor(space, genes, y, unit=unit, seed=seed)
     if kind == "pairwise":
         return robust_pairwise(space, genes, y, unit=unit)
+    if isinstance(space, ElasticSpace) and kind == "elastic":
+        return ElasticPredictor(space, genes, y, unit=unit)
     if sizes is None:
         return robust_additive(space, genes, y, unit=unit)
     x = one_hot(space, genes)

@@ -11,9 +11,18 @@ import numpy as np
 import pytest
 import torch
 
-from oneshot.cost import AdditiveCost, ConditionalCost, Counted, count, count_candidates, measure, measure_latencies
+from oneshot.cost import (
+    AdditiveCost,
+    ConditionalCost,
+    Counted,
+    count,
+    count_candidates,
+    fit_predictor,
+    measure,
+    measure_latencies,
+)
 from oneshot.cost.target import Run, Target
-from oneshot.supernets import ElasticSupernet, MobileNetV3Supernet
+from oneshot.supernets import Choice, ElasticSupernet, MobileNetV3Supernet, SearchSpace
 from oneshot.supernets.base import Subnet
 from oneshot.supernets.elastic import ElasticSpace, elastic_choices
 
@@ -25,6 +34,8 @@ SPACE = ElasticSpace("toy", elastic_choices((8, 16), (0.5, 1.0), ("small", "larg
 def supernet_of(name: str) -> ElasticSupernet:
     if name == "mobilenetv3":
         return MobileNetV3Supernet(num_classes=3, resolutions=(17, 24), widths=(0.2, 0.35), stem="cifar")
+    if name == "wide":
+        return MobileNetV3Supernet(num_classes=3, resolutions=(16, 32), widths=(0.25, 0.5), stem="cifar")
     return MobileNetV3Supernet(num_classes=3, image_size=64, widths=(0.5,), depths=(1, 2, 3), kernels=(3, 5))
 
 
@@ -184,3 +195,52 @@ def test_there_is_no_latency_table_of_an_elastic_space() -> None:
         measure(supernet_of("mobilenetv3"), ByMacs())
     with pytest.raises(ValueError, match="shapes"):
         AdditiveCost(SPACE, {}, unit="ms")
+
+
+def test_a_predictor_of_elastic_spaces_learns_what_no_sum_over_genes_gives() -> None:
+    """MACs with noise of 1 %, from 200 architectures: what a layer needs depends on resolution and width."""
+    model = model_of("wide", "macs")
+    space, generator = model.space, np.random.default_rng(0)
+    genes, others = space.sample_matrix(200, 1), space.sample_matrix(500, 2)
+    values = model.costs(genes) / 1e6 * (1 + 0.01 * generator.standard_normal(len(genes)))
+    error = {}
+    for kind in ("elastic", "additive"):
+        predictor = fit_predictor(space, genes, values, kind=kind)  # type: ignore[arg-type]  # both are kinds
+        error[kind] = np.mean(np.abs(predictor.costs(others) / (model.costs(others) / 1e6) - 1))
+    assert error["elastic"] < 0.08 < 0.2 < error["additive"]
+    predictor = fit_predictor(space, genes, values, kind="elastic")
+    low, high = predictor.interval(others, 0.9)
+    assert 0.8 < np.mean((low <= model.costs(others) / 1e6) & (model.costs(others) / 1e6 <= high)) <= 1
+    for config in space.decode(others[:3]):
+        corner = {name: torch.from_numpy(rows).double() for name, rows in space.one_hot(config).items()}
+        assert predictor.expected(corner).item() == pytest.approx(predictor.cost(config), rel=1e-9)
+
+
+def test_a_predictor_of_elastic_spaces_finds_costs_of_its_form() -> None:
+    """Without noise, and with samples enough, it is exact; also of stages whose number of blocks differs."""
+    stages = elastic_choices((8, 16), (0.5, 1.0), ("small", "middle", "large"), (2, 3))[2:]
+    choices = (*elastic_choices((8, 16), (0.5, 1.0), ("small", "large"), (2,)), Choice("stage_1", *_second(stages)))
+    space = ElasticSpace("toy", choices, (1, 2))
+    generator = np.random.default_rng(0)
+    r, w = np.array([0.5, 1.0])[:, None], np.array([0.5, 1.0])[None]
+    growth = [np.ones((2, 2)), r**2 * w, r**2 * w**2]
+    blocks = generator.random((3, 5, 4))
+    table = sum(f[:, :, None, None] * b for f, b in zip(growth, blocks, strict=True))
+    table[:, :, :2, 2:], table[:, :, 2:, 3:] = 0, 0
+    truth = ConditionalCost(space, table, 1 + growth[2], unit="ms")
+    genes, others = space.sample_matrix(2_000, 0), space.sample_matrix(200, 1)
+    predictor = fit_predictor(space, genes, truth.costs(genes), kind="elastic")
+    np.testing.assert_allclose(predictor.costs(others), truth.costs(others), rtol=1e-3)
+
+
+def _second(stages: tuple[Choice, ...]) -> tuple[Any, ...]:
+    return stages[1].candidates, stages[1].rows, True
+
+
+def test_only_elastic_spaces_have_that_predictor() -> None:
+    space = SearchSpace("plain", (Choice("layer", ("a", "b"), rows=8),))
+    genes = space.sample_matrix(100, 0)
+    with pytest.raises(ValueError, match="'plain' are auto, additive, pairwise, boosting, mlp; got 'elastic'"):
+        fit_predictor(space, genes, 1.0 + genes.sum(1), kind="elastic")
+    with pytest.raises(ValueError, match="at least 30 samples; got 20"):
+        fit_predictor(SPACE, SPACE.sample_matrix(20, 0), np.ones(20), kind="elastic")
