@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from .search import Iteration as Iteration
     from .search import ParetoSearch as ParetoSearch
     from .selection import diverse_subset as diverse_subset
+    from .selection import largest_gain as largest_gain
 
 # Imported on first use, as everywhere.
 _WHERE = {
@@ -34,6 +35,7 @@ _WHERE = {
     "fit_accuracy": "predictor",
     "hypervolume": "fronts",
     "igd_plus": "fronts",
+    "largest_gain": "selection",
     "non_dominated": "fronts",
     "reference_point": "fronts",
 }

@@ -18,7 +18,8 @@ from .fronts import Floats, non_dominated
 Evaluate: TypeAlias = Callable[[IntMatrix], Floats]
 
 CROSSOVER = 0.9  # share of children that have two parents (Deb et al., IEEE TEC 2002, section V)
-TRIES = 5  # rounds of mating to find children that are new, before there are fewer
+MOST_ENUMERATED = 100_000  # spellings of a space that are listed rather than searched
+TRIES = 3  # rounds of mating to find children that are new, before there are fewer
 
 
 def crossover(space: SearchSpace, first: IntMatrix, second: IntMatrix, rng: np.random.Generator) -> IntMatrix:
@@ -146,6 +147,21 @@ def enumerate_space(space: SearchSpace, most: int) -> IntMatrix | None:
     return np.unique(space.repair(spellings), axis=0)
 
 
+def minimise(space: SearchSpace, cost: Evaluate, *, seed: int = 0) -> IntMatrix:
+    """The architecture of the smallest cost, ``[1, G]``: exact in spaces that can be listed, else by evolution.
+
+    Args:
+        space: The search space.
+        cost: ``[N, G] -> [N, 1]``.
+        seed: Of the evolution.
+    """
+    every = enumerate_space(space, MOST_ENUMERATED)
+    if every is not None:
+        best = int(_checked(cost(every), len(every), "Costs")[:, 0].argmin())
+        return every[best : best + 1]
+    return evolve(space, cost, population=50, generations=60, rng=seed)[0][:1]
+
+
 class _Seen:
     """Everything that was evaluated."""
 
@@ -225,15 +241,12 @@ def _run(
         def do(self, problem: Any, pop: Any, n_offsprings: int, random_state: Any = None, **kwargs: Any) -> Any:
             children: dict[bytes, IntMatrix] = {}
             for _ in range(TRIES):
-                pairs = select.do(
-                    problem, pop, n_offsprings, n_parents=2, to_pop=False, random_state=random_state, **kwargs
-                )
+                n = n_offsprings - len(children)
+                pairs = select.do(problem, pop, n, n_parents=2, to_pop=False, random_state=random_state, **kwargs)
                 mother, father = pop.get("X")[pairs].swapaxes(0, 1)
-                father = np.where(random_state.random((len(father), 1)) < CROSSOVER, father, mother)
+                father = np.where(random_state.random((n, 1)) < CROSSOVER, father, mother)
                 drawn = space.repair(mutate(space, crossover(space, mother, father, random_state), random_state))
-                for key, row in zip(keys(drawn), drawn):
-                    if key not in seen.known and len(children) < n_offsprings:
-                        children.setdefault(key, row)
+                children.update((key, row) for key, row in zip(keys(drawn), drawn) if key not in seen.known)
                 if len(children) == n_offsprings:
                     break
             return Population.new("X", np.array(list(children.values()))) if children else Population.create()

@@ -14,7 +14,7 @@ from oneshot.cost.model import CostModel
 from oneshot.cost.predictors import Predictor
 from oneshot.supernets.space import IntMatrix, SearchSpace
 
-from .evolution import evolve
+from .evolution import minimise
 from .fronts import Floats
 
 ERROR = "error"  # the one objective that is measured
@@ -174,8 +174,8 @@ def _least_excess(space: SearchSpace, constraints: Sequence[Constraint], seed: i
     def largest(genes: IntMatrix) -> Floats:
         return np.asarray(excesses(constraints, genes).max(1, keepdims=True))
 
-    genes, values = evolve(space, largest, population=50, generations=60, rng=seed)
-    return genes[:1], float(values[0, 0])
+    genes = minimise(space, largest, seed=seed)
+    return genes, float(largest(genes)[0, 0])
 
 
 def _said(constraint: Constraint, genes: IntMatrix) -> str:

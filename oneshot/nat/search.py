@@ -7,6 +7,7 @@ import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -15,15 +16,15 @@ import numpy.typing as npt
 from oneshot.supernets.space import IntMatrix, SearchSpace
 
 from .archive import Archive, check_canonical, keys
-from .evolution import check_population, enumerate_space, evolve
+from .evolution import MOST_ENUMERATED, check_population, enumerate_space, evolve, minimise
 from .fronts import Floats, hypervolume, non_dominated, reference_point
 from .objectives import ERROR, Constraint, Objective, check_feasible, excesses
 from .predictor import AccuracyPredictor, fit_accuracy
-from .selection import diverse_subset, spread_sample
+from .selection import largest_gain, spread_sample
 from .surrogates import KINDS, SAMPLES, Kind
 
 SCHEMA_VERSION = 1
-MOST_ENUMERATED = 100_000  # spellings of a space that are listed to find what is left of it
+OPTIMISM = 0.5  # standard deviations of the predicted error that a candidate is given credit for
 POOL = 10  # candidates of the initial sample, for each that is taken
 ROUNDS = 20  # of drawing, before a large space counts as used up
 
@@ -58,8 +59,8 @@ class ParetoSearch:
     Ask for architectures, tell their errors, in any order and in parts. First comes the initial sample: the smallest
     and the largest architecture, and others that differ in many genes. Then, every iteration, an accuracy predictor is
     chosen by cross-validation, an evolution searches all costs and the predicted error for what no other one beats, and
-    those candidates are asked for that fill the gaps of the front. What was told, or failed, is not asked again; when
-    the space is used up, fewer are asked, and then none.
+    those candidates are asked for that promise to add most to the hypervolume of the front. What was told, or failed,
+    is not asked again; when the space is used up, fewer are asked, and then none.
 
     A state that is loaded goes on as if nothing had happened: the same architectures in the same order.
 
@@ -185,7 +186,9 @@ class ParetoSearch:
                 exclude=genes,
                 least=self.batch,
             )
-        return found[diverse_subset(predicted, self.batch, values[front])]
+        hopeful = predicted.copy()
+        hopeful[:, 0] -= OPTIMISM * self.predictor.predict(found)[1]
+        return found[largest_gain(hopeful, self.batch, values[front])]
 
     def _objectives(self, genes: IntMatrix) -> Floats:
         assert self.predictor is not None
@@ -209,14 +212,7 @@ class ParetoSearch:
         cost, found = self.objectives[0], []
         with _quiet():
             for sign in (1.0, -1.0):
-                genes, _ = evolve(
-                    self.space,
-                    lambda g, s=sign: s * cost.values(g)[:, None],  # type: ignore[misc]  # a default binds the sign
-                    population=50,
-                    generations=60,
-                    rng=self.seed,
-                )
-                found.append(genes[0])
+                found.append(minimise(self.space, partial(_signed, cost, sign), seed=self.seed)[0])
         return np.array(list(dict(zip(keys(np.array(found)), found)).values()))
 
     def _sample(self, n: int, besides: IntMatrix, rng: np.random.Generator) -> IntMatrix:
@@ -372,6 +368,10 @@ class ParetoSearch:
         self._history = [Iteration(**iteration) for iteration in state["history"]]
         self._box = None if state["box"] is None else (np.array(state["box"][0]), np.array(state["box"][1]))
         self.predictor = None
+
+
+def _signed(cost: Objective, sign: float, genes: IntMatrix) -> Floats:
+    return np.asarray(sign * cost.values(genes)[:, None])
 
 
 @contextmanager

@@ -1,9 +1,11 @@
-"""Which candidates of a front to evaluate: those that fill its gaps."""
+"""Which candidates of a front to evaluate: those that add volume to it, and those that fill its gaps."""
 
 from __future__ import annotations
 
 import numpy as np
 import numpy.typing as npt
+
+POINTS = 4096  # in which a hypervolume is counted
 
 
 def diverse_subset(values: npt.ArrayLike, k: int, kept: npt.ArrayLike | None = None) -> npt.NDArray[np.int64]:
@@ -47,6 +49,39 @@ def diverse_subset(values: npt.ArrayLike, k: int, kept: npt.ArrayLike | None = N
         distance = np.minimum(distance, ((y - y[best]) ** 2).sum(1))
         distance[taken] = -1.0
     return np.array(taken, dtype=np.int64)
+
+
+def largest_gain(values: npt.ArrayLike, k: int, kept: npt.ArrayLike, *, points: int = POINTS) -> npt.NDArray[np.int64]:
+    """Candidates that add most to the hypervolume of what is there, one after the other.
+
+    The volume is that of the box of candidates and kept points, a tenth of the range larger on the bad side, and is
+    counted on fixed pseudo-random points, so that many candidates and objectives cost milliseconds. Where no candidate
+    adds anything, :func:`diverse_subset` goes on.
+
+    Args:
+        values: Objectives of the candidates, ``[N, M]``, finite; optimistic ones reward what is uncertain.
+        k: How many; all of them if there are not more.
+        kept: Objectives of what is there, ``[K, M]``.
+        points: Number of points.
+
+    Returns:
+        Rows of ``values``, at most ``k``, in the order in which they were taken.
+    """
+    y, there = np.asarray(values, np.float64), np.asarray(kept, np.float64)
+    if not len(y) or not len(there):
+        return diverse_subset(y, k, there)
+    everything = np.concatenate([y, there])
+    low, span = everything.min(0), np.ptp(everything, axis=0)
+    box = low + np.random.default_rng(0).random((points, y.shape[1])) * np.where(span > 0, 1.1 * span, 1.0)
+    free = box[~(there[:, None] <= box).all(-1).any(0)]
+    reaches = (y[:, None] <= free).all(-1)
+    taken: list[int] = []
+    while len(taken) < min(k, len(y)) and (gain := reaches.sum(1)).any():
+        taken.append(int(gain.argmax()))
+        reaches = reaches[:, ~reaches[taken[-1]]]
+    rest = np.setdiff1d(np.arange(len(y)), taken)
+    more = diverse_subset(y[rest], k - len(taken), np.concatenate([there, y[taken]]))
+    return np.concatenate([np.array(taken, dtype=np.int64), rest[more]])
 
 
 def spread_sample(candidates: npt.NDArray[np.int64], k: int, kept: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:

@@ -31,6 +31,7 @@ LINEAR = (0.0, 1.0, 10.0)  # prior variance of its linear part
 NOISE = (1e-4, 1e-3, 1e-2, 1e-1, 1.0)
 TREES = 100  # of boosting
 NETWORKS, HIDDEN, STEPS = 4, 32, 120  # of the ensemble of networks
+RATE, DECAY = 1e-2, 3e-2  # of its training, full batches
 
 
 class Surrogate(ABC):
@@ -209,7 +210,7 @@ class Networks(Surrogate):
 
     def __init__(self, space: SearchSpace, genes: IntMatrix, targets: Floats, seed: int) -> None:
         import torch
-        from torch import nn
+        from torch.nn.functional import silu
 
         self.space = space
         generator = torch.Generator().manual_seed(seed)
@@ -221,18 +222,23 @@ class Networks(Surrogate):
             weights.append(torch.zeros(NETWORKS, 1, fan_out))
         for tensor in weights:
             tensor.requires_grad_()
-        with torch.enable_grad():
-            optimizer = torch.optim.AdamW(weights, lr=1e-2, weight_decay=3e-2)
-            schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, STEPS)
-            for _ in range(STEPS):
-                optimizer.zero_grad()
+        first = [torch.zeros_like(tensor) for tensor in weights]
+        second = [torch.zeros_like(tensor) for tensor in weights]
+        for step in range(STEPS):
+            with torch.enable_grad():
                 hidden = x
                 for i in range(3):
                     hidden = hidden @ weights[2 * i] + weights[2 * i + 1]
-                    hidden = nn.functional.silu(hidden) if i < 2 else hidden
-                torch.autograd.backward(((hidden[..., 0] - y) ** 2).mean())
-                optimizer.step()
-                schedule.step()
+                    hidden = silu(hidden) if i < 2 else hidden
+                gradients = torch.autograd.grad(((hidden[..., 0] - y) ** 2).mean(), weights)
+            # AdamW (arXiv:1711.05101) by hand: torch.optim takes longer to import than all of this takes to run.
+            rate = 0.5 * RATE * (1 + np.cos(np.pi * step / STEPS))
+            with torch.no_grad():
+                for tensor, gradient, m, v in zip(weights, gradients, first, second):
+                    m.lerp_(gradient, 0.1)
+                    v.lerp_(gradient**2, 0.001)
+                    ratio = (m / (1 - 0.9 ** (step + 1))) / ((v / (1 - 0.999 ** (step + 1))).sqrt() + 1e-8)
+                    tensor.mul_(1 - rate * DECAY).sub_(rate * ratio)
         self.weights = [tensor.detach().numpy().astype(np.float64) for tensor in weights]
 
     def predict(self, genes: IntMatrix) -> tuple[Floats, Floats]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from oneshot.nat import diverse_subset
+from oneshot.nat import diverse_subset, hypervolume, largest_gain
 from oneshot.nat.selection import spread_sample
 
 
@@ -41,6 +41,35 @@ def test_there_are_never_more_than_there_are_nor_one_twice() -> None:
     assert diverse_subset(np.empty((0, 2)), 8).tolist() == []
     with pytest.raises(ValueError, match="as many objectives"):
         diverse_subset(np.ones((3, 2)), 8, np.ones((1, 3)))
+
+
+def test_what_adds_most_is_taken_first_as_exact_volumes_say() -> None:
+    rng = np.random.default_rng(0)
+    kept = np.array([[0.0, 1.0, 1.0], [1.0, 0.0, 1.0], [1.0, 1.0, 0.0]])
+    values = rng.random((30, 3))
+    taken = largest_gain(values, 5, kept, points=50_000).tolist()
+    reference, before = np.full(3, 1.1), kept
+    for row in taken:
+        gains = np.array([hypervolume(np.concatenate([before, [v]]), reference) for v in values])
+        gains -= hypervolume(before, reference)
+        assert gains[row] > 0.95 * gains.max()
+        before = np.concatenate([before, values[[row]]])
+    assert taken != diverse_subset(values, 5, kept).tolist()
+
+
+def test_what_is_dominated_is_taken_last_but_taken() -> None:
+    kept = [[0.0, 1.0], [0.5, 0.5], [1.0, 0.0]]
+    candidates = [[0.9, 0.9], [0.7, 0.6], [0.2, 0.7]]
+    assert largest_gain(candidates, 1, kept).tolist() == [2]
+    assert sorted(largest_gain(candidates, 8, kept).tolist()) == [0, 1, 2]
+    assert largest_gain(candidates, 2, np.empty((0, 2))).tolist() == diverse_subset(candidates, 2).tolist()
+    assert largest_gain(np.empty((0, 2)), 2, kept).tolist() == []
+
+
+def test_units_of_gains_do_not_matter() -> None:
+    values, kept = np.random.default_rng(0).random((50, 3)), np.random.default_rng(1).random((5, 3))
+    scale = np.array([1.0, 2.0**20, 2.0**-10])
+    assert np.array_equal(largest_gain(values, 8, kept), largest_gain(values * scale, 8, kept * scale))
 
 
 def test_a_spread_sample_differs_in_more_genes_than_a_random_one() -> None:

@@ -198,6 +198,33 @@ def test_the_canonical_form_empties_nodes_that_nobody_reads() -> None:
     assert space.canonical(read) == read
 
 
+def test_repaired_genes_have_two_edges_for_each_node_that_is_read() -> None:
+    space = darts_space(multiplier=2)
+    anything = np.random.default_rng(0).integers(0, np.array(space.gene_sizes), size=(500, space.num_genes))
+    anything[0] = 0  # no edge at all
+    repaired = space.repair(anything)
+    for config, genes in zip(space.decode(repaired), repaired, strict=True):
+        genotype = space.genotype(config)
+        for cell in (genotype.normal, genotype.reduce):
+            read = {2, 3} & {state for edges in cell for _, state in edges} | {4, 5}
+            assert [len(edges) for edges in cell] == [2 * (node + 2 in read) for node in range(4)]
+        assert space.encode([space.canonical(config)])[0].tolist() == genes.tolist()
+    dead = sum(not space.genotype(config).normal[0] for config in space.decode(repaired))
+    assert 0 < dead < 500
+    # an edge too many: the first two stay, as they are
+    config = space.sample(0)
+    genes = space.encode([config])[0]
+    node = space.nodes()[3]
+    off = next(gene for gene in reversed(node) if genes[gene] == space._none(gene))
+    kept = [gene for gene in node if genes[gene] != space._none(gene)]
+    more = genes.copy()
+    more[off] = space._live(off)[0]
+    expected = sorted([*kept, off])[:2]
+    fixed = space.repair(more[None])[0]
+    assert [gene for gene in node if fixed[gene] != space._none(gene)] == expected
+    assert (fixed[expected] == more[expected]).all()
+
+
 def test_a_space_with_one_cell_of_its_in_degree_cannot_mutate_it() -> None:
     space = darts_space(candidates=("skip_connect",), steps=1)
     with pytest.raises(ValueError, match="no other architecture with as many edges"):
