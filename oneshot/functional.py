@@ -332,7 +332,7 @@ def most_likely_within(
 
     Example:
         >>> likely, cost = np.array([0.6, 0.4]), np.array([1.0, 2.0])
-        >>> most_likely_within([likely, likely], [cost, cost], low=2.5, high=3.0)
+        >>> most_likely_within([likely, likely], [cost, cost], low=2.5, high=3.1)
         [1, 0]
     """
     cheapest = [int(row.argmin()) for row in costs]

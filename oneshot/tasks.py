@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from torch import nn
 from torchmetrics import Metric
 from torchmetrics.classification import MulticlassAccuracy, MulticlassJaccardIndex
@@ -28,7 +30,7 @@ def loss_of(task: Task, *, label_smoothing: float = 0.0) -> nn.CrossEntropyLoss:
     return nn.CrossEntropyLoss(label_smoothing=label_smoothing)
 
 
-def metric_of(task: Task, classes: int) -> Metric:
+def metric_of(task: Task, classes: int, *, sync: bool = True) -> Metric:
     """Accuracy, or the mean intersection over union of the classes that occur, in labels or predictions.
 
     Intersections and unions are counted over all pixels of an epoch, not image by image, without ``IGNORED`` ones.
@@ -36,7 +38,9 @@ def metric_of(task: Task, classes: int) -> Metric:
     Args:
         task: Logits are ``[B, classes]`` in classification, ``[B, classes, H, W]`` in segmentation.
         classes: Number of classes.
+        sync: Whether the processes of a distributed fit count together.
     """
+    options: dict[str, Any] = {"validate_args": False, "sync_on_compute": sync}
     if task == "segmentation":
-        return MulticlassJaccardIndex(classes, ignore_index=IGNORED, validate_args=False)
-    return MulticlassAccuracy(classes, average="micro", validate_args=False)  # checking arguments is a sync
+        return MulticlassJaccardIndex(classes, ignore_index=IGNORED, **options)
+    return MulticlassAccuracy(classes, average="micro", **options)  # checking arguments is a sync

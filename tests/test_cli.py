@@ -279,8 +279,9 @@ def nat_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     small = ["iterations=1", "warmup_epochs=1", "initial=12", "batch=3", "population=10", "generations=3"]
     options = [f"--model.init_args.{option}" for option in [*small, "calibration_images=64"]]
     supernet = {"class_path": "oneshot.supernets.NASBenchMacroSupernet", "init_args": {"channels": 4}}
-    data = ["--data.init_args.image_size=8", *(f"--trainer.{o}" for o in ("max_epochs=2", "limit_train_batches=3", "log_every_n_steps=1"))]
-    quiet = ["--trainer.enable_progress_bar=false", "--trainer.enable_model_summary=false", "--trainer.accelerator=cpu"]
+    trainer = ["max_epochs=2", "limit_train_batches=3", "log_every_n_steps=1", "accelerator=cpu"]
+    data = ["--data.init_args.image_size=8", *(f"--trainer.{option}" for option in trainer)]
+    quiet = ["--trainer.enable_progress_bar=false", "--trainer.enable_model_summary=false"]
     config = yaml.safe_load((EXPERIMENTS / "nat/digits.yaml").read_text())
     config["model"]["init_args"]["supernet"] = supernet
     file = folder.with_suffix(".yaml")

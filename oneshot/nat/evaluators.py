@@ -87,8 +87,8 @@ class SupernetEvaluator(Evaluator):
 
     @torch.no_grad()
     def _error(self, config: SubnetConfig, images: Tensor, calibration: Tensor) -> float:
-        metric = metric_of(self.supernet.task, self.supernet.num_classes).to(images.device)
-        metric.sync_on_compute = False  # every process has architectures of its own
+        # every process of a distributed fit has architectures of its own
+        metric = metric_of(self.supernet.task, self.supernet.num_classes, sync=False).to(images.device)
         labels = self.labels.to(images.device)
         with recalibrated(self.supernet, config, calibration.split(self.batch_size)):
             for x, y in zip(images.split(self.batch_size), labels.split(self.batch_size), strict=True):
