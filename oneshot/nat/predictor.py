@@ -137,10 +137,14 @@ def _cross_validate(
 
 
 def _calibrate(residuals: Floats, std: Floats) -> tuple[float, float]:
-    """Factor of the model's own deviations, and a constant where it has none, so that residuals are as large."""
+    """Factor of the model's own deviations, and a constant, that together are as large as the residuals.
+
+    Each gives half of the variance, so that a model that is sure of itself by chance is not believed; the constant
+    gives all of it where the model has no deviations.
+    """
     size = float(np.sqrt((residuals**2).mean()))
     typical = float(np.sqrt((std**2).mean()))
-    return (size / typical, 0.0) if typical > 1e-6 else (0.0, size)
+    return (0.5**0.5 * size / typical, 0.5**0.5 * size) if typical > 1e-6 else (0.0, size)
 
 
 def kendall(predicted: Floats, measured: Floats) -> float:

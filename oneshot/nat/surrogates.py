@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from itertools import pairwise
-from typing import Any, Literal
+from typing import Any, Literal, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -18,6 +18,7 @@ from oneshot.supernets.space import IntMatrix, SearchSpace
 
 from .fronts import Floats
 
+Array: TypeAlias = npt.NDArray[np.floating[Any]]
 Kind = Literal["rbf", "gp", "boosting", "mlp", "ridge"]
 KINDS: tuple[Kind, ...] = ("rbf", "gp", "boosting", "mlp", "ridge")
 SAMPLES: dict[Kind, int] = {"ridge": 6, "rbf": 12, "gp": 12, "boosting": 40, "mlp": 40}  # fewer are refused
@@ -206,44 +207,71 @@ class Boosting(Surrogate):
 
 
 class Networks(Surrogate):
-    """An ensemble of networks with two hidden layers on the one-hot genes; its spread is its uncertainty."""
+    """An ensemble of networks with two hidden layers of SiLU on the one-hot genes; its spread is its uncertainty.
+
+    Trained on all samples at once by AdamW (arXiv:1711.05101) with a cosine schedule. In NumPy, because a step is so
+    small that most of it would be the calls.
+
+    Args:
+        space: The search space.
+        genes: ``[N, G]``.
+        targets: ``[N]``.
+        seed: Of the initial weights.
+    """
 
     def __init__(self, space: SearchSpace, genes: IntMatrix, targets: Floats, seed: int) -> None:
-        import torch
-        from torch.nn.functional import silu
-
-        self.space = space
-        generator = torch.Generator().manual_seed(seed)
-        x, y = torch.from_numpy(one_hot(space, genes)).float(), torch.from_numpy(targets).float()
-        sizes, weights = (x.shape[1], HIDDEN, HIDDEN, 1), []
-        for i, (fan_in, fan_out) in enumerate(pairwise(sizes)):
-            gain = (2 / (space.num_genes if i == 0 else fan_in)) ** 0.5
-            weights.append(torch.randn(NETWORKS, fan_in, fan_out, generator=generator) * gain)
-            weights.append(torch.zeros(NETWORKS, 1, fan_out))
-        for tensor in weights:
-            tensor.requires_grad_()
-        first = [torch.zeros_like(tensor) for tensor in weights]
-        second = [torch.zeros_like(tensor) for tensor in weights]
+        self.space, rng = space, np.random.default_rng(seed)
+        x, y = one_hot(space, genes).astype(np.float32), targets.astype(np.float32)
+        sizes = (x.shape[1], HIDDEN, HIDDEN, 1)
+        shapes = [s for fan_in, out in pairwise(sizes) for s in ((NETWORKS, fan_in, out), (NETWORKS, 1, out))]
+        ends = np.cumsum([int(np.prod(shape)) for shape in shapes])
+        flat = np.zeros(
+            ends[-1], dtype=np.float32
+        )  # all weights, so that a step of the optimiser is one operation each
+        self.weights = [part.reshape(shape) for part, shape in zip(np.split(flat, ends[:-1]), shapes)]
+        for layer, fan_in in enumerate((space.num_genes, HIDDEN, HIDDEN)):
+            weight = self.weights[2 * layer]
+            weight[:] = rng.normal(0, (2 / fan_in) ** 0.5, weight.shape)
+        first, second = np.zeros_like(flat), np.zeros_like(flat)
         for step in range(STEPS):
-            with torch.enable_grad():
-                hidden = x
-                for i in range(3):
-                    hidden = hidden @ weights[2 * i] + weights[2 * i + 1]
-                    hidden = silu(hidden) if i < 2 else hidden
-                gradients = torch.autograd.grad(((hidden[..., 0] - y) ** 2).mean(), weights)
-            # AdamW (arXiv:1711.05101) by hand: torch.optim takes longer to import than all of this takes to run.
-            rate = 0.5 * RATE * (1 + np.cos(np.pi * step / STEPS))
-            with torch.no_grad():
-                for tensor, gradient, m, v in zip(weights, gradients, first, second):
-                    m.lerp_(gradient, 0.1)
-                    v.lerp_(gradient**2, 0.001)
-                    ratio = (m / (1 - 0.9 ** (step + 1))) / ((v / (1 - 0.999 ** (step + 1))).sqrt() + 1e-8)
-                    tensor.mul_(1 - rate * DECAY).sub_(rate * ratio)
-        self.weights = [tensor.detach().numpy().astype(np.float64) for tensor in weights]
+            gradient = np.concatenate([part.ravel() for part in gradients(self.weights, x, y)])
+            first += 0.1 * (gradient - first)
+            second += 0.001 * (gradient**2 - second)
+            ratio = first / (1 - 0.9 ** (step + 1)) / (np.sqrt(second / (1 - 0.999 ** (step + 1))) + 1e-8)
+            flat -= 0.5 * RATE * (1 + np.cos(np.pi * step / STEPS)) * (ratio + DECAY * flat)
 
     def predict(self, genes: IntMatrix) -> tuple[Floats, Floats]:
-        hidden = one_hot(self.space, genes)
-        for i in range(3):
-            hidden = hidden @ self.weights[2 * i] + self.weights[2 * i + 1]
-            hidden = hidden / (1 + np.exp(-hidden)) if i < 2 else hidden
-        return hidden[..., 0].mean(0), hidden[..., 0].std(0)
+        x = one_hot(self.space, genes).astype(np.float32)
+        members = forward(self.weights, x)[-1][..., 0].astype(np.float64)
+        return members.mean(0), members.std(0)
+
+
+def forward(weights: list[Array], x: Array) -> tuple[list[Array], list[Array], Array]:
+    """Run all networks.
+
+    Args:
+        weights: Of the layers, ``[E, fan in, fan out]``, and their shifts, ``[E, 1, fan out]``, in turn.
+        x: ``[N, P]``.
+
+    Returns:
+        What enters each activation, ``[E, N, H]``, its logistic function, and the outputs, ``[E, N, 1]``.
+    """
+    entering: list[Array] = []
+    gates: list[Array] = []
+    for layer in (0, 2):
+        entering.append(x @ weights[layer] + weights[layer + 1])
+        gates.append(1 / (1 + np.exp(-entering[-1])))
+        x = entering[-1] * gates[-1]
+    return entering, gates, x @ weights[4] + weights[5]
+
+
+def gradients(weights: list[Array], x: Array, targets: Array) -> list[Array]:
+    """Of the mean squared error over samples and networks, in the order of the weights."""
+    entering, gates, out = forward(weights, x)
+    found: list[Array] = []
+    error = 2 * (out - targets[:, None]) / out.size
+    for layer in (2, 1):
+        before, gate = entering[layer - 1], gates[layer - 1]
+        found += [error.sum(1, keepdims=True), (before * gate).swapaxes(1, 2) @ error]
+        error = (error @ weights[2 * layer].swapaxes(1, 2)) * gate * (1 + before * (1 - gate))
+    return [x.T @ error, error.sum(1, keepdims=True), *found[::-1]]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+import torch
 from scipy.interpolate import RBFInterpolator
 
 from oneshot.cost.predictors import one_hot
@@ -161,6 +162,20 @@ def test_the_evidence_is_the_density_of_the_targets() -> None:
     gp = HammingGP(SPACE, GENES[:40], y)
     density = multivariate_normal(np.zeros(40), gp.variance * gp.factor @ gp.factor.T).logpdf(y)
     assert gp.evidence == pytest.approx(density + 20 * (1 + np.log(2 * np.pi)), rel=1e-6)
+
+
+def test_the_gradients_of_the_networks_are_those_of_autograd() -> None:
+    rng = np.random.default_rng(0)
+    shapes = [(3, 5, 4), (3, 1, 4), (3, 4, 4), (3, 1, 4), (3, 4, 1), (3, 1, 1)]
+    weights, x, y = [rng.normal(size=shape) for shape in shapes], rng.normal(size=(20, 5)), rng.normal(size=20)
+    leaves = [torch.from_numpy(weight).requires_grad_() for weight in weights]
+    hidden = torch.from_numpy(x)
+    for i in range(3):
+        hidden = hidden @ leaves[2 * i] + leaves[2 * i + 1]
+        hidden = torch.nn.functional.silu(hidden) if i < 2 else hidden
+    exact = torch.autograd.grad(((hidden[..., 0] - torch.from_numpy(y)) ** 2).mean(), leaves)
+    for ours, theirs in zip(module.gradients(weights, x, y), exact, strict=True):
+        np.testing.assert_allclose(ours, theirs.numpy(), rtol=1e-10, atol=1e-12)
 
 
 def test_the_kernel_falls_from_one() -> None:
