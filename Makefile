@@ -32,7 +32,7 @@ $(DEPENDENCIES): pyproject.toml $(CONSTRAINTS)
 	@echo "==> installing dependencies into $(VENV) as pinned in $(CONSTRAINTS) (minutes the first time, mostly PyTorch)"
 	@$(BIN)/python -m pip install --quiet --constraint $(CONSTRAINTS) 'setuptools>=77'
 	@rm -rf build oneshot_nas.egg-info
-	@$(BIN)/python -m pip install --quiet --constraint $(CONSTRAINTS) --no-build-isolation ".[onnx,docs,dev]"
+	@$(BIN)/python -m pip install --quiet --constraint $(CONSTRAINTS) --no-build-isolation ".[onnx,ray,docs,dev]"
 	@touch $@
 
 # Not an editable installation: mypy and the documentation read the mounted folders where users have them.

@@ -93,7 +93,7 @@ def pick(
     network = module.supernet.extract(config)
     size = network.input_shape[-1]
     images, labels, calibration = decode_images(data, module.calibration_images, batch_size=module.evaluation_batch)
-    recalibrate(network, resized(calibration, size).split(module.evaluation_batch))
+    recalibrate(network, torch.split(resized(calibration, size), module.evaluation_batch))
     inner = getattr(data, "data", data)
     if finetune:
         network = _finetuned(network, inner, finetune, lr)
@@ -160,6 +160,6 @@ def _finetuned(network: Subnet, data: pl.LightningDataModule, epochs: int, lr: f
 def _score(network: Subnet, images: Tensor, labels: Tensor, batch_size: int) -> float:
     network.eval()
     metric = metric_of(network.task, network.num_classes)
-    for x, y in zip(images.split(batch_size), labels.split(batch_size), strict=True):
+    for x, y in zip(torch.split(images, batch_size), torch.split(labels, batch_size), strict=True):
         metric.update(network(x), y)
     return float(metric.compute())

@@ -155,7 +155,9 @@ class WeightSharingSearch(SupernetTraining):
 
     def search_step(self, batch: Batch | tuple[Tensor, Tensor]) -> None:
         x, y = self.weight_batch(batch)
-        paths, losses, logits = self.paths(self.trainer.fit_loop.total_batch_idx), [], []
+        paths = self.paths(self.trainer.fit_loop.total_batch_idx)
+        losses: list[Tensor] = []
+        logits: list[Tensor] = []
         self.weight_optimizer.zero_grad()
         with record_function("step of the weights"):
             for config in paths:

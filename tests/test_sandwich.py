@@ -138,6 +138,8 @@ def test_progressive_shrinking_frees_kernels_then_depths_then_expansions() -> No
     assert depths.picks == {"stage_0": ["k3_e6", "k5_e6", "none"]}
     assert expansions.picks == {"stage_0": ["k3_e3", "k5_e3", "k3_e6", "k5_e6", "none"]}
     assert len(shrinking(SPACE, (0, 1, 0, 1))) == 2
+    two = SearchSpace("two", (*SPACE.choices, Choice("stage_1", ("k3_e4", "k7_e4"), rows=1)))
+    assert shrinking(two, (1, 0, 0, 0))[0].picks == {"stage_0": ["k5_e6"], "stage_1": ["k7_e4"]}
     masks = kernels.allowed(SPACE)
     assert [mask.tolist() for mask in masks] == [[True, True], *[[False, False, True, True, False]] * 2]
 

@@ -15,7 +15,7 @@ from contextlib import AbstractContextManager, nullcontext
 from importlib import metadata
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, Literal, cast, get_args
 
 import torch
 from torch import Tensor, nn
@@ -124,7 +124,7 @@ class Device(Target):
                 f"{', '.join(sorted(table.device)) or 'nothing'}. Name the device: Device('eager', 'cpu', threads=1)."
             )
         settings = {name: table.device[name] for name in sorted(known)}
-        return cls(**settings, batch=table.batch, dtype=table.dtype)
+        return cls(**settings, batch=table.batch, dtype=cast(DType, table.dtype))  # checked like any other
 
     def prepare(self, network: Subnet) -> Run:
         dtype: torch.dtype = getattr(torch, self.dtype)

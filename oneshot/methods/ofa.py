@@ -58,19 +58,16 @@ def shrinking(space: SearchSpace, epochs: Sequence[int]) -> list[Phase]:
     for step, length in enumerate(epochs):
         picks: dict[str, list[Candidate]] = {}
         for choice in stages:
-            kernel, expansion = (
-                {pick: int(BLOCK.fullmatch(str(pick))[g]) for pick in choice.candidates} for g in (1, 2)
-            )  # type: ignore[index]  # they match
+            sizes = {str(pick): [int(n) for n in BLOCK.findall(str(pick))[0]] for pick in choice.candidates}
+            most = [max(numbers) for numbers in zip(*sizes.values(), strict=True)]
             picks[choice.name] = [
-                pick
-                for pick in choice.picks
-                if (pick == NONE and step >= 2)
-                or (
-                    pick != NONE
-                    and (step >= 1 or kernel[pick] == max(kernel.values()))
-                    and (step >= 3 or expansion[pick] == max(expansion.values()))
-                )
+                pick for pick in choice.picks if (step >= 2 if pick == NONE else _allowed(sizes[str(pick)], most, step))
             ]
         if length:
             phases.append(Phase(length, picks))
     return phases
+
+
+def _allowed(size: Sequence[int], most: Sequence[int], step: int) -> bool:
+    """Whether a block of this kernel and expansion is trained."""
+    return (step >= 1 or size[0] == most[0]) and (step >= 3 or size[1] == most[1])

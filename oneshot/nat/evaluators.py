@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import math
 import socket
 import zlib
@@ -60,7 +61,7 @@ class SupernetEvaluator(Evaluator):
             )
         if len(images) != len(labels):
             raise ValueError(f"Every validation image has a label; got {len(images)} images, {len(labels)} labels.")
-        if len(seen := labels.unique()) < 2:
+        if len(seen := torch.unique(labels)) < 2:
             raise ValueError(
                 f"Validation images of one class ({int(seen[0])}) tell no architectures apart. Hold back images of "
                 "every class: val_fraction splits by class."
@@ -90,8 +91,9 @@ class SupernetEvaluator(Evaluator):
         # every process of a distributed fit has architectures of its own
         metric = metric_of(self.supernet.task, self.supernet.num_classes, sync=False).to(images.device)
         labels = self.labels.to(images.device)
-        with recalibrated(self.supernet, config, calibration.split(self.batch_size)):
-            for x, y in zip(images.split(self.batch_size), labels.split(self.batch_size), strict=True):
+        size = self.batch_size
+        with recalibrated(self.supernet, config, torch.split(calibration, size)):
+            for x, y in zip(torch.split(images, size), torch.split(labels, size), strict=True):
                 logits = self.supernet.run_config(x, config)
                 if not logits.isfinite().all():
                     return math.nan
@@ -259,7 +261,9 @@ def _connect(address: str | None, cpus: float) -> Any:
         _look_for(address)
         options: dict[str, Any] = {"num_cpus": math.ceil(cpus)} if address == "local" else {}
         try:
-            ray.init(address=address, include_dashboard=False, log_to_driver=False, logging_level="ERROR", **options)
+            ray.init(
+                address=address, include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR, **options
+            )
         except (ConnectionError, ValueError, RuntimeError) as error:
             raise _no_cluster(address, error) from error
     return ray

@@ -127,7 +127,8 @@ class NAT(SandwichSearch):
             return super().draw(n, rng)
         if self.drawn_from == "candidates":
             front = archive.front()
-            return archive.genes[rng.choice(front, size=n, replace=len(front) < n)]
+            rows: IntMatrix = archive.genes[rng.choice(front, size=n, replace=len(front) < n)]
+            return rows
         if self._marginals is None:
             self._marginals = Marginals.of(self.supernet.space, archive.genes[~archive.failed])
         return self._marginals.sample(n, rng)
