@@ -314,31 +314,34 @@ def plot(results: list[dict[str, Any]]) -> None:
 
     matplotlib.use("Agg")
     import matplotlib.pyplot as plt
+    from matplotlib.ticker import FuncFormatter, LogLocator
 
-    figure, axes = plt.subplots(2, len(results), figsize=(3.4 * len(results), 6), sharex=True, squeeze=False)
-    for column, result in enumerate(results):
-        for row, (what, label) in enumerate(
-            (("hypervolume", "1 - hypervolume / that of the true front"), ("igd_plus", "IGD+ to the true front"))
-        ):
-            axis = axes[row][column]
-            for method, found in result["methods"].items():
-                mean, error = np.array(found[what]["mean"]), np.array(found[what]["error"])
-                mean = 1 - mean if what == "hypervolume" else mean
-                axis.plot(result["grid"], mean, color=COLOURS[method], label=method, lw=2 if method == "ours" else 1.4)
-                axis.fill_between(
-                    result["grid"], np.maximum(mean - error, 1e-6), mean + error, color=COLOURS[method], alpha=0.2, lw=0
-                )
-            axis.set_yscale("log")
-            axis.grid(axis="y", color="#cccccc", lw=0.6)
-            axis.axvline(result["initial"], color="#999999", lw=0.8, ls=":")
-            if column == 0:
-                axis.set_ylabel(label)
-            if row == 0:
-                axis.set_title(result["title"].replace(": ", "\n"), fontsize=10)
-            else:
-                axis.set_xlabel("evaluated networks")
-    axes[0][0].legend(fontsize=8, framealpha=0.9)
-    figure.tight_layout()
+    rows = (("hypervolume", "hypervolume missing"), ("igd_plus", "IGD+ to the true front"))
+    figure, axes = plt.subplots(2, len(results), figsize=(1 + 3.2 * len(results), 6.2), sharex=True, squeeze=False)
+    for axis, result, (what, label) in (
+        (axes[r][c], x, row) for r, row in enumerate(rows) for c, x in enumerate(results)
+    ):
+        for method, found in result["methods"].items():
+            mean, error = np.array(found[what]["mean"]), np.array(found[what]["error"])
+            mean = 1 - mean if what == "hypervolume" else mean
+            colour, width = COLOURS[method], 2.2 if method == "ours" else 1.5
+            axis.plot(result["grid"], mean, color=colour, label=method, lw=width)
+            axis.fill_between(result["grid"], mean - error, mean + error, color=colour, alpha=0.2, lw=0)
+        axis.axvline(result["initial"], color="#999999", lw=0.8, ls=":")
+        axis.set_yscale("log")
+        axis.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        axis.yaxis.set_major_formatter(FuncFormatter(lambda y, _: f"{y:.1%}" if y < 0.01 else f"{y:.0%}"))
+        axis.yaxis.set_minor_formatter(FuncFormatter(lambda y, _: ""))
+        axis.grid(axis="y", color="#cccccc", lw=0.6)
+        if result is results[0]:
+            axis.set_ylabel(label)
+        if what == "hypervolume":
+            axis.set_title(result["title"].replace(": ", "\n"), fontsize=10)
+        else:
+            axis.set_xlabel("evaluated networks")
+    handles, labels = axes[0][0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="lower center", ncols=4, frameon=False)
+    figure.tight_layout(rect=(0, 0.05, 1, 1))
     figure.savefig(HERE / "tables.png", dpi=150)
 
 
