@@ -3,8 +3,8 @@
     python experiments/nat/loop.py --out runs/loop            # scikit-learn's digits, nothing to download
 
 A latency table of the supernet is measured first (``table.json`` in the folder, kept if it is there), then NAT searches
-the front of error and latency. Every network of the front is extracted, calibrated and measured whole; the largest network
-is trained alone for as many epochs as the supernet. Accuracies are those of the test images, which nothing has seen.
+the front of error and latency. Every network of the front is extracted, calibrated and measured whole; the largest
+network is trained alone for as many epochs as the supernet. Accuracies are of test images, which nothing has seen.
 """
 
 from __future__ import annotations
@@ -22,19 +22,19 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).parents[2]))
 
-import numpy as np  # noqa: E402
-import pytorch_lightning as pl  # noqa: E402
-import torch  # noqa: E402
+import numpy as np
+import pytorch_lightning as pl
+import torch
 
-import oneshot  # noqa: E402
-from oneshot.callbacks import ParetoExport  # noqa: E402
-from oneshot.cost import Device, LatencyTable, measure, measure_latencies  # noqa: E402
-from oneshot.data import Digits  # noqa: E402
-from oneshot.evaluation import recalibrate  # noqa: E402
-from oneshot.files import write_atomically  # noqa: E402
-from oneshot.nat.nat import decode_images  # noqa: E402
-from oneshot.supernets import NASBenchMacroSupernet  # noqa: E402
-from oneshot.supernets.base import Subnet  # noqa: E402
+import oneshot
+from oneshot.callbacks import ParetoExport
+from oneshot.cost import Device, LatencyTable, measure, measure_latencies
+from oneshot.data import Digits
+from oneshot.evaluation import recalibrate
+from oneshot.files import write_atomically
+from oneshot.nat.nat import decode_images
+from oneshot.supernets import NASBenchMacroSupernet
+from oneshot.supernets.base import Subnet
 
 
 def accuracy(network: Subnet, data: Digits) -> float:

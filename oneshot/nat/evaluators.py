@@ -79,9 +79,9 @@ class SupernetEvaluator(Evaluator):
             by_size.setdefault(self.supernet.resolution(config), []).append(i)
         like = next(self.supernet.parameters())
         for size, which in by_size.items():
-            images, calibration = resized(self.images, size), resized(self.calibration, size)
+            images, calibration = (resized(part.to(like), size) for part in (self.images, self.calibration))
             for i in which:
-                errors[i] = self._error(configs[i], images.to(like), calibration.to(like))
+                errors[i] = self._error(configs[i], images, calibration)
                 if done is not None:
                     done(configs[i], errors[i])
         return errors
