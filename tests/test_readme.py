@@ -39,10 +39,10 @@ def test_the_python_example_runs(tmp_path: Path) -> None:
 @pytest.mark.timeout(900)
 def test_the_command_line_example_runs_in_order(tmp_path: Path) -> None:
     (tmp_path / "experiments").symlink_to(ROOT / "experiments")
-    (code,) = blocks("bash")
-    for line in code.strip().splitlines():
+    for line in "".join(blocks("bash")).strip().splitlines():
         run([sys.executable, "-m", *shlex.split(line)], tmp_path)
     assert (tmp_path / "runs/digits-export/manifest.json").exists()
+    assert (tmp_path / "runs/nat/picked/model.onnx").exists()
     assert (tmp_path / "runs/digits/show.png").exists()
 
 
