@@ -110,6 +110,7 @@ class NAT(SandwichSearch):
             supernet.space,
             known,
             constraints=bounds,
+            first=supernet.space.repair(np.stack(self._ends[-1])),  # the smallest and the largest
             initial=initial,
             batch=batch,
             population=population,
