@@ -105,22 +105,31 @@ def test_the_largest_learns_from_the_labels_and_the_others_from_it(distillation:
             assert not torch.allclose(loss, expected["none"], rtol=1e-3)
 
 
-def test_the_gradient_of_a_step_is_the_sum_over_its_paths_and_clipped_once() -> None:
-    """A wrong variant clips after every path: then the norm could be anything."""
+class ClippedTooOften(SandwichSearch):
+    """Clips what has been added up so far after every path, as NAT's predecessors do: the last path counts most."""
+
+    def manual_backward(self, loss: Tensor, *args: Any, **kwargs: Any) -> None:
+        super().manual_backward(loss, *args, **kwargs)
+        torch.nn.utils.clip_grad_norm_(self.supernet.parameters(), self.grad_clip)
+
+
+def step(kind: type[SandwichSearch], clip: float) -> Tensor:
+    """How one step of plain gradient descent moves the weights."""
     torch.manual_seed(0)
-    search = SandwichSearch(
-        PlantedSupernet(channels=4),
-        grad_clip=0.01,
-        weight_lr=1.0,
-        weight_momentum=0.0,
-        weight_decay=0.0,
-        candidates=1,
-        finalists=1,
-    )
+    plain = {"weight_lr": 1.0, "weight_lr_min": 1.0, "weight_momentum": 0.0, "weight_decay": 0.0}
+    search = kind(PlantedSupernet(channels=4), grad_clip=clip, candidates=1, finalists=1, **plain)
     before = [p.detach().clone() for p in search.supernet.parameters()]
     fit(search, random_streams(search.supernet), epochs=1, limit_train_batches=1)
-    moved = torch.cat([(p - b).flatten() for p, b in zip(search.supernet.parameters(), before, strict=True)])
-    assert moved.norm().item() == pytest.approx(0.01, rel=1e-3)
+    return torch.cat([(p - b).flatten() for p, b in zip(search.supernet.parameters(), before, strict=True)]).detach()
+
+
+def test_the_gradients_of_all_paths_are_added_up_and_clipped_once() -> None:
+    whole, clipped, wrong = step(SandwichSearch, 1e9), step(SandwichSearch, 0.01), step(ClippedTooOften, 0.01)
+    assert whole.norm() > 0.1
+    expected = whole * (0.01 / whole.norm())
+    torch.testing.assert_close(clipped, expected, rtol=1e-3, atol=1e-7)
+    assert wrong.norm().item() == pytest.approx(0.01, rel=1e-3)  # the norm alone would not tell
+    assert not torch.allclose(wrong, expected, rtol=1e-2, atol=1e-5)
 
 
 # Phases.
