@@ -27,7 +27,7 @@ from oneshot.supernets.elastic_layers import (
 )
 from oneshot.supernets.space import NONE, IntMatrix, SearchSpace, SubnetConfig
 
-from .spaces import SearchSpaceContract, disturb, draw_configs, storage, surprise
+from .spaces import SupernetContract, disturb, draw_configs, storage, surprise
 
 SHARED = (
     ElasticSupernet,
@@ -40,7 +40,7 @@ SHARED = (
 )
 
 
-class ElasticContract(SearchSpaceContract):
+class ElasticContract(SupernetContract):
     """Subclass it as ``class TestMySpace(ElasticContract)`` and define the fixture ``supernet``: small, new each time.
 
     Networks must be deterministic: no dropout. A stage should have more than one depth.
@@ -277,16 +277,6 @@ class ElasticContract(SearchSpaceContract):
             rebuilt.load_state_dict(network.state_dict(), strict=True)
             assert rebuilt.init_args == network.init_args and rebuilt.graphs() == network.graphs()
             assert torch.equal(rebuilt(x), network(x))
-
-    def test_without_inheriting_the_weights_are_drawn_anew(self, supernet: ElasticSupernet) -> None:
-        config = supernet.space.sample(0)
-        torch.manual_seed(1)
-        first = supernet.extract(config, inherit=False).state_dict()
-        torch.manual_seed(1)
-        second = supernet.extract(config, inherit=False).state_dict()
-        assert all(torch.equal(first[name], second[name]) for name in {*first, *second})
-        inherited = dict(supernet.extract(config).named_parameters())
-        assert not any(torch.equal(first[name], p) for name, p in inherited.items() if p.dim() > 1)
 
     def test_a_foreign_config_is_neither_extracted_nor_run(self, supernet: ElasticSupernet) -> None:
         config = SubnetConfig("elsewhere", dict(supernet.space.sample(0).picks))

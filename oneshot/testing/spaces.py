@@ -18,7 +18,7 @@ import pytorch_lightning as pl
 import torch
 from torch import Tensor, nn
 
-from oneshot.supernets.base import OperationSupernet
+from oneshot.supernets.base import OperationSupernet, Supernet
 from oneshot.supernets.mixed_op import MixedOp
 from oneshot.supernets.space import SearchSpace, SubnetConfig, load_config
 
@@ -184,7 +184,31 @@ class SearchSpaceContract(ABC):
             assert all(0 <= source < target < len(graph.nodes) for source, target, _ in graph.edges)
 
 
-class SpaceContract(SearchSpaceContract):
+class SupernetContract(SearchSpaceContract):
+    """What every supernet must keep, whatever its architectures choose; subclassed by the contracts of both kinds."""
+
+    @pytest.fixture
+    @abstractmethod
+    def supernet(self) -> Supernet:
+        """A small supernet of the space."""
+
+    @pytest.fixture
+    def space(self, supernet: Supernet) -> SearchSpace:
+        """The space of the supernet."""
+        return supernet.space
+
+    def test_without_inheriting_the_weights_are_drawn_anew(self, supernet: Supernet) -> None:
+        config = supernet.space.sample(0)
+        torch.manual_seed(1)
+        first = supernet.extract(config, inherit=False).state_dict()
+        torch.manual_seed(1)
+        second = supernet.extract(config, inherit=False).state_dict()
+        assert all(torch.equal(first[name], second[name]) for name in {*first, *second})
+        inherited = dict(supernet.extract(config).named_parameters())
+        assert not any(torch.equal(first[name], p) for name, p in inherited.items() if p.dim() > 1)
+
+
+class SpaceContract(SupernetContract):
     """Subclass it as ``class TestMySpace(SpaceContract)`` and define the fixture ``supernet``: small, new each time.
 
     Networks must be deterministic: no candidate may draw random numbers.
@@ -199,11 +223,6 @@ class SpaceContract(SearchSpaceContract):
     @abstractmethod
     def supernet(self) -> OperationSupernet:
         """A small supernet of the space."""
-
-    @pytest.fixture
-    def space(self, supernet: OperationSupernet) -> SearchSpace:
-        """The space of the supernet."""
-        return supernet.space
 
     def inputs(self, supernet: OperationSupernet) -> Tensor:
         """A small batch the networks can read, always the same; images of noise unless a space reads something else."""
@@ -249,16 +268,6 @@ class SpaceContract(SearchSpaceContract):
             rebuilt.load_state_dict(network.state_dict(), strict=True)
             assert rebuilt.init_args == network.init_args
             assert torch.equal(rebuilt(x), network(x))
-
-    def test_without_inheriting_the_weights_are_drawn_anew(self, supernet: OperationSupernet) -> None:
-        config = supernet.space.sample(0)
-        torch.manual_seed(1)
-        first = supernet.extract(config, inherit=False).state_dict()
-        torch.manual_seed(1)
-        second = supernet.extract(config, inherit=False).state_dict()
-        assert all(torch.equal(first[name], second[name]) for name in {*first, *second})
-        inherited = dict(supernet.extract(config).named_parameters())
-        assert not any(torch.equal(first[name], p) for name, p in inherited.items() if p.dim() > 1)
 
     def test_the_canonical_form_computes_the_same(self, supernet: OperationSupernet) -> None:
         x = self.inputs(supernet)
