@@ -420,6 +420,34 @@ def load_config(path: str | Path) -> SubnetConfig:
         raise ValueError(f"{path}: {error}") from error
 
 
+def describe_space(space: SearchSpace) -> dict[str, Any]:
+    """Name and choices of a space, JSON-able: what tells whether genes of one are genes of another."""
+    choices = [{"name": c.name, "picks": list(c.picks), "rows": c.rows} for c in space.choices]
+    return {"name": space.name, "choices": choices}
+
+
+def check_space(space: SearchSpace, description: object, what: str) -> None:
+    """Check that something saved with :func:`describe_space` is of ``space``.
+
+    Raises:
+        ValueError: If it is of another.
+    """
+    ours = describe_space(space)
+    if description == ours:
+        return
+    theirs = description if isinstance(description, Mapping) else {}
+    if theirs.get("name") != space.name:
+        raise ValueError(
+            f"{what} is of space {theirs.get('name')!r}, not of {space.name!r}. Build the space it was made in, or "
+            "start a new one."
+        )
+    sizes = [(c.get("name"), c.get("rows"), len(c.get("picks", ()))) for c in theirs.get("choices", ())]
+    raise ValueError(
+        f"{what} is of a space {space.name!r} with other choices: (name, rows, picks) were {sizes} and are "
+        f"{[(c.name, c.rows, len(c.picks)) for c in space.choices]}. Build the space with the same arguments."
+    )
+
+
 def _shorten(value: object, limit: int = 120) -> str:
     text = repr(value)
     return text if len(text) <= limit else f"{text[:limit]}..."

@@ -22,13 +22,26 @@ ALLOWED = {
     "guard": {"errors", "supernets"},
     "tasks": {"supernets"},
     "resume": {"guard"},
+    "fronts": set(),
     "evaluation": {"errors", "supernets", "tasks"},
     "base": {"errors", "functional", "guard", "resume", "samplers", "cost", "supernets", "tasks"},
     "sharing": {"base", "evaluation", "samplers", "supernets"},
     "sandwich": {"cost", "functional", "sharing", "supernets"},
     "methods": {"errors", "functional", "samplers", "cost", "supernets", "base", "sandwich", "sharing"},
-    "nat": {"base", "cost", "errors", "evaluation", "files", "functional", "sandwich", "sharing", "supernets", "tasks"},
-    "discrete": {"cost", "evaluation", "supernets"},
+    "nat": {
+        "base",
+        "cost",
+        "errors",
+        "evaluation",
+        "files",
+        "fronts",
+        "functional",
+        "sandwich",
+        "sharing",
+        "supernets",
+        "tasks",
+    },
+    "discrete": {"cost", "errors", "evaluation", "files", "fronts", "functional", "supernets", "tasks"},
 }
 # ... and all others everything, except what lies above them.
 TOP = {"__main__", "cli", "picking", "quickstart", "runs"}

@@ -7,10 +7,6 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from .archive import Archive as Archive
     from .evolution import evolve as evolve
-    from .fronts import hypervolume as hypervolume
-    from .fronts import igd_plus as igd_plus
-    from .fronts import non_dominated as non_dominated
-    from .fronts import reference_point as reference_point
     from .marginals import Marginals as Marginals
     from .objectives import Constraint as Constraint
     from .objectives import Objective as Objective
@@ -33,11 +29,7 @@ _WHERE = {
     "diverse_subset": "selection",
     "evolve": "evolution",
     "fit_accuracy": "predictor",
-    "hypervolume": "fronts",
-    "igd_plus": "fronts",
     "largest_gain": "selection",
-    "non_dominated": "fronts",
-    "reference_point": "fronts",
 }
 __all__ = list(_WHERE)
 

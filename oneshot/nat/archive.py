@@ -13,9 +13,8 @@ import numpy as np
 import numpy.typing as npt
 
 from oneshot.files import write_atomically
-from oneshot.supernets.space import IntMatrix, SearchSpace
-
-from .fronts import Floats, non_dominated
+from oneshot.fronts import Floats, non_dominated
+from oneshot.supernets.space import IntMatrix, SearchSpace, check_space, describe_space
 
 SCHEMA_VERSION = 1
 
@@ -125,7 +124,7 @@ class Archive:
         values = [[None if math.isnan(v) else v for v in row] for row in self._values.tolist()]
         return {
             "schema_version": SCHEMA_VERSION,
-            "space": describe(self.space),
+            "space": describe_space(self.space),
             "objectives": list(self.objectives),
             "genes": self._genes.tolist(),
             "values": values,
@@ -184,31 +183,3 @@ def check_canonical(space: SearchSpace, genes: npt.ArrayLike) -> IntMatrix:
             f"and its canonical form {repaired[wrong[0]].tolist()}. Pass space.repair(genes)."
         )
     return rows
-
-
-def describe(space: SearchSpace) -> dict[str, Any]:
-    """Name and choices of a space, JSON-able: what tells whether genes of one are genes of another."""
-    choices = [{"name": c.name, "picks": list(c.picks), "rows": c.rows} for c in space.choices]
-    return {"name": space.name, "choices": choices}
-
-
-def check_space(space: SearchSpace, description: object, what: str) -> None:
-    """Check that something saved with :func:`describe` is of ``space``.
-
-    Raises:
-        ValueError: If it is of another.
-    """
-    ours = describe(space)
-    if description == ours:
-        return
-    theirs = description if isinstance(description, Mapping) else {}
-    if theirs.get("name") != space.name:
-        raise ValueError(
-            f"{what} is of space {theirs.get('name')!r}, not of {space.name!r}. Build the space it was made in, or "
-            "start a new one."
-        )
-    sizes = [(c.get("name"), c.get("rows"), len(c.get("picks", ()))) for c in theirs.get("choices", ())]
-    raise ValueError(
-        f"{what} is of a space {space.name!r} with other choices: (name, rows, picks) were {sizes} and are "
-        f"{[(c.name, c.rows, len(c.picks)) for c in space.choices]}. Build the space with the same arguments."
-    )

@@ -10,10 +10,10 @@ from typing import Any, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
+from oneshot.fronts import Floats, non_dominated
 from oneshot.supernets.space import IntMatrix, SearchSpace
 
 from .archive import check_canonical, keys
-from .fronts import Floats, non_dominated
 
 Evaluate: TypeAlias = Callable[[IntMatrix], Floats]
 

@@ -7,9 +7,8 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from oneshot.fronts import Floats
 from oneshot.supernets.space import RNG, IntMatrix, SearchSpace
-
-from .fronts import Floats
 
 
 @dataclass(frozen=True)

@@ -12,10 +12,10 @@ import numpy.typing as npt
 from oneshot.cost.few_shot import TransferredCost
 from oneshot.cost.model import CostModel
 from oneshot.cost.predictors import Predictor
+from oneshot.fronts import Floats
 from oneshot.supernets.space import IntMatrix, SearchSpace
 
 from .evolution import minimise
-from .fronts import Floats
 
 ERROR = "error"  # the one objective that is measured
 SAMPLES = 1000  # architectures looked at before a constraint is searched for

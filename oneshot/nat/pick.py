@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from .fronts import Floats
+from oneshot.fronts import Floats
 
 
 def at_most(names: Sequence[str], values: Floats, bounds: Mapping[str, float], *, minimise: str | None = None) -> int:

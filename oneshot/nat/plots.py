@@ -10,9 +10,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from oneshot.fronts import Floats
 from oneshot.supernets.space import SubnetConfig
-
-from .fronts import Floats
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

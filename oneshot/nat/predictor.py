@@ -9,9 +9,9 @@ from typing import Literal
 import numpy as np
 import numpy.typing as npt
 
+from oneshot.fronts import Floats
 from oneshot.supernets.space import IntMatrix, SearchSpace
 
-from .fronts import Floats
 from .surrogates import CHUNK, KINDS, SAMPLES, Kind, Surrogate, fit
 
 FOLDS = 5

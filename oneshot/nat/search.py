@@ -13,11 +13,11 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from oneshot.fronts import Floats, hypervolume, non_dominated, reference_point
 from oneshot.supernets.space import IntMatrix, SearchSpace
 
 from .archive import Archive, check_canonical, keys
 from .evolution import MOST_ENUMERATED, check_population, enumerate_space, evolve, minimise
-from .fronts import Floats, hypervolume, non_dominated, reference_point
 from .objectives import ERROR, Constraint, Objective, check_feasible, excesses
 from .predictor import AccuracyPredictor, fit_accuracy
 from .selection import largest_gain, spread_sample

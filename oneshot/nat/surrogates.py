@@ -14,9 +14,8 @@ import numpy as np
 import numpy.typing as npt
 
 from oneshot.cost.predictors import one_hot
+from oneshot.fronts import Floats
 from oneshot.supernets.space import IntMatrix, SearchSpace
-
-from .fronts import Floats
 
 Array: TypeAlias = npt.NDArray[np.floating[Any]]
 Kind = Literal["rbf", "gp", "boosting", "mlp", "ridge"]

@@ -5,7 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from oneshot.nat import evolve, non_dominated
+from oneshot.fronts import non_dominated
+from oneshot.nat import evolve
 from oneshot.nat.evolution import check_population, crossover, enumerate_space, mutate
 from oneshot.supernets import (
     Choice,

@@ -9,7 +9,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from oneshot.nat import Constraint, Objective, ParetoSearch, hypervolume, non_dominated
+from oneshot.fronts import hypervolume, non_dominated
+from oneshot.nat import Constraint, Objective, ParetoSearch
 from oneshot.supernets import Choice, DARTSSpace, SearchSpace, darts_space
 
 SPACE = SearchSpace("toy", (Choice("layer", ("a", "b", "c", "d"), rows=8),))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from oneshot.nat import hypervolume, igd_plus, non_dominated, reference_point
+from oneshot.fronts import hypervolume, igd_plus, non_dominated, reference_point
 
 RNG = np.random.default_rng(0)
 
