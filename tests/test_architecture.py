@@ -22,6 +22,7 @@ ALLOWED = {
     "guard": {"errors", "supernets"},
     "tasks": {"supernets"},
     "resume": {"guard"},
+    "cluster": {"errors"},
     "fronts": set(),
     "evaluation": {"errors", "supernets", "tasks"},
     "base": {"errors", "functional", "guard", "resume", "samplers", "cost", "supernets", "tasks"},
@@ -41,7 +42,7 @@ ALLOWED = {
         "supernets",
         "tasks",
     },
-    "discrete": {"cost", "errors", "evaluation", "files", "fronts", "functional", "supernets", "tasks"},
+    "discrete": {"cluster", "cost", "errors", "evaluation", "files", "fronts", "functional", "supernets", "tasks"},
 }
 # ... and all others everything, except what lies above them.
 TOP = {"__main__", "cli", "picking", "quickstart", "runs"}

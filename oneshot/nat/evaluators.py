@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import json
-import logging
 import math
-import socket
 import zlib
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Sequence
@@ -16,7 +14,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from oneshot.errors import missing_extra
+from oneshot.cluster import connect
 from oneshot.evaluation import recalibrated
 from oneshot.supernets.base import Supernet
 from oneshot.supernets.elastic import resized
@@ -210,7 +208,7 @@ class RayEvaluator(Evaluator):
         if workers < 1 or retries < 0:
             raise ValueError(f"workers is at least 1 and retries at least 0; got {workers} and {retries}.")
         self.local, self.workers, self.cpus, self.gpus, self.retries = local, workers, cpus, gpus, retries
-        self._ray = _connect(address, workers * cpus)
+        self._ray = connect(address, workers * cpus, "Evaluating on a cluster")
 
     def evaluate(self, configs: Sequence[SubnetConfig], done: Done | None = None) -> list[float]:
         ray = self._ray
@@ -250,41 +248,3 @@ class _Worker:
 
     def error(self, config: SubnetConfig) -> float:
         return self.evaluator.evaluate([config])[0]
-
-
-def _connect(address: str | None, cpus: float) -> Any:
-    try:
-        import ray
-    except ImportError as error:
-        raise missing_extra("ray", "ray", "Evaluating on a cluster") from error
-    if not ray.is_initialized():
-        _look_for(address)
-        options: dict[str, Any] = {"num_cpus": math.ceil(cpus)} if address == "local" else {}
-        try:
-            ray.init(
-                address=address, include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR, **options
-            )
-        except (ConnectionError, ValueError, RuntimeError) as error:
-            raise _no_cluster(address, error) from error
-    return ray
-
-
-def _look_for(address: str | None) -> None:
-    """Ray waits for minutes for a cluster that is not there; a closed port is seen at once.
-
-    Raises:
-        ConnectionError: If nothing answers at ``host:port``.
-    """
-    host, _, port = (address or "").removeprefix("ray://").rpartition(":")
-    if not host or not port.isdecimal():
-        return
-    try:
-        socket.create_connection((host, int(port)), timeout=10).close()
-    except OSError as error:
-        raise _no_cluster(address, error) from error
-
-
-def _no_cluster(address: str | None, error: Exception) -> ConnectionError:
-    return ConnectionError(
-        f"There is no Ray cluster at {address!r}: {error} Start one with 'ray start --head', or pass address='local'."
-    )

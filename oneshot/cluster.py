@@ -1,0 +1,59 @@
+"""Ray clusters: connecting to one, and saying at once where there is none."""
+
+from __future__ import annotations
+
+import logging
+import math
+import socket
+from typing import Any
+
+from .errors import missing_extra
+
+
+def connect(address: str | None, cpus: float, what: str) -> Any:
+    """The ``ray`` module, connected.
+
+    Args:
+        address: Of the cluster, see ``ray.init``; ``"local"`` starts one on this machine, None uses what runs.
+        cpus: Cores of a cluster that is started here.
+        what: Needs Ray, for the message where it is not installed.
+
+    Raises:
+        MissingExtraError: If Ray is not installed.
+        ConnectionError: If the cluster is not there.
+    """
+    try:
+        import ray
+    except ImportError as error:
+        raise missing_extra("ray", "ray", what) from error
+    if not ray.is_initialized():
+        _look_for(address)
+        options: dict[str, Any] = {"num_cpus": math.ceil(cpus)} if address == "local" else {}
+        try:
+            ray.init(
+                address=address, include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR, **options
+            )
+        except (ConnectionError, ValueError, RuntimeError) as error:
+            raise _no_cluster(address, error) from error
+    return ray
+
+
+def _look_for(address: str | None) -> None:
+    """Ray waits for minutes for a cluster that is not there; a closed port is seen at once.
+
+    Raises:
+        ConnectionError: If nothing answers at ``host:port``.
+    """
+    host, _, port = (address or "").removeprefix("ray://").rpartition(":")
+    if not host or not port.isdecimal():
+        return
+    try:
+        socket.create_connection((host, int(port)), timeout=10).close()
+    except OSError as error:
+        raise _no_cluster(address, error) from error
+
+
+def _no_cluster(address: str | None, error: Exception) -> ConnectionError:
+    return ConnectionError(
+        f"There is no Ray cluster at {address!r}: {error} Start one with 'ray start --head', or pass address='local'."
+    )

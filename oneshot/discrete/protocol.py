@@ -1,0 +1,312 @@
+"""Ask and tell: what a strategy proposes, what an evaluation answers, and everything strategies have in common.
+
+An architecture is a ``SubnetConfig``, never a network: small, hashable, JSON. A strategy is a function of its arguments,
+its seed, and the order in which it was asked and told; that history is its state, and following it again restores it.
+"""
+
+from __future__ import annotations
+
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, ClassVar, TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+
+from oneshot.supernets.space import IntMatrix, SearchSpace, SubnetConfig, check_space, describe_space
+
+SCHEMA_VERSION = 1
+TRIES = 50  # draws that may repeat what was proposed, before a random architecture takes their place
+MOST_LISTED = 100_000  # spellings of a space that are listed to find what is left of it
+
+Scalar: TypeAlias = Callable[[Sequence[float]], float]
+Genes: TypeAlias = npt.NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class Proposal:
+    """An evaluation that a strategy asks for.
+
+    Args:
+        number: Counts the proposals of a study, from 0.
+        config: The architecture.
+        parent: Number of the evaluation whose weights this one begins with.
+        trace: How the network is made from its parent's, JSON-able; see ``oneshot.discrete.morphism``.
+        fidelity: How thorough the evaluation is, in the units of the evaluator (epochs in all); None is its full one.
+        trained: Fidelity at which the weights it begins with were trained; 0 for none.
+    """
+
+    number: int
+    config: SubnetConfig
+    parent: int | None = None
+    trace: tuple[Mapping[str, Any], ...] = ()
+    fidelity: float | None = None
+    trained: float = 0.0
+
+    def to_dict(self) -> dict[str, Any]:
+        """A JSON-able dictionary."""
+        data: dict[str, Any] = {"number": self.number, "config": self.config.to_dict()}
+        if self.parent is not None:
+            data["parent"] = self.parent
+        if self.trace:
+            data["trace"] = [dict(step) for step in self.trace]
+        if self.fidelity is not None:
+            data["fidelity"] = self.fidelity
+        if self.trained:
+            data["trained"] = self.trained
+        return data
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> Proposal:
+        """Inverse of :meth:`to_dict`."""
+        rest = {key: data[key] for key in ("parent", "fidelity", "trained") if key in data}
+        return cls(data["number"], SubnetConfig.from_dict(data["config"]), trace=tuple(data.get("trace", ())), **rest)
+
+
+@dataclass(frozen=True)
+class Result:
+    """The answer to a proposal.
+
+    Args:
+        number: Of the proposal.
+        values: Objectives, all minimised, ``[M]``; None if the evaluation failed.
+        metrics: What was measured, by name and as it was measured.
+        failure: Why the evaluation failed.
+        seconds: How long it took.
+    """
+
+    number: int
+    values: tuple[float, ...] | None
+    metrics: Mapping[str, float] = field(default_factory=dict)
+    failure: str | None = None
+    seconds: float = 0.0
+
+
+class SearchStrategy(ABC):
+    """Proposes architectures and learns from results, in any order and with any number of them in flight.
+
+    A strategy fills in :meth:`_propose` and, if it learns, :meth:`_learn`. Architectures are canonical, and nothing is
+    proposed twice unless a strategy says so (``repeats``): what is pending or has failed counts, too.
+
+    Args:
+        space: Where to search.
+        seed: Of all random choices.
+        scalar: What strategies of one objective minimise, given all values; the first one by default.
+
+    Example:
+        >>> from oneshot.discrete import RandomSearch
+        >>> from oneshot.supernets import Choice
+        >>> strategy = RandomSearch(SearchSpace("toy", (Choice("layer", ("a", "b"), rows=3),)))
+        >>> first, second = strategy.ask(2)
+        >>> strategy.tell(Result(second.number, (0.5,)))
+        >>> strategy.best.config == second.config
+        True
+    """
+
+    repeats: ClassVar[bool] = False  # whether an architecture may be proposed again
+
+    def __init__(self, space: SearchSpace, *, seed: int = 0, scalar: Scalar | None = None) -> None:
+        self.space, self.seed, self.scalar = space, seed, scalar or first_objective
+        self.rng = np.random.default_rng(seed)
+        self.pending: dict[int, Proposal] = {}
+        self.observed: dict[int, tuple[Proposal, Result]] = {}
+        self._history: list[dict[str, Any]] = []
+        self._proposed: set[bytes] = set()
+        self._next = 0
+
+    # What strategies fill in.
+
+    @abstractmethod
+    def _propose(self) -> Proposal | None:
+        """The next proposal, made by :meth:`_new`; None to wait for results, or because there is nothing left."""
+
+    def _learn(self, proposal: Proposal, result: Result) -> None:  # noqa: B027  # not all strategies learn
+        """Take a result in; :meth:`loss` says what it is worth."""
+
+    # What users call.
+
+    def ask(self, n: int = 1) -> list[Proposal]:
+        """Up to ``n`` proposals.
+
+        Fewer, or none, if the strategy waits for results of pending ones; with none pending, it is at its end.
+
+        Raises:
+            ValueError: If ``n`` is below 1.
+        """
+        if n < 1:
+            raise ValueError(f"A strategy is asked for at least one proposal; got n={n}.")
+        proposals: list[Proposal] = []
+        while len(proposals) < n and (proposal := self._propose()) is not None:
+            self.pending[proposal.number] = proposal
+            self._history.append({"ask": proposal.number})
+            proposals.append(proposal)
+        return proposals
+
+    def tell(self, result: Result) -> None:
+        """Take the result of a pending proposal.
+
+        Raises:
+            ValueError: If nothing of that number is pending, or a value is not finite.
+        """
+        if result.number not in self.pending:
+            what = "was told already" if result.number in self.observed else "was never asked for"
+            raise ValueError(f"A result answers a pending proposal; number {result.number} {what}.")
+        if result.values is not None and not all(map(math.isfinite, result.values)):
+            raise ValueError(
+                f"Values of a result are finite; number {result.number} has {result.values}. An evaluation that failed "
+                "has values=None."
+            )
+        proposal = self.pending.pop(result.number)
+        self.observed[result.number] = proposal, result
+        self._history.append({"tell": result.number, "values": result.values, "failure": result.failure})
+        self._learn(proposal, result)
+
+    def loss(self, result: Result) -> float:
+        """What a result is worth to a strategy of one objective; smaller is better, infinity if it failed."""
+        return math.inf if result.values is None else float(self.scalar(result.values))
+
+    @property
+    def best(self) -> Proposal:
+        """The proposal of least loss so far.
+
+        Raises:
+            RuntimeError: If no evaluation has succeeded.
+        """
+        done = [(self.loss(result), number) for number, (_, result) in self.observed.items() if result.values]
+        if not done:
+            raise RuntimeError("No evaluation has succeeded yet, so there is no best architecture.")
+        return self.observed[min(done)[1]][0]
+
+    # State.
+
+    def state_dict(self) -> dict[str, Any]:
+        """What a strategy of the same arguments is restored from, JSON-able."""
+        return {
+            "schema_version": SCHEMA_VERSION,
+            "strategy": type(self).__name__,
+            "space": describe_space(self.space),
+            "seed": self.seed,
+            "history": list(self._history),
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Follow the history of another strategy, on one that was not asked yet.
+
+        Raises:
+            ValueError: If the state is of another strategy, space or seed.
+            RuntimeError: If this one was asked already.
+        """
+        if self._history:
+            raise RuntimeError("A state is loaded into a new strategy; this one was asked already.")
+        for what, ours, theirs in (
+            ("schema_version", SCHEMA_VERSION, state["schema_version"]),
+            ("strategy", type(self).__name__, state["strategy"]),
+            ("seed", self.seed, state["seed"]),
+        ):
+            if ours != theirs:
+                raise ValueError(
+                    f"This strategy has the {what} {ours!r}, the saved one {theirs!r}. Build it with the same arguments."
+                )
+        check_space(self.space, state["space"], "This state")
+        for event in state["history"]:
+            if "ask" in event:
+                self.ask()
+            else:
+                values = None if event["values"] is None else tuple(event["values"])
+                self.tell(Result(event["tell"], values, failure=event["failure"]))
+
+    # What strategies build upon.
+
+    def _new(self, genes: npt.ArrayLike, **details: Any) -> Proposal:
+        """A proposal of canonical genes ``[G]``."""
+        row = np.asarray(genes, dtype=np.int64)
+        self._proposed.add(row.tobytes())
+        return self._number(self.space._config(row), **details)
+
+    def _number(self, config: SubnetConfig, **details: Any) -> Proposal:
+        proposal = Proposal(self._next, config, **details)
+        self._next += 1
+        return proposal
+
+    def _genes(self, proposal: Proposal) -> Genes:
+        return self.space._genes(proposal.config)
+
+    def _is_new(self, genes: Genes) -> bool:
+        return genes.tobytes() not in self._proposed
+
+    def _random(self) -> Genes:
+        """Any architecture, canonical."""
+        return np.asarray(self.space._repair(self.space.sample_matrix(1, self.rng))[0])
+
+    def _mutated(self, genes: Genes, mutations: int = 1) -> Genes:
+        """One or more mutations on, canonical; they may lead back."""
+        for _ in range(mutations):
+            genes = self.space._mutate(genes, self.rng)
+        return np.asarray(self.space._repair(np.array(genes[None]))[0])
+
+    def _crossed(self, first: Genes, second: Genes) -> Genes:
+        """Uniform crossover, canonical."""
+        child = first.copy()
+        for group in self.space._linkage():
+            if self.rng.random() < 0.5:
+                child[group] = second[group]
+        return np.asarray(self.space._repair(child[None])[0])
+
+    def _fresh(self, draw: Callable[[], Genes]) -> Genes | None:
+        """What ``draw`` yields, if it is new; a random new one if it keeps repeating; None if nothing is left."""
+        for _ in range(TRIES):
+            if self._is_new(genes := draw()):
+                return genes
+        for _ in range(TRIES):
+            if self._is_new(genes := self._random()):
+                return genes
+        left = [genes for genes in self._listed() if self._is_new(genes)]
+        return left[self.rng.integers(len(left))] if left else None
+
+    def _listed(self) -> IntMatrix:
+        """All canonical architectures of a small space; of a large one, none."""
+        if math.prod(self.space.gene_sizes) > MOST_LISTED:
+            return np.empty((0, self.space.num_genes), dtype=np.int64)
+        return listed(self.space)
+
+
+def listed(space: SearchSpace) -> IntMatrix:
+    """All canonical architectures, ``[N, G]``, in lexicographic order.
+
+    Raises:
+        ValueError: If the space has more than ``MOST_LISTED`` spellings.
+    """
+    if math.prod(space.gene_sizes) > MOST_LISTED:
+        raise ValueError(
+            f"Spaces of up to {MOST_LISTED:,} architectures are listed; {space.name!r} has {space.size:,}. Draw random "
+            "ones."
+        )
+    return np.unique(space.repair(np.array(list(np.ndindex(*space.gene_sizes)))), axis=0)
+
+
+def neighbours(space: SearchSpace, genes: Genes) -> IntMatrix:
+    """All architectures one gene away, canonical, without ``genes`` and without repetition: ``[G] -> [N, G]``."""
+    rows = [
+        np.concatenate([genes[:g], [pick], genes[g + 1 :]])
+        for g, size in enumerate(space.gene_sizes)
+        for pick in range(size)
+        if pick != genes[g]
+    ]
+    found = space.repair(np.array(rows, dtype=np.int64).reshape(-1, space.num_genes))
+    found = found[(found != genes).any(1)]
+    _, first = np.unique(found, axis=0, return_index=True)
+    return found[np.sort(first)]
+
+
+def first_objective(values: Sequence[float]) -> float:
+    """The default of strategies that minimise one objective."""
+    return values[0]
+
+
+def successful(observed: Mapping[int, tuple[Proposal, Result]]) -> Iterator[tuple[Proposal, Sequence[float]]]:
+    """Proposals whose evaluation succeeded, with their values, in the order in which they were told."""
+    for proposal, result in observed.values():
+        if result.values is not None:
+            yield proposal, result.values

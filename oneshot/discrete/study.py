@@ -1,0 +1,423 @@
+"""Studies: a strategy and an evaluator, a budget, and a log from which a killed study goes on."""
+
+from __future__ import annotations
+
+import math
+import sys
+import time
+from collections import deque
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+from oneshot.fronts import Floats, non_dominated
+from oneshot.supernets.space import SubnetConfig, check_space, describe_space
+
+from .log import EventLog
+from .protocol import Proposal, Result, SearchStrategy
+from .workers import Answer, Evaluator, InProcess, Pool, Processes, RayPool
+
+SCHEMA_VERSION = 1
+LOG = "log.jsonl"
+REPEATS = 1000  # answers from the log in a row, after which a strategy has converged
+
+Direction = Literal["min", "max"]
+
+
+@dataclass(frozen=True)
+class Objective:
+    """A metric and which way it should go.
+
+    Args:
+        metric: Its name, as evaluators give it.
+        direction: ``"min"`` or ``"max"``.
+
+    Raises:
+        ValueError: If the direction is another.
+
+    Example:
+        >>> Objective.parse("max accuracy")
+        Objective(metric='accuracy', direction='max')
+    """
+
+    metric: str
+    direction: Direction = "min"
+
+    def __post_init__(self) -> None:
+        if self.direction not in ("min", "max"):
+            raise ValueError(
+                f"The direction of an objective is 'min' or 'max'; {self.metric!r} has {self.direction!r}."
+            )
+
+    @classmethod
+    def parse(cls, text: str) -> Objective:
+        """Read ``"max accuracy"`` or ``"min latency"``.
+
+        Raises:
+            ValueError: If the text is not a direction and a metric.
+        """
+        direction, _, metric = text.strip().partition(" ")
+        if direction not in ("min", "max") or not metric.strip():
+            raise ValueError(f"An objective reads 'max accuracy' or 'min latency'; got {text!r}.")
+        return cls(metric.strip(), "min" if direction == "min" else "max")
+
+    def __str__(self) -> str:
+        return f"{self.direction} {self.metric}"
+
+    def value(self, metrics: Mapping[str, float]) -> float:
+        """What is minimised."""
+        return metrics[self.metric] if self.direction == "min" else -metrics[self.metric]
+
+
+@dataclass(frozen=True)
+class Record:
+    """An evaluation that is finished.
+
+    Args:
+        proposal: What was evaluated.
+        result: What came of it.
+        at: Seconds of the study when it was finished, stops not counted.
+        repeated: Whether it was answered from the log.
+    """
+
+    proposal: Proposal
+    result: Result
+    at: float
+    repeated: bool
+
+
+class Study:
+    """Runs a strategy until its budget is used up, and writes down everything that happens.
+
+    With a folder, ``log.jsonl`` there is the study: constructed again with the same arguments, it follows the log and
+    goes on. Evaluations that were in flight when it was killed begin again; nothing finished is evaluated twice. An
+    architecture that was evaluated already, with the same fidelity, weights and trace, is answered from the log; that
+    costs nothing of the budget.
+
+    Evaluations that raise, return NaN, take too long or lose their process are tried again, and then recorded as
+    failures, which the strategy is told.
+
+    Args:
+        strategy: What proposes; a new one, even where the study goes on.
+        evaluator: What answers.
+        objectives: Such as ``["max accuracy", "min latency"]``; strategies of one objective minimise the first.
+        folder: Where the log is; None keeps it in memory.
+        evaluations: Budget; failures count, repetitions do not.
+        hours: Budget of time, over all sessions together; evaluations in flight are finished.
+        workers: Evaluations at a time: 0 in this process, else so many processes beside it, or on the cluster.
+        ray: Address of a Ray cluster (``"local"`` starts one) instead of processes.
+        timeout: Seconds for one evaluation.
+        retries: How often a failed evaluation is tried again.
+        progress: Show a bar: on a terminal (None), always, or never.
+
+    Raises:
+        ValueError: If an objective is none of the evaluator's, there is no budget, or the log is of another study.
+
+    Example:
+        >>> from oneshot.discrete import RandomSearch, TabularEvaluator
+        >>> from oneshot.supernets import Choice, SearchSpace
+        >>> space = SearchSpace("toy", (Choice("layer", ("a", "b"), rows=3),))
+        >>> genes = np.array(list(np.ndindex(2, 2, 2)))
+        >>> table = TabularEvaluator(space, genes, {"error": genes.sum(1)})
+        >>> study = Study(RandomSearch(space), table, ["min error"], evaluations=8).run()
+        >>> study.best.result.metrics["error"]
+        0.0
+    """
+
+    def __init__(
+        self,
+        strategy: SearchStrategy,
+        evaluator: Evaluator,
+        objectives: Sequence[str | Objective],
+        *,
+        folder: str | Path | None = None,
+        evaluations: int | None = None,
+        hours: float | None = None,
+        workers: int = 0,
+        ray: str | None = None,
+        timeout: float | None = None,
+        retries: int = 1,
+        progress: bool | None = None,
+    ) -> None:
+        self.strategy, self.evaluator = strategy, evaluator
+        self.objectives = tuple(o if isinstance(o, Objective) else Objective.parse(o) for o in objectives)
+        self.evaluations, self.hours = evaluations, hours
+        self.workers, self.ray, self.timeout, self.retries = workers, ray, timeout, retries
+        self.progress = sys.stderr.isatty() if progress is None else progress
+        self._check()
+        self.records: list[Record] = []
+        self._answered: dict[tuple[Any, ...], Result] = {}
+        self._tries: dict[int, int] = {}
+        self._queue: deque[Proposal] = deque()  # asked for before the study was stopped
+        self._elapsed, self._spent = 0.0, 0  # seconds of earlier sessions, evaluations
+        self.log = EventLog(None if folder is None else Path(folder) / LOG)
+        self._replay()
+
+    def _check(self) -> None:
+        names = [objective.metric for objective in self.objectives]
+        if not names or len(set(names)) != len(names):
+            raise ValueError(f"A study has objectives of different metrics, at least one; got {names}.")
+        if unknown := [name for name in names if name not in self.evaluator.metrics]:
+            raise ValueError(
+                f"Objectives are metrics of the evaluator, which are {', '.join(self.evaluator.metrics)}; got "
+                f"{', '.join(unknown)}."
+            )
+        if self.evaluations is None and self.hours is None:
+            raise ValueError("A study ends by a budget: evaluations=100, or hours=8.")
+        for what, value in (("evaluations", self.evaluations), ("hours", self.hours), ("timeout", self.timeout)):
+            if value is not None and not value > 0:
+                raise ValueError(f"{what} is above 0; got {value}.")
+        if self.workers < 0 or self.retries < 0:
+            raise ValueError(f"workers and retries are at least 0; got {self.workers} and {self.retries}.")
+        if self.workers == 0 and (self.timeout is not None or self.ray is not None):
+            raise ValueError(
+                "Nothing stops an evaluation in the process of the study, and a cluster needs to know how many run at "
+                "a time. With timeout or ray, say workers=1 or more."
+            )
+
+    # The log.
+
+    def _header(self) -> dict[str, Any]:
+        return {
+            "event": "study",
+            "schema_version": SCHEMA_VERSION,
+            "strategy": type(self.strategy).__name__,
+            "seed": self.strategy.seed,
+            "space": describe_space(self.strategy.space),
+            "objectives": [str(objective) for objective in self.objectives],
+        }
+
+    def _replay(self) -> None:
+        events = iter(self.log.events)
+        header = next(events, None)
+        if header is None:
+            return
+        where = self.log.path
+        ours = self._header()
+        if header.get("event") != "study" or header.get("schema_version") != SCHEMA_VERSION:
+            raise ValueError(f"{where} begins with no study of schema version {SCHEMA_VERSION}. Choose a new folder.")
+        check_space(self.strategy.space, header["space"], f"The log {where}")
+        for key in ("strategy", "seed", "objectives"):
+            if header[key] != ours[key]:
+                raise ValueError(
+                    f"The log {where} is of a study with {key} {header[key]!r}, this one has {ours[key]!r}. Go on with "
+                    "the same, or choose a new folder."
+                )
+        for event in events:
+            self._follow(event)
+        self._queue.extend(self.strategy.pending.values())
+
+    def _follow(self, event: Mapping[str, Any]) -> None:
+        self._elapsed = event["at"]
+        if event["event"] == "retry":
+            self._tries[event["number"]] = self._tries.get(event["number"], 0) + 1
+        elif event["event"] == "ask":
+            logged = Proposal.from_dict(event)
+            asked = self.strategy.ask()
+            if asked != [logged]:
+                raise ValueError(
+                    f"The strategy does not propose again what is in the log {self.log.path}, from number "
+                    f"{logged.number} on: it has other arguments, or another version wrote the log. Go on with the "
+                    "same, or choose a new folder."
+                )
+        else:
+            metrics = event["metrics"]
+            values = None if metrics is None else self._values(metrics)
+            result = Result(event["number"], values, metrics or {}, event["failure"], event["seconds"])
+            self._record(result, event["at"], event["repeated"])
+
+    # Running.
+
+    def run(self) -> Study:
+        """Go on until the budget is used up, or the strategy has nothing left.
+
+        Returns:
+            The study itself.
+
+        Raises:
+            ConnectionError: If the cluster went away; the same study goes on when it is constructed again.
+        """
+        self._start = time.monotonic() - self._elapsed
+        if not self.log.events:
+            self.log.append(self._header())
+        if not self._wanted():
+            return self
+        pool = self._pool()
+        try:
+            with self._bar() as show:
+                self._loop(pool, show)
+        finally:
+            pool.close()
+        return self
+
+    def _pool(self) -> Pool:
+        if self.ray is not None:
+            return RayPool(self.evaluator, self.workers, address=self.ray, timeout=self.timeout)
+        if self.workers:
+            return Processes(self.evaluator, self.workers, self.timeout)
+        return InProcess(self.evaluator)
+
+    def _loop(self, pool: Pool, show: Callable[[int], None]) -> None:
+        running: dict[int, Proposal] = {}
+        repeats = 0
+        while True:
+            while len(running) < pool.size and self._wanted(len(running)) and repeats < REPEATS:
+                proposal = self._next()
+                if proposal is None:
+                    break
+                if (known := self._answered.get(_key(proposal))) is not None:
+                    repeats += 1
+                    self._tell(proposal, Answer(proposal.number, known.metrics, known.failure, 0.0), repeated=True)
+                    continue
+                repeats = 0
+                running[proposal.number] = proposal
+                show(len(running))
+                pool.submit(proposal)
+            if not running:
+                return
+            for answer in pool.wait():
+                proposal = running.pop(answer.number)
+                failure = answer.failure or self._missing(answer.metrics or {})
+                if failure is not None and self._tries.get(answer.number, 0) < self.retries:
+                    self._tries[answer.number] = self._tries.get(answer.number, 0) + 1
+                    self.log.append({"event": "retry", "number": answer.number, "failure": failure, "at": self._at()})
+                    self._queue.append(proposal)
+                else:
+                    self._tell(proposal, Answer(answer.number, answer.metrics, failure, answer.seconds))
+                show(len(running))
+
+    def _wanted(self, running: int = 0) -> bool:
+        """Whether the budget has room for one more."""
+        if self.hours is not None and self._at() >= 3600 * self.hours:
+            return False
+        return self.evaluations is None or self._spent + running < self.evaluations
+
+    def _next(self) -> Proposal | None:
+        if self._queue:
+            return self._queue.popleft()
+        proposals = self.strategy.ask()
+        for proposal in proposals:
+            self.log.append({"event": "ask", **proposal.to_dict(), "at": self._at()})
+        return proposals[0] if proposals else None
+
+    def _missing(self, metrics: Mapping[str, float]) -> str | None:
+        """What is wrong with the metrics of an evaluation that did not raise."""
+        for objective in self.objectives:
+            if objective.metric not in metrics:
+                return f"the evaluator gave no {objective.metric}"
+            if not math.isfinite(metrics[objective.metric]):
+                return f"{objective.metric} is {metrics[objective.metric]}"
+        return None
+
+    def _values(self, metrics: Mapping[str, float]) -> tuple[float, ...]:
+        return tuple(objective.value(metrics) for objective in self.objectives)
+
+    def _tell(self, proposal: Proposal, answer: Answer, *, repeated: bool = False) -> None:
+        metrics = None if answer.failure is not None else dict(answer.metrics or {})
+        event = {
+            "event": "tell",
+            "number": proposal.number,
+            "metrics": metrics,
+            "failure": answer.failure,
+            "seconds": answer.seconds,
+            "repeated": repeated,
+            "at": self._at(),
+        }
+        self.log.append(event)
+        values = None if metrics is None else self._values(metrics)
+        result = Result(proposal.number, values, metrics or {}, answer.failure, answer.seconds)
+        self._record(result, event["at"], repeated)
+
+    def _record(self, result: Result, at: float, repeated: bool) -> None:
+        proposal = self.strategy.pending[result.number]
+        self.records.append(Record(proposal, result, at, repeated))
+        self._spent += not repeated
+        self._answered.setdefault(_key(proposal), result)
+        self.strategy.tell(result)
+
+    def _at(self) -> float:
+        return time.monotonic() - self._start
+
+    # Results.
+
+    @property
+    def evaluated(self) -> list[Record]:
+        """What counts: every evaluation once, in the order in which they were finished."""
+        return [record for record in self.records if not record.repeated]
+
+    @property
+    def best(self) -> Record:
+        """The evaluation with the least first objective.
+
+        Raises:
+            RuntimeError: If none has succeeded.
+        """
+        done = [record for record in self.records if record.result.values is not None]
+        if not done:
+            failures = {record.result.failure for record in self.records}
+            raise RuntimeError(f"No evaluation has succeeded yet; failures: {'; '.join(map(str, failures)) or 'none'}.")
+        return min(done, key=lambda record: record.result.values[0])  # type: ignore[index]  # None is left out
+
+    def front(self) -> list[Record]:
+        """The evaluations that no other dominates, by the first objective; of equal ones, the first."""
+        done = [record for record in self.evaluated if record.result.values is not None]
+        values: Floats = np.array([record.result.values for record in done]).reshape(-1, len(self.objectives))
+        rows = np.flatnonzero(non_dominated(values))
+        _, first = np.unique(values[rows], axis=0, return_index=True)
+        return [done[row] for row in rows[first]]
+
+    def trajectory(self) -> Floats:
+        """The least first objective after every evaluation, ``[evaluations]``; infinite until one succeeds."""
+        values = [math.inf if r.result.values is None else r.result.values[0] for r in self.evaluated]
+        return np.minimum.accumulate(np.array(values, dtype=np.float64))
+
+    def _bar(self) -> Any:
+        if not self.progress:
+            return nullcontext(lambda running: None)
+        return _Bar(self)
+
+
+class _Bar:
+    """Best so far, size of the front, evaluations in flight."""
+
+    def __init__(self, study: Study) -> None:
+        columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+        self._study = study
+        self._progress = Progress(*columns, console=Console(stderr=True), transient=False)
+        self._task = self._progress.add_task("", total=study.evaluations)
+
+    def __enter__(self) -> Callable[[int], None]:
+        self._progress.start()
+        return self._show
+
+    def __exit__(self, *error: object) -> None:
+        self._progress.stop()
+
+    def _show(self, running: int) -> None:
+        study, text = self._study, [f"{running} running"]
+        failed = sum(record.result.values is None for record in study.evaluated)
+        if len(study.evaluated) > failed:
+            name = study.objectives[0].metric
+            text.insert(0, f"best {name} {study.best.result.metrics[name]:.5g}")
+            if len(study.objectives) > 1:
+                text.append(f"front of {len(study.front())}")
+        if failed:
+            text.append(f"{failed} failed")
+        self._progress.update(self._task, description=", ".join(text), completed=len(study.evaluated))
+
+
+def _key(proposal: Proposal) -> tuple[Any, ...]:
+    """Evaluations of the same key have the same answer."""
+    trace = tuple(repr(sorted(step.items())) for step in proposal.trace)
+    return proposal.config, proposal.fidelity, proposal.parent, proposal.trained, trace
+
+
+def configs(records: Sequence[Record]) -> list[SubnetConfig]:
+    """The architectures of records."""
+    return [record.proposal.config for record in records]

@@ -1,0 +1,294 @@
+"""Evaluation by table: networks that somebody has trained already.
+
+Published benchmarks have loaders: NAS-Bench-201 and NATS-Bench, NAS-Bench-Macro, and any CSV file with one line for each
+architecture. What a table holds are often *test* accuracies: a search that looks them up is scored on what it optimises.
+"""
+
+from __future__ import annotations
+
+import csv
+import gzip
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+
+from oneshot.cost.predictors import one_hot
+from oneshot.supernets.nasbench201 import NASBench201Space
+from oneshot.supernets.nasbenchmacro import DEPTHS, NASBenchMacroSpace
+from oneshot.supernets.space import Choice, IntMatrix, SearchSpace, SubnetConfig
+
+from .protocol import Proposal, listed
+
+Row: TypeAlias = Mapping[str, str]
+Column: TypeAlias = str | Callable[[Row], float]
+
+
+class TabularEvaluator:
+    """Metrics of architectures that are in a table.
+
+    Args:
+        space: The space of the architectures.
+        genes: Canonical, distinct, ``[N, G]``.
+        metrics: ``{name: [N]}``.
+        fidelities: ``{fidelity: {name: [N]}}``, metrics of shorter trainings; those without a fidelity are the full ones.
+
+    Raises:
+        ValueError: If architectures are repeated or not canonical, or a column has another length or no numbers.
+
+    Example:
+        >>> from oneshot.supernets import Choice
+        >>> space = SearchSpace("toy", (Choice("layer", ("a", "b")),))
+        >>> table = TabularEvaluator(space, [[0], [1]], {"accuracy": [90.0, 95.0]})
+        >>> table(Proposal(0, SubnetConfig("toy", {"layer": ["b"]})))
+        {'accuracy': 95.0}
+    """
+
+    def __init__(
+        self,
+        space: SearchSpace,
+        genes: npt.ArrayLike,
+        metrics: Mapping[str, npt.ArrayLike],
+        *,
+        fidelities: Mapping[float, Mapping[str, npt.ArrayLike]] | None = None,
+    ) -> None:
+        self.space, self.genes = space, space.check_genes(genes).astype(np.int64)
+        wrong = np.flatnonzero((space.repair(self.genes) != self.genes).any(1))
+        if len(wrong):
+            raise ValueError(
+                f"Architectures of a table are canonical; row {wrong[0]} is {self.genes[wrong[0]].tolist()}, the "
+                f"canonical form {space.repair(self.genes[wrong[:1]])[0].tolist()}. Keep rows that are canonical."
+            )
+        self._rows = {row.tobytes(): i for i, row in enumerate(self.genes)}
+        if len(self._rows) < len(self.genes):
+            unique, counts = np.unique(self.genes, axis=0, return_counts=True)
+            config = space.decode(unique[counts > 1][:1])[0]
+            raise ValueError(
+                f"A table has every architecture once; {int((counts > 1).sum())} are repeated, the first is '{config}'."
+            )
+        self.columns = _columns(metrics, len(self.genes))
+        self.fidelities = {f: _columns(columns, len(self.genes)) for f, columns in (fidelities or {}).items()}
+
+    @property
+    def metrics(self) -> tuple[str, ...]:
+        return tuple(self.columns)
+
+    def __len__(self) -> int:
+        return len(self.genes)
+
+    def __call__(self, proposal: Proposal) -> dict[str, float]:
+        """Metrics of one architecture.
+
+        Raises:
+            LookupError: If it, or its fidelity, is not in the table.
+        """
+        row = self._rows.get(self.space._canonical(self.space._genes(proposal.config)).tobytes())
+        if row is None:
+            raise LookupError(f"'{proposal.config}' is not in the table of {len(self):,} architectures")
+        columns = self.columns
+        if proposal.fidelity is not None and proposal.fidelity in self.fidelities:
+            columns = self.fidelities[proposal.fidelity]
+        elif proposal.fidelity is not None:
+            full = max(self.fidelities, default=0)
+            if proposal.fidelity <= full:
+                raise LookupError(f"the table has the fidelities {sorted(self.fidelities)}, not {proposal.fidelity}")
+        return {name: float(column[row]) for name, column in columns.items()}
+
+    @classmethod
+    def from_csv(
+        cls,
+        path: str | Path,
+        space: SearchSpace,
+        parse: Callable[[str], SubnetConfig],
+        metrics: Mapping[str, Column] | Sequence[str],
+        *,
+        arch: str = "arch",
+        complete: bool = True,
+    ) -> TabularEvaluator:
+        """Read a CSV file (``.gz`` too) with one line for each architecture.
+
+        Lines whose architecture is not canonical are spellings of others, and left out.
+
+        Args:
+            path: The file, with a header.
+            space: The space of the architectures.
+            parse: Reads the name of an architecture, such as ``space.from_arch_string``.
+            metrics: ``{name: column, or function of the line}``, or names of columns.
+            arch: Column of the names.
+            complete: Refuse a table that lacks architectures of a space small enough to be listed.
+
+        Raises:
+            ValueError: If a column is missing, a cell is no number, an architecture is repeated or missing, or a name
+                cannot be read; the line is named.
+        """
+        wanted = dict(metrics) if isinstance(metrics, Mapping) else {name: name for name in metrics}
+        configs, columns = [], {name: [] for name in wanted}  # type: ignore[var-annotated]
+        for line, row in enumerate(_read(Path(path)), start=2):
+            needed = [arch, *(column for column in wanted.values() if isinstance(column, str))]
+            if missing := [column for column in needed if row.get(column) is None]:
+                raise ValueError(f"{path}, line {line} has no column {missing[0]!r}; columns are {', '.join(row)}.")
+            try:
+                configs.append(parse(row[arch]))
+                for name, column in wanted.items():
+                    columns[name].append(float(row[column]) if isinstance(column, str) else column(row))
+            except ValueError as error:
+                raise ValueError(f"{path}, line {line}: {error}") from error
+        genes = space.encode(configs)
+        kept = (space.repair(genes) == genes).all(1)
+        table = cls(space, genes[kept], {name: np.array(column)[kept] for name, column in columns.items()})
+        if complete:
+            table.check_complete()
+        return table
+
+    def check_complete(self) -> None:
+        """Compare with the space.
+
+        Raises:
+            ValueError: If architectures are missing.
+        """
+        every = listed(self.space)
+        missing = [row for row in every if row.tobytes() not in self._rows]
+        if missing:
+            raise ValueError(
+                f"The table lacks {len(missing):,} of {len(every):,} architectures of {self.space.name!r}, the first is "
+                f"'{self.space.decode([missing[0]])[0]}'. A search fails where it meets one; complete=False allows that."
+            )
+
+
+def _columns(metrics: Mapping[str, npt.ArrayLike], n: int) -> dict[str, npt.NDArray[np.float64]]:
+    columns = {name: np.asarray(column, dtype=np.float64) for name, column in metrics.items()}
+    if not columns:
+        raise ValueError("A table has at least one metric; got none.")
+    for name, column in columns.items():
+        if column.shape != (n,):
+            raise ValueError(f"Metric {name!r} has a value for each of {n} architectures; got {list(column.shape)}.")
+        if not np.isfinite(column).all():
+            raise ValueError(f"Metric {name!r} is finite; row {int(np.argmin(np.isfinite(column)))} is not.")
+    return columns
+
+
+def _read(path: Path) -> Iterable[dict[str, str]]:
+    if not path.is_file():
+        raise ValueError(f"There is no table {path}.")
+    with gzip.open(path, "rt", encoding="utf-8") if path.suffix == ".gz" else path.open(encoding="utf-8") as file:
+        yield from csv.DictReader(file)
+
+
+# Spaces of which a table holds only a part, or in which spellings share a network.
+
+
+@dataclass(frozen=True)
+class DistinctMacroSpace(NASBenchMacroSpace):
+    """NAS-Bench-Macro's 3,969 distinct networks: behind the first layer of a stage, identities stand last."""
+
+    def _repair(self, matrix: IntMatrix) -> IntMatrix:
+        start = 0
+        for depth in DEPTHS:
+            inner = matrix[:, start + 1 : start + depth]
+            order = (inner == 0).argsort(axis=1, kind="stable")
+            matrix[:, start + 1 : start + depth] = np.take_along_axis(inner, order, axis=1)
+            start += depth
+        return matrix
+
+    def _canonical(self, genes: IntMatrix) -> IntMatrix:
+        return np.asarray(self._repair(genes[None].copy())[0])
+
+
+@dataclass(frozen=True)
+class TableSpace(SearchSpace):
+    """The architectures of a table that holds a part of a space; repair takes the nearest, or the first of these.
+
+    Args:
+        rows: Genes of the architectures.
+    """
+
+    rows: tuple[tuple[int, ...], ...] = ()
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        table = np.array(self.rows, dtype=np.int64)
+        object.__setattr__(self, "_table", table)
+        object.__setattr__(self, "_one_hot", one_hot(self, table).astype(np.float32).T)
+        object.__setattr__(self, "_known", {row.tobytes() for row in table})
+
+    @property
+    def size(self) -> int:
+        return len(self.rows)
+
+    def _repair(self, matrix: IntMatrix) -> IntMatrix:
+        known: set[bytes] = self._known  # type: ignore[attr-defined]
+        away = np.array([row.tobytes() not in known for row in np.ascontiguousarray(matrix)], dtype=bool)
+        if away.any():
+            same = one_hot(self, matrix[away]).astype(np.float32) @ self._one_hot  # type: ignore[attr-defined]
+            matrix[away] = self._table[same.argmax(1)]  # type: ignore[attr-defined]
+        return matrix
+
+    def _canonical(self, genes: IntMatrix) -> IntMatrix:
+        return np.asarray(self._repair(genes[None].copy())[0])
+
+    def _draw(self, n: int, rng: np.random.Generator) -> IntMatrix:
+        table: IntMatrix = self._table  # type: ignore[attr-defined]
+        return table[rng.integers(len(self.rows), size=n)]
+
+
+# Published tables.
+
+
+def nas_bench_201(
+    path: str | Path, metrics: Mapping[str, Column] | Sequence[str] = ("cifar10_test_accuracy",)
+) -> TabularEvaluator:
+    """NAS-Bench-201 or the topology space of NATS-Bench, from a CSV file with the official architecture strings.
+
+    Of the 15,625 spellings the 10,405 canonical ones are kept (see ``NASBench201Space``).
+
+    Args:
+        path: The file; column ``arch`` holds ``|op~0|+|op~0|op~1|+|op~0|op~1|op~2|``.
+        metrics: See :meth:`TabularEvaluator.from_csv`.
+    """
+    space = NASBench201Space()
+    return TabularEvaluator.from_csv(path, space, space.from_arch_string, metrics)
+
+
+def nas_bench_macro(
+    path: str | Path, metrics: Mapping[str, Column] | Sequence[str] = ("cifar10_test_accuracy_mean",)
+) -> TabularEvaluator:
+    """NAS-Bench-Macro from a CSV file with eight digits in column ``arch``; its 3,969 distinct networks.
+
+    Args:
+        path: The file.
+        metrics: See :meth:`TabularEvaluator.from_csv`.
+    """
+    space = DistinctMacroSpace()
+    return TabularEvaluator.from_csv(path, space, space.from_arch_string, metrics)
+
+
+def accel_nasbench(
+    path: str | Path, metrics: Mapping[str, Column] | Sequence[str] = ("imagenet_val_top1",)
+) -> TabularEvaluator:
+    """Accel-NASBench's trained networks, from a CSV file: a factorised hierarchical space as MnasNet's.
+
+    Expansion, kernel, number of layers and squeeze-excitation of seven blocks. The table holds some 5,000 architectures
+    out of millions; every other one stands for the nearest that it has.
+
+    Args:
+        path: The file; columns ``block0_e`` to ``block6_se``.
+        metrics: See :meth:`TabularEvaluator.from_csv`.
+    """
+    rows = list(_read(Path(path)))
+    names = [f"block{block}_{what}" for block in range(7) for what in ("e", "k", "l", "se")]
+    if missing := [name for name in names if name not in (rows[0] if rows else {})]:
+        raise ValueError(f"{path} has no column {missing[0]!r}; it is no table of Accel-NASBench.")
+    picks = [sorted({int(row[name]) for row in rows}) for name in names]
+    genes = np.array([[p.index(int(row[name])) for name, p in zip(names, picks)] for row in rows])
+    _, first = np.unique(genes, axis=0, return_index=True)
+    choices = tuple(Choice(name, tuple(p)) for name, p in zip(names, picks))
+    space = TableSpace("accel_nasbench", choices, rows=tuple(map(tuple, genes[np.sort(first)].tolist())))
+    wanted = dict(metrics) if isinstance(metrics, Mapping) else {name: name for name in metrics}
+    columns = {
+        name: np.array([float(rows[i][c]) if isinstance(c, str) else c(rows[i]) for i in np.sort(first)])
+        for name, c in wanted.items()
+    }
+    return TabularEvaluator(space, genes[np.sort(first)], columns)
