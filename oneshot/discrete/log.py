@@ -1,4 +1,4 @@
-"""The log of a study: one line an event, only ever appended, and whole after a process was killed in the middle of it."""
+"""The log of a study: one line an event, only appended, and whole after a process was killed in the middle of it."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ class EventLog:
             self._whole += len(line)
 
     def append(self, event: Mapping[str, Any]) -> None:
-        """Write an event; it is with the operating system when this returns, so that killing this process loses nothing."""
+        """Write an event; the operating system has it when this returns, so killing this process loses nothing."""
         self.events.append(dict(event))
         if self.path is None:
             return

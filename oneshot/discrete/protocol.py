@@ -1,7 +1,8 @@
 """Ask and tell: what a strategy proposes, what an evaluation answers, and everything strategies have in common.
 
-An architecture is a ``SubnetConfig``, never a network: small, hashable, JSON. A strategy is a function of its arguments,
-its seed, and the order in which it was asked and told; that history is its state, and following it again restores it.
+An architecture is a ``SubnetConfig``, never a network: small, hashable, JSON. A strategy is a function of its
+arguments, its seed, and the order in which it was asked and told; that history is its state, and following it again
+restores it.
 """
 
 from __future__ import annotations
@@ -207,7 +208,8 @@ class SearchStrategy(ABC):
         ):
             if ours != theirs:
                 raise ValueError(
-                    f"This strategy has the {what} {ours!r}, the saved one {theirs!r}. Build it with the same arguments."
+                    f"This strategy has the {what} {ours!r}, the saved one {theirs!r}. Build it with the same "
+                    "arguments."
                 )
         check_space(self.space, state["space"], "This state")
         for event in state["history"]:

@@ -1,7 +1,7 @@
 """Evaluation by table: networks that somebody has trained already.
 
-Published benchmarks have loaders: NAS-Bench-201 and NATS-Bench, NAS-Bench-Macro, and any CSV file with one line for each
-architecture. What a table holds are often *test* accuracies: a search that looks them up is scored on what it optimises.
+Published benchmarks have loaders, and so has any CSV file with one line for each architecture. What a table holds are
+often *test* accuracies: a search that looks them up is scored on what it optimises.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ class TabularEvaluator:
         space: The space of the architectures.
         genes: Canonical, distinct, ``[N, G]``.
         metrics: ``{name: [N]}``.
-        fidelities: ``{fidelity: {name: [N]}}``, metrics of shorter trainings; those without a fidelity are the full ones.
+        fidelities: ``{fidelity: {name: [N]}}``, of shorter trainings; without a fidelity, the full ones.
 
     Raises:
         ValueError: If architectures are repeated or not canonical, or a column has another length or no numbers.
@@ -153,8 +153,8 @@ class TabularEvaluator:
         missing = [row for row in every if row.tobytes() not in self._rows]
         if missing:
             raise ValueError(
-                f"The table lacks {len(missing):,} of {len(every):,} architectures of {self.space.name!r}, the first is "
-                f"'{self.space.decode([missing[0]])[0]}'. A search fails where it meets one; complete=False allows that."
+                f"The table lacks {len(missing):,} of {len(every):,} architectures of {self.space.name!r}, the first "
+                f"is '{self.space.decode([missing[0]])[0]}'. Evaluations that meet one fail; complete=False allows it."
             )
 
 

@@ -1,7 +1,8 @@
-"""Where evaluations run: in this process, in processes beside it, on a Ray cluster. Any of them may fail, hang or die."""
+"""Where evaluations run: in this process, in others beside it, on a Ray cluster. They may fail, hang or die."""
 
 from __future__ import annotations
 
+import contextlib
 import multiprocessing as mp
 import multiprocessing.connection
 import os
@@ -158,10 +159,8 @@ class _Process:
 
     def start(self, proposal: Proposal) -> None:
         self.began, self.number = time.monotonic(), proposal.number
-        try:
+        with contextlib.suppress(OSError):  # it died while it was idle; the next read says so
             self.pipe.send(proposal)
-        except OSError:
-            pass  # it died while it was idle; the next read says so
 
     def failed(self, why: str) -> Answer:
         return Answer(self.number, None, why, time.monotonic() - self.began)

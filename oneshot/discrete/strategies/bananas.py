@@ -1,0 +1,243 @@
+"""BANANAS (White et al., AAAI 2021, arXiv:1910.11858): Bayesian optimisation with an ensemble of networks."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import pairwise
+from typing import Literal, TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+
+from oneshot.cost.predictors import one_hot
+from oneshot.supernets.space import NONE, IntMatrix, SearchSpace, SubnetConfig
+
+from ..protocol import Genes, Proposal, Result, Scalar, SearchStrategy
+
+Floats: TypeAlias = npt.NDArray[np.float32]
+
+LAYERS, WIDTH = 10, 20  # of every network, as in the authors' code (naszilla/bananas)
+RATE, BETAS, BATCH, EPOCHS = 0.01, (0.9, 0.99), 32, 150
+
+
+class BANANAS(SearchStrategy):
+    """Mutations of the best architectures, of which those are evaluated that a random draw of the predictor ranks best.
+
+    Every round fits an ensemble to all results, draws for every candidate *one* value from the normal distribution of
+    the ensemble's mean and spread, independently of the others (independent Thompson sampling, section 4), and proposes
+    the least. The draws keep batches diverse, so that the proposals of a round may be evaluated at the same time.
+
+    Args:
+        space: Where to search.
+        initial: Random architectures before the first round.
+        batch: Proposals of a round.
+        candidates: Architectures that are ranked in a round.
+        parents: Best architectures that are mutated to make candidates.
+        networks: Size of the ensemble.
+        encoding: What the networks see: ``"path"``, which operations lie on a way through the cell (section 3.1, cut
+            after the shortest), or ``"one_hot"`` genes. ``"auto"`` takes paths in spaces of graphs.
+        seed: Of all random choices.
+        scalar: What is minimised, given all values.
+
+    Raises:
+        ValueError: If a number is below 1, or paths are asked for in a space that has none.
+    """
+
+    def __init__(
+        self,
+        space: SearchSpace,
+        *,
+        initial: int = 10,
+        batch: int = 10,
+        candidates: int = 100,
+        parents: int = 5,
+        networks: int = 5,
+        encoding: Literal["auto", "path", "one_hot"] = "auto",
+        seed: int = 0,
+        scalar: Scalar | None = None,
+    ) -> None:
+        super().__init__(space, seed=seed, scalar=scalar)
+        if min(initial, batch, candidates, parents, networks) < 1:
+            raise ValueError(
+                "initial, batch, candidates, parents and networks are at least 1; got "
+                f"{initial}, {batch}, {candidates}, {parents}, {networks}."
+            )
+        if encoding == "path" and not space.nodes():
+            raise ValueError(f"Space {space.name!r} has no graph with paths; encode it by 'one_hot'.")
+        self.initial, self.batch, self.candidates, self.parents = initial, batch, candidates, parents
+        self.networks = networks
+        self.paths = Paths(space) if encoding == "path" or (encoding == "auto" and space.nodes()) else None
+        self._known: list[tuple[Genes, float]] = []
+        self._queue: list[Genes] = []
+
+    def _propose(self) -> Proposal | None:
+        while self._queue:
+            if self._is_new(genes := self._queue.pop(0)):
+                return self._new(genes)
+        fitting = [loss for _, loss in self._known if np.isfinite(loss)]
+        if self._next < self.initial or len(fitting) < 2:
+            found = self._fresh(self._random)
+            return None if found is None else self._new(found)
+        self._queue = self._round()
+        return self._new(self._queue.pop(0)) if self._queue else None
+
+    def _learn(self, proposal: Proposal, result: Result) -> None:
+        self._known.append((self._genes(proposal), self.loss(result)))
+
+    def _round(self) -> list[Genes]:
+        """The proposals of a round, best first."""
+        genes = np.stack([row for row, _ in self._known])
+        losses = np.array([loss for _, loss in self._known])
+        finite = losses[np.isfinite(losses)]
+        losses = np.where(np.isfinite(losses), losses, finite.max())  # what failed is as bad as the worst
+        candidates = self._candidates(genes[np.argsort(losses, kind="stable")[: self.parents]])
+        if not len(candidates):
+            return []
+        x = self.encode(np.concatenate([genes, candidates]))
+        spread = losses.std() or 1.0
+        ensemble = Ensemble(x[: len(genes)], (losses - losses.mean()) / spread, self.networks, self.rng)
+        outputs = ensemble.predict(x[len(genes) :])
+        drawn = self.rng.normal(outputs.mean(0), outputs.std(0))
+        return [candidates[i] for i in np.argsort(drawn, kind="stable")[: self.batch]]
+
+    def _candidates(self, best: IntMatrix) -> IntMatrix:
+        """New mutations of the best, and random architectures where these run out."""
+        found: dict[bytes, Genes] = {}
+        for attempt in range(4 * self.candidates):
+            genes = self._mutated(best[attempt % len(best)], 1 + attempt // (2 * self.candidates))
+            if self._is_new(genes):
+                found[genes.tobytes()] = genes
+            if len(found) == self.candidates:
+                break
+        if not found and (genes := self._fresh(self._random)) is not None:
+            found[genes.tobytes()] = genes
+        return np.stack(list(found.values())) if found else np.empty((0, self.space.num_genes), dtype=np.int64)
+
+    def encode(self, genes: IntMatrix) -> Floats:
+        """What the networks see: ``[N, G] -> [N, features]``."""
+        if self.paths is None:
+            return one_hot(self.space, genes).astype(np.float32)
+        return self.paths.encode([self.space._config(row) for row in genes])
+
+
+class Paths:
+    """Which sequences of operations lead from an input of a cell to its output (arXiv:1910.11858, section 3.1).
+
+    One feature for each sequence that any of the architectures has, shorter ones first. ``none`` ends a path, so that
+    architectures that compute the same are encoded alike.
+
+    Args:
+        space: A space of graphs.
+        most: Features that are kept.
+
+    Example:
+        >>> from oneshot.supernets import NASBench201Space
+        >>> space = NASBench201Space()
+        >>> only = space.from_arch_string("|none~0|+|none~0|none~1|+|nor_conv_3x3~0|none~1|none~2|")
+        >>> sorted(Paths(space).of(only))
+        [('cell', 'in', 'nor_conv_3x3')]
+    """
+
+    def __init__(self, space: SearchSpace, most: int = 200) -> None:
+        self.space, self.most = space, most
+        self._cache: dict[SubnetConfig, frozenset[tuple[str, ...]]] = {}
+
+    def of(self, config: SubnetConfig) -> frozenset[tuple[str, ...]]:
+        """All paths: name of the cell, its input, and the operations."""
+        if config in self._cache:
+            return self._cache[config]
+        found: set[tuple[str, ...]] = set()
+        for graph in self.space.graphs(config):
+            edges = [(s, t, label) for s, t, label in graph.edges if label != NONE]
+            into, last = {t for _, t, _ in graph.edges}, len(graph.nodes) - 1
+            ways: dict[int, set[tuple[str, ...]]] = {
+                i: {(graph.name, name)} for i, name in enumerate(graph.nodes) if i not in into
+            }
+            for node in range(len(graph.nodes)):
+                for source, target, label in edges:
+                    if target == node:
+                        ways.setdefault(node, set()).update((*way, label) for way in ways.get(source, ()))
+            found |= ways.get(last, set())
+        self._cache[config] = frozenset(found)
+        return self._cache[config]
+
+    def encode(self, configs: Sequence[SubnetConfig]) -> Floats:
+        """``[N, features]``; which features these are depends on ``configs``."""
+        paths = [self.of(config) for config in configs]
+        names = sorted(frozenset().union(*paths), key=lambda path: (len(path), path))[: self.most]
+        return np.array([[name in found for name in names] for found in paths], dtype=np.float32)
+
+
+class Ensemble:
+    """Fully connected networks of ten layers, trained side by side to the mean absolute error.
+
+    Each sees the samples in an order of its own. In NumPy, for a step is so small that most of it would be the calls.
+
+    Args:
+        x: ``[N, P]``.
+        y: ``[N]``, standardised.
+        networks: How many, E.
+        rng: Of weights and orders.
+        epochs: Passes over the samples.
+    """
+
+    def __init__(
+        self,
+        x: Floats,
+        y: npt.NDArray[np.floating],  # type: ignore[type-arg]
+        networks: int,
+        rng: np.random.Generator,
+        *,
+        epochs: int = EPOCHS,
+    ) -> None:
+        sizes = (x.shape[1], *[WIDTH] * LAYERS, 1)
+        shapes = [s for a, b in pairwise(sizes) for s in ((networks, a, b), (networks, 1, b))]
+        ends = np.cumsum([int(np.prod(shape)) for shape in shapes])
+        flat = np.zeros(ends[-1], dtype=np.float32)  # one step of the optimiser for all weights
+        self.weights = [part.reshape(shape) for part, shape in zip(np.split(flat, ends[:-1]), shapes)]
+        for weight in self.weights[::2]:  # Glorot and Bengio, 2010, as the authors' framework does
+            bound = (6 / (weight.shape[1] + weight.shape[2])) ** 0.5
+            weight[:] = rng.uniform(-bound, bound, weight.shape)
+        grad = np.empty_like(flat)
+        grads = [part.reshape(shape) for part, shape in zip(np.split(grad, ends[:-1]), shapes)]
+        first, second = np.zeros_like(flat), np.zeros_like(flat)
+        targets, step = np.asarray(y, dtype=np.float32), 0
+        for _ in range(epochs):
+            order = np.argsort(rng.random((networks, len(x))), axis=1)
+            for start in range(0, len(x), BATCH):
+                rows = order[:, start : start + BATCH]
+                gradients(self.weights, x[rows], targets[rows][..., None], grads)
+                step += 1
+                first += (1 - BETAS[0]) * (grad - first)
+                second += (1 - BETAS[1]) * (grad * grad - second)
+                rate = RATE * (1 - BETAS[1] ** step) ** 0.5 / (1 - BETAS[0] ** step)
+                flat -= rate * first / (np.sqrt(second) + 1e-8)
+
+    def predict(self, x: Floats) -> npt.NDArray[np.float64]:
+        """``[N, P] -> [E, N]``."""
+        out = x[None]
+        for layer in range(0, len(self.weights), 2):
+            out = np.maximum(out, 0) if layer else out
+            out = out @ self.weights[layer] + self.weights[layer + 1]
+        return out[..., 0].astype(np.float64)
+
+
+def gradients(weights: Sequence[Floats], x: Floats, y: Floats, into: Sequence[Floats]) -> None:
+    """Gradients of the mean absolute error, network by network.
+
+    Args:
+        weights: Of the layers, ``[E, fan in, fan out]``, and their shifts, ``[E, 1, fan out]``, in turn.
+        x: ``[E, N, P]``.
+        y: ``[E, N, 1]``.
+        into: Where the gradients go, like ``weights``.
+    """
+    entering = [x]
+    for layer in range(0, len(weights) - 2, 2):
+        entering.append(np.maximum(entering[-1] @ weights[layer] + weights[layer + 1], 0))
+    back = np.sign(entering[-1] @ weights[-2] + weights[-1] - y) / y.shape[1]
+    for layer in range(len(weights) - 2, -1, -2):
+        below = entering[layer // 2]
+        np.matmul(below.transpose(0, 2, 1), back, out=into[layer])
+        np.sum(back, axis=1, keepdims=True, out=into[layer + 1])
+        if layer:
+            back = (back @ weights[layer].transpose(0, 2, 1)) * (below > 0)
