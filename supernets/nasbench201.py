@@ -101,7 +101,9 @@ class NASBench201Space(SearchSpace):
 
     def _repair(self, matrix: IntMatrix) -> IntMatrix:
         picks = self.choices[0].picks
-        none, silent = picks.index(NONE), [picks.index(op) for op in ("skip_connect", "avg_pool_3x3")]
+        if NONE not in picks:
+            return matrix
+        none, silent = picks.index(NONE), [i for i, op in enumerate(picks) if op in ("skip_connect", "avg_pool_3x3")]
         into = [[e for e, (_, target) in enumerate(EDGES) if target == node] for node in range(NODES)]
         leaving = [[e for e, (source, _) in enumerate(EDGES) if source == node] for node in range(NODES)]
         for node in range(1, NODES - 1):  # zero in, zero out

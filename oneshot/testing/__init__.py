@@ -12,7 +12,7 @@ Example:
 import pytest
 
 # Before the modules are imported, so that a failing contract shows the values and not a bare AssertionError.
-pytest.register_assert_rewrite("oneshot.testing.spaces", "oneshot.testing.elastic", "oneshot.testing.methods")
+pytest.register_assert_rewrite(*(f"oneshot.testing.{name}" for name in ("spaces", "elastic", "methods", "strategies")))
 
 from .elastic import ElasticContract as ElasticContract  # noqa: E402
 from .methods import MethodContract as MethodContract  # noqa: E402
@@ -23,3 +23,4 @@ from .methods import fit as fit  # noqa: E402
 from .methods import random_streams as random_streams  # noqa: E402
 from .spaces import SearchSpaceContract as SearchSpaceContract  # noqa: E402
 from .spaces import SpaceContract as SpaceContract  # noqa: E402
+from .strategies import StrategyContract as StrategyContract  # noqa: E402

@@ -17,7 +17,7 @@ from oneshot.supernets.nasbench201 import (
     NASBench201Space,
     NASBench201Supernet,
 )
-from oneshot.supernets.space import SubnetConfig
+from oneshot.supernets.space import Choice, SubnetConfig
 from oneshot.testing import SpaceContract
 
 SPACE = NASBench201Space()
@@ -161,3 +161,10 @@ def test_edge_weights_of_another_shape_are_refused(arch: dict[str, torch.Tensor]
     supernet = NASBench201Supernet(channels=4, cells_per_stage=1, image_size=8)
     with pytest.raises(ValueError, match=rf"hold 'cell' with shape \[6, 5\]; {got}"):
         supernet(torch.zeros(2, 3, 8, 8), arch)
+
+
+@pytest.mark.parametrize("ops", [("none", "nor_conv_3x3"), ("skip_connect", "nor_conv_3x3")])
+def test_a_space_of_fewer_operations_has_canonical_forms_too(ops: tuple[str, ...]) -> None:
+    space = NASBench201Space(choices=(Choice("cell", ops, rows=6),))
+    config = SubnetConfig(space.name, {"cell": [ops[0], *[ops[1]] * 5]})
+    assert space.canonical(space.canonical(config)) == space.canonical(config)

@@ -1,0 +1,57 @@
+from __future__ import annotations
+
+import pytest
+
+from oneshot.discrete import LocalSearch, Result, SearchStrategy
+from oneshot.discrete.protocol import neighbours
+from oneshot.supernets import Choice, SearchSpace
+from oneshot.testing.strategies import SPACE, StrategyContract, planted
+
+
+class TestFirstImprovement(StrategyContract):
+    def build(self, space: SearchSpace, seed: int) -> SearchStrategy:
+        return LocalSearch(space, seed=seed)
+
+
+class TestFullNeighbourhood(StrategyContract):
+    def build(self, space: SearchSpace, seed: int) -> SearchStrategy:
+        return LocalSearch(space, neighbourhood="full", initial=3, seed=seed)
+
+
+@pytest.mark.parametrize("neighbourhood", ["first", "full"])
+def test_it_ends_a_climb_at_a_local_optimum_and_begins_another(neighbourhood: str) -> None:
+    strategy = LocalSearch(SPACE, neighbourhood=neighbourhood, seed=2)  # type: ignore[arg-type]
+    losses = []
+    while not losses or losses[-1] > 0:
+        (proposal,) = strategy.ask()
+        losses.append(planted(SPACE, proposal))
+        strategy.tell(Result(proposal.number, (losses[-1],)))
+    around = len(neighbours(SPACE, SPACE.encode([proposal.config])[0]))
+    later = []
+    for _ in range(around + 1):
+        (proposal,) = strategy.ask()
+        later.append(planted(SPACE, proposal))
+        strategy.tell(Result(proposal.number, (later[-1],)))
+    assert max(later) > 2, "a random architecture, for all around the optimum are known"
+
+
+def test_the_full_neighbourhood_moves_to_the_best_neighbour() -> None:
+    space = SearchSpace("line", (Choice("layer", tuple(range(6)), rows=2),))
+    strategy = LocalSearch(space, neighbourhood="full", seed=0)
+    (start,) = strategy.ask()
+    strategy.tell(Result(start.number, (100.0,)))
+    losses = {}
+    for _ in range(10):
+        (proposal,) = strategy.ask()
+        losses[proposal] = float(space.encode([proposal.config])[0] @ [1, 10])
+        strategy.tell(Result(proposal.number, (losses[proposal],)))
+    best = min(losses, key=losses.__getitem__)
+    (then,) = strategy.ask()
+    assert (space.encode([then.config]) != space.encode([best.config])).sum() == 1
+
+
+def test_bad_arguments_are_refused() -> None:
+    with pytest.raises(ValueError, match="at least one architecture; got initial=0"):
+        LocalSearch(SPACE, initial=0)
+    with pytest.raises(ValueError, match="'first' or 'full'; got 'best'"):
+        LocalSearch(SPACE, neighbourhood="best")  # type: ignore[arg-type]

@@ -1,0 +1,325 @@
+from __future__ import annotations
+
+import math
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from oneshot.discrete import (
+    NSGA2,
+    GridSearch,
+    LocalSearch,
+    Objective,
+    Proposal,
+    RandomSearch,
+    RegularizedEvolution,
+    SearchStrategy,
+    Study,
+    TabularEvaluator,
+)
+from oneshot.discrete.log import EventLog
+from oneshot.discrete.protocol import listed
+from oneshot.supernets import Choice, SearchSpace
+from oneshot.testing.strategies import SPACE
+
+GENES = listed(SPACE)
+
+
+def table() -> TabularEvaluator:
+    return TabularEvaluator(SPACE, GENES, {"accuracy": 100 - GENES.sum(1), "latency": 1 + GENES[:, 5] + GENES[:, 0]})
+
+
+class Faulty:
+    """An evaluator in other processes, with what may go wrong there."""
+
+    metrics = ("error",)
+
+    def __init__(self, folder: Path, faults: Mapping[int, str], *, once: bool = False) -> None:
+        self.folder, self.faults, self.once = folder, dict(faults), once
+
+    def __call__(self, proposal: Proposal) -> dict[str, float]:
+        with (self.folder / "evaluated").open("a") as file:
+            file.write(f"{proposal.number}\n")
+        tries = (self.folder / "evaluated").read_text().split().count(str(proposal.number))
+        fault = self.faults.get(proposal.number) if not self.once or tries == 1 else None
+        if fault == "raises":
+            raise RuntimeError("out of paper\nand ink")
+        if fault == "nan":
+            return {"error": math.nan}
+        if fault == "nothing":
+            return {}
+        if fault == "hangs":
+            time.sleep(600)
+        if fault == "dies":
+            os.kill(os.getpid(), signal.SIGKILL)
+        return {"error": float(proposal.number)}
+
+
+def times_evaluated(folder: Path) -> dict[int, int]:
+    numbers = [int(line) for line in (folder / "evaluated").read_text().split()]
+    return {number: numbers.count(number) for number in numbers}
+
+
+def test_a_study_finds_the_best_of_a_table_and_knows_its_front() -> None:
+    study = Study(NSGA2(SPACE, population=10), table(), ["max accuracy", "min latency"], evaluations=120).run()
+    assert len(study.evaluated) == 120
+    assert study.best.result.metrics["accuracy"] == 100
+    assert [record.result.metrics["latency"] for record in study.front()] == [1.0], "one network is best in both"
+    assert (np.diff(study.trajectory()) <= 0).all()
+
+
+def test_repeated_architectures_are_answered_from_the_log_and_cost_nothing() -> None:
+    class Stubborn(RandomSearch):
+        repeats = True
+
+        def _propose(self) -> Proposal | None:
+            return self._new(GENES[self.rng.integers(4)])
+
+    study = Study(Stubborn(SPACE), table(), ["max accuracy"], evaluations=5).run()
+    assert len(study.evaluated) == 4, "there are no more, so it ended after many repetitions"
+    assert len(study.records) > 100
+
+
+@pytest.mark.parametrize(
+    "build",
+    [
+        pytest.param(lambda: RegularizedEvolution(SPACE, population=8, sample=3, seed=1), id="evolution"),
+        pytest.param(lambda: LocalSearch(SPACE, seed=1), id="local-search"),
+    ],
+)
+def test_a_study_that_was_stopped_ends_as_one_that_was_not(build: Callable[[], SearchStrategy], tmp_path: Path) -> None:
+    whole = Study(build(), table(), ["max accuracy"], folder=tmp_path / "whole", evaluations=40).run()
+    for stop in (7, 23, 40):
+        parts = Study(build(), table(), ["max accuracy"], folder=tmp_path / "parts", evaluations=stop).run()
+    assert [r.proposal for r in parts.records] == [r.proposal for r in whole.records]
+    assert [r.result.values for r in parts.records] == [r.result.values for r in whole.records]
+
+
+def test_every_cut_of_the_log_is_a_place_to_go_on_from(tmp_path: Path) -> None:
+    def study(folder: Path) -> Study:
+        strategy = RegularizedEvolution(SPACE, population=4, sample=2, seed=2)
+        return Study(strategy, table(), ["max accuracy"], folder=folder, evaluations=10)
+
+    whole = study(tmp_path / "whole").run()
+    log = (tmp_path / "whole" / "log.jsonl").read_bytes()
+    for cut in range(1, len(log), 97):
+        folder = tmp_path / str(cut)
+        folder.mkdir()
+        (folder / "log.jsonl").write_bytes(log[:cut])
+        resumed = study(folder).run()
+        assert [r.proposal for r in resumed.records] == [r.proposal for r in whole.records]
+        numbers = [e["number"] for e in EventLog(folder / "log.jsonl").events if e["event"] == "tell"]
+        assert sorted(numbers) == list(range(10)), "nothing twice, nothing lost"
+
+
+SCRIPT = """
+import sys
+from pathlib import Path
+from tests.discrete.test_study import SPACE, Faulty, RegularizedEvolution, Study
+
+class Slow(Faulty):
+    def __call__(self, proposal):
+        import time
+        time.sleep(0.02)
+        return super().__call__(proposal)
+
+if __name__ == "__main__":
+    folder = Path(sys.argv[1])
+    strategy = RegularizedEvolution(SPACE, population=5, sample=3)
+    Study(strategy, Slow(folder, {}), ["min error"], folder=folder, evaluations=60, progress=False).run()
+"""
+
+
+@pytest.mark.slow  # begins six processes
+def test_killed_again_and_again_it_loses_nothing_and_evaluates_nothing_finished_twice(tmp_path: Path) -> None:
+    (tmp_path / "script.py").write_text(SCRIPT)
+    root = Path(__file__).parents[2]
+    command = [sys.executable, str(tmp_path / "script.py"), str(tmp_path)]
+    log, kills = tmp_path / "log.jsonl", 0
+    for rows in (3, 40, 41, 75, 100):
+        process = subprocess.Popen(command, env={**os.environ, "PYTHONPATH": str(root)})
+        while process.poll() is None and (not log.is_file() or log.read_bytes().count(b"\n") < rows):
+            time.sleep(0.002)
+        process.kill()
+        kills += process.wait() == -signal.SIGKILL
+    subprocess.run(command, env={**os.environ, "PYTHONPATH": str(root)}, check=True)
+
+    assert kills >= 4
+    told = [event["number"] for event in EventLog(log).events if event["event"] == "tell"]
+    assert sorted(told) == list(range(60))
+    assert sum(times_evaluated(tmp_path).values()) <= 60 + kills, "only what was in flight began again"
+    quiet = tmp_path / "quiet"
+    quiet.mkdir()
+    strategy = RegularizedEvolution(SPACE, population=5, sample=3)
+    whole = Study(strategy, Faulty(quiet, {}), ["min error"], evaluations=60).run()
+    resumed = Study(
+        RegularizedEvolution(SPACE, population=5, sample=3),
+        Faulty(quiet, {}),
+        ["min error"],
+        folder=tmp_path,
+        evaluations=60,
+    )
+    assert [r.proposal for r in resumed.records] == [r.proposal for r in whole.records]
+
+
+def test_failures_are_tried_again_recorded_and_never_fatal(tmp_path: Path) -> None:
+    faults = {1: "raises", 2: "nan", 3: "nothing"}
+    study = Study(RandomSearch(SPACE), Faulty(tmp_path, faults), ["min error"], evaluations=6, retries=2).run()
+    failures = {r.proposal.number: r.result.failure for r in study.records if r.result.failure}
+    assert failures.keys() == {1, 2, 3}
+    assert failures[1].startswith("RuntimeError: out of paper (test_study.py:")  # type: ignore[union-attr]
+    assert failures[2] == "error is nan" and failures[3] == "the evaluator gave no error"
+    assert times_evaluated(tmp_path) == {0: 1, 1: 3, 2: 3, 3: 3, 4: 1, 5: 1}
+    assert study.best.proposal.number == 0
+
+
+def test_a_fault_that_passes_is_no_failure(tmp_path: Path) -> None:
+    evaluator = Faulty(tmp_path, {1: "raises", 2: "nan"}, once=True)
+    study = Study(RandomSearch(SPACE), evaluator, ["min error"], evaluations=4).run()
+    assert all(record.result.failure is None for record in study.records)
+
+
+@pytest.mark.slow  # every process imports what the evaluator needs
+def test_processes_that_hang_or_die_are_replaced(tmp_path: Path) -> None:
+    evaluator = Faulty(tmp_path, {0: "hangs", 3: "dies"})
+    study = Study(
+        RandomSearch(SPACE), evaluator, ["min error"], evaluations=8, workers=2, timeout=3, retries=1, folder=tmp_path
+    ).run()
+    failures = {r.proposal.number: r.result.failure for r in study.records if r.result.failure}
+    assert failures == {0: "timed out after 3 s", 3: "its process died (signal SIGKILL)"}
+    assert times_evaluated(tmp_path) == {n: 2 if n in (0, 3) else 1 for n in range(8)}
+    assert sorted(r.proposal.number for r in study.records) == list(range(8))
+
+
+@pytest.mark.slow
+def test_results_of_processes_are_followed_in_the_order_they_came(tmp_path: Path) -> None:
+    def study(evaluations: int) -> Study:
+        strategy = RegularizedEvolution(SPACE, population=5, sample=3)
+        return Study(
+            strategy, table(), ["max accuracy"], folder=tmp_path, evaluations=evaluations, workers=2, progress=False
+        )
+
+    first = study(20).run()
+    again = study(30)
+    assert [r.proposal for r in again.records] == [r.proposal for r in first.records]
+    assert len(again.run().evaluated) == 30
+
+
+def test_hours_are_those_of_all_sessions_together(tmp_path: Path) -> None:
+    class Slow(Faulty):
+        def __call__(self, proposal: Proposal) -> dict[str, float]:
+            time.sleep(0.01)
+            return super().__call__(proposal)
+
+    def study() -> Study:
+        evaluator = Slow(tmp_path, {})
+        return Study(GridSearch(SPACE), evaluator, ["min error"], folder=tmp_path, hours=0.3 / 3600, progress=False)
+
+    first = study().run()
+    assert 0 < len(first.evaluated) < SPACE.size
+    assert len(study().run().evaluated) == len(first.evaluated), "the time is used up"
+
+
+def test_the_bar_shows_best_front_and_failures(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    evaluator = Faulty(tmp_path, {1: "raises"})
+    Study(RandomSearch(SPACE), evaluator, ["min error"], evaluations=4, progress=True).run()
+    shown = capsys.readouterr().err
+    assert "best error 0" in shown and "1 failed" in shown and "4/4" in shown
+
+
+def test_a_budget_larger_than_the_space_ends_with_the_space() -> None:
+    study = Study(GridSearch(SPACE), table(), ["max accuracy"], evaluations=10_000).run()
+    assert len(study.evaluated) == SPACE.size
+
+
+def build(**changes: Any) -> Study:
+    arguments: dict[str, Any] = {"objectives": ["max accuracy"], "evaluations": 5, **changes}
+    return Study(RandomSearch(SPACE), table(), **arguments)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        pytest.param({"objectives": ["max beauty"]}, "which are accuracy, latency; got beauty", id="unknown metric"),
+        pytest.param({"objectives": ["up accuracy"]}, "reads 'max accuracy' or 'min latency'; got 'up a", id="up"),
+        pytest.param({"objectives": ["accuracy"]}, "reads 'max accuracy' or 'min latency'", id="no direction"),
+        pytest.param({"objectives": []}, "at least one; got \\[\\]", id="none"),
+        pytest.param({"objectives": ["max accuracy", "min accuracy"]}, "different metrics", id="twice"),
+        pytest.param({"evaluations": None}, "ends by a budget: evaluations=100, or hours=8", id="no budget"),
+        pytest.param({"evaluations": 0}, "evaluations is above 0; got 0", id="zero"),
+        pytest.param({"hours": -1}, "hours is above 0; got -1", id="hours"),
+        pytest.param({"workers": -1}, "at least 0; got -1 and 1", id="workers"),
+        pytest.param({"timeout": 5}, "say workers=1 or more", id="timeout here"),
+        pytest.param({"ray": "local"}, "say workers=1 or more", id="ray"),
+    ],
+)
+def test_bad_arguments_are_refused(changes: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        build(**changes)
+
+
+def test_an_objective_goes_one_of_two_ways() -> None:
+    with pytest.raises(ValueError, match="is 'min' or 'max'; 'accuracy' has 'up'"):
+        Objective("accuracy", "up")  # type: ignore[arg-type]
+    assert Objective.parse(str(Objective("accuracy", "max"))) == Objective("accuracy", "max")
+
+
+def test_a_log_of_another_study_is_refused(tmp_path: Path) -> None:
+    build(folder=tmp_path).run()
+    with pytest.raises(ValueError, match="is of a study with objectives .*max accuracy.*this one has .*min latency"):
+        build(folder=tmp_path, objectives=["min latency"])
+    with pytest.raises(ValueError, match="with seed 0, this one has 1"):
+        Study(RandomSearch(SPACE, seed=1), table(), ["max accuracy"], folder=tmp_path, evaluations=5)
+    with pytest.raises(ValueError, match="with strategy 'RandomSearch'"):
+        Study(GridSearch(SPACE), table(), ["max accuracy"], folder=tmp_path, evaluations=5)
+    other = SearchSpace("other", (Choice("layer", ("a", "b")),))
+    evaluator = TabularEvaluator(other, [[0], [1]], {"accuracy": [1, 2]})
+    with pytest.raises(ValueError, match="is of space 'planted', not of 'other'"):
+        Study(RandomSearch(other), evaluator, ["max accuracy"], folder=tmp_path, evaluations=2)
+
+
+def test_a_strategy_with_other_arguments_is_noticed(tmp_path: Path) -> None:
+    def study(population: int) -> Study:
+        strategy = RegularizedEvolution(SPACE, population=population, sample=3)
+        return Study(strategy, table(), ["max accuracy"], folder=tmp_path, evaluations=20)
+
+    study(5).run()
+    with pytest.raises(ValueError, match="does not propose again what is in the log .* from number \\d+ on"):
+        study(9)
+
+
+def test_a_log_that_is_no_log_is_refused(tmp_path: Path) -> None:
+    build(folder=tmp_path).run()
+    path = tmp_path / "log.jsonl"
+    lines = path.read_text().splitlines(keepends=True)
+    path.write_text("".join([*lines[:2], "something else\n", *lines[3:]]))
+    with pytest.raises(ValueError, match="line 3 is no event of a study: b'something else"):
+        build(folder=tmp_path)
+    path.write_text('{"event": "song"}\n')
+    with pytest.raises(ValueError, match="begins with no study of schema version 1"):
+        build(folder=tmp_path)
+
+
+def test_nothing_evaluated_has_no_best() -> None:
+    with pytest.raises(RuntimeError, match="No evaluation has succeeded yet"):
+        _ = build().best
+    with pytest.raises(RuntimeError, match="No evaluation has succeeded yet"):
+        _ = build().strategy.best
+
+
+def test_the_last_line_that_was_cut_off_is_written_over(tmp_path: Path) -> None:
+    log = EventLog(tmp_path / "log.jsonl")
+    log.append({"event": "first"})
+    with (tmp_path / "log.jsonl").open("ab") as file:
+        file.write(b'{"event": "a long line that was cut o')
+    again = EventLog(tmp_path / "log.jsonl")
+    again.append({"event": "second"})
+    assert [event["event"] for event in EventLog(tmp_path / "log.jsonl").events] == ["first", "second"]

@@ -1,0 +1,113 @@
+from __future__ import annotations
+
+import gzip
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from oneshot.discrete import Proposal, RandomSearch, Study, TabularEvaluator
+from oneshot.discrete.tables import DistinctMacroSpace, accel_nasbench, nas_bench_201, nas_bench_macro
+from oneshot.supernets import Choice, NASBench201Space, SearchSpace, SubnetConfig
+
+SPACE = SearchSpace("toy", (Choice("layer", ("a", "b"), rows=2),))
+ROWS = {"aa": 1.0, "ab": 2.0, "ba": 3.0, "bb": 4.0}
+
+
+def parse(text: str) -> SubnetConfig:
+    return SubnetConfig("toy", {"layer": list(text)})
+
+
+def write(path: Path, rows: dict[str, object] = ROWS, header: str = "arch,accuracy") -> Path:  # type: ignore[assignment]
+    path.write_text("\n".join([header, *(f"{arch},{value}" for arch, value in rows.items())]) + "\n")
+    return path
+
+
+def data(name: str) -> Path:
+    if "ONESHOT_DATA" not in os.environ:
+        pytest.skip("ONESHOT_DATA names no folder with the tables")
+    return Path(os.environ["ONESHOT_DATA"]) / name
+
+
+def test_a_table_is_read_from_a_file_and_looked_up(tmp_path: Path) -> None:
+    plain = write(tmp_path / "table.csv")
+    packed = tmp_path / "table.csv.gz"
+    packed.write_bytes(gzip.compress(plain.read_bytes()))
+    for path in (plain, packed):
+        table = TabularEvaluator.from_csv(path, SPACE, parse, {"error": lambda row: 10 - float(row["accuracy"])})
+        assert table.metrics == ("error",) and len(table) == 4
+        assert table(Proposal(0, parse("ba"))) == {"error": 7.0}
+
+
+def test_fidelities_are_columns_of_their_own() -> None:
+    genes = [[0, 0], [0, 1]]
+    table = TabularEvaluator(SPACE, genes, {"accuracy": [1, 2]}, fidelities={12: {"accuracy": [3, 4]}})
+    assert table(Proposal(0, parse("ab"), fidelity=12)) == {"accuracy": 4.0}
+    assert table(Proposal(0, parse("ab"), fidelity=200)) == table(Proposal(0, parse("ab"))) == {"accuracy": 2.0}
+    with pytest.raises(LookupError, match=r"the table has the fidelities \[12\], not 3"):
+        table(Proposal(0, parse("ab"), fidelity=3))
+
+
+def test_an_architecture_that_is_not_in_the_table_fails_and_is_recorded(tmp_path: Path) -> None:
+    path = write(tmp_path / "table.csv", {"aa": 1, "bb": 2})
+    table = TabularEvaluator.from_csv(path, SPACE, parse, ["accuracy"], complete=False)
+    study = Study(RandomSearch(SPACE), table, ["max accuracy"], evaluations=4, retries=0).run()
+    assert sum(record.result.failure is not None for record in study.records) == 2
+    assert any("is not in the table of 2 architectures" in str(record.result.failure) for record in study.records)
+
+
+@pytest.mark.parametrize(
+    ("lines", "message"),
+    [
+        pytest.param("arch,accuracy\naa,1\nab,2\nba,3\n", "lacks 1 of 4 .* the first is 'layer: b b'", id="missing"),
+        pytest.param(
+            "arch,accuracy\naa,1\nab,2\naa,3\n", "1 are repeated, the first is 'layer: a a'", id="twice"
+        ),
+        pytest.param("arch,accuracy\naa,1\nab,two\n", "line 3: could not convert string to float: 'two'", id="text"),
+        pytest.param("arch,accuracy\naa,1\nab,nan\nba,1\nbb,1\n", "'accuracy' is finite; row 1 is not", id="nan"),
+        pytest.param("arch,score\naa,1\n", "line 2 has no column 'accuracy'; columns are arch, score", id="column"),
+        pytest.param("name,accuracy\naa,1\n", "has no column 'arch'", id="names"),
+        pytest.param("arch,accuracy\naa,1\nac,2\n", "'c' is not a candidate of 'layer'", id="operation"),
+    ],
+)
+def test_tables_that_are_wrong_are_refused(lines: str, message: str, tmp_path: Path) -> None:
+    (tmp_path / "table.csv").write_text(lines)
+    with pytest.raises(ValueError, match=message):
+        TabularEvaluator.from_csv(tmp_path / "table.csv", SPACE, parse, ["accuracy"])
+
+
+def test_arguments_that_do_not_fit_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="There is no table .*table.csv"):
+        nas_bench_201(tmp_path / "table.csv")
+    with pytest.raises(ValueError, match="at least one metric; got none"):
+        TabularEvaluator(SPACE, [[0, 0]], {})
+    with pytest.raises(ValueError, match=r"a value for each of 1 architectures; got \[2\]"):
+        TabularEvaluator(SPACE, [[0, 0]], {"accuracy": [1, 2]})
+    with pytest.raises(ValueError, match="is no table of Accel-NASBench"):
+        accel_nasbench(write(tmp_path / "other.csv"))
+    space = DistinctMacroSpace()
+    with pytest.raises(ValueError, match="row 0 is .* the canonical form"):
+        TabularEvaluator(space, [[0, 0, 0, 0, 1, 0, 0, 0]], {"accuracy": [1]})
+
+
+def test_the_published_tables_have_their_published_best() -> None:
+    table = nas_bench_201(data("nats_bench_tss.csv.gz"))
+    space = NASBench201Space()
+    assert len(table) == 10_405 and table.columns["cifar10_test_accuracy"].max() == pytest.approx(94.3733)
+    worst = space.from_arch_string("|none~0|+|none~0|none~1|+|none~0|none~1|none~2|")
+    assert table(Proposal(0, worst))["cifar10_test_accuracy"] == pytest.approx(10)
+
+    macro = nas_bench_macro(data("nas_bench_macro.csv.gz"))
+    assert len(macro) == 3_969
+    best = macro.space.decode(macro.genes[[macro.columns["cifar10_test_accuracy_mean"].argmax()]])[0]
+    assert macro.space.arch_string(best) == "22212220"  # type: ignore[attr-defined]
+
+
+def test_the_partial_table_stands_for_its_space() -> None:
+    table = accel_nasbench(data("accel_nasbench.csv.gz"))
+    genes = table.space.sample_matrix(50, 0)
+    np.testing.assert_array_equal(table.space.repair(genes), genes)
+    moved = table.space.repair((genes + 1) % np.array(table.space.gene_sizes))
+    for config in table.space.decode(moved):
+        assert 40 < table(Proposal(0, config))["imagenet_val_top1"] < 70
