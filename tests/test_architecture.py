@@ -28,7 +28,7 @@ ALLOWED = {
     "sandwich": {"cost", "functional", "sharing", "supernets"},
     "methods": {"errors", "functional", "samplers", "cost", "supernets", "base", "sandwich", "sharing"},
     "nat": {"base", "cost", "errors", "evaluation", "files", "functional", "sandwich", "sharing", "supernets", "tasks"},
-    "discrete": {"cost", "evaluation", "supernets"},
+    "discrete": {"cost", "errors", "evaluation", "files", "functional", "supernets"},
 }
 # ... and all others everything, except what lies above them.
 TOP = {"__main__", "cli", "picking", "quickstart", "runs"}
