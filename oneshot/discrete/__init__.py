@@ -5,7 +5,20 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from .graph import GraphNetwork as GraphNetwork
+    from .graph import NetworkGraph as NetworkGraph
+    from .graph import Node as Node
+    from .graph import plain_graph as plain_graph
     from .log import EventLog as EventLog
+    from .morphism import APPROXIMATE_OPERATORS as APPROXIMATE_OPERATORS
+    from .morphism import EXACT_OPERATORS as EXACT_OPERATORS
+    from .morphism import LEMONADE_OPERATORS as LEMONADE_OPERATORS
+    from .morphism import NASH_OPERATORS as NASH_OPERATORS
+    from .morphism import MorphismRecord as MorphismRecord
+    from .morphism import distil as distil
+    from .morphism import morph as morph
+    from .morphism import random_morphism as random_morphism
+    from .morphism import replay as replay
     from .protocol import Proposal as Proposal
     from .protocol import Result as Result
     from .protocol import SearchStrategy as SearchStrategy
@@ -21,11 +34,19 @@ if TYPE_CHECKING:
 
 # Imported on first use, as everywhere.
 _WHERE = {
+    "APPROXIMATE_OPERATORS": "morphism",
     "BANANAS": "strategies.bananas",
+    "EXACT_OPERATORS": "morphism",
     "EventLog": "log",
+    "GraphNetwork": "graph",
     "GridSearch": "strategies.random_search",
+    "LEMONADE_OPERATORS": "morphism",
     "LocalSearch": "strategies.local_search",
+    "MorphismRecord": "morphism",
+    "NASH_OPERATORS": "morphism",
     "NSGA2": "strategies.nsga2",
+    "NetworkGraph": "graph",
+    "Node": "graph",
     "Objective": "study",
     "Proposal": "protocol",
     "RandomSearch": "strategies.random_search",
@@ -34,6 +55,11 @@ _WHERE = {
     "SearchStrategy": "protocol",
     "Study": "study",
     "TabularEvaluator": "tables",
+    "distil": "morphism",
+    "morph": "morphism",
+    "plain_graph": "graph",
+    "random_morphism": "morphism",
+    "replay": "morphism",
 }
 __all__ = list(_WHERE)
 

@@ -61,9 +61,7 @@ def test_an_architecture_that_is_not_in_the_table_fails_and_is_recorded(tmp_path
     ("lines", "message"),
     [
         pytest.param("arch,accuracy\naa,1\nab,2\nba,3\n", "lacks 1 of 4 .* the first is 'layer: b b'", id="missing"),
-        pytest.param(
-            "arch,accuracy\naa,1\nab,2\naa,3\n", "1 are repeated, the first is 'layer: a a'", id="twice"
-        ),
+        pytest.param("arch,accuracy\naa,1\nab,2\naa,3\n", "1 are repeated, the first is 'layer: a a'", id="twice"),
         pytest.param("arch,accuracy\naa,1\nab,two\n", "line 3: could not convert string to float: 'two'", id="text"),
         pytest.param("arch,accuracy\naa,1\nab,nan\nba,1\nbb,1\n", "'accuracy' is finite; row 1 is not", id="nan"),
         pytest.param("arch,score\naa,1\n", "line 2 has no column 'accuracy'; columns are arch, score", id="column"),
