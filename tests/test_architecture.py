@@ -29,19 +29,8 @@ ALLOWED = {
     "sharing": {"base", "evaluation", "samplers", "supernets"},
     "sandwich": {"cost", "functional", "sharing", "supernets"},
     "methods": {"errors", "functional", "samplers", "cost", "supernets", "base", "sandwich", "sharing"},
-    "nat": {
-        "base",
-        "cost",
-        "errors",
-        "evaluation",
-        "files",
-        "fronts",
-        "functional",
-        "sandwich",
-        "sharing",
-        "supernets",
-        "tasks",
-    },
+    "nat": {"base", "cluster", "cost", "errors", "evaluation", "files", "fronts"}
+    | {"functional", "sandwich", "sharing", "supernets", "tasks"},
     "discrete": {"cluster", "cost", "errors", "evaluation", "files", "fronts", "functional", "supernets", "tasks"},
 }
 # ... and all others everything, except what lies above them.
