@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
@@ -12,6 +13,9 @@ from oneshot.supernets.base import Supernet, batch_statistics
 from oneshot.supernets.space import SubnetConfig
 
 from .tasks import IGNORED
+
+if TYPE_CHECKING:
+    import pytorch_lightning as pl
 
 
 @contextlib.contextmanager
@@ -137,3 +141,41 @@ def evaluate_configs(
     if not images:
         raise ValueError("An accuracy needs at least one image; got no batches. Pass a loader that is not used up.")
     return [count / images for count in right]
+
+
+def decode_images(
+    data: pl.LightningDataModule, calibration: int, *, batch_size: int = 256
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Validation images ``[N, C, H, W]``, their labels, and so many training images, all read once, none augmented.
+
+    Training images of a data module without ``eval_loader`` come as its training loader has them.
+
+    Raises:
+        ValueError: If there are no validation images.
+    """
+    inner: Any = getattr(data, "data", data)
+    validation = data.val_dataloader()
+    if not validation:
+        raise ValueError("Architectures are compared on validation images; there are none. Use val_fraction=0.1.")
+    if hasattr(inner, "eval_loader"):
+        images: Any = (x for x, _ in inner.eval_loader(inner.train_images, batch_size=batch_size))
+    else:
+        batches: Any = data.train_dataloader()
+        images = (batch["weights"][0] if isinstance(batch, dict) else batch[0] for batch in batches)
+    return (*joined(validation), first(images, calibration))
+
+
+def joined(batches: Iterable[tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor]:
+    """All images and labels of a loader."""
+    images, labels = zip(*batches, strict=True)
+    return torch.cat(images), torch.cat(labels)
+
+
+def first(batches: Iterable[Tensor], count: int) -> Tensor:
+    """The first images of batches, so many if there are."""
+    taken: list[Tensor] = []
+    for x in batches:
+        taken.append(x)
+        if sum(map(len, taken)) >= count:
+            break
+    return torch.cat(taken)[:count] if taken else torch.empty(0)

@@ -16,9 +16,9 @@ from torch import Tensor
 from oneshot.supernets.base import Subnet
 from oneshot.supernets.elastic import resized
 
-from .evaluation import recalibrate
+from .evaluation import decode_images, recalibrate
 from .export import export_subnet
-from .nat.nat import NAT, decode_images
+from .nat.nat import NAT
 from .nat.objectives import ERROR
 from .nat.pick import at_most as best_at_most
 from .nat.pick import front_rows

@@ -31,7 +31,8 @@ ALLOWED = {
     "methods": {"errors", "functional", "samplers", "cost", "supernets", "base", "sandwich", "sharing"},
     "nat": {"base", "cluster", "cost", "errors", "evaluation", "files", "fronts"}
     | {"functional", "sandwich", "sharing", "supernets", "tasks"},
-    "discrete": {"cluster", "cost", "errors", "evaluation", "files", "fronts", "functional", "supernets", "tasks"},
+    "discrete": {"cluster", "cost", "errors", "evaluation", "files", "fronts", "functional", "supernets", "tasks"}
+    | {"retrain"},
 }
 # ... and all others everything, except what lies above them.
 TOP = {"__main__", "cli", "picking", "quickstart", "runs"}

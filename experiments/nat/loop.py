@@ -30,9 +30,8 @@ import oneshot
 from oneshot.callbacks import ParetoExport
 from oneshot.cost import Device, LatencyTable, measure, measure_latencies
 from oneshot.data import Digits
-from oneshot.evaluation import recalibrate
+from oneshot.evaluation import decode_images, recalibrate
 from oneshot.files import write_atomically
-from oneshot.nat.nat import decode_images
 from oneshot.supernets import NASBenchMacroSupernet
 from oneshot.supernets.base import Subnet
 

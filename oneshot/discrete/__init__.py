@@ -23,7 +23,14 @@ if TYPE_CHECKING:
     from .protocol import Result as Result
     from .protocol import SearchStrategy as SearchStrategy
     from .strategies.bananas import BANANAS as BANANAS
+    from .strategies.hyperband import Hyperband as Hyperband
+    from .strategies.hyperband import SuccessiveHalving as SuccessiveHalving
+    from .strategies.large_scale_evolution import LargeScaleEvolution as LargeScaleEvolution
+    from .strategies.lemonade import LEMONADE as LEMONADE
     from .strategies.local_search import LocalSearch as LocalSearch
+    from .strategies.morphing import RandomGraphs as RandomGraphs
+    from .strategies.nash import NASH as NASH
+    from .strategies.netadapt import NetAdapt as NetAdapt
     from .strategies.nsga2 import NSGA2 as NSGA2
     from .strategies.random_search import GridSearch as GridSearch
     from .strategies.random_search import RandomSearch as RandomSearch
@@ -31,6 +38,7 @@ if TYPE_CHECKING:
     from .study import Objective as Objective
     from .study import Study as Study
     from .tables import TabularEvaluator as TabularEvaluator
+    from .training import TrainingEvaluator as TrainingEvaluator
 
 # Imported on first use, as everywhere.
 _WHERE = {
@@ -40,21 +48,29 @@ _WHERE = {
     "EventLog": "log",
     "GraphNetwork": "graph",
     "GridSearch": "strategies.random_search",
+    "Hyperband": "strategies.hyperband",
+    "LEMONADE": "strategies.lemonade",
     "LEMONADE_OPERATORS": "morphism",
+    "LargeScaleEvolution": "strategies.large_scale_evolution",
     "LocalSearch": "strategies.local_search",
     "MorphismRecord": "morphism",
+    "NASH": "strategies.nash",
     "NASH_OPERATORS": "morphism",
     "NSGA2": "strategies.nsga2",
+    "NetAdapt": "strategies.netadapt",
     "NetworkGraph": "graph",
     "Node": "graph",
     "Objective": "study",
     "Proposal": "protocol",
+    "RandomGraphs": "strategies.morphing",
     "RandomSearch": "strategies.random_search",
     "RegularizedEvolution": "strategies.regularized_evolution",
     "Result": "protocol",
     "SearchStrategy": "protocol",
     "Study": "study",
+    "SuccessiveHalving": "strategies.hyperband",
     "TabularEvaluator": "tables",
+    "TrainingEvaluator": "training",
     "distil": "morphism",
     "morph": "morphism",
     "plain_graph": "graph",

@@ -3,19 +3,18 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal, cast
 
 import numpy as np
-import pytorch_lightning as pl
-import torch
 from torch import Tensor
 
 from oneshot.cost import count_candidates
 from oneshot.cost.candidates import Counted
 from oneshot.cost.few_shot import transferred_cost
 from oneshot.cost.table import LatencyTable
+from oneshot.evaluation import decode_images, first, joined
 from oneshot.sandwich import SandwichSearch
 from oneshot.supernets.base import Supernet
 from oneshot.supernets.space import IntMatrix, SubnetConfig
@@ -221,7 +220,7 @@ class NAT(SandwichSearch):
             return decode_images(data, self.calibration_images, batch_size=self.evaluation_batch)
         validation = list(self._held_out())
         training = (self.weight_batch(batch)[0] for batch in cast(Any, self.trainer.train_dataloader))
-        return (*_joined(validation), _first(training, self.calibration_images))
+        return (*joined(validation), first(training, self.calibration_images))
 
     # Checkpoints.
 
@@ -238,42 +237,6 @@ class NAT(SandwichSearch):
         super().on_load_checkpoint(checkpoint)
         self.pareto.load_state_dict(checkpoint["nat"])
         self._marginals = None
-
-
-def decode_images(
-    data: pl.LightningDataModule, calibration: int, *, batch_size: int = 256
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Validation images ``[N, C, H, W]``, their labels, and so many training images, all read once, none augmented.
-
-    Training images of a data module without ``eval_loader`` come as its training loader has them.
-
-    Raises:
-        ValueError: If there are no validation images.
-    """
-    inner: Any = getattr(data, "data", data)
-    validation = data.val_dataloader()
-    if not validation:
-        raise ValueError("NAT compares architectures on validation images; there are none. Use val_fraction=0.1.")
-    if hasattr(inner, "eval_loader"):
-        images: Any = (x for x, _ in inner.eval_loader(inner.train_images, batch_size=batch_size))
-    else:
-        batches: Any = data.train_dataloader()
-        images = (batch["weights"][0] if isinstance(batch, dict) else batch[0] for batch in batches)
-    return (*_joined(validation), _first(images, calibration))
-
-
-def _joined(batches: Iterable[tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor]:
-    images, labels = zip(*batches, strict=True)
-    return torch.cat(images), torch.cat(labels)
-
-
-def _first(batches: Iterable[Tensor], count: int) -> Tensor:
-    taken: list[Tensor] = []
-    for x in batches:
-        taken.append(x)
-        if sum(map(len, taken)) >= count:
-            break
-    return torch.cat(taken)[:count] if taken else torch.empty(0)
 
 
 def objective_of(given: str | Objective, supernet: Supernet) -> Objective:

@@ -1,0 +1,137 @@
+"""What strategies that morph networks have in common: children are made from their parents, weights and all."""
+
+from __future__ import annotations
+
+from abc import ABC
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+
+from oneshot.supernets.space import Choice, SearchSpace, SubnetConfig
+
+from ..graph import SPACE, GraphNetwork, NetworkGraph
+from ..morphism import EXACT_OPERATORS, MorphismRecord, random_morphism
+from ..protocol import TRIES, Proposal, Scalar, SearchStrategy
+
+GRAPHS = SearchSpace(SPACE, (Choice("nodes", ("any",)),))  # a name for the log; there is no end to its architectures
+Cost = Callable[[GraphNetwork], float]
+
+
+class MorphismSearch(SearchStrategy, ABC):
+    """A search among graphs that grows (and shrinks) networks it has trained.
+
+    A strategy sees architectures only: which operators fit, it finds out on networks with weights of no meaning, and
+    the evaluator repeats them on the weights of the parent.
+
+    Args:
+        start: Networks to begin with.
+        input_shape: C, H, W of the images.
+        num_classes: Number of logits.
+        operators: Names of morphisms, see ``oneshot.discrete.morphism``.
+        max_params: Children have at most so many parameters.
+        seed: Of all random choices.
+        scalar: What is minimised, given all values.
+
+    Raises:
+        ValueError: If there is no network to begin with.
+    """
+
+    def __init__(
+        self,
+        start: NetworkGraph | Sequence[NetworkGraph],
+        input_shape: Sequence[int],
+        num_classes: int,
+        *,
+        operators: Sequence[str] = EXACT_OPERATORS,
+        max_params: int | None = None,
+        seed: int = 0,
+        scalar: Scalar | None = None,
+    ) -> None:
+        super().__init__(GRAPHS, seed=seed, scalar=scalar)
+        self.start = [start] if isinstance(start, NetworkGraph) else list(start)
+        if not self.start:
+            raise ValueError("A search by morphisms begins with at least one network; got none.")
+        self.input_shape, self.num_classes = tuple(input_shape), num_classes
+        self.operators, self.max_params = tuple(operators), max_params
+        for graph in self.start:
+            self.network(graph.config)  # shapes that do not fit are an error now
+
+    def network(self, config: SubnetConfig) -> GraphNetwork:
+        """A network of this architecture, with weights of no meaning."""
+        with torch.random.fork_rng(devices=[]):
+            return GraphNetwork.from_config(config, self.input_shape, self.num_classes)
+
+    def child(self, config: SubnetConfig, steps: int) -> tuple[SubnetConfig, tuple[dict[str, Any], ...]] | None:
+        """Random morphisms on, and the trace; None if none fits."""
+        network, records = self.network(config), list[MorphismRecord]()
+        images = torch.zeros(2, *self.input_shape)
+        with torch.random.fork_rng(devices=[]):
+            for _ in range(steps):
+                try:
+                    network, record = random_morphism(
+                        network, self.rng, images=images, operators=self.operators, max_params=self.max_params
+                    )
+                except ValueError:
+                    break
+                records.append(record)
+        return (network.config, tuple(record.to_dict() for record in records)) if records else None
+
+    def _new_child(
+        self, parent: SubnetConfig, steps: Callable[[], int]
+    ) -> tuple[SubnetConfig, tuple[dict[str, Any], ...]] | None:
+        """A child that was not proposed yet."""
+        for _ in range(TRIES):
+            found = self.child(parent, steps())
+            if found is not None and not self._was_proposed(found[0]):
+                return found
+        return None
+
+    def _was_proposed(self, config: SubnetConfig) -> bool:
+        return config.to_json().encode() in self._proposed
+
+    def _number(self, config: SubnetConfig, **details: Any) -> Proposal:
+        self._proposed.add(config.to_json().encode())
+        return super()._number(config, **details)
+
+
+class RandomGraphs(MorphismSearch):
+    """Random search among graphs: random numbers of morphisms from a random start, each network trained from scratch.
+
+    The baseline of searches that inherit weights.
+
+    Args:
+        steps: Most morphisms.
+    """
+
+    def __init__(
+        self,
+        start: NetworkGraph | Sequence[NetworkGraph],
+        input_shape: Sequence[int],
+        num_classes: int,
+        *,
+        steps: int = 12,
+        operators: Sequence[str] = EXACT_OPERATORS,
+        max_params: int | None = None,
+        seed: int = 0,
+        scalar: Scalar | None = None,
+    ) -> None:
+        super().__init__(
+            start,
+            input_shape,
+            num_classes,
+            operators=operators,
+            max_params=max_params,
+            seed=seed,
+            scalar=scalar,
+        )
+        if steps < 1:
+            raise ValueError(f"Random graphs are at least one morphism away; got steps={steps}.")
+        self.steps = steps
+
+    def _propose(self) -> Proposal | None:
+        if self._next < len(self.start):
+            return self._number(self.start[self._next].config)
+        parent = self.start[int(self.rng.integers(len(self.start)))].config
+        found = self._new_child(parent, lambda: int(self.rng.integers(1, self.steps + 1)))
+        return None if found is None else self._number(found[0])

@@ -1,0 +1,195 @@
+"""Evaluation by training: every proposal becomes a network of its own, from scratch or from its parent's weights."""
+
+from __future__ import annotations
+
+import json
+import logging
+import math
+import warnings
+import zlib
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytorch_lightning as pl
+from pytorch_lightning.utilities.seed import isolate_rng
+from safetensors import safe_open
+from safetensors.torch import save
+from torch import nn
+
+from oneshot.cost.counts import count
+from oneshot.evaluation import decode_images
+from oneshot.files import write_atomically
+from oneshot.retrain import Retrain
+from oneshot.supernets.base import Subnet
+from oneshot.supernets.space import SubnetConfig
+from oneshot.tasks import METRICS
+
+from .morphism import APPROXIMATE_OPERATORS, MorphismRecord, distil, replay
+from .protocol import Proposal
+
+Build = Callable[[SubnetConfig], Subnet]  # a network with new weights
+Cost = Callable[[nn.Module], float]
+
+
+class TrainingEvaluator:
+    """Trains the network of a proposal and measures it on validation images.
+
+    A proposal with a parent begins with the parent's weights: by its trace of morphisms, as the same network if it is
+    the same architecture, else with all weights of equal name and shape (Large-scale evolution, arXiv:1703.01041). The
+    learning rate falls from ``lr`` to ``lr_min`` by a cosine over the epochs of this training.
+
+    The same proposal gives the same weights on the same machine: all random numbers follow from ``seed`` and the
+    proposal, and those of the process stay as they were.
+
+    Args:
+        build: The network of an architecture, such as ``functools.partial(supernet.extract, inherit=False)``.
+        data: Images to train with, and to validate with.
+        folder: Where weights are kept, one file a proposal.
+        epochs: Full fidelity.
+        lr: Learning rate of SGD at the beginning.
+        lr_min: At the end.
+        weight_decay: Of all weights.
+        optimizer: See :class:`~oneshot.retrain.Retrain`.
+        distil: Epochs in which a child of an approximate morphism learns its parent's logits first.
+        calibration: Training images for morphisms.
+        costs: Further metrics, ``{name: function of the network}``; pickled.
+        trainer: Arguments of Lightning's ``Trainer``, such as devices.
+        seed: Of all random choices.
+
+    Raises:
+        ValueError: If a number is below its least, or there are no images to validate with.
+    """
+
+    def __init__(
+        self,
+        build: Build,
+        data: pl.LightningDataModule,
+        folder: str | Path,
+        *,
+        epochs: int = 20,
+        lr: float = 0.05,
+        lr_min: float = 0.0,
+        weight_decay: float = 5e-4,
+        optimizer: str = "sgd",
+        distil: int = 1,
+        calibration: int = 256,
+        costs: Mapping[str, Cost] | None = None,
+        trainer: Mapping[str, Any] | None = None,
+        seed: int = 0,
+    ) -> None:
+        if epochs < 1 or distil < 0 or calibration < 1:
+            raise ValueError(
+                "epochs and calibration are at least 1, distil at least 0; got "
+                f"epochs={epochs}, calibration={calibration}, distil={distil}."
+            )
+        data.prepare_data()
+        data.setup("fit")
+        if not data.val_dataloader():
+            raise ValueError("Networks are compared on validation images; there are none. Use val_fraction=0.1.")
+        self.build, self.data, self.folder, self.epochs = build, data, Path(folder), epochs
+        self.options = {"lr": lr, "lr_min": lr_min, "weight_decay": weight_decay, "optimizer": optimizer}
+        self.distil, self.calibration, self.costs = distil, calibration, dict(costs or {})
+        self.trainer, self.seed = dict(trainer or {}), seed
+
+    @property
+    def metrics(self) -> tuple[str, ...]:
+        return ("accuracy", "error", "params", "macs", *self.costs)
+
+    def __call__(self, proposal: Proposal) -> dict[str, float]:
+        epochs = (self.epochs if proposal.fidelity is None else round(proposal.fidelity)) - round(proposal.trained)
+        if epochs < 1:
+            raise ValueError(
+                f"a training has at least one epoch; fidelity {proposal.fidelity or self.epochs} after "
+                f"{proposal.trained} leaves {epochs}"
+            )
+        with isolate_rng(), _quiet():
+            pl.seed_everything(self._seed(proposal), verbose=False)
+            network = self.network(proposal)
+            module = Retrain(network, **self.options)  # type: ignore[arg-type]
+            options: dict[str, Any] = {
+                "logger": False,
+                "enable_checkpointing": False,
+                "enable_progress_bar": False,
+                "enable_model_summary": False,
+                "check_val_every_n_epoch": epochs,
+                "num_sanity_val_steps": 0,
+                **self.trainer,
+            }
+            trainer = pl.Trainer(max_epochs=epochs, **options)
+            trainer.fit(module, datamodule=self.data)
+            accuracy = float(trainer.callback_metrics[f"val/{METRICS[network.task]}"])
+            network = module.network_for_export().cpu()
+        self._save(proposal, network)
+        counts = count(network, network.input_shape)
+        found = {"accuracy": accuracy, "error": 1 - accuracy, "params": counts.params, "macs": counts.macs}
+        return {**found, **{name: float(cost(network)) for name, cost in self.costs.items()}}
+
+    def network(self, proposal: Proposal) -> Subnet:
+        """What the training of a proposal begins with.
+
+        Raises:
+            ValueError: If the weights of its parent are not there, or its trace makes another network.
+        """
+        if proposal.parent is None:
+            return self.build(proposal.config)
+        parent = self.load(proposal.parent)
+        if proposal.trace:
+            records = [MorphismRecord.from_dict(step) for step in proposal.trace]
+            _, _, images = decode_images(self.data, self.calibration)
+            child = replay(parent, records, images)  # type: ignore[arg-type]  # traces are of graphs
+            if child.config != proposal.config:
+                raise ValueError(f"the trace of proposal {proposal.number} makes another network than it proposes")
+            if self.distil and any(record.operator in APPROXIMATE_OPERATORS for record in records):
+                distil(child, parent, images, epochs=self.distil, rng=self._seed(proposal))
+            return child
+        network = self.build(proposal.config)
+        state = network.state_dict()
+        fitting = {k: v for k, v in parent.state_dict().items() if k in state and v.shape == state[k].shape}
+        network.load_state_dict(fitting, strict=False)
+        return network
+
+    def load(self, number: int) -> Subnet:
+        """The trained network of a proposal.
+
+        Raises:
+            ValueError: If its weights are not there.
+        """
+        path = self._path(number)
+        if not path.is_file():
+            raise ValueError(f"the weights of proposal {number} are not in {path.parent}")
+        with safe_open(path, framework="pt") as file:  # type: ignore[no-untyped-call]  # safetensors
+            network = self.build(SubnetConfig.from_json(file.metadata()["config"]))
+            network.load_state_dict({name: file.get_tensor(name) for name in file.keys()})  # noqa: SIM118
+        return network.eval()
+
+    def _save(self, proposal: Proposal, network: Subnet) -> None:
+        state = {name: tensor.contiguous() for name, tensor in network.state_dict().items()}
+        content = save(state, metadata={"config": proposal.config.to_json()})
+        write_atomically(self._path(proposal.number), content)
+
+    def _path(self, number: int) -> Path:
+        return self.folder / f"{number}.safetensors"
+
+    def _seed(self, proposal: Proposal) -> int:
+        return zlib.crc32(json.dumps([self.seed, proposal.to_dict()]).encode())
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Hundreds of trainings are not announced one by one."""
+    logger = logging.getLogger("pytorch_lightning")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", module="pytorch_lightning")
+            yield
+    finally:
+        logger.setLevel(level)
+
+
+def log10_params(network: nn.Module) -> float:
+    """Decimal logarithm of the number of parameters, a cost that spans decades evenly."""
+    return math.log10(sum(p.numel() for p in network.parameters()))
