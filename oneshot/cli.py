@@ -39,6 +39,9 @@ def _parser() -> argparse.ArgumentParser:
     )
 
     commands.add_parser("pareto", help="search a front of networks: NAT", add_help=False)
+    commands.add_parser(
+        "discrete", help="search by evolution, reinforcement learning, Bayesian optimisation, morphisms", add_help=False
+    )
     pick = commands.add_parser("pick", help="take a network from the front of a search, calibrate and export it")
     pick.add_argument("run", help="folder of 'oneshot pareto'")
     for name, what in (("latency", "ms"), ("macs", "MACs"), ("params", "parameters"), ("memory", "bytes")):
@@ -89,7 +92,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     words = list(sys.argv[1:] if argv is None else argv)
     traceback = "--traceback" in words  # wherever it stands
     args, rest = parser.parse_known_args([word for word in words if word != "--traceback"])
-    if rest and args.command not in ("search", "pareto", "retrain", "evaluate", "measure"):
+    if rest and args.command not in ("search", "pareto", "discrete", "retrain", "evaluate", "measure"):
         parser.error(f"{args.command} does not know {' '.join(rest)}")
     # Lightning's tree walk uses a class torch is about to remove; nobody at a command line can do anything about it.
     warnings.filterwarnings("ignore", r"`isinstance\(treespec, LeafSpec\)` is deprecated")
@@ -102,6 +105,10 @@ def main(argv: Sequence[str] | None = None) -> int:
             from .measuring import measure
 
             measure(rest)
+        elif args.command == "discrete":
+            from .studying import discrete
+
+            discrete(rest)
         elif args.command == "pick":
             from .picking import pick
 
@@ -124,9 +131,10 @@ def main(argv: Sequence[str] | None = None) -> int:
             else:
                 runs.show(args.target, out=args.out)
     except KeyboardInterrupt:
-        if args.command != "measure":
+        if args.command not in ("measure", "discrete"):
             raise
-        sys.stderr.write("oneshot measure: interrupted; the same command goes on\n")
+        way = "the same command goes on" if args.command == "measure" else "the same command with --resume goes on"
+        sys.stderr.write(f"oneshot {args.command}: interrupted; {way}\n")
         return 130  # what a shell reports for this signal
     except (ValueError, ImportError, RuntimeError, OSError) as error:
         if traceback:

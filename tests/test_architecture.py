@@ -35,7 +35,7 @@ ALLOWED = {
     | {"retrain"},
 }
 # ... and all others everything, except what lies above them.
-TOP = {"__main__", "cli", "picking", "quickstart", "runs"}
+TOP = {"__main__", "cli", "picking", "quickstart", "runs", "studying"}
 CALLBACKS_ARE_FOR = {"callbacks", *TOP}
 
 SUPERNETS_MAY_USE = {"numpy", "timm", "torch"}

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from .morphism import morph as morph
     from .morphism import random_morphism as random_morphism
     from .morphism import replay as replay
+    from .protocol import Evaluator as Evaluator
     from .protocol import Proposal as Proposal
     from .protocol import Result as Result
     from .protocol import SearchStrategy as SearchStrategy
@@ -45,6 +46,7 @@ _WHERE = {
     "APPROXIMATE_OPERATORS": "morphism",
     "BANANAS": "strategies.bananas",
     "EXACT_OPERATORS": "morphism",
+    "Evaluator": "protocol",
     "EventLog": "log",
     "GraphNetwork": "graph",
     "GridSearch": "strategies.random_search",

@@ -11,12 +11,15 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, ClassVar, TypeAlias
+from typing import TYPE_CHECKING, Any, ClassVar, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
 
 from oneshot.supernets.space import IntMatrix, SearchSpace, SubnetConfig, check_space, describe_space
+
+if TYPE_CHECKING:
+    from oneshot.supernets.base import Subnet
 
 SCHEMA_VERSION = 1
 TRIES = 50  # draws that may repeat what was proposed, before a random architecture takes their place
@@ -83,6 +86,26 @@ class Result:
     metrics: Mapping[str, float] = field(default_factory=dict)
     failure: str | None = None
     seconds: float = 0.0
+
+
+class Evaluator(ABC):
+    """What gives answers: by table, by inherited weights, by training.
+
+    One that runs in other processes is pickled.
+    """
+
+    @property
+    @abstractmethod
+    def metrics(self) -> tuple[str, ...]:
+        """Names of what it measures."""
+
+    @abstractmethod
+    def __call__(self, proposal: Proposal) -> Mapping[str, float]:
+        """Measure one architecture; whatever is raised is recorded as a failure."""
+
+    def network(self, proposal: Proposal) -> Subnet | None:
+        """The network that was measured, with its weights; None where there is none."""
+        return None
 
 
 class SearchStrategy(ABC):

@@ -20,8 +20,8 @@ from oneshot.fronts import Floats, non_dominated
 from oneshot.supernets.space import SubnetConfig, check_space, describe_space
 
 from .log import EventLog
-from .protocol import Proposal, Result, SearchStrategy
-from .workers import Answer, Evaluator, InProcess, Pool, Processes, RayPool
+from .protocol import Evaluator, Proposal, Result, SearchStrategy
+from .workers import Answer, InProcess, Pool, Processes, RayPool
 
 SCHEMA_VERSION = 1
 LOG = "log.jsonl"

@@ -21,13 +21,13 @@ from oneshot.supernets.nasbench201 import NASBench201Space
 from oneshot.supernets.nasbenchmacro import DEPTHS, NASBenchMacroSpace
 from oneshot.supernets.space import Choice, IntMatrix, SearchSpace, SubnetConfig
 
-from .protocol import Proposal, listed
+from .protocol import Evaluator, Proposal, listed
 
 Row: TypeAlias = Mapping[str, str]
 Column: TypeAlias = str | Callable[[Row], float]
 
 
-class TabularEvaluator:
+class TabularEvaluator(Evaluator):
     """Metrics of architectures that are in a table.
 
     Args:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import logging
-import math
 import warnings
 import zlib
 from collections.abc import Callable, Iterator, Mapping
@@ -22,18 +21,19 @@ from oneshot.cost.counts import count
 from oneshot.evaluation import decode_images
 from oneshot.files import write_atomically
 from oneshot.retrain import Retrain
-from oneshot.supernets.base import Subnet
+from oneshot.supernets.base import Subnet, Supernet
 from oneshot.supernets.space import SubnetConfig
 from oneshot.tasks import METRICS
 
+from .graph import GraphNetwork
 from .morphism import APPROXIMATE_OPERATORS, MorphismRecord, distil, replay
-from .protocol import Proposal
+from .protocol import Evaluator, Proposal
 
 Build = Callable[[SubnetConfig], Subnet]  # a network with new weights
 Cost = Callable[[nn.Module], float]
 
 
-class TrainingEvaluator:
+class TrainingEvaluator(Evaluator):
     """Trains the network of a proposal and measures it on validation images.
 
     A proposal with a parent begins with the parent's weights: by its trace of morphisms, as the same network if it is
@@ -44,9 +44,9 @@ class TrainingEvaluator:
     proposal, and those of the process stay as they were.
 
     Args:
-        build: The network of an architecture, such as ``functools.partial(supernet.extract, inherit=False)``.
         data: Images to train with, and to validate with.
         folder: Where weights are kept, one file a proposal.
+        build: The network of an architecture, with new weights: a supernet, any function, or None for graphs.
         epochs: Full fidelity.
         lr: Learning rate of SGD at the beginning.
         lr_min: At the end.
@@ -64,10 +64,10 @@ class TrainingEvaluator:
 
     def __init__(
         self,
-        build: Build,
         data: pl.LightningDataModule,
         folder: str | Path,
         *,
+        build: Supernet | Build | None = None,
         epochs: int = 20,
         lr: float = 0.05,
         lr_min: float = 0.0,
@@ -88,7 +88,9 @@ class TrainingEvaluator:
         data.setup("fit")
         if not data.val_dataloader():
             raise ValueError("Networks are compared on validation images; there are none. Use val_fraction=0.1.")
-        self.build, self.data, self.folder, self.epochs = build, data, Path(folder), epochs
+        self.data, self.folder, self.epochs = data, Path(folder), epochs
+        self.space = build.space if isinstance(build, Supernet) else None
+        self._build = build
         self.options = {"lr": lr, "lr_min": lr_min, "weight_decay": weight_decay, "optimizer": optimizer}
         self.distil, self.calibration, self.costs = distil, calibration, dict(costs or {})
         self.trainer, self.seed = dict(trainer or {}), seed
@@ -96,6 +98,15 @@ class TrainingEvaluator:
     @property
     def metrics(self) -> tuple[str, ...]:
         return ("accuracy", "error", "params", "macs", *self.costs)
+
+    def build(self, config: SubnetConfig) -> Subnet:
+        """The network of an architecture, with new weights."""
+        if isinstance(self._build, Supernet):
+            return self._build.extract(config, inherit=False)
+        if self._build is not None:
+            return self._build(config)
+        data: Any = self.data
+        return GraphNetwork.from_config(config, data.input_shape, data.num_classes)
 
     def __call__(self, proposal: Proposal) -> dict[str, float]:
         epochs = (self.epochs if proposal.fidelity is None else round(proposal.fidelity)) - round(proposal.trained)
@@ -106,7 +117,7 @@ class TrainingEvaluator:
             )
         with isolate_rng(), _quiet():
             pl.seed_everything(self._seed(proposal), verbose=False)
-            network = self.network(proposal)
+            network = self.beginning(proposal)
             module = Retrain(network, **self.options)  # type: ignore[arg-type]
             options: dict[str, Any] = {
                 "logger": False,
@@ -126,7 +137,7 @@ class TrainingEvaluator:
         found = {"accuracy": accuracy, "error": 1 - accuracy, "params": counts.params, "macs": counts.macs}
         return {**found, **{name: float(cost(network)) for name, cost in self.costs.items()}}
 
-    def network(self, proposal: Proposal) -> Subnet:
+    def beginning(self, proposal: Proposal) -> Subnet:
         """What the training of a proposal begins with.
 
         Raises:
@@ -149,6 +160,9 @@ class TrainingEvaluator:
         fitting = {k: v for k, v in parent.state_dict().items() if k in state and v.shape == state[k].shape}
         network.load_state_dict(fitting, strict=False)
         return network
+
+    def network(self, proposal: Proposal) -> Subnet:
+        return self.load(proposal.number)
 
     def load(self, number: int) -> Subnet:
         """The trained network of a proposal.
@@ -188,8 +202,3 @@ def _quiet() -> Iterator[None]:
             yield
     finally:
         logger.setLevel(level)
-
-
-def log10_params(network: nn.Module) -> float:
-    """Decimal logarithm of the number of parameters, a cost that spans decades evenly."""
-    return math.log10(sum(p.numel() for p in network.parameters()))

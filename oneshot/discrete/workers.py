@@ -13,30 +13,13 @@ import traceback
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any
 
 from oneshot.cluster import connect
 
-from .protocol import Proposal
+from .protocol import Evaluator, Proposal
 
 START = 120.0  # seconds for a new process to import what the evaluator needs, besides the timeout
-
-
-class Evaluator(Protocol):
-    """What gives answers: by table, by inherited weights, by training.
-
-    An evaluator that runs in other processes is pickled.
-
-    Attributes:
-        metrics: Names of what it measures.
-    """
-
-    @property
-    def metrics(self) -> tuple[str, ...]: ...
-
-    def __call__(self, proposal: Proposal) -> Mapping[str, float]:
-        """Measure one architecture; whatever is raised is recorded as a failure."""
-        ...
 
 
 @dataclass(frozen=True)

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from ..graph import NetworkGraph
 from ..morphism import LEMONADE_OPERATORS
 from ..protocol import Proposal, Result, Scalar
-from .morphing import MorphismSearch
+from .morphing import MorphismSearch, Start
 
 OPERATORS = (*LEMONADE_OPERATORS, "enlarge_kernel")
 
@@ -38,7 +37,7 @@ class LargeScaleEvolution(MorphismSearch):
 
     def __init__(
         self,
-        start: NetworkGraph | Sequence[NetworkGraph],
+        start: Start,
         input_shape: Sequence[int],
         num_classes: int,
         *,

@@ -12,10 +12,10 @@ import numpy.typing as npt
 from oneshot.fronts import Floats, non_dominated
 from oneshot.supernets.space import SubnetConfig
 
-from ..graph import GraphNetwork, NetworkGraph
+from ..graph import GraphNetwork
 from ..morphism import LEMONADE_OPERATORS
 from ..protocol import Proposal, Result
-from .morphing import Cost, MorphismSearch
+from .morphing import Cost, MorphismSearch, Start
 
 BANDWIDTH = 0.1  # least width of the kernels, in standard deviations: populations begin with a handful of networks
 
@@ -54,7 +54,7 @@ class LEMONADE(MorphismSearch):
 
     def __init__(
         self,
-        start: NetworkGraph | Sequence[NetworkGraph],
+        start: Start,
         input_shape: Sequence[int],
         num_classes: int,
         *,

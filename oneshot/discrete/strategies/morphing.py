@@ -10,12 +10,13 @@ import torch
 
 from oneshot.supernets.space import Choice, SearchSpace, SubnetConfig
 
-from ..graph import SPACE, GraphNetwork, NetworkGraph
+from ..graph import SPACE, GraphNetwork, NetworkGraph, plain_graph
 from ..morphism import EXACT_OPERATORS, MorphismRecord, random_morphism
 from ..protocol import TRIES, Proposal, Scalar, SearchStrategy
 
 GRAPHS = SearchSpace(SPACE, (Choice("nodes", ("any",)),))  # a name for the log; there is no end to its architectures
 Cost = Callable[[GraphNetwork], float]
+Start = NetworkGraph | Sequence[NetworkGraph | Sequence[int]]
 
 
 class MorphismSearch(SearchStrategy, ABC):
@@ -25,7 +26,7 @@ class MorphismSearch(SearchStrategy, ABC):
     the evaluator repeats them on the weights of the parent.
 
     Args:
-        start: Networks to begin with.
+        start: Networks to begin with; numbers of filters stand for a plain graph.
         input_shape: C, H, W of the images.
         num_classes: Number of logits.
         operators: Names of morphisms, see ``oneshot.discrete.morphism``.
@@ -39,7 +40,7 @@ class MorphismSearch(SearchStrategy, ABC):
 
     def __init__(
         self,
-        start: NetworkGraph | Sequence[NetworkGraph],
+        start: Start,
         input_shape: Sequence[int],
         num_classes: int,
         *,
@@ -49,7 +50,8 @@ class MorphismSearch(SearchStrategy, ABC):
         scalar: Scalar | None = None,
     ) -> None:
         super().__init__(GRAPHS, seed=seed, scalar=scalar)
-        self.start = [start] if isinstance(start, NetworkGraph) else list(start)
+        given = [start] if isinstance(start, NetworkGraph) else list(start)
+        self.start = [graph if isinstance(graph, NetworkGraph) else plain_graph(graph) for graph in given]
         if not self.start:
             raise ValueError("A search by morphisms begins with at least one network; got none.")
         self.input_shape, self.num_classes = tuple(input_shape), num_classes
@@ -106,7 +108,7 @@ class RandomGraphs(MorphismSearch):
 
     def __init__(
         self,
-        start: NetworkGraph | Sequence[NetworkGraph],
+        start: Start,
         input_shape: Sequence[int],
         num_classes: int,
         *,

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from ..graph import NetworkGraph
 from ..morphism import NASH_OPERATORS
 from ..protocol import Proposal, Result, Scalar
-from .morphing import MorphismSearch
+from .morphing import MorphismSearch, Start
 
 
 class NASH(MorphismSearch):
@@ -37,7 +36,7 @@ class NASH(MorphismSearch):
 
     def __init__(
         self,
-        start: NetworkGraph,
+        start: Start,
         input_shape: Sequence[int],
         num_classes: int,
         *,

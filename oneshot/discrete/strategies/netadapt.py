@@ -5,10 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Literal
 
-from ..graph import NetworkGraph
+from oneshot.cost.counts import count
+
+from ..graph import GraphNetwork, NetworkGraph
 from ..morphism import MorphismRecord, prune
 from ..protocol import Proposal, Result, Scalar
-from .morphing import Cost, MorphismSearch
+from .morphing import Cost, MorphismSearch, Start
 
 
 class NetAdapt(MorphismSearch):
@@ -22,8 +24,8 @@ class NetAdapt(MorphismSearch):
         start: The network to begin with.
         input_shape: C, H, W of the images.
         num_classes: Number of logits.
-        cost: Of a network, for example ``lambda net: count(net, net.input_shape).macs``, or a measured latency.
         target: What the network may cost.
+        cost: Of a network, for example a measured latency; MACs by default.
         reduction: Share of the first cost that a step saves; each further step saves ``decay`` times as much.
         decay: See ``reduction``.
         choose: ``"accuracy"``, the least loss (NetAdapt), or ``"ratio"``, the least loss added for each unit of cost
@@ -40,12 +42,12 @@ class NetAdapt(MorphismSearch):
 
     def __init__(
         self,
-        start: NetworkGraph,
+        start: Start,
         input_shape: Sequence[int],
         num_classes: int,
         *,
-        cost: Cost,
         target: float,
+        cost: Cost | None = None,
         reduction: float = 0.05,
         decay: float = 0.98,
         choose: Literal["accuracy", "ratio"] = "ratio",
@@ -56,8 +58,8 @@ class NetAdapt(MorphismSearch):
         scalar: Scalar | None = None,
     ) -> None:
         super().__init__(start, input_shape, num_classes, operators=("prune",), seed=seed, scalar=scalar)
-        self.cost, self.target, self.choose = cost, target, choose
-        first = cost(self.network(start.config))
+        self.cost, self.target, self.choose = cost or macs, target, choose
+        first = self.cost(self.network(self.start[0].config))
         if not 0 < target < first:
             raise ValueError(
                 f"NetAdapt lowers a cost: the target is below that of the start, {first:g}; got {target:g}."
@@ -139,3 +141,8 @@ class NetAdapt(MorphismSearch):
         ratio = self.choose == "ratio"
         self.current = min(self._told, key=lambda c: ((c[0] - before) / (cost - c[1]) if ratio else c[0], c[2].number))
         self._told = []
+
+
+def macs(network: GraphNetwork) -> float:
+    """Multiply-accumulates of one image."""
+    return count(network, network.input_shape).macs

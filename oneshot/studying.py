@@ -1,0 +1,221 @@
+"""``oneshot discrete``: studies of the discrete search from a configuration, and what they leave in a folder."""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import inspect
+import io
+import warnings
+from collections.abc import Mapping, Sequence
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+import yaml
+from jsonargparse import ArgumentParser, set_parsing_settings
+from rich.console import Console
+
+from oneshot.supernets.space import SearchSpace
+
+from .discrete.plots import draw_study
+from .discrete.protocol import Evaluator, SearchStrategy
+from .discrete.study import LOG, Record, Study
+from .files import new_folder, write_atomically
+from .report import network_table, save_figure
+
+CONFIG, TABLE, PICTURE, SUBNET, WEIGHTS = "config.yaml", "evaluations.csv", "study.png", "subnet.json", "weights"
+OBJECTS = {"strategy": SearchStrategy, "evaluator": Evaluator}
+FREE = ("evaluations", "hours", "workers", "ray", "timeout", "retries")  # may change when a study goes on
+
+
+def discrete(args: Sequence[str]) -> None:
+    """``oneshot discrete``: run a study, or go on with it.
+
+    The folder gets the configuration, the log, all evaluations as CSV, a picture, the best architecture, and the
+    weights of what was trained.
+    """
+    options, rest = _split(_with_config_of_the_run(args))
+    parsed = _parser().parse_args(rest)
+    config = {name: parsed[name] for name in (*OBJECTS, "objectives", *FREE)}
+    for path, value in options:
+        _set(config, path, value)
+    folder, console = Path(parsed.out), Console()
+    if parsed.resume and (folder / CONFIG).is_file():
+        _compare(config, yaml.safe_load((folder / CONFIG).read_text()))
+        study = build(config, folder)
+    else:
+        with new_folder(folder, overwrite=parsed.overwrite or parsed.resume, marker=CONFIG, keep=CONFIG):
+            study = build(config, folder)
+            write_atomically(folder / CONFIG, yaml.safe_dump(config, sort_keys=False))
+    if study.records:
+        _say(console, f"Going on after {len(study.evaluated)} evaluations.")
+    try:
+        study.run()
+    finally:
+        if any(record.result.values is not None for record in study.records):
+            write_report(study, folder)
+    best, evaluated = study.best, study.evaluated
+    _say(console, network_table(rows(study, study.front())))
+    _say(console, f"Best: {best.proposal.config}")
+    if failed := sum(record.result.values is None for record in evaluated):
+        _say(console, f"{failed} of {len(evaluated)} evaluations failed; {folder / TABLE} says why.")
+    _say(console, f"Run: {folder}, with {TABLE} and {PICTURE}. Next: oneshot pick {folder} --knee")
+
+
+def read_study(run: str | Path) -> Study:
+    """The study of a folder, as far as it has come.
+
+    Raises:
+        ValueError: If the folder is none of ``oneshot discrete``.
+    """
+    folder = Path(run)
+    if not (folder / LOG).is_file() or not (folder / CONFIG).is_file():
+        raise ValueError(f"A study is a folder with {CONFIG} and {LOG}, made by 'oneshot discrete'; {folder} is none.")
+    return build(yaml.safe_load((folder / CONFIG).read_text()), folder)
+
+
+def build(config: Mapping[str, Any], folder: Path) -> Study:
+    """Evaluator, strategy and study; what the strategy leaves open is taken from the evaluator.
+
+    That is the ``space``, and the ``input_shape`` and ``num_classes`` of the data.
+    """
+    config = {name: value for name, value in config.items() if value is not None}
+    evaluator = _object("evaluator", config.pop("evaluator"), {"folder": str(folder / WEIGHTS)})
+    data = getattr(evaluator, "data", None)
+    known = {
+        "space": getattr(evaluator, "space", None),
+        "input_shape": getattr(data, "input_shape", None),
+        "num_classes": getattr(data, "num_classes", None),
+    }
+    strategy = _object("strategy", config.pop("strategy"), known)
+    return Study(strategy, evaluator, folder=folder, **config)
+
+
+def write_report(study: Study, folder: Path) -> None:
+    """All evaluations, the picture, and the best architecture; each file whole."""
+    text = io.StringIO()
+    front = {record.proposal.number for record in study.front()}
+    metrics = list(dict.fromkeys(name for record in study.records for name in record.result.metrics))
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(["number", "parent", "fidelity", *metrics, "in_front", "seconds", "failure", "architecture"])
+    for record in study.evaluated:
+        proposal, result = record.proposal, record.result
+        values = [repr(result.metrics[name]) if name in result.metrics else "" for name in metrics]
+        kept = int(proposal.number in front)
+        seconds = f"{result.seconds:.3f}"
+        row = [proposal.number, proposal.parent, proposal.fidelity, *values, kept, seconds, result.failure]
+        writer.writerow([*row, proposal.config])
+    write_atomically(folder / TABLE, text.getvalue())
+    write_atomically(folder / SUBNET, study.best.proposal.config.to_json())
+    title = f"{type(study.strategy).__name__}, {len(study.evaluated)} evaluations"
+    save_figure(draw_study(study, title=title), folder / PICTURE)
+
+
+def rows(study: Study, records: Sequence[Record]) -> list[dict[str, object]]:
+    """Records as a table: their objectives as they were measured."""
+    found: list[dict[str, object]] = []
+    for record in records:
+        metrics = {o.metric: f"{record.result.metrics[o.metric]:.5g}" for o in study.objectives}
+        architecture = str(record.proposal.config)
+        short = architecture if len(architecture) <= 60 else f"{architecture[:57]}..."
+        found.append({"number": record.proposal.number, **metrics, "architecture": short})
+    return found
+
+
+def _parser() -> ArgumentParser:
+    parser = ArgumentParser(prog="oneshot discrete", description="Search by asking and telling.")
+    parser.add_argument("--config", action="config", help="YAML file with the options below")
+    for name, kind in OBJECTS.items():
+        what = f"class_path and init_args of the {kind.__name__}; also --{name}.init_args.ARGUMENT VALUE"
+        parser.add_argument(f"--{name}", type=dict, required=True, help=what)
+    parser.add_argument("--objectives", type=list[str], required=True, help="such as ['max accuracy', 'min params']")
+    parser.add_argument("--evaluations", type=int | None, default=None, help="budget")
+    parser.add_argument("--hours", type=float | None, default=None, help="budget of time")
+    parser.add_argument("--workers", type=int, default=0, help="evaluations at a time; 0 in this process")
+    parser.add_argument("--ray", type=str | None, default=None, help="address of a Ray cluster; 'local' starts one")
+    parser.add_argument("--timeout", type=float | None, default=None, help="seconds for one evaluation")
+    parser.add_argument("--retries", type=int, default=1, help="how often a failed evaluation is tried again")
+    parser.add_argument("--out", type=str, default="runs/discrete", help="folder of the study")
+    parser.add_argument("--resume", action="store_true", help="go on with the study in the folder")
+    parser.add_argument("--overwrite", action="store_true", help="replace the folder if it exists")
+    return parser
+
+
+def _split(args: Sequence[str]) -> tuple[list[tuple[list[str], Any]], list[str]]:
+    """Options of the strategy and the evaluator, ``--strategy.init_args.seed 3``, and all others."""
+    options, rest, words = [], list[str](), iter(args)
+    for word in words:
+        name, equals, value = word.partition("=")
+        if any(name.startswith(f"--{of}.") for of in OBJECTS):
+            text = value if equals else next(words, None)
+            if text is None:
+                raise ValueError(f"{name} needs a value.")
+            options.append((name[2:].split("."), yaml.safe_load(text)))
+        else:
+            rest.append(word)
+    return options, rest
+
+
+def _set(config: dict[str, Any], path: Sequence[str], value: Any) -> None:
+    *parents, last = path
+    for name in parents:
+        config[name] = dict(config.get(name) or {})
+        config = config[name]
+    config[last] = value
+
+
+def _with_config_of_the_run(args: Sequence[str]) -> list[str]:
+    """With ``--resume`` and no configuration, that of the run."""
+    args = list(args)
+    if "--resume" not in args or any(arg == "--config" or arg.startswith("--config=") for arg in args):
+        return args
+    finder = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    finder.add_argument("--out", default="runs/discrete")
+    config = Path(finder.parse_known_args(args)[0].out) / CONFIG
+    if not config.is_file():
+        raise ValueError(f"--resume goes on with the study in --out; {config.parent} has no {CONFIG}. Name its folder.")
+    return ["--config", str(config), *args]
+
+
+def _compare(now: Mapping[str, Any], then: Mapping[str, Any]) -> None:
+    changed = [name for name in now if name not in FREE and now[name] != then.get(name)]
+    if changed:
+        different = "; ".join(f"{name} was {then.get(name)}, is {now[name]}" for name in changed)
+        raise ValueError(
+            f"A study goes on with the options it began with; {different}. Leave them out (--resume --out FOLDER alone "
+            "takes those of the run), or begin another."
+        )
+
+
+def _object(name: str, given: Mapping[str, Any], known: Mapping[str, Any]) -> Any:
+    """An object of a class path and arguments, and of what is known where these leave it open."""
+    class_path = str(given.get("class_path", ""))
+    if set(given) - {"class_path", "init_args"} or not class_path:
+        raise ValueError(f"--{name} has a class_path and init_args; got {dict(given)}.")
+    module, _, attribute = class_path.rpartition(".")
+    try:
+        target = getattr(import_module(module), attribute)
+    except (ImportError, AttributeError, ValueError) as error:
+        raise ValueError(f"--{name}: there is no {class_path!r} to import ({error}).") from error
+    arguments = dict(given.get("init_args") or {})
+    for argument in inspect.signature(target).parameters:
+        if known.get(argument) is not None:
+            value = known[argument]
+            arguments.setdefault(argument, list(value) if isinstance(value, tuple) else value)
+    parser = ArgumentParser(exit_on_error=False)
+    set_parsing_settings(subclasses_enabled=[SearchSpace])  # a dataclass, which jsonargparse takes for final
+    parser.add_argument(f"--{name}", type=OBJECTS[name])
+    with warnings.catch_warnings():
+        # jsonargparse is about to rename this method; older releases do not know the other name.
+        warnings.filterwarnings("ignore", r"(?s).*(JsonargparseDeprecationWarning|instantiate_classes)")
+        try:
+            parsed = parser.parse_object({name: {"class_path": class_path, "init_args": arguments}})
+        except argparse.ArgumentError as error:
+            reason = " ".join(line.strip() for line in str(error).splitlines())
+            raise ValueError(reason.removeprefix(f'Parser key "{name}": ')) from error
+        return parser.instantiate_classes(parsed)[name]
+
+
+def _say(console: Console, what: object) -> None:
+    console.print(what, soft_wrap=True, highlight=False)
