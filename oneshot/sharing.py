@@ -15,6 +15,7 @@ from torch.nn import functional as F
 from torch.profiler import record_function
 
 from oneshot.supernets.base import Supernet
+from oneshot.supernets.elastic import ElasticSupernet
 from oneshot.supernets.space import NONE, SubnetConfig
 
 from .base import Batch, SupernetTraining
@@ -155,6 +156,8 @@ class WeightSharingSearch(SupernetTraining):
 
     def search_step(self, batch: Batch | tuple[Tensor, Tensor]) -> None:
         x, y = self.weight_batch(batch)
+        if isinstance(self.supernet, ElasticSupernet):  # data modules may declare nothing
+            self.supernet.check_images(min(x.shape[2:]))
         paths = self.paths(self.trainer.fit_loop.total_batch_idx)
         losses: list[Tensor] = []
         logits: list[Tensor] = []
