@@ -152,7 +152,7 @@ def _pairs(option: str, texts: Sequence[str]) -> dict[str, float]:
 def _finetuned(network: Subnet, data: pl.LightningDataModule, epochs: int, lr: float) -> Subnet:
     trainer = pl.Trainer(max_epochs=epochs, logger=False, enable_checkpointing=False, limit_val_batches=0)
     module = Retrain(network, lr=lr, label_smoothing=0.1)
-    trainer.fit(module, _Resized(data.train_dataloader(), network.input_shape[-1]))
+    trainer.fit(module, _Resized(data.train_dataloader(), network.input_shape[-1]), [])
     return module.network_for_export().cpu()
 
 

@@ -17,8 +17,11 @@ from PIL import Image
 
 from oneshot.cli import _reason, main
 from oneshot.cost import LatencyTable
+from oneshot.data import Digits
 from oneshot.nat.nat import NAT
+from oneshot.picking import _finetuned
 from oneshot.runs import _RunCLI
+from oneshot.supernets import MobileNetV3Supernet
 from oneshot.supernets.nasbench201 import NASBench201Space
 from oneshot.supernets.space import load_config
 
@@ -364,6 +367,17 @@ def test_a_picked_network_runs_in_a_fresh_process_from_onnx_and_from_load(nat_ru
     result = subprocess.run([sys.executable, "-c", code, str(out)], env=environment, capture_output=True, text=True)
     assert result.returncode == 0, result.stderr
     assert float(result.stdout.splitlines()[-1]) < 1e-4
+
+
+def test_a_picked_network_is_trained_further_at_its_own_resolution() -> None:
+    data = Digits(image_size=16, batch_size=256)
+    sizes = {"widths": (0.1,), "depths": (1,), "kernels": (3,), "expansions": (2, 3)}
+    supernet = MobileNetV3Supernet(num_classes=10, in_channels=1, stem="cifar", resolutions=(8, 16), **sizes)
+    network, seen = supernet.extract(supernet.space.smallest), set()
+    network.register_forward_pre_hook(lambda module, args: seen.add(tuple(args[0].shape[1:])))
+    before = network.classifier.weight.detach().clone()
+    trained = _finetuned(network, data, 1, 0.1)
+    assert seen == {(1, 8, 8)} and not torch.equal(trained.classifier.weight, before)
 
 
 @pytest.mark.parametrize(

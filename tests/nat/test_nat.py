@@ -21,6 +21,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, TensorDataset
 
+from oneshot.callbacks import SearchProgressBar
 from oneshot.cost import count_candidates
 from oneshot.guard import check_data
 from oneshot.nat.evaluators import SupernetEvaluator
@@ -278,6 +279,31 @@ def test_a_search_that_evaluates_on_ray_ends_as_one_that_does_not(done: NAT, tmp
     assert seen.count(("archive", 22, 22)) == 1  # all at the end, told one by one
 
 
+# Progress.
+
+
+def shown(folder: Path, capsys: pytest.CaptureFixture[str], **console: Any) -> str:
+    bar = SearchProgressBar(console_kwargs={"width": 200, **console})
+    fit(nat(), folder, enable_progress_bar=True, callbacks=[bar])
+    text: str = capsys.readouterr().out
+    return text
+
+
+def test_a_terminal_shows_how_many_architectures_are_evaluated(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    text = shown(tmp_path, capsys, force_terminal=True)
+    assert re.search(r"candidates .*\b\d+/14 ", text) and re.search(r"archive .*\b\d+/18 ", text)
+    assert "predictor and evolution" in text
+
+
+def test_a_log_has_no_bars_of_evaluations(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    text = shown(tmp_path, capsys, force_terminal=False)
+    assert "Epoch 2/2" in text
+    assert not any(word in text for word in ("archive", "candidates", "evolution"))
+    assert len(text.splitlines()) < 10
+
+
 # Half precision.
 
 
@@ -289,6 +315,9 @@ def test_under_mixed_precision_errors_are_those_of_32_bits_and_a_resume_is_exact
     evaluator = SupernetEvaluator(whole.supernet, x, y, stripes(128, 0)[0][:64], batch_size=32)
     errors = evaluator.evaluate(whole.supernet.space.decode(whole.pareto.archive.genes))
     assert whole.pareto.archive.values[:, 0].tolist() == errors
+    with torch.autocast("cpu", torch.bfloat16):
+        rounded = evaluator.evaluate(whole.supernet.space.decode(whole.pareto.archive.genes))
+    assert rounded != errors
     fit(again, tmp_path / "again", precision="bf16-mixed", ckpt_path=tmp_path / "1.ckpt")
     (weights, state), (weights_again, state_again) = everything(whole), everything(again)
     assert state == state_again
