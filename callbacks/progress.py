@@ -8,7 +8,6 @@ from typing import Any
 
 import pytorch_lightning as pl
 from pytorch_lightning.callbacks import RichProgressBar
-
 from rich.progress import TaskID
 
 from oneshot.base import SearchModule

@@ -328,7 +328,7 @@ class SupernetTraining(SearchModule):
             raise ValueError(
                 "Batch normalisation of the first channels only cannot be synchronised over processes: "
                 "SyncBatchNorm, which the Trainer would put in its place, normalises all channels or fails. Remove "
-                "sync_batchnorm=True and give every process a larger batch; evaluations calibrate the statistics anyway."
+                "sync_batchnorm=True and give every process a larger batch; evaluations calibrate statistics anyway."
             )
         return []
 

@@ -15,7 +15,7 @@ from oneshot.cost.predictors import Predictor
 from oneshot.supernets.space import IntMatrix, SearchSpace
 
 from .evolution import minimise
-from .fronts import Floats
+from .fronts import Floats, rounded_up
 
 ERROR = "error"  # the one objective that is measured
 SAMPLES = 1000  # architectures looked at before a constraint is searched for
@@ -180,4 +180,4 @@ def _least_excess(space: SearchSpace, constraints: Sequence[Constraint], seed: i
 
 def _said(constraint: Constraint, genes: IntMatrix) -> str:
     value = float(constraint.objective.upper(genes, constraint.probability)[0])
-    return f"{value:.4g} {constraint.objective.unit}".rstrip()
+    return f"{rounded_up(value)} {constraint.objective.unit}".rstrip()

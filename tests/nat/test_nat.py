@@ -236,7 +236,10 @@ def test_images_are_enlarged_only_where_that_is_asked_for(declared: bool, tmp_pa
         fit(NAT(mobile(resolutions=(8, 16)), **options), tmp_path, data, limit_train_batches=1)
     search = NAT(mobile(resolutions=(8, 16), upsample=True), **options)
     fit(search, tmp_path / "asked", data, limit_train_batches=1)
-    assert {config["resolution"] for config in search.supernet.space.decode(search.pareto.archive.genes)} == {(8,), (16,)}
+    assert {config["resolution"] for config in search.supernet.space.decode(search.pareto.archive.genes)} == {
+        (8,),
+        (16,),
+    }
 
 
 def test_images_larger_than_the_resolutions_are_made_smaller() -> None:
