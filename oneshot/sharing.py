@@ -96,10 +96,19 @@ class WeightSharingSearch(SupernetTraining):
         Args:
             logits: Of the path, ``[B, classes, ...]``.
             labels: ``[B, ...]``.
-            first: Logits of the step's first path, without gradient; ``None`` for that path itself.
+            first: Logits of the step's first path, without gradient; ``None`` for that path itself. Those of a teacher
+                if there is one (:meth:`teacher_logits`).
         """
         loss: Tensor = self.criterion(logits, labels)
         return loss
+
+    def teacher_logits(self, x: Tensor) -> Tensor | None:
+        """What all paths of a step learn from, ``[B, classes, ...]``; ``None``: from its first path.
+
+        Args:
+            x: The images, ``[B, C, H, W]``.
+        """
+        return None
 
     # The result.
 
@@ -163,9 +172,11 @@ class WeightSharingSearch(SupernetTraining):
         logits: list[Tensor] = []
         self.weight_optimizer.zero_grad()
         with record_function("step of the weights"):
+            first = self.teacher_logits(x)
             for config in paths:
                 output = self.supernet.run_config(x, config)
-                loss = self.path_loss(output, y, logits[0] if logits else None)
+                loss = self.path_loss(output, y, first)
+                first = output.detach() if first is None else first
                 self.manual_backward(loss)
                 losses.append(loss.detach())
                 logits.append(output.detach())
