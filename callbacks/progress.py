@@ -47,6 +47,8 @@ class SearchProgressBar(RichProgressBar):
         if self._evaluations is not None and not total:
             self.progress.remove_task(self._evaluations)
             self._evaluations = None
+        elif self._evaluations is not None and not done:  # something else begins, and with it the time
+            self.progress.reset(self._evaluations, description=what, total=total)
         elif self._evaluations is not None:
             self.progress.update(self._evaluations, description=what, completed=done, total=total)
         elif total:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -367,6 +368,16 @@ def test_a_picked_network_runs_in_a_fresh_process_from_onnx_and_from_load(nat_ru
     result = subprocess.run([sys.executable, "-c", code, str(out)], env=environment, capture_output=True, text=True)
     assert result.returncode == 0, result.stderr
     assert float(result.stdout.splitlines()[-1]) < 1e-4
+
+
+def test_where_evaluations_run_may_change_when_a_search_goes_on(
+    nat_run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shutil.copytree(nat_run, tmp_path / "run")
+    again = ["pareto", "--resume", "--out", str(tmp_path / "run")]
+    assert main([*again, "--model.init_args.ray_workers=3"]) == 0
+    assert main([*again, "--model.init_args.batch=4"]) == 1
+    assert "model.init_args.batch was 3, is 4" in capsys.readouterr().err
 
 
 def test_a_picked_network_is_trained_further_at_its_own_resolution() -> None:

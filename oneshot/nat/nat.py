@@ -224,14 +224,15 @@ class NAT(SandwichSearch):
         pareto, space = self.pareto, self.supernet.space
         evaluator = self.evaluator()
         if len(pareto.archive):
-            errors = evaluator.evaluate(space.decode(pareto.archive.genes), self._counted("archive", pareto.archive))
+            told = self._counted("evaluating the archive", pareto.archive)
+            errors = evaluator.evaluate(space.decode(pareto.archive.genes), told)
             pareto.update(np.array(errors))
         last = number == self.iterations
         for _ in range(0 if last else 2 if number == 0 else 1):  # the first time also the initial archive
             self.progress("predictor and evolution", 0, 1)
             genes = pareto.ask()
             if len(genes):
-                errors = evaluator.evaluate(space.decode(genes), self._counted("candidates", genes))
+                errors = evaluator.evaluate(space.decode(genes), self._counted("evaluating candidates", genes))
                 pareto.tell(genes, np.array(errors))
         self.progress("", 0, 0)
         self._marginals = None

@@ -279,7 +279,7 @@ def test_a_search_that_evaluates_on_ray_ends_as_one_that_does_not(done: NAT, tmp
     finally:
         ray.shutdown()
     assert everything(search)[1] == everything(done)[1]
-    assert seen.count(("archive", 22, 22)) == 1  # all at the end, told one by one
+    assert seen.count(("evaluating the archive", 22, 22)) == 1  # all at the end, told one by one
 
 
 # Progress.
