@@ -8,8 +8,10 @@ from typing import Any
 
 import pytorch_lightning as pl
 from pytorch_lightning.callbacks import RichProgressBar
+from rich.progress import TaskID
 
 from oneshot.base import SearchModule
+from oneshot.nat.nat import NAT
 from oneshot.supernets.base import OperationSupernet
 from oneshot.supernets.space import SubnetConfig
 
@@ -19,7 +21,8 @@ class SearchProgressBar(RichProgressBar):
 
     ``found`` counts the derived operations of each choice (``none`` left out). ``params`` is the number of weights in
     the decisions of the search: of the derived architecture, then the expectation under the current probabilities;
-    stem, head and reductions are not in it. With a module that is not a search it is the plain bar.
+    stem, head and reductions are not in it. While NAT evaluates there is a second bar, which goes when that is done: a
+    log that is no terminal never sees it. With a module that is not a search it is the plain bar.
 
     Args:
         refresh_rate: See ``RichProgressBar``.
@@ -29,10 +32,28 @@ class SearchProgressBar(RichProgressBar):
     """
 
     _found: dict[str, str]
+    _evaluations: TaskID | None = None
 
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
         super().setup(trainer, pl_module, stage)
         self._found = {}
+        if isinstance(pl_module, NAT):
+            pl_module.progress = self._show_evaluations
+
+    def _show_evaluations(self, what: str, done: int, total: int) -> None:
+        """A bar of its own for ``done`` of ``total`` evaluations; without a total it goes."""
+        if self.progress is None or self.is_disabled:
+            return
+        if self._evaluations is not None and not total:
+            self.progress.remove_task(self._evaluations)
+            self._evaluations = None
+        elif self._evaluations is not None and not done:  # something else begins, and with it the time
+            self.progress.reset(self._evaluations, description=what, total=total)
+        elif self._evaluations is not None:
+            self.progress.update(self._evaluations, description=what, completed=done, total=total)
+        elif total:
+            self._evaluations = self._add_task(total, what)
+        self.refresh()
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         self._look(pl_module)

@@ -24,6 +24,7 @@ from torch.profiler import record_function
 from torch.utils.data import DataLoader, IterableDataset
 
 from oneshot.supernets.base import OperationSupernet, Supernet, batch_statistics
+from oneshot.supernets.elastic_layers import ElasticBatchNorm2d
 from oneshot.supernets.mixed_op import Path
 from oneshot.supernets.space import SubnetConfig
 
@@ -321,6 +322,13 @@ class SupernetTraining(SearchModule):
             raise ValueError(
                 "The Trainer cannot accumulate gradients under manual optimisation; got "
                 f"accumulate_grad_batches={trainer.accumulate_grad_batches}. Remove it and use a larger batch_size."
+            )
+        elastic = any(isinstance(module, ElasticBatchNorm2d) for module in self.supernet.modules())
+        if elastic and getattr(trainer.strategy, "_layer_sync", None) is not None:
+            raise ValueError(
+                "Batch normalisation of the first channels only cannot be synchronised over processes: "
+                "SyncBatchNorm, which the Trainer would put in its place, normalises all channels or fails. Remove "
+                "sync_batchnorm=True and give every process a larger batch; evaluations calibrate statistics anyway."
             )
         return []
 

@@ -55,5 +55,6 @@ def _look_for(address: str | None) -> None:
 
 def _no_cluster(address: str | None, error: Exception) -> ConnectionError:
     return ConnectionError(
-        f"There is no Ray cluster at {address!r}: {error} Start one with 'ray start --head', or pass address='local'."
+        f"There is no Ray cluster at {address!r}: {str(error).rstrip('.')}. Start one with 'ray start --head', or have "
+        "one started on this machine: 'local'."
     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -12,7 +13,7 @@ from torch import Tensor, nn
 from oneshot.supernets.base import Supernet, batch_statistics
 from oneshot.supernets.space import SubnetConfig
 
-from .tasks import IGNORED
+from .tasks import IGNORED, metric_of
 
 if TYPE_CHECKING:
     import pytorch_lightning as pl
@@ -141,6 +142,37 @@ def evaluate_configs(
     if not images:
         raise ValueError("An accuracy needs at least one image; got no batches. Pass a loader that is not used up.")
     return [count / images for count in right]
+
+
+@torch.no_grad()
+def inherited_error(
+    supernet: Supernet,
+    config: SubnetConfig,
+    images: Tensor,
+    labels: Tensor,
+    calibration: Tensor,
+    *,
+    batch_size: int = 256,
+) -> float:
+    """Validation error of one architecture with inherited weights, after :func:`recalibrated`; NaN if it overflows.
+
+    Args:
+        supernet: Shared weights; nothing of it changes.
+        config: The architecture.
+        images: Validation images of its resolution, ``[N, C, H, W]``.
+        labels: ``[N]``, or ``[N, H, W]``.
+        calibration: Training images of its resolution, ``[M, C, H, W]``.
+        batch_size: Images in a batch.
+    """
+    # every process of a distributed fit has architectures of its own
+    metric = metric_of(supernet.task, supernet.num_classes, sync=False).to(images.device)
+    with recalibrated(supernet, config, torch.split(calibration, batch_size)):
+        for x, y in zip(torch.split(images, batch_size), torch.split(labels, batch_size), strict=True):
+            logits = supernet.run_config(x, config)
+            if not logits.isfinite().all():
+                return math.nan
+            metric.update(logits, y.to(x.device))
+    return 1.0 - float(metric.compute())
 
 
 def decode_images(

@@ -6,12 +6,29 @@ hypervolumes of all iterations compare.
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 import numpy.typing as npt
 
 Floats = npt.NDArray[np.float64]
 
 BLOCK = 256  # rows compared at a time
+
+
+def rounded_up(value: float) -> str:
+    """Four digits that are no smaller: what can be given as a bound.
+
+    Example:
+        >>> rounded_up(183241.2), rounded_up(0.25), rounded_up(-1.23456)
+        ('1.833e+05', '0.25', '-1.234')
+    """
+    if not value or not math.isfinite(value):
+        return f"{value:g}"
+    text = f"{value:.4g}"
+    if float(text) >= value:
+        return text
+    return f"{float(text) + 10.0 ** (math.floor(math.log10(abs(value))) - 3):.4g}"
 
 
 def non_dominated(values: npt.ArrayLike) -> npt.NDArray[np.bool_]:

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from oneshot.supernets.base import Subnet, Supernet
+from oneshot.supernets.elastic import ElasticSupernet
 
 from .errors import NonFiniteLossError
 
@@ -103,10 +104,14 @@ def check_data(data: object, network: Supernet | Subnet) -> None:
         network: Declares ``num_classes`` and ``input_shape``.
 
     Raises:
-        ValueError: If the number of classes or the shape of an image differs.
+        ValueError: If the number of classes or the shape of an image differs; an elastic supernet brings squares of any
+            size to its resolutions, but enlarges none unasked.
     """
     for name in ("num_classes", "input_shape"):
         theirs, ours = getattr(data, name, None), getattr(network, name)
+        if name == "input_shape" and theirs is not None and isinstance(network, ElasticSupernet):
+            network.check_images(min(theirs[1:]))
+            ours = (ours[0], theirs[1], theirs[1])
         if theirs is not None and theirs != ours:
             raise ValueError(
                 f"A network must be built for the data: {name} of {type(data).__name__} is {theirs}, "

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -152,8 +152,22 @@ def _pairs(option: str, texts: Sequence[str]) -> dict[str, float]:
 def _finetuned(network: Subnet, data: pl.LightningDataModule, epochs: int, lr: float) -> Subnet:
     trainer = pl.Trainer(max_epochs=epochs, logger=False, enable_checkpointing=False, limit_val_batches=0)
     module = Retrain(network, lr=lr, label_smoothing=0.1)
-    trainer.fit(module, datamodule=data)
+    trainer.fit(module, _Resized(data.train_dataloader(), network.input_shape[-1]), [])
     return module.network_for_export().cpu()
+
+
+class _Resized:
+    """Batches with their images at another resolution."""
+
+    def __init__(self, batches: Any, size: int) -> None:
+        self.batches, self.size = batches, size
+
+    def __len__(self) -> int:
+        return len(self.batches)
+
+    def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
+        for x, y in self.batches:
+            yield resized(x, self.size), y
 
 
 @torch.no_grad()

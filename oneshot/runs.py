@@ -63,6 +63,7 @@ from .run_log import RunLog
 
 # What may be other than at the beginning when a run is resumed: nothing that the result depends on.
 FREE = {f"data.{inner}init_args.{name}" for inner in ("", "init_args.data.") for name in ("num_workers", "device")}
+FREE |= {f"model.init_args.{name}" for name in ("ray", "ray_workers", "ray_gpus")}
 COMPARED = ("seed_everything", "model", "data", "trainer")
 FIXED_OF_TRAINER = ("precision", "limit_train_batches", "overfit_batches", "fast_dev_run")
 

@@ -87,6 +87,9 @@ class SandwichSearch(WeightSharingSearch):
 
     Raises:
         ValueError: If a number is out of its range, or a phase does not fit the space.
+
+    Attributes:
+        macs: Multiply-accumulates of every architecture, which say what is large and what small.
     """
 
     def __init__(
@@ -110,13 +113,13 @@ class SandwichSearch(WeightSharingSearch):
             raise ValueError(f"A phase lasts at least one epoch; got {[phase.epochs for phase in phases]}.")
         self.random_paths, self.smallest, self.phases = random_paths, smallest, tuple(phases)
         self.distillation, self.divergences, self.clip = distillation, tuple(alphas), clip
-        space, size = supernet.space, count_candidates(supernet, "macs")
+        space, self.macs = supernet.space, count_candidates(supernet, "macs")
         self._picks: list[list[IntMatrix]] = []  # of every phase and gene
         self._ends: list[tuple[IntMatrix, IntMatrix]] = []
         for phase in (*self.phases, Phase(1)):
             masks = phase.allowed(space)
             self._picks.append([np.flatnonzero(mask) for mask in masks])
-            self._ends.append(extremes(size, masks))
+            self._ends.append(extremes(self.macs, masks))
 
     def on_fit_start(self) -> None:
         super().on_fit_start()

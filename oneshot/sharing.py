@@ -15,6 +15,7 @@ from torch.nn import functional as F
 from torch.profiler import record_function
 
 from oneshot.supernets.base import Supernet
+from oneshot.supernets.elastic import ElasticSupernet
 from oneshot.supernets.space import NONE, SubnetConfig
 
 from .base import Batch, SupernetTraining
@@ -95,10 +96,19 @@ class WeightSharingSearch(SupernetTraining):
         Args:
             logits: Of the path, ``[B, classes, ...]``.
             labels: ``[B, ...]``.
-            first: Logits of the step's first path, without gradient; ``None`` for that path itself.
+            first: Logits of the step's first path, without gradient; ``None`` for that path itself. Those of a teacher
+                if there is one (:meth:`teacher_logits`).
         """
         loss: Tensor = self.criterion(logits, labels)
         return loss
+
+    def teacher_logits(self, x: Tensor) -> Tensor | None:
+        """What all paths of a step learn from, ``[B, classes, ...]``; ``None``: from its first path.
+
+        Args:
+            x: The images, ``[B, C, H, W]``.
+        """
+        return None
 
     # The result.
 
@@ -155,14 +165,18 @@ class WeightSharingSearch(SupernetTraining):
 
     def search_step(self, batch: Batch | tuple[Tensor, Tensor]) -> None:
         x, y = self.weight_batch(batch)
+        if isinstance(self.supernet, ElasticSupernet):  # data modules may declare nothing
+            self.supernet.check_images(min(x.shape[2:]))
         paths = self.paths(self.trainer.fit_loop.total_batch_idx)
         losses: list[Tensor] = []
         logits: list[Tensor] = []
         self.weight_optimizer.zero_grad()
         with record_function("step of the weights"):
+            first = self.teacher_logits(x)
             for config in paths:
                 output = self.supernet.run_config(x, config)
-                loss = self.path_loss(output, y, logits[0] if logits else None)
+                loss = self.path_loss(output, y, first)
+                first = output.detach() if first is None else first
                 self.manual_backward(loss)
                 losses.append(loss.detach())
                 logits.append(output.detach())

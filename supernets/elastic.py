@@ -328,9 +328,13 @@ class ElasticSupernet(Supernet, ABC):
 
     ``forward`` takes a config, and images of any size, which it brings to the config's resolution on their device.
     The layers have the names they have in the networks it extracts. ``input_shape`` has the highest resolution.
+
+    Attributes:
+        upsample: Whether searches may enlarge images to the resolutions of the space.
     """
 
     space: ElasticSpace
+    upsample: bool = False
 
     @abstractmethod
     def run(self, x: Tensor, arch: ElasticArch) -> Tensor:
@@ -342,6 +346,23 @@ class ElasticSupernet(Supernet, ABC):
 
     def resolution(self, config: SubnetConfig) -> int:
         return self.space.arch(config).resolution
+
+    def check_images(self, size: int) -> None:
+        """Check that images have the pixels that the highest resolution asks for.
+
+        Args:
+            size: Their shorter side.
+
+        Raises:
+            ValueError: If they have not, and enlarging them was not asked for.
+        """
+        highest = self.input_shape[-1]
+        if size < highest and not self.upsample:
+            raise ValueError(
+                f"Space {self.space.name!r} has resolutions up to {highest}, the images have {size} pixels: enlarged, "
+                f"they take more time and show nothing more. Pass resolutions up to {size}, or upsample=True to "
+                f"{type(self).__name__} where that is wanted."
+            )
 
     def forward(self, x: Tensor, arch: SubnetConfig) -> Tensor:
         """Run one architecture.

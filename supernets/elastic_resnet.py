@@ -199,6 +199,7 @@ class ElasticResNetSupernet(ElasticSupernet):
         stem: ``"imagenet"``, three convolutions and a maximum, divides the resolution by 32 in all; ``"cifar"``, one
             convolution, by 8.
         dropout: Of the classifier's input, in training.
+        upsample: Whether images smaller than a resolution may be enlarged to it, as NAT does with CIFAR-10.
 
     Raises:
         ValueError: If the lowest resolution is too small, there are fewer than two classes, or no such space.
@@ -223,6 +224,7 @@ class ElasticResNetSupernet(ElasticSupernet):
         ratios: tuple[float, ...] = (0.2, 0.25, 0.35),
         stem: Stem = "imagenet",
         dropout: float = 0.0,
+        upsample: bool = False,
     ) -> None:
         super().__init__()
         check_classes(num_classes)
@@ -231,6 +233,7 @@ class ElasticResNetSupernet(ElasticSupernet):
         check_image_size(min(sizes), _halvings(stem), type(self).__name__)
         self.space = ElasticResNetSpace(resolutions=sizes, widths=widths, extra_depths=extra_depths, ratios=ratios)
         self.input_shape, self.num_classes = (in_channels, max(sizes), max(sizes)), num_classes
+        self.upsample = upsample
         self._stem: Stem = stem
         self._settings: dict[str, Any] = {
             "num_classes": num_classes,

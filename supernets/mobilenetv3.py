@@ -283,6 +283,7 @@ class MobileNetV3Supernet(ElasticSupernet):
         stem: ``"imagenet"`` divides the resolution by 32 in all, ``"cifar"`` by 8.
         kernel_transform: See :class:`~.elastic_layers.ElasticDepthwise`.
         dropout: Of the classifier's input, in training.
+        upsample: Whether images smaller than a resolution may be enlarged to it, as NAT does with CIFAR-10.
 
     Raises:
         ValueError: If the lowest resolution is too small, there are fewer than two classes, or no such space.
@@ -312,6 +313,7 @@ class MobileNetV3Supernet(ElasticSupernet):
         stem: Stem = "imagenet",
         kernel_transform: bool = True,
         dropout: float = 0.1,
+        upsample: bool = False,
     ) -> None:
         super().__init__()
         check_classes(num_classes)
@@ -322,6 +324,7 @@ class MobileNetV3Supernet(ElasticSupernet):
             resolutions=sizes, widths=widths, depths=depths, kernels=kernels, expansions=expansions
         )
         self.input_shape, self.num_classes = (in_channels, max(sizes), max(sizes)), num_classes
+        self.upsample = upsample
         self._stem: Stem = stem
         self._settings: dict[str, Any] = {
             "num_classes": num_classes,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -17,6 +18,11 @@ from PIL import Image
 
 from oneshot.cli import _reason, main
 from oneshot.cost import LatencyTable
+from oneshot.data import Digits
+from oneshot.nat.nat import NAT
+from oneshot.picking import _finetuned
+from oneshot.runs import _RunCLI
+from oneshot.supernets import MobileNetV3Supernet
 from oneshot.supernets.nasbench201 import NASBench201Space
 from oneshot.supernets.space import load_config
 
@@ -270,6 +276,49 @@ def test_every_yaml_file_is_understood(path: Path, capsys: pytest.CaptureFixture
     assert yaml.safe_load(capsys.readouterr().out)["trainer"]["max_epochs"] > 0
 
 
+PUBLISHED_NAT = {  # genes, epochs, what is trained between searches
+    "nat": (22, 150, "archive"),
+    "encas": (22, 150, "candidates"),
+    "msunas": (22, 500, "candidates"),
+    "moea": (22, 500, "archive"),
+}
+ON_A_CPU = ["--trainer.accelerator=cpu", "--trainer.precision=32-true", "--trainer.enable_progress_bar=false"]
+
+
+@pytest.mark.parametrize("path", sorted(EXPERIMENTS.glob("nat/published/*.yaml")), ids=lambda path: path.stem)
+def test_the_published_settings_of_nat_are_objects_that_fit_together(path: Path, tmp_path: Path) -> None:
+    genes, epochs, sampler = PUBLISHED_NAT[path.stem]
+    resolutions = ["--model.init_args.supernet.init_args.resolutions=[192, 256]"]  # to count two of them only
+    options = ["--config", str(path), *ON_A_CPU, *resolutions, "--out", str(tmp_path / "run")]
+    cli = _RunCLI("pareto", options, model_class=NAT, subclass_mode_model=True)
+    search = cli.model
+    assert (search.supernet.space.num_genes, search.drawn_from) == (genes, sampler)
+    assert search.warmup_epochs + search.iterations * search.adapt_epochs == cli.trainer.max_epochs == epochs
+    assert search.supernet.num_classes == cli.datamodule.num_classes == 10
+    cli.model.trainer = cli.trainer
+    cli.trainer.datamodule = cli.datamodule
+    search.setup("fit")  # images of 32 pixels are enlarged, for the settings ask for it
+    search.supernet.upsample = False
+    with pytest.raises(ValueError, match="resolutions up to 256, the images have 32 pixels"):
+        search.setup("fit")
+
+
+@pytest.mark.slow
+def test_the_published_settings_of_nat_run_when_they_are_made_small(tmp_path: Path) -> None:
+    config = yaml.safe_load((EXPERIMENTS / "nat/published/moea.yaml").read_text())
+    images = {"num_classes": 4, "train_size": 80, "test_size": 8, "batch_size": 16, "val_fraction": 0.2}
+    config["data"] = {"class_path": "oneshot.data.FakeImages", "init_args": {**images, "input_shape": [3, 32, 32]}}
+    config["model"]["init_args"]["supernet"]["init_args"] |= {"resolutions": [32, 64], "widths": [0.1, 0.2]}
+    config["model"]["init_args"]["phases"] = [{"epochs": 1, "picks": {"width": [0.1], "stage_*": ["k7_e6"]}}]
+    (tmp_path / "small.yaml").write_text(yaml.safe_dump(config))
+    small = ["warmup_epochs=2", "iterations=1", "adapt_epochs=1", "initial=40", "batch=2", "population=10"]
+    options = [f"--model.init_args.{option}" for option in [*small, "generations=3", "calibration_images=16"]]
+    out = ["--trainer.max_epochs=3", "--trainer.log_every_n_steps=1", "--out", str(tmp_path / "run")]
+    assert main(["pareto", "--config", str(tmp_path / "small.yaml"), *options, *ON_A_CPU, *out]) == 0
+    history = json.loads((tmp_path / "run/history.json").read_text())
+    assert [row["evaluations"] for row in history] == [40, 42] and history[1]["kind"] == "boosting"
+
+
 # A front.
 
 
@@ -319,6 +368,27 @@ def test_a_picked_network_runs_in_a_fresh_process_from_onnx_and_from_load(nat_ru
     result = subprocess.run([sys.executable, "-c", code, str(out)], env=environment, capture_output=True, text=True)
     assert result.returncode == 0, result.stderr
     assert float(result.stdout.splitlines()[-1]) < 1e-4
+
+
+def test_where_evaluations_run_may_change_when_a_search_goes_on(
+    nat_run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shutil.copytree(nat_run, tmp_path / "run")
+    again = ["pareto", "--resume", "--out", str(tmp_path / "run")]
+    assert main([*again, "--model.init_args.ray_workers=3"]) == 0
+    assert main([*again, "--model.init_args.batch=4"]) == 1
+    assert "model.init_args.batch was 3, is 4" in capsys.readouterr().err
+
+
+def test_a_picked_network_is_trained_further_at_its_own_resolution() -> None:
+    data = Digits(image_size=16, batch_size=256)
+    sizes = {"widths": (0.1,), "depths": (1,), "kernels": (3,), "expansions": (2, 3)}
+    supernet = MobileNetV3Supernet(num_classes=10, in_channels=1, stem="cifar", resolutions=(8, 16), **sizes)
+    network, seen = supernet.extract(supernet.space.smallest), set()
+    network.register_forward_pre_hook(lambda module, args: seen.add(tuple(args[0].shape[1:])))
+    before = network.classifier.weight.detach().clone()
+    trained = _finetuned(network, data, 1, 0.1)
+    assert seen == {(1, 8, 8)} and not torch.equal(trained.classifier.weight, before)
 
 
 @pytest.mark.parametrize(

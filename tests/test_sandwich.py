@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import copy
 import re
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+import pytorch_lightning as pl
 import torch
 from torch import Tensor
 from torch.nn import functional as F
@@ -18,7 +21,16 @@ from oneshot.methods.alphanet import AlphaNet
 from oneshot.methods.bignas import BigNAS
 from oneshot.methods.ofa import OnceForAll, shrinking
 from oneshot.sandwich import Phase, SandwichSearch
-from oneshot.supernets import Choice, FBNetSupernet, NASBench201Supernet, NASBenchMacroSupernet, SearchSpace
+from oneshot.supernets import (
+    Choice,
+    FBNetSupernet,
+    MobileNetV3Supernet,
+    NASBench201Supernet,
+    NASBenchMacroSupernet,
+    SearchSpace,
+    SubnetConfig,
+)
+from oneshot.supernets.elastic import resized
 from oneshot.testing import SharingContract, fit, random_streams
 from oneshot.testing.methods import Method, PlantedSupernet
 
@@ -193,6 +205,103 @@ def test_phases_that_outlast_the_fit_are_refused() -> None:
     search = SandwichSearch(PlantedSupernet(channels=2), phases=[Phase(3)], candidates=1, finalists=1)
     with pytest.raises(ValueError, match=re.escape("The phases last 3 epochs; the fit has max_epochs=2.")):
         fit(search, random_streams(search.supernet), epochs=2)
+
+
+class Taught(OnceForAll):
+    """Remembers the largest network of every epoch's beginning, what is trained, and what it learns from."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.largest: list[Tensor] = []
+        self.trained: dict[int, list[SubnetConfig]] = {}
+        self.first: dict[int, list[Tensor | None]] = {}
+
+    def on_train_epoch_start(self) -> None:
+        self.largest.append(weights_of(self._copy_of_the_largest()))
+        super().on_train_epoch_start()
+
+    def paths(self, step: int) -> list[SubnetConfig]:
+        paths = super().paths(step)
+        self.trained.setdefault(self.current_epoch, []).extend(paths)
+        return paths
+
+    def path_loss(self, logits: Tensor, labels: Tensor, first: Tensor | None) -> Tensor:
+        self.first.setdefault(self.current_epoch, []).append(first)
+        return super().path_loss(logits, labels, first)
+
+
+def weights_of(module: torch.nn.Module) -> Tensor:
+    return torch.cat([p.detach().flatten().clone() for p in module.parameters()])
+
+
+def mobile() -> Any:
+    torch.manual_seed(0)
+    sizes: Any = {"widths": (0.1,), "depths": (1, 2), "kernels": (3, 5), "expansions": (2, 3)}
+    return MobileNetV3Supernet(num_classes=3, resolutions=(8, 16), stem="cifar", dropout=0.5, **sizes)
+
+
+def taught(fixed_teacher: bool = True, **options: Any) -> Taught:
+    settings = {"candidates": 1, "finalists": 1, "weight_lr": 0.1, "random_paths": 2, **options}
+    return Taught(mobile(), shrink_epochs=(1, 0, 2, 0), fixed_teacher=fixed_teacher, **settings)
+
+
+def test_a_fixed_teacher_is_the_largest_network_from_before_the_shrinking() -> None:
+    search = taught()
+    fit(search, random_streams(search.supernet), epochs=3)
+    assert search.teacher is not None
+    before, trained, later = search.largest
+    assert torch.equal(weights_of(search.teacher), trained)
+    assert not torch.equal(trained, before) and not torch.equal(later, trained)
+    largest = search.supernet.space.largest
+    assert search.trained[0].count(largest) >= 3 and len(search.trained[0]) == 9  # in each of 3 steps, and 2 others
+    assert search.trained[1].count(largest) < 3 and len(search.trained[1]) == 6
+    assert sum(first is None for first in search.first[0]) == 3  # the largest learns from the labels
+    assert all(first is not None for first in search.first[1] + search.first[2])
+
+
+def test_a_fixed_teacher_sees_the_largest_resolution_and_does_not_change() -> None:
+    search = taught()
+    assert search.teacher is not None
+    search._largest_epochs = 0
+    state = {name: tensor.clone() for name, tensor in search.teacher.state_dict().items()}
+    x = torch.randn(8, 3, 12, 12)
+    logits = search.teacher_logits(x)
+    expected = copy.deepcopy(search.teacher).train()
+    expected.dropout.p = 0.0  # type: ignore[union-attr]
+    with torch.no_grad():
+        torch.testing.assert_close(logits, expected(resized(x, 16)))
+        assert not torch.allclose(logits, expected(resized(x, 8)), rtol=1e-2)  # type: ignore[arg-type]
+    assert all(torch.equal(tensor, state[name]) for name, tensor in search.teacher.state_dict().items())
+    assert taught(fixed_teacher=False).teacher_logits(x) is None
+
+
+def test_a_fixed_teacher_is_the_same_after_a_resume(tmp_path: Path) -> None:
+    class Save(pl.callbacks.Checkpoint):
+        def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+            trainer.save_checkpoint(tmp_path / f"{trainer.current_epoch}.ckpt")
+
+    whole = taught()
+    fit(whole, random_streams(whole.supernet), epochs=3, enable_checkpointing=True, callbacks=[Save()])
+    for epoch in (0, 1):  # before the teacher is taken, and after
+        again = taught()
+        fit(again, random_streams(again.supernet), epochs=3, ckpt_path=tmp_path / f"{epoch}.ckpt")
+        state = again.state_dict()
+        assert all(torch.equal(tensor, state[name]) for name, tensor in whole.state_dict().items())
+    other = taught(fixed_teacher=False)
+    with pytest.raises(ValueError, match="what differs is teacher: fixed, now None"):
+        fit(other, random_streams(other.supernet), epochs=3, ckpt_path=tmp_path / "0.ckpt")
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        pytest.param({"random_paths": 0}, "random_paths=0, distillation='kl'", id="nobody"),
+        pytest.param({"distillation": "none"}, "random_paths=2, distillation='none'", id="nothing"),
+    ],
+)
+def test_a_fixed_teacher_needs_somebody_to_teach(options: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=f"A fixed teacher has networks to teach, .* got {message}"):
+        taught(**options)
 
 
 def test_progressive_shrinking_needs_blocks_that_say_their_size() -> None:

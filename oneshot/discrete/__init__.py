@@ -9,6 +9,7 @@ if TYPE_CHECKING:
     from .graph import NetworkGraph as NetworkGraph
     from .graph import Node as Node
     from .graph import plain_graph as plain_graph
+    from .inherited import SupernetEvaluator as SupernetEvaluator
     from .log import EventLog as EventLog
     from .morphism import APPROXIMATE_OPERATORS as APPROXIMATE_OPERATORS
     from .morphism import EXACT_OPERATORS as EXACT_OPERATORS
@@ -71,6 +72,7 @@ _WHERE = {
     "SearchStrategy": "protocol",
     "Study": "study",
     "SuccessiveHalving": "strategies.hyperband",
+    "SupernetEvaluator": "inherited",
     "TabularEvaluator": "tables",
     "TrainingEvaluator": "training",
     "distil": "morphism",

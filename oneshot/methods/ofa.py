@@ -6,9 +6,13 @@ import re
 from collections.abc import Sequence
 from typing import Any
 
+import torch
+from torch import Tensor
+
 from oneshot.sandwich import Phase, SandwichSearch
-from oneshot.supernets.base import Supernet
-from oneshot.supernets.space import NONE, Candidate, SearchSpace
+from oneshot.supernets.base import Subnet, Supernet, batch_statistics
+from oneshot.supernets.elastic import resized
+from oneshot.supernets.space import NONE, Candidate, SearchSpace, SubnetConfig
 
 BLOCK = re.compile(r"k(\d+)_e(\d+)")  # a block's name: kernel and expansion
 
@@ -18,22 +22,69 @@ class OnceForAll(SandwichSearch):
 
     (arXiv:1908.09791, section 3.2.) Resolutions and widths are free from the beginning, as resolutions are in the
     paper. In every step the largest network of the whole space learns from the labels, and sub-networks of the phase
-    learn from its predictions. The paper's teacher is a copy of the largest network from before the shrinking; here it
-    goes on learning, which needs no second network in memory.
+    learn from its predictions. The paper's teacher is a copy of the largest network from before the shrinking, and its
+    students learn from the labels, too; here they learn from the teacher alone, and unless ``fixed_teacher`` it goes on
+    learning, which needs no second network in memory.
 
     Args:
         supernet: An elastic supernet of blocks named ``k3_e6``: kernel, expansion.
         shrink_epochs: Epochs with the largest network alone (at every resolution), then with elastic kernels, depths
             and expansions; what is left of the fit trains the whole space.
+        fixed_teacher: Whether, from the second phase on, a copy of the largest network from its beginning teaches at
+            the largest resolution, and the largest network is trained no more than others.
         **kwargs: See :class:`~oneshot.sandwich.SandwichSearch`.
 
     Raises:
-        ValueError: If the space has no such blocks, or there are not four numbers of epochs.
+        ValueError: If the space has no such blocks, there are not four numbers of epochs, or a fixed teacher has nobody
+            or nothing to teach.
     """
 
-    def __init__(self, supernet: Supernet, *, shrink_epochs: Sequence[int] = (8, 6, 6, 6), **kwargs: Any) -> None:
+    def __init__(
+        self,
+        supernet: Supernet,
+        *,
+        shrink_epochs: Sequence[int] = (8, 6, 6, 6),
+        fixed_teacher: bool = False,
+        **kwargs: Any,
+    ) -> None:
         phases = shrinking(supernet.space, shrink_epochs)
         super().__init__(supernet, **{"distillation": "kl", "smallest": False, "phases": phases, **kwargs})
+        self._largest_epochs, self.teacher = shrink_epochs[0], None
+        if fixed_teacher and (self.distillation == "none" or self.random_paths + self.smallest < 1):
+            raise ValueError(
+                "A fixed teacher has networks to teach, random_paths or the smallest, by 'kl' or 'alpha'; got "
+                f"random_paths={self.random_paths}, distillation={self.distillation!r}. Leave fixed_teacher out."
+            )
+        if fixed_teacher:
+            self.teacher = self._copy_of_the_largest().requires_grad_(False)
+
+    teacher: Subnet | None
+
+    def facts(self) -> dict[str, Any]:
+        return super().facts() | ({} if self.teacher is None else {"teacher": "fixed"})
+
+    def _copy_of_the_largest(self) -> Subnet:
+        return self.supernet.extract(self.supernet.space.decode(self._ends[-1][1][None])[0])
+
+    def _teaches(self) -> bool:
+        return self.teacher is not None and self.current_epoch >= self._largest_epochs
+
+    def on_train_epoch_start(self) -> None:
+        super().on_train_epoch_start()
+        if self.teacher is not None and self.current_epoch == self._largest_epochs:
+            self.teacher.load_state_dict(self._copy_of_the_largest().state_dict())
+
+    def paths(self, step: int) -> list[SubnetConfig]:
+        return super().paths(step)[int(self._teaches()) :]
+
+    @torch.no_grad()
+    def teacher_logits(self, x: Tensor) -> Tensor | None:
+        if self.teacher is None or not self._teaches():
+            return None
+        self.teacher.eval()
+        with batch_statistics(self.teacher):
+            logits: Tensor = self.teacher(resized(x, self.teacher.input_shape[-1]))
+        return logits
 
 
 def shrinking(space: SearchSpace, epochs: Sequence[int]) -> list[Phase]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import math
 import zlib
@@ -15,11 +16,10 @@ import torch.distributed as dist
 from torch import Tensor
 
 from oneshot.cluster import connect
-from oneshot.evaluation import recalibrated
+from oneshot.evaluation import inherited_error
 from oneshot.supernets.base import Supernet
 from oneshot.supernets.elastic import resized
 from oneshot.supernets.space import SubnetConfig
-from oneshot.tasks import metric_of
 
 Done = Callable[[SubnetConfig, float], None]  # told of every error as soon as it is known
 
@@ -30,6 +30,10 @@ class Evaluator(ABC):
     @abstractmethod
     def evaluate(self, configs: Sequence[SubnetConfig], done: Done | None = None) -> list[float]:
         """Errors in the order of ``configs``."""
+
+    def to(self, device: str) -> Evaluator:
+        """The same elsewhere, where there is something to move: a copy."""
+        return self
 
 
 class SupernetEvaluator(Evaluator):
@@ -69,6 +73,10 @@ class SupernetEvaluator(Evaluator):
         self.supernet, self.images, self.labels, self.calibration = supernet, images, labels, calibration
         self.batch_size = batch_size
 
+    def to(self, device: str) -> SupernetEvaluator:
+        parts = (part.to(device) for part in (self.images, self.labels, self.calibration))
+        return SupernetEvaluator(copy.deepcopy(self.supernet).to(device), *parts, batch_size=self.batch_size)
+
     def evaluate(self, configs: Sequence[SubnetConfig], done: Done | None = None) -> list[float]:
         errors = [math.nan] * len(configs)
         by_size: dict[int, list[int]] = {}
@@ -79,24 +87,12 @@ class SupernetEvaluator(Evaluator):
         for size, which in by_size.items():
             images, calibration = (resized(part.to(like), size) for part in (self.images, self.calibration))
             for i in which:
-                errors[i] = self._error(configs[i], images, calibration)
+                errors[i] = inherited_error(
+                    self.supernet, configs[i], images, self.labels, calibration, batch_size=self.batch_size
+                )
                 if done is not None:
                     done(configs[i], errors[i])
         return errors
-
-    @torch.no_grad()
-    def _error(self, config: SubnetConfig, images: Tensor, calibration: Tensor) -> float:
-        # every process of a distributed fit has architectures of its own
-        metric = metric_of(self.supernet.task, self.supernet.num_classes, sync=False).to(images.device)
-        labels = self.labels.to(images.device)
-        size = self.batch_size
-        with recalibrated(self.supernet, config, torch.split(calibration, size)):
-            for x, y in zip(torch.split(images, size), torch.split(labels, size), strict=True):
-                logits = self.supernet.run_config(x, config)
-                if not logits.isfinite().all():
-                    return math.nan
-                metric.update(logits, y)
-        return 1.0 - float(metric.compute())
 
 
 class SharedEvaluator(Evaluator):
@@ -148,6 +144,9 @@ class JournalledEvaluator(Evaluator):
     def evaluate(self, configs: Sequence[SubnetConfig], done: Done | None = None) -> list[float]:
         names = [config.to_json() for config in configs]
         new = [i for i, name in enumerate(names) if name not in self._known]
+        for config, name in zip(configs, names, strict=True):
+            if done is not None and name in self._known:
+                done(config, self._known[name])
         found = self.inner.evaluate([configs[i] for i in new], self._keep(done)) if new else []
         self._known |= {names[i]: error for i, error in zip(new, found, strict=True)}
         return [self._known[name] for name in names]
@@ -178,12 +177,12 @@ def fingerprint(module: torch.nn.Module) -> int:
 class RayEvaluator(Evaluator):
     """Evaluates on the workers of a Ray cluster, one architecture at a time on each.
 
-    The evaluator is sent to every worker once per call, with the weights it has then. The architecture of a worker that
-    dies is evaluated again on another.
+    The evaluator is sent to every worker once per call, with the weights it has then, and runs on the worker's GPU if
+    it has one. The architecture of a worker that dies is evaluated again on another.
 
     Args:
         local: What each worker evaluates with.
-        address: Of the cluster, see ``ray.init``; ``"local"`` starts one on this machine, ``None`` uses what runs.
+        address: Of the cluster, see ``ray.init``; ``"local"`` starts one on this machine, ``"auto"`` takes what runs.
         workers: Processes.
         cpus: Cores of each.
         gpus: GPUs of each.
@@ -212,30 +211,32 @@ class RayEvaluator(Evaluator):
 
     def evaluate(self, configs: Sequence[SubnetConfig], done: Done | None = None) -> list[float]:
         ray = self._ray
-        shared = ray.put(self.local)
+        shared = ray.put(self.local.to("cpu"))
         pool = ray.remote(num_cpus=self.cpus, num_gpus=self.gpus)(_Worker)
         actors = [pool.remote(shared) for _ in range(min(self.workers, len(configs)))]
         errors, waiting, tries = [math.nan] * len(configs), list(range(len(configs)))[::-1], [0] * len(configs)
         busy: dict[Any, tuple[int, int]] = {}
-        while waiting or busy:
-            for a, actor in enumerate(actors):
-                if waiting and a not in {used for used, _ in busy.values()}:
-                    i = waiting.pop()
-                    busy[actor.error.remote(configs[i])] = a, i
-            (ready, *_), _ = ray.wait(list(busy), num_returns=1)
-            a, i = busy.pop(ready)
-            try:
-                errors[i] = ray.get(ready)
-            except ray.exceptions.RayActorError:
-                actors[a] = pool.remote(shared)
-                tries[i] += 1
-                if tries[i] <= self.retries:
-                    waiting.append(i)
-                    continue
-            if done is not None:
-                done(configs[i], errors[i])
-        for actor in actors:
-            ray.kill(actor)
+        try:
+            while waiting or busy:
+                for a, actor in enumerate(actors):
+                    if waiting and a not in {used for used, _ in busy.values()}:
+                        i = waiting.pop()
+                        busy[actor.error.remote(configs[i])] = a, i
+                (ready, *_), _ = ray.wait(list(busy), num_returns=1)
+                a, i = busy.pop(ready)
+                try:
+                    errors[i] = ray.get(ready)
+                except ray.exceptions.RayActorError:
+                    actors[a] = pool.remote(shared)
+                    tries[i] += 1
+                    if tries[i] <= self.retries:
+                        waiting.append(i)
+                        continue
+                if done is not None:
+                    done(configs[i], errors[i])
+        finally:
+            for actor in actors:
+                ray.kill(actor)
         return errors
 
 
@@ -243,8 +244,10 @@ class _Worker:
     """One architecture at a time, in a process of its own."""
 
     def __init__(self, evaluator: Evaluator) -> None:
+        import ray
+
         torch.set_num_threads(1)
-        self.evaluator = evaluator
+        self.evaluator = evaluator.to("cuda" if ray.get_gpu_ids() else "cpu")
 
     def error(self, config: SubnetConfig) -> float:
         return self.evaluator.evaluate([config])[0]

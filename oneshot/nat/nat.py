@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence, Sized
 from pathlib import Path
 from typing import Any, Literal, cast
 
@@ -19,10 +20,19 @@ from oneshot.sandwich import SandwichSearch
 from oneshot.supernets.base import Supernet
 from oneshot.supernets.space import IntMatrix, SubnetConfig
 
-from .evaluators import Evaluator, JournalledEvaluator, SharedEvaluator, SupernetEvaluator, fingerprint
+from .evaluators import (
+    Done,
+    Evaluator,
+    JournalledEvaluator,
+    RayEvaluator,
+    SharedEvaluator,
+    SupernetEvaluator,
+    fingerprint,
+)
 from .marginals import Marginals
 from .objectives import Constraint, Objective
 from .search import ParetoSearch
+from .surrogates import KINDS, Kind
 
 COUNTED = ("params", "macs", "memory")
 JOURNAL = "evaluations"
@@ -39,7 +49,8 @@ class NAT(SandwichSearch):
 
     The archive always holds the smallest and the largest architecture. Errors are those of validation images (the
     validation loader) after batch normalisation was calibrated for each architecture on training images
-    (:class:`~oneshot.nat.evaluators.SupernetEvaluator`). In a distributed fit the processes share the evaluations.
+    (:class:`~oneshot.nat.evaluators.SupernetEvaluator`), in 32 bits whatever the precision of the training, as the
+    networks are exported. In a distributed fit the processes share the evaluations; or a Ray cluster makes them.
 
     Every evaluation is written down as it is made (``evaluations/`` in the folder of the run), and archive, predictor
     and search are in every checkpoint: a resumed fit ends as an uninterrupted one, and evaluates nothing twice.
@@ -59,17 +70,26 @@ class NAT(SandwichSearch):
         batch: Architectures added by every search.
         population: Of the evolution.
         generations: Likewise.
+        predictors: Kinds of accuracy predictors that cross-validation chooses among in every iteration.
         sampler: What is trained between searches: draws from the ``"archive"``'s categorical distributions, the
             ``"candidates"`` of its front themselves (ENCAS), or ``"uniform"`` draws.
         calibration_images: Training images that batch normalisation is calibrated on.
         evaluation_batch: Images in a batch of evaluations.
         search_seed: Of archive, predictor and evolution.
+        ray: Address of a Ray cluster that evaluates; ``"auto"`` takes the one that runs, ``"local"`` starts one on this
+            machine. ``None`` evaluates where the training is.
+        ray_workers: Processes there, with a core each.
+        ray_gpus: GPUs of each.
         **kwargs: See :class:`~oneshot.sandwich.SandwichSearch`.
 
     Raises:
         ValueError: If a number is out of its range, an objective has no model, or no architecture keeps the
             constraints; at the start of ``fit``, if ``max_epochs`` is not ``warmup_epochs + iterations *
             adapt_epochs``, or there are no validation images.
+        ConnectionError: At the start of ``fit``, if the cluster is not there.
+
+    Attributes:
+        progress: Told what is being evaluated, how much of it is done, and how much there is.
     """
 
     def __init__(
@@ -85,10 +105,14 @@ class NAT(SandwichSearch):
         batch: int = 8,
         population: int = 100,
         generations: int = 100,
+        predictors: Sequence[Kind] = KINDS,
         sampler: Literal["archive", "candidates", "uniform"] = "archive",
         calibration_images: int = 2048,
         evaluation_batch: int = 256,
         search_seed: int = 0,
+        ray: str | None = None,
+        ray_workers: int = 2,
+        ray_gpus: float = 0.0,
         **kwargs: Any,
     ) -> None:
         super().__init__(supernet, candidates=1, finalists=1, **kwargs)
@@ -103,8 +127,9 @@ class NAT(SandwichSearch):
             raise ValueError(f"Calibration needs at least one image; got calibration_images={calibration_images}.")
         self.warmup_epochs, self.iterations, self.adapt_epochs = warmup_epochs, iterations, adapt_epochs
         self.drawn_from, self.calibration_images, self.evaluation_batch = sampler, calibration_images, evaluation_batch
-        known = [objective_of(given, supernet) for given in objectives]
-        bounds = [_bound(name, bound, known, supernet) for name, bound in (constraints or {}).items()]
+        macs = Objective("macs", model=self.macs)
+        known = [macs if given == "macs" else objective_of(given, supernet) for given in objectives]
+        bounds = [_bound(name, bound, [*known, macs], supernet) for name, bound in (constraints or {}).items()]
         self.pareto = ParetoSearch(
             supernet.space,
             known,
@@ -114,8 +139,13 @@ class NAT(SandwichSearch):
             batch=batch,
             population=population,
             generations=generations,
+            kinds=predictors,
             seed=search_seed,
         )
+        if ray_workers < 1 or ray_gpus < 0:
+            raise ValueError(f"ray_workers is at least 1 and ray_gpus at least 0; got {ray_workers} and {ray_gpus}.")
+        self.ray, self.ray_workers, self.ray_gpus = ray, ray_workers, ray_gpus
+        self.progress: Callable[[str, int, int], None] = _ignore
         self._images: tuple[Tensor, Tensor, Tensor] | None = None
         self._marginals: Marginals | None = None
 
@@ -167,9 +197,15 @@ class NAT(SandwichSearch):
                 f"{self.warmup_epochs} epochs of warm-up and {self.iterations} times {self.adapt_epochs} are {epochs}; "
                 f"got max_epochs={self.trainer.max_epochs}. Use Trainer(max_epochs={epochs})."
             )
+        if self.ray is not None and self.trainer.world_size > 1:
+            raise ValueError(
+                f"The {self.trainer.world_size} processes of this fit share the evaluations already; a Ray cluster "
+                f"evaluates for a fit of one process. Leave out ray={self.ray!r}, or use Trainer(devices=1)."
+            )
 
     def look_for_held_out(self) -> None:
         self._images = self._decoded()
+        self.evaluator()  # raises where images tell nothing, or a cluster is not there: now, not after the warm-up
 
     def on_train_start(self) -> None:
         super().on_train_start()
@@ -187,12 +223,17 @@ class NAT(SandwichSearch):
         pareto, space = self.pareto, self.supernet.space
         evaluator = self.evaluator()
         if len(pareto.archive):
-            pareto.update(np.array(evaluator.evaluate(space.decode(pareto.archive.genes))))
+            told = self._counted("evaluating the archive", pareto.archive)
+            errors = evaluator.evaluate(space.decode(pareto.archive.genes), told)
+            pareto.update(np.array(errors))
         last = number == self.iterations
         for _ in range(0 if last else 2 if number == 0 else 1):  # the first time also the initial archive
+            self.progress("predictor and evolution", 0, 1)
             genes = pareto.ask()
             if len(genes):
-                pareto.tell(genes, np.array(evaluator.evaluate(space.decode(genes))))
+                errors = evaluator.evaluate(space.decode(genes), self._counted("evaluating candidates", genes))
+                pareto.tell(genes, np.array(errors))
+        self.progress("", 0, 0)
         self._marginals = None
         if self._trainer is not None and pareto.history:
             now = pareto.history[-1]
@@ -209,10 +250,18 @@ class NAT(SandwichSearch):
         """What errors are measured with, during a fit; of the weights as they are now."""
         assert self._images is not None  # read when the fit began
         local: Evaluator = SupernetEvaluator(self.supernet, *self._images, batch_size=self.evaluation_batch)
+        if self.ray is not None:
+            local = RayEvaluator(local, address=self.ray, workers=self.ray_workers, gpus=self.ray_gpus)
         folder = Path(self.trainer.default_root_dir) / JOURNAL
         if getattr(self.trainer, "fast_dev_run", 0):
             return SharedEvaluator(local)
         return SharedEvaluator(JournalledEvaluator(local, folder, fingerprint(self.supernet)))
+
+    def _counted(self, what: str, architectures: Sized) -> Done:
+        """Tells :attr:`progress` of every evaluation; of those of this process, if there are several."""
+        total, done = math.ceil(len(architectures) / self.trainer.world_size), itertools.count(1)
+        self.progress(what, 0, total)
+        return lambda config, error: self.progress(what, next(done), total)
 
     def _decoded(self) -> tuple[Tensor, Tensor, Tensor]:
         data: Any = getattr(self.trainer, "datamodule", None)
@@ -237,6 +286,10 @@ class NAT(SandwichSearch):
         super().on_load_checkpoint(checkpoint)
         self.pareto.load_state_dict(checkpoint["nat"])
         self._marginals = None
+
+
+def _ignore(what: str, done: int, total: int) -> None:
+    """Nobody wants to know."""
 
 
 def objective_of(given: str | Objective, supernet: Supernet) -> Objective:

@@ -12,7 +12,7 @@ import numpy.typing as npt
 from oneshot.cost.few_shot import TransferredCost
 from oneshot.cost.model import CostModel
 from oneshot.cost.predictors import Predictor
-from oneshot.fronts import Floats
+from oneshot.fronts import Floats, rounded_up
 from oneshot.supernets.space import IntMatrix, SearchSpace
 
 from .evolution import minimise
@@ -180,4 +180,4 @@ def _least_excess(space: SearchSpace, constraints: Sequence[Constraint], seed: i
 
 def _said(constraint: Constraint, genes: IntMatrix) -> str:
     value = float(constraint.objective.upper(genes, constraint.probability)[0])
-    return f"{value:.4g} {constraint.objective.unit}".rstrip()
+    return f"{rounded_up(value)} {constraint.objective.unit}".rstrip()

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from oneshot.fronts import Floats
+from oneshot.fronts import Floats, rounded_up
 
 
 def at_most(names: Sequence[str], values: Floats, bounds: Mapping[str, float], *, minimise: str | None = None) -> int:
@@ -28,7 +28,9 @@ def at_most(names: Sequence[str], values: Floats, bounds: Mapping[str, float], *
     kept = (values[:, columns] <= limits).all(1)
     if not kept.any():
         over = ((values[:, columns] - limits) / np.maximum(np.abs(limits), 1e-12)).max(1)
-        nearest = ", ".join(f"{name} {value:.4g}" for name, value in zip(names, values[over.argmin()], strict=True))
+        nearest = ", ".join(
+            f"{name} {rounded_up(value)}" for name, value in zip(names, values[over.argmin()], strict=True)
+        )
         wanted = " and ".join(f"{name} <= {limit:g}" for name, limit in bounds.items())
         raise ValueError(f"No network of the front has {wanted}; the nearest has {nearest}. Raise the bound to that.")
     rows = np.flatnonzero(kept)

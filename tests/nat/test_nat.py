@@ -11,6 +11,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -20,11 +21,14 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, TensorDataset
 
+from oneshot.callbacks import SearchProgressBar
 from oneshot.cost import count_candidates
+from oneshot.guard import check_data
+from oneshot.nat import evaluators
 from oneshot.nat.evaluators import SupernetEvaluator
 from oneshot.nat.nat import NAT
 from oneshot.nat.objectives import Objective
-from oneshot.supernets import NASBenchMacroSupernet, SubnetConfig
+from oneshot.supernets import MobileNetV3Supernet, NASBenchMacroSupernet, SubnetConfig, Supernet
 from oneshot.testing.methods import WINNER, PlantedSupernet, stripes
 
 ROOT = Path(__file__).parents[2]
@@ -217,6 +221,114 @@ def test_validation_images_are_there_and_of_several_classes(tmp_path: Path) -> N
         fit(nat(), tmp_path, Stripes(validation=1))
 
 
+def mobile(**options: Any) -> MobileNetV3Supernet:
+    sizes: Any = {"widths": (0.1,), "depths": (1,), "kernels": (3,), "expansions": (2, 3)}
+    return MobileNetV3Supernet(num_classes=2, in_channels=1, stem="cifar", **sizes, **options)
+
+
+@pytest.mark.parametrize("declared", [True, False])
+def test_images_are_enlarged_only_where_that_is_asked_for(declared: bool, tmp_path: Path) -> None:
+    data = Stripes()  # of 8 pixels
+    if declared:
+        data.input_shape = (1, 8, 8)  # type: ignore[attr-defined]
+    small = {"warmup_epochs": 1, "iterations": 1, "adapt_epochs": 1, "initial": 6, "batch": 1, "population": 10}
+    options = {**small, "generations": 2, "calibration_images": 8, "predictors": ["ridge"]}
+    with pytest.raises(ValueError, match=r"up to 16, the images have 8 pixels: .* Pass resolutions up to 8, or upsamp"):
+        fit(NAT(mobile(resolutions=(8, 16)), **options), tmp_path, data, limit_train_batches=1)
+    search = NAT(mobile(resolutions=(8, 16), upsample=True), **options)
+    fit(search, tmp_path / "asked", data, limit_train_batches=1)
+    assert {config["resolution"] for config in search.supernet.space.decode(search.pareto.archive.genes)} == {
+        (8,),
+        (16,),
+    }
+
+
+def test_images_larger_than_the_resolutions_are_made_smaller() -> None:
+    supernet = mobile(resolutions=(8, 16))
+    check_data(SimpleNamespace(num_classes=2, input_shape=(1, 20, 20)), supernet)
+    for shape in [(1, 20, 24), (3, 20, 20)]:
+        with pytest.raises(ValueError, match="input_shape of SimpleNamespace is"):
+            check_data(SimpleNamespace(num_classes=2, input_shape=shape), supernet)
+
+
+def test_synchronised_statistics_of_some_channels_are_refused(tmp_path: Path) -> None:
+    search = NAT(mobile(resolutions=(8,)), warmup_epochs=0, iterations=1, adapt_epochs=1)
+    message = "SyncBatchNorm, which the Trainer would put in its place, .* Remove sync_batchnorm=True"
+    with pytest.raises(ValueError, match=message):
+        fit(search, tmp_path, sync_batchnorm=True, strategy="ddp")
+
+
+def test_a_cluster_that_is_not_there_is_named_before_the_training(tmp_path: Path) -> None:
+    pytest.importorskip("ray")
+    search = nat(ray="127.0.0.1:1")
+    with pytest.raises(ConnectionError, match="no Ray cluster at '127.0.0.1:1': .* have one started on this machine"):
+        fit(search, tmp_path)
+    assert not len(search.pareto.archive)
+    with pytest.raises(ValueError, match=r"ray_workers is at least 1 and ray_gpus at least 0; got 0 and 0\.0"):
+        nat(ray="local", ray_workers=0)
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore")  # Ray's own
+def test_a_search_that_evaluates_on_ray_ends_as_one_that_does_not(tmp_path: Path) -> None:
+    ray = pytest.importorskip("ray")
+    here, search, seen = nat(iterations=1), nat(iterations=1, ray="local", ray_workers=2), []
+    fit(here, tmp_path / "here")
+    search.progress = lambda *now: seen.append(now)
+    try:
+        fit(search, tmp_path)
+        assert ray.cluster_resources()["CPU"] == 2
+    finally:
+        ray.shutdown()
+    assert everything(search)[1] == everything(here)[1]
+    assert seen.count(("evaluating the archive", 18, 18)) == 1  # all at the end, told one by one
+
+
+# Progress.
+
+
+def shown(folder: Path, capsys: pytest.CaptureFixture[str], **console: Any) -> str:
+    bar = SearchProgressBar(console_kwargs={"width": 200, **console})
+    fit(nat(), folder, enable_progress_bar=True, callbacks=[bar])
+    text: str = capsys.readouterr().out
+    return text
+
+
+def test_a_terminal_shows_how_many_architectures_are_evaluated(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    text = shown(tmp_path, capsys, force_terminal=True)
+    assert re.search(r"candidates .*\b\d+/14 ", text) and re.search(r"archive .*\b\d+/18 ", text)
+    assert "predictor and evolution" in text
+
+
+def test_a_log_has_no_bars_of_evaluations(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    text = shown(tmp_path, capsys, force_terminal=False)
+    assert "Epoch 2/2" in text
+    assert not any(word in text for word in ("archive", "candidates", "evolution"))
+    assert len(text.splitlines()) < 10
+
+
+# Half precision.
+
+
+def test_under_mixed_precision_errors_are_those_of_32_bits_and_a_resume_is_exact(done: NAT, tmp_path: Path) -> None:
+    whole, again = nat(), nat()
+    fit(whole, tmp_path, precision="bf16-mixed", enable_checkpointing=True, callbacks=[Save()])
+    assert any(not torch.equal(a, b) for a, b in zip(whole.parameters(), done.parameters(), strict=True))
+    x, y = stripes(64, 1)
+    evaluator = SupernetEvaluator(whole.supernet, x, y, stripes(128, 0)[0][:64], batch_size=32)
+    errors = evaluator.evaluate(whole.supernet.space.decode(whole.pareto.archive.genes))
+    assert whole.pareto.archive.values[:, 0].tolist() == errors
+    with torch.autocast("cpu", torch.bfloat16):
+        rounded = evaluator.evaluate(whole.supernet.space.decode(whole.pareto.archive.genes))
+    assert rounded != errors
+    fit(again, tmp_path / "again", precision="bf16-mixed", ckpt_path=tmp_path / "1.ckpt")
+    (weights, state), (weights_again, state_again) = everything(whole), everything(again)
+    assert state == state_again
+    assert all(torch.equal(weights[name], weights_again[name]) for name in weights)
+
+
 # Resuming.
 
 
@@ -252,15 +364,15 @@ class Interrupted(RuntimeError):
 def interrupt_after(count: int, monkeypatch: pytest.MonkeyPatch) -> list[SubnetConfig]:
     """From then on an evaluation raises; what was evaluated before is returned, as it happens."""
     measured: list[SubnetConfig] = []
-    measure = SupernetEvaluator._error
+    measure = evaluators.inherited_error
 
-    def counted(self: SupernetEvaluator, config: SubnetConfig, *args: Any) -> float:
+    def counted(supernet: Supernet, config: SubnetConfig, *args: Any, **options: Any) -> float:
         if len(measured) == count:
             raise Interrupted
         measured.append(config)
-        return measure(self, config, *args)
+        return measure(supernet, config, *args, **options)
 
-    monkeypatch.setattr(SupernetEvaluator, "_error", counted)
+    monkeypatch.setattr(evaluators, "inherited_error", counted)
     return measured
 
 

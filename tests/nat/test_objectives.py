@@ -89,6 +89,15 @@ def test_an_infeasible_bound_names_the_smallest_value_there_is() -> None:
     check_feasible(SPACE, [])
 
 
+def test_the_value_that_is_named_can_be_given_as_the_bound() -> None:
+    size = Objective("size", "B", lambda genes: 183_241.0 + genes.sum(1))
+    with pytest.raises(ValueError, match=r"the smallest found is 1\.833e\+05 B") as refusal:
+        check_feasible(SPACE, [Constraint(size, 1000.0)])
+    named = float(str(refusal.value).split("found is ")[1].split()[0])
+    check_feasible(SPACE, [Constraint(size, named)])
+    assert float(f"{183_241.0:.4g}") < 183_241.0  # rounded to the nearest it could not
+
+
 def test_bounds_that_contradict_each_other_name_the_nearest() -> None:
     slowness = Objective("room", "", lambda genes: 40.0 - genes.sum(1))
     both = [Constraint(LATENCY, 20.0), Constraint(slowness, 20.0)]  # at most 8 steps up, at least 20

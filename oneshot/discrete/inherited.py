@@ -1,0 +1,55 @@
+"""Evaluation by the weights that architectures inherit from a supernet."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import pytorch_lightning as pl
+
+from oneshot.cost.counts import count
+from oneshot.evaluation import decode_images, inherited_error, recalibrate
+from oneshot.supernets.base import Subnet, Supernet
+from oneshot.supernets.elastic import resized
+
+from .protocol import Evaluator, Proposal
+
+
+class SupernetEvaluator(Evaluator):
+    """Validation accuracy with shared weights, after batch normalisation was calibrated for each architecture.
+
+    Args:
+        supernet: Trained shared weights, such as ``search.supernet`` of a weight-sharing search.
+        data: Images to validate with, and training images to calibrate with.
+        calibration: How many of these.
+        batch_size: Images in a batch.
+
+    Raises:
+        ValueError: If there are no images to validate with.
+    """
+
+    def __init__(
+        self, supernet: Supernet, data: pl.LightningDataModule, *, calibration: int = 1000, batch_size: int = 256
+    ) -> None:
+        data.prepare_data()
+        data.setup("fit")
+        self.supernet, self.space, self.data, self.batch_size = supernet, supernet.space, data, batch_size
+        self.images, self.labels, self.calibration = decode_images(data, calibration, batch_size=batch_size)
+
+    @property
+    def metrics(self) -> tuple[str, ...]:
+        return ("accuracy", "error", "params", "macs")
+
+    def __call__(self, proposal: Proposal) -> Mapping[str, float]:
+        config = proposal.config
+        like, size = next(self.supernet.parameters()), self.supernet.resolution(config)
+        images, calibration = (resized(part.to(like), size) for part in (self.images, self.calibration))
+        error = inherited_error(self.supernet, config, images, self.labels, calibration, batch_size=self.batch_size)
+        network = self.supernet.extract(config)
+        counts = count(network, network.input_shape)
+        return {"accuracy": 1 - error, "error": error, "params": counts.params, "macs": counts.macs}
+
+    def network(self, proposal: Proposal) -> Subnet:
+        network = self.supernet.extract(proposal.config)
+        size = network.input_shape[-1]
+        recalibrate(network, resized(self.calibration.to(next(network.parameters())), size).split(self.batch_size))
+        return network.eval()
