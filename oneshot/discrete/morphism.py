@@ -35,6 +35,7 @@ from torch import Tensor, nn
 from oneshot.supernets.space import RNG
 
 from ..evaluation import recalibrate
+from ..functional import alpha_divergence
 from .draft import (
     Draft,
     chain_of,
@@ -386,9 +387,14 @@ def distil(
     epochs: int = 1,
     batch_size: int = 64,
     lr: float = 1e-3,
+    temperature: float = 2.0,
     rng: RNG = None,
 ) -> float:
-    """Train a child to give the logits of its parent: mean squared difference (arXiv:1312.6184, section 3.1), Adam.
+    """Train a child to predict what its parent does.
+
+    The loss is ``T^2 KL(softmax(parent / T) || softmax(child / T))`` of the logits (arXiv:1503.02531, section 2,
+    without labels), the optimiser Adam. Then the statistics of batch normalisation are estimated anew, for after a few
+    steps the running ones lag behind.
 
     Args:
         child: Is trained in place; its mode is restored.
@@ -397,16 +403,19 @@ def distil(
         epochs: Passes over the images.
         batch_size: Images in a step; what is left over is left out, unless it is all.
         lr: Learning rate of Adam.
+        temperature: T. The higher, the nearer to the squared difference of the centred logits.
         rng: Shuffles the images.
 
     Returns:
-        Mean loss of the last epoch.
+        Mean loss of the last epoch, nats.
 
     Raises:
-        ValueError: If there are no images or no epochs.
+        ValueError: If there are fewer than two images, no epochs, or the temperature is not above 0.
     """
-    if not len(images) or epochs < 1:
-        raise ValueError(f"distil needs images and at least one epoch; got {len(images)} images, epochs={epochs}.")
+    if len(images) < 2 or epochs < 1:
+        raise ValueError(f"distil needs two images and an epoch or more; got {len(images)} images, epochs={epochs}.")
+    if not temperature > 0:
+        raise ValueError(f"temperature must be above 0; got {temperature}.")
     rng, like = np.random.default_rng(rng), next(child.parameters())
     modes = {module: module.training for net in (child, parent) for module in net.modules()}
     optimiser = torch.optim.Adam(child.parameters(), lr=lr)
@@ -421,7 +430,9 @@ def distil(
             order = torch.from_numpy(rng.permutation(len(images)))
             for start in range(0, len(images) - size + 1, size):
                 chosen = order[start : start + size]
-                loss = F.mse_loss(child(images[chosen].to(like)), targets[chosen.to(targets.device)])
+                logits = child(images[chosen].to(like))
+                loss = alpha_divergence(targets[chosen] / temperature, logits / temperature, clip=math.inf)
+                loss = temperature**2 * loss
                 optimiser.zero_grad()
                 loss.backward()  # type: ignore[no-untyped-call]  # torch
                 optimiser.step()
@@ -429,6 +440,7 @@ def distil(
     finally:
         for module, mode in modes.items():
             module.training = mode
+    recalibrate(child, _batches(images))
     return float(torch.stack(losses).mean())
 
 

@@ -46,6 +46,7 @@ from oneshot.discrete.morphism import (
     skip_concat,
     widen,
 )
+from oneshot.evaluation import recalibrate
 from oneshot.supernets import SubnetConfig
 from tests.reference.random_graphs import CLASSES, IMAGES, SHAPE, random_graph, random_network
 
@@ -516,15 +517,26 @@ def test_random_sequences_of_all_operators_give_networks(seed: int) -> None:
 def test_a_child_learns_what_its_parent_says() -> None:
     parent = plain()
     child = prune(parent, "1", count=2, images=IMAGES)
-    before, weights = eval_outputs(child), copy.deepcopy(parent.state_dict())
-    target = eval_outputs(parent)
+    weights, target = copy.deepcopy(parent.state_dict()), eval_outputs(parent)
+
+    def distance(logits: Tensor) -> float:
+        p, q = (torch.softmax(x / 2, 1) for x in (target, logits))
+        return float(4 * (p * (p / q).log()).sum(1).mean())
+
+    before = distance(eval_outputs(child))
+    passed = distil(copy.deepcopy(child), parent, IMAGES, batch_size=len(IMAGES), rng=0)  # one step
+    assert passed == pytest.approx(distance(train_outputs(child)), rel=1e-9)
+    assert passed != pytest.approx(distance(train_outputs(child)) / 4, rel=1e-2)
     loss = distil(child, parent, IMAGES, epochs=20, batch_size=16, lr=0.01, rng=0)
     assert not child.training and not parent.training
-    assert F.mse_loss(eval_outputs(child), target) < 0.5 * F.mse_loss(before, target)
-    assert 0 < loss < float(F.mse_loss(before, target))
+    assert distance(eval_outputs(child)) < 0.5 * before
+    assert 0 < loss < before
     assert all(torch.equal(tensor, weights[name]) for name, tensor in parent.state_dict().items())
     again = prune(parent, "1", count=2, images=IMAGES)
     assert distil(again, parent, IMAGES, epochs=20, batch_size=16, lr=0.01, rng=0) == loss
+    statistics = copy.deepcopy(child)
+    recalibrate(statistics, [IMAGES])
+    assert torch.equal(norms_of(statistics)[0].running_mean, norms_of(child)[0].running_mean)  # type: ignore[arg-type]
 
 
 # Random operators and records.
@@ -685,7 +697,10 @@ NAMES = GROUPED.canonical()[1]
         pytest.param(lambda n: prune(n, NAMES["i"], count=1), "are added to the image", id="prune-image"),
         pytest.param(lambda n: separate(n, NAMES["one"]), "more than one pixel", id="separate-pixel"),
         pytest.param(lambda n: separate(n, NAMES["g"]), "has 2 groups", id="separate-groups"),
-        pytest.param(lambda n: distil(n, n, IMAGES[:0]), "at least one epoch; got 0 images", id="distil-nothing"),
+        pytest.param(lambda n: distil(n, n, IMAGES, temperature=0.0), "must be above 0; got 0.0", id="distil-cold"),
+        pytest.param(
+            lambda n: distil(n, n, IMAGES[:0]), "two images and an epoch or more; got 0 images", id="distil-nothing"
+        ),
         pytest.param(
             lambda n: random_morphism(n, images=IMAGES, operators=("grow",)), r"no operators \['grow'\]", id="op"
         ),
