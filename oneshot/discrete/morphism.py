@@ -702,4 +702,4 @@ def _recalibrated(network: GraphNetwork, images: Tensor | None) -> GraphNetwork:
 
 def _batches(images: Tensor) -> tuple[Tensor, ...]:
     """Batches of about one size: the last one is not a single image, which has no variance."""
-    return images.chunk(math.ceil(len(images) / _BATCH))
+    return images.chunk(math.ceil(len(images) / _BATCH)) if len(images) else ()
