@@ -25,7 +25,7 @@ HEAVY = {
     "pymoo",
 }
 # Their names are imported on first use.
-LAZY = ["oneshot", "oneshot.supernets", "oneshot.callbacks", "oneshot.data", "oneshot.nat"]
+LAZY = ["oneshot", "oneshot.supernets", "oneshot.callbacks", "oneshot.data", "oneshot.discrete", "oneshot.nat"]
 
 STATE = """
 import json, logging, os, random, signal, sys, warnings

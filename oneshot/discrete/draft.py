@@ -32,13 +32,11 @@ class Draft:
         }
         self.end = network.graph.nodes[-1].name
 
-    def add(self, op: str, inputs: Iterable[str], **settings: int | Tensor) -> str:
-        """Put a node into the draft; settings are its options and its tensors."""
+    def add(self, op: str, inputs: Iterable[str], tensors: Mapping[str, Tensor] | None = None, **options: int) -> str:
+        """Put a node with its tensors into the draft, and return its name."""
         name = f"new{len(self.nodes)}"
-        tensors = {key: value for key, value in settings.items() if isinstance(value, Tensor)}
-        options = {key: value for key, value in settings.items() if not isinstance(value, Tensor)}
         self.nodes[name] = Node(name, op, tuple(inputs), **options)
-        self.tensors[name] = tensors
+        self.tensors[name] = dict(tensors or {})
         return name
 
     def rewire(self, old: str, new: str, *, but: Sequence[str] = ()) -> None:

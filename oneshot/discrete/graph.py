@@ -268,7 +268,7 @@ class NetworkGraph:
         found: set[str] = set()
         for name in self._topological():
             node = self[name]
-            passes = node.op in (*POOLS, "add", "gated_add", "concat") and found.issuperset(node.inputs)
+            passes = node.op in (*POOLS, "add", "concat") and found.issuperset(node.inputs)
             if node.op in ("relu", "relu6") or passes:
                 found.add(name)
         return found
@@ -286,8 +286,8 @@ class NetworkGraph:
 class GatedAdd(nn.Module):
     """``(1 - gate) y + gate h`` with one learnable gate, which starts at 0.
 
-    The sum stays convex: the gate is cut to [0, 1] on the way forward, and its gradient passes the cut, so that it
-    finds back. Exclude it from weight decay, as is usual for all parameters of fewer than two dimensions.
+    The gate is not held in [0, 1]: at 0, where it starts, a gradient that points outside would keep h from ever being
+    trained. Exclude it from weight decay, as is usual for parameters of fewer than two dimensions.
     """
 
     def __init__(self) -> None:
@@ -295,8 +295,7 @@ class GatedAdd(nn.Module):
         self.gate = nn.Parameter(torch.zeros(()))
 
     def forward(self, y: Tensor, h: Tensor) -> Tensor:
-        gate = self.gate + (self.gate.clamp(0, 1) - self.gate).detach()
-        return (1 - gate) * y + gate * h
+        return (1 - self.gate) * y + self.gate * h
 
 
 class Add(nn.Module):
@@ -346,6 +345,7 @@ class GraphNetwork(Subnet):
     def __init__(self, nodes: Sequence[str], input_shape: Sequence[int], num_classes: int) -> None:
         super().__init__()
         given = NetworkGraph.from_config(SubnetConfig(SPACE, {"nodes": list(nodes)}))
+        given.shapes(input_shape)
         self.graph, _ = given.canonical()
         self.config = self.graph.config
         channels, height, width = input_shape
@@ -368,6 +368,7 @@ class GraphNetwork(Subnet):
     @classmethod
     def from_graph(cls, graph: NetworkGraph, input_shape: Sequence[int], num_classes: int) -> GraphNetwork:
         """Build the network of a graph, with new weights."""
+        graph.shapes(input_shape)  # errors call the nodes by the names they have here
         return cls([str(pick) for pick in graph.config["nodes"]], input_shape, num_classes)
 
     def forward(self, x: Tensor) -> Tensor:

@@ -35,6 +35,7 @@ from torch import Tensor, nn
 from oneshot.supernets.space import RNG
 
 from ..evaluation import recalibrate
+from ..functional import alpha_divergence
 from .draft import (
     Draft,
     chain_of,
@@ -69,7 +70,8 @@ def deepen(network: GraphNetwork, after: str, *, kernel: int = 3, images: Tensor
     form (scale 1, shift 0, statistics (0, 1)) is the identity in eval mode only and jumps at the first training step.
 
     A ReLU after values that are never negative does nothing. Where values can be negative there is no such identity:
-    then a block with random weights is joined by ``(1 - gate) y + gate block(y)``, whose gate starts at 0.
+    then a block with random weights, whose statistics are those of the images, is joined by
+    ``(1 - gate) y + gate block(y)``; the gate starts at 0.
 
     Args:
         network: The parent.
@@ -158,7 +160,7 @@ def skip_add(network: GraphNetwork, source: str, target: str) -> GraphNetwork:
     if one != other:
         raise ValueError(f"A sum needs one shape; {source!r} is {one}, {target!r} is {other}.")
     draft = Draft(network)
-    gated = draft.add("gated_add", (target, source), gate=torch.zeros(()))
+    gated = draft.add("gated_add", (target, source), {"gate": torch.zeros(())})
     draft.rewire(target, gated, but=(gated,))
     return draft.build()
 
@@ -226,7 +228,7 @@ def branch(
         half, ends, last, tensors = conv.channels // 2, [], node, draft.tensors[node]
         for rows in (slice(half), slice(half, conv.channels)):
             some = {key: tensor[rows] for key, tensor in tensors.items()}
-            ends.append(draft.add("conv", conv.inputs, **options_of(conv, channels=len(some["weight"])), **some))
+            ends.append(draft.add("conv", conv.inputs, some, **options_of(conv, channels=len(some["weight"]))))
         second = ends[1]
     else:
         chain, ends, second = chain_of(network, node), [], node
@@ -241,7 +243,7 @@ def branch(
                 tensors = {key: tensor.clone() for key, tensor in draft.tensors[part.name].items()}
                 for key in {"weight", "bias"} & tensors.keys() if part is scaled else ():
                     tensors[key] *= factor
-                below = (draft.add(part.op, below, **options_of(part), **tensors),)
+                below = (draft.add(part.op, below, tensors, **options_of(part)),)
                 second = below[0] if part is conv else second
             ends.append(below[0])
     draft.rewire(last, draft.add(how, ends))
@@ -371,7 +373,7 @@ def separate(network: GraphNetwork, node: str, *, images: Tensor | None = None) 
     u, s, vh = torch.linalg.svd(tensors.pop("weight").transpose(0, 1).flatten(2), full_matrices=False)
     root = s[:, :1].sqrt()
     depthwise = (root * vh[:, 0]).unflatten(1, (conv.kernel, conv.kernel))[:, None]
-    below = draft.add("depthwise", conv.inputs, kernel=conv.kernel, stride=conv.stride, weight=depthwise)
+    below = draft.add("depthwise", conv.inputs, {"weight": depthwise}, kernel=conv.kernel, stride=conv.stride)
     draft.nodes[node] = replace(conv, inputs=(below,), kernel=1, stride=1)
     tensors["weight"] = (root * u[:, :, 0]).T[:, :, None, None]
     return _recalibrated(draft.build(), images)
@@ -385,9 +387,14 @@ def distil(
     epochs: int = 1,
     batch_size: int = 64,
     lr: float = 1e-3,
+    temperature: float = 2.0,
     rng: RNG = None,
 ) -> float:
-    """Train a child to give the logits of its parent: mean squared difference (arXiv:1312.6184, section 3.1), Adam.
+    """Train a child to predict what its parent does.
+
+    The loss is ``T^2 KL(softmax(parent / T) || softmax(child / T))`` of the logits (arXiv:1503.02531, section 2,
+    without labels), the optimiser Adam. Then the statistics of batch normalisation are estimated anew, for after a few
+    steps the running ones lag behind.
 
     Args:
         child: Is trained in place; its mode is restored.
@@ -396,16 +403,19 @@ def distil(
         epochs: Passes over the images.
         batch_size: Images in a step; what is left over is left out, unless it is all.
         lr: Learning rate of Adam.
+        temperature: T. The higher, the nearer to the squared difference of the centred logits.
         rng: Shuffles the images.
 
     Returns:
-        Mean loss of the last epoch.
+        Mean loss of the last epoch, nats.
 
     Raises:
-        ValueError: If there are no images or no epochs.
+        ValueError: If there are fewer than two images, no epochs, or the temperature is not above 0.
     """
-    if not len(images) or epochs < 1:
-        raise ValueError(f"distil needs images and at least one epoch; got {len(images)} images, epochs={epochs}.")
+    if len(images) < 2 or epochs < 1:
+        raise ValueError(f"distil needs two images and an epoch or more; got {len(images)} images, epochs={epochs}.")
+    if not temperature > 0:
+        raise ValueError(f"temperature must be above 0; got {temperature}.")
     rng, like = np.random.default_rng(rng), next(child.parameters())
     modes = {module: module.training for net in (child, parent) for module in net.modules()}
     optimiser = torch.optim.Adam(child.parameters(), lr=lr)
@@ -420,7 +430,9 @@ def distil(
             order = torch.from_numpy(rng.permutation(len(images)))
             for start in range(0, len(images) - size + 1, size):
                 chosen = order[start : start + size]
-                loss = F.mse_loss(child(images[chosen].to(like)), targets[chosen.to(targets.device)])
+                logits = child(images[chosen].to(like))
+                loss = alpha_divergence(targets[chosen] / temperature, logits / temperature, clip=math.inf)
+                loss = temperature**2 * loss
                 optimiser.zero_grad()
                 loss.backward()  # type: ignore[no-untyped-call]  # torch
                 optimiser.step()
@@ -428,6 +440,7 @@ def distil(
     finally:
         for module, mode in modes.items():
             module.training = mode
+    recalibrate(child, _batches(images))
     return float(torch.stack(losses).mean())
 
 
@@ -647,48 +660,38 @@ def _check_skip(network: GraphNetwork, source: str, target: str) -> None:
         raise ValueError(f"A skip leads forward; {source!r} needs {target!r}, or is the same.")
 
 
+@torch.no_grad()
 def _deepen(network: GraphNetwork, after: str, kernel: int, separable: bool, images: Tensor, rng: RNG) -> GraphNetwork:
     if after == IMAGE or network.graph[after].op == "classifier":
         raise ValueError(f"A block is put behind a node that is no classifier; got {after!r}.")
     if kernel < 1 or kernel % 2 == 0:
         raise ValueError(f"kernel of deepen must be odd; got {kernel}.")
-    draft, channels, rng = Draft(network), network.shapes[after][0], np.random.default_rng(rng)
-    like = next(network.parameters())
-    gated = after not in network.graph.nonnegative()
-    below, old = after, set(draft.nodes)
-    if separable:
-        weight = like.new_zeros(channels, 1, kernel, kernel)
-        weight[:, 0, kernel // 2, kernel // 2] = 1
-        weight = random_weights(weight, rng) if gated else weight
-        below = draft.add("depthwise", (below,), kernel=kernel, weight=weight)
-    side = 1 if separable else kernel
-    weight = nn.init.dirac_(like.new_empty(channels, channels, side, side))
-    weight = random_weights(weight, rng) if gated else weight
-    below = draft.add("conv", (below,), channels=channels, kernel=side, weight=weight)
-    norm = nn.BatchNorm2d(channels, device=like.device, dtype=like.dtype)
-    tensors = {key: tensor.detach() for key, tensor in norm.state_dict().items()}
-    if not gated:
-        mean, var = _moments(network, after, images)
-        tensors |= {"running_mean": mean, "running_var": var, "weight": (var + norm.eps).sqrt(), "bias": mean}
-    below = draft.add("relu", (draft.add("batch_norm", (below,), **tensors),))
-    if gated:
-        below = draft.add("gated_add", (after, below), gate=like.new_zeros(()))
-    draft.rewire(after, below, but=[name for name in draft.nodes if name not in old])
-    return draft.build()
-
-
-@torch.no_grad()
-def _moments(network: GraphNetwork, name: str, images: Tensor) -> tuple[Tensor, Tensor]:
-    """Mean and variance (biased, as batch normalisation divides) of each channel of a node, in training mode.
-
-    In training mode, because there the statistics of all normalisation before the node are those of the batch.
-    """
     if len(images) < 2:
         raise ValueError(f"Moments need at least two images; got {len(images)}.")
-    like = next(network.parameters())
-    values = copy.deepcopy(network).train().output_of(images.to(like), name)  # the parent's statistics stay as they are
-    var, mean = torch.var_mean(values, (0, 2, 3), correction=0)
-    return mean, var
+    draft, channels, rng = Draft(network), network.shapes[after][0], np.random.default_rng(rng)
+    like, below, old = next(network.parameters()), after, set(draft.nodes)
+    gated = after not in network.graph.nonnegative()
+    # In training mode, because there the statistics of all normalisation before are those of the batch; the copy takes
+    # the change of the running ones.
+    values = copy.deepcopy(network).train().output_of(images.to(like), after)
+    for op, side in (("depthwise", kernel), ("conv", 1)) if separable else (("conv", kernel),):
+        groups = channels if op == "depthwise" else 1
+        weight = nn.init.dirac_(like.new_empty(channels, channels // groups, side, side), groups)
+        if gated:
+            weight = random_weights(weight, rng)
+            values = F.conv2d(values, weight, padding=side // 2, groups=groups)
+        options = {"kernel": side} if op == "depthwise" else {"kernel": side, "channels": channels}
+        below = draft.add(op, (below,), {"weight": weight}, **options)
+    var, mean = torch.var_mean(values, (0, 2, 3), correction=0)  # biased, as batch normalisation divides
+    norm = nn.BatchNorm2d(channels, device=like.device, dtype=like.dtype)
+    tensors = norm.state_dict() | {"running_mean": mean, "running_var": var}
+    if not gated:
+        tensors |= {"weight": (var + norm.eps).sqrt(), "bias": mean}
+    below = draft.add("relu", (draft.add("batch_norm", (below,), tensors),))
+    if gated:
+        below = draft.add("gated_add", (after, below), {"gate": like.new_zeros(())})
+    draft.rewire(after, below, but=[name for name in draft.nodes if name not in old])
+    return draft.build()
 
 
 def _recalibrated(network: GraphNetwork, images: Tensor | None) -> GraphNetwork:
@@ -699,4 +702,4 @@ def _recalibrated(network: GraphNetwork, images: Tensor | None) -> GraphNetwork:
 
 def _batches(images: Tensor) -> tuple[Tensor, ...]:
     """Batches of about one size: the last one is not a single image, which has no variance."""
-    return images.chunk(math.ceil(len(images) / _BATCH))
+    return images.chunk(math.ceil(len(images) / _BATCH)) if len(images) else ()
