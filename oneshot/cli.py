@@ -43,7 +43,7 @@ def _parser() -> argparse.ArgumentParser:
         "discrete", help="search by evolution, reinforcement learning, Bayesian optimisation, morphisms", add_help=False
     )
     pick = commands.add_parser("pick", help="take a network from the front of a search, calibrate and export it")
-    pick.add_argument("run", help="folder of 'oneshot pareto'")
+    pick.add_argument("run", help="folder of 'oneshot pareto' or 'oneshot discrete'")
     for name, what in (("latency", "ms"), ("macs", "MACs"), ("params", "parameters"), ("memory", "bytes")):
         pick.add_argument(
             f"--{name}", type=float, metavar="MOST", help=f"the smallest error with at most so many {what}"

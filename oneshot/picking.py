@@ -16,6 +16,7 @@ from torch import Tensor
 from oneshot.supernets.base import Subnet
 from oneshot.supernets.elastic import resized
 
+from .discrete.study import LOG, Record, Study
 from .evaluation import decode_images, recalibrate
 from .export import export_subnet
 from .nat.nat import NAT
@@ -28,6 +29,8 @@ from .nat.plots import draw_front
 from .report import network_table, save_figure
 from .retrain import Retrain
 from .runs import read_run
+from .studying import read_study
+from .studying import rows as study_rows
 from .tasks import METRICS, metric_of
 
 
@@ -48,7 +51,10 @@ def pick(
     formats: Sequence[Literal["torch_export", "onnx"]] = ("torch_export", "onnx"),
     overwrite: bool = False,
 ) -> Path:
-    """Take a network from the front of ``oneshot pareto``, calibrate its statistics, train it if asked, export it.
+    """Take a network from the front of a search, calibrate its statistics, train it if asked, export it.
+
+    The search is one of ``oneshot pareto``, or of ``oneshot discrete``, whose front holds what was trained; a study of
+    one objective has a front of one.
 
     Args:
         run: Folder of the search.
@@ -72,18 +78,25 @@ def pick(
     Raises:
         ValueError: If the run has no front, nothing on it is as asked, or it is not clear what is asked.
     """
-    module, data = read_run(run)
-    if not isinstance(module, NAT):
-        raise ValueError(f"There is a front to pick from in a run of 'oneshot pareto'; {run} is another kind of run.")
     if finetune < 0:
         raise ValueError(f"--finetune is a number of epochs, at least 0; got {finetune}.")
+    counted = {"latency": latency, "macs": macs, "params": params, "memory": memory, ERROR: max_error}
+    bounds = {name: value for name, value in counted.items() if value is not None} | _pairs("--at-most", at_most)
+    point = _pairs("--near", near)
+    if (Path(run) / LOG).is_file():
+        picked = _from_study(run, bounds, point, knee=knee)
+        return _export_of_study(picked, Path(out or Path(run) / "picked"), finetune, lr, formats, overwrite=overwrite)
+    module, data = read_run(run)
+    if not isinstance(module, NAT):
+        raise ValueError(
+            f"There is a front to pick from in runs of 'oneshot pareto' and 'oneshot discrete'; {run} is another kind "
+            "of run."
+        )
     archive, front, console = module.pareto.archive, module.pareto.front(), Console()
     if not len(front):
         raise ValueError(f"{run} has no front yet: its first search is not over. Go on with 'oneshot pareto --resume'.")
-    counted = {"latency": latency, "macs": macs, "params": params, "memory": memory, ERROR: max_error}
-    bounds = {name: value for name, value in counted.items() if value is not None} | _pairs("--at-most", at_most)
     names, units = archive.objectives, ["", *(objective.unit for objective in module.pareto.objectives)]
-    place = _choose(names, archive.values[front], bounds, _pairs("--near", near), knee=knee)
+    place = _choose(names, archive.values[front], bounds, point, knee=knee)
     row = int(front[place])
     config = module.supernet.space.decode(archive.genes[row][None])[0]
     console.print(network_table(front_rows(names, units, archive.values[row][None])))
@@ -113,6 +126,67 @@ def pick(
         overwrite=overwrite,
     )
     save_figure(draw_front(names, units, archive.values, front.tolist(), picked=row), folder.parent / "picked.png")
+    console.print(f"Exported: {folder}; oneshot.load({str(folder)!r}) gives the network back.", soft_wrap=True)
+    return folder
+
+
+def _from_study(
+    run: str, bounds: Mapping[str, float], point: Mapping[str, float], *, knee: bool
+) -> tuple[Study, Record]:
+    """The record that is asked for, of the front, or of all evaluations if a bound is on another metric."""
+    study = read_study(run)
+    if not (records := study.front()):
+        raise ValueError(f"{run} has no front yet: no evaluation has succeeded.")
+    signs = {objective.metric: 1.0 if objective.direction == "min" else -1.0 for objective in study.objectives}
+    if rising := [name for name in bounds if signs.get(name) == -1]:
+        raise ValueError(
+            f"Bounds are on what is minimised; {', '.join(rising)} is maximised here. Bound another objective, or ask "
+            "for --near or --knee."
+        )
+    if others := [name for name in bounds if name not in signs]:
+        signs |= dict.fromkeys(others, 1.0)
+        records = [record for record in study.evaluated if record.result.values is not None]
+        known = set.intersection(*(set(record.result.metrics) for record in records))
+        if missing := [name for name in others if name not in known]:
+            raise ValueError(f"The metrics of this study are {', '.join(sorted(known))}; got {', '.join(missing)}.")
+    if len(records) == 1 and not bounds and not point:
+        return study, records[0]
+    values = np.array([[sign * record.result.metrics[name] for name, sign in signs.items()] for record in records])
+    wanted = {name: signs.get(name, 1.0) * value for name, value in point.items()}
+    return study, records[_choose(list(signs), values, bounds, wanted, knee=knee)]
+
+
+def _export_of_study(
+    picked: tuple[Study, Record],
+    folder: Path,
+    finetune: int,
+    lr: float,
+    formats: Sequence[Literal["torch_export", "onnx"]],
+    *,
+    overwrite: bool,
+) -> Path:
+    study, record = picked
+    console, data = Console(), getattr(study.evaluator, "data", None)
+    console.print(network_table(study_rows(study, [record])))
+    network = study.evaluator.network(record.proposal)
+    if network is None:
+        raise ValueError(
+            f"{type(study.evaluator).__name__} looks results up and has no networks to export; the architecture is "
+            f"'{record.proposal.config}'. Train it with 'oneshot retrain'."
+        )
+    metrics = {f"study/{name}": float(value) for name, value in record.result.metrics.items()}
+    if finetune and data is not None:
+        network = _finetuned(network, data, finetune, lr)
+    folder = export_subnet(
+        network,
+        folder,
+        mean=getattr(data, "mean", None),
+        std=getattr(data, "std", None),
+        classes=getattr(data, "classes", None),
+        metrics=metrics,
+        formats=formats,
+        overwrite=overwrite,
+    )
     console.print(f"Exported: {folder}; oneshot.load({str(folder)!r}) gives the network back.", soft_wrap=True)
     return folder
 

@@ -42,7 +42,7 @@ class Retrain(ResumableModule):
         lr: Learning rate after warm-up, annealed by a cosine.
         lr_min: Learning rate at the end.
         momentum: Momentum of SGD, first beta of AdamW.
-        weight_decay: Weight decay of all parameters.
+        weight_decay: Weight decay of all parameters but single numbers, which are gates.
         grad_clip: Largest norm of the gradient.
         warmup_epochs: Epochs in which the learning rate rises in a straight line.
         label_smoothing: Share of the target spread evenly over all classes (arXiv:1512.00567).
@@ -239,7 +239,11 @@ class Retrain(ResumableModule):
             self.ema.update(self.network, step=self.trainer.global_step + 1)  # which does not count this step yet
 
     def configure_optimizers(self) -> Any:
-        weights = [weight for weight in self.network.parameters() if weight.requires_grad]
+        trained = [weight for weight in self.network.parameters() if weight.requires_grad]
+        gates = [weight for weight in trained if weight.dim() == 0]  # of skips: decay would close them
+        weights: list[Any] = [weight for weight in trained if weight.dim() > 0]
+        if gates:
+            weights = [{"params": weights}, {"params": gates, "weight_decay": 0.0}]
         optimizer: Optimizer
         if self.optimizer == "sgd":
             optimizer = torch.optim.SGD(weights, self.lr, momentum=self.momentum, weight_decay=self.weight_decay)
