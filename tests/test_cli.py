@@ -181,7 +181,7 @@ def test_a_search_and_a_retraining_export_and_evaluate(
 
 
 @pytest.mark.parametrize(
-    "target", ["DARTS_V2", "|nor_conv_3x3~0|+|none~0|skip_connect~1|+|avg_pool_3x3~0|none~1|none~2|"]
+    "target", ["DARTS_V2", "NASNet-A", "|nor_conv_3x3~0|+|none~0|skip_connect~1|+|avg_pool_3x3~0|none~1|none~2|"]
 )
 def test_show_draws_published_architectures(target: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["show", target, "--out", str(tmp_path / "cells.svg")]) == 0
