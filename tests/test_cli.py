@@ -17,7 +17,10 @@ from PIL import Image
 
 from oneshot.cli import _reason, main
 from oneshot.cost import LatencyTable
+from oneshot.export import load
+from oneshot.supernets.base import count_parameters
 from oneshot.supernets.nasbench201 import NASBench201Space
+from oneshot.supernets.nasnet import NASNetSpace
 from oneshot.supernets.space import load_config
 
 EXPERIMENTS = Path(__file__).parents[1] / "experiments"
@@ -109,6 +112,37 @@ def test_errors_of_options_are_one_line() -> None:
     )
     assert _reason(message) == "No target."
     assert _reason("plain") == "plain"
+
+
+def test_a_bare_config_of_the_nasnet_space_is_its_network(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    space = NASNetSpace()
+    (tmp_path / "subnet.json").write_text(space.sample(0).to_json())
+    assert main(["show", str(tmp_path / "subnet.json"), "--out", str(tmp_path / "cells.svg")]) == 0
+    assert f"{count_parameters(space.network(space.sample(0))):,}" in capsys.readouterr().out
+
+
+@pytest.mark.slow
+def test_a_cell_found_on_digits_is_retrained_deeper_and_wider_on_larger_images(tmp_path: Path) -> None:
+    quick = ["--trainer.accelerator=cpu", "--trainer.max_epochs=1", "--trainer.limit_train_batches=3"]
+    quick += ["--trainer.enable_progress_bar=false", "--trainer.enable_model_summary=false"]
+    space = {"class_path": "oneshot.supernets.NASNetSpace", "init_args": {"blocks": 2}}
+    sizes = {"channels": 4, "cells_per_stage": 1, "space": space}
+    supernet = {"class_path": "oneshot.supernets.NASNetSupernet", "init_args": sizes}
+    method = {"class_path": "oneshot.RandomSharing", "init_args": {"supernet": supernet, "candidates": 4}}
+    method["init_args"]["finalists"] = 2
+    config = yaml.safe_load((EXPERIMENTS / "digits/search.yaml").read_text()) | {"model": method}
+    (tmp_path / "search.yaml").write_text(yaml.safe_dump(config))
+    assert main(["search", "--config", str(tmp_path / "search.yaml"), *quick, "--out", str(tmp_path / "s")]) == 0
+
+    data = {"class_path": "oneshot.data.FakeImages", "init_args": {"input_shape": [3, 32, 32], "batch_size": 8}}
+    network = {"channels": 8, "cells_per_stage": 2, "in_channels": 3, "image_size": 32, "auxiliary": True}
+    options = [f"--model.network.init_args.{name}={value}" for name, value in network.items()]
+    options += ["--model.drop_path=0.2", "--model.drop_path_every=step", f"--data={json.dumps(data)}"]
+    assert main(["retrain", str(tmp_path / "s"), *options, *quick, "--out", str(tmp_path / "r")]) == 0
+    assert main(["export", str(tmp_path / "r"), "--formats", "torch_export"]) == 0
+    exported = load(tmp_path / "r/export")
+    assert exported.config == load_config(tmp_path / "s/subnet.json")
+    assert len(exported.cells) == 8 and exported(torch.zeros(2, 3, 32, 32)).shape == (2, 10)
 
 
 def test_retrain_records_its_network_and_test_metrics(retrain_run: Path, search_run: Path) -> None:

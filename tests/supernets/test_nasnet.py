@@ -26,7 +26,6 @@ from oneshot.supernets.ops import by_resolution, scheduled_drop_path
 from oneshot.supernets.space import SubnetConfig
 from oneshot.testing import SearchSpaceContract
 from oneshot.testing.spaces import SupernetContract, disturb, draw_configs, storage
-
 from tests.reference import formulas, nasnet_net
 
 
