@@ -96,7 +96,7 @@ class NASNetSpace(SearchSpace):
         >>> [choice.name for choice in space.choices[:4]]
         ['normal_0_inputs', 'normal_0_ops', 'normal_0_combine', 'normal_1_inputs']
         >>> space.genotype(space.sample(0)).normal_concat
-        (1, 3)
+        (2, 3)
     """
 
     name: str = "nasnet"
