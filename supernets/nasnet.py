@@ -279,13 +279,14 @@ def _run_blocks(
         joins: What brings the blocks that concatenate back to C channels, by state.
         shrinks: What brings the inputs of a reduction cell to its resolution, if they are part of its output, by state.
         concat: States of the output.
-        drop: Probability of dropping a path that is not an identity.
+        drop: Probability of dropping a path that is not an identity, of either resolution.
     """
     for entering in cell:
         terms = []
         for op, source in entering:
             term = op(states[source])
-            terms.append(drop_path(term, drop) if drop > 0 and not isinstance(op, nn.Identity) else term)
+            skips = isinstance(op, nn.Identity | FactorizedReduce)
+            terms.append(drop_path(term, drop) if drop > 0 and not skips else term)
         join = joins.get(len(states))
         states.append(sum(terms[1:], terms[0]) if join is None else join(torch.cat(terms, dim=1)))
     return torch.cat([shrinks[s](states[s]) if s in shrinks else states[s] for s in concat], dim=1)

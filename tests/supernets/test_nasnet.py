@@ -342,6 +342,12 @@ def test_deeper_cells_lose_more_paths_and_identities_lose_none() -> None:
             assert 0.1 < share < 0.4  # both paths of a quarter of the images
         assert torch.equal(last.eval()(*inputs), last(*inputs))
 
+    network = NASNetNetwork(Genotype(pools, (2,), skips, (2,)), channels=4, cells_per_stage=1, image_size=8)
+    reduction = network.cells[1].train()  # where an identity halves the resolution
+    reduction.drop_path = 0.5
+    inputs = [torch.randn(64, 12, 8, 8), torch.randn(64, 4, 8, 8)]
+    assert torch.equal(reduction(*inputs), reduction(*inputs))
+
 
 def test_a_cell_found_on_digits_is_stacked_deeper_and_wider_for_larger_images() -> None:
     supernet = small(NASNetSpace(), in_channels=1, image_size=8, num_classes=10)
