@@ -15,6 +15,7 @@ from torchmetrics import Metric, MetricCollection
 from torchmetrics.classification import MulticlassAccuracy, MulticlassCalibrationError, MulticlassConfusionMatrix
 
 from oneshot.supernets.base import Subnet, Task, inherit_weights
+from oneshot.supernets.ops import scheduled_drop_path
 
 from .functional import warmup_cosine
 from .guard import check_data
@@ -34,7 +35,8 @@ class Retrain(ResumableModule):
 
     The learning rate is set at every step; without warm-up it is the paper's per-epoch value at the first step of each
     epoch. The probability of dropping a path is set at every epoch, as in the authors' code: ``drop_path * epoch /
-    max_epochs``, so that the first epoch has none and ``drop_path`` itself is never quite reached.
+    max_epochs``, so that the first epoch has none and ``drop_path`` itself is never quite reached; or at every step, as
+    in NASNet's (arXiv:1707.07012, ScheduledDropPath). In NASNet's networks it grows with the depth as well.
 
     Args:
         network: The network. It is trained in place; its weights are the starting point, whatever they are.
@@ -48,6 +50,7 @@ class Retrain(ResumableModule):
         label_smoothing: Share of the target spread evenly over all classes (arXiv:1512.00567).
         auxiliary_weight: Weight of the auxiliary head's loss, for a network that has one.
         drop_path: Probability of dropping a path that the linear schedule heads for.
+        drop_path_every: ``"epoch"`` or ``"step"``: how often it is set.
         ema_decay: Validate, test and export a moving average of the weights instead of the weights. After ``t`` steps
             its decay is ``min(ema_decay, 1 - (1 + t) ** (-2 / 3))``, so that the initial weights are soon forgotten.
         mixup: Alpha of Mixup (arXiv:1710.09412); 0 is off.
@@ -75,6 +78,7 @@ class Retrain(ResumableModule):
         label_smoothing: float = 0.0,
         auxiliary_weight: float = 0.4,
         drop_path: float = 0.0,
+        drop_path_every: Literal["epoch", "step"] = "epoch",
         ema_decay: float | None = None,
         mixup: float = 0.0,
         cutmix: float = 0.0,
@@ -82,6 +86,8 @@ class Retrain(ResumableModule):
         super().__init__()
         if optimizer not in ("sgd", "adamw"):
             raise ValueError(f"optimizer is 'sgd' or 'adamw'; got {optimizer!r}.")
+        if drop_path_every not in ("epoch", "step"):
+            raise ValueError(f"drop_path_every is 'epoch' or 'step'; got {drop_path_every!r}.")
         if not 0 <= lr_min <= lr or lr == 0:
             raise ValueError(f"The learning rate falls from lr > 0 to lr_min >= 0; got lr={lr}, lr_min={lr_min}.")
         for name, share in (("label_smoothing", label_smoothing), ("drop_path", drop_path)):
@@ -103,7 +109,7 @@ class Retrain(ResumableModule):
 
         self.network, self.optimizer = network, optimizer
         self.lr, self.lr_min, self.momentum, self.weight_decay = lr, lr_min, momentum, weight_decay
-        self.grad_clip, self.warmup_epochs = grad_clip, warmup_epochs
+        self.grad_clip, self.warmup_epochs, self.drop_path_every = grad_clip, warmup_epochs, drop_path_every
         self.label_smoothing, self.auxiliary_weight, self.drop_path = label_smoothing, auxiliary_weight, drop_path
         self.ema: ModelEmaV3 | None = None
         if ema_decay is not None:
@@ -189,8 +195,16 @@ class Retrain(ResumableModule):
         self._fit_metric.reset()  # or a fit resumed from the end of an epoch would go on counting
         self._schedule_drop_path()
 
+    def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
+        super().on_train_batch_start(batch, batch_idx)
+        if self.drop_path_every == "step":
+            self._schedule_drop_path()
+
     def _schedule_drop_path(self) -> None:
-        self.network.set_drop_path(self.drop_path * self.current_epoch / (self.trainer.max_epochs or 1))
+        step, steps = self.current_epoch, self.trainer.max_epochs or 1
+        if self.drop_path_every == "step":
+            step, steps = self.trainer.global_step, int(self.trainer.estimated_stepping_batches)
+        self.network.set_drop_path(scheduled_drop_path(self.drop_path, step=step, steps=steps))
 
     def training_step(self, batch: Any, batch_idx: int) -> Tensor:
         if not isinstance(batch, (tuple, list)) or len(batch) != 2:

@@ -39,10 +39,13 @@ from oneshot.callbacks import (
     good_checkpoint,
 )
 from oneshot.supernets import (
+    NASNET_CELLS,
     PUBLISHED,
     DARTSNetwork,
     NASBench201Network,
     NASBench201Space,
+    NASNetNetwork,
+    NASNetSpace,
     SubnetConfig,
     darts_space,
     load_config,
@@ -412,6 +415,8 @@ def _network(target: str, *, inherit: bool) -> Subnet:
     path = Path(target)
     if target in PUBLISHED:
         return DARTSNetwork(PUBLISHED[target])
+    if target in NASNET_CELLS:
+        return NASNetNetwork(NASNET_CELLS[target])
     if target.startswith("|"):
         return NASBench201Network(target)
     if (path / CONFIG).is_file():
@@ -426,7 +431,8 @@ def _network(target: str, *, inherit: bool) -> Subnet:
     if path.is_file():
         return _network_of(load_config(path), path)
     raise ValueError(
-        f"Expected a run, an exported network, a NAS-Bench-201 string or one of {', '.join(PUBLISHED)}; "
+        f"Expected a run, an exported network, a NAS-Bench-201 string or one of "
+        f"{', '.join([*PUBLISHED, *NASNET_CELLS])}; "
         f"got {target!r}, which is none of these."
     )
 
@@ -438,6 +444,8 @@ def _network_of(config: SubnetConfig, path: Path) -> Subnet:
     for space in [darts_space(), *(reduced_space(name) for name in REDUCED_SPACES)]:
         if config.space == space.name:
             return DARTSNetwork(space.genotype(config))
+    if config.space == NASNetSpace.name:
+        return NASNetSpace().network(config)
     raise ValueError(
         f"{path} holds a config of space {config.space!r}, which says nothing of the network. Name the run it is from."
     )

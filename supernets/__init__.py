@@ -41,6 +41,10 @@ if TYPE_CHECKING:
     from .nasbenchmacro import NASBenchMacroNetwork as NASBenchMacroNetwork
     from .nasbenchmacro import NASBenchMacroSpace as NASBenchMacroSpace
     from .nasbenchmacro import NASBenchMacroSupernet as NASBenchMacroSupernet
+    from .nasnet import NASNET_CELLS as NASNET_CELLS
+    from .nasnet import NASNetNetwork as NASNetNetwork
+    from .nasnet import NASNetSpace as NASNetSpace
+    from .nasnet import NASNetSupernet as NASNetSupernet
     from .pretrained import Loaded as Loaded
     from .pretrained import convert_ofa as convert_ofa
     from .pretrained import load_timm as load_timm
@@ -98,6 +102,10 @@ _WHERE = {
     "NASBenchMacroNetwork": "nasbenchmacro",
     "NASBenchMacroSpace": "nasbenchmacro",
     "NASBenchMacroSupernet": "nasbenchmacro",
+    "NASNET_CELLS": "nasnet",
+    "NASNetNetwork": "nasnet",
+    "NASNetSpace": "nasnet",
+    "NASNetSupernet": "nasnet",
     "OperationSupernet": "base",
     "PUBLISHED": "genotype",
     "ProxylessNetwork": "proxyless",

@@ -47,6 +47,14 @@ class Subnet(nn.Module, ABC):
         """Logits of the network and of its auxiliary head, ``None`` where it has none. For training only."""
         return self(x), None
 
+    def feature_maps(self, x: Tensor) -> list[Tensor]:
+        """The last feature map of every resolution, fine to coarse, ``[B, C_i, H_i, W_i]``: what a detector reads.
+
+        Raises:
+            ValueError: If the network does not offer them.
+        """
+        raise ValueError(f"{type(self).__name__} offers no feature maps; NASNetNetwork and DARTSNetwork do.")
+
     def strip_auxiliary(self) -> None:
         """Remove the auxiliary head, if there is one; it is for training only."""
 

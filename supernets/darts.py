@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from .base import OperationSupernet, Subnet, check_image_size, inherit_weights
 from .genotype import Cell, Genotype
 from .mixed_op import MixedOp, add_up, check_parts, has_weights, mixed_op
-from .ops import FactorizedReduce, Seen, check_ops, make_op, relu_conv_bn, sum_in_turn
+from .ops import FactorizedReduce, Seen, by_resolution, check_ops, make_op, relu_conv_bn, sum_in_turn
 from .space import NONE, ArchGraph, Candidate, Choice, IntMatrix, SearchSpace, SubnetConfig
 
 Kind = Literal["normal", "reduce"]
@@ -336,7 +336,7 @@ class SearchCell(nn.Module):
         check_parts(parts, channels)
         self.kind: Kind = "reduce" if reduction else "normal"
         self.steps, self.multiplier = steps, multiplier
-        self.preprocess0, self.preprocess1 = _preprocess(channels_in, channels, reduction_before, affine=False)
+        self.preprocess0, self.preprocess1 = preprocess(channels_in, channels, reduction_before, affine=False)
         sources = [state for node in range(steps) for state in range(node + 2)]
         shared: dict[tuple[int, str], nn.Module] = {}  # what has no weights is one module for all edges of a state
         self.edges = nn.ModuleList()
@@ -516,7 +516,7 @@ class DARTSCell(nn.Module):
     ) -> None:
         super().__init__()
         self.concat, self.steps, self.drop_path = tuple(concat), len(cell), 0.0
-        self.preprocess0, self.preprocess1 = _preprocess(channels_in, channels, reduction_before, affine=affine)
+        self.preprocess0, self.preprocess1 = preprocess(channels_in, channels, reduction_before, affine=affine)
         edges = [(i, op, state) for i, node in enumerate(cell) for op, state in (node or ((NONE, 0),))]
         self.targets = [node for node, _, _ in edges]
         self.names = [op for _, op, _ in edges]
@@ -553,7 +553,7 @@ class DARTSNetwork(Subnet):
         pool_bn: Batch normalisation after pooling, as in the supernet; the paper's networks have none.
 
     Raises:
-        ValueError: If an operation is unknown or the image is too small.
+        ValueError: If an operation is unknown, a node concatenates, or the image is too small.
 
     Example:
         >>> from oneshot.supernets.genotype import PUBLISHED
@@ -592,6 +592,11 @@ class DARTSNetwork(Subnet):
             "pool_bn": pool_bn,
         }
         check_ops(sorted(self.genotype.ops))
+        if self.genotype.normal_joined or self.genotype.reduce_joined:
+            raise ValueError(
+                "Nodes of a DARTS cell add what enters them; this genotype has nodes that concatenate. "
+                "NASNetNetwork(genotype) builds it."
+            )
         _check(image_size, cells, stem, num_classes)
         self.stem, channels_in, reduced = _stem(stem, in_channels, channels)
         self.cells = nn.ModuleList()
@@ -629,6 +634,9 @@ class DARTSNetwork(Subnet):
     def graphs(self) -> list[ArchGraph]:
         return self.genotype.graphs()
 
+    def feature_maps(self, x: Tensor) -> list[Tensor]:
+        return by_resolution(self._outputs(x))
+
     def strip_auxiliary(self) -> None:
         self.auxiliary_head = None
         self.init_args = {**self.init_args, "auxiliary": False}
@@ -641,13 +649,18 @@ class DARTSNetwork(Subnet):
 
     def _features(self, x: Tensor) -> tuple[Tensor, Tensor | None]:
         """What the classifier reads, and the auxiliary head, which is kept only if there is one."""
-        s0, s1 = self.stem(x)
         at_two_thirds: Tensor | None = None
-        for index, cell in enumerate(self.cells):
-            s0, s1 = s1, cell(s0, s1)
+        for index, features in enumerate(self._outputs(x)):
             if index == 2 * len(self.cells) // 3 and self.auxiliary_head is not None:
-                at_two_thirds = s1
-        return s1, at_two_thirds
+                at_two_thirds = features
+        return features, at_two_thirds
+
+    def _outputs(self, x: Tensor) -> Iterator[Tensor]:
+        """The output of every cell."""
+        s0, s1 = self.stem(x)
+        for cell in self.cells:
+            s0, s1 = s1, cell(s0, s1)
+            yield s1
 
 
 class CIFARStem(nn.Module):
@@ -698,9 +711,10 @@ def _stem(stem: str, in_channels: int, channels: int) -> tuple[nn.Module, tuple[
     raise ValueError(f"stem is 'cifar' or 'imagenet'; got {stem!r}.")
 
 
-def _preprocess(
+def preprocess(
     channels_in: tuple[int, int], channels: int, reduction_before: bool, *, affine: bool
 ) -> tuple[nn.Module, nn.Module]:
+    """Bring the outputs of the cell before last and of the last cell to C channels and to one resolution."""
     first = (
         FactorizedReduce(channels_in[0], channels, affine=affine)
         if reduction_before

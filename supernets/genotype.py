@@ -22,9 +22,11 @@ class Genotype:
         normal_concat: States concatenated into the output of the cell.
         reduce: The same for the reduction cell.
         reduce_concat: The same for the reduction cell.
+        normal_joined: Nodes of the normal cell, by their states, that concatenate what enters them and do not add it.
+        reduce_joined: The same for the reduction cell.
 
     Raises:
-        ValueError: If an edge or a concatenation names a state that does not exist there.
+        ValueError: If an edge, a concatenation or a joined node names a state that does not exist there.
 
     Example:
         >>> cell = "[('skip_connect', 0), ('sep_conv_3x3', 1)]"
@@ -39,13 +41,16 @@ class Genotype:
     normal_concat: tuple[int, ...]
     reduce: Cell
     reduce_concat: tuple[int, ...]
+    normal_joined: tuple[int, ...] = ()
+    reduce_joined: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:
         for kind in ("normal", "reduce"):
             cell = tuple(tuple((op, source) for op, source in node) for node in getattr(self, kind))
-            concat = tuple(getattr(self, f"{kind}_concat"))
+            concat, joined = (tuple(getattr(self, f"{kind}_{what}")) for what in ("concat", "joined"))
             object.__setattr__(self, kind, cell)
             object.__setattr__(self, f"{kind}_concat", concat)
+            object.__setattr__(self, f"{kind}_joined", joined)
             for i, node in enumerate(cell):
                 for op, source in node:
                     if not 0 <= source < i + 2:
@@ -56,6 +61,10 @@ class Genotype:
             if not concat or not all(0 <= state < len(cell) + 2 for state in concat):
                 raise ValueError(
                     f"{kind}_concat lists states from 0 to {len(cell) + 1}, at least one; got {list(concat)}."
+                )
+            if not all(2 <= state < len(cell) + 2 for state in joined):
+                raise ValueError(
+                    f"{kind}_joined lists nodes by their states, from 2 to {len(cell) + 1}; got {list(joined)}."
                 )
 
     @property
@@ -73,15 +82,20 @@ class Genotype:
         return [
             ArchGraph(
                 kind,
-                ("c_{k-2}", "c_{k-1}", *(str(i) for i in range(len(cell))), "c_{k}"),
+                (
+                    "c_{k-2}",
+                    "c_{k-1}",
+                    *(f"{i} concat" if i + 2 in joined else f"{i}" for i in range(len(cell))),
+                    "c_{k}",
+                ),
                 (
                     *((s, i + 2, op) for i, node in enumerate(cell) for op, s in node),
                     *((state, len(cell) + 2, "") for state in concat),
                 ),
             )
-            for kind, cell, concat in (
-                ("normal", self.normal, self.normal_concat),
-                ("reduce", self.reduce, self.reduce_concat),
+            for kind, cell, concat, joined in (
+                ("normal", self.normal, self.normal_concat, self.normal_joined),
+                ("reduce", self.reduce, self.reduce_concat, self.reduce_joined),
             )
         ]
 
@@ -105,6 +119,8 @@ class Genotype:
                 tuple(fields["normal_concat"]),
                 _nodes(fields["reduce"], fields["reduce_concat"]),
                 tuple(fields["reduce_concat"]),
+                tuple(fields.get("normal_joined", ())),
+                tuple(fields.get("reduce_joined", ())),
             )
         except (SyntaxError, KeyError, TypeError, ValueError) as error:
             raise ValueError(
@@ -120,9 +136,12 @@ class Genotype:
                 return [edge for node in nodes for edge in node]
             return [(op, source, i + 2) for i, node in enumerate(nodes) for op, source in node]
 
+        joined = {"normal_joined": self.normal_joined, "reduce_joined": self.reduce_joined}
         return (
             f"Genotype(normal={cell(self.normal)}, normal_concat={list(self.normal_concat)}, "
-            f"reduce={cell(self.reduce)}, reduce_concat={list(self.reduce_concat)})"
+            f"reduce={cell(self.reduce)}, reduce_concat={list(self.reduce_concat)}"
+            + "".join(f", {name}={list(states)}" for name, states in joined.items() if states)
+            + ")"
         )
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Literal, TypeAlias
 
 import torch
@@ -200,6 +200,12 @@ def rectangular_conv(channels: int, kernel: int, stride: int, *, affine: bool = 
     )
 
 
+def dilated_conv_3x3(channels: int, stride: int, *, affine: bool = True) -> nn.Sequential:
+    """ReLU, 3x3 convolution of dilation 2 over all channels (not depthwise, as :func:`dil_conv` is), normalisation."""
+    conv = nn.Conv2d(channels, channels, 3, stride, padding=2, dilation=2, bias=False)
+    return nn.Sequential(nn.ReLU(), conv, nn.BatchNorm2d(channels, affine=affine))
+
+
 def skip_connect(channels: int, stride: int, *, affine: bool = True) -> nn.Module:
     """The identity, or a :class:`FactorizedReduce` where the resolution changes."""
     return nn.Identity() if stride == 1 else FactorizedReduce(channels, channels, affine=affine)
@@ -211,6 +217,8 @@ OPS: dict[str, Callable[[int, int, bool], nn.Module]] = {
     "noise": lambda c, s, a: Noise(s),
     "skip_connect": lambda c, s, a: skip_connect(c, s, affine=a),
     "max_pool_3x3": lambda c, s, a: nn.MaxPool2d(3, stride=s, padding=1),
+    "max_pool_5x5": lambda c, s, a: nn.MaxPool2d(5, stride=s, padding=2),
+    "max_pool_7x7": lambda c, s, a: nn.MaxPool2d(7, stride=s, padding=3),
     "avg_pool_3x3": lambda c, s, a: nn.AvgPool2d(3, stride=s, padding=1, count_include_pad=False),
     "sep_conv_3x3": lambda c, s, a: sep_conv(c, 3, s, affine=a),
     "sep_conv_5x5": lambda c, s, a: sep_conv(c, 5, s, affine=a),
@@ -221,6 +229,7 @@ OPS: dict[str, Callable[[int, int, bool], nn.Module]] = {
     "conv_7x1_1x7": lambda c, s, a: rectangular_conv(c, 7, s, affine=a),
     "nor_conv_1x1": lambda c, s, a: relu_conv_bn(c, c, 1, s, affine=a),
     "nor_conv_3x3": lambda c, s, a: relu_conv_bn(c, c, 3, s, affine=a),
+    "nor_dil_conv_3x3": lambda c, s, a: dilated_conv_3x3(c, s, affine=a),
 }
 
 
@@ -233,6 +242,36 @@ def drop_path(x: Tensor, probability: float) -> Tensor:
     """
     keep = 1 - probability
     return x * x.new_empty(x.shape[0], 1, 1, 1).bernoulli_(keep).div_(keep)
+
+
+def scheduled_drop_path(final: float, *, step: int, steps: int, cell: int = 0, cells: int = 1) -> float:
+    """Probability of dropping a path that grows over the training and with the depth (ScheduledDropPath).
+
+    ``final * min(1, step / steps) * (cell + 1) / cells``. The paper has the growth over time (arXiv:1707.07012, section
+    3.1); that over depth is the authors' code (tensorflow/models, slim, nasnet_utils, ``drop_connect_version`` v3).
+
+    Args:
+        final: In the last cell, at the end of the training.
+        step: Steps taken so far.
+        steps: Steps of this training; one that starts from trained weights counts its own.
+        cell: Index of the cell, from 0.
+        cells: Number of cells.
+
+    Example:
+        >>> scheduled_drop_path(0.4, step=50, steps=100, cell=9, cells=20)
+        0.1
+    """
+    return final * min(1.0, step / steps) * (cell + 1) / cells
+
+
+def by_resolution(maps: Iterable[Tensor]) -> list[Tensor]:
+    """The last of every run of maps ``[B, C, H, W]`` of one height and width; only these are kept."""
+    found: list[Tensor] = []
+    for features in maps:
+        if found and found[-1].shape[2:] == features.shape[2:]:
+            found.pop()
+        found.append(features)
+    return found
 
 
 def sum_in_turn(states: Sequence[Tensor], entering: Sequence[tuple[nn.Module, int]], drop: float = 0.0) -> Tensor:

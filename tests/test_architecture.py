@@ -21,6 +21,7 @@ ALLOWED = {
     "cost": {"errors", "files", "functional", "supernets"},
     "guard": {"errors", "supernets"},
     "tasks": {"supernets"},
+    "detection": {"supernets"},
     "resume": {"guard"},
     "cluster": {"errors"},
     "fronts": set(),

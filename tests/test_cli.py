@@ -19,11 +19,13 @@ from PIL import Image
 from oneshot.cli import _reason, main
 from oneshot.cost import LatencyTable
 from oneshot.data import Digits
+from oneshot.export import load
 from oneshot.nat.nat import NAT
 from oneshot.picking import _finetuned
-from oneshot.runs import _RunCLI
+from oneshot.runs import _network, _RunCLI
 from oneshot.supernets import MobileNetV3Supernet
 from oneshot.supernets.nasbench201 import NASBench201Space
+from oneshot.supernets.nasnet import NASNetNetwork, NASNetSpace
 from oneshot.supernets.space import load_config
 
 EXPERIMENTS = Path(__file__).parents[1] / "experiments"
@@ -117,6 +119,39 @@ def test_errors_of_options_are_one_line() -> None:
     assert _reason("plain") == "plain"
 
 
+def test_a_bare_config_of_the_nasnet_space_is_its_network(tmp_path: Path) -> None:
+    config = NASNetSpace().sample(0)
+    (tmp_path / "subnet.json").write_text(config.to_json())
+    network = _network(str(tmp_path / "subnet.json"), inherit=False)
+    assert isinstance(network, NASNetNetwork) and network.config == config
+
+
+@pytest.mark.slow
+def test_a_cell_found_on_digits_is_retrained_deeper_and_wider_on_larger_images(tmp_path: Path) -> None:
+    quick = ["--trainer.accelerator=cpu", "--trainer.max_epochs=1", "--trainer.limit_train_batches=3"]
+    quick += ["--trainer.enable_progress_bar=false", "--trainer.enable_model_summary=false"]
+    quick += ["--trainer.log_every_n_steps=1"]
+    space = {"class_path": "oneshot.supernets.NASNetSpace", "init_args": {"blocks": 2}}
+    sizes = {"channels": 4, "cells_per_stage": 1, "space": space}
+    supernet = {"class_path": "oneshot.supernets.NASNetSupernet", "init_args": sizes}
+    method = {"class_path": "oneshot.RandomSharing", "init_args": {"supernet": supernet, "candidates": 4}}
+    method["init_args"]["finalists"] = 2
+    config = yaml.safe_load((EXPERIMENTS / "digits/search.yaml").read_text()) | {"model": method}
+    (tmp_path / "search.yaml").write_text(yaml.safe_dump(config))
+    assert main(["search", "--config", str(tmp_path / "search.yaml"), *quick, "--out", str(tmp_path / "s")]) == 0
+
+    images = {"input_shape": [3, 32, 32], "batch_size": 8, "val_fraction": 0.25}
+    data = {"class_path": "oneshot.data.FakeImages", "init_args": images}
+    network = {"channels": 8, "cells_per_stage": 2, "in_channels": 3, "image_size": 32, "auxiliary": True}
+    options = [f"--model.network.init_args.{name}={value}" for name, value in network.items()]
+    options += ["--model.drop_path=0.2", "--model.drop_path_every=step", f"--data={json.dumps(data)}"]
+    assert main(["retrain", str(tmp_path / "s"), *options, *quick, "--out", str(tmp_path / "r")]) == 0
+    assert main(["export", str(tmp_path / "r"), "--formats", "torch_export"]) == 0
+    exported = load(tmp_path / "r/export")
+    assert exported.config == load_config(tmp_path / "s/subnet.json")
+    assert len(exported.cells) == 8 and exported(torch.zeros(2, 3, 32, 32)).shape == (2, 10)
+
+
 def test_retrain_records_its_network_and_test_metrics(retrain_run: Path, search_run: Path) -> None:
     config = yaml.safe_load((retrain_run / "config.yaml").read_text())
     assert config["model"]["network"]["class_path"].endswith("DARTSNetwork")
@@ -187,7 +222,7 @@ def test_a_search_and_a_retraining_export_and_evaluate(
 
 
 @pytest.mark.parametrize(
-    "target", ["DARTS_V2", "|nor_conv_3x3~0|+|none~0|skip_connect~1|+|avg_pool_3x3~0|none~1|none~2|"]
+    "target", ["DARTS_V2", "NASNet-A", "|nor_conv_3x3~0|+|none~0|skip_connect~1|+|avg_pool_3x3~0|none~1|none~2|"]
 )
 def test_show_draws_published_architectures(target: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["show", target, "--out", str(tmp_path / "cells.svg")]) == 0

@@ -28,6 +28,7 @@ from tests.reference.formulas import (
     cosine_lr,
     expected_calibration_error,
     linear_drop_path,
+    scheduled_drop_path,
     smoothed_cross_entropy,
     softmax,
 )
@@ -206,6 +207,19 @@ def test_drop_path_rises_from_epoch_to_epoch() -> None:
     assert network.drop_paths.pop(0) == 0  # before the first epoch
     assert network.drop_paths == pytest.approx([linear_drop_path(e, final=0.3, epochs=4) for e in range(4)])
     assert network.drop_paths != pytest.approx([0.3 * e / 3 for e in range(4)])
+
+
+def test_drop_path_rises_from_step_to_step_and_follows_the_steps_of_this_training() -> None:
+    network = Logits()
+    module = Retrain(network, drop_path=0.3, drop_path_every="step")
+    network.drop_paths.clear()
+
+    trainer(2).fit(module, datamodule=Noise(batches=3))
+
+    expected = [scheduled_drop_path(s, final=0.3, steps=6, cell=0, cells=1) for s in range(6)]
+    assert list(dict.fromkeys(network.drop_paths)) == pytest.approx(expected)  # each is set before its step
+    assert network.drop_paths[-1] == pytest.approx(0.25)
+    assert expected != pytest.approx([linear_drop_path(s // 3, final=0.3, epochs=2) for s in range(6)])
 
 
 def test_the_learning_rate_is_the_papers_at_the_start_of_every_epoch() -> None:
@@ -390,7 +404,8 @@ def test_five_classes_have_no_top_five() -> None:
 @pytest.mark.parametrize(
     "options",
     [
-        pytest.param({}, id="drop-path"),
+        pytest.param({"drop_path": 0.3}, id="drop-path"),
+        pytest.param({"drop_path": 0.3, "drop_path_every": "step"}, id="drop-path-every-step"),
         pytest.param({"ema_decay": 0.9, "mixup": 0.5, "cutmix": 0.5, "warmup_epochs": 1}, id="average-and-mixing"),
     ],
 )
@@ -498,6 +513,7 @@ def test_watching_does_not_wait_for_the_device() -> None:
         pytest.param({"lr": 0.1, "lr_min": 0.2}, r"got lr=0\.1, lr_min=0\.2", id="lr-min"),
         pytest.param({"label_smoothing": 1.0}, r"label_smoothing must be in \[0, 1\); got 1\.0", id="smoothing"),
         pytest.param({"drop_path": -0.1}, r"drop_path must be in \[0, 1\); got -0\.1", id="drop-path"),
+        pytest.param({"drop_path_every": "batch"}, "drop_path_every is 'epoch' or 'step'; got 'batch'", id="every"),
         pytest.param({"grad_clip": 0.0}, r"grad_clip must be positive; got 0\.0", id="grad-clip"),
         pytest.param({"ema_decay": 1.0}, r"ema_decay must be in \(0, 1\); got 1\.0. None is off", id="ema"),
         pytest.param({"mixup": -1.0}, r"must not be negative; got -1\.0 and 0\.0", id="mixup"),

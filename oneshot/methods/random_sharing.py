@@ -8,7 +8,7 @@ import numpy as np
 import torch
 
 from oneshot.sharing import WeightSharingSearch
-from oneshot.supernets.base import OperationSupernet
+from oneshot.supernets.base import Supernet
 from oneshot.supernets.space import SubnetConfig
 
 
@@ -22,7 +22,7 @@ class RandomSharing(WeightSharingSearch):
     same batch for all; and an architecture that is ``none`` everywhere is not drawn.
 
     Args:
-        supernet: The supernet of any space of operation choices.
+        supernet: The supernet of any space.
         grad_clip: See :class:`~oneshot.base.SupernetTraining`.
         **kwargs: See :class:`~oneshot.sharing.WeightSharingSearch`.
 
@@ -33,7 +33,7 @@ class RandomSharing(WeightSharingSearch):
         1
     """
 
-    def __init__(self, supernet: OperationSupernet, *, grad_clip: float = 0.25, **kwargs: Any) -> None:
+    def __init__(self, supernet: Supernet, *, grad_clip: float = 0.25, **kwargs: Any) -> None:
         super().__init__(supernet, grad_clip=grad_clip, **kwargs)
 
     def paths(self, step: int) -> list[SubnetConfig]:

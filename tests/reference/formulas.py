@@ -32,6 +32,13 @@ def linear_drop_path(epoch: int, *, final: float, epochs: int) -> float:
     return final * epoch / epochs
 
 
+def scheduled_drop_path(step: int, *, final: float, steps: int, cell: int, cells: int) -> float:
+    """Drop probability as NASNet's code writes it, by what is kept: first for the depth, then for the time (v3)."""
+    keep = 1 - np.float64(cell + 1) / cells * final
+    keep = 1 - np.minimum(1.0, np.float64(step) / steps) * (1 - keep)
+    return float(1 - keep)
+
+
 def cutout(image: Array, *, centre: tuple[int, int], length: int) -> Array:
     """Zeroes a square that may stick out of the image (arXiv:1708.04552).
 

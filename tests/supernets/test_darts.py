@@ -538,3 +538,18 @@ def test_drop_path_never_drops_an_identity() -> None:
     assert torch.equal(with_drop_path, network(x))
     network.set_drop_path(0.9)
     assert not torch.allclose(with_drop_path, network(x))
+
+
+def test_feature_maps_are_the_last_of_every_resolution() -> None:
+    network = DARTSNetwork(PUBLISHED["DARTS_V2"], channels=4, cells=6, image_size=9).eval()
+    x = torch.randn(2, 3, 9, 9)
+    maps = network.feature_maps(x)
+    assert [tuple(m.shape[1:]) for m in maps] == [(16, 9, 9), (32, 5, 5), (64, 3, 3)]
+    assert torch.equal(network.classifier(maps[-1].mean(dim=(2, 3))), network(x))
+
+
+def test_cells_that_concatenate_in_nodes_are_refused() -> None:
+    cell = "[('skip_connect', 0), ('skip_connect', 1)]"
+    text = f"Genotype(normal={cell}, normal_concat=[2], reduce={cell}, reduce_concat=[2], normal_joined=[2])"
+    with pytest.raises(ValueError, match=r"this genotype has nodes that concatenate. NASNetNetwork\(genotype\)"):
+        DARTSNetwork(text)

@@ -27,6 +27,19 @@ def test_triples_name_the_node() -> None:
     assert Genotype.parse(str(genotype)) == genotype
 
 
+def test_nodes_that_concatenate_are_part_of_the_text_and_the_picture() -> None:
+    genotype = Genotype.parse(TEXT[:-1] + ", reduce_joined=[3])")
+    assert (genotype.normal_joined, genotype.reduce_joined) == ((), (3,))
+    assert str(genotype).endswith("reduce_concat=[2, 3], reduce_joined=[3])")
+    assert Genotype.parse(str(genotype)) == genotype != Genotype.parse(TEXT)
+    assert [graph.nodes[2:4] for graph in genotype.graphs()] == [("0", "1"), ("0", "1 concat")]
+    for state in (1, 4):
+        with pytest.raises(
+            ValueError, match=rf"normal_joined lists nodes by their states, from 2 to 3; got \[{state}\]"
+        ):
+            Genotype(CELL, (2, 3), CELL, (2, 3), normal_joined=(state,))
+
+
 @pytest.mark.parametrize("name", PUBLISHED)
 def test_a_published_genotype_survives_its_text(name: str) -> None:
     genotype = PUBLISHED[name]

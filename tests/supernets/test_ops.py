@@ -49,6 +49,8 @@ def test_every_operation_keeps_the_channels_and_halves_the_resolution_rounded_up
         pytest.param("conv_7x1_1x7", 2, 14 * C * C, C, id="7x1 1x7"),
         pytest.param("nor_conv_1x1", 1, C * C, C, id="conv 1"),
         pytest.param("nor_conv_3x3", 1, 9 * C * C, C, id="conv 3"),
+        pytest.param("nor_dil_conv_3x3", 2, 9 * C * C, C, id="dilated conv 3"),
+        pytest.param("max_pool_7x7", 2, 0, 0, id="max pool 7"),
     ],
 )
 def test_the_number_of_weights_is_what_the_name_says(
@@ -68,7 +70,7 @@ def test_nothing_is_zero_and_noise_is_new_at_every_call() -> None:
 
 def test_pools_do_not_see_the_padding() -> None:
     ones = torch.ones(1, C, 4, 4)
-    for name, sign in (("avg_pool_3x3", 1), ("max_pool_3x3", -1)):
+    for name, sign in (("avg_pool_3x3", 1), ("max_pool_3x3", -1), ("max_pool_5x5", -1), ("max_pool_7x7", -1)):
         assert torch.equal(make_op(name, C, 1, affine=False)(sign * ones), sign * ones)
 
 
