@@ -42,7 +42,18 @@ ALLOWED = {
         "supernets",
         "tasks",
     },
-    "discrete": {"cluster", "cost", "errors", "evaluation", "files", "fronts", "functional", "supernets", "tasks"},
+    "discrete": {
+        "cluster",
+        "cost",
+        "errors",
+        "evaluation",
+        "files",
+        "fronts",
+        "functional",
+        "sharing",
+        "supernets",
+        "tasks",
+    },
 }
 # ... and all others everything, except what lies above them.
 TOP = {"__main__", "cli", "picking", "quickstart", "runs"}
