@@ -36,7 +36,8 @@ def mnasnet_reward(accuracy: float, latency: float, target: float, *, exponents:
             f"A reward is of an accuracy of at least 0, a latency and a target above 0; got {accuracy}, {latency} and "
             f"{target}. Accuracies are told as objectives to be minimised, so as their negatives."
         )
-    return float(accuracy * (latency / target) ** exponents[latency > target])
+    below, above = exponents
+    return float(accuracy * (latency / target) ** (below if latency <= target else above))
 
 
 class MnasNetScalar:
