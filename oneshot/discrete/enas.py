@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sized
 from itertools import islice
 from typing import Any, cast
 
@@ -120,6 +120,19 @@ class ENAS(WeightSharingSearch):
         genes = self.controller.decisions.genes(picks.cpu().numpy())
         return picks, self.supernet.space.decode(genes)
 
+    @torch.no_grad()
+    def probabilities(self) -> dict[str, Tensor]:
+        """How often the controller picks each candidate, ``{choice: [R, O]}``: shares of 256 architectures."""
+        shape = 256, len(self.controller.decisions.sizes)
+        picks, _ = self.controller.sample(torch.from_numpy(np.random.default_rng(0).random(shape)))
+        genes, start, shares = self.controller.decisions.genes(picks.cpu().numpy()), 0, {}
+        for choice in self.supernet.space.choices:
+            codes = genes[:, start : start + choice.rows, None]
+            mean = (codes == np.arange(len(choice.candidates))).mean(0)
+            shares[choice.name] = torch.from_numpy(mean).to(self.alphas[choice.name])
+            start += choice.rows
+        return shares
+
     # How the controller learns.
 
     def on_train_batch_end(self, outputs: Any, batch: Any, batch_idx: int) -> None:
@@ -143,7 +156,7 @@ class ENAS(WeightSharingSearch):
     def _held_out_from(self, number: int) -> Iterator[tuple[Tensor, Tensor]]:
         """Held-out batches over and over, from one of them on."""
         batches = self._held_out()
-        skipped = number % max(1, len(batches)) if hasattr(batches, "__len__") else 0
+        skipped = number % max(1, len(batches)) if isinstance(batches, Sized) else 0
         while True:
             given = False
             for batch in islice(batches, skipped, None):

@@ -7,6 +7,7 @@ code. What the classes say is ours was filled in by us, and numbers are not the 
 
 from __future__ import annotations
 
+import bisect
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -17,7 +18,7 @@ from torch.nn import functional as F
 
 from oneshot.supernets.space import NONE, SearchSpace
 
-from ..protocol import Genes, Proposal, Result, Scalar, SearchStrategy, successful
+from ..protocol import Genes, Proposal, Result, Scalar, SearchStrategy
 
 NOTHING = (NONE, "skip_connect", "identity")  # picks that leave a place without a layer
 KINDS = ("scale", "insert", "remove")
@@ -233,15 +234,17 @@ class NeuralArchitect(SearchStrategy):
             self.editor = Editor(space, hidden)
             self.predictor = nn.Sequential(Embedding(space, hidden), nn.Linear(2 * hidden, 1))
         parameters = [*self.editor.parameters(), *self.predictor.parameters()]
-        self.optimizer = torch.optim.Adam(parameters, lr)
+        self.optimizer = torch.optim.Adam(parameters, lr, fused=True)
         self._edits: dict[int, Edit] = {}
+        self._known: list[Genes] = []  # in the order in which they were told, as the losses
+        self._losses: list[float] = []
+        self._ranked: list[tuple[float, int]] = []  # losses and numbers of what succeeded, best first
 
     def _propose(self) -> Proposal | None:
-        done = sorted((self.loss(result), proposal.number) for proposal, result in self._successful())
-        if len(self.observed) + len(self.pending) < self.initial or not done:
+        if len(self.observed) + len(self.pending) < self.initial or not self._ranked:
             genes = self._fresh(self._random)
             return None if genes is None else self._new(genes)
-        number = done[self.rng.integers(min(self.elite, len(done)))][1]
+        number = self._ranked[self.rng.integers(min(self.elite, len(self._ranked)))][1]
         parent = self._genes(self.observed[number][0])
         edit, child = self._edited(number, parent)
         if child is None:
@@ -274,14 +277,15 @@ class NeuralArchitect(SearchStrategy):
         shares: Tensor = self.predictor[1](embedded)[:, 0]
         return shares
 
-    def _successful(self) -> list[tuple[Proposal, Result]]:
-        return [(proposal, self.observed[proposal.number][1]) for proposal, _ in successful(self.observed)]
-
     def _learn(self, proposal: Proposal, result: Result) -> None:
-        losses = np.array([self.loss(r) for _, r in self.observed.values()])
+        self._known.append(self._genes(proposal))
+        self._losses.append(self.loss(result))
+        if result.values is not None:
+            bisect.insort(self._ranked, (self._losses[-1], proposal.number))
+        losses = np.array(self._losses)
         loss = self._fit(losses)
         if (edit := self._edits.pop(proposal.number, None)) is not None:
-            better = np.mean(losses > self.loss(result)) - np.mean(losses > self.loss(self.observed[edit.parent][1]))
+            better = np.mean(losses > losses[-1]) - np.mean(losses > self.loss(self.observed[edit.parent][1]))
             log_probs = self.editor(torch.from_numpy(edit.genes)[None])[0]
             ratio = (log_probs[edit.action].detach() - edit.log_prob).exp().clamp_max(1)
             legal = log_probs[log_probs.isfinite()]
@@ -293,7 +297,6 @@ class NeuralArchitect(SearchStrategy):
     def _fit(self, losses: np.ndarray) -> Tensor:
         """Squared error of the predictor on some of the networks that are known."""
         chosen = self.rng.permutation(len(losses))[:FITTED]
-        proposals = [proposal for proposal, _ in self.observed.values()]
-        genes = torch.from_numpy(np.stack([self._genes(proposals[i]) for i in chosen]))
-        shares = torch.tensor([np.mean(losses < losses[i]) for i in chosen], dtype=torch.float32)
-        return F.mse_loss(self._predicted(genes), shares)
+        genes = torch.from_numpy(np.stack([self._known[i] for i in chosen]))
+        shares = (losses < losses[chosen, None]).mean(1)
+        return F.mse_loss(self._predicted(genes), torch.from_numpy(shares).to(torch.float32))

@@ -47,9 +47,7 @@ def sigmoid(x: Floats) -> Floats:
     return 1 / (1 + np.exp(-x))
 
 
-def reference(
-    controller: Controller, picks: list[int], mistake: str | None = None
-) -> tuple[list[float], list[float]]:
+def reference(controller: Controller, picks: list[int], mistake: str | None = None) -> tuple[list[float], list[float]]:
     """Log-probability and entropy of each decision, textbook LSTM, loops."""
     p = {name: value.detach().numpy() for name, value in controller.named_parameters()}
     decisions, layers = controller.decisions, controller.lstm.num_layers

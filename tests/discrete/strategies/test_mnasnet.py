@@ -45,9 +45,7 @@ def test_a_study_of_two_objectives_finds_the_best_reward_and_keeps_the_raw_value
     exponents: tuple[float, float], best: str
 ) -> None:
     space = SearchSpace("toy", (Choice("op", ("a", "b", "c")),))
-    table = TabularEvaluator(
-        space, [[0], [1], [2]], {"accuracy": [60.0, 75.0, 80.0], "latency": [20.0, 60.0, 90.0]}
-    )
+    table = TabularEvaluator(space, [[0], [1], [2]], {"accuracy": [60.0, 75.0, 80.0], "latency": [20.0, 60.0, 90.0]})
     strategy = MnasNet.small(space, target=70.0, exponents=exponents)
     study = Study(strategy, table, ["max accuracy", "min latency"], evaluations=3).run()
     assert strategy.best.config["op"] == (best,)

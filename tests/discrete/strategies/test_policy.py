@@ -11,7 +11,17 @@ import numpy as np
 import pytest
 import torch
 
-from oneshot.discrete import PPO, REINFORCE, MnasNet, NeuralArchitect, Proposal, RandomSearch, Result, SearchStrategy, ZophLeSpace
+from oneshot.discrete import (
+    PPO,
+    REINFORCE,
+    MnasNet,
+    NeuralArchitect,
+    Proposal,
+    RandomSearch,
+    Result,
+    SearchStrategy,
+    ZophLeSpace,
+)
 from oneshot.discrete.strategies.policy import Advantages
 from oneshot.supernets.nasbench201 import NASBench201Space
 from oneshot.supernets.recurrent import RecurrentSpace
@@ -117,7 +127,7 @@ def test_percent_and_fractions_lead_the_same_way(cls: Any, rewards: str) -> None
 def reference(losses: Sequence[float], kind: str, decay: float, mistake: str | None = None) -> list[float]:
     """From the definition, without state."""
     advantages = []
-    for n, loss in enumerate(losses):
+    for n in range(len(losses)):
         before = list(losses[:n])
         rewards = []
         for k, other in enumerate(losses[: n + 1]):
