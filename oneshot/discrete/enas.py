@@ -100,7 +100,7 @@ class ENAS(WeightSharingSearch):
             init=0.1,
             seed=seed,
         )
-        self.register_buffer("_baseline", torch.tensor(math.nan, dtype=torch.float64))
+        self.register_buffer("_baseline", torch.tensor(math.nan))
         # All processes draw the same architectures and get the same rewards, so there is nothing to average.
         names = [name for name, _ in self.named_parameters() if not name.startswith("supernet.")]
         DistributedDataParallel._set_params_and_buffers_to_ignore_for_model(self, names)  # type: ignore[no-untyped-call]  # torch
@@ -148,8 +148,12 @@ class ENAS(WeightSharingSearch):
         optimizer = cast(list[LightningOptimizer], self.optimizers())[1].optimizer  # past the Trainer's precision
         seen = [self._update(optimizer, batch) for batch in islice(self._held_out_from(first), updates)]
         reward, entropy = np.mean(seen, axis=0)
+        values = {"reward": reward, "entropy": entropy, "baseline": float(self._baseline)}
         self.log_dict(
-            {"controller/reward": reward, "controller/entropy": entropy, "controller/baseline": self._baseline},
+            {f"controller/{name}": value for name, value in values.items()},
+            on_step=False,
+            on_epoch=True,
+            batch_size=1,
             rank_zero_only=True,
         )
 

@@ -278,14 +278,14 @@ class Controller(nn.Module):
         """Draw architectures.
 
         Args:
-            uniform: Numbers in [0, 1), one for every decision, ``[N, D]``: the randomness comes from the caller.
+            uniform: Numbers in [0, 1) of 64 bits, on the CPU, one for every decision, ``[N, D]``: the randomness comes
+                from the caller.
 
         Returns:
             Picks and their log-probabilities, both ``[N, D]``.
         """
-        uniform = uniform.to(self.start.device)
         n, count = uniform.shape
-        picks = torch.zeros(n, count, dtype=torch.int64, device=uniform.device)
+        picks = torch.zeros(n, count, dtype=torch.int64, device=self.start.device)
         log_probs = self.start.new_zeros(n, count)
         anchors: list[Tensor] = []
         x, zero = self.start.expand(n, -1), self.start.new_zeros(n, len(self.start))
@@ -296,8 +296,8 @@ class Controller(nn.Module):
                 state[layer] = h, _ = torch.lstm_cell(h, state[layer], *weights)  # the module is twice as slow
             for d, logits in zip(decisions, self._logits(step, h, anchors)):
                 distribution = self._distribution(logits, self.decisions.legal(d, picks).expand(n, -1))
-                cumulative = distribution.double().exp().cumsum(-1)
-                drawn = (cumulative <= uniform[:, d, None] * cumulative[:, -1:]).sum(-1)
+                cumulative = distribution.cpu().double().exp().cumsum(-1)  # not all devices have 64 bits
+                drawn = (cumulative <= uniform[:, d, None] * cumulative[:, -1:]).sum(-1).to(picks)
                 picks[:, d] = drawn
                 log_probs[:, d] = distribution.gather(1, drawn[:, None])[:, 0]
             x = torch.zeros_like(x)

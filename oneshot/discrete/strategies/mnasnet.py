@@ -29,7 +29,7 @@ def mnasnet_reward(accuracy: float, latency: float, target: float, *, exponents:
 
     Example:
         >>> round(mnasnet_reward(75.0, 80.0, 80.0), 3), round(mnasnet_reward(75.0, 160.0, 80.0), 3)
-        (75.0, 71.447)
+        (75.0, 71.448)
     """
     if accuracy < 0 or not latency > 0 or not target > 0:
         raise ValueError(

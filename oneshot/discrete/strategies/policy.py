@@ -7,7 +7,7 @@ from abc import abstractmethod
 from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, get_args
+from typing import Literal, get_args
 
 import numpy as np
 import torch
@@ -15,7 +15,7 @@ from torch import Tensor
 
 from oneshot.supernets.space import SearchSpace
 
-from ..protocol import TRIES, Genes, Proposal, Result, SearchStrategy
+from ..protocol import TRIES, Genes, Proposal, Result, Scalar, SearchStrategy
 from .controller import Controller, Decisions, decisions_of
 
 AT_ONCE = 16  # architectures that are drawn together: it takes as long as drawing one
@@ -123,7 +123,7 @@ class PolicySearch(SearchStrategy):
         space: SearchSpace,
         *,
         seed: int,
-        scalar: Any,
+        scalar: Scalar | None,
         decisions: Decisions | None,
         lr: float,
         batch: int,
