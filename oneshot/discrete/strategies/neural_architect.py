@@ -188,8 +188,8 @@ class NeuralArchitect(SearchStrategy):
     new, the one is evaluated that the predictor takes for the best. The policy learns by REINFORCE.
 
     Most of what it gains comes from its parents being the best networks. On NATS-Bench, after 150 evaluations and over
-    50 seeds, the regret is 0.007 +- 0.007 points of accuracy; without training and pruning, which leaves random edits of
-    the same parents, 0.021 +- 0.011.
+    50 seeds, the regret is 0.007 +- 0.007 points of accuracy; without training and pruning, which leaves random edits
+    of the same parents, 0.021 +- 0.011.
 
     Ours: scale, insert and remove are changes of a gene from one pick to another; a pick of ``NOTHING`` is no layer.
     Parents come from a pool instead of episodes that begin with one network. The reward is the share of earlier results
