@@ -309,6 +309,13 @@ class SearchSpace:
         genes = self.check_genes(matrix)
         return self._repair(np.array(genes, dtype=np.int64)) if len(genes) else np.empty_like(genes, dtype=np.int64)
 
+    def neighbours(self, genes: IntMatrix) -> IntMatrix:
+        """All architectures one gene away, canonical, without ``genes`` and without repetition: ``[G] -> [N, G]``."""
+        found = self.repair(self._around(genes))
+        found = found[(found != genes).any(1)]
+        _, first = np.unique(found, axis=0, return_index=True)
+        return found[np.sort(first)]
+
     def one_hot(self, config: SubnetConfig) -> dict[str, npt.NDArray[np.float32]]:
         """Edge weights that select exactly ``config``: ``{choice: [R, O]}``; the row of a dropped edge is zero."""
         genes, weights, start = self._genes(config), {}, 0
@@ -351,6 +358,16 @@ class SearchSpace:
         child = genes.copy()
         child[gene] = (genes[gene] + rng.integers(1, self.gene_sizes[gene])) % self.gene_sizes[gene]
         return child
+
+    def _around(self, genes: IntMatrix) -> IntMatrix:
+        """Every gene changed to every other pick, ``[G] -> [N, G]``; rules may be broken."""
+        rows = [
+            np.concatenate([genes[:g], [pick], genes[g + 1 :]])
+            for g, size in enumerate(self.gene_sizes)
+            for pick in range(size)
+            if pick != genes[g]
+        ]
+        return np.array(rows, dtype=np.int64).reshape(-1, self.num_genes)
 
     def _linkage(self) -> list[list[int]]:
         """Groups of genes that crossover moves together."""

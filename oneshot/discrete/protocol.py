@@ -311,20 +311,6 @@ def listed(space: SearchSpace) -> IntMatrix:
     return np.unique(space.repair(np.array(list(np.ndindex(*space.gene_sizes)))), axis=0)
 
 
-def neighbours(space: SearchSpace, genes: Genes) -> IntMatrix:
-    """All architectures one gene away, canonical, without ``genes`` and without repetition: ``[G] -> [N, G]``."""
-    rows = [
-        np.concatenate([genes[:g], [pick], genes[g + 1 :]])
-        for g, size in enumerate(space.gene_sizes)
-        for pick in range(size)
-        if pick != genes[g]
-    ]
-    found = space.repair(np.array(rows, dtype=np.int64).reshape(-1, space.num_genes))
-    found = found[(found != genes).any(1)]
-    _, first = np.unique(found, axis=0, return_index=True)
-    return found[np.sort(first)]
-
-
 def first_objective(values: Sequence[float]) -> float:
     """The default of strategies that minimise one objective."""
     return values[0]

@@ -201,6 +201,9 @@ class DistinctMacroSpace(NASBenchMacroSpace):
 class TableSpace(SearchSpace):
     """The architectures of a table that holds a part of a space; repair takes the nearest, or the first of these.
 
+    What is nearest to an architecture of the table with one gene changed is that architecture again. So a mutation, and
+    a neighbour, is the nearest of those that have the changed gene.
+
     Args:
         rows: Genes of the architectures.
     """
@@ -228,6 +231,22 @@ class TableSpace(SearchSpace):
 
     def _canonical(self, genes: IntMatrix) -> IntMatrix:
         return np.asarray(self._repair(genes[None].copy())[0])
+
+    def _mutate(self, genes: IntMatrix, rng: np.random.Generator) -> IntMatrix:
+        changed = super()._mutate(genes, rng)
+        near = self._with(changed, int(np.flatnonzero(changed != genes)[0]))
+        return genes if near is None else near[rng.integers(len(near))]
+
+    def _around(self, genes: IntMatrix) -> IntMatrix:
+        rows = [self._with(row, int(np.flatnonzero(row != genes)[0])) for row in super()._around(genes)]
+        return np.concatenate([genes[None], *(row[:1] for row in rows if row is not None)])
+
+    def _with(self, genes: IntMatrix, gene: int) -> IntMatrix | None:
+        """The nearest architectures that have this gene, ``[G] -> [N, G]``."""
+        table: IntMatrix = self._table  # type: ignore[attr-defined]
+        having = table[table[:, gene] == genes[gene]]
+        distance = (having != genes).sum(1)
+        return having[distance == distance.min()] if len(having) else None
 
     def _draw(self, n: int, rng: np.random.Generator) -> IntMatrix:
         table: IntMatrix = self._table  # type: ignore[attr-defined]

@@ -109,3 +109,14 @@ def test_the_partial_table_stands_for_its_space() -> None:
     moved = table.space.repair((genes + 1) % np.array(table.space.gene_sizes))
     for config in table.space.decode(moved):
         assert 40 < table(Proposal(0, config))["imagenet_val_top1"] < 70
+
+
+def test_neighbours_and_mutations_stay_in_a_partial_table_and_move() -> None:
+    space = accel_nasbench(data("accel_nasbench.csv.gz")).space
+    rng = np.random.default_rng(0)
+    genes = space.sample_matrix(1, rng)[0]
+    around = space.neighbours(genes)
+    assert len(around) >= 20 and (space.repair(around) == around).all()
+    for _ in range(20):
+        mutant = space._mutate(genes, rng)
+        assert (mutant != genes).any() and (space.repair(mutant[None]) == mutant).all()

@@ -202,3 +202,11 @@ def test_the_order_in_which_picks_are_listed_does_not_matter() -> None:
     other = SubnetConfig("toy", {"a": ["y"], "b": ["x", "y"]})
     assert one == other and hash(one) == hash(other)
     assert space.encode([one]).tolist() == space.encode([other]).tolist() == [[0, 1, 1]]
+
+
+def test_neighbours_are_all_that_differ_in_one_gene() -> None:
+    space = SearchSpace("toy", (Choice("layer", ("a", "b", "c"), rows=2), Choice("width", (8, 16))))
+    genes = np.array([1, 2, 0])
+    found = space.neighbours(genes)
+    assert len(found) == 2 + 2 + 1 == len(np.unique(found, axis=0))
+    assert ((found != genes).sum(1) == 1).all()

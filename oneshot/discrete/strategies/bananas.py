@@ -18,6 +18,7 @@ Floats: TypeAlias = npt.NDArray[np.float32]
 
 LAYERS, WIDTH = 10, 20  # of every network, as in the authors' code (naszilla/bananas)
 RATE, BETAS, BATCH, EPOCHS = 0.01, (0.9, 0.99), 32, 150
+STEPS = 750  # at most: 150 epochs of 160 samples; more samples have fewer epochs
 
 
 class BANANAS(SearchStrategy):
@@ -178,7 +179,7 @@ class Ensemble:
         y: ``[N]``, standardised.
         networks: How many, E.
         rng: Of weights and orders.
-        epochs: Passes over the samples.
+        epochs: Passes over the samples, within ``STEPS`` steps.
     """
 
     def __init__(
@@ -202,7 +203,7 @@ class Ensemble:
         grads = [part.reshape(shape) for part, shape in zip(np.split(grad, ends[:-1]), shapes)]
         first, second = np.zeros_like(flat), np.zeros_like(flat)
         targets, step = np.asarray(y, dtype=np.float32), 0
-        for _ in range(epochs):
+        for _ in range(min(epochs, -(-STEPS * BATCH // len(x)))):
             order = np.argsort(rng.random((networks, len(x))), axis=1)
             for start in range(0, len(x), BATCH):
                 rows = order[:, start : start + BATCH]

@@ -9,7 +9,7 @@ import numpy as np
 
 from oneshot.supernets.space import SearchSpace
 
-from ..protocol import Genes, Proposal, Result, Scalar, SearchStrategy, neighbours
+from ..protocol import Genes, Proposal, Result, Scalar, SearchStrategy
 
 
 class LocalSearch(SearchStrategy):
@@ -82,7 +82,7 @@ class LocalSearch(SearchStrategy):
         """Go to the best known neighbour, if it is better than the centre."""
         if self._centre is None:
             return False
-        around = {row.tobytes(): None for row in neighbours(self.space, self._centre)}
+        around = {row.tobytes(): None for row in self.space.neighbours(self._centre)}
         best = min(around, key=lambda key: self._losses.get(key, math.inf), default=None)
         if best is None or self._losses.get(best, math.inf) >= self._losses[self._centre.tobytes()]:
             return False
@@ -91,5 +91,5 @@ class LocalSearch(SearchStrategy):
 
     def _go(self, key: bytes) -> None:
         self._centre = np.frombuffer(key, dtype=np.int64).copy()
-        around = neighbours(self.space, self._centre)
+        around = self.space.neighbours(self._centre)
         self._around = list(around[self.rng.permutation(len(around))])

@@ -3,7 +3,6 @@ from __future__ import annotations
 import pytest
 
 from oneshot.discrete import LocalSearch, Result, SearchStrategy
-from oneshot.discrete.protocol import neighbours
 from oneshot.supernets import Choice, SearchSpace
 from oneshot.testing.strategies import SPACE, StrategyContract, planted
 
@@ -26,7 +25,7 @@ def test_it_ends_a_climb_at_a_local_optimum_and_begins_another(neighbourhood: st
         (proposal,) = strategy.ask()
         losses.append(planted(SPACE, proposal))
         strategy.tell(Result(proposal.number, (losses[-1],)))
-    around = len(neighbours(SPACE, SPACE.encode([proposal.config])[0]))
+    around = len(SPACE.neighbours(SPACE.encode([proposal.config])[0]))
     later = []
     for _ in range(around + 1):
         (proposal,) = strategy.ask()

@@ -1,0 +1,193 @@
+"""Regret of all strategies on tables of trained networks, and what asking and telling costs.
+
+    ONESHOT_DATA=... python experiments/discrete/tables.py [--seeds 20] [--evaluations 500] [--tables ...]
+
+Writes tables.json (a row for every table and strategy, as they are finished; ``--plot`` draws them again) and
+tables.png. A query is a distinct evaluation. Runs are short, so seeds are run one after the other on one core.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+HERE = Path(__file__).parent
+sys.path.insert(0, str(HERE.parents[1]))
+
+import numpy as np  # noqa: E402
+
+from oneshot.discrete import (  # noqa: E402
+    BANANAS,
+    NSGA2,
+    PPO,
+    REINFORCE,
+    LocalSearch,
+    MnasNetScalar,
+    NeuralArchitect,
+    RandomSearch,
+    RegularizedEvolution,
+    SearchStrategy,
+    Study,
+    TabularEvaluator,
+)
+from oneshot.discrete.tables import accel_nasbench, nas_bench_201, nas_bench_macro  # noqa: E402
+from oneshot.files import write_atomically  # noqa: E402
+from oneshot.supernets import SearchSpace  # noqa: E402
+
+EVERY = 10  # queries between the points of a curve
+Build = Callable[[SearchSpace, int], SearchStrategy]
+STRATEGIES: dict[str, Build] = {
+    "random search": lambda space, seed: RandomSearch(space, seed=seed),
+    "local search": lambda space, seed: LocalSearch(space, initial=10, seed=seed),
+    "local search, one start": lambda space, seed: LocalSearch(space, seed=seed),
+    "local search, full": lambda space, seed: LocalSearch(space, neighbourhood="full", seed=seed),
+    "regularised evolution": lambda space, seed: RegularizedEvolution(space, population=30, sample=10, seed=seed),
+    "NSGA-II": lambda space, seed: NSGA2(space, seed=seed),
+    "REINFORCE": lambda space, seed: REINFORCE.small(space, seed=seed),
+    "PPO": lambda space, seed: PPO.small(space, seed=seed),
+    "Neural Architect": lambda space, seed: NeuralArchitect(space, seed=seed),
+    "BANANAS": lambda space, seed: BANANAS(space, seed=seed),
+}
+COLOURS = ("#767676", "#56B4E9", "#0072B2", "#003f5c", "#D55E00", "#E69F00", "#CC79A7", "#882255", "#117733", "#44AA99")
+
+
+def data(name: str) -> Path:
+    if "ONESHOT_DATA" not in os.environ:
+        raise SystemExit(
+            "The tables are in the folder that the environment variable ONESHOT_DATA names; it is not set."
+        )
+    return Path(os.environ["ONESHOT_DATA"]) / name
+
+
+def accel(metric: str) -> TabularEvaluator:
+    """Top-1, or MnasNet's reward with the A100's time an image and the median of the table as its target."""
+    top1 = "imagenet_val_top1"
+    columns = {top1: top1, "ms": lambda row: 1000 / float(row["a100_img_per_s"])}
+    table = accel_nasbench(data("accel_nasbench.csv.gz"), columns)
+    reward = MnasNetScalar(float(np.median(table.columns["ms"])))
+    values = np.stack([-table.columns[top1] / 100, table.columns["ms"]], 1)
+    rewards = np.array([-100 * reward(row) for row in values.tolist()])
+    return TabularEvaluator(table.space, table.genes, {top1: table.columns[top1], "reward": rewards})
+
+
+TABLES: dict[str, tuple[Callable[[], TabularEvaluator], str]] = {
+    "NATS-Bench": (lambda: nas_bench_201(data("nats_bench_tss.csv.gz")), "cifar10_test_accuracy"),
+    "NAS-Bench-Macro": (lambda: nas_bench_macro(data("nas_bench_macro.csv.gz")), "cifar10_test_accuracy_mean"),
+    "Accel-NASBench": (lambda: accel("imagenet_val_top1"), "imagenet_val_top1"),
+    "Accel-NASBench, MnasNet reward": (lambda: accel("reward"), "reward"),
+}
+
+
+class Timed:
+    """What a strategy needs for asking and telling."""
+
+    def __init__(self, strategy: SearchStrategy) -> None:
+        self.strategy, self.seconds = strategy, 0.0
+        for name in ("ask", "tell"):
+            setattr(strategy, name, self.timed(getattr(strategy, name)))
+
+    def timed(self, call: Callable[..., Any]) -> Callable[..., Any]:
+        def run(*args: Any) -> Any:
+            start = time.perf_counter()
+            try:
+                return call(*args)
+            finally:
+                self.seconds += time.perf_counter() - start
+
+        return run
+
+
+def run(table: TabularEvaluator, metric: str, build: Build, seed: int, evaluations: int) -> tuple[np.ndarray, float]:
+    """Regret after every query, ``[evaluations]``, and milliseconds a query."""
+    timed = Timed(build(table.space, seed))
+    study = Study(timed.strategy, table, [f"max {metric}"], evaluations=evaluations, progress=False).run()
+    best = -study.trajectory()
+    best = np.concatenate([best, np.full(evaluations - len(best), best[-1])])  # it had converged
+    return table.columns[metric].max() - best, 1000 * timed.seconds / len(study.evaluated)
+
+
+def measure(args: argparse.Namespace) -> None:
+    out = args.out
+    results = json.loads(out.read_text())["results"] if out.is_file() else []
+    for name in args.tables:
+        load, metric = TABLES[name]
+        table = load()
+        for strategy in args.strategies:
+            found = [run(table, metric, STRATEGIES[strategy], seed, args.evaluations) for seed in range(args.seeds)]
+            regrets = np.stack([regret for regret, _ in found])
+            row = {
+                "table": name,
+                "strategy": strategy,
+                "seeds": args.seeds,
+                "queries": list(range(EVERY, args.evaluations + 1, EVERY)),
+                "mean": np.round(regrets[:, EVERY - 1 :: EVERY].mean(0), 4).tolist(),
+                "sem": np.round(regrets[:, EVERY - 1 :: EVERY].std(0) / args.seeds**0.5, 4).tolist(),
+                "hits": (regrets[:, EVERY - 1 :: EVERY] < 1e-3).sum(0).tolist(),
+                "ms_per_query": round(float(np.mean([ms for _, ms in found])), 3),
+            }
+            same = [r for r in results if (r["table"], r["strategy"]) == (name, strategy)]
+            results = [r for r in results if r not in same] + [row]
+            hardware = f"{platform.machine()}, {os.cpu_count()} cores (others busy), 1 thread"
+            write_atomically(out, json.dumps({"hardware": hardware, "results": results}) + "\n")
+            print(line(row), flush=True)
+
+
+def line(row: dict[str, Any]) -> str:
+    texts = [f"| {row['table']} | {row['strategy']} | {row['seeds']} |"]
+    for queries in (150, 500):
+        if queries in row["queries"]:
+            at = row["queries"].index(queries)
+            texts.append(f" {row['mean'][at]:.3f} ± {row['sem'][at]:.3f} ({row['hits'][at]}) |")
+    return "".join([*texts, f" {row['ms_per_query']:.2f} |"])
+
+
+def plot(out: Path) -> None:
+    from matplotlib.figure import Figure
+
+    results = json.loads(out.read_text())["results"]
+    tables = list(dict.fromkeys(row["table"] for row in results))
+    figure = Figure(figsize=(4.6 * len(tables), 4.4), layout="constrained")
+    for axis, table in zip(figure.subplots(1, len(tables), squeeze=False)[0], tables):
+        for name, colour in zip(STRATEGIES, COLOURS):
+            for row in results:
+                if (row["table"], row["strategy"]) == (table, name):
+                    x, mean, sem = (np.array(row[key]) for key in ("queries", "mean", "sem"))
+                    axis.plot(x, np.maximum(mean, 1e-3), color=colour, label=name, linewidth=1.4)
+                    axis.fill_between(
+                        x, np.maximum(mean - sem, 1e-3), np.maximum(mean + sem, 1e-3), color=colour, alpha=0.15
+                    )
+        axis.set_yscale("log")
+        axis.set_title(table, fontsize=10)
+        axis.set_xlabel("distinct evaluations")
+        axis.grid(alpha=0.25)
+        for side in ("top", "right"):
+            axis.spines[side].set_visible(False)
+    figure.axes[0].set_ylabel("regret [points of the table's metric]")
+    handles, labels = figure.axes[0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside lower center", ncols=5, frameon=False, fontsize=9)
+    figure.savefig(out.with_suffix(".png"), dpi=130)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--seeds", type=int, default=20)
+    parser.add_argument("--evaluations", type=int, default=500)
+    parser.add_argument("--tables", nargs="+", default=list(TABLES), choices=list(TABLES))
+    parser.add_argument("--strategies", nargs="+", default=list(STRATEGIES), choices=list(STRATEGIES))
+    parser.add_argument("--out", type=Path, default=HERE / "tables.json")
+    parser.add_argument("--plot", action="store_true", help="draw tables.json again")
+    args = parser.parse_args()
+    if not args.plot:
+        measure(args)
+    plot(args.out)
+
+
+if __name__ == "__main__":
+    main()
