@@ -201,6 +201,7 @@ class RayPool(Pool):
         self._busy: dict[Any, tuple[int, float]] = {}
 
     def submit(self, proposal: Proposal) -> None:
+        self._check()
         self._busy[self._attempt.remote(self._evaluator, proposal)] = proposal.number, time.monotonic()
 
     def wait(self) -> list[Answer]:
@@ -214,8 +215,7 @@ class RayPool(Pool):
             until = None
             if self.timeout:
                 until = max(0.0, min(began for _, began in self._busy.values()) + self.timeout - time.monotonic())
-            if not ray.is_initialized():
-                raise ConnectionError("The Ray cluster went away.")
+            self._check()
             ready, _ = ray.wait(list(self._busy), num_returns=1, timeout=until)
             answers = [self._answer(reference) for reference in ready]
             for reference, (number, began) in list(self._busy.items()) if self.timeout else []:
@@ -226,6 +226,10 @@ class RayPool(Pool):
                     answers.append(Answer(number, None, why, time.monotonic() - began))
             if answers:
                 return answers
+
+    def _check(self) -> None:
+        if not self._ray.is_initialized():  # Ray would start another one, without our evaluator
+            raise ConnectionError("The Ray cluster went away. The study goes on from its log, with or without one.")
 
     def _answer(self, reference: Any) -> Answer:
         number, began = self._busy.pop(reference)

@@ -323,3 +323,47 @@ def test_the_last_line_that_was_cut_off_is_written_over(tmp_path: Path) -> None:
     again = EventLog(tmp_path / "log.jsonl")
     again.append({"event": "second"})
     assert [event["event"] for event in EventLog(tmp_path / "log.jsonl").events] == ["first", "second"]
+
+
+@pytest.mark.slow  # starts a cluster
+def test_a_cluster_of_two_workers_loses_one_and_loses_no_evaluation(tmp_path: Path) -> None:
+    ray = pytest.importorskip("ray")
+    try:
+        evaluator = Faulty(tmp_path, {2: "dies", 5: "raises"}, once=True)
+        study = Study(
+            RandomSearch(SPACE),
+            evaluator,
+            ["min error"],
+            folder=tmp_path,
+            evaluations=8,
+            workers=2,
+            ray="local",
+            timeout=120,
+            progress=False,
+        ).run()
+        assert sorted(r.proposal.number for r in study.records) == list(range(8))
+        assert all(r.result.failure is None for r in study.records)
+        tried = times_evaluated(tmp_path)
+        assert tried == {n: 2 if n in (2, 5) else 1 for n in range(8)}
+        retried = {e["number"]: e["failure"] for e in EventLog(tmp_path / "log.jsonl").events if e["event"] == "retry"}
+        assert "worker died" in retried[2] and "out of paper" in retried[5]
+
+        more: dict[str, Any] = {"folder": tmp_path, "evaluations": 10}
+        again = Study(RandomSearch(SPACE), evaluator, ["min error"], **more, workers=2, ray="local")
+        pool = again._pool()
+        ray.shutdown()  # the cluster goes away
+        with pytest.raises(ConnectionError, match="cluster went away"):
+            again._start = 0.0
+            again._loop(pool, lambda running: None)
+        pool.close()
+        resumed = Study(RandomSearch(SPACE), evaluator, ["min error"], **more).run()
+        assert sorted(r.proposal.number for r in resumed.records) == list(range(10)), "finished here"
+    finally:
+        ray.shutdown()
+
+
+def test_a_cluster_that_is_not_there_is_said_at_once(tmp_path: Path) -> None:
+    pytest.importorskip("ray")
+    study = Study(RandomSearch(SPACE), table(), ["max accuracy"], evaluations=2, workers=1, ray="127.0.0.1:9")
+    with pytest.raises(ConnectionError, match="There is no Ray cluster at '127.0.0.1:9'"):
+        study.run()

@@ -116,7 +116,7 @@ def test_neighbours_and_mutations_stay_in_a_partial_table_and_move() -> None:
     rng = np.random.default_rng(0)
     genes = space.sample_matrix(1, rng)[0]
     around = space.neighbours(genes)
-    assert len(around) >= 20 and (space.repair(around) == around).all()
+    assert len(around) >= 10 and (space.repair(around) == around).all()
     for _ in range(20):
         mutant = space._mutate(genes, rng)
         assert (mutant != genes).any() and (space.repair(mutant[None]) == mutant).all()
