@@ -41,3 +41,21 @@ def test_the_new_method_keeps_the_contract(tmp_path: Path) -> None:
 
 def test_a_cost_of_ones_own_goes_into_a_search(tmp_path: Path) -> None:
     run(tmp_path, "-c", COST)
+
+
+TRAINED, GREEDY, GREEDYS_CONTRACT = re.findall(
+    r"```python\n(.*?)```", (ROOT / "docs/discrete.md").read_text(), re.DOTALL
+)
+
+
+@pytest.mark.slow
+def test_the_study_of_the_page_on_discrete_search_runs(tmp_path: Path) -> None:
+    # spawned processes aside, a study needs no guard
+    assert "accuracy" in run(tmp_path, "-c", TRAINED)
+    assert (tmp_path / "runs/evolution/log.jsonl").is_file()
+
+
+def test_the_strategy_of_ones_own_searches_and_keeps_the_contract(tmp_path: Path) -> None:
+    imports = "from oneshot.testing import StrategyContract\n"
+    (tmp_path / "test_greedy.py").write_text(imports + GREEDY + GREEDYS_CONTRACT)
+    assert " passed" in run(tmp_path, "-m", "pytest", "-q", "-p", "no:cacheprovider", "test_greedy.py")
