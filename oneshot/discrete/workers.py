@@ -19,7 +19,7 @@ from oneshot.cluster import connect
 
 from .protocol import Evaluator, Proposal
 
-START = 120.0  # seconds for a new process to import what the evaluator needs, besides the timeout
+START = 120.0  # seconds for a new process to import what the evaluator needs, beside the timeout
 
 
 @dataclass(frozen=True)
@@ -175,7 +175,7 @@ class RayPool(Pool):
         evaluator: Sent to the cluster once.
         size: Evaluations at a time.
         address: See ``ray.init``; ``"local"`` starts a cluster on this machine.
-        timeout: Seconds for one evaluation, None for no end.
+        timeout: Seconds for one evaluation, and ``START`` to begin it; None for no end.
         cpus: Cores of each evaluation.
         gpus: GPUs of each.
 
@@ -195,6 +195,7 @@ class RayPool(Pool):
         gpus: float = 0.0,
     ) -> None:
         self.size, self.timeout = size, timeout
+        self._patience = (timeout or 0.0) + START  # a cluster does not tell when it has begun
         self._ray = connect(address, size * cpus, "Evaluating on a cluster")
         self._evaluator = self._ray.put(evaluator)
         self._attempt = self._ray.remote(num_cpus=cpus, num_gpus=gpus, max_retries=0)(attempt)
@@ -214,12 +215,12 @@ class RayPool(Pool):
         while True:
             until = None
             if self.timeout:
-                until = max(0.0, min(began for _, began in self._busy.values()) + self.timeout - time.monotonic())
+                until = max(0.0, min(began for _, began in self._busy.values()) + self._patience - time.monotonic())
             self._check()
             ready, _ = ray.wait(list(self._busy), num_returns=1, timeout=until)
             answers = [self._answer(reference) for reference in ready]
             for reference, (number, began) in list(self._busy.items()) if self.timeout else []:
-                if time.monotonic() >= began + (self.timeout or 0):
+                if time.monotonic() >= began + self._patience:
                     ray.cancel(reference, force=True)
                     del self._busy[reference]
                     why = f"timed out after {self.timeout:g} s"
