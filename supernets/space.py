@@ -314,7 +314,7 @@ class SearchSpace:
         found = self.repair(self._around(genes))
         found = found[(found != genes).any(1)]
         _, first = np.unique(found, axis=0, return_index=True)
-        return found[np.sort(first)]
+        return np.asarray(found[np.sort(first)])
 
     def one_hot(self, config: SubnetConfig) -> dict[str, npt.NDArray[np.float32]]:
         """Edge weights that select exactly ``config``: ``{choice: [R, O]}``; the row of a dropped edge is zero."""

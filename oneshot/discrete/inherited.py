@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 import pytorch_lightning as pl
+import torch
 
 from oneshot.cost.counts import count
 from oneshot.evaluation import decode_images, inherited_error, recalibrate
@@ -51,5 +52,6 @@ class SupernetEvaluator(Evaluator):
     def network(self, proposal: Proposal) -> Subnet:
         network = self.supernet.extract(proposal.config)
         size = network.input_shape[-1]
-        recalibrate(network, resized(self.calibration.to(next(network.parameters())), size).split(self.batch_size))
+        calibration = resized(self.calibration.to(next(network.parameters())), size)
+        recalibrate(network, torch.split(calibration, self.batch_size))
         return network.eval()

@@ -320,6 +320,7 @@ class Study:
 
     def _tell(self, proposal: Proposal, answer: Answer, *, repeated: bool = False) -> None:
         metrics = None if answer.failure is not None else dict(answer.metrics or {})
+        at = self._at()
         event = {
             "event": "tell",
             "number": proposal.number,
@@ -327,12 +328,12 @@ class Study:
             "failure": answer.failure,
             "seconds": answer.seconds,
             "repeated": repeated,
-            "at": self._at(),
+            "at": at,
         }
         self.log.append(event)
         values = None if metrics is None else self._values(metrics)
         result = Result(proposal.number, values, metrics or {}, answer.failure, answer.seconds)
-        self._record(result, event["at"], repeated)
+        self._record(result, at, repeated)
 
     def _record(self, result: Result, at: float, repeated: bool) -> None:
         proposal = self.strategy.pending[result.number]

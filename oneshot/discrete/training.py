@@ -176,7 +176,7 @@ class TrainingEvaluator(Evaluator):
         path = self._path(number)
         if not path.is_file():
             raise ValueError(f"the weights of proposal {number} are not in {path.parent}")
-        with safe_open(path, framework="pt") as file:  # type: ignore[no-untyped-call]  # safetensors
+        with safe_open(path, framework="pt") as file:
             network = self.build(SubnetConfig.from_json(file.metadata()["config"]))
             network.load_state_dict({name: file.get_tensor(name) for name in file.keys()})  # noqa: SIM118
         return network.eval()

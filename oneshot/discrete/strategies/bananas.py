@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from itertools import pairwise
-from typing import Literal, TypeAlias
+from typing import Any, Literal, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -110,8 +110,8 @@ class BANANAS(SearchStrategy):
                 found[genes.tobytes()] = genes
             if len(found) == self.candidates:
                 break
-        if not found and (genes := self._fresh(self._random)) is not None:
-            found[genes.tobytes()] = genes
+        if not found and (other := self._fresh(self._random)) is not None:
+            found[other.tobytes()] = other
         return np.stack(list(found.values())) if found else np.empty((0, self.space.num_genes), dtype=np.int64)
 
     def encode(self, genes: IntMatrix) -> Floats:
@@ -185,7 +185,7 @@ class Ensemble:
     def __init__(
         self,
         x: Floats,
-        y: npt.NDArray[np.floating],  # type: ignore[type-arg]
+        y: npt.NDArray[np.floating[Any]],
         networks: int,
         rng: np.random.Generator,
         *,
