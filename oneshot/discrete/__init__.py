@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from .encoding import GraphSpace as GraphSpace
     from .graph import GraphNetwork as GraphNetwork
     from .graph import NetworkGraph as NetworkGraph
     from .graph import Node as Node
@@ -25,6 +26,11 @@ if TYPE_CHECKING:
     from .protocol import Result as Result
     from .protocol import SearchStrategy as SearchStrategy
     from .strategies.bananas import BANANAS as BANANAS
+    from .strategies.cgp_cnn import CGPCNN as CGPCNN
+    from .strategies.cgp_cnn import CGPSpace as CGPSpace
+    from .strategies.genetic_cnn import GeneticCNN as GeneticCNN
+    from .strategies.genetic_cnn import GeneticCNNSpace as GeneticCNNSpace
+    from .strategies.hierarchical import HierarchicalSpace as HierarchicalSpace
     from .strategies.hyperband import Hyperband as Hyperband
     from .strategies.hyperband import SuccessiveHalving as SuccessiveHalving
     from .strategies.large_scale_evolution import LargeScaleEvolution as LargeScaleEvolution
@@ -37,6 +43,7 @@ if TYPE_CHECKING:
     from .strategies.random_search import GridSearch as GridSearch
     from .strategies.random_search import RandomSearch as RandomSearch
     from .strategies.regularized_evolution import RegularizedEvolution as RegularizedEvolution
+    from .strategies.tournament_evolution import TournamentEvolution as TournamentEvolution
     from .study import Objective as Objective
     from .study import Study as Study
     from .tables import TabularEvaluator as TabularEvaluator
@@ -46,11 +53,17 @@ if TYPE_CHECKING:
 _WHERE = {
     "APPROXIMATE_OPERATORS": "morphism",
     "BANANAS": "strategies.bananas",
+    "CGPCNN": "strategies.cgp_cnn",
+    "CGPSpace": "strategies.cgp_cnn",
     "EXACT_OPERATORS": "morphism",
     "Evaluator": "protocol",
     "EventLog": "log",
+    "GeneticCNN": "strategies.genetic_cnn",
+    "GeneticCNNSpace": "strategies.genetic_cnn",
     "GraphNetwork": "graph",
+    "GraphSpace": "encoding",
     "GridSearch": "strategies.random_search",
+    "HierarchicalSpace": "strategies.hierarchical",
     "Hyperband": "strategies.hyperband",
     "LEMONADE": "strategies.lemonade",
     "LEMONADE_OPERATORS": "morphism",
@@ -74,6 +87,7 @@ _WHERE = {
     "SuccessiveHalving": "strategies.hyperband",
     "SupernetEvaluator": "inherited",
     "TabularEvaluator": "tables",
+    "TournamentEvolution": "strategies.tournament_evolution",
     "TrainingEvaluator": "training",
     "distil": "morphism",
     "morph": "morphism",
