@@ -5,6 +5,10 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from .benchmarks import NASBench301Evaluator as NASBench301Evaluator
+    from .benchmarks import nas_bench_101 as nas_bench_101
+    from .benchmarks import nas_bench_201_file as nas_bench_201_file
+    from .benchmarks import nats_bench as nats_bench
     from .encoding import GraphSpace as GraphSpace
     from .graph import GraphNetwork as GraphNetwork
     from .graph import NetworkGraph as NetworkGraph
@@ -70,6 +74,7 @@ _WHERE = {
     "LargeScaleEvolution": "strategies.large_scale_evolution",
     "LocalSearch": "strategies.local_search",
     "MorphismRecord": "morphism",
+    "NASBench301Evaluator": "benchmarks",
     "NASH": "strategies.nash",
     "NASH_OPERATORS": "morphism",
     "NSGA2": "strategies.nsga2",
@@ -91,6 +96,9 @@ _WHERE = {
     "TrainingEvaluator": "training",
     "distil": "morphism",
     "morph": "morphism",
+    "nas_bench_101": "benchmarks",
+    "nas_bench_201_file": "benchmarks",
+    "nats_bench": "benchmarks",
     "plain_graph": "graph",
     "random_morphism": "morphism",
     "replay": "morphism",

@@ -121,9 +121,9 @@ class GeneticCNN(SearchStrategy):
     ``crossover`` two parents swap each of their stages, the choices of the space, with probability ``stage``; else with
     probability ``mutation`` every bit flips with probability ``bit``.
 
-    The paper goes by generations; here a child is made whenever one is asked for, and the worst of the population, which
-    the roulette never draws, makes room for it. What was proposed already is not evaluated again, so parents that are
-    not changed are drawn anew. In spaces of more than two candidates a flip is a change to any other one.
+    The paper goes by generations; here a child is made whenever one is asked for, and the worst of the population,
+    which the roulette never draws, makes room for it. What was proposed already is not evaluated again, so parents that
+    are not changed are drawn anew. In spaces of more than two candidates a flip is a change to any other one.
 
     Args:
         space: Where to search; the paper's is :class:`GeneticCNNSpace`.
@@ -198,7 +198,7 @@ class GeneticCNN(SearchStrategy):
 
 
 def roulette(losses: list[float]) -> npt.NDArray[np.float64]:
-    """Probabilities in proportion to ``r - min r`` with ``r = -loss`` (section 3.2.2); equal ones if all r are equal."""
+    """Probabilities in proportion to ``r - min r`` with ``r = -loss`` (section 3.2.2); equal ones if all r are."""
     better = np.max(losses) - np.asarray(losses, dtype=np.float64)
     total = better.sum()
     return better / total if total > 0 else np.full(len(better), 1 / len(better))

@@ -6,6 +6,7 @@ those of the paper, or with any other strategy.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
@@ -140,7 +141,7 @@ class HierarchicalSpace(GraphSpace):
 
     def _linkage(self) -> list[list[int]]:
         starts = np.cumsum([0, *(choice.rows for choice in self.choices)]).tolist()
-        return [list(range(a, b)) for a, b in zip(starts, starts[1:], strict=False)]
+        return [list(range(a, b)) for a, b in itertools.pairwise(starts)]
 
     def _canonical(self, genes: IntMatrix) -> IntMatrix:
         motifs, cell = self._split(genes)
