@@ -34,6 +34,9 @@ from .tables import TabularEvaluator
 
 State: TypeAlias = Mapping[Any, Any]
 
+# What unpickling a file that is no pickle raises.
+UNREADABLE = (pickle.UnpicklingError, EOFError, ValueError, LookupError, AttributeError)
+
 # NAS-Bench-101. Fields of the message EvaluationData, nasbench/lib/model_metrics.proto.
 METRICS_101 = {2: "training_time", 3: "train_accuracy", 4: "validation_accuracy", 5: "test_accuracy"}
 
@@ -161,6 +164,7 @@ def _message(data: bytes) -> dict[int, list[Any]]:
     """Fields of a protobuf message, by number: integers, doubles, and bytes of everything else."""
     fields: dict[int, list[Any]] = {}
     place = 0
+    value: Any
     while place < len(data):
         key, place = _varint(data, place)
         match key & 7:
@@ -223,7 +227,7 @@ def nas_bench_201_file(path: str | Path, *, complete: bool = True) -> TabularEva
     try:
         with torch.serialization.safe_globals(_numpy_scalars()):
             data = torch.load(path, map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError) as error:
+    except (*UNREADABLE, RuntimeError) as error:
         raise ValueError(
             f"{path} cannot be read as a .pth file of plain containers and tensors, which those of NAS-Bench-201 are: "
             f"{str(error).splitlines()[0] if str(error) else type(error).__name__}"
@@ -331,10 +335,11 @@ def _existing(path: Path) -> Path:
 
 
 def _unpickled(path: Path) -> Any:
+    path = _existing(path)
     try:
-        with bz2.open(_existing(path)) as file:
+        with bz2.open(path) as file:
             return _PlainUnpickler(io.BytesIO(file.read())).load()
-    except (OSError, EOFError, pickle.UnpicklingError) as error:
+    except (*UNREADABLE, OSError) as error:
         raise ValueError(f"{path} cannot be read as a pickle packed with bzip2: {error}") from error
 
 

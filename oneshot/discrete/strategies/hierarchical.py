@@ -7,7 +7,7 @@ those of the paper, or with any other strategy.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -172,15 +172,13 @@ def _on_paths(edges: IntMatrix, size: int) -> IntMatrix:
     return np.where(alive, edges, 0)
 
 
-def _run(
-    writer: GraphWriter, x: str, edges: Sequence[int], size: int, width: int, apply: Callable[[str, int], str]
-) -> str:
+def _run(writer: GraphWriter, x: str, edges: IntMatrix, size: int, width: int, apply: Callable[[str, int], str]) -> str:
     """A cell or a motif: what its last node holds; its input, if nothing leads there."""
     states = {0: x}
     for node in range(1, size):
         inputs = [
-            apply(states[source], int(pick))
-            for (source, target), pick in zip(pairs(size), edges, strict=True)
+            apply(states[source], pick)
+            for (source, target), pick in zip(pairs(size), edges.tolist(), strict=True)
             if target == node and pick
         ]
         if len(inputs) > 1:

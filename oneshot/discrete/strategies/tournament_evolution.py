@@ -64,7 +64,8 @@ class TournamentEvolution(SearchStrategy):
     def _winner(self) -> Genes:
         size = math.ceil(self.share * len(self._alive))
         drawn = self.rng.choice(len(self._alive), size=size, replace=False)
-        return min((self._alive[i] for i in drawn), key=lambda member: member[0])[1]
+        _, winner = min((self._alive[i] for i in drawn), key=lambda member: member[0])
+        return winner
 
     def _learn(self, proposal: Proposal, result: Result) -> None:
         if result.values is None:
