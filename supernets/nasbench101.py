@@ -122,7 +122,7 @@ class NASBench101Space(SearchSpace):
         >>> space = NASBench101Space()
         >>> config = space.sample(0)
         >>> space.cell(config).operations
-        ('input', 'maxpool3x3', 'conv3x3-bn-relu', 'conv1x1-bn-relu', 'conv3x3-bn-relu', 'output')
+        ('input', 'conv3x3-bn-relu', 'conv1x1-bn-relu', 'conv1x1-bn-relu', 'output')
         >>> space.from_cell(space.cell(config)) == config
         True
     """

@@ -42,7 +42,7 @@ class GeneticCNNSpace(GraphSpace):
         >>> space.num_genes, space.size
         (19, 524288)
         >>> len(space.graph(space.sample(0)).nodes)
-        41
+        48
     """
 
     name: str = field(init=False, default="genetic_cnn")

@@ -64,8 +64,7 @@ class TournamentEvolution(SearchStrategy):
     def _winner(self) -> Genes:
         size = math.ceil(self.share * len(self._alive))
         drawn = self.rng.choice(len(self._alive), size=size, replace=False)
-        _, winner = min((self._alive[i] for i in drawn), key=lambda member: member[0])
-        return winner
+        return min((self._alive[int(i)] for i in drawn), key=lambda member: member[0])[1]
 
     def _learn(self, proposal: Proposal, result: Result) -> None:
         if result.values is None:
