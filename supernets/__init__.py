@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from .nasbench1shot1 import NASBench1Shot1Supernet as NASBench1Shot1Supernet
     from .nasbench101 import NASBench101Cell as NASBench101Cell
     from .nasbench101 import NASBench101Network as NASBench101Network
+    from .nasbench101 import NASBench101Space as NASBench101Space
     from .nasbench201 import NASBench201Network as NASBench201Network
     from .nasbench201 import NASBench201Space as NASBench201Space
     from .nasbench201 import NASBench201Supernet as NASBench201Supernet
@@ -93,6 +94,7 @@ _WHERE = {
     "MobileNetV3Supernet": "mobilenetv3",
     "NASBench101Cell": "nasbench101",
     "NASBench101Network": "nasbench101",
+    "NASBench101Space": "nasbench101",
     "NASBench1Shot1Network": "nasbench1shot1",
     "NASBench1Shot1Space": "nasbench1shot1",
     "NASBench1Shot1Supernet": "nasbench1shot1",

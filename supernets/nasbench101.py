@@ -6,22 +6,29 @@ A cell is a graph with operations on its vertices. Pruning, limits, channels and
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TypeAlias
 
+import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
 from .base import Subnet, check_image_size
 from .ops import make_op
-from .space import ArchGraph
+from .space import ArchGraph, Choice, IntMatrix, SearchSpace, SubnetConfig
 
 INPUT, OUTPUT = "input", "output"
 OPERATIONS = ("maxpool3x3", "conv1x1-bn-relu", "conv3x3-bn-relu")
 MAX_VERTICES, MAX_EDGES = 7, 9
 
 Matrix: TypeAlias = tuple[tuple[int, ...], ...]
+Bits: TypeAlias = npt.NDArray[np.bool_]
+
+PAIRS = tuple(itertools.combinations(range(MAX_VERTICES), 2))  # 0-1, 0-2, ..., 0-6, 1-2, ...
+ORDERS = np.array([(0, *order, MAX_VERTICES - 1) for order in itertools.permutations(range(1, MAX_VERTICES - 1))])
 
 
 @dataclass(frozen=True)
@@ -96,6 +103,193 @@ class NASBench101Cell:
             if v not in widths:
                 widths[v] = max(widths[t] for t in range(v + 1, last) if self.matrix[v][t])
         return tuple(widths[v] for v in range(1, last))
+
+
+@dataclass(frozen=True)
+class NASBench101Space(SearchSpace):
+    """All cells of the benchmark: choice ``edges`` has a bit for each of ``PAIRS``, ``ops`` the operations between.
+
+    Isomorphic cells share one canonical form: vertices on no path stand last, without edges and with the first
+    operation, and of all orders of the others the one of the smallest number is taken. Sampling draws graphs and
+    operations until they are a cell, as the authors do, and returns canonical forms: 423,624 of them.
+
+    A mutation takes a random spelling of the cell, with random edges on no path, and changes edges and operations
+    without leaving the space until it is another cell: so it can also add a vertex, which takes two edges. Crossover
+    takes edges from one cell and operations from another. ``repair`` drops edges until there are nine, and joins input
+    and output where no path does.
+
+    Example:
+        >>> space = NASBench101Space()
+        >>> config = space.sample(0)
+        >>> space.cell(config).operations
+        ('input', 'conv3x3-bn-relu', 'conv1x1-bn-relu', 'conv1x1-bn-relu', 'output')
+        >>> space.from_cell(space.cell(config)) == config
+        True
+    """
+
+    name: str = "nasbench101"
+    choices: tuple[Choice, ...] = field(
+        default=(Choice("edges", (0, 1), rows=len(PAIRS)), Choice("ops", OPERATIONS, rows=MAX_VERTICES - 2))
+    )
+
+    @property
+    def size(self) -> int:
+        return 423_624  # arXiv:1902.09635, section 2.1
+
+    def cell(self, config: SubnetConfig) -> NASBench101Cell:
+        """The cell, without vertices on no path."""
+        edges = dict(zip(PAIRS, map(int, config["edges"]), strict=True))
+        matrix = [[edges.get((s, t), 0) for t in range(MAX_VERTICES)] for s in range(MAX_VERTICES)]
+        return NASBench101Cell(matrix, [INPUT, *map(str, config["ops"]), OUTPUT])
+
+    def from_cell(self, cell: NASBench101Cell) -> SubnetConfig:
+        """The canonical config of a cell."""
+        return self._config(self.from_matrices([cell.matrix], [cell.operations])[0])
+
+    def from_matrices(
+        self, matrices: Sequence[Sequence[Sequence[int]]], operations: Sequence[Sequence[str]]
+    ) -> IntMatrix:
+        """Canonical genes ``[N, G]`` of many cells, as :class:`NASBench101Cell` takes them.
+
+        Raises:
+            ValueError: If one of them is no cell of the benchmark.
+        """
+        edges = np.zeros((len(matrices), MAX_VERTICES, MAX_VERTICES), dtype=bool)
+        ops = np.zeros((len(matrices), MAX_VERTICES - 2), dtype=np.int64)
+        for i, (matrix, names) in enumerate(zip(matrices, operations, strict=True)):
+            _check_graph(matrix, names)
+            if len(names) > MAX_VERTICES:
+                raise ValueError(f"A NAS-Bench-101 cell has at most {MAX_VERTICES} vertices; got {len(names)}.")
+            places = [*range(len(names) - 1), MAX_VERTICES - 1]
+            edges[i][np.ix_(places, places)] = np.asarray(matrix, dtype=bool)
+            ops[i, : len(names) - 2] = [OPERATIONS.index(name) for name in names[1:-1]]
+        edges = _pruned(edges)
+        if not (legal := _legal(edges)).all():
+            wrong = int(np.argmin(legal))
+            NASBench101Cell(matrices[wrong], operations[wrong])  # says why
+        return _smallest(edges, ops)
+
+    def graphs(self, config: SubnetConfig) -> list[ArchGraph]:
+        return [self.cell(config).graph()]
+
+    def _genes(self, config: SubnetConfig) -> IntMatrix:
+        genes = super()._genes(config)
+        if not _legal(_pruned(_dense(genes[None])[0])).all():
+            self.cell(config)  # says why
+        return genes
+
+    def _draw(self, n: int, rng: np.random.Generator) -> IntMatrix:
+        found = np.empty((0, self.num_genes), dtype=np.int64)
+        while len(found) < n:
+            drawn = super()._draw(2 * n + 8, rng)
+            found = np.concatenate([found, drawn[_legal(_pruned(_dense(drawn)[0]))]])
+        return self._repair(found[:n])
+
+    def _mutate(self, genes: IntMatrix, rng: np.random.Generator) -> IntMatrix:
+        edges, ops = _dense(genes[None])
+        order = ORDERS[rng.choice(np.flatnonzero(_backward(edges)[0] == 0))]
+        child = _flat(edges[0][np.ix_(order, order)][None], ops[:, order[1:-1] - 1])
+        before, cell = self._canonical(genes), _pruned(_dense(child)[0])
+        dead = ~_flat(cell, np.broadcast_to(cell[:, 1:-1].any(2), ops.shape))[0].astype(bool)
+        for gene in rng.permutation(np.flatnonzero(dead)):  # genes that do not matter could be anything
+            old, child[0, gene] = child[0, gene], rng.integers(self.gene_sizes[gene])
+            if (_pruned(_dense(child)[0]) != cell).any():
+                child[0, gene] = old
+        while True:
+            gene = int(rng.integers(self.num_genes))
+            old = child[0, gene]
+            child[0, gene] = (old + rng.integers(1, self.gene_sizes[gene])) % self.gene_sizes[gene]
+            if not _legal(_pruned(_dense(child)[0])).all():
+                child[0, gene] = old
+            elif (self._canonical(child[0]) != before).any():
+                return np.asarray(child[0])
+
+    def _linkage(self) -> list[list[int]]:
+        return [list(range(len(PAIRS))), list(range(len(PAIRS), self.num_genes))]
+
+    def _canonical(self, genes: IntMatrix) -> IntMatrix:
+        return np.asarray(self._repair(genes[None])[0])
+
+    def _repair(self, matrix: IntMatrix) -> IntMatrix:
+        edges, ops = _dense(matrix)
+        edges = _pruned(edges)
+        for i in np.flatnonzero(~_legal(edges)):
+            edges[i] = _nearest(edges[i])
+        return _smallest(edges, ops)
+
+
+def _dense(genes: IntMatrix) -> tuple[Bits, IntMatrix]:
+    """Adjacency ``[N, V, V]`` and operations ``[N, V - 2]`` of genes ``[N, G]``."""
+    edges = np.zeros((len(genes), MAX_VERTICES, MAX_VERTICES), dtype=bool)
+    sources, targets = np.array(PAIRS).T
+    edges[:, sources, targets] = genes[:, : len(PAIRS)]
+    return edges, genes[:, len(PAIRS) :]
+
+
+def _flat(edges: Bits, ops: IntMatrix) -> IntMatrix:
+    """Inverse of :func:`_dense`."""
+    sources, targets = np.array(PAIRS).T
+    return np.concatenate([edges[:, sources, targets].astype(np.int64), ops], axis=1)
+
+
+def _pruned(edges: Bits) -> Bits:
+    """Without the edges that lie on no path from the input to the output, ``[N, V, V]``."""
+    reached = np.zeros(edges.shape[:2], dtype=bool)
+    useful = reached.copy()
+    reached[:, 0] = useful[:, -1] = True
+    for v in range(1, MAX_VERTICES):
+        reached[:, v] = (edges[:, :, v] & reached).any(1)
+        useful[:, -1 - v] = (edges[:, -1 - v] & useful).any(1)
+    alive = reached & useful
+    return np.asarray(edges & alive[:, :, None] & alive[:, None, :])
+
+
+def _legal(pruned: Bits) -> Bits:
+    """Which are cells, ``[N]``."""
+    number = pruned.sum((1, 2))
+    return np.asarray((number >= 1) & (number <= MAX_EDGES))
+
+
+def _nearest(pruned: Bits) -> Bits:
+    """A cell, from one graph ``[V, V]`` that is none: fewer edges, or the one from the input to the output."""
+    if not pruned.any():
+        pruned[0, -1] = True
+    while pruned.sum() > MAX_EDGES:
+        edges = np.argwhere(pruned)
+        fewer = np.repeat(pruned[None], len(edges), axis=0)
+        fewer[np.arange(len(edges)), edges[:, 0], edges[:, 1]] = False
+        fewer = _pruned(fewer)
+        pruned = fewer[fewer.sum((1, 2)).argmax()]  # the edge that takes the fewest others with it
+    return pruned
+
+
+def _backward(edges: Bits) -> npt.NDArray[np.float64]:
+    """Number of edges that lead backward under each of the orders, ``[N, V, V] -> [N, 120]``."""
+    place = np.argsort(ORDERS, axis=1)
+    backward = (place[:, :, None] > place[:, None, :]).reshape(len(ORDERS), -1)
+    return np.asarray(edges.reshape(len(edges), -1).astype(np.float64) @ backward.T.astype(np.float64))
+
+
+def _smallest(edges: Bits, ops: IntMatrix, chunk: int = 20_000) -> IntMatrix:
+    """Canonical genes ``[N, G]`` of pruned cells: the smallest of all orders with unused vertices last."""
+    if len(edges) > chunk:
+        parts = range(0, len(edges), chunk)
+        return np.concatenate([_smallest(edges[i : i + chunk], ops[i : i + chunk]) for i in parts])
+    used = edges[:, 1:-1].any(2)
+    ops = np.where(used, ops, 0)
+    place = np.argsort(ORDERS, axis=1)  # of each vertex, under each order
+    bit = np.zeros((MAX_VERTICES, MAX_VERTICES))
+    for i, (source, target) in enumerate(reversed(PAIRS)):
+        bit[source, target] = 2.0**i * len(OPERATIONS) ** (MAX_VERTICES - 2)
+    weights = bit[place[:, :, None], place[:, None, :]].reshape(len(ORDERS), -1)
+    inner = place[:, 1:-1] - 1
+    number = edges.reshape(len(edges), -1).astype(np.float64) @ weights.T
+    number += ops @ (float(len(OPERATIONS)) ** (MAX_VERTICES - 3 - inner)).T  # below 2^53: exact
+    last = used @ (2.0**inner).T >= 2.0 ** used.sum(1)[:, None]  # an unused vertex stands before a used one
+    number[last | (_backward(edges) > 0)] = np.inf
+    order = ORDERS[number.argmin(1)]
+    row = np.arange(len(edges))[:, None]
+    return _flat(edges[row[:, :, None], order[:, :, None], order[:, None, :]], ops[row, order[:, 1:-1] - 1])
 
 
 def _check_graph(matrix: Sequence[Sequence[int]], operations: Sequence[str]) -> None:

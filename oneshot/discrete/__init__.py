@@ -5,7 +5,12 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from .benchmarks import NASBench301Evaluator as NASBench301Evaluator
+    from .benchmarks import nas_bench_101 as nas_bench_101
+    from .benchmarks import nas_bench_201_file as nas_bench_201_file
+    from .benchmarks import nats_bench as nats_bench
     from .enas import ENAS as ENAS
+    from .encoding import GraphSpace as GraphSpace
     from .graph import GraphNetwork as GraphNetwork
     from .graph import NetworkGraph as NetworkGraph
     from .graph import Node as Node
@@ -26,7 +31,12 @@ if TYPE_CHECKING:
     from .protocol import Result as Result
     from .protocol import SearchStrategy as SearchStrategy
     from .strategies.bananas import BANANAS as BANANAS
+    from .strategies.cgp_cnn import CGPCNN as CGPCNN
+    from .strategies.cgp_cnn import CGPSpace as CGPSpace
     from .strategies.controller import ZophLeSpace as ZophLeSpace
+    from .strategies.genetic_cnn import GeneticCNN as GeneticCNN
+    from .strategies.genetic_cnn import GeneticCNNSpace as GeneticCNNSpace
+    from .strategies.hierarchical import HierarchicalSpace as HierarchicalSpace
     from .strategies.hyperband import Hyperband as Hyperband
     from .strategies.hyperband import SuccessiveHalving as SuccessiveHalving
     from .strategies.large_scale_evolution import LargeScaleEvolution as LargeScaleEvolution
@@ -45,6 +55,7 @@ if TYPE_CHECKING:
     from .strategies.random_search import RandomSearch as RandomSearch
     from .strategies.regularized_evolution import RegularizedEvolution as RegularizedEvolution
     from .strategies.reinforce import REINFORCE as REINFORCE
+    from .strategies.tournament_evolution import TournamentEvolution as TournamentEvolution
     from .study import Objective as Objective
     from .study import Study as Study
     from .tables import TabularEvaluator as TabularEvaluator
@@ -54,13 +65,19 @@ if TYPE_CHECKING:
 _WHERE = {
     "APPROXIMATE_OPERATORS": "morphism",
     "BANANAS": "strategies.bananas",
+    "CGPCNN": "strategies.cgp_cnn",
+    "CGPSpace": "strategies.cgp_cnn",
     "ConstrainedScalar": "strategies.neural_architect",
     "ENAS": "enas",
     "EXACT_OPERATORS": "morphism",
     "Evaluator": "protocol",
     "EventLog": "log",
+    "GeneticCNN": "strategies.genetic_cnn",
+    "GeneticCNNSpace": "strategies.genetic_cnn",
     "GraphNetwork": "graph",
+    "GraphSpace": "encoding",
     "GridSearch": "strategies.random_search",
+    "HierarchicalSpace": "strategies.hierarchical",
     "Hyperband": "strategies.hyperband",
     "LEMONADE": "strategies.lemonade",
     "LEMONADE_OPERATORS": "morphism",
@@ -69,6 +86,7 @@ _WHERE = {
     "MnasNet": "strategies.mnasnet",
     "MnasNetScalar": "strategies.mnasnet",
     "MorphismRecord": "morphism",
+    "NASBench301Evaluator": "benchmarks",
     "NASH": "strategies.nash",
     "NASH_OPERATORS": "morphism",
     "NSGA2": "strategies.nsga2",
@@ -89,10 +107,14 @@ _WHERE = {
     "SuccessiveHalving": "strategies.hyperband",
     "SupernetEvaluator": "inherited",
     "TabularEvaluator": "tables",
+    "TournamentEvolution": "strategies.tournament_evolution",
     "TrainingEvaluator": "training",
     "ZophLeSpace": "strategies.controller",
     "distil": "morphism",
     "morph": "morphism",
+    "nas_bench_101": "benchmarks",
+    "nas_bench_201_file": "benchmarks",
+    "nats_bench": "benchmarks",
     "plain_graph": "graph",
     "random_morphism": "morphism",
     "replay": "morphism",

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 
+import numpy as np
 import pytest
 import torch
 
 from oneshot.supernets.base import count_parameters
-from oneshot.supernets.nasbench101 import NASBench101Cell, NASBench101Network
+from oneshot.supernets.nasbench101 import PAIRS, NASBench101Cell, NASBench101Network, NASBench101Space
+from oneshot.supernets.space import IntMatrix, SubnetConfig
 
 C1, C3, POOL = "conv1x1-bn-relu", "conv3x3-bn-relu", "maxpool3x3"
 INCEPTION = (
@@ -140,3 +143,90 @@ def test_a_network_is_rebuilt_from_json() -> None:
 def test_a_network_that_cannot_work_is_refused(options: dict[str, int], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         NASBench101Network(*INCEPTION, **options)
+
+
+# The space.
+
+SPACE = NASBench101Space()
+
+
+def spellings(inner: int) -> IntMatrix:
+    """All graphs over so many vertices between input and output, with all operations, as genes."""
+    vertices = [*range(inner + 1), 6]
+    columns = [PAIRS.index((s, t)) for s, t in itertools.combinations(vertices, 2)]
+    bits = np.array(list(np.ndindex(*[2] * len(columns))))
+    ops = np.array(list(np.ndindex(*[3] * inner)), dtype=np.int64).reshape(3**inner, inner)
+    genes = np.zeros((len(bits) * len(ops), SPACE.num_genes), dtype=np.int64)
+    genes[:, columns] = np.repeat(bits, len(ops), axis=0)
+    genes[:, len(PAIRS) : len(PAIRS) + inner] = np.tile(ops, (len(bits), 1))
+    return genes
+
+
+@pytest.mark.parametrize(
+    ("vertices", "number"),
+    [(2, 1), (3, 6), (4, 84), (5, 2441), pytest.param(6, 62_010, marks=pytest.mark.slow)],
+)
+def test_the_space_has_as_many_cells_as_the_benchmark(vertices: int, number: int) -> None:
+    """Cells of the tables by vertices: 1, 6, 84, 2,441, 62,010 and 359,082 of 7, in all 423,624."""
+    genes = spellings(vertices - 2)
+    found = set()
+    for start in range(0, len(genes), 100_000):
+        rows = genes[start : start + 100_000]
+        edges = rows[:, : len(PAIRS)]
+        canonical = SPACE.repair(rows[(edges.sum(1) <= 9) & (edges.sum(1) > 0)])
+        found |= {row.tobytes() for row in canonical}
+    sizes = [len(set(np.array(PAIRS)[np.frombuffer(row, np.int64)[:21] > 0].ravel())) for row in found]
+    assert sizes.count(vertices) == number
+
+
+def test_isomorphic_cells_are_one_config() -> None:
+    matrix, operations = np.array(INCEPTION[0]), INCEPTION[1]
+    order = [0, 3, 5, 2, 4, 1, 6]
+    moved = NASBench101Cell(matrix[np.ix_(order, order)].tolist(), [operations[i] for i in order])
+    config = SPACE.from_cell(NASBench101Cell(*INCEPTION))
+    assert moved.matrix != NASBench101Cell(*INCEPTION).matrix and SPACE.from_cell(moved) == config
+    other = SPACE.from_cell(NASBench101Cell(INCEPTION[0], ["input", C3, C3, C3, C3, POOL, "output"]))
+    assert other != config
+    with torch.device("meta"):
+        network = NASBench101Network(SPACE.cell(config).matrix, SPACE.cell(config).operations)
+        assert count_parameters(network) == 2_694_282
+
+
+def test_a_cell_survives_the_way_through_the_space() -> None:
+    for config in SPACE.decode(SPACE.sample_matrix(200, 0)):
+        assert SPACE.canonical(config) == config == SPACE.from_cell(SPACE.cell(config))
+    assert SPACE.graphs(config)[0].nodes == SPACE.cell(config).operations
+
+
+def test_anything_is_repaired_to_a_cell() -> None:
+    rng = np.random.default_rng(0)
+    genes = rng.integers(np.array(SPACE.gene_sizes), size=(300, SPACE.num_genes))
+    genes[:2, : len(PAIRS)] = [[0], [1]]
+    repaired = SPACE.repair(genes)
+    np.testing.assert_array_equal(SPACE.repair(repaired), repaired)
+    for config in SPACE.decode(repaired):
+        SPACE.cell(config)
+    assert SPACE.cell(SPACE.decode(repaired)[0]).operations == ("input", "output")
+    assert sum(map(sum, SPACE.cell(SPACE.decode(repaired)[1]).matrix)) == 9
+
+
+def test_a_mutation_is_another_cell_and_cells_can_grow_to_any_size() -> None:
+    rng = np.random.default_rng(0)
+    config, sizes = SPACE.sample(rng), set[int]()
+    for _ in range(300):
+        child = SPACE.mutate(config, rng)
+        assert SPACE.canonical(child) != SPACE.canonical(config)
+        SPACE.validate(SPACE.crossover(child, config, rng))
+        config = SPACE.canonical(child)
+        sizes.add(len(SPACE.cell(config).operations))
+    assert sizes == {2, 3, 4, 5, 6, 7}
+
+
+def test_configs_that_are_no_cells_are_refused() -> None:
+    full = SubnetConfig("nasbench101", {"edges": [1] * 21, "ops": [C1] * 5})
+    with pytest.raises(ValueError, match="at most 7 vertices and 9 edges; this one has 7 and 21"):
+        SPACE.validate(full)
+    with pytest.raises(ValueError, match="leads from its input to its output"):
+        SPACE.encode([SubnetConfig("nasbench101", {"edges": [0] * 21, "ops": [C1] * 5})])
+    with pytest.raises(ValueError, match="at most 7 vertices; got 8"):
+        SPACE.from_matrices([np.eye(8, k=1, dtype=int).tolist()], [["input", *[C1] * 6, "output"]])
