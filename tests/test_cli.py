@@ -451,4 +451,4 @@ def test_what_cannot_be_picked_is_said(
 
 def test_there_is_no_front_in_a_search(search_run: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["pick", str(search_run), "--knee"]) == 1
-    assert "a run of 'oneshot pareto'" in capsys.readouterr().err
+    assert "in runs of 'oneshot pareto' and 'oneshot discrete'" in capsys.readouterr().err
