@@ -6,6 +6,8 @@ import argparse
 import csv
 import inspect
 import io
+import os
+import sys
 import warnings
 from collections.abc import Mapping, Sequence
 from importlib import import_module
@@ -194,6 +196,8 @@ def _object(name: str, given: Mapping[str, Any], known: Mapping[str, Any]) -> An
     if set(given) - {"class_path", "init_args"} or not class_path:
         raise ValueError(f"--{name} has a class_path and init_args; got {dict(given)}.")
     module, _, attribute = class_path.rpartition(".")
+    if (here := os.getcwd()) not in sys.path:  # a script that pip installed does not look there
+        sys.path.append(here)
     try:
         target = getattr(import_module(module), attribute)
     except (ImportError, AttributeError, ValueError) as error:

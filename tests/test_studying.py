@@ -162,3 +162,30 @@ def test_a_folder_is_not_written_over_and_a_study_goes_on_as_it_began(
     assert run("--config", config, "--out", tmp_path / "run", "--overwrite") == 0
     with pytest.raises(ValueError, match="made by 'oneshot discrete'; .*nowhere is none"):
         read_study(tmp_path / "nowhere")
+
+
+def test_an_evaluator_in_a_file_of_the_folder_one_is_in_is_found(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "an_own_table.py").write_text(
+        """
+from oneshot.discrete import TabularEvaluator
+from oneshot.supernets import Choice, SearchSpace, SubnetConfig
+
+SPACE = SearchSpace("toy", (Choice("layer", ("a", "b")),))
+
+
+def table(path: str) -> TabularEvaluator:
+    return TabularEvaluator.from_csv(path, SPACE, lambda arch: SubnetConfig("toy", {"layer": [arch]}), ["error"])
+"""
+    )
+    (tmp_path / "t.csv").write_text("arch,error\na,2\nb,1\n")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("sys.path", [path for path in sys.path if path not in ("", str(tmp_path))])
+    strategy = "{class_path: oneshot.discrete.GridSearch}"
+    evaluator = "{class_path: an_own_table.table, init_args: {path: t.csv}}"
+    discrete(
+        ["--strategy", strategy, "--evaluator", evaluator, "--objectives", "[min error]", "--evaluations", "2"]
+        + ["--out", "run"]
+    )
+    assert read_study("run").best.result.metrics == {"error": 1.0}

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -24,12 +26,13 @@ class EventLog:
     def __init__(self, path: str | Path | None) -> None:
         self.path = None if path is None else Path(path)
         self.events: list[dict[str, Any]] = []
-        self._whole = 0  # bytes
+        self._whole = self._size = 0  # bytes of whole lines, and of the file
         if self.path is not None and self.path.is_file():
             self._read(self.path)
 
     def _read(self, path: Path) -> None:
-        lines = path.read_bytes().splitlines(keepends=True)
+        content = path.read_bytes()
+        self._size, lines = len(content), content.splitlines(keepends=True)
         for number, line in enumerate(lines, start=1):
             try:
                 event = json.loads(line) if line.endswith(b"\n") else None
@@ -45,6 +48,28 @@ class EventLog:
             self.events.append(event)
             self._whole += len(line)
 
+    @contextmanager
+    def alone(self) -> Iterator[None]:
+        """While this is entered, no other process, and no other log of this one, may be: they would cut each other off.
+
+        Raises:
+            RuntimeError: If another one is, or has written since this log was read.
+        """
+        if self.path is None:
+            yield
+            return
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        with self.path.open("ab") as file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError as error:
+                raise RuntimeError(
+                    f"{self.path} is being written by another run. Wait for it, or choose another folder."
+                ) from error
+            if file.tell() != self._size:
+                raise RuntimeError(f"{self.path} was written to since this study was constructed. Construct it again.")
+            yield
+
     def append(self, event: Mapping[str, Any]) -> None:
         """Write an event; the operating system has it when this returns, so killing this process loses nothing."""
         self.events.append(dict(event))
@@ -57,3 +82,4 @@ class EventLog:
             file.seek(self._whole)
             file.write(line)
         self._whole += len(line)
+        self._size = self._whole

@@ -130,6 +130,7 @@ class SearchStrategy(ABC):
     """
 
     repeats: ClassVar[bool] = False  # whether an architecture may be proposed again
+    retrains: ClassVar[bool] = False  # whether the same proposal again means another evaluation, not the same answer
 
     def __init__(self, space: SearchSpace, *, seed: int = 0, scalar: Scalar | None = None) -> None:
         self.space, self.seed, self.scalar = space, seed, scalar or first_objective
@@ -162,9 +163,13 @@ class SearchStrategy(ABC):
         if n < 1:
             raise ValueError(f"A strategy is asked for at least one proposal; got n={n}.")
         proposals: list[Proposal] = []
-        while len(proposals) < n and (proposal := self._propose()) is not None:
+        while len(proposals) < n:
+            proposal = self._propose()
+            # an ask without an answer may have drawn random numbers, and so belongs to the history
+            self._history.append({"ask": None if proposal is None else proposal.number})
+            if proposal is None:
+                break
             self.pending[proposal.number] = proposal
-            self._history.append({"ask": proposal.number})
             proposals.append(proposal)
         return proposals
 

@@ -25,6 +25,7 @@ from .workers import Answer, InProcess, Pool, Processes, RayPool
 
 SCHEMA_VERSION = 1
 LOG = "log.jsonl"
+SHOWN = 3  # failures in a message
 REPEATS = 1000  # answers from the log in a row, after which a strategy has converged
 
 Direction = Literal["min", "max"]
@@ -98,7 +99,7 @@ class Study:
     With a folder, ``log.jsonl`` there is the study: constructed again with the same arguments, it follows the log and
     goes on. Evaluations that were in flight when it was killed begin again; nothing finished is evaluated twice. An
     architecture that was evaluated already, with the same fidelity, weights and trace, is answered from the log; that
-    costs nothing of the budget.
+    costs nothing of the budget. (Not for strategies that ask for another training, which have ``retrains``.)
 
     Evaluations that raise, return NaN, take too long or lose their process are tried again, and then recorded as
     failures, which the strategy is told.
@@ -211,19 +212,18 @@ class Study:
                 )
         for event in events:
             self._follow(event)
-        self._queue.extend(self.strategy.pending.values())
 
     def _follow(self, event: Mapping[str, Any]) -> None:
         self._elapsed = event["at"]
         if event["event"] == "retry":
             self._tries[event["number"]] = self._tries.get(event["number"], 0) + 1
-        elif event["event"] == "ask":
-            logged = Proposal.from_dict(event)
-            asked = self.strategy.ask()
-            if asked != [logged]:
+        elif event["event"] in ("ask", "wait"):
+            logged = [Proposal.from_dict(event)] if event["event"] == "ask" else []
+            number = self.strategy._next
+            if self.strategy.ask() != logged:
                 raise ValueError(
                     f"The strategy does not propose again what is in the log {self.log.path}, from number "
-                    f"{logged.number} on: it has other arguments, or another version wrote the log. Go on with the "
+                    f"{number} on: it has other arguments, or another version wrote the log. Go on with the "
                     "same, or choose a new folder."
                 )
         else:
@@ -241,19 +241,23 @@ class Study:
             The study itself.
 
         Raises:
-            ConnectionError: If the cluster went away; the same study goes on when it is constructed again.
+            ConnectionError: If the cluster went away; the same study goes on when it is run or constructed again.
+            RuntimeError: If another run writes to the folder, or the processes of the evaluator end as they begin.
         """
         self._start = time.monotonic() - self._elapsed
-        if not self.log.events:
-            self.log.append(self._header())
+        self._queue = deque(self.strategy.pending.values())
         if not self._wanted():
             return self
-        pool = self._pool()
-        try:
-            with self._bar() as show:
-                self._loop(pool, show)
-        finally:
-            pool.close()
+        with self.log.alone():
+            if not self.log.events:
+                self.log.append(self._header())
+            pool = self._pool()
+            try:
+                with self._bar() as show:
+                    self._loop(pool, show)
+            finally:
+                self._elapsed = self._at()
+                pool.close()
         return self
 
     def _pool(self) -> Pool:
@@ -271,7 +275,8 @@ class Study:
                 proposal = self._next()
                 if proposal is None:
                     break
-                if (known := self._answered.get(_key(proposal))) is not None:
+                known = None if self.strategy.retrains else self._answered.get(_key(proposal))
+                if known is not None:
                     repeats += 1
                     self._tell(proposal, Answer(proposal.number, known.metrics, known.failure, 0.0), repeated=True)
                     continue
@@ -304,6 +309,8 @@ class Study:
         proposals = self.strategy.ask()
         for proposal in proposals:
             self.log.append({"event": "ask", **proposal.to_dict(), "at": self._at()})
+        if not proposals:  # to ask is to change the strategy, even if it has nothing to propose
+            self.log.append({"event": "wait", "at": self._at()})
         return proposals[0] if proposals else None
 
     def _missing(self, metrics: Mapping[str, float]) -> str | None:
@@ -354,16 +361,19 @@ class Study:
 
     @property
     def best(self) -> Record:
-        """The evaluation with the least first objective, among those of the highest fidelity.
+        """What the strategy takes for best: mostly the least first objective; see its ``best``.
 
         Raises:
             RuntimeError: If none has succeeded.
         """
-        done = [record for record in self.records if record.result.values is not None]
-        if not done:
-            failures = {record.result.failure for record in self.records}
-            raise RuntimeError(f"No evaluation has succeeded yet; failures: {'; '.join(map(str, failures)) or 'none'}.")
-        return min(done, key=lambda record: (-_fidelity(record), record.result.values))
+        if all(record.result.values is None for record in self.records):
+            failures = list(dict.fromkeys(str(record.result.failure) for record in self.records))
+            more = f"; and {len(failures) - SHOWN} others" if len(failures) > SHOWN else ""
+            raise RuntimeError(
+                f"No evaluation has succeeded yet; failures: {'; '.join(failures[:SHOWN]) or 'none'}{more}."
+            )
+        number = self.strategy.best.number
+        return next(record for record in self.records if record.proposal.number == number)
 
     def front(self) -> list[Record]:
         """The evaluations that no other dominates, by the first objective; of equal ones, the first."""
@@ -417,10 +427,6 @@ def _key(proposal: Proposal) -> tuple[Any, ...]:
     """Evaluations of the same key have the same answer."""
     trace = tuple(repr(sorted(step.items())) for step in proposal.trace)
     return proposal.config, proposal.fidelity, proposal.parent, proposal.trained, trace
-
-
-def _fidelity(record: Record) -> float:
-    return math.inf if record.proposal.fidelity is None else record.proposal.fidelity
 
 
 def configs(records: Sequence[Record]) -> list[SubnetConfig]:

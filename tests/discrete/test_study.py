@@ -120,6 +120,72 @@ def test_every_cut_of_the_log_is_a_place_to_go_on_from(tmp_path: Path) -> None:
         assert sorted(numbers) == list(range(10)), "nothing twice, nothing lost"
 
 
+def test_asking_in_vain_is_followed_too(tmp_path: Path) -> None:
+    class Hesitant(RandomSearch):
+        """Draws before it knows whether it proposes, and waits for what is in flight."""
+
+        def _propose(self) -> Proposal | None:
+            return super()._propose() if self.rng.random() < 0.7 else None
+
+    def study(folder: Path, evaluations: int) -> Study:
+        return Study(Hesitant(SPACE, seed=3), table(), ["max accuracy"], folder=folder, evaluations=evaluations)
+
+    for _ in range(10):
+        parts = study(tmp_path, 30).run()
+    assert len(parts.evaluated) > 5
+    assert [r.proposal for r in study(tmp_path, 30).records] == [r.proposal for r in parts.records]
+    restored = Hesitant(SPACE, seed=3)
+    restored.load_state_dict(parts.strategy.state_dict())
+    assert restored.rng.random() == parts.strategy.rng.random()
+
+
+def test_a_run_that_was_interrupted_goes_on_in_the_same_study(tmp_path: Path) -> None:
+    class Interrupted(Faulty):
+        def __call__(self, proposal: Proposal) -> dict[str, float]:
+            if proposal.number == 2 and not (self.folder / "stopped").exists():
+                (self.folder / "stopped").touch()
+                raise KeyboardInterrupt
+            return super().__call__(proposal)
+
+    study = Study(LocalSearch(SPACE), Interrupted(tmp_path, {}), ["min error"], folder=tmp_path, evaluations=9)
+    with pytest.raises(KeyboardInterrupt):
+        study.run()
+    time.sleep(0.2)
+    assert [r.proposal.number for r in study.run().evaluated] == list(range(9)), "what was in flight began again"
+    assert study.log.events[-1]["at"] < 0.2, "stops are not counted"
+    times = [event["at"] for event in study.log.events[1:]]
+    assert times == sorted(times)
+
+
+def test_a_folder_belongs_to_one_run_at_a_time(tmp_path: Path) -> None:
+    first, second = build(folder=tmp_path), build(folder=tmp_path)
+    with first.log.alone(), pytest.raises(RuntimeError, match="log.jsonl is being written by another run"):
+        second.run()
+    first.run()
+    with pytest.raises(RuntimeError, match="log.jsonl was written to since this study was constructed"):
+        second.run()
+    assert len(build(folder=tmp_path).records) == 5
+
+
+@pytest.mark.slow  # begins processes
+def test_processes_that_never_begin_are_no_failures_of_evaluations(tmp_path: Path) -> None:
+    (tmp_path / "script.py").write_text(UNGUARDED)
+    command = [sys.executable, str(tmp_path / "script.py"), str(tmp_path)]
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])}
+    ended = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=100)
+    assert "keep it under 'if __name__ == \"__main__\"'" in ended.stderr
+    assert not [e for e in EventLog(tmp_path / "log.jsonl").events if e["event"] == "tell"]
+
+
+UNGUARDED = """
+import sys
+from pathlib import Path
+from tests.discrete.test_study import SPACE, Faulty, RandomSearch, Study
+folder = Path(sys.argv[1])
+Study(RandomSearch(SPACE), Faulty(folder, {}), ["min error"], folder=folder, evaluations=60, workers=1).run()
+"""
+
+
 SCRIPT = """
 import sys
 from pathlib import Path

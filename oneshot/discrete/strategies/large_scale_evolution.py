@@ -35,6 +35,9 @@ class LargeScaleEvolution(MorphismSearch):
         ValueError: If the population is below 2, or the chances are none.
     """
 
+    repeats = True
+    retrains = True
+
     def __init__(
         self,
         start: Start,

@@ -78,13 +78,19 @@ class NASH(MorphismSearch):
         if self._to_ask == self.neighbours - 1:  # the first child is the network itself
             return self._number(self.current.config, parent=self.current.number, fidelity=self.epochs)
         found = self._new_child(self.current.config, lambda: self.morphisms)
-        if found is None:
-            return None
+        if found is None:  # no morphism fits any more; the step is over with the children it has
+            self._to_ask = 0
+            self._advance()
+            return self._propose()
         return self._number(found[0], parent=self.current.number, trace=found[1], fidelity=self.epochs)
 
     def _learn(self, proposal: Proposal, result: Result) -> None:
         if result.values is not None:
             self._children.append((self.loss(result), proposal))
+        self._advance()
+
+    def _advance(self) -> None:
+        """Begin the next step, if this one has all its results."""
         if self.pending or self._to_ask:
             return
         if self._children:

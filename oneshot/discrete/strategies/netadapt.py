@@ -81,6 +81,7 @@ class NetAdapt(MorphismSearch):
         self._cost_of: dict[int, float] = {}
         self._told: list[tuple[float, float, Proposal]] = []
         self._ended = False
+        self._trained: Proposal | None = None
 
     def _propose(self) -> Proposal | None:
         if self.current is None:
@@ -133,7 +134,9 @@ class NetAdapt(MorphismSearch):
             if result.values is not None:
                 self.current = loss, self.cost(self.network(proposal.config)), proposal
             return
-        if result.values is not None and proposal.number in self._cost_of:
+        if result.values is not None and not proposal.trace:
+            self._trained = proposal  # for long, at the end
+        elif result.values is not None:
             self._told.append((loss, self._cost_of[proposal.number], proposal))
         if self.pending or self._queue or not self._told:
             return
@@ -141,6 +144,13 @@ class NetAdapt(MorphismSearch):
         ratio = self.choose == "ratio"
         self.current = min(self._told, key=lambda c: ((c[0] - before) / (cost - c[1]) if ratio else c[0], c[2].number))
         self._told = []
+
+    @property
+    def best(self) -> Proposal:
+        """The network of the last step, trained for long if that is done: networks that cost more do not compete."""
+        if self._trained is not None:
+            return self._trained
+        return super().best if self.current is None else self.current[2]
 
 
 def macs(network: GraphNetwork) -> float:

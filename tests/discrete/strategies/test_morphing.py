@@ -13,6 +13,7 @@ import scipy.stats
 from oneshot.discrete import (
     LEMONADE,
     NASH,
+    Evaluator,
     LargeScaleEvolution,
     MorphismRecord,
     NetAdapt,
@@ -20,6 +21,7 @@ from oneshot.discrete import (
     RandomGraphs,
     Result,
     SearchStrategy,
+    Study,
     plain_graph,
     replay,
 )
@@ -126,6 +128,45 @@ def test_nash_goes_on_where_neighbours_failed() -> None:
     strategy = NASH(START, SHAPE, CLASSES, steps=2, neighbours=3, morphisms=1, final_epochs=1, seed=0)
     asked = climb(strategy, 100, lambda p: None if p.trace else (1.0,))
     assert len(asked) == 1 + 3 + 3 + 1
+
+
+def test_nash_trains_its_network_for_long_where_no_morphism_fits() -> None:
+    strategy = NASH(START, SHAPE, CLASSES, steps=2, neighbours=3, max_params=1, final_epochs=9)
+    asked = climb(strategy, 100, lambda p: (1.0,))
+    assert [p.fidelity for p in asked] == [20, 17, 17, 9], "every step has the unchanged network only"
+
+
+class Weights(Evaluator):
+    """Weights of proposals, of which children need those of their parents."""
+
+    metrics = ("error",)
+
+    def __init__(self, error: Any) -> None:
+        self.error, self.kept = error, set[int]()
+
+    def __call__(self, proposal: Proposal) -> dict[str, float]:
+        assert proposal.parent is None or proposal.parent in self.kept, "no weights to begin with"
+        self.kept.add(proposal.number)
+        return {"error": self.error(proposal)}
+
+
+def test_every_parent_in_large_scale_evolution_has_weights_of_its_own() -> None:
+    strategy = LargeScaleEvolution(START, SHAPE, CLASSES, population=6, keep=0, reset=0.3, seed=1)
+    study = Study(strategy, Weights(lambda p: 1 / (1 + p.number)), ["min error"], evaluations=12).run()
+    assert all(record.result.failure is None for record in study.records)
+    assert not any(record.repeated for record in study.records), "new weights are another training"
+
+
+def test_the_best_of_a_study_is_what_its_strategy_was_after() -> None:
+    nash = NASH(START, SHAPE, CLASSES, steps=1, neighbours=2, morphisms=1, final_epochs=0)
+    study = Study(nash, Weights(lambda p: 1 / (1 + p.number)), ["min error"], evaluations=9).run()
+    assert study.best.proposal.number == 2, "not the start, although it was trained for more epochs"
+
+    pruning = NetAdapt(plain_graph((8, 8)), SHAPE, CLASSES, target=10_000, reduction=0.3)
+    study = Study(pruning, Weights(lambda p: 0.1 + 0.01 * p.number), ["min error"], evaluations=99)
+    best = study.run().best.proposal
+    assert best.fidelity == 20 and best.number > 0
+    assert pruning.cost(pruning.network(best.config)) <= 10_000, "not the start, although it has less error"
 
 
 def test_lemonades_population_is_the_front() -> None:
