@@ -47,6 +47,7 @@ METHODS: dict[str, Callable[[OperationSupernet], SearchModule]] = {
     "DSNAS": oneshot.DSNAS,
     "random search, weight sharing": lambda s: oneshot.RandomSharing(s, candidates=1, finalists=1),
     "FairNAS": lambda s: oneshot.FairNAS(s, candidates=1, finalists=1),
+    "ENAS": lambda s: oneshot.ENAS(s, updates=1, batch=1, candidates=1, finalists=1),
 }
 BEGIN, END = "<!-- methods: begin -->", "<!-- methods: end -->"
 OPERATIONS = ("skip_connect", "max_pool_3x3", "avg_pool_3x3", "sep_conv_3x3", "sep_conv_5x5", "dil_conv_3x3")
@@ -120,7 +121,7 @@ def table() -> str:
         )
         assert found is not None, f"{name} names no paper"
         level = {True: "two halves"}.get(isinstance(module, BilevelSearch), "one set")
-        sampler = words(type(module.sampler).__name__)
+        sampler = words(type(getattr(module, "controller", module.sampler)).__name__)
         inner = getattr(module.sampler, "inner", None)
         sampler += f" over {words(type(inner).__name__)}" if inner is not None else ""
         paper = f"[{found[1]}](https://arxiv.org/abs/{found[1]})"

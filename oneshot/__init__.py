@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from .base import BilevelSearch as BilevelSearch
     from .base import SearchModule as SearchModule
     from .base import SingleLevelSearch as SingleLevelSearch
+    from .discrete.enas import ENAS as ENAS
     from .evaluation import evaluate_configs as evaluate_configs
     from .export import export_subnet as export_subnet
     from .export import load as load
@@ -50,6 +51,7 @@ _WHERE = {
     "DARTSPT": "methods.dartspt",
     "DSNAS": "methods.dsnas",
     "DrNAS": "methods.drnas",
+    "ENAS": "discrete.enas",
     "FBNet": "methods.fbnet",
     "FairDARTS": "methods.fairdarts",
     "FairNAS": "methods.fairnas",

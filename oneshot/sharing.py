@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from itertools import islice
 from typing import Any
 
@@ -16,7 +16,7 @@ from torch.profiler import record_function
 
 from oneshot.supernets.base import Supernet
 from oneshot.supernets.elastic import ElasticSupernet
-from oneshot.supernets.space import NONE, SubnetConfig
+from oneshot.supernets.space import NONE, SearchSpace, SubnetConfig
 
 from .base import Batch, SupernetTraining
 from .evaluation import evaluate_configs
@@ -78,7 +78,7 @@ class WeightSharingSearch(SupernetTraining):
         self.candidates, self.finalists, self._ranked = candidates, finalists, False
         self.register_buffer("_genes", torch.zeros(finalists, supernet.space.num_genes, dtype=torch.int64))
         self.register_buffer("_accuracies", torch.full((finalists,), -1.0))  # below 0: not evaluated
-        self.sample(np.random.default_rng(0))  # raises where there is nothing to sample
+        WeightSharingSearch.sample(self, np.random.default_rng(0))  # raises where there is nothing to sample
 
     # What a method supplies.
 
@@ -113,17 +113,8 @@ class WeightSharingSearch(SupernetTraining):
     # The result.
 
     def sample(self, rng: np.random.Generator) -> SubnetConfig:
-        """Draw an architecture uniformly, but none that has ``none`` in every place once it is simplified.
-
-        Raises:
-            ValueError: If a thousand draws find no other.
-        """
-        space = self.supernet.space
-        for _ in range(1000):
-            config = space.sample(rng)
-            if any(pick != NONE for _, picks in space.canonical(config).picks for pick in picks):
-                return config
-        raise ValueError(f"A path needs an operation; in space {space.name!r} a thousand draws held only {NONE!r}.")
+        """Draw an architecture; uniformly, unless a method knows better, but see :func:`draw_operating`."""
+        return draw_operating(self.supernet.space, lambda: self.supernet.space.sample(rng))
 
     @property
     def ranking(self) -> list[tuple[SubnetConfig, float]]:
@@ -152,7 +143,7 @@ class WeightSharingSearch(SupernetTraining):
 
     def _evaluate_configs(self, configs: list[SubnetConfig], batches: Stream) -> list[tuple[SubnetConfig, float]]:
         """Configs and accuracies, best first; what is as good as another stays behind it."""
-        accuracies = evaluate_configs(self.supernet, configs, batches, total=_over_processes)
+        accuracies = evaluate_configs(self.supernet, configs, batches, total=over_processes)
         return sorted(zip(configs, accuracies, strict=True), key=lambda pair: -pair[1])
 
     # The loop.
@@ -241,7 +232,21 @@ class WeightSharingSearch(SupernetTraining):
         return loaders  # type: ignore[no-any-return]  # Lightning declares no type
 
 
-def _over_processes(counts: Tensor) -> Tensor:
+def draw_operating(space: SearchSpace, draw: Callable[[], SubnetConfig]) -> SubnetConfig:
+    """What ``draw`` yields, but none that has ``none`` in every place once it is simplified.
+
+    Raises:
+        ValueError: If a thousand draws find no other.
+    """
+    for _ in range(1000):
+        config = draw()
+        if any(pick != NONE for _, picks in space.canonical(config).picks for pick in picks):
+            return config
+    raise ValueError(f"A path needs an operation; in space {space.name!r} a thousand draws held only {NONE!r}.")
+
+
+def over_processes(counts: Tensor) -> Tensor:
+    """The sum over all processes, in place."""
     if dist.is_available() and dist.is_initialized():
         dist.all_reduce(counts)
     return counts

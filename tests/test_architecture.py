@@ -33,7 +33,7 @@ ALLOWED = {
     "nat": {"base", "cluster", "cost", "errors", "evaluation", "files", "fronts"}
     | {"functional", "sandwich", "sharing", "supernets", "tasks"},
     "discrete": {"cluster", "cost", "errors", "evaluation", "files", "fronts", "functional", "supernets", "tasks"}
-    | {"retrain"},
+    | {"retrain", "sharing"},
 }
 # ... and all others everything, except what lies above them.
 TOP = {"__main__", "cli", "picking", "quickstart", "runs", "studying"}

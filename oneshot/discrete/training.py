@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import random
 import warnings
 import zlib
 from collections.abc import Callable, Iterator, Mapping
@@ -11,7 +12,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytorch_lightning as pl
+import torch
 from pytorch_lightning.utilities.seed import isolate_rng
 from safetensors import safe_open
 from safetensors.torch import save
@@ -116,7 +119,7 @@ class TrainingEvaluator(Evaluator):
                 f"{proposal.trained} leaves {epochs}"
             )
         with isolate_rng(), _quiet():
-            pl.seed_everything(self._seed(proposal), verbose=False)
+            _seed_everything(self._seed(proposal))
             network = self.beginning(proposal)
             module = Retrain(network, **self.options)  # type: ignore[arg-type]
             options: dict[str, Any] = {
@@ -188,6 +191,13 @@ class TrainingEvaluator(Evaluator):
 
     def _seed(self, proposal: Proposal) -> int:
         return zlib.crc32(json.dumps([self.seed, proposal.to_dict()]).encode())
+
+
+def _seed_everything(seed: int) -> None:
+    """As Lightning does, but without its environment variable, from which data made later would take its seed."""
+    random.seed(seed)
+    np.random.seed(seed)
+    torch.manual_seed(seed)
 
 
 @contextmanager

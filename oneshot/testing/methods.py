@@ -354,9 +354,12 @@ class SharingContract(SearchContract):
 
     trained = ("supernet",)
 
-    def test_all_that_is_trained_is_weights(self, method: Method, supernet: OperationSupernet) -> None:
+    def test_what_is_trained_is_what_the_method_says_and_no_alphas(
+        self, method: Method, supernet: OperationSupernet
+    ) -> None:
         module = method(supernet)
-        assert {p for p in module.parameters() if p.requires_grad} == set(module.supernet.parameters())
+        trained = {p for part in self.trained for p in getattr(module, part).parameters()}
+        assert {p for p in module.parameters() if p.requires_grad} == trained
         assert not any(alpha.any() for alpha in module.arch_parameters())
 
     def test_the_alphas_stay_and_every_step_moves_the_weights(

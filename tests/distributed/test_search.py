@@ -51,6 +51,19 @@ def test_two_processes_train_the_same_paths_and_agree_on_the_ranking(method: str
 
 
 @pytest.mark.slow
+def test_two_processes_of_enas_have_one_controller(tmp_path: Path) -> None:
+    """Not that of one process: rewards are measured in the statistics of batches, which are smaller for two."""
+    script = str(Path(__file__).with_name("sharing.py"))
+    torchrun = ["-m", "torch.distributed.run", "--nproc_per_node=2", "--master_port=0", "--rdzv_backend=c10d"]
+    run(*torchrun, "--rdzv_endpoint=localhost:0", script, "ENAS", "2", str(tmp_path / "two"))
+    first, second = (torch.load(tmp_path / name) for name in ("two.0", "two.1"))
+    assert len(first["controller"]) > 5
+    for name in ("weights", "controller"):
+        assert all(torch.equal(a, b) for a, b in zip(first[name], second[name], strict=True))
+    assert first["ranking"] == second["ranking"] and len(first["ranking"]) == 3
+
+
+@pytest.mark.slow
 def test_two_processes_of_nat_share_the_evaluations_and_agree_on_the_archive(tmp_path: Path) -> None:
     script = str(Path(__file__).with_name("nat.py"))
     torchrun = ["-m", "torch.distributed.run", "--nproc_per_node=2", "--master_port=0", "--rdzv_backend=c10d"]

@@ -55,6 +55,7 @@ METHODS: dict[str, Callable[[Any], SearchModule]] = {
     "dartspt": lambda s: oneshot.DARTSPT(s, train_epochs=1, tune_epochs=0, batches=1),
     "random_sharing": lambda s: oneshot.RandomSharing(s, candidates=2, finalists=1),
     "fairnas": lambda s: oneshot.FairNAS(s, candidates=2, finalists=1),
+    "enas": lambda s: oneshot.ENAS(s, updates=1, batch=2, candidates=2, finalists=1),
 }
 
 

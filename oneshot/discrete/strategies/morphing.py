@@ -51,6 +51,8 @@ class MorphismSearch(SearchStrategy, ABC):
     ) -> None:
         super().__init__(GRAPHS, seed=seed, scalar=scalar)
         given = [start] if isinstance(start, NetworkGraph) else list(start)
+        if wrong := [graph for graph in given if isinstance(graph, int)]:
+            raise ValueError(f"start is a list of networks, each a graph or a list of filters; got {wrong[0]}.")
         self.start = [graph if isinstance(graph, NetworkGraph) else plain_graph(graph) for graph in given]
         if not self.start:
             raise ValueError("A search by morphisms begins with at least one network; got none.")

@@ -1,0 +1,237 @@
+"""Strategies that grow networks, on losses that need no training: the fewer parameters are missing, the better."""
+
+from __future__ import annotations
+
+import math
+from itertools import pairwise
+from typing import Any
+
+import numpy as np
+import pytest
+import scipy.stats
+
+from oneshot.discrete import (
+    LEMONADE,
+    NASH,
+    LargeScaleEvolution,
+    MorphismRecord,
+    NetAdapt,
+    Proposal,
+    RandomGraphs,
+    Result,
+    SearchStrategy,
+    plain_graph,
+    replay,
+)
+from oneshot.discrete.strategies.lemonade import BANDWIDTH, log_params, rarity
+from oneshot.discrete.strategies.morphing import MorphismSearch
+from oneshot.supernets import SearchSpace
+from oneshot.testing.strategies import StrategyContract
+
+SHAPE, CLASSES = (1, 8, 8), 4
+START = plain_graph((4, 8))
+
+
+def params(strategy: MorphismSearch, proposal: Proposal) -> float:
+    return math.exp(log_params(strategy.network(proposal.config)))
+
+
+class GraphContract(StrategyContract):
+    """The contract of strategies, for architectures without end."""
+
+    evaluations = 20
+
+    def loss(self, proposal: Proposal) -> tuple[float, ...]:
+        network = RandomGraphs(START, SHAPE, CLASSES).network(proposal.config)
+        size = math.exp(log_params(network))
+        return abs(math.log(size) - math.log(5000)) + 0.01 * (proposal.number % 3), size
+
+    def test_proposals_are_canonical_and_repeated_only_by_strategies_that_say_so(self) -> None:
+        strategy = self.build(self.space, 0)
+        for proposal in self.run(strategy, 15):
+            assert strategy.network(proposal.config).config == proposal.config  # type: ignore[attr-defined]
+
+    def test_it_is_better_than_random_search(self) -> None:
+        strategy = self.build(self.space, 0)
+        losses = [self.loss(proposal)[0] for proposal in self.run(strategy, 30)]
+        assert min(losses) < 0.5 * losses[0]
+
+    def test_traces_make_the_proposed_network_from_the_parents(self) -> None:
+        strategy = self.build(self.space, 2)
+        asked = {proposal.number: proposal for proposal in self.run(strategy, 15)}
+        traced = [proposal for proposal in asked.values() if proposal.trace]
+        assert traced or isinstance(strategy, RandomGraphs)
+        import torch
+
+        for proposal in traced:
+            assert proposal.parent is not None and proposal.parent < proposal.number
+            parent = strategy.network(asked[proposal.parent].config)  # type: ignore[attr-defined]
+            records = [MorphismRecord.from_dict(step) for step in proposal.trace]
+            assert replay(parent, records, torch.randn(8, *SHAPE)).config == proposal.config
+
+
+class TestRandomGraphs(GraphContract):
+    def build(self, space: SearchSpace, seed: int) -> SearchStrategy:
+        return RandomGraphs(START, SHAPE, CLASSES, steps=4, seed=seed)
+
+
+class TestLEMONADE(GraphContract):
+    def build(self, space: SearchSpace, seed: int) -> SearchStrategy:
+        return LEMONADE([START, (4, 4), (8, 4), *[(4,)] * 4], SHAPE, CLASSES, children=6, accepted=2, seed=seed)
+
+
+class TestLargeScaleEvolution(GraphContract):
+    def build(self, space: SearchSpace, seed: int) -> SearchStrategy:
+        return LargeScaleEvolution(START, SHAPE, CLASSES, population=8, seed=seed)
+
+    def test_it_is_better_than_random_search(self) -> None:
+        strategy = self.build(self.space, 0)
+        losses = [self.loss(proposal)[0] for proposal in self.run(strategy, 60)]
+        assert min(losses) < 0.5 * losses[0]
+
+
+def climb(strategy: NASH, n: int, loss: Any) -> list[Proposal]:
+    asked = []
+    while len(asked) < n and (proposals := strategy.ask(100)):
+        for proposal in proposals:
+            strategy.tell(Result(proposal.number, loss(proposal)))
+        asked += proposals
+    return asked
+
+
+def test_nash_trains_the_unchanged_network_among_its_neighbours_and_goes_on_from_the_best() -> None:
+    strategy = NASH(START, SHAPE, CLASSES, steps=2, neighbours=4, morphisms=2, final_epochs=9, seed=1)
+    asked = climb(strategy, 100, lambda p: (-params(strategy, p),))
+
+    assert [p.fidelity for p in asked] == [20, *[17] * 8, 9]
+    first, second = asked[1:5], asked[5:9]
+    for group in (first, second):
+        unchanged, *others = group
+        (parent,) = {p.parent for p in group}
+        assert unchanged.config == strategy.observed[parent][0].config and not unchanged.trace
+        assert all(len(p.trace) == 2 for p in others)
+    best = max(first, key=lambda p: params(strategy, p))
+    assert second[0].parent == best.number
+    assert asked[-1].parent == max(second, key=lambda p: params(strategy, p)).number
+    assert not strategy.ask(), "and that is the end"
+
+
+def test_nash_keeps_the_network_if_no_morphism_was_better() -> None:
+    strategy = NASH(START, SHAPE, CLASSES, steps=3, neighbours=3, morphisms=1, final_epochs=0, seed=0)
+    asked = climb(strategy, 100, lambda p: (params(strategy, p),))
+    assert {p.config for p in asked if not p.trace} == {START.config}
+
+
+def test_nash_goes_on_where_neighbours_failed() -> None:
+    strategy = NASH(START, SHAPE, CLASSES, steps=2, neighbours=3, morphisms=1, final_epochs=1, seed=0)
+    asked = climb(strategy, 100, lambda p: None if p.trace else (1.0,))
+    assert len(asked) == 1 + 3 + 3 + 1
+
+
+def test_lemonades_population_is_the_front() -> None:
+    strategy = LEMONADE([(4, 8), (8, 8)], SHAPE, CLASSES, children=6, accepted=3, seed=0)
+    told = {}
+    for _ in range(25):
+        (proposal,) = strategy.ask()
+        told[proposal.number] = (1 / params(strategy, proposal) + (proposal.number % 4), params(strategy, proposal))
+        strategy.tell(Result(proposal.number, told[proposal.number]))
+    for _, values in strategy.population:
+        assert not any(a <= values[0] and b <= values[1] and (a, b) != values for a, b in told.values())
+    assert len(strategy.population) > 3
+    parents = {p.parent for p, _ in strategy.observed.values()} - {None}
+    assert len(parents) > 1
+
+
+@pytest.mark.parametrize("density", ["both", "parents", "children", "none"])
+def test_every_use_of_the_density_searches(density: Any) -> None:
+    strategy = LEMONADE(START, SHAPE, CLASSES, children=4, accepted=2, density=density, seed=0)
+    for _ in range(6):
+        (proposal,) = strategy.ask()
+        strategy.tell(Result(proposal.number, (1.0 / (1 + proposal.number), params(strategy, proposal))))
+
+
+def test_chances_are_one_over_the_kernel_density() -> None:
+    rng = np.random.default_rng(0)
+    known, points = rng.normal(size=(30, 1)), rng.normal(size=(10, 1))
+    # an independent estimate, in float64: SciPy's with Scott's factor and the population's standard deviation
+    spread = known.std()
+    estimate = scipy.stats.gaussian_kde(
+        known.T / spread, bw_method=lambda k: k.scotts_factor() / (known / spread).std(ddof=1)
+    )
+    expected = 1 / estimate(points.T / spread)
+    np.testing.assert_allclose(rarity(known, points), expected / expected.sum(), rtol=1e-9)
+    wrong = -estimate.logpdf(points.T / spread)
+    wrong = wrong - wrong.min()
+    assert not np.allclose(rarity(known, points), wrong / wrong.sum(), rtol=1e-2), "minus the logarithm is no chance"
+
+
+def test_a_population_of_equal_costs_is_no_division_by_zero() -> None:
+    chances = rarity([[5.0, 1.0]] * 3, [[5.0, 1.0], [9.0, 1.0]])
+    assert np.isfinite(chances).all() and chances[1] > chances[0]
+    many = np.linspace(0, 1, 10**6)[:, None][:5]
+    assert np.isfinite(rarity(many, [[1e9]])).all() and BANDWIDTH > 0
+
+
+def test_the_worse_of_two_dies() -> None:
+    strategy = LargeScaleEvolution(START, SHAPE, CLASSES, population=3, keep=0, reset=0, seed=0)
+    for proposal in strategy.ask(3):
+        strategy.tell(Result(proposal.number, (float(proposal.number),)))
+    (mutant,) = strategy.ask()
+    alive = {member.number for _, member in strategy._alive}
+    assert len(alive) == 2 and mutant.parent in alive
+    assert mutant.trace and 0 in alive, "the best never loses"
+
+
+def test_netadapt_prunes_to_its_target_step_by_step() -> None:
+    strategy = NetAdapt(
+        plain_graph((16, 16)), SHAPE, CLASSES, target=0.5, cost=lambda net: log_params(net) - 7, reduction=0.3, seed=0
+    )
+    first = strategy.cost(strategy.network(strategy.start[0].config))
+    costs, loss = [first], {}
+    while proposals := strategy.ask(50):
+        for proposal in proposals:
+            loss[proposal.number] = 1.0 / params(strategy, proposal)
+            strategy.tell(Result(proposal.number, (loss[proposal.number],)))
+        assert strategy.current is not None
+        costs.append(strategy.current[1])
+    assert all(later <= earlier for earlier, later in pairwise(costs))
+    assert costs[-1] <= 0.5 < first
+    last = max(strategy.observed.values(), key=lambda pair: pair[0].number)[0]
+    assert last.fidelity == 20 and last.parent is not None and not last.trace
+
+
+@pytest.mark.parametrize(("choose", "chosen"), [("accuracy", 1), ("ratio", 2)])
+def test_netadapt_chooses_by_accuracy_or_by_what_accuracy_costs(choose: Any, chosen: int) -> None:
+    strategy = NetAdapt(plain_graph((16, 16, 16)), SHAPE, CLASSES, target=1000, choose=choose, reduction=0.02)
+    (start,) = strategy.ask()
+    strategy.tell(Result(start.number, (0.1,)))
+    first, second, *_ = strategy.ask(3)
+    for number, loss, saved in ((first.number, 0.2, 1.0), (second.number, 0.3, 100.0)):
+        strategy._cost_of[number] = strategy.current[1] - saved  # type: ignore[index]
+        strategy.tell(Result(number, (loss,)))
+    for proposal in list(strategy.pending.values()):
+        strategy.tell(Result(proposal.number, None))
+    assert strategy.current is not None and strategy.current[2].number == chosen
+
+
+@pytest.mark.parametrize(
+    ("build", "message"),
+    [
+        pytest.param(lambda: RandomGraphs([], SHAPE, CLASSES), "begins with at least one network", id="no start"),
+        pytest.param(
+            lambda: RandomGraphs((4, 8), SHAPE, CLASSES), "each a graph or a list of filters; got 4", id="int"
+        ),  # type: ignore[arg-type]
+        pytest.param(lambda: RandomGraphs(START, SHAPE, CLASSES, steps=0), "got steps=0", id="no steps"),
+        pytest.param(lambda: NASH(START, SHAPE, CLASSES, neighbours=1), "2 neighbours", id="nash"),
+        pytest.param(lambda: LEMONADE(START, SHAPE, CLASSES, accepted=9, children=3), "at most all", id="lemonade"),
+        pytest.param(lambda: LEMONADE(START, SHAPE, CLASSES, density="x"), "density is 'both'", id="density"),  # type: ignore[arg-type]
+        pytest.param(lambda: LargeScaleEvolution(START, SHAPE, CLASSES, population=1), "at least 2", id="population"),
+        pytest.param(lambda: LargeScaleEvolution(START, SHAPE, CLASSES, keep=0.9, reset=0.2), "of sum at most", id="p"),
+        pytest.param(lambda: NetAdapt(START, SHAPE, CLASSES, target=1e9), "is below that of the start", id="target"),
+        pytest.param(lambda: NetAdapt(START, SHAPE, CLASSES, target=1e3, decay=2), "decay above 0", id="decay"),
+        pytest.param(lambda: NetAdapt(START, SHAPE, CLASSES, target=1e3, epochs=0), "at least one epoch", id="epochs"),
+    ],
+)
+def test_bad_arguments_are_refused(build: Any, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        build()
