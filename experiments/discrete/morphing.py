@@ -91,8 +91,8 @@ class Task:
 
 
 TASKS = {
-    "digits": Task((4, 8), 50_000, long=12, short=3, batch_size=32, worst=0.5, budget=60, scratch=24),
-    "cifar10": Task((8, 16, 16), 40_000, long=8, short=2, batch_size=64, worst=0.8, budget=180, scratch=16),
+    "digits": Task((4, 8), 50_000, long=12, short=3, batch_size=32, worst=0.5, budget=45, scratch=24),
+    "cifar10": Task((8, 16, 16), 40_000, long=8, short=2, batch_size=64, worst=0.8, budget=150, scratch=16),
 }
 
 
@@ -339,7 +339,9 @@ def draw(runs: Sequence[Mapping[str, Any]]) -> Figure:
                 x = [point["params"] for point in front]
                 ends = [*x, task.max_params]
                 y = [100 * point["error"] for point in front]
-                upper.step(ends, [*y, y[-1]], where="post", color=COLOURS[strategy], lw=1.2, label="" if i else strategy)
+                upper.step(
+                    ends, [*y, y[-1]], where="post", color=COLOURS[strategy], lw=1.2, label="" if i else strategy
+                )
                 test = [100 * point["test_error"] for point in front]
                 upper.scatter(x, test, s=14, color=COLOURS[strategy], alpha=0.6, linewidths=0, zorder=3)
             if of:

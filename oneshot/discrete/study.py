@@ -254,6 +254,7 @@ class Study:
                 self._loop(pool, show)
         finally:
             pool.close()
+            self._elapsed = self._at()
         return self
 
     def _pool(self) -> Pool:
@@ -353,7 +354,7 @@ class Study:
 
     @property
     def best(self) -> Record:
-        """The evaluation with the least first objective, among those of the highest fidelity.
+        """The evaluation that the strategy calls best, which knows what its fidelities mean.
 
         Raises:
             RuntimeError: If none has succeeded.
@@ -362,7 +363,8 @@ class Study:
         if not done:
             failures = {record.result.failure for record in self.records}
             raise RuntimeError(f"No evaluation has succeeded yet; failures: {'; '.join(map(str, failures)) or 'none'}.")
-        return min(done, key=lambda record: (-_fidelity(record), record.result.values))
+        number = self.strategy.best.number
+        return next(record for record in done if record.proposal.number == number)
 
     def front(self) -> list[Record]:
         """The evaluations that no other dominates, by the first objective; of equal ones, the first."""
@@ -416,10 +418,6 @@ def _key(proposal: Proposal) -> tuple[Any, ...]:
     """Evaluations of the same key have the same answer."""
     trace = tuple(repr(sorted(step.items())) for step in proposal.trace)
     return proposal.config, proposal.fidelity, proposal.parent, proposal.trained, trace
-
-
-def _fidelity(record: Record) -> float:
-    return math.inf if record.proposal.fidelity is None else record.proposal.fidelity
 
 
 def configs(records: Sequence[Record]) -> list[SubnetConfig]:

@@ -101,6 +101,11 @@ class NetAdapt(MorphismSearch):
         self._cost_of[proposal.number] = cost
         return proposal
 
+    @property
+    def best(self) -> Proposal:
+        """The network that is pruned, as small as it is by now; larger ones have less error and are not asked for."""
+        return super().best if self.current is None else self.current[2]
+
     def _candidates(self, best: Proposal, cost: float) -> list[tuple[NetworkGraph, MorphismRecord, float]]:
         """One for each convolution that can save enough: the one with the most filters left."""
         network, goal = self.network(best.config), max(cost - self.saving, self.target)
@@ -133,7 +138,9 @@ class NetAdapt(MorphismSearch):
             if result.values is not None:
                 self.current = loss, self.cost(self.network(proposal.config)), proposal
             return
-        if result.values is not None and proposal.number in self._cost_of:
+        if self._ended and result.values is not None:
+            self.current = loss, self.current[1], proposal
+        elif result.values is not None and proposal.number in self._cost_of:
             self._told.append((loss, self._cost_of[proposal.number], proposal))
         if self.pending or self._queue or not self._told:
             return
