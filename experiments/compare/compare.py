@@ -80,7 +80,7 @@ SPACES = ("nasbench201", "darts", "s1", "s2", "s3", "s4")
 
 @dataclass(frozen=True)
 class Method:
-    target: str  # module and class below oneshot.methods
+    target: str  # module and class, below oneshot.methods or of another folder
     changes: Callable[[int, float], dict[str, Any]]
     supernet: Mapping[str, Any] = field(default_factory=dict)
     latency: bool = False  # needs a cost: here the MACs of the supernet's candidates
@@ -122,6 +122,8 @@ METHODS = {
     "dartspt_fixed": Method("dartspt:DARTSPT", lambda e, k: {"fixed_alphas": True, **SELECTION}),
     "random_sharing": Method("random_sharing:RandomSharing", lambda e, k: {"candidates": 200}),
     "fairnas": Method("fairnas:FairNAS", lambda e, k: {"candidates": 200}),
+    # 150 epochs in the paper: the controller learns k times as fast, too
+    "enas": Method("oneshot.discrete.enas:ENAS", lambda e, k: {"controller_lr": 0.0035 * k, "candidates": 200}),
 }
 RANDOM = "random"
 
@@ -201,7 +203,7 @@ def make_search(name: str, args: argparse.Namespace, data: VisionData) -> Search
     options = changes(name, args)
     if method.latency:
         options["penalty"] = CostPenalty(count_candidates(supernet, "macs"), "fbnet")
-    search = getattr(import_module(f"oneshot.methods.{module}"), cls)(supernet, **options)
+    search = getattr(import_module(module if "." in module else f"oneshot.methods.{module}"), cls)(supernet, **options)
     assert isinstance(search, SearchModule)
     return search
 

@@ -198,15 +198,15 @@ class SearchStrategy(ABC):
 
     @property
     def best(self) -> Proposal:
-        """The proposal of least loss so far.
+        """The proposal of least loss so far; of equal ones, that with the least objectives in their order.
 
         Raises:
             RuntimeError: If no evaluation has succeeded.
         """
-        done = [(self.loss(result), number) for number, (_, result) in self.observed.items() if result.values]
+        done = [(self.loss(r), r.values, number) for number, (_, r) in self.observed.items() if r.values is not None]
         if not done:
             raise RuntimeError("No evaluation has succeeded yet, so there is no best architecture.")
-        return self.observed[min(done)[1]][0]
+        return self.observed[min(done)[-1]][0]
 
     # State.
 

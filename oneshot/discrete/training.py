@@ -19,6 +19,7 @@ from pytorch_lightning.utilities.seed import isolate_rng
 from safetensors import safe_open
 from safetensors.torch import save
 from torch import nn
+from torch.utils.data import DistributedSampler
 
 from oneshot.cost.counts import count
 from oneshot.evaluation import decode_images
@@ -44,7 +45,8 @@ class TrainingEvaluator(Evaluator):
     learning rate falls from ``lr`` to ``lr_min`` by a cosine over the epochs of this training.
 
     The same proposal gives the same weights on the same machine: all random numbers follow from ``seed`` and the
-    proposal, and those of the process stay as they were.
+    proposal, and those of the process stay as they were. Children of one parent see the same batches, so that they
+    compare; they are others than those their parent saw.
 
     Args:
         data: Images to train with, and to validate with.
@@ -132,6 +134,8 @@ class TrainingEvaluator(Evaluator):
                 **self.trainer,
             }
             trainer = pl.Trainer(max_epochs=epochs, **options)
+            if proposal.parent is not None:
+                trainer.callbacks.append(_OtherBatches(self._hash(proposal.parent)))  # type: ignore[attr-defined]  # Lightning
             trainer.fit(module, datamodule=self.data)
             accuracy = float(trainer.callback_metrics[f"val/{METRICS[network.task]}"])
             network = module.network_for_export().cpu()
@@ -190,7 +194,25 @@ class TrainingEvaluator(Evaluator):
         return self.folder / f"{number}.safetensors"
 
     def _seed(self, proposal: Proposal) -> int:
-        return zlib.crc32(json.dumps([self.seed, proposal.to_dict()]).encode())
+        return self._hash(proposal.to_dict())
+
+    def _hash(self, what: object) -> int:
+        return zlib.crc32(json.dumps([self.seed, what]).encode())
+
+
+class _OtherBatches(pl.Callback):
+    """Another order and augmentation of the training images, where these follow from a seed and the epoch.
+
+    Every training begins with epoch 0. Without this, all generations of a family would see the same few epochs.
+    """
+
+    def __init__(self, seed: int) -> None:
+        self.seed = seed
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        sampler = getattr(trainer.train_dataloader, "sampler", None)
+        if isinstance(sampler, DistributedSampler):
+            sampler.seed = self.seed
 
 
 def _seed_everything(seed: int) -> None:

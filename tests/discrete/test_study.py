@@ -294,6 +294,13 @@ def test_hours_are_those_of_all_sessions_together(tmp_path: Path) -> None:
     assert len(study().run().evaluated) == len(first.evaluated), "the time is used up"
 
 
+def test_a_study_that_is_run_again_with_a_larger_budget_goes_on_in_time() -> None:
+    study = Study(RandomSearch(SPACE), table(), ["max accuracy"], evaluations=5).run()
+    study.evaluations = 9
+    times = [record.at for record in study.run().records]
+    assert len(times) == 9 and times == sorted(times)
+
+
 def test_the_bar_shows_best_front_and_failures(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     evaluator = Faulty(tmp_path, {1: "raises"})
     Study(RandomSearch(SPACE), evaluator, ["min error"], evaluations=4, progress=True).run()

@@ -239,6 +239,7 @@ def test_netadapt_prunes_to_its_target_step_by_step() -> None:
     assert costs[-1] <= 0.5 < first
     last = max(strategy.observed.values(), key=lambda pair: pair[0].number)[0]
     assert last.fidelity == 20 and last.parent is not None and not last.trace
+    assert strategy.best == last, "not the network to begin with, which has the least error"
 
 
 @pytest.mark.parametrize(("choose", "chosen"), [("accuracy", 1), ("ratio", 2)])
