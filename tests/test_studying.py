@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import csv
 import json
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -184,8 +185,6 @@ def table(path: str) -> TabularEvaluator:
     monkeypatch.setattr("sys.path", [path for path in sys.path if path not in ("", str(tmp_path))])
     strategy = "{class_path: oneshot.discrete.GridSearch}"
     evaluator = "{class_path: an_own_table.table, init_args: {path: t.csv}}"
-    discrete(
-        ["--strategy", strategy, "--evaluator", evaluator, "--objectives", "[min error]", "--evaluations", "2"]
-        + ["--out", "run"]
-    )
+    options = ["--objectives", "[min error]", "--evaluations", "2", "--out", "run"]
+    assert run("--strategy", strategy, "--evaluator", evaluator, *options) == 0
     assert read_study("run").best.result.metrics == {"error": 1.0}
