@@ -4,7 +4,11 @@ from __future__ import annotations
 
 import logging
 import math
+import signal
 import socket
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from .errors import missing_extra
@@ -30,12 +34,28 @@ def connect(address: str | None, cpus: float, what: str) -> Any:
         _look_for(address)
         options: dict[str, Any] = {"num_cpus": math.ceil(cpus)} if address == "local" else {}
         try:
-            ray.init(
-                address=address, include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR, **options
-            )
+            with _handler_of_sigterm_kept():
+                ray.init(
+                    address=address,
+                    include_dashboard=False,
+                    log_to_driver=False,
+                    logging_level=logging.ERROR,
+                    **options,
+                )
         except (ConnectionError, ValueError, RuntimeError) as error:
             raise _no_cluster(address, error) from error
     return ray
+
+
+@contextmanager
+def _handler_of_sigterm_kept() -> Iterator[None]:
+    """Ray replaces it by ``sys.exit``, also for every fit to come, which then ends without its checkpoint."""
+    handler = signal.getsignal(signal.SIGTERM)
+    try:
+        yield
+    finally:
+        if handler is not None and threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGTERM, handler)
 
 
 def _look_for(address: str | None) -> None:

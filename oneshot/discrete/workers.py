@@ -19,7 +19,6 @@ from oneshot.cluster import connect
 
 from .protocol import Evaluator, Proposal
 
-STILLBORN = 3  # processes in a row that die before they are ready, after which no more are begun
 START = 120.0  # seconds for a new process to import what the evaluator needs, beside the timeout
 
 
@@ -87,7 +86,7 @@ class Processes(Pool):
         self._threads = max(1, (os.cpu_count() or 1) // size)
         self._free: list[_Process] = []
         self._busy: list[_Process] = []
-        self._stillborn = 0  # processes in a row that died before they were ready
+        self._began = False  # whether any process was ever ready
 
     def submit(self, proposal: Proposal) -> None:
         worker = self._free.pop() if self._free else _Process(self._context, self.evaluator, self._threads)
@@ -116,8 +115,7 @@ class Processes(Pool):
         except (EOFError, OSError):
             worker.process.join()
             self._busy.remove(worker)
-            self._stillborn = 0 if worker.warm else self._stillborn + 1
-            if self._stillborn == STILLBORN:
+            if not self._began:
                 raise RuntimeError(
                     f"The processes of the evaluator end as they begin ({_how(worker.process.exitcode)}). If a script "
                     "runs the study, keep it under 'if __name__ == \"__main__\"'; what the evaluator holds is imported "
@@ -125,7 +123,7 @@ class Processes(Pool):
                 ) from None
             return worker.failed(f"its process died ({_how(worker.process.exitcode)})")
         if message == READY:
-            self._stillborn = 0
+            self._began = True
             worker.warm, worker.began = True, time.monotonic()
             return None
         self._busy.remove(worker)

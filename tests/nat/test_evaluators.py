@@ -182,7 +182,9 @@ def test_a_ray_cluster_measures_the_same_and_a_lost_worker_costs_nothing(ray: An
     configs = configs_of(supernet, 8)
     local = SupernetEvaluator(supernet, x, y, calibration, batch_size=20)
     told: list[SubnetConfig] = []
+    handler = signal.getsignal(signal.SIGTERM)
     cluster = RayEvaluator(local, workers=2)
+    assert signal.getsignal(signal.SIGTERM) == handler, "a fit that is stopped still saves its checkpoint"
     assert cluster.evaluate(configs, lambda config, error: told.append(config)) == local.evaluate(configs)
     assert sorted(map(str, told)) == sorted(map(str, configs))
     cluster.local = Dying(tmp_path / "died", configs[3])
