@@ -46,10 +46,12 @@ def discrete(args: Sequence[str]) -> None:
     if parsed.resume and (folder / CONFIG).is_file():
         _compare(config, yaml.safe_load((folder / CONFIG).read_text()))
         study = build(config, folder)
+        with study.log.alone():
+            _write_config(config, folder)  # the budget that it has now, for the next time
     else:
         with new_folder(folder, overwrite=parsed.overwrite or parsed.resume, marker=CONFIG, keep=CONFIG):
             study = build(config, folder)
-            write_atomically(folder / CONFIG, yaml.safe_dump(config, sort_keys=False))
+            _write_config(config, folder)
     if study.records:
         _say(console, f"Going on after {len(study.evaluated)} evaluations.")
     try:
@@ -63,6 +65,10 @@ def discrete(args: Sequence[str]) -> None:
     if failed := sum(record.result.values is None for record in evaluated):
         _say(console, f"{failed} of {len(evaluated)} evaluations failed; {folder / TABLE} says why.")
     _say(console, f"Run: {folder}, with {TABLE} and {PICTURE}. Next: oneshot pick {folder} --knee")
+
+
+def _write_config(config: Mapping[str, Any], folder: Path) -> None:
+    write_atomically(folder / CONFIG, yaml.safe_dump(dict(config), sort_keys=False))
 
 
 def read_study(run: str | Path) -> Study:
