@@ -93,7 +93,7 @@ class TrainingEvaluator(Evaluator):
         data.setup("fit")
         if not data.val_dataloader():
             raise ValueError("Networks are compared on validation images; there are none. Use val_fraction=0.1.")
-        self.data, self.folder, self.epochs = data, Path(folder), epochs
+        self.data, self.folder, self.epochs = data, Path(folder).absolute(), epochs
         self.space = build.space if isinstance(build, Supernet) else None
         self._build = build
         self.options = {"lr": lr, "lr_min": lr_min, "weight_decay": weight_decay, "optimizer": optimizer}

@@ -73,6 +73,15 @@ def test_metrics_are_those_of_the_network(tmp_path: Path) -> None:
     assert float(accuracy) == pytest.approx(found["accuracy"])
 
 
+def test_weights_are_found_from_another_working_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    it = evaluator(Path("weights"))
+    it(first())
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    assert it.beginning(first(1, parent=0)).config == first().config
+
+
 def test_a_higher_fidelity_goes_on_from_the_weights_of_the_lower_one(tmp_path: Path) -> None:
     it = evaluator(tmp_path)
     it(first(fidelity=1))
