@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar, TypeAlias
 
@@ -319,10 +319,3 @@ def listed(space: SearchSpace) -> IntMatrix:
 def first_objective(values: Sequence[float]) -> float:
     """The default of strategies that minimise one objective."""
     return values[0]
-
-
-def successful(observed: Mapping[int, tuple[Proposal, Result]]) -> Iterator[tuple[Proposal, Sequence[float]]]:
-    """Proposals whose evaluation succeeded, with their values, in the order in which they were told."""
-    for proposal, result in observed.values():
-        if result.values is not None:
-            yield proposal, result.values
