@@ -229,8 +229,8 @@ class Study:
             if self.strategy.ask() != logged:
                 raise ValueError(
                     f"The strategy does not propose again what is in the log {self.log.path}, from number "
-                    f"{number} on: it has other arguments, or another version wrote the log. Go on with the "
-                    "same, or choose a new folder."
+                    f"{number} on: it has other arguments, or the log was written by another version, or on "
+                    "another kind of processor, whose rounding differs. Go on with the same, or choose a new folder."
                 )
         elif event["number"] not in self.strategy.pending:
             raise ValueError(
