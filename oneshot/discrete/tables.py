@@ -323,6 +323,7 @@ def accel_nasbench(
     space = TableSpace("accel_nasbench", choices, rows=tuple(map(tuple, distinct[order].tolist())))
     wanted = dict(metrics) if isinstance(metrics, Mapping) else {name: name for name in metrics}
     columns = {
-        name: np.array([_cell(*lines[i], column, float) for i in first[order]]) for name, column in wanted.items()
+        name: np.array([_cell(*line, column, float) for line in (lines[int(i)] for i in first[order])])
+        for name, column in wanted.items()
     }
     return TabularEvaluator(space, distinct[order], columns)
