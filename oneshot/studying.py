@@ -227,7 +227,7 @@ def _object(name: str, given: Mapping[str, Any], known: Mapping[str, Any]) -> An
         except argparse.ArgumentError as error:
             reason = " ".join(line.strip() for line in str(error).splitlines())
             if "does not correspond to a subclass" in reason:
-                reason += f": a class has that base, and a function says that it returns a {OBJECTS[name].__name__}."
+                reason += f": a class has that base, and a function the return type {OBJECTS[name].__name__}."
             raise ValueError(reason.removeprefix(f'Parser key "{name}": ')) from error
         return parser.instantiate_classes(parsed)[name]
 
