@@ -40,16 +40,21 @@ def discrete(args: Sequence[str]) -> None:
     options, rest = _split(_with_config_of_the_run(args))
     parsed = _parser().parse_args(rest)
     config = {name: parsed[name] for name in (*OBJECTS, "objectives", *FREE)}
+    for name in OBJECTS:
+        if isinstance(config[name], str):
+            config[name] = {"class_path": config[name]}
     for path, value in options:
         _set(config, path, value)
     folder, console = Path(parsed.out), Console()
     if parsed.resume and (folder / CONFIG).is_file():
         _compare(config, yaml.safe_load((folder / CONFIG).read_text()))
         study = build(config, folder)
+        with study.log.alone():
+            _write_config(config, folder)  # the budget that it has now, for the next time
     else:
         with new_folder(folder, overwrite=parsed.overwrite or parsed.resume, marker=CONFIG, keep=CONFIG):
             study = build(config, folder)
-            write_atomically(folder / CONFIG, yaml.safe_dump(config, sort_keys=False))
+            _write_config(config, folder)
     if study.records:
         _say(console, f"Going on after {len(study.evaluated)} evaluations.")
     try:
@@ -63,6 +68,10 @@ def discrete(args: Sequence[str]) -> None:
     if failed := sum(record.result.values is None for record in evaluated):
         _say(console, f"{failed} of {len(evaluated)} evaluations failed; {folder / TABLE} says why.")
     _say(console, f"Run: {folder}, with {TABLE} and {PICTURE}. Next: oneshot pick {folder} --knee")
+
+
+def _write_config(config: Mapping[str, Any], folder: Path) -> None:
+    write_atomically(folder / CONFIG, yaml.safe_dump(dict(config), sort_keys=False))
 
 
 def read_study(run: str | Path) -> Study:
@@ -129,8 +138,8 @@ def _parser() -> ArgumentParser:
     parser = ArgumentParser(prog="oneshot discrete", description="Search by asking and telling.")
     parser.add_argument("--config", action="config", help="YAML file with the options below")
     for name, kind in OBJECTS.items():
-        what = f"class_path and init_args of the {kind.__name__}; also --{name}.init_args.ARGUMENT VALUE"
-        parser.add_argument(f"--{name}", type=dict, required=True, help=what)
+        what = f"class of the {kind.__name__}, or class_path and init_args; also --{name}.init_args.ARGUMENT VALUE"
+        parser.add_argument(f"--{name}", type=dict | str, required=True, help=what)
     parser.add_argument("--objectives", type=list[str], required=True, help="such as ['max accuracy', 'min params']")
     parser.add_argument("--evaluations", type=int | None, default=None, help="budget")
     parser.add_argument("--hours", type=float | None, default=None, help="budget of time")
@@ -217,6 +226,8 @@ def _object(name: str, given: Mapping[str, Any], known: Mapping[str, Any]) -> An
             parsed = parser.parse_object({name: {"class_path": class_path, "init_args": arguments}})
         except argparse.ArgumentError as error:
             reason = " ".join(line.strip() for line in str(error).splitlines())
+            if "does not correspond to a subclass" in reason:
+                reason += f": a class has that base, and a function the return type {OBJECTS[name].__name__}."
             raise ValueError(reason.removeprefix(f'Parser key "{name}": ')) from error
         return parser.instantiate_classes(parsed)[name]
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -43,9 +44,8 @@ def test_a_cost_of_ones_own_goes_into_a_search(tmp_path: Path) -> None:
     run(tmp_path, "-c", COST)
 
 
-TRAINED, GREEDY, GREEDYS_CONTRACT = re.findall(
-    r"```python\n(.*?)```", (ROOT / "docs/discrete.md").read_text(), re.DOTALL
-)
+PAGE = (ROOT / "docs/discrete.md").read_text()
+TRAINED, MINE, GREEDY, GREEDYS_CONTRACT = re.findall(r"```python\n(.*?)```", PAGE, re.DOTALL)
 
 
 @pytest.mark.slow
@@ -53,6 +53,15 @@ def test_the_study_of_the_page_on_discrete_search_runs(tmp_path: Path) -> None:
     # spawned processes aside, a study needs no guard
     assert "accuracy" in run(tmp_path, "-c", TRAINED)
     assert (tmp_path / "runs/evolution/log.jsonl").is_file()
+
+
+def test_the_table_and_the_evaluator_of_ones_own_are_searched_on_the_command_line(tmp_path: Path) -> None:
+    (tmp_path / "mine.py").write_text(MINE)
+    (tmp_path / "mine.csv").write_text("name,accuracy\n353-16,91.5\n333-8,90.0\n555-32,92.5\n")
+    (commands,) = re.findall(r"```bash\n(oneshot discrete --strategy .*?)```", PAGE, re.DOTALL)
+    mine, table = commands.replace("\\\n", "").strip().splitlines()
+    assert "Best: kernel: 3 3 3; width: 32" in run(tmp_path, "-m", *shlex.split(mine))
+    assert "Best: kernel: 5 5 5; width: 32" in run(tmp_path, "-m", *shlex.split(table), "--retries", "0")
 
 
 def test_the_strategy_of_ones_own_searches_and_keeps_the_contract(tmp_path: Path) -> None:

@@ -127,8 +127,11 @@ def test_a_table_has_no_network_to_pick(tmp_path: Path, capsys: pytest.CaptureFi
         ),
         pytest.param(["--strategy.class_path", "Magic"], "there is no 'Magic' to import", id="no module"),
         pytest.param(
-            ["--strategy.class_path", "oneshot.discrete.GraphNetwork"], "to a subclass of Sear", id="no strategy"
+            ["--strategy.class_path", "oneshot.discrete.GraphNetwork"],
+            "has that base, and a function",
+            id="no strategy",
         ),
+        pytest.param(["--strategy", "oneshot.discrete.Magic"], "there is no 'oneshot.discrete.Magic'", id="bare class"),
         pytest.param(["--strategy.init_args.seed", "x"], "Expected a <class 'int'>. Got value: x", id="type"),
         pytest.param(["--strategy.init_args.sead", "1"], "Option 'sead' is not accepted", id="misspelt"),
         pytest.param(["--strategy.sead", "1"], "--strategy has a class_path and init_args", id="place"),
@@ -158,6 +161,8 @@ def test_a_folder_is_not_written_over_and_a_study_goes_on_as_it_began(
     assert "exists. Choose another with --out, or replace it with --overwrite" in capsys.readouterr().err
     assert run("--resume", "--out", tmp_path / "run", "--strategy.init_args.seed", "5") == 1
     assert "goes on with the options it began with; strategy was" in capsys.readouterr().err
+    assert run("--resume", "--out", tmp_path / "run", "--evaluations", 8) == 0
+    assert yaml.safe_load((tmp_path / "run" / "config.yaml").read_text())["evaluations"] == 8, "if it is killed"
     assert run("--resume", "--out", tmp_path / "nowhere") == 1
     assert "has no config.yaml. Name its folder" in capsys.readouterr().err
     assert run("--config", config, "--out", tmp_path / "run", "--overwrite") == 0
@@ -185,6 +190,9 @@ def table(path: str) -> TabularEvaluator:
     monkeypatch.setattr("sys.path", [path for path in sys.path if path not in ("", str(tmp_path))])
     strategy = "{class_path: oneshot.discrete.GridSearch}"
     evaluator = "{class_path: an_own_table.table, init_args: {path: t.csv}}"
-    options = ["--objectives", "[min error]", "--evaluations", "2", "--out", "run"]
-    assert run("--strategy", strategy, "--evaluator", evaluator, *options) == 0
+    options = ["--objectives", "[min error]", "--evaluations", "2", "--out"]
+    assert run("--strategy", strategy, "--evaluator", evaluator, *options, "run") == 0
     assert read_study("run").best.result.metrics == {"error": 1.0}
+    bare = ["--strategy", "oneshot.discrete.GridSearch", "--evaluator", "an_own_table.table"]
+    assert run(*bare, "--evaluator.init_args.path", "t.csv", *options, "bare") == 0
+    assert read_study("bare").best.result.metrics == {"error": 1.0}

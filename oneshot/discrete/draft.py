@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 
@@ -197,7 +198,12 @@ def channel_classes(network: GraphNetwork) -> tuple[dict[str, list[int]], set[in
 
 
 def weakest(network: GraphNetwork, classes: Mapping[str, list[int]], node: str, count: int) -> set[int]:
-    """Classes of the ``count`` channels of least norm, fewer if a node would lose all of its channels."""
+    """Classes of the ``count`` channels of least norm, fewer if a node would lose all of its channels.
+
+    Channels of one convolution may be tied to different others, as where a concatenation is part of a sum. Of every
+    such kind go as many as is in proportion, whatever the norms are: which graph is left does not depend on weights, so
+    a trace that was found with other weights makes the same child.
+    """
     norms = dict.fromkeys(classes[node], 0.0)
     for conv in network.graph.nodes:
         if conv.op == "conv" and not norms.keys().isdisjoint(classes[conv.name]):
@@ -205,10 +211,18 @@ def weakest(network: GraphNetwork, classes: Mapping[str, list[int]], node: str, 
             for c, norm in zip(classes[conv.name], filters.tolist(), strict=True):
                 if c in norms:
                     norms[c] += norm
+    tied = [Counter(of) for of in classes.values() if not norms.keys().isdisjoint(of)]
+    kinds: dict[tuple[int, ...], list[int]] = {}
+    for c in norms:
+        kinds.setdefault(tuple(of[c] for of in tied), []).append(c)
+    order = [
+        ((place + 1) / len(of), kind, c)
+        for kind, of in enumerate(kinds.values())
+        for place, c in enumerate(sorted(of, key=norms.__getitem__))
+    ]
     gone: set[int] = set()
-    tied = {frozenset(of) for of in classes.values() if not norms.keys().isdisjoint(of)}
-    for c in sorted(norms, key=norms.__getitem__):
-        if len(gone) < count and all(of - gone - {c} for of in tied):
+    for _, _, c in sorted(order):
+        if len(gone) < count and all(of.keys() - gone - {c} for of in tied):
             gone.add(c)
     return gone
 

@@ -322,7 +322,8 @@ def remove_skip(network: GraphNetwork, node: str, *, drop: int = 1, images: Tens
 def prune(network: GraphNetwork, node: str, *, count: int, images: Tensor | None = None) -> GraphNetwork:
     """Remove the filters of a convolution that have the smallest L1 norms (arXiv:1608.08710).
 
-    Channels that are added to others go together with them; then the norms of all their filters are summed.
+    Channels that are added to others go together with them; then the norms of all their filters are summed. Where some
+    are tied to other convolutions than the rest, of both kinds go as many as is in proportion.
 
     Args:
         network: The parent.

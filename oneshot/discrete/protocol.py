@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar, TypeAlias
 
@@ -177,7 +177,7 @@ class SearchStrategy(ABC):
         """Take the result of a pending proposal.
 
         Raises:
-            ValueError: If nothing of that number is pending, or a value is not finite.
+            ValueError: If nothing of that number is pending, a value is not finite, or the scalar gives no number.
         """
         if result.number not in self.pending:
             what = "was told already" if result.number in self.observed else "was never asked for"
@@ -186,6 +186,11 @@ class SearchStrategy(ABC):
             raise ValueError(
                 f"Values of a result are finite; number {result.number} has {result.values}. An evaluation that failed "
                 "has values=None."
+            )
+        if math.isnan(self.loss(result)):
+            raise ValueError(
+                f"A scalar gives a number for all finite values; that of this {type(self).__name__} gives none for "
+                f"{result.values}."
             )
         proposal = self.pending.pop(result.number)
         self.observed[result.number] = proposal, result
@@ -319,10 +324,3 @@ def listed(space: SearchSpace) -> IntMatrix:
 def first_objective(values: Sequence[float]) -> float:
     """The default of strategies that minimise one objective."""
     return values[0]
-
-
-def successful(observed: Mapping[int, tuple[Proposal, Result]]) -> Iterator[tuple[Proposal, Sequence[float]]]:
-    """Proposals whose evaluation succeeded, with their values, in the order in which they were told."""
-    for proposal, result in observed.values():
-        if result.values is not None:
-            yield proposal, result.values

@@ -118,7 +118,8 @@ class Study:
         progress: Show a bar: on a terminal (None), always, or never.
 
     Raises:
-        ValueError: If an objective is none of the evaluator's, there is no budget, or the log is of another study.
+        ValueError: If an objective is none of the evaluator's, there is no budget, the strategy was asked already, or
+            the log is of another study.
 
     Example:
         >>> from oneshot.discrete import RandomSearch, TabularEvaluator
@@ -161,6 +162,11 @@ class Study:
         self._replay()
 
     def _check(self) -> None:
+        if self.strategy.pending or self.strategy.observed:
+            raise ValueError(
+                f"A study begins with a new strategy, and this {type(self.strategy).__name__} was asked already. Build "
+                "another one; where the study goes on, it follows the log."
+            )
         names = [objective.metric for objective in self.objectives]
         if not names or len(set(names)) != len(names):
             raise ValueError(f"A study has objectives of different metrics, at least one; got {names}.")
@@ -223,9 +229,14 @@ class Study:
             if self.strategy.ask() != logged:
                 raise ValueError(
                     f"The strategy does not propose again what is in the log {self.log.path}, from number "
-                    f"{number} on: it has other arguments, or another version wrote the log. Go on with the "
-                    "same, or choose a new folder."
+                    f"{number} on: it has other arguments, or the log was written by another version, or on "
+                    "another kind of processor, whose rounding differs. Go on with the same, or choose a new folder."
                 )
+        elif event["number"] not in self.strategy.pending:
+            raise ValueError(
+                f"The log {self.log.path} answers number {event['number']}, which was not asked for, or answered "
+                "before: it was changed by hand, or two were joined. Restore it, or choose a new folder."
+            )
         else:
             metrics = event["metrics"]
             values = None if metrics is None else self._values(metrics)

@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import csv
 import gzip
-from collections.abc import Callable, Iterable, Mapping, Sequence
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeAlias
+from typing import TypeAlias, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -21,10 +22,11 @@ from oneshot.supernets.nasbench201 import NASBench201Space
 from oneshot.supernets.nasbenchmacro import DEPTHS, NASBenchMacroSpace
 from oneshot.supernets.space import Choice, IntMatrix, SearchSpace, SubnetConfig
 
-from .protocol import Evaluator, Proposal, listed
+from .protocol import MOST_LISTED, Evaluator, Proposal, listed
 
 Row: TypeAlias = Mapping[str, str]
 Column: TypeAlias = str | Callable[[Row], float]
+T = TypeVar("T")
 
 
 class TabularEvaluator(Evaluator):
@@ -91,10 +93,9 @@ class TabularEvaluator(Evaluator):
         columns = self.columns
         if proposal.fidelity is not None and proposal.fidelity in self.fidelities:
             columns = self.fidelities[proposal.fidelity]
-        elif proposal.fidelity is not None:
-            full = max(self.fidelities, default=0)
-            if proposal.fidelity <= full:
-                raise LookupError(f"the table has the fidelities {sorted(self.fidelities)}, not {proposal.fidelity}")
+        elif proposal.fidelity is not None and proposal.fidelity <= max(self.fidelities, default=math.inf):
+            shorter = ", ".join(f"{fidelity:g}" for fidelity in sorted(self.fidelities)) or "none"
+            raise LookupError(f"beside the full fidelity, the table has {shorter}, not {proposal.fidelity:g}")
         return {name: float(column[row]) for name, column in columns.items()}
 
     @classmethod
@@ -125,21 +126,16 @@ class TabularEvaluator(Evaluator):
                 cannot be read; the line is named.
         """
         wanted = dict(metrics) if isinstance(metrics, Mapping) else {name: name for name in metrics}
-        configs, columns = [], {name: [] for name in wanted}  # type: ignore[var-annotated]
-        for line, row in enumerate(_read(Path(path)), start=2):
-            needed = [arch, *(column for column in wanted.values() if isinstance(column, str))]
-            if missing := [column for column in needed if row.get(column) is None]:
-                raise ValueError(f"{path}, line {line} has no column {missing[0]!r}; columns are {', '.join(row)}.")
-            try:
-                configs.append(parse(row[arch]))
-                for name, column in wanted.items():
-                    columns[name].append(float(row[column]) if isinstance(column, str) else column(row))
-            except ValueError as error:
-                raise ValueError(f"{path}, line {line}: {error}") from error
-        genes = space.encode(configs)
+        rows: list[IntMatrix] = []
+        columns: dict[str, list[float]] = {name: [] for name in wanted}
+        for where, row in _read(Path(path)):
+            rows.append(_cell(where, row, arch, lambda text: space._genes(parse(text))))
+            for name, column in wanted.items():
+                columns[name].append(_cell(where, row, column, float))
+        genes = np.array(rows, dtype=np.int64).reshape(-1, space.num_genes)
         kept = (space.repair(genes) == genes).all(1)
         table = cls(space, genes[kept], {name: np.array(column)[kept] for name, column in columns.items()})
-        if complete:
+        if complete and math.prod(space.gene_sizes) <= MOST_LISTED:
             table.check_complete()
         return table
 
@@ -170,11 +166,27 @@ def _columns(metrics: Mapping[str, npt.ArrayLike], n: int) -> dict[str, npt.NDAr
     return columns
 
 
-def _read(path: Path) -> Iterable[dict[str, str]]:
+def _read(path: Path) -> Iterator[tuple[str, dict[str, str]]]:
+    """The lines of a table, each with the name of its place."""
     if not path.is_file():
         raise ValueError(f"There is no table {path}.")
-    with gzip.open(path, "rt", encoding="utf-8") if path.suffix == ".gz" else path.open(encoding="utf-8") as file:
-        yield from csv.DictReader(file)
+    read = gzip.open if path.suffix == ".gz" else open
+    with read(path, "rt", encoding="utf-8-sig") as file:  # spreadsheets write a byte order mark
+        for line, row in enumerate(csv.DictReader(file), start=2):
+            where = f"{path}, line {line}"
+            if None in row:
+                raise ValueError(f"{where} has more cells than the header. Put names that hold commas into quotes.")
+            yield where, {column: cell for column, cell in row.items() if cell is not None}
+
+
+def _cell(where: str, row: Row, column: str | Callable[[Row], T], read: Callable[[str], T]) -> T:
+    """What a line holds in a column, or what a function makes of it; errors name the place."""
+    if isinstance(column, str) and column not in row:
+        raise ValueError(f"{where} has no column {column!r}; columns are {', '.join(row)}.")
+    try:
+        return read(row[column]) if isinstance(column, str) else column(row)
+    except (ValueError, LookupError) as error:
+        raise ValueError(f"{where}: {error if isinstance(error, ValueError) else repr(error)}") from error
 
 
 # Spaces of which a table holds only a part, or in which spellings share a network.
@@ -290,24 +302,28 @@ def accel_nasbench(
     """Accel-NASBench's trained networks, from a CSV file: a factorised hierarchical space as MnasNet's.
 
     Expansion, kernel, number of layers and squeeze-excitation of seven blocks. The table holds some 5,000 architectures
-    out of millions; every other one stands for the nearest that it has.
+    out of millions; every other one stands for the nearest that it has. Of lines of one architecture, the first counts.
 
     Args:
         path: The file; columns ``block0_e`` to ``block6_se``.
         metrics: See :meth:`TabularEvaluator.from_csv`.
+
+    Raises:
+        ValueError: If a column is missing, or a cell is no number; the line is named.
     """
-    rows = list(_read(Path(path)))
+    lines = list(_read(Path(path)))
     names = [f"block{block}_{what}" for block in range(7) for what in ("e", "k", "l", "se")]
-    if missing := [name for name in names if name not in (rows[0] if rows else {})]:
+    if missing := [name for name in names if name not in (lines[0][1] if lines else {})]:
         raise ValueError(f"{path} has no column {missing[0]!r}; it is no table of Accel-NASBench.")
-    picks = [sorted({int(row[name]) for row in rows}) for name in names]
-    genes = np.array([[p.index(int(row[name])) for name, p in zip(names, picks)] for row in rows])
-    _, first = np.unique(genes, axis=0, return_index=True)
-    choices = tuple(Choice(name, tuple(p)) for name, p in zip(names, picks))
-    space = TableSpace("accel_nasbench", choices, rows=tuple(map(tuple, genes[np.sort(first)].tolist())))
+    values = np.array([[_cell(*line, name, int) for name in names] for line in lines])
+    picks, genes = zip(*(np.unique(column, return_inverse=True) for column in values.T))
+    distinct, first = np.unique(np.stack(genes, 1), axis=0, return_index=True)
+    order = np.argsort(first)
+    choices = tuple(Choice(name, tuple(p.tolist())) for name, p in zip(names, picks))
+    space = TableSpace("accel_nasbench", choices, rows=tuple(map(tuple, distinct[order].tolist())))
     wanted = dict(metrics) if isinstance(metrics, Mapping) else {name: name for name in metrics}
     columns = {
-        name: np.array([float(rows[i][c]) if isinstance(c, str) else c(rows[i]) for i in np.sort(first)])
-        for name, c in wanted.items()
+        name: np.array([_cell(*line, column, float) for line in (lines[int(i)] for i in first[order])])
+        for name, column in wanted.items()
     }
-    return TabularEvaluator(space, genes[np.sort(first)], columns)
+    return TabularEvaluator(space, distinct[order], columns)

@@ -29,6 +29,7 @@ from oneshot.supernets.base import Subnet, Supernet
 from oneshot.supernets.space import SubnetConfig
 from oneshot.tasks import METRICS
 
+from .encoding import GraphBuilder
 from .graph import GraphNetwork
 from .morphism import APPROXIMATE_OPERATORS, MorphismRecord, distil, replay
 from .protocol import Evaluator, Proposal
@@ -93,8 +94,8 @@ class TrainingEvaluator(Evaluator):
         data.setup("fit")
         if not data.val_dataloader():
             raise ValueError("Networks are compared on validation images; there are none. Use val_fraction=0.1.")
-        self.data, self.folder, self.epochs = data, Path(folder), epochs
-        self.space = build.space if isinstance(build, Supernet) else None
+        self.data, self.folder, self.epochs = data, Path(folder).absolute(), epochs
+        self.space = build.space if isinstance(build, Supernet | GraphBuilder) else None
         self._build = build
         self.options = {"lr": lr, "lr_min": lr_min, "weight_decay": weight_decay, "optimizer": optimizer}
         self.distil, self.calibration, self.costs = distil, calibration, dict(costs or {})

@@ -6,6 +6,7 @@ import contextlib
 import multiprocessing as mp
 import multiprocessing.connection
 import os
+import pickle
 import signal
 import sys
 import time
@@ -89,6 +90,8 @@ class Processes(Pool):
         self._began = False  # whether any process was ever ready
 
     def submit(self, proposal: Proposal) -> None:
+        while self._free and not self._free[-1].process.is_alive():  # it died while it was idle: nobody's fault
+            self._free.pop().kill()
         worker = self._free.pop() if self._free else _Process(self._context, self.evaluator, self._threads)
         worker.start(proposal)
         self._busy.append(worker)
@@ -144,7 +147,13 @@ class _Process:
     def __init__(self, context: Any, evaluator: Evaluator, threads: int) -> None:
         self.pipe, theirs = context.Pipe()
         self.process = context.Process(target=_serve, args=(theirs, evaluator, threads), daemon=False)
-        self.process.start()
+        try:
+            self.process.start()
+        except (AttributeError, TypeError, pickle.PicklingError) as error:
+            raise ValueError(
+                f"An evaluator for other processes is pickled, and this {type(evaluator).__name__} cannot be: {error}. "
+                "Define what it holds at the top of a module, not in a function, or evaluate here: workers=0."
+            ) from error
         theirs.close()
         self.warm, self.began, self.number = False, time.monotonic(), -1
 
@@ -243,9 +252,10 @@ class RayPool(Pool):
     def _answer(self, reference: Any) -> Answer:
         number, began = self._busy.pop(reference)
         errors = self._ray.exceptions
+        died = errors.WorkerCrashedError, errors.OutOfMemoryError, errors.NodeDiedError
         try:
             answer: Answer = self._ray.get(reference)
-        except (errors.WorkerCrashedError, errors.NodeDiedError, errors.RayTaskError, errors.TaskCancelledError) as e:
+        except (*died, errors.RayTaskError, errors.TaskCancelledError) as e:
             return Answer(number, None, f"its worker died ({_one_line(e)})", time.monotonic() - began)
         except errors.RaySystemError as error:
             raise ConnectionError(f"The Ray cluster went away: {_one_line(error)}") from error
@@ -262,8 +272,11 @@ def attempt(evaluator: Evaluator, proposal: Proposal) -> Answer:
     """Evaluate once; whatever is raised becomes a failure in one line."""
     began = time.monotonic()
     try:
-        metrics = {name: float(value) for name, value in evaluator(proposal).items()}
-    except Exception as error:  # noqa: BLE001  # an evaluation that fails is a result
+        found = evaluator(proposal)
+        if not isinstance(found, Mapping):
+            raise TypeError(f"an evaluator gives {{metric: number}}; got {type(found).__name__}")
+        metrics = {name: float(value) for name, value in found.items()}
+    except (Exception, SystemExit) as error:  # noqa: BLE001  # an evaluation that fails is a result
         frame = traceback.extract_tb(error.__traceback__)[-1]
         where = f"{os.path.basename(frame.filename)}:{frame.lineno}"
         return Answer(proposal.number, None, f"{_one_line(error)} ({where})", time.monotonic() - began)

@@ -736,6 +736,41 @@ def test_pruning_leaves_one_channel_everywhere() -> None:
         prune(parent, names["c"], count=5)
 
 
+@pytest.mark.parametrize("seed", [5, 8, 10])  # with sums that concatenations are part of
+def test_which_graph_pruning_leaves_does_not_depend_on_weights(seed: int) -> None:
+    graph = random_graph(seed, grouped=False)
+    one, other = random_network(graph, seed), random_network(graph, seed + 100)
+    for conv in free_convs(one):
+        for count in range(1, conv.channels):
+            try:
+                child = prune(one, conv.name, count=count)
+            except ValueError:
+                with pytest.raises(ValueError, match="leaves at least 1 here"):
+                    prune(other, conv.name, count=count)
+            else:
+                assert prune(other, conv.name, count=count).config == child.config
+
+
+def test_channels_of_either_kind_go_in_proportion() -> None:
+    graph = NetworkGraph(
+        (
+            Node("a", "conv", ("image",), channels=2, kernel=1),
+            Node("b", "conv", ("image",), channels=6, kernel=1),
+            Node("k", "concat", ("a", "b")),
+            Node("c", "conv", ("image",), channels=8, kernel=3),
+            Node("s", "add", ("k", "c")),
+            Node("out", "classifier", ("s",)),
+        )
+    )
+    names = graph.canonical()[1]
+    for seed in range(5):
+        parent = random_network(graph, seed)
+        weight = parent.ops[names["b"]].get_parameter("weight")
+        weight.data[:3] *= 1e-3  # by the norms alone, more would go from here
+        child = prune(parent, names["c"], count=4)
+        assert sorted(node.channels for node in child.graph.nodes if node.op == "conv") == [1, 3, 4]
+
+
 def test_a_record_is_applied() -> None:
     parent = plain()
     child = morph(parent, MorphismRecord("enlarge_kernel", {"node": "1", "kernel": 5}, 0), IMAGES)

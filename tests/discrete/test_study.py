@@ -8,6 +8,7 @@ import sys
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -24,9 +25,11 @@ from oneshot.discrete import (
     SearchStrategy,
     Study,
     TabularEvaluator,
+    workers,
 )
 from oneshot.discrete.log import EventLog
 from oneshot.discrete.protocol import listed
+from oneshot.discrete.workers import Processes
 from oneshot.supernets import Choice, SearchSpace
 from oneshot.testing.strategies import SPACE
 
@@ -56,6 +59,10 @@ class Faulty:
             return {"error": math.nan}
         if fault == "nothing":
             return {}
+        if fault == "exits":
+            sys.exit("no licence")
+        if fault == "number":
+            return 0.5  # type: ignore[return-value]  # what is wrong with it
         if fault == "hangs":
             time.sleep(600)
         if fault == "dies":
@@ -247,6 +254,68 @@ def test_failures_are_tried_again_recorded_and_never_fatal(tmp_path: Path) -> No
     assert study.best.proposal.number == 0
 
 
+def test_an_evaluation_that_exits_or_gives_a_bare_number_is_a_failure_like_others(tmp_path: Path) -> None:
+    evaluator = Faulty(tmp_path, {0: "exits", 1: "number"})
+    study = Study(RandomSearch(SPACE), evaluator, ["min error"], evaluations=3, retries=0).run()
+    exits, number, whole = (record.result.failure for record in study.records)
+    assert exits is not None and exits.startswith("SystemExit: no licence (test_study.py:")
+    assert number is not None and number.startswith("TypeError: an evaluator gives {metric: number}; got float")
+    assert whole is None
+
+
+def test_an_evaluator_that_cannot_be_sent_to_other_processes_is_said_at_once(tmp_path: Path) -> None:
+    class Local(Faulty):
+        pass
+
+    study = Study(RandomSearch(SPACE), Local(tmp_path, {}), ["min error"], evaluations=2, workers=1)
+    with pytest.raises(ValueError, match="this Local cannot be: .*Define what it holds at the top of a module"):
+        study.run()
+
+
+@pytest.mark.slow  # begins two processes
+def test_a_process_that_dies_while_it_is_idle_costs_no_evaluation(tmp_path: Path) -> None:
+    pool = Processes(Faulty(tmp_path, {}), 1)
+    try:
+        pool.submit(RandomSearch(SPACE).ask()[0])
+        assert pool.wait()[0].failure is None
+        pool._free[0].process.kill()
+        pool._free[0].process.join()
+        pool.submit(RandomSearch(SPACE).ask()[0])
+        assert pool.wait()[0].failure is None
+    finally:
+        pool.close()
+
+
+def test_an_evaluation_that_a_cluster_kills_for_memory_is_a_failure(monkeypatch: pytest.MonkeyPatch) -> None:
+    ray = pytest.importorskip("ray")
+
+    class Full:
+        """A cluster whose node has no memory left."""
+
+        exceptions = ray.exceptions
+        put = staticmethod(lambda evaluator: evaluator)
+        is_initialized = staticmethod(lambda: True)
+        cancel = staticmethod(lambda reference, force: None)
+
+        @staticmethod
+        def remote(**options: Any) -> Callable[[Any], Any]:
+            return lambda function: SimpleNamespace(remote=lambda *arguments: "reference")
+
+        @staticmethod
+        def wait(references: list[str], **options: Any) -> tuple[list[str], list[str]]:
+            return references, []
+
+        @staticmethod
+        def get(reference: str) -> Any:
+            raise ray.exceptions.OutOfMemoryError("the node was running low on memory")
+
+    monkeypatch.setattr(workers, "connect", lambda *arguments: Full)
+    study = Study(RandomSearch(SPACE), table(), ["max accuracy"], evaluations=2, workers=1, ray="local", retries=0)
+    assert {record.result.failure for record in study.run().records} == {
+        "its worker died (OutOfMemoryError: the node was running low on memory)"
+    }
+
+
 def test_a_fault_that_passes_is_no_failure(tmp_path: Path) -> None:
     evaluator = Faulty(tmp_path, {1: "raises", 2: "nan"}, once=True)
     study = Study(RandomSearch(SPACE), evaluator, ["min error"], evaluations=4).run()
@@ -367,6 +436,22 @@ def test_a_strategy_with_other_arguments_is_noticed(tmp_path: Path) -> None:
     study(5).run()
     with pytest.raises(ValueError, match="does not propose again what is in the log .* from number \\d+ on"):
         study(9)
+
+
+def test_a_strategy_that_was_asked_already_is_refused(tmp_path: Path) -> None:
+    strategy = RandomSearch(SPACE)
+    Study(strategy, table(), ["max accuracy"], folder=tmp_path, evaluations=5).run()
+    with pytest.raises(ValueError, match="this RandomSearch was asked already. Build another one"):
+        Study(strategy, table(), ["max accuracy"], folder=tmp_path, evaluations=9)
+
+
+def test_a_log_with_an_answer_too_many_is_refused(tmp_path: Path) -> None:
+    build(folder=tmp_path).run()
+    path = tmp_path / "log.jsonl"
+    lines = path.read_text().splitlines(keepends=True)
+    path.write_text("".join([*lines[:3], lines[2], *lines[3:]]))
+    with pytest.raises(ValueError, match="log.jsonl answers number 0, which was not asked for, or answered before"):
+        build(folder=tmp_path)
 
 
 def test_a_log_that_is_no_log_is_refused(tmp_path: Path) -> None:

@@ -45,8 +45,11 @@ def test_fidelities_are_columns_of_their_own() -> None:
     table = TabularEvaluator(SPACE, genes, {"accuracy": [1, 2]}, fidelities={12: {"accuracy": [3, 4]}})
     assert table(Proposal(0, parse("ab"), fidelity=12)) == {"accuracy": 4.0}
     assert table(Proposal(0, parse("ab"), fidelity=200)) == table(Proposal(0, parse("ab"))) == {"accuracy": 2.0}
-    with pytest.raises(LookupError, match=r"the table has the fidelities \[12\], not 3"):
+    with pytest.raises(LookupError, match="beside the full fidelity, the table has 12, not 3"):
         table(Proposal(0, parse("ab"), fidelity=3))
+    full = TabularEvaluator(SPACE, genes, {"accuracy": [1, 2]})
+    with pytest.raises(LookupError, match="beside the full fidelity, the table has none, not 3"):
+        full(Proposal(0, parse("ab"), fidelity=3))
 
 
 def test_an_architecture_that_is_not_in_the_table_fails_and_is_recorded(tmp_path: Path) -> None:
@@ -66,13 +69,47 @@ def test_an_architecture_that_is_not_in_the_table_fails_and_is_recorded(tmp_path
         pytest.param("arch,accuracy\naa,1\nab,nan\nba,1\nbb,1\n", "'accuracy' is finite; row 1 is not", id="nan"),
         pytest.param("arch,score\naa,1\n", "line 2 has no column 'accuracy'; columns are arch, score", id="column"),
         pytest.param("name,accuracy\naa,1\n", "has no column 'arch'", id="names"),
-        pytest.param("arch,accuracy\naa,1\nac,2\n", "'c' is not a candidate of 'layer'", id="operation"),
+        pytest.param("arch,accuracy\naa,1\nac,2\n", "csv, line 3: 'c' is not a candidate of 'layer'", id="operation"),
+        pytest.param("arch,accuracy\na,a,1\n", "line 2 has more cells than the header. Put", id="commas"),
+        pytest.param("arch,accuracy\naa\n", "line 2 has no column 'accuracy'; columns are arch", id="short line"),
     ],
 )
 def test_tables_that_are_wrong_are_refused(lines: str, message: str, tmp_path: Path) -> None:
     (tmp_path / "table.csv").write_text(lines)
     with pytest.raises(ValueError, match=message):
         TabularEvaluator.from_csv(tmp_path / "table.csv", SPACE, parse, ["accuracy"])
+
+
+def test_a_column_that_a_function_does_not_find_is_named_with_its_line(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"table.csv, line 2: KeyError\('top1'\)"):
+        TabularEvaluator.from_csv(
+            write(tmp_path / "table.csv"), SPACE, parse, {"error": lambda row: float(row["top1"])}
+        )
+
+
+def test_a_byte_order_mark_is_not_part_of_the_first_column(tmp_path: Path) -> None:
+    path = write(tmp_path / "table.csv")
+    path.write_bytes(b"\xef\xbb\xbf" + path.read_bytes())
+    assert len(TabularEvaluator.from_csv(path, SPACE, parse, ["accuracy"])) == 4
+
+
+def test_a_part_of_a_space_too_large_to_be_listed_is_a_table(tmp_path: Path) -> None:
+    space = SearchSpace("toy", (Choice("layer", ("a", "b"), rows=20),))
+    path = write(tmp_path / "table.csv", {"ab" * 10: 1.0, "ba" * 10: 2.0})
+    assert len(TabularEvaluator.from_csv(path, space, parse, ["accuracy"])) == 2
+
+
+def test_what_is_wrong_with_a_table_of_accel_nasbench_is_said_with_its_line(tmp_path: Path) -> None:
+    columns = [f"block{block}_{what}" for block in range(7) for what in ("e", "k", "l", "se")]
+    header = ",".join([*columns, "imagenet_val_top1"])
+    path = tmp_path / "accel.csv"
+    path.write_text("\n".join([header, ",".join(["1"] * 28 + ["70.5"]), ",".join(["2"] * 28 + ["71.5"])]) + "\n")
+    assert accel_nasbench(path).columns["imagenet_val_top1"].tolist() == [70.5, 71.5]
+    with pytest.raises(ValueError, match="line 2 has no column 'top5'; columns are block0_e"):
+        accel_nasbench(path, ["top5"])
+    path.write_text("\n".join([header, ",".join(["1"] * 27 + ["one", "70.5"])]) + "\n")
+    with pytest.raises(ValueError, match="line 2: invalid literal for int.*'one'"):
+        accel_nasbench(path)
 
 
 def test_arguments_that_do_not_fit_are_refused(tmp_path: Path) -> None:

@@ -13,6 +13,7 @@ import torch
 from oneshot.data import FakeImages
 from oneshot.discrete import (
     NASH,
+    GeneticCNNSpace,
     GraphNetwork,
     Proposal,
     RandomSearch,
@@ -73,6 +74,15 @@ def test_metrics_are_those_of_the_network(tmp_path: Path) -> None:
     assert float(accuracy) == pytest.approx(found["accuracy"])
 
 
+def test_weights_are_found_from_another_working_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    it = evaluator(Path("weights"))
+    it(first())
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    assert it.beginning(first(1, parent=0)).config == first().config
+
+
 def test_a_higher_fidelity_goes_on_from_the_weights_of_the_lower_one(tmp_path: Path) -> None:
     it = evaluator(tmp_path)
     it(first(fidelity=1))
@@ -102,6 +112,9 @@ def test_any_supernet_or_function_builds_networks(tmp_path: Path) -> None:
     assert it.space is supernet.space
     study = Study(RandomSearch(supernet.space), it, ["max accuracy"], evaluations=2, retries=0).run()
     assert [record.result.failure for record in study.records] == [None, None]
+    encoding = GeneticCNNSpace(nodes_per_stage=(2,), channels=(4,))
+    it = evaluator(tmp_path / "encoding", build=encoding.network(SHAPE, 3))
+    assert it.space == encoding and it(Proposal(0, encoding.sample(0)))["params"] > 0
     built = partial(GraphNetwork.from_config, input_shape=SHAPE, num_classes=3)
     assert evaluator(tmp_path / "function", build=built)(first())["params"] > 0
 

@@ -125,9 +125,10 @@ class Hyperband(SearchStrategy):
         scalar: Scalar | None = None,
     ) -> None:
         super().__init__(space, seed=seed, scalar=scalar)
+        # drawn, not counted: one bracket would be another of the next seed
         self.brackets = [
-            SuccessiveHalving(space, least=fidelity, most=most, eta=eta, seed=seed + i, scalar=scalar)
-            for i, fidelity in enumerate(rungs(least, most, eta))
+            SuccessiveHalving(space, least=f, most=most, eta=eta, seed=int(self.rng.integers(2**31)), scalar=scalar)
+            for f in rungs(least, most, eta)
         ]
         self._used = [0.0] * len(self.brackets)
         self._from: dict[int, tuple[int, int]] = {}  # number here -> bracket, number there

@@ -61,6 +61,11 @@ class MorphismSearch(SearchStrategy, ABC):
         for graph in self.start:
             self.network(graph.config)  # shapes that do not fit are an error now
 
+    def _only_start(self) -> NetworkGraph:
+        if len(self.start) > 1:
+            raise ValueError(f"{type(self).__name__} begins with one network; got {len(self.start)}. Choose one.")
+        return self.start[0]
+
     def network(self, config: SubnetConfig) -> GraphNetwork:
         """A network of this architecture, with weights of no meaning."""
         with torch.random.fork_rng(devices=[]):

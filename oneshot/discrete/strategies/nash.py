@@ -31,7 +31,7 @@ class NASH(MorphismSearch):
         scalar: What is minimised, given all values.
 
     Raises:
-        ValueError: If a number is below its least.
+        ValueError: If a number is below its least, or there is more than one network to begin with.
     """
 
     def __init__(
@@ -60,6 +60,7 @@ class NASH(MorphismSearch):
                 f"final_epochs of at least 0; got {steps}, {neighbours}, {morphisms}, {min(start_epochs, epochs)} and "
                 f"{final_epochs}."
             )
+        self._first = self._only_start().config
         self.steps, self.neighbours, self.morphisms = steps, neighbours, morphisms
         self.start_epochs, self.epochs, self.final_epochs = start_epochs, epochs, final_epochs
         self.step = 0  # 0 is the training of the start
@@ -72,7 +73,7 @@ class NASH(MorphismSearch):
             return None
         self._to_ask -= 1
         if self.current is None:
-            return self._number(self.start[0].config, fidelity=self.start_epochs)
+            return self._number(self._first, fidelity=self.start_epochs)
         if self.step > self.steps:
             return self._number(self.current.config, parent=self.current.number, fidelity=self.final_epochs)
         if self._to_ask == self.neighbours - 1:  # the first child is the network itself

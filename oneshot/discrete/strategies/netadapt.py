@@ -37,7 +37,8 @@ class NetAdapt(MorphismSearch):
         scalar: What is minimised, given all values.
 
     Raises:
-        ValueError: If the target is not below the cost of the start, or a number out of its range.
+        ValueError: If the target is not below the cost of the start, a number is out of its range, or there are more
+            networks to begin with than one.
     """
 
     def __init__(
@@ -59,7 +60,8 @@ class NetAdapt(MorphismSearch):
     ) -> None:
         super().__init__(start, input_shape, num_classes, operators=("prune",), seed=seed, scalar=scalar)
         self.cost, self.target, self.choose = cost or macs, target, choose
-        first = self.cost(self.network(self.start[0].config))
+        self._first = self._only_start().config
+        first = self.cost(self.network(self._first))
         if not 0 < target < first:
             raise ValueError(
                 f"NetAdapt lowers a cost: the target is below that of the start, {first:g}; got {target:g}."
@@ -85,7 +87,7 @@ class NetAdapt(MorphismSearch):
 
     def _propose(self) -> Proposal | None:
         if self.current is None:
-            return self._number(self.start[0].config, fidelity=self.start_epochs) if not self._next else None
+            return self._number(self._first, fidelity=self.start_epochs) if not self._next else None
         _, cost, best = self.current
         if not self._queue and not self.pending and not self._ended:
             if cost > self.target:

@@ -84,6 +84,11 @@ def test_brackets_share_the_budget() -> None:
     assert strategy.best.fidelity == 9
 
 
+def test_brackets_of_one_seed_are_not_those_of_the_next() -> None:
+    seeds = [bracket.seed for seed in range(20) for bracket in Hyperband(SPACE, least=1, most=27, seed=seed).brackets]
+    assert len(set(seeds)) == len(seeds) == 80
+
+
 def test_bad_arguments_are_refused() -> None:
     with pytest.raises(ValueError, match="eta is at least 2; got least=1, most=27, eta=1"):
         SuccessiveHalving(SPACE, eta=1)

@@ -265,6 +265,10 @@ def test_netadapt_chooses_by_accuracy_or_by_what_accuracy_costs(choose: Any, cho
         ),  # type: ignore[arg-type]
         pytest.param(lambda: RandomGraphs(START, SHAPE, CLASSES, steps=0), "got steps=0", id="no steps"),
         pytest.param(lambda: NASH(START, SHAPE, CLASSES, neighbours=1), "2 neighbours", id="nash"),
+        pytest.param(lambda: NASH([(4,), (8,)], SHAPE, CLASSES), "NASH begins with one network; got 2", id="two"),
+        pytest.param(
+            lambda: NetAdapt([(4,), (8,)], SHAPE, CLASSES, target=1), "NetAdapt begins with one network", id="two there"
+        ),
         pytest.param(lambda: LEMONADE(START, SHAPE, CLASSES, accepted=9, children=3), "at most all", id="lemonade"),
         pytest.param(lambda: LEMONADE(START, SHAPE, CLASSES, density="x"), "density is 'both'", id="density"),  # type: ignore[arg-type]
         pytest.param(lambda: LargeScaleEvolution(START, SHAPE, CLASSES, population=1), "at least 2", id="population"),
