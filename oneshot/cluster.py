@@ -47,6 +47,21 @@ def connect(address: str | None, cpus: float, what: str) -> Any:
     return ray
 
 
+def check_room(ray: Any, cpus: float, gpus: float) -> None:
+    """Ray waits for ever where no machine has what a worker needs.
+
+    Raises:
+        ValueError: If none has.
+    """
+    machines = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+    if not any(has.get("CPU", 0) >= cpus and has.get("GPU", 0) >= gpus for has in machines):
+        there = "; ".join(f"{has.get('CPU', 0):g} cores, {has.get('GPU', 0):g} GPUs" for has in machines)
+        raise ValueError(
+            f"A worker needs {cpus:g} cores and {gpus:g} GPUs of one machine, and would wait for ever: those of the "
+            f"cluster have {there}. Lower what a worker needs, or add a machine."
+        )
+
+
 @contextmanager
 def _handler_of_sigterm_kept() -> Iterator[None]:
     """Ray replaces it by ``sys.exit``, also for every fit to come, which then ends without its checkpoint."""

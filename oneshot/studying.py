@@ -28,7 +28,7 @@ from .report import network_table, save_figure
 
 CONFIG, TABLE, PICTURE, SUBNET, WEIGHTS = "config.yaml", "evaluations.csv", "study.png", "subnet.json", "weights"
 OBJECTS = {"strategy": SearchStrategy, "evaluator": Evaluator}
-FREE = ("evaluations", "hours", "workers", "ray", "timeout", "retries")  # may change when a study goes on
+FREE = ("evaluations", "hours", "workers", "ray", "ray_gpus", "timeout", "retries")  # may change when a study goes on
 
 
 def discrete(args: Sequence[str]) -> None:
@@ -67,7 +67,9 @@ def discrete(args: Sequence[str]) -> None:
     _say(console, f"Best: {best.proposal.config}")
     if failed := sum(record.result.values is None for record in evaluated):
         _say(console, f"{failed} of {len(evaluated)} evaluations failed; {folder / TABLE} says why.")
-    _say(console, f"Run: {folder}, with {TABLE} and {PICTURE}. Next: oneshot pick {folder} --knee")
+    no_networks = type(study.evaluator).network is Evaluator.network
+    then = "" if no_networks else f" Next: oneshot pick {folder} --knee"
+    _say(console, f"Run: {folder}, with {TABLE} and {PICTURE}.{then}")
 
 
 def _write_config(config: Mapping[str, Any], folder: Path) -> None:
@@ -145,6 +147,7 @@ def _parser() -> ArgumentParser:
     parser.add_argument("--hours", type=float | None, default=None, help="budget of time")
     parser.add_argument("--workers", type=int, default=0, help="evaluations at a time; 0 in this process")
     parser.add_argument("--ray", type=str | None, default=None, help="address of a Ray cluster; 'local' starts one")
+    parser.add_argument("--ray_gpus", type=float, default=0.0, help="GPUs of an evaluation there")
     parser.add_argument("--timeout", type=float | None, default=None, help="seconds for one evaluation")
     parser.add_argument("--retries", type=int, default=1, help="how often a failed evaluation is tried again")
     parser.add_argument("--out", type=str, default="runs/discrete", help="folder of the study")

@@ -171,7 +171,7 @@ def test_a_folder_is_not_written_over_and_a_study_goes_on_as_it_began(
 
 
 def test_an_evaluator_in_a_file_of_the_folder_one_is_in_is_found(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (tmp_path / "an_own_table.py").write_text(
         """
@@ -196,3 +196,4 @@ def table(path: str) -> TabularEvaluator:
     bare = ["--strategy", "oneshot.discrete.GridSearch", "--evaluator", "an_own_table.table"]
     assert run(*bare, "--evaluator.init_args.path", "t.csv", *options, "bare") == 0
     assert read_study("bare").best.result.metrics == {"error": 1.0}
+    assert "oneshot pick" not in capsys.readouterr().out, "a table has no networks"

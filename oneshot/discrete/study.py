@@ -113,6 +113,7 @@ class Study:
         hours: Budget of time, over all sessions together; evaluations in flight are finished.
         workers: Evaluations at a time: 0 in this process, else so many processes beside it, or on the cluster.
         ray: Address of a Ray cluster (``"local"`` starts one) instead of processes.
+        ray_gpus: GPUs of an evaluation there.
         timeout: Seconds for one evaluation.
         retries: How often a failed evaluation is tried again.
         progress: Show a bar: on a terminal (None), always, or never.
@@ -143,6 +144,7 @@ class Study:
         hours: float | None = None,
         workers: int = 0,
         ray: str | None = None,
+        ray_gpus: float = 0.0,
         timeout: float | None = None,
         retries: int = 1,
         progress: bool | None = None,
@@ -150,7 +152,8 @@ class Study:
         self.strategy, self.evaluator = strategy, evaluator
         self.objectives = tuple(o if isinstance(o, Objective) else Objective.parse(o) for o in objectives)
         self.evaluations, self.hours = evaluations, hours
-        self.workers, self.ray, self.timeout, self.retries = workers, ray, timeout, retries
+        self.workers, self.ray, self.ray_gpus = workers, ray, ray_gpus
+        self.timeout, self.retries = timeout, retries
         self.progress = sys.stderr.isatty() if progress is None else progress
         self._check()
         self.records: list[Record] = []
@@ -186,6 +189,10 @@ class Study:
             raise ValueError(
                 "Nothing stops an evaluation in the process of the study, and a cluster needs to know how many run at "
                 "a time. With timeout or ray, say workers=1 or more."
+            )
+        if self.ray_gpus < 0 or (self.ray_gpus and self.ray is None):
+            raise ValueError(
+                f"ray_gpus is at least 0, and of a cluster: ray='auto'. Got {self.ray_gpus:g}, {self.ray!r}."
             )
 
     # The log.
@@ -273,7 +280,7 @@ class Study:
 
     def _pool(self) -> Pool:
         if self.ray is not None:
-            return RayPool(self.evaluator, self.workers, address=self.ray, timeout=self.timeout)
+            return RayPool(self.evaluator, self.workers, address=self.ray, timeout=self.timeout, gpus=self.ray_gpus)
         if self.workers:
             return Processes(self.evaluator, self.workers, self.timeout)
         return InProcess(self.evaluator)

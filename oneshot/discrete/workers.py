@@ -16,7 +16,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from oneshot.cluster import connect
+from oneshot.cluster import check_room, connect
 
 from .protocol import Evaluator, Proposal
 
@@ -199,6 +199,7 @@ class RayPool(Pool):
     Raises:
         MissingExtraError: If Ray is not installed.
         ConnectionError: If the cluster is not there.
+        ValueError: If no machine of it has what an evaluation needs.
     """
 
     def __init__(
@@ -214,6 +215,7 @@ class RayPool(Pool):
         self.size, self.timeout = size, timeout
         self._patience = (timeout or 0.0) + START  # a cluster does not tell when it has begun
         self._ray = connect(address, size * cpus, "Evaluating on a cluster")
+        check_room(self._ray, cpus, gpus)
         self._evaluator = self._ray.put(evaluator)
         self._attempt = self._ray.remote(num_cpus=cpus, num_gpus=gpus, max_retries=0)(attempt)
         self._busy: dict[Any, tuple[int, float]] = {}

@@ -401,6 +401,9 @@ def build(**changes: Any) -> Study:
         pytest.param({"workers": -1}, "at least 0; got -1 and 1", id="workers"),
         pytest.param({"timeout": 5}, "say workers=1 or more", id="timeout here"),
         pytest.param({"ray": "local"}, "say workers=1 or more", id="ray"),
+        pytest.param(
+            {"workers": 1, "ray_gpus": 1}, "ray_gpus is at least 0, and of a cluster.* Got 1, None", id="gpus"
+        ),
     ],
 )
 def test_bad_arguments_are_refused(changes: dict[str, Any], message: str) -> None:
@@ -508,6 +511,8 @@ def test_a_cluster_of_two_workers_loses_one_and_loses_no_evaluation(tmp_path: Pa
         assert "worker died" in retried[2] and "out of paper" in retried[5]
 
         more: dict[str, Any] = {"folder": tmp_path, "evaluations": 10}
+        with pytest.raises(ValueError, match="needs 1 cores and 8 GPUs of one machine, and would wait for ever"):
+            Study(RandomSearch(SPACE), evaluator, ["min error"], **more, workers=2, ray="local", ray_gpus=8).run()
         again = Study(RandomSearch(SPACE), evaluator, ["min error"], **more, workers=2, ray="local")
         pool = again._pool()
         ray.shutdown()  # the cluster goes away
