@@ -520,7 +520,9 @@ def read_csv(path: str | Path, space: SearchSpace) -> tuple[IntMatrix, Floats]:
     try:
         rows = list(csv.reader(io.StringIO(path.read_text(encoding="utf-8-sig"))))
     except (FileNotFoundError, UnicodeDecodeError) as error:
-        raise ValueError(f"{path} cannot be read as a CSV file: {error}. write_csv makes one to fill in.") from error
+        raise ValueError(
+            f"{path} cannot be read as a CSV file: {error}. 'oneshot measure' or write_csv makes one."
+        ) from error
     header = _header(space)
     if not rows or [name.strip() for name in rows[0]] != header:
         raise ValueError(

@@ -337,6 +337,11 @@ def objective_of(given: str | Objective, supernet: Supernet, *, by_file: bool = 
 
 def _bound(name: str, bound: float | tuple[float, float], known: Sequence[Objective], supernet: Supernet) -> Constraint:
     by_name = {objective.name: objective for objective in known}
+    if name not in by_name and name not in COUNTED and not name.endswith(FILES):
+        raise ValueError(
+            f"A constraint is on one of the objectives {', '.join(by_name)}, on one of {', '.join(COUNTED)}, or on the "
+            f"file of a latency; got {name!r}."
+        )
     objective = by_name[name] if name in by_name else objective_of(name, supernet)
     at_most, probability = bound if isinstance(bound, Sequence) else (bound, 0.5)
     return Constraint(objective, at_most, probability=probability)

@@ -256,6 +256,9 @@ def test_any_objectives_and_constraints() -> None:
         pytest.param(
             {"constraints": {"macs": 1.0}}, "No architecture of space 'planted' has macs <= 1", id="infeasible"
         ),
+        pytest.param(
+            {"constraints": {"latency": 1.0}}, "is on one of the objectives macs, .*; got 'latency'", id="no-objective"
+        ),
         pytest.param({"population": 1}, "population", id="population"),
         pytest.param({"calibration_images": 1}, "at least two images; got calibration_images=1", id="calibration"),
     ],
