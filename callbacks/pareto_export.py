@@ -52,7 +52,7 @@ def write_front(search: NAT, folder: Path) -> None:
     archive, front, names = pareto.archive, pareto.front().tolist(), pareto.archive.objectives
     units = ("", *(objective.unit for objective in pareto.objectives))
     bounds = {c.objective.name: c.at_most for c in pareto.constraints}
-    archive.write_csv(folder / TABLE)
+    archive.write_csv(folder / TABLE, front)
     write_atomically(folder / ARCHIVE, json.dumps(archive.to_dict()))
     write_atomically(folder / HISTORY, json.dumps(pareto.state_dict()["history"], indent=1) + "\n")
     save_figure(draw_front(names, units, archive.values, front, bounds=bounds), folder / PICTURE)

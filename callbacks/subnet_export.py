@@ -8,6 +8,7 @@ from typing import Literal
 
 import pytorch_lightning as pl
 
+from oneshot.evaluation import recalibrate_on
 from oneshot.files import write_atomically
 
 from .base import SearchCallback, run_folder
@@ -20,7 +21,8 @@ class SubnetExport(SearchCallback):
 
     Args:
         folder: Where to; by default the folder of the run, where the logger writes.
-        network: Also extract the network with the weights it shared, and export it to the sub-folder ``network``.
+        network: Also extract the network with the weights it shared, and export it to the sub-folder ``network``. Its
+            statistics of batch normalisation are its own if the fit has a data module, or else those it shared.
         formats: What :func:`oneshot.export.export_subnet` then writes besides the safetensors; ``"onnx"`` needs the
             extra of that name.
 
@@ -49,4 +51,6 @@ class SubnetExport(SearchCallback):
             data = getattr(trainer, "datamodule", None)
             about = {name: getattr(data, name, None) for name in ("mean", "std", "classes")}
             subnet = search.supernet.extract(config)
+            if data is not None:
+                recalibrate_on(data, subnet)
             export_subnet(subnet, folder / "network", formats=self.formats, overwrite=True, **about)

@@ -226,7 +226,7 @@ class SupernetTraining(SearchModule):
     def on_fit_start(self) -> None:
         super().on_fit_start()
         if self.trainer.world_size > 1:  # these are the same in every process, there is nothing to average
-            same = "train/lr|(alpha|probability|entropy|choice)/"
+            same = "train/lr|(alpha|probability|entropy|choice|nat)/"
             warnings.filterwarnings("ignore", rf"It is recommended to use `self\.log\('({same})")
         for alpha in self.arch_parameters():  # every process starts from the alphas of the first
             alpha.data.copy_(self.trainer.strategy.broadcast(alpha.data))

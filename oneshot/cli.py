@@ -51,8 +51,12 @@ def _parser() -> argparse.ArgumentParser:
     pick.add_argument(
         "--max-error", type=float, metavar="SHARE", help="the cheapest with at most this error, 0.05 is 5 %%"
     )
-    pick.add_argument("--at-most", nargs="*", default=[], metavar="NAME=VALUE", help="bounds of other objectives")
-    pick.add_argument("--near", nargs="*", default=[], metavar="NAME=VALUE", help="the nearest to these values")
+    pick.add_argument(
+        "--at-most", nargs="+", action="extend", default=[], metavar="NAME=VALUE", help="bounds of other objectives"
+    )
+    pick.add_argument(
+        "--near", nargs="+", action="extend", default=[], metavar="NAME=VALUE", help="the nearest to these values"
+    )
     pick.add_argument("--knee", action="store_true", help="where a little less of one costs most of another")
     pick.add_argument("--finetune", type=int, default=0, metavar="EPOCHS", help="train it so long before the export")
     pick.add_argument("--lr", type=float, default=0.005, help="learning rate of that (%(default)s)")

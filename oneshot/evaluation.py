@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from oneshot.supernets.base import Supernet, batch_statistics
+from oneshot.supernets.base import Subnet, Supernet, batch_statistics
+from oneshot.supernets.elastic import ElasticNetwork, resized
 from oneshot.supernets.space import SubnetConfig
 
 from .tasks import IGNORED, metric_of
@@ -66,6 +67,24 @@ def recalibrate(network: nn.Module, images: Iterable[Tensor]) -> None:
     finally:
         for module, mode in modes.items():
             module.training = mode
+
+
+def recalibrate_on(data: pl.LightningDataModule, network: Subnet, *, count: int = 2048, batch_size: int = 256) -> None:
+    """:func:`recalibrate` on training images of a data module, at the resolution of the network.
+
+    Does nothing where there is no batch normalisation.
+
+    Args:
+        data: Set up for a fit.
+        network: See :func:`recalibrate`.
+        count: Images.
+        batch_size: Images in a batch.
+    """
+    if any(isinstance(module, nn.modules.batchnorm._BatchNorm) for module in network.modules()):
+        images = calibration_images(data, count, batch_size=batch_size)
+        if isinstance(network, ElasticNetwork):
+            images = resized(images, network.input_shape[-1])
+        recalibrate(network, in_parts(images, batch_size))
 
 
 @torch.no_grad()
@@ -166,7 +185,7 @@ def inherited_error(
     """
     # every process of a distributed fit has architectures of its own
     metric = metric_of(supernet.task, supernet.num_classes, sync=False).to(images.device)
-    with recalibrated(supernet, config, torch.split(calibration, batch_size)):
+    with recalibrated(supernet, config, in_parts(calibration, batch_size)):
         for x, y in zip(torch.split(images, batch_size), torch.split(labels, batch_size), strict=True):
             logits = supernet.run_config(x, config)
             if not logits.isfinite().all():
@@ -185,16 +204,34 @@ def decode_images(
     Raises:
         ValueError: If there are no validation images.
     """
-    inner: Any = getattr(data, "data", data)
     validation = data.val_dataloader()
     if not validation:
         raise ValueError("Architectures are compared on validation images; there are none. Use val_fraction=0.1.")
+    return (*joined(validation), calibration_images(data, calibration, batch_size=batch_size))
+
+
+def calibration_images(data: pl.LightningDataModule, count: int, *, batch_size: int = 256) -> Tensor:
+    """So many training images ``[N, C, H, W]``, if there are, not augmented; see :func:`decode_images`.
+
+    Drawn by a fixed seed: in folders the images of a class stand together, and the first ones are of a class or two.
+    """
+    inner: Any = getattr(data, "data", data)
     if hasattr(inner, "eval_loader"):
-        images: Any = (x for x, _ in inner.eval_loader(inner.train_images, batch_size=batch_size))
+        train = data.weights_images if hasattr(data, "weights_images") else inner.train_images
+        drawn = torch.randperm(len(train), generator=torch.Generator().manual_seed(0))[:count]
+        images: Any = (x for x, _ in inner.eval_loader(train.subset(drawn), batch_size=batch_size))
     else:
         batches: Any = data.train_dataloader()
         images = (batch["weights"][0] if isinstance(batch, dict) else batch[0] for batch in batches)
-    return (*joined(validation), first(images, calibration))
+    return first(images, count)
+
+
+def in_parts(images: Tensor, most: int) -> tuple[Tensor, ...]:
+    """Batches of at most so many, as large as each other up to one: the mean over batches is that of the images.
+
+    A last batch of a few would count as much as the others, and of one image there is no variance.
+    """
+    return torch.tensor_split(images, max(1, math.ceil(len(images) / most)))
 
 
 def joined(batches: Iterable[tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor]:

@@ -9,11 +9,15 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
 from jsonargparse import ArgumentParser, Namespace
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from oneshot.supernets.base import Supernet
+from oneshot.supernets.elastic import ElasticSupernet
+from oneshot.supernets.space import IntMatrix
 
 from .cost import (
     Device,
@@ -21,6 +25,7 @@ from .cost import (
     LatencyTable,
     Verification,
     bundled_sources,
+    fit_predictor,
     measure_latencies,
     read_csv,
     write_csv,
@@ -28,11 +33,13 @@ from .cost import (
 from .cost import measure as measure_table
 from .cost import verify as verify_table
 from .cost.few_shot import MEASUREMENTS
+from .cost.predictors import SAMPLES
 from .cost.target import DType, Runtime
 from .files import write_atomically
 from .report import draw_agreement, network_table, save_figure
 
 VERIFIED = 50
+NETWORKS = 200  # of an elastic space that are measured
 
 
 def measure(args: Sequence[str], *, console: Console | None = None) -> None:
@@ -40,7 +47,8 @@ def measure(args: Sequence[str], *, console: Console | None = None) -> None:
 
     The table of ``--out table.json`` has ``table.journal`` beside it, with the raw timings by which an interrupted run
     goes on; verification writes ``table.verify.json``, ``table.verify.png`` and ``table.verify.journal``. With
-    ``--few-shot`` there is no table but a ``.csv`` of some networks, which transfer to a cost model is made from.
+    ``--few-shot``, and of elastic spaces, there is no table but a ``.csv`` of some networks, which a cost model is made
+    from.
 
     Raises:
         FileExistsError: If the table is there, and neither to be verified nor replaced.
@@ -53,11 +61,14 @@ def measure(args: Sequence[str], *, console: Console | None = None) -> None:
         warnings.filterwarnings("ignore", r"(?s).*(JsonargparseDeprecationWarning|instantiate_classes)")
         supernet = parser.instantiate_classes(options).supernet
     target = Device(options.runtime, options.device, batch=options.batch, dtype=options.dtype, threads=options.threads)
-    out = Path(options.out or ("runs/latency.csv" if options.few_shot else "runs/latency.json"))
+    elastic = isinstance(supernet, ElasticSupernet)
+    out = Path(options.out or ("runs/latency.csv" if options.few_shot or elastic else "runs/latency.json"))
     journal, verified = out.with_suffix(".journal"), out.with_suffix(".verify.journal")
     if options.overwrite:
         for path in (out, journal, verified):
             path.unlink(missing_ok=True)
+    if elastic:
+        return _elastic(options, supernet, target, out, journal, console)
     if options.few_shot or options.elsewhere:
         return _few_shot(options, supernet, target, out, journal, console)
     if out.exists() and not options.verify:
@@ -99,19 +110,13 @@ def _few_shot(
             f"got --few-shot {options.few_shot} --verify {options.verify} --out {out}."
         )
     sources = list(bundled_sources(space).values())
-    if not out.exists():
-        genes = FewShot(space, sources).propose(options.few_shot, seed=options.seed)
-        if options.elsewhere:
-            write_csv(out, space, genes)
-            _say(
-                console,
-                f"Measure the {len(genes)} networks of {out}, fill in the column ms, and give the same command.",
-            )
-            return
-        with _progress(console, "networks") as progress:
-            ms = measure_latencies(supernet, target, genes, seed=options.seed, journal=journal, progress=progress)
-        write_csv(out, space, genes, ms)
-    genes, ms = read_csv(out, space)
+
+    def propose() -> IntMatrix:
+        return FewShot(space, sources).propose(options.few_shot, seed=options.seed)
+
+    if (measured := _measured(options, supernet, target, out, journal, console, propose)) is None:
+        return
+    genes, ms = measured
     cost = FewShot(space, sources).fit(genes, ms)
     others = space.sample_matrix(1000, options.seed)
     predicted, (low, high) = cost.costs(others), cost.interval(others, 0.9)
@@ -124,6 +129,60 @@ def _few_shot(
     _say(console, f"Measurements: {out}. Next: --model.penalty.cost {out} in a search.")
 
 
+def _elastic(
+    options: Namespace, supernet: Supernet, target: Device, out: Path, journal: Path, console: Console
+) -> None:
+    """Measure random networks of an elastic space, and say what they tell about the others."""
+    space, networks = supernet.space, options.networks or NETWORKS
+    if options.few_shot or options.verify or out.suffix != ".csv" or networks < SAMPLES["elastic"]:
+        raise ValueError(
+            f"In space {space.name!r} what a block needs depends on other choices, so there is no table: at least "
+            f"{SAMPLES['elastic']} random networks are measured (--networks, {NETWORKS} by default) and written to "
+            f"--out FILE.csv, without --verify and --few-shot; got --networks {networks} --verify {options.verify} "
+            f"--few-shot {options.few_shot} --out {out}."
+        )
+
+    def draw() -> IntMatrix:
+        return space.encode(space.unique(space.decode(space.sample_matrix(networks, options.seed))))
+
+    if (measured := _measured(options, supernet, target, out, journal, console, draw)) is None:
+        return
+    genes, ms = measured
+    agreement = fit_predictor(space, genes, ms, kind="elastic").validation["elastic"]
+    _say(
+        console,
+        f"{len(ms)} networks need {ms.min():.3g} to {ms.max():.3g} ms; learned from the others, "
+        f"{agreement.within_10:.0%} of them are predicted within 10 %, Kendall's tau {agreement.kendall:.3f}.",
+    )
+    _say(console, f"Measurements: {out}, an objective for 'oneshot pareto'.")
+
+
+def _measured(
+    options: Namespace,
+    supernet: Supernet,
+    target: Device,
+    out: Path,
+    journal: Path,
+    console: Console,
+    networks: Callable[[], IntMatrix],
+) -> tuple[IntMatrix, npt.NDArray[np.float64]] | None:
+    """Networks and their latencies in ms, as ``out`` has them, measured if need be; none if that is done elsewhere."""
+    space = supernet.space
+    if not out.exists():
+        genes = networks()
+        if options.elsewhere:
+            write_csv(out, space, genes)
+            _say(
+                console,
+                f"Measure the {len(genes)} networks of {out}, fill in the column ms, and give the same command.",
+            )
+            return None
+        with _progress(console, "networks") as progress:
+            ms = measure_latencies(supernet, target, genes, seed=options.seed, journal=journal, progress=progress)
+        write_csv(out, space, genes, ms)
+    return read_csv(out, space)
+
+
 def _parser() -> ArgumentParser:
     parser = ArgumentParser(prog="oneshot measure", description="Measure what a supernet's candidates need here.")
     parser.add_argument("--config", action="config", help="YAML file with these options")
@@ -134,7 +193,12 @@ def _parser() -> ArgumentParser:
     parser.add_argument("--threads", type=int | None, default=None, help="of the CPU; PyTorch's number by default")
     parser.add_argument("--batch", type=int, default=1, help="inputs in one pass")
     parser.add_argument("--dtype", type=DType, default="float32", help="of weights and inputs")
-    parser.add_argument("--networks", type=int | None, default=None, help="to measure; 3 for each unknown by default")
+    parser.add_argument(
+        "--networks",
+        type=int | None,
+        default=None,
+        help="to measure; by default 3 for each unknown, of elastic spaces 200",
+    )
     parser.add_argument("--verify", type=int, default=0, help="compare with this many whole random networks")
     parser.add_argument(
         "--few-shot", type=int, default=0, help="measure this many networks only, and take the rest from known devices"
@@ -142,7 +206,7 @@ def _parser() -> ArgumentParser:
     parser.add_argument(
         "--elsewhere",
         action="store_true",
-        help="with --few-shot: write a .csv, to be filled in elsewhere",
+        help="with --few-shot, or of an elastic space: write a .csv, to be filled in elsewhere",
     )
     parser.add_argument("--seed", type=int, default=0, help="of the networks")
     parser.add_argument("--overwrite", action="store_true", help="begin anew, where otherwise a run is gone on with")

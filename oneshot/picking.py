@@ -17,7 +17,7 @@ from oneshot.supernets.base import Subnet
 from oneshot.supernets.elastic import resized
 
 from .discrete.study import LOG, Record, Study
-from .evaluation import decode_images, recalibrate
+from .evaluation import decode_images, in_parts, recalibrate
 from .export import export_subnet
 from .nat.nat import NAT
 from .nat.objectives import ERROR
@@ -76,24 +76,38 @@ def pick(
         The folder.
 
     Raises:
+        FileExistsError: If the folder exists and is not to be replaced.
         ValueError: If the run has no front, nothing on it is as asked, or it is not clear what is asked.
     """
     if finetune < 0:
         raise ValueError(f"--finetune is a number of epochs, at least 0; got {finetune}.")
+    target = Path(out or Path(run) / "picked")
+    if target.exists() and not overwrite:  # said before the training
+        raise FileExistsError(f"{target} exists. Replace it with --overwrite, or name another folder with --out.")
     counted = {"latency": latency, "macs": macs, "params": params, "memory": memory, ERROR: max_error}
     bounds = {name: value for name, value in counted.items() if value is not None} | _pairs("--at-most", at_most)
+    if unbounded := [name for name, value in bounds.items() if not math.isfinite(value)]:
+        raise ValueError(f"A bound is a finite number; that of {unbounded[0]} is {bounds[unbounded[0]]}. Leave it out.")
     point = _pairs("--near", near)
     if (Path(run) / LOG).is_file():
         picked = _from_study(run, bounds, point, knee=knee)
-        return _export_of_study(picked, Path(out or Path(run) / "picked"), finetune, lr, formats, overwrite=overwrite)
+        return _export_of_study(picked, target, finetune, lr, formats, overwrite=overwrite)
     module, data = read_run(run)
     if not isinstance(module, NAT):
         raise ValueError(
             f"There is a front to pick from in runs of 'oneshot pareto' and 'oneshot discrete'; {run} is another kind "
             "of run."
         )
+    for name, share in [*bounds.items(), *point.items()]:
+        if name == ERROR and not 0 <= share <= 1:
+            raise ValueError(f"Errors are shares between 0 and 1, 5 % is 0.05; got {share:g}.")
     archive, front, console = module.pareto.archive, module.pareto.front(), Console()
     if not len(front):
+        if len(archive):
+            raise ValueError(
+                f"{run} has no front: of {len(archive)} networks, {int(archive.failed.sum())} failed, and no other "
+                "keeps the constraints. Begin another run, with other constraints or a lower learning rate."
+            )
         raise ValueError(f"{run} has no front yet: its first search is not over. Go on with 'oneshot pareto --resume'.")
     names, units = archive.objectives, ["", *(objective.unit for objective in module.pareto.objectives)]
     place = _choose(names, archive.values[front], bounds, point, knee=knee)
@@ -106,10 +120,10 @@ def pick(
     network = module.supernet.extract(config)
     size = network.input_shape[-1]
     images, labels, calibration = decode_images(data, module.calibration_images, batch_size=module.evaluation_batch)
-    recalibrate(network, torch.split(resized(calibration, size), module.evaluation_batch))
-    inner = getattr(data, "data", data)
+    recalibrate(network, in_parts(resized(calibration, size), module.evaluation_batch))
     if finetune:
-        network = _finetuned(network, inner, finetune, lr)
+        torch.manual_seed(int(module._seed))
+        network = _finetuned(network, data, finetune, lr)
     metric = f"val/{METRICS[network.task]}"
     metrics = {metric: _score(network, resized(images, size), labels, module.evaluation_batch)}
     metrics |= {f"front/{name}": float(value) for name, value in zip(names, archive.values[row], strict=True)}
@@ -117,7 +131,7 @@ def pick(
 
     folder = export_subnet(
         network,
-        Path(out or Path(run) / "picked"),
+        target,
         mean=getattr(data, "mean", None),
         std=getattr(data, "std", None),
         classes=getattr(data, "classes", None),
@@ -125,7 +139,7 @@ def pick(
         formats=formats,
         overwrite=overwrite,
     )
-    save_figure(draw_front(names, units, archive.values, front.tolist(), picked=row), folder.parent / "picked.png")
+    save_figure(draw_front(names, units, archive.values, front.tolist(), picked=row), folder / "picked.png")
     console.print(f"Exported: {folder}; oneshot.load({str(folder)!r}) gives the network back.", soft_wrap=True)
     return folder
 
@@ -226,7 +240,9 @@ def _pairs(option: str, texts: Sequence[str]) -> dict[str, float]:
 def _finetuned(network: Subnet, data: pl.LightningDataModule, epochs: int, lr: float) -> Subnet:
     trainer = pl.Trainer(max_epochs=epochs, logger=False, enable_checkpointing=False, limit_val_batches=0)
     module = Retrain(network, lr=lr, label_smoothing=0.1)
-    trainer.fit(module, _Resized(data.train_dataloader(), network.input_shape[-1]), [])
+    batches = data.train_dataloader()
+    batches = batches["weights"] if isinstance(batches, dict) else batches  # the others are what it is tested on
+    trainer.fit(module, _Resized(batches, network.input_shape[-1]), [])
     return module.network_for_export().cpu()
 
 

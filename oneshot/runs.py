@@ -56,6 +56,7 @@ from oneshot.supernets.darts import REDUCED_SPACES
 
 from .base import GradientSearch, SearchModule
 from .cost.counts import count
+from .evaluation import recalibrate_on
 from .export import MANIFEST, describe, export_subnet, load
 from .files import new_folder, write_atomically
 from .nat.nat import NAT
@@ -163,8 +164,10 @@ class _RunCLI(LightningCLI):
         folder, resume = Path(self.config.out), self.config.resume
         checkpoint = good_checkpoint(folder / "checkpoints") if resume else None
         new: AbstractContextManager[Path] = nullcontext(folder)
-        if self.trainer.is_global_zero and checkpoint is None:  # the first process looks after the folder
-            new = new_folder(folder, overwrite=self.config.overwrite or resume, marker=CONFIG, keep=CHECKPOINT)
+        # What a run wrote before its first checkpoint, such as evaluations, is used again.
+        begun = checkpoint is not None or (resume and (folder / CONFIG).is_file())
+        if self.trainer.is_global_zero and not begun:  # the first process looks after the folder
+            new = new_folder(folder, overwrite=self.config.overwrite, marker=CONFIG, keep=CHECKPOINT)
         with new:
             if resume and self.trainer.is_global_zero:
                 _say(f"Resuming from {checkpoint}." if checkpoint else f"No checkpoint in {folder}; starting anew.")
@@ -294,7 +297,10 @@ def derive(run: str, *, checkpoint: str | None = None, out: str | None = None, m
 def export(
     run: str, *, out: str | None = None, formats: Sequence[Literal["torch_export", "onnx"]], overwrite: bool = False
 ) -> None:
-    """``oneshot export RUN``: write the network of a retraining, or of a search with the weights it inherits."""
+    """``oneshot export RUN``: write the network of a retraining, or of a search with the weights it inherits.
+
+    The statistics that a search has are a mixture of those of all its architectures, so the network gets its own.
+    """
     module, data = read_run(run)
     results = Path(run) / RESULTS
     if isinstance(module, Retrain):
@@ -303,7 +309,10 @@ def export(
         config = Path(run) / SUBNET
         network.config = load_config(config) if config.exists() else network.config
     else:
-        network = module.supernet.extract(module.derive()).eval()
+        network = module.supernet.extract(module.derive())
+        data.prepare_data()
+        data.setup("fit")
+        recalibrate_on(data, network)
     folder = export_subnet(
         network,
         Path(out or Path(run) / "export"),

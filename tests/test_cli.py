@@ -8,6 +8,7 @@ import re
 import shutil
 import subprocess
 import sys
+from contextlib import nullcontext
 from pathlib import Path
 
 import numpy as np
@@ -19,10 +20,12 @@ from PIL import Image
 from oneshot.cli import _reason, main
 from oneshot.cost import LatencyTable
 from oneshot.data import Digits
+from oneshot.evaluation import calibration_images, recalibrate
 from oneshot.export import load
+from oneshot.nat import evaluators
 from oneshot.nat.nat import NAT
 from oneshot.picking import _finetuned
-from oneshot.runs import _network, _RunCLI
+from oneshot.runs import _network, _RunCLI, read_run
 from oneshot.studying import build
 from oneshot.supernets import MobileNetV3Supernet
 from oneshot.supernets.nasbench201 import NASBench201Space
@@ -438,6 +441,9 @@ def test_a_picked_network_is_trained_further_at_its_own_resolution() -> None:
         pytest.param(["--macs", "1"], "No network of the front has macs <= 1; the nearest has error", id="infeasible"),
         pytest.param(["--latency", "25"], "objectives of this front are error, macs, params; got 'latency'", id="name"),
         pytest.param(["--near", "macs"], "--near takes NAME=VALUE, such as latency=25; got 'macs'", id="pair"),
+        pytest.param(["--max-error", "5"], "Errors are shares between 0 and 1, 5 % is 0.05; got 5", id="per-cent"),
+        pytest.param(["--near", "error=5"], "Errors are shares between 0 and 1", id="near-per-cent"),
+        pytest.param(["--macs", "nan"], "A bound is a finite number; that of macs is nan", id="nan"),
         pytest.param(["--knee", "--finetune", "-1"], "at least 0; got -1", id="epochs"),
     ],
 )
@@ -447,6 +453,75 @@ def test_what_cannot_be_picked_is_said(
     assert main(["pick", str(nat_run), *options]) == 1
     assert re.search(message, capsys.readouterr().err)
     assert not (nat_run / "picked").exists()
+
+
+def test_the_same_pick_trains_the_same_network(nat_run: Path, tmp_path: Path) -> None:
+    weights = []
+    for name in ("a", "b"):
+        torch.manual_seed(len(weights))
+        options = ["--knee", "--finetune", "1", "--formats", "--out", str(tmp_path / name)]
+        assert main(["pick", str(nat_run), *options]) == 0
+        assert (tmp_path / name / "picked.png").stat().st_size > 1000
+        weights.append((tmp_path / name / "model.safetensors").read_bytes())
+    assert weights[0] == weights[1]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["a", "b"]
+
+
+def test_a_run_that_was_stopped_before_its_first_checkpoint_uses_its_evaluations(
+    nat_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder, config = tmp_path / "run", yaml.safe_load((nat_run / "config.yaml").read_text())
+    config["model"]["init_args"]["warmup_epochs"], config["trainer"]["max_epochs"] = 0, 1
+    del config["trainer"]["default_root_dir"], config["out"]
+    (tmp_path / "first.yaml").write_text(yaml.safe_dump(config))
+    measured, most, measure = [], 7, evaluators.inherited_error
+
+    def stopped(supernet: object, subnet: object, *args: object, **options: object) -> float:
+        if len(measured) == most:
+            raise RuntimeError("the power is gone")
+        measured.append(subnet)
+        return measure(supernet, subnet, *args, **options)  # type: ignore[arg-type]
+
+    command = ["pareto", "--config", str(tmp_path / "first.yaml"), "--out", str(folder)]
+    with monkeypatch.context() as patch:
+        patch.setattr(evaluators, "inherited_error", stopped)
+        patch.setattr("oneshot.runs.new_folder", lambda folder, **options: nullcontext(folder))  # as SIGKILL leaves it
+        assert main(command) == 1
+    lines = (folder / "evaluations/evaluations.0.jsonl").read_text().splitlines()
+    assert len(lines) == 7 and not (folder / "checkpoints/last.ckpt").exists()
+    most = 1000
+    with monkeypatch.context() as patch:
+        patch.setattr(evaluators, "inherited_error", stopped)
+        assert main([*command, "--resume"]) == 0
+    after = (folder / "evaluations/evaluations.0.jsonl").read_text().splitlines()
+    assert after[:7] == lines and len(after) == len(measured) == 15 + 15
+
+
+def test_the_network_of_a_search_is_exported_with_statistics_of_its_own(nat_run: Path, tmp_path: Path) -> None:
+    assert main(["export", str(nat_run), "--out", str(tmp_path / "export"), "--formats"]) == 0
+    network = load(tmp_path / "export")
+    module, data = read_run(nat_run)
+    assert isinstance(module, NAT)
+    data.setup("fit")
+    own, shared = module.supernet.extract(network.config), module.supernet.extract(network.config)
+    recalibrate(own, calibration_images(data, 2048).tensor_split(5))
+    state, right, wrong = network.state_dict(), own.state_dict(), shared.state_dict()
+    names = [name for name in state if name.endswith("running_mean")]
+    assert names and all(torch.allclose(state[name], right[name], atol=1e-5) for name in names)
+    assert not all(torch.allclose(state[name], wrong[name], atol=1e-2) for name in names)
+
+
+def test_bounds_that_are_given_one_by_one_all_count(nat_run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["pick", str(nat_run), "--at-most", "macs=1", "--at-most", "params=1e9"]) == 1
+    assert "has macs <= 1 and params <= 1e+09" in capsys.readouterr().err
+
+
+def test_a_folder_that_exists_is_named_before_the_training(
+    nat_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("oneshot.picking._finetuned", lambda *args: pytest.fail("trained in vain"))
+    assert main(["pick", str(nat_run), "--knee", "--finetune", "9", "--out", str(tmp_path)]) == 1
+    assert f"{tmp_path} exists. Replace it with --overwrite" in capsys.readouterr().err
 
 
 def test_there_is_no_front_in_a_search(search_run: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import copy
+from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 from torch import Tensor
 
-from oneshot.evaluation import evaluate_configs, recalibrate, recalibrated
+from oneshot.data import ImageFolder
+from oneshot.evaluation import calibration_images, evaluate_configs, recalibrate, recalibrated
 from oneshot.supernets.base import OperationSupernet
 from oneshot.supernets.darts import DARTSSupernet
 from oneshot.supernets.nasbench201 import NASBench201Supernet
@@ -142,6 +146,20 @@ def test_a_recalibrated_supernet_is_the_recalibrated_network_and_then_itself_aga
             torch.testing.assert_close(network.run_config(images[0], config), subnet.eval()(images[0]))
         assert network.training and all(m.training for m in network.modules())
         assert all(torch.equal(a, before[name]) for name, a in network.state_dict().items())
+
+
+def test_calibration_images_are_of_all_classes_where_a_folder_lists_one_after_the_other(tmp_path: Path) -> None:
+    for value, name in ((0, "black"), (128, "grey"), (255, "white")):
+        (tmp_path / name).mkdir()
+        for i in range(20):
+            Image.fromarray(np.full((8, 8), value, dtype=np.uint8)).save(tmp_path / name / f"{i:02}.png")
+    data = ImageFolder(tmp_path, batch_size=4, val_fraction=0.25)
+    data.setup("fit")
+    found = calibration_images(data, 18, batch_size=6)
+    assert len(found) == 18 and len(found.unique()) == 3
+    assert torch.equal(calibration_images(data, 18, batch_size=5), found), "the same ones every time"
+    assert all(len(part.unique()) > 1 for part in found.split(6)), "and mixed"
+    assert len(calibration_images(data, 1000)) == len(data.train_images) == 36
 
 
 def test_without_images_there_are_no_statistics() -> None:

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import time
+
 import numpy as np
 import pytest
 
+from oneshot import fronts
 from oneshot.fronts import hypervolume, igd_plus, non_dominated, reference_point
 
 RNG = np.random.default_rng(0)
@@ -61,6 +64,23 @@ def test_it_is_the_share_of_random_points_that_the_front_dominates(objectives: i
     share, exact = hit.mean(), hypervolume(values, reference)
     assert exact == pytest.approx(share, abs=5 * np.sqrt(0.25 / len(points)))
     assert abs(hypervolume(values[1:] + 0.05, reference) - share) > 0.01  # the test can tell another front apart
+
+
+def sphere(n: int, objectives: int) -> np.ndarray:
+    """Rows of which none dominates another."""
+    rows = np.abs(np.random.default_rng(0).normal(size=(n, objectives)))
+    return 1 - rows / np.linalg.norm(rows, axis=1, keepdims=True)
+
+
+def test_many_rows_of_many_objectives_are_estimated() -> None:
+    front, reference = np.unique(sphere(40, 5), axis=0), np.ones(5)
+    exact, estimate = hypervolume(front, reference), fronts._estimate(front, reference)
+    assert exact == fronts._volume(front, reference) != estimate
+    assert estimate == pytest.approx(exact, rel=0.02)
+    assert (reference - front).prod(1).sum() > 1.5 * exact  # the sum of the boxes alone would not do
+    many, start = sphere(300, 12), time.process_time()
+    assert 0 < hypervolume(many, np.ones(12)) == hypervolume(many, np.ones(12)) < 1
+    assert time.process_time() - start < 20
 
 
 def test_it_agrees_with_pymoo() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,8 @@ import yaml
 from oneshot.cli import main
 from oneshot.cost import Agreement, CostPenalty, LatencyTable, TransferredCost, read_csv, transferred_cost
 from oneshot.cost.target import Run, Target
-from oneshot.supernets import NASBench201Space, NASBench201Supernet
+from oneshot.nat.nat import NAT
+from oneshot.supernets import MobileNetV3Network, MobileNetV3Supernet, NASBench201Space, NASBench201Supernet
 from oneshot.supernets.base import Subnet
 
 SMALL = ["--supernet", "oneshot.supernets.NASBench201Supernet", "--supernet.channels=4"]
@@ -167,6 +169,61 @@ def test_few_shot_needs_three_networks_and_a_csv(
     assert "--few-shot takes 3 networks or more" in capsys.readouterr().err
     assert measure(tmp_path / "phone.json", "--few-shot=5") == 1
     assert "writes --out FILE.csv" in capsys.readouterr().err
+
+
+ELASTIC = ["--supernet", "oneshot.supernets.MobileNetV3Supernet", "--supernet.num_classes=10", "--supernet.stem=cifar"]
+ELASTIC += ["--supernet.resolutions=[16, 32]", "--supernet.widths=[0.1, 0.25]", "--supernet.depths=[1, 2]"]
+ELASTIC += ["--supernet.kernels=[3, 5]", "--supernet.expansions=[2, 3]"]
+
+
+class PerLayer(KnownDevice):
+    """A layer takes as long as its image has pixels."""
+
+    def prepare(self, network: Subnet) -> Run:
+        assert isinstance(network, MobileNetV3Network)
+        layers = [block for stage in network.arch.stages for block in stage]
+        pixels = (network.arch.resolution / 32) ** 2
+        return lambda: 1.0 + pixels * sum(2.0 if block.startswith("k5") else 1.0 for block in layers)
+
+
+def test_networks_of_an_elastic_space_tell_the_others(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("oneshot.measuring.Device", PerLayer)
+    out = tmp_path / "phone.csv"
+    assert main(["measure", *ELASTIC, "--networks=120", "--out", str(out)]) == 0
+    said = " ".join(capsys.readouterr().out.split())
+    assert "120 networks need" in said
+    assert int(re.search(r"(\d+)% of them are predicted within 10 %", said)[1]) >= 90  # type: ignore[index]  # found
+    supernet = MobileNetV3Supernet(
+        num_classes=10,
+        stem="cifar",
+        resolutions=(16, 32),
+        widths=(0.1, 0.25),
+        depths=(1, 2),
+        kernels=(3, 5),
+        expansions=(2, 3),
+    )
+    (latency,) = NAT(supernet, objectives=[str(out)], constraints={"latency": (8.0, 0.9)}).pareto.objectives
+    truth = []
+    for arch in map(supernet.space.arch, supernet.space.decode(genes := supernet.space.sample_matrix(50, 9))):
+        blocks = [block for stage in arch.stages for block in stage]
+        truth.append(1.0 + (arch.resolution / 32) ** 2 * sum(2.0 if b.startswith("k5") else 1.0 for b in blocks))
+    assert latency.unit == "ms" and latency.values(genes) == pytest.approx(truth, rel=0.05)
+    assert main(["measure", *ELASTIC, "--elsewhere", "--networks=30", "--out", str(tmp_path / "there.csv")]) == 0
+    assert "Measure the 30 networks" in " ".join(capsys.readouterr().out.split())
+
+
+@pytest.mark.parametrize(
+    "options", [["--out=phone.json"], ["--networks=9"], ["--verify=5"], ["--few-shot=10"]], ids=lambda o: o[0]
+)
+def test_an_elastic_space_has_no_table(
+    options: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert main(["measure", *ELASTIC, "--out=phone.csv", *options]) == 1
+    assert "there is no table: at least 30 random networks are measured" in capsys.readouterr().err
+    assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.slow

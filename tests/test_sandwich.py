@@ -292,6 +292,41 @@ def test_a_fixed_teacher_is_the_same_after_a_resume(tmp_path: Path) -> None:
         fit(other, random_streams(other.supernet), epochs=3, ckpt_path=tmp_path / "0.ckpt")
 
 
+class Sorted(OnceForAll):
+    """Remembers the first weights of every epoch, and whether they have momenta."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.before: list[dict[str, Tensor]] = []
+        self.after: list[dict[str, Tensor]] = []
+        self.momenta: list[bool] = []
+
+    def on_train_epoch_start(self) -> None:
+        self.before.append(copy.deepcopy(self.supernet.state_dict()))
+        super().on_train_epoch_start()
+        self.after.append(copy.deepcopy(self.supernet.state_dict()))
+        self.momenta.append(bool(self.weight_optimizer.optimizer.state))
+
+
+def test_channels_are_sorted_by_importance_before_blocks_become_narrower(tmp_path: Path) -> None:
+    search = Sorted(mobile(), shrink_epochs=(1, 0, 1, 1), candidates=1, finalists=1, weight_lr=0.1)
+    fit(search, random_streams(search.supernet), epochs=3)
+    same = [
+        all(torch.equal(tensor, after[name]) for name, tensor in before.items())
+        for before, after in zip(search.before, search.after, strict=True)
+    ]
+    assert same == [True, True, False] and search.momenta == [False, True, False]
+    importance = search.after[2]["stages.1.0.project.conv.weight"].abs().sum((0, 2, 3))
+    assert (importance.diff() <= 0).all()
+    supernet, x = mobile().eval(), torch.randn(4, 3, 16, 16)
+    outputs = []
+    for state in (search.before[2], search.after[2]):
+        supernet.load_state_dict(state)
+        with torch.no_grad():
+            outputs.append(supernet(x, supernet.space.largest))
+    torch.testing.assert_close(*outputs)
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [

@@ -11,6 +11,7 @@ from .counts import count as count
 from .few_shot import FewShot as FewShot
 from .few_shot import TransferredCost as TransferredCost
 from .few_shot import bundled_sources as bundled_sources
+from .few_shot import measured_cost as measured_cost
 from .few_shot import nonnegative_mixture as nonnegative_mixture
 from .few_shot import read_csv as read_csv
 from .few_shot import transferred_cost as transferred_cost

@@ -31,10 +31,11 @@ import torch
 from torch import Tensor
 
 from oneshot.files import write_atomically
+from oneshot.supernets.elastic import ElasticSpace
 from oneshot.supernets.space import IntMatrix, SearchSpace
 
 from .model import CostModel
-from .predictors import LinearPredictor, check_samples, one_hot, soft_one_hot
+from .predictors import LinearPredictor, Predictor, check_samples, fit_predictor, one_hot, soft_one_hot
 
 Floats = npt.NDArray[np.float64]
 
@@ -492,6 +493,19 @@ def transferred_cost(path: str | Path, space: SearchSpace) -> TransferredCost:
     return FewShot(space, list(bundled_sources(space).values())).fit(genes, values)
 
 
+def measured_cost(path: str | Path, space: SearchSpace) -> TransferredCost | Predictor:
+    """Cost model of the device whose measurements a CSV file holds: learned from them alone in elastic spaces.
+
+    In others it is :func:`transferred_cost`.
+
+    Raises:
+        ValueError: See :func:`read_csv`, :func:`fit_predictor` and :func:`transferred_cost`.
+    """
+    if isinstance(space, ElasticSpace):
+        return fit_predictor(space, *read_csv(path, space), kind="elastic")
+    return transferred_cost(path, space)
+
+
 def read_csv(path: str | Path, space: SearchSpace) -> tuple[IntMatrix, Floats]:
     """Read what :func:`write_csv` wrote and somebody filled in.
 
@@ -506,7 +520,9 @@ def read_csv(path: str | Path, space: SearchSpace) -> tuple[IntMatrix, Floats]:
     try:
         rows = list(csv.reader(io.StringIO(path.read_text(encoding="utf-8-sig"))))
     except (FileNotFoundError, UnicodeDecodeError) as error:
-        raise ValueError(f"{path} cannot be read as a CSV file: {error}. write_csv makes one to fill in.") from error
+        raise ValueError(
+            f"{path} cannot be read as a CSV file: {error}. 'oneshot measure' or write_csv makes one."
+        ) from error
     header = _header(space)
     if not rows or [name.strip() for name in rows[0]] != header:
         raise ValueError(

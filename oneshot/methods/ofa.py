@@ -11,7 +11,7 @@ from torch import Tensor
 
 from oneshot.sandwich import Phase, SandwichSearch
 from oneshot.supernets.base import Subnet, Supernet, batch_statistics
-from oneshot.supernets.elastic import resized
+from oneshot.supernets.elastic import ElasticSupernet, resized, sort_channels
 from oneshot.supernets.space import NONE, Candidate, SearchSpace, SubnetConfig
 
 BLOCK = re.compile(r"k(\d+)_e(\d+)")  # a block's name: kernel and expansion
@@ -21,10 +21,12 @@ class OnceForAll(SandwichSearch):
     """Progressive shrinking: the largest network first, then smaller kernels, depths and expansions as well.
 
     (arXiv:1908.09791, section 3.2.) Resolutions and widths are free from the beginning, as resolutions are in the
-    paper. In every step the largest network of the whole space learns from the labels, and sub-networks of the phase
-    learn from its predictions. The paper's teacher is a copy of the largest network from before the shrinking, and its
-    students learn from the labels, too; here they learn from the teacher alone, and unless ``fixed_teacher`` it goes on
-    learning, which needs no second network in memory.
+    paper. Before blocks become narrower, their channels are sorted by importance
+    (:func:`~oneshot.supernets.elastic.sort_channels`); momenta do not follow and begin anew. In every step the largest
+    network of the whole space learns from the labels, and sub-networks of the phase learn from its predictions. The
+    paper's teacher is a copy of the largest network from before the shrinking, and its students learn from the labels,
+    too; here they learn from the teacher alone, and unless ``fixed_teacher`` it goes on learning, which needs no second
+    network in memory.
 
     Args:
         supernet: An elastic supernet of blocks named ``k3_e6``: kernel, expansion.
@@ -49,7 +51,7 @@ class OnceForAll(SandwichSearch):
     ) -> None:
         phases = shrinking(supernet.space, shrink_epochs)
         super().__init__(supernet, **{"distillation": "kl", "smallest": False, "phases": phases, **kwargs})
-        self._largest_epochs, self.teacher = shrink_epochs[0], None
+        self._largest_epochs, self._epochs_of_wide_blocks, self.teacher = shrink_epochs[0], sum(shrink_epochs[:3]), None
         if fixed_teacher and (self.distillation == "none" or self.random_paths + self.smallest < 1):
             raise ValueError(
                 "A fixed teacher has networks to teach, random_paths or the smallest, by 'kl' or 'alpha'; got "
@@ -73,6 +75,9 @@ class OnceForAll(SandwichSearch):
         super().on_train_epoch_start()
         if self.teacher is not None and self.current_epoch == self._largest_epochs:
             self.teacher.load_state_dict(self._copy_of_the_largest().state_dict())
+        if isinstance(self.supernet, ElasticSupernet) and 0 < self.current_epoch == self._epochs_of_wide_blocks:
+            sort_channels(self.supernet)
+            self.weight_optimizer.optimizer.state.clear()
 
     def paths(self, step: int) -> list[SubnetConfig]:
         return super().paths(step)[int(self._teaches()) :]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -151,9 +151,14 @@ class Archive:
         archive.add(genes, np.array(values, dtype=np.float64).reshape(-1, len(archive.objectives)))
         return archive
 
-    def write_csv(self, path: str | Path) -> Path:
-        """One line for each evaluation: its number, the objectives, whether it is in the front, and the picks."""
-        text, front = io.StringIO(), set(self.front().tolist())
+    def write_csv(self, path: str | Path, front: Iterable[int] | None = None) -> Path:
+        """One line for each evaluation: its number, the objectives, whether it is in the front, and the picks.
+
+        Args:
+            path: The file.
+            front: Rows of the front, where it is not :meth:`front`, because there are constraints.
+        """
+        text, front = io.StringIO(), set(self.front().tolist() if front is None else front)
         names = [f"{c.name}_{row}" if c.rows > 1 else c.name for c in self.space.choices for row in range(c.rows)]
         picks = [c.picks for c in self.space.choices for _ in range(c.rows)]
         writer = csv.writer(text, lineterminator="\n")

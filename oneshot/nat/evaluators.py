@@ -121,7 +121,8 @@ class JournalledEvaluator(Evaluator):
     Args:
         inner: Evaluates what is not in the journal.
         folder: Where the journal is; in a distributed fit every process has a file of its own there.
-        weights: Of the supernet now, such as :func:`fingerprint`; errors of other weights are not read.
+        weights: Of the supernet now, and of what it is evaluated on, such as :func:`fingerprint`; errors of others are
+            not read.
     """
 
     def __init__(self, inner: Evaluator, folder: str | Path, weights: int) -> None:
@@ -155,30 +156,40 @@ class JournalledEvaluator(Evaluator):
         def keep(config: SubnetConfig, error: float) -> None:
             row = {"weights": self.weights, "config": config.to_json(), "error": None if math.isnan(error) else error}
             self.path.parent.mkdir(parents=True, exist_ok=True)
-            with self.path.open("a", encoding="utf-8") as file:
-                file.write(json.dumps(row) + "\n")
+            with self.path.open("ab+") as file:
+                file.seek(max(file.tell() - 1, 0))
+                whole = file.read() in (b"", b"\n")  # or the last line was cut off, and this one must not be part of it
+                file.write((b"" if whole else b"\n") + json.dumps(row).encode() + b"\n")
             if done is not None:
                 done(config, error)
 
         return keep
 
 
-def fingerprint(module: torch.nn.Module) -> int:
-    """A number that differs where any parameter does; statistics are calibrated anew anyway."""
-    checksum = 0
-    for name, tensor in module.named_parameters():
-        checksum = zlib.crc32(name.encode(), checksum)
-        checksum = zlib.crc32(
-            tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes(), checksum
-        )
-    return checksum
+def fingerprint(module: torch.nn.Module, start: int = 0) -> int:
+    """A number that differs where any parameter does; statistics are calibrated anew anyway.
+
+    Args:
+        module: The module.
+        start: Of what else it stands for, such as a :func:`checksum` of images.
+    """
+    return checksum(module.named_parameters(), start)
+
+
+def checksum(tensors: Iterable[tuple[str, Tensor]], start: int = 0) -> int:
+    """A number that differs where any of some named tensors does."""
+    for name, tensor in tensors:
+        start = zlib.crc32(name.encode(), start)
+        start = zlib.crc32(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data, start)
+    return start
 
 
 class RayEvaluator(Evaluator):
     """Evaluates on the workers of a Ray cluster, one architecture at a time on each.
 
     The evaluator is sent to every worker once per call, with the weights it has then, and runs on the worker's GPU if
-    it has one. The architecture of a worker that dies is evaluated again on another.
+    it has one. The architecture of a worker that dies is evaluated again on another. Where the cluster has no room for
+    all workers, those that have begun do the work.
 
     Args:
         local: What each worker evaluates with.
@@ -186,12 +197,12 @@ class RayEvaluator(Evaluator):
         workers: Processes.
         cpus: Cores of each.
         gpus: GPUs of each.
-        retries: How often the architecture of a lost worker is tried again.
+        retries: How often the architecture of a lost worker is tried again, and how many workers may fail to begin.
 
     Raises:
         MissingExtraError: If Ray is not installed.
         ConnectionError: If the cluster is not there.
-        ValueError: If there is no worker.
+        ValueError: If there is no worker, or no machine of the cluster has what one needs.
     """
 
     def __init__(
@@ -208,6 +219,13 @@ class RayEvaluator(Evaluator):
             raise ValueError(f"workers is at least 1 and retries at least 0; got {workers} and {retries}.")
         self.local, self.workers, self.cpus, self.gpus, self.retries = local, workers, cpus, gpus, retries
         self._ray = connect(address, workers * cpus, "Evaluating on a cluster")
+        machines = [node["Resources"] for node in self._ray.nodes() if node["Alive"]]
+        if not any(has.get("CPU", 0) >= cpus and has.get("GPU", 0) >= gpus for has in machines):
+            there = "; ".join(f"{has.get('CPU', 0):g} cores, {has.get('GPU', 0):g} GPUs" for has in machines)
+            raise ValueError(
+                f"A worker needs {cpus:g} cores and {gpus:g} GPUs of one machine, and would wait for ever: those of "
+                f"the cluster have {there}. Lower what a worker needs, or add a machine."
+            )
 
     def evaluate(self, configs: Sequence[SubnetConfig], done: Done | None = None) -> list[float]:
         ray = self._ray
@@ -215,25 +233,35 @@ class RayEvaluator(Evaluator):
         pool = ray.remote(num_cpus=self.cpus, num_gpus=self.gpus)(_Worker)
         actors = [pool.remote(shared) for _ in range(min(self.workers, len(configs)))]
         errors, waiting, tries = [math.nan] * len(configs), list(range(len(configs)))[::-1], [0] * len(configs)
-        busy: dict[Any, tuple[int, int]] = {}
+        busy: dict[Any, tuple[int, int | None]] = {
+            actor.__ray_ready__.remote(): (a, None) for a, actor in enumerate(actors)
+        }
+        idle: list[int] = []
+        left, failed = len(configs), 0
         try:
-            while waiting or busy:
-                for a, actor in enumerate(actors):
-                    if waiting and a not in {used for used, _ in busy.values()}:
-                        i = waiting.pop()
-                        busy[actor.error.remote(configs[i])] = a, i
+            while left:
                 (ready, *_), _ = ray.wait(list(busy), num_returns=1)
                 a, i = busy.pop(ready)
                 try:
-                    errors[i] = ray.get(ready)
-                except ray.exceptions.RayActorError:
-                    actors[a] = pool.remote(shared)
-                    tries[i] += 1
-                    if tries[i] <= self.retries:
-                        waiting.append(i)
-                        continue
-                if done is not None:
-                    done(configs[i], errors[i])
+                    error = ray.get(ready)
+                    idle.append(a)
+                except ray.exceptions.RayActorError as lost:
+                    if i is None and (failed := failed + 1) > self.retries:
+                        raise RuntimeError(f"The workers of the cluster die before they begin: {lost}") from lost
+                    actors[a], error = pool.remote(shared), math.nan
+                    busy[actors[a].__ray_ready__.remote()] = a, None
+                    if i is not None:
+                        tries[i] += 1
+                        if tries[i] <= self.retries:
+                            waiting.append(i)
+                            i = None
+                if i is not None:
+                    errors[i], left = error, left - 1
+                    if done is not None:
+                        done(configs[i], error)
+                while waiting and idle:
+                    a, i = idle.pop(), waiting.pop()
+                    busy[actors[a].error.remote(configs[i])] = a, i
         finally:
             for actor in actors:
                 ray.kill(actor)

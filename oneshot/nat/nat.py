@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Callable, Sequence, Sized
+import zlib
+from collections.abc import Callable, Mapping, Sequence, Sized
 from pathlib import Path
 from typing import Any, Literal, cast
 
@@ -13,7 +14,7 @@ from torch import Tensor
 
 from oneshot.cost import count_candidates
 from oneshot.cost.candidates import Counted
-from oneshot.cost.few_shot import transferred_cost
+from oneshot.cost.few_shot import measured_cost
 from oneshot.cost.table import LatencyTable
 from oneshot.evaluation import decode_images, first, joined
 from oneshot.sandwich import SandwichSearch
@@ -27,6 +28,7 @@ from .evaluators import (
     RayEvaluator,
     SharedEvaluator,
     SupernetEvaluator,
+    checksum,
     fingerprint,
 )
 from .marginals import Marginals
@@ -35,6 +37,7 @@ from .search import ParetoSearch
 from .surrogates import KINDS, Kind
 
 COUNTED = ("params", "macs", "memory")
+FILES = (".json", ".csv")
 JOURNAL = "evaluations"
 
 
@@ -61,7 +64,8 @@ class NAT(SandwichSearch):
     Args:
         supernet: Any supernet, elastic or of operation choices.
         objectives: What is minimised beside the error: ``"params"``, ``"macs"``, ``"memory"``, a path of a latency
-            table (``.json``) or of few measurements (``.csv``), or an :class:`~oneshot.nat.objectives.Objective`.
+            table (``.json``) or of measured networks (``.csv``), or an :class:`~oneshot.nat.objectives.Objective`. One
+            file is the objective ``latency``; several have the names of the files, ``phone`` of ``phone.json``.
         constraints: Upper bounds by objective, ``{"macs": 3e8}``; a pair has the probability with which it must hold.
         warmup_epochs: Epochs before the first search.
         iterations: Searches.
@@ -97,7 +101,7 @@ class NAT(SandwichSearch):
         supernet: Supernet,
         *,
         objectives: Sequence[str | Objective] = ("macs",),
-        constraints: dict[str, float] | dict[str, tuple[float, float]] | None = None,
+        constraints: Mapping[str, float | tuple[float, float]] | None = None,
         warmup_epochs: int = 50,
         iterations: int = 30,
         adapt_epochs: int = 5,
@@ -116,19 +120,20 @@ class NAT(SandwichSearch):
         **kwargs: Any,
     ) -> None:
         super().__init__(supernet, candidates=1, finalists=1, **kwargs)
-        if warmup_epochs < 0 or iterations < 1 or adapt_epochs < 1 or warmup_epochs + adapt_epochs < 1:
+        if warmup_epochs < 0 or iterations < 1 or adapt_epochs < 1:
             raise ValueError(
                 f"warmup_epochs is at least 0, iterations and adapt_epochs at least 1; got {warmup_epochs}, "
                 f"{iterations}, {adapt_epochs}."
             )
         if sampler not in ("archive", "candidates", "uniform"):
             raise ValueError(f"What is trained is drawn from 'archive', 'candidates' or 'uniform'; got {sampler!r}.")
-        if calibration_images < 1:
-            raise ValueError(f"Calibration needs at least one image; got calibration_images={calibration_images}.")
+        if calibration_images < 2:
+            raise ValueError(f"Calibration needs at least two images; got calibration_images={calibration_images}.")
         self.warmup_epochs, self.iterations, self.adapt_epochs = warmup_epochs, iterations, adapt_epochs
         self.drawn_from, self.calibration_images, self.evaluation_batch = sampler, calibration_images, evaluation_batch
         macs = Objective("macs", model=self.macs)
-        known = [macs if given == "macs" else objective_of(given, supernet) for given in objectives]
+        several = sum(isinstance(given, str) and given.endswith(FILES) for given in objectives) > 1
+        known = [macs if given == "macs" else objective_of(given, supernet, by_file=several) for given in objectives]
         bounds = [_bound(name, bound, [*known, macs], supernet) for name, bound in (constraints or {}).items()]
         self.pareto = ParetoSearch(
             supernet.space,
@@ -147,21 +152,27 @@ class NAT(SandwichSearch):
         self.ray, self.ray_workers, self.ray_gpus = ray, ray_workers, ray_gpus
         self.progress: Callable[[str, int, int], None] = _ignore
         self._images: tuple[Tensor, Tensor, Tensor] | None = None
-        self._marginals: Marginals | None = None
+        self._images_checksum = 0
+        self._forget_what_is_drawn()
 
     # What is trained.
 
+    def _forget_what_is_drawn(self) -> None:
+        self._marginals: Marginals | None = None
+        self._candidates: IntMatrix | None = None
+
     def draw(self, n: int, rng: np.random.Generator) -> IntMatrix:
         archive = self.pareto.archive
-        if self.drawn_from == "uniform" or not len(archive):
-            return super().draw(n, rng)
+        if self.drawn_from == "archive" and not archive.failed.all():
+            if self._marginals is None:
+                self._marginals = Marginals.of(self.supernet.space, archive.genes[~archive.failed])
+            return self._marginals.sample(n, rng)
         if self.drawn_from == "candidates":
-            front = archive.front()
-            rows: IntMatrix = archive.genes[rng.choice(front, size=n, replace=len(front) < n)]
-            return rows
-        if self._marginals is None:
-            self._marginals = Marginals.of(self.supernet.space, archive.genes[~archive.failed])
-        return self._marginals.sample(n, rng)
+            if self._candidates is None:
+                self._candidates = archive.genes[self.pareto.front()]
+            if len(self._candidates):
+                return self._candidates[rng.choice(len(self._candidates), size=n, replace=len(self._candidates) < n)]
+        return super().draw(n, rng)
 
     def schedule_position(self) -> tuple[int, int]:
         # The learning rate is annealed within the warm-up, and within every adaptation (arXiv:2005.05859, section 4.1).
@@ -205,6 +216,8 @@ class NAT(SandwichSearch):
 
     def look_for_held_out(self) -> None:
         self._images = self._decoded()
+        batch = zlib.crc32(str(self.evaluation_batch).encode())
+        self._images_checksum = checksum(zip(("images", "labels", "calibration"), self._images, strict=True), batch)
         self.evaluator()  # raises where images tell nothing, or a cluster is not there: now, not after the warm-up
 
     def on_train_start(self) -> None:
@@ -234,17 +247,17 @@ class NAT(SandwichSearch):
                 errors = evaluator.evaluate(space.decode(genes), self._counted("evaluating candidates", genes))
                 pareto.tell(genes, np.array(errors))
         self.progress("", 0, 0)
-        self._marginals = None
+        self._forget_what_is_drawn()
         if self._trainer is not None and pareto.history:
             now = pareto.history[-1]
             facts = {"hypervolume": now.hypervolume, "evaluations": float(now.evaluations)}
             if now.kind is not None:
                 facts["tau"] = now.tau.get(now.kind, math.nan)
-            facts["best_error"] = float(np.nanmin(pareto.archive.values[:, 0]))
-            facts["front"] = float(len(pareto.front()))
-            self.log_dict(
-                {f"nat/{name}": value for name, value in facts.items() if math.isfinite(value)}, rank_zero_only=True
-            )
+            front = pareto.archive.values[pareto.front(), 0]
+            facts |= {"front": float(len(front)), "best_error": float(front.min(initial=math.inf))}
+            finite = {f"nat/{name}": value for name, value in facts.items() if math.isfinite(value)}
+            # Of the epoch: Lightning keeps what belongs to a step at every log_every_n_steps-th only.
+            self.log_dict(finite, on_step=False, on_epoch=True, batch_size=1, rank_zero_only=True)
 
     def evaluator(self) -> Evaluator:
         """What errors are measured with, during a fit; of the weights as they are now."""
@@ -255,7 +268,7 @@ class NAT(SandwichSearch):
         folder = Path(self.trainer.default_root_dir) / JOURNAL
         if getattr(self.trainer, "fast_dev_run", 0):
             return SharedEvaluator(local)
-        return SharedEvaluator(JournalledEvaluator(local, folder, fingerprint(self.supernet)))
+        return SharedEvaluator(JournalledEvaluator(local, folder, fingerprint(self.supernet, self._images_checksum)))
 
     def _counted(self, what: str, architectures: Sized) -> Done:
         """Tells :attr:`progress` of every evaluation; of those of this process, if there are several."""
@@ -267,7 +280,10 @@ class NAT(SandwichSearch):
         data: Any = getattr(self.trainer, "datamodule", None)
         if data is not None:
             return decode_images(data, self.calibration_images, batch_size=self.evaluation_batch)
-        validation = list(self._held_out())
+        # Lightning does not set loaders up that limit_val_batches=0 leaves out of its own validation.
+        source = self.trainer.fit_loop.epoch_loop.val_loop._data_source
+        loaders = source.dataloader() if source.is_defined() else self._held_out()
+        validation = loaders[0] if isinstance(loaders, list | tuple) else loaders
         training = (self.weight_batch(batch)[0] for batch in cast(Any, self.trainer.train_dataloader))
         return (*joined(validation), first(training, self.calibration_images))
 
@@ -285,15 +301,20 @@ class NAT(SandwichSearch):
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         super().on_load_checkpoint(checkpoint)
         self.pareto.load_state_dict(checkpoint["nat"])
-        self._marginals = None
+        self._forget_what_is_drawn()
 
 
 def _ignore(what: str, done: int, total: int) -> None:
     """Nobody wants to know."""
 
 
-def objective_of(given: str | Objective, supernet: Supernet) -> Objective:
-    """An objective by the name of a count or the path of a table.
+def objective_of(given: str | Objective, supernet: Supernet, *, by_file: bool = False) -> Objective:
+    """An objective by the name of a count or the path of a file.
+
+    Args:
+        given: See :class:`NAT`.
+        supernet: Whose architectures cost it.
+        by_file: Whether a latency is named for its file.
 
     Raises:
         ValueError: If it is neither, or the table is of another supernet.
@@ -302,18 +323,25 @@ def objective_of(given: str | Objective, supernet: Supernet) -> Objective:
         return given
     if given in COUNTED:
         return Objective(given, model=count_candidates(supernet, cast(Counted, given)))
+    name = Path(given).stem if by_file else "latency"
     if given.endswith(".json"):
-        return Objective("latency", model=LatencyTable.load(given).cost_of(supernet))
+        table = LatencyTable.load(given)
+        return Objective(name, model=table.cost_of(supernet), deviation=table.residual)
     if given.endswith(".csv"):
-        return Objective("latency", model=transferred_cost(given, supernet.space))
+        return Objective(name, model=measured_cost(given, supernet.space))
     raise ValueError(
-        f"An objective is {', '.join(map(repr, COUNTED))}, the .json of a latency table, the .csv of measurements or "
-        f"an Objective; got {given!r}. The error is always one."
+        f"An objective is {', '.join(map(repr, COUNTED))}, the .json of a latency table, the .csv of measured networks "
+        f"or an Objective; got {given!r}. The error is always one."
     )
 
 
 def _bound(name: str, bound: float | tuple[float, float], known: Sequence[Objective], supernet: Supernet) -> Constraint:
     by_name = {objective.name: objective for objective in known}
+    if name not in by_name and name not in COUNTED and not name.endswith(FILES):
+        raise ValueError(
+            f"A constraint is on one of the objectives {', '.join(by_name)}, on one of {', '.join(COUNTED)}, or on the "
+            f"file of a latency; got {name!r}."
+        )
     objective = by_name[name] if name in by_name else objective_of(name, supernet)
     at_most, probability = bound if isinstance(bound, Sequence) else (bound, 0.5)
     return Constraint(objective, at_most, probability=probability)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from statistics import NormalDist
 from typing import TypeAlias
 
 import numpy as np
@@ -31,9 +32,10 @@ class Objective:
         name: What it is called in archives and plots.
         unit: Unit of the values; that of the model by default.
         model: A cost model, or a function ``[N, G] -> [N]`` of genes.
+        deviation: Standard deviation of the truth from the model, relative, where the model itself does not know.
 
     Raises:
-        ValueError: If there is no model, or the name is that of the measured objective.
+        ValueError: If there is no model, the name is that of the measured objective, or the deviation negative.
 
     Example:
         >>> width = Objective("width", "channels", lambda genes: genes.sum(1))
@@ -44,6 +46,7 @@ class Objective:
     name: str
     unit: str = ""
     model: CostModel | CostFunction | None = None
+    deviation: float = field(default=0.0, kw_only=True)
 
     def __post_init__(self) -> None:
         if self.name == ERROR:
@@ -54,6 +57,10 @@ class Objective:
             raise ValueError(
                 f"Objective {self.name!r} needs a model: a CostModel (counts, a latency table, a predictor) or a "
                 "function of genes [N, G] -> [N]. Count it with count_candidates, or measure it with 'oneshot measure'."
+            )
+        if not 0 <= self.deviation < np.inf:
+            raise ValueError(
+                f"The deviation of objective {self.name!r} is a share, at least 0, such as 0.1; got {self.deviation}."
             )
         if not self.unit and isinstance(self.model, CostModel):
             object.__setattr__(self, "unit", self.model.unit)
@@ -90,10 +97,11 @@ class Objective:
     def upper(self, genes: IntMatrix, probability: float) -> Floats:
         """What the cost stays below with a probability, ``[N]``.
 
-        Learned costs know their interval, which is taken to be as wide above as below; all others are exact.
+        Learned costs know their interval, which is taken to be as wide above as below. All others are normally
+        distributed with :attr:`deviation`, exact where that is 0.
         """
         if probability == 0.5 or not isinstance(self.model, Predictor | TransferredCost):
-            return self.values(genes)
+            return self.values(genes) * (1 + self.deviation * NormalDist().inv_cdf(probability))
         lower, upper = self.model.interval(genes, abs(2 * probability - 1))
         return np.asarray(upper if probability > 0.5 else lower, np.float64)
 
@@ -105,7 +113,7 @@ class Constraint:
     Args:
         objective: The cost; it need not be among those minimised.
         at_most: The bound, in the unit of the objective.
-        probability: With which it must hold, where the model is learned and knows how wrong it is.
+        probability: With which it must hold, where the model is learned or the objective says how wrong it is.
 
     Raises:
         ValueError: If the bound is not finite or the probability not between 0 and 1.

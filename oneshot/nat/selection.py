@@ -74,7 +74,9 @@ def largest_gain(values: npt.ArrayLike, k: int, kept: npt.ArrayLike, *, points: 
     low, span = everything.min(0), np.ptp(everything, axis=0)
     box = low + np.random.default_rng(0).random((points, y.shape[1])) * np.where(span > 0, 1.1 * span, 1.0)
     free = box[~(there[:, None] <= box).all(-1).any(0)]
-    reaches = (y[:, None] <= free).all(-1)
+    reaches = np.ones((len(y), len(free)), dtype=bool)
+    for m in range(y.shape[1]):
+        reaches &= y[:, m, None] <= free[:, m]
     taken: list[int] = []
     while len(taken) < min(k, len(y)) and (gain := reaches.sum(1)).any():
         taken.append(int(gain.argmax()))

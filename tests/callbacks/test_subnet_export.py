@@ -9,6 +9,7 @@ from pytorch_lightning.loggers import CSVLogger, WandbLogger
 import oneshot
 from oneshot.callbacks import SubnetExport
 from oneshot.callbacks.base import run_folder
+from oneshot.evaluation import calibration_images, recalibrate
 from oneshot.supernets import load_config
 
 from .searches import Unrelated, fit, make_search, make_trainer
@@ -29,15 +30,19 @@ def test_a_folder_of_choice_is_made(tmp_path: Path) -> None:
     assert load_config(tmp_path / "new" / "folder" / "subnet.json") == search.derive()
 
 
-def test_the_extracted_network_is_exported_with_its_shared_weights(tmp_path: Path) -> None:
+def test_the_extracted_network_is_exported_with_its_shared_weights_and_statistics_of_its_own(tmp_path: Path) -> None:
     search = make_search()
     fit(make_trainer(tmp_path, SubnetExport(network=True), max_epochs=1), search)
 
     x = torch.randn(4, 1, 8, 8)
     network = oneshot.load(tmp_path / "network")
     search.eval()
+    shared, own = search.supernet.extract(search.derive()), search.supernet.extract(search.derive())
+    images = calibration_images(search.trainer.datamodule, 2048)  # type: ignore[attr-defined]  # set by the fit
+    recalibrate(own, images.tensor_split(3))
     with torch.no_grad():
-        torch.testing.assert_close(network(x), search.supernet.extract(search.derive())(x), rtol=1e-5, atol=1e-6)
+        torch.testing.assert_close(network(x), own(x), rtol=1e-5, atol=1e-6)
+        assert not torch.allclose(network(x), shared(x), rtol=1e-2)
 
 
 def test_a_logger_without_a_folder_gets_one_where_lightning_keeps_its_checkpoints(tmp_path: Path) -> None:

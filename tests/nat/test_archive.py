@@ -133,6 +133,8 @@ def test_the_table_has_a_line_for_each_evaluation(tmp_path: Path) -> None:
         lines = list(csv.DictReader(file))
     assert [float(line["MACs"]) for line in lines] == archive.values[:, 1].tolist()
     assert [i for i, line in enumerate(lines) if line["in_front"] == "1"] == archive.front().tolist()
+    other = archive.write_csv(tmp_path / "others.csv", [1, 4]).read_text().splitlines()[1:]
+    assert [i for i, line in enumerate(other) if line.split(",")[3] == "1"] == [1, 4]
     configs = SPACE.decode(archive.genes)
     assert [(line["layer_0"], line["layer_2"], line["width"]) for line in lines] == [
         (c["layer"][0], c["layer"][2], str(c["width"][0])) for c in configs

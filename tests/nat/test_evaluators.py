@@ -16,7 +16,15 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from oneshot.evaluation import recalibrate
-from oneshot.nat.evaluators import Done, Evaluator, JournalledEvaluator, RayEvaluator, SupernetEvaluator, fingerprint
+from oneshot.nat.evaluators import (
+    Done,
+    Evaluator,
+    JournalledEvaluator,
+    RayEvaluator,
+    SupernetEvaluator,
+    checksum,
+    fingerprint,
+)
 from oneshot.supernets import MobileNetV3Supernet, NASBenchMacroSupernet, SubnetConfig
 from oneshot.supernets.base import Supernet
 from oneshot.testing.spaces import disturb
@@ -43,7 +51,9 @@ def configs_of(supernet: Supernet, n: int) -> list[SubnetConfig]:
     return supernet.space.unique(supernet.space.decode(supernet.space.sample_matrix(n, 0)))
 
 
-def alone(supernet: Supernet, config: SubnetConfig, x: Tensor, y: Tensor, calibration: Tensor | None) -> float:
+def alone(
+    supernet: Supernet, config: SubnetConfig, x: Tensor, y: Tensor, calibration: Tensor | None, parts: Any = 20
+) -> float:
     """The extracted network, calibrated by the function that ``oneshot pick`` uses."""
     network = supernet.extract(config).eval()
     size = network.input_shape[-1]
@@ -54,7 +64,7 @@ def alone(supernet: Supernet, config: SubnetConfig, x: Tensor, y: Tensor, calibr
         return F.interpolate(t, size=(size, size), mode="bilinear", antialias=True, align_corners=False)
 
     if calibration is not None:
-        recalibrate(network, resized(calibration).split(20))
+        recalibrate(network, resized(calibration).split(parts))
     with torch.no_grad():
         return 1 - float((network(resized(x)).argmax(1) == y).double().mean())
 
@@ -87,6 +97,14 @@ def test_a_network_whose_output_is_not_finite_has_failed() -> None:
     broken, whole = space.decode([[0] * 7 + [2], [0] * 8])
     errors = SupernetEvaluator(supernet, x, y, x).evaluate([broken, whole])
     assert math.isnan(errors[0]) and not math.isnan(errors[1])
+
+
+def test_no_calibration_image_is_alone_in_a_batch() -> None:
+    """At 8 pixels the last layers have one pixel, of which a single image has no variance."""
+    supernet, (x, y), (calibration, _) = mobile(), images(20, 1), images(21, 2)
+    low = next(config for config in configs_of(supernet, 12) if supernet.resolution(config) == 8)
+    (error,) = SupernetEvaluator(supernet, x, y, calibration, batch_size=20).evaluate([low])
+    assert error == pytest.approx(alone(supernet, low, x, y, calibration, parts=(11, 10)), abs=1e-6)
 
 
 @pytest.mark.parametrize(
@@ -129,7 +147,7 @@ class Counting(Evaluator):
 
 def test_the_journal_gives_back_what_was_measured_with_the_same_weights(tmp_path: Path) -> None:
     configs = configs_of(macro(), 10)
-    first, second, other = Counting(fails=True), Counting(), Counting()
+    first, second, third, other = Counting(fails=True), Counting(), Counting(), Counting()
     with pytest.raises(RuntimeError, match="out of memory"):
         JournalledEvaluator(first, tmp_path, weights=7).evaluate(configs)
     with (tmp_path / "evaluations.0.jsonl").open("a") as file:
@@ -138,6 +156,8 @@ def test_the_journal_gives_back_what_was_measured_with_the_same_weights(tmp_path
     assert second.asked == configs[3:]
     expected = Counting().evaluate(configs)
     assert str(errors) == str(expected) and any(map(math.isnan, errors))
+    assert str(JournalledEvaluator(third, tmp_path, weights=7).evaluate(configs)) == str(expected)
+    assert third.asked == [], "the line that was cut off must not spoil the one behind it"
     JournalledEvaluator(other, tmp_path, weights=8).evaluate(configs)
     assert other.asked == configs
 
@@ -150,6 +170,14 @@ def test_the_fingerprint_changes_with_a_weight_and_not_with_a_statistic() -> Non
     with torch.no_grad():
         next(supernet.parameters()).view(-1)[0].add_(1e-6)
     assert fingerprint(supernet) != before
+
+
+def test_the_fingerprint_changes_with_what_is_evaluated_on() -> None:
+    supernet, (x, y) = macro(), images(4, 1)
+    first, other, again = (
+        fingerprint(supernet, checksum([("images", x), ("labels", labels)])) for labels in (y, 2 - y, y)
+    )
+    assert first == again != other
 
 
 # Ray.
@@ -190,6 +218,30 @@ def test_a_ray_cluster_measures_the_same_and_a_lost_worker_costs_nothing(ray: An
     cluster.local = Dying(tmp_path / "died", configs[3])
     assert cluster.evaluate(configs) == [len(str(config)) / 1000 for config in configs]
     assert (tmp_path / "died").exists()
+
+
+class Broken(Counting):
+    """Cannot be where the workers are."""
+
+    def to(self, device: str) -> Evaluator:
+        if device != "cpu" or self.fails:
+            raise RuntimeError("no such supernet here")
+        return Broken(fails=True)
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore")  # Ray's own
+def test_workers_that_find_no_room_or_cannot_begin_do_not_keep_anybody_waiting(ray: Any) -> None:
+    configs = configs_of(macro(), 6)
+    cluster = RayEvaluator(Counting(), workers=2)
+    cores = int(ray.cluster_resources()["CPU"])
+    crowd = RayEvaluator(Counting(), workers=cores + 3)
+    assert str(crowd.evaluate(configs)) == str(Counting().evaluate(configs))
+    cluster.local, cluster.retries = Broken(), 1
+    with pytest.raises(RuntimeError, match=r"(?s)die before they begin: .*no such supernet here"):
+        cluster.evaluate(configs)
+    with pytest.raises(ValueError, match=r"A worker needs 1 cores and 64 GPUs of one machine.* have \d+ cores, 0 GPUs"):
+        RayEvaluator(Counting(), gpus=64)
 
 
 def test_a_cluster_that_is_not_there_is_named(ray: Any) -> None:

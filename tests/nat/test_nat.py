@@ -23,12 +23,14 @@ from torch import Tensor
 from torch.utils.data import DataLoader, TensorDataset
 
 from oneshot.callbacks import SearchProgressBar
-from oneshot.cost import count_candidates
+from oneshot.cost import LatencyTable, count_candidates
+from oneshot.cost.table import describe_choices
 from oneshot.guard import check_data
 from oneshot.nat import evaluators
 from oneshot.nat.evaluators import SupernetEvaluator
 from oneshot.nat.nat import NAT
 from oneshot.nat.objectives import Objective
+from oneshot.run_log import RunLog
 from oneshot.supernets import MobileNetV3Supernet, NASBenchMacroSupernet, SubnetConfig, Supernet
 from oneshot.testing.methods import WINNER, PlantedSupernet, stripes
 
@@ -143,6 +145,25 @@ def test_what_is_trained_after_the_first_search(sampler: str, tmp_path: Path) ->
     assert len(genes) >= (1 if sampler == "candidates" else 4)
 
 
+def test_the_candidates_that_are_trained_keep_the_constraints() -> None:
+    macs = nat().macs
+    most = float(np.quantile(macs.costs(macs.space.sample_matrix(500, 0)), 0.3))
+    search = nat(sampler="candidates", constraints={"macs": most})
+    genes = search.pareto.ask()
+    search.pareto.tell(genes, 1.0 / macs.costs(genes))  # the larger, the better: all are on the front without bounds
+    assert (macs.costs(search.draw(50, np.random.default_rng(0))) <= most).all()
+    assert macs.costs(search.pareto.archive.genes[search.pareto.archive.front()]).max() > most
+
+
+@pytest.mark.parametrize("sampler", ["archive", "candidates"])
+def test_where_all_evaluations_failed_draws_are_uniform(sampler: str) -> None:
+    search = nat(sampler=sampler)
+    genes = search.pareto.ask()
+    search.pareto.tell(genes, np.full(len(genes), np.nan))
+    drawn = search.draw(3000, np.random.default_rng(0))
+    assert np.bincount(drawn.ravel(), minlength=3) / drawn.size == pytest.approx([1 / 3] * 3, abs=0.02)
+
+
 def test_archive_draws_follow_its_categorical_distributions() -> None:
     search = nat()
     space = search.supernet.space
@@ -173,6 +194,41 @@ def test_the_learning_rate_is_annealed_in_every_turn() -> None:
 # Objectives.
 
 
+def table_of(supernet: Supernet, residual: float) -> LatencyTable:
+    """A convolution of 3 x 3 takes 3 ms, of 1 x 1 one, on every edge."""
+    return LatencyTable(
+        space=supernet.space.name,
+        choices=describe_choices(supernet.space),
+        input_shape=supernet.input_shape,
+        batch=1,
+        dtype="float32",
+        table={"edge": [[0.0, 1.0, 3.0]] * 4},
+        fixed=2.0,
+        spread={"edge": [[0.0, 0.0, 0.0]] * 4},
+        noise=0.01,
+        residual=residual,
+        networks=20,
+        reference={"config": supernet.space.sample(0).to_dict(), "ms": 5.0},
+        device={"runtime": "eager", "name": "a chip", "threads": 1},
+        date="2026-01-01T00:00:00+00:00",
+    )
+
+
+def test_devices_are_told_apart_by_the_names_of_their_files(tmp_path: Path) -> None:
+    supernet = PlantedSupernet(["skip_connect", "nor_conv_1x1", WINNER], channels=4, edges=4)
+    for name in ("phone", "board"):
+        table = table_of(supernet, residual=0.1)
+        table.save(tmp_path / f"{name}.json")
+    paths = [str(tmp_path / f"{name}.json") for name in ("phone", "board")]
+    assert nat(objectives=paths).pareto.archive.objectives == ("error", "phone", "board")
+    search = nat(objectives=["macs", paths[0]], constraints={"latency": (8.0, 0.9)})
+    assert search.pareto.archive.objectives == ("error", "macs", "latency")
+    (bound,) = search.pareto.constraints
+    genes = search.supernet.space.sample_matrix(50, 0)
+    sure = bound.objective.upper(genes, 0.9) / bound.objective.values(genes)
+    assert sure == pytest.approx(1.12816, rel=1e-4)  # 1.2816 standard deviations of the table's residual above
+
+
 def test_any_objectives_and_constraints() -> None:
     supernet = NASBenchMacroSupernet(channels=4, num_classes=2, in_channels=1, image_size=8)
     macs = count_candidates(supernet, "macs")
@@ -201,8 +257,11 @@ def test_any_objectives_and_constraints() -> None:
         pytest.param(
             {"constraints": {"macs": 1.0}}, "No architecture of space 'planted' has macs <= 1", id="infeasible"
         ),
+        pytest.param(
+            {"constraints": {"latency": 1.0}}, "is on one of the objectives macs, .*; got 'latency'", id="no-objective"
+        ),
         pytest.param({"population": 1}, "population", id="population"),
-        pytest.param({"calibration_images": 0}, "at least one image; got calibration_images=0", id="calibration"),
+        pytest.param({"calibration_images": 1}, "at least two images; got calibration_images=1", id="calibration"),
     ],
 )
 def test_what_makes_no_sense_is_refused(options: dict[str, Any], message: str) -> None:
@@ -220,6 +279,16 @@ def test_validation_images_are_there_and_of_several_classes(tmp_path: Path) -> N
         fit(nat(), tmp_path, Stripes(validation=0))
     with pytest.raises(ValueError, match=r"Validation images of one class \(\d\) tell no architectures apart"):
         fit(nat(), tmp_path, Stripes(validation=1))
+
+
+def test_loaders_do_without_a_data_module(tmp_path: Path) -> None:
+    data, search, same = Stripes(), nat(iterations=1), nat(iterations=1)
+    fit(same, tmp_path / "module", data)
+    names = ("logger", "enable_checkpointing", "enable_progress_bar", "enable_model_summary")
+    options: dict[str, Any] = {**dict.fromkeys(names, False), "limit_val_batches": 0, "max_epochs": 2}
+    trainer = pl.Trainer(accelerator="cpu", devices=1, default_root_dir=tmp_path / "loaders", **options)
+    trainer.fit(search, data.train_dataloader(), data.val_dataloader())
+    assert everything(search)[1] == everything(same)[1]
 
 
 def mobile(**options: Any) -> MobileNetV3Supernet:
@@ -310,6 +379,17 @@ def test_a_log_has_no_bars_of_evaluations(tmp_path: Path, capsys: pytest.Capture
     assert len(text.splitlines()) < 10
 
 
+def test_what_a_search_has_found_is_logged_however_rarely_steps_are(tmp_path: Path) -> None:
+    log = RunLog(tmp_path)
+    search = nat()
+    fit(search, tmp_path, logger=log, log_every_n_steps=3)  # of the 4 of an epoch
+    rows = [row for row in log.rows if "nat/hypervolume" in row]
+    assert [float(row["nat/evaluations"]) for row in rows] == [18, 22, 22]
+    assert float(rows[-1]["nat/hypervolume"]) == pytest.approx(search.pareto.history[-1].hypervolume, rel=1e-5)
+    front = search.pareto.archive.values[search.pareto.front(), 0]
+    assert float(rows[-1]["nat/best_error"]) == pytest.approx(front.min(), rel=1e-5)
+
+
 # Half precision.
 
 
@@ -396,6 +476,22 @@ def test_nothing_is_evaluated_twice_after_an_interruption(
         fit(again, tmp_path / "run", ckpt_path=saved[-1] if saved else None)
     assert everything(again)[1] == everything(whole)[1]
     assert len(before) + len(after) == len(all_measured)
+
+
+def test_errors_of_other_images_are_not_read_back(tmp_path: Path) -> None:
+    """Two searches in one folder that begin with the same weights, as pretrained ones are."""
+
+    class Others(Stripes):
+        def val_dataloader(self) -> Any:
+            x, y = stripes(64, 1)
+            return DataLoader(TensorDataset(x, 1 - y), 32)
+
+    errors = []
+    for data, folder in ((Stripes(), "one"), (Others(), "one"), (Others(), "another")):
+        search = nat(warmup_epochs=0, iterations=1)
+        fit(search, tmp_path / folder, data)
+        errors.append(search.pareto.archive.values[:14, 0].tolist())
+    assert errors[1] == errors[2] != errors[0]
 
 
 @pytest.mark.slow

@@ -41,6 +41,9 @@ def test_ten_thousand_architectures_are_one_call() -> None:
         pytest.param(lambda: Objective("latency"), "'latency' needs a model", id="none"),
         pytest.param(lambda: Objective("latency", model=3.0), "'latency' needs a model", id="number"),  # type: ignore[arg-type]
         pytest.param(lambda: Objective("error", model=len), "is measured and part of every search", id="error"),
+        pytest.param(
+            lambda: Objective("x", model=len, deviation=-0.1), "is a share, at least 0.* got -0.1", id="wrong"
+        ),
         pytest.param(lambda: Constraint(LATENCY, np.nan), "The bound of 'latency' is finite", id="bound"),
         pytest.param(lambda: Constraint(LATENCY, 3.0, probability=1.0), "probability between 0 and 1", id="certain"),
         pytest.param(
@@ -80,6 +83,17 @@ def test_exact_costs_know_no_doubt() -> None:
     assert exact.excess(GENES) == pytest.approx(LATENCY.values(GENES) / 20.0 - 1)
     assert str(exact) == "latency <= 20 ms with probability 0.99"
     assert excesses([], GENES).shape == (50, 0) and excesses([exact, exact], GENES).shape == (50, 2)
+
+
+def test_what_is_as_wrong_as_its_deviation_keeps_a_bound_with_its_probability() -> None:
+    rng = np.random.default_rng(0)
+    table = Objective("latency", model=LATENCY.model, deviation=0.1)
+    test = SPACE.sample_matrix(4000, 2)
+    truth = LATENCY.values(test) * rng.normal(1, 0.1, len(test))
+    for probability in (0.1, 0.5, 0.8, 0.95):
+        assert (truth <= table.upper(test, probability)).mean() == pytest.approx(probability, abs=0.03)
+    assert (truth <= LATENCY.upper(test, 0.95)).mean() < 0.6  # the test can tell that nothing was added
+    assert np.array_equal(table.values(test), LATENCY.values(test))
 
 
 def test_an_infeasible_bound_names_the_smallest_value_there_is() -> None:
