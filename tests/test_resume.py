@@ -20,12 +20,12 @@ import torch
 from pytorch_lightning.callbacks import Callback
 from pytorch_lightning.utilities.exceptions import SIGTERMException
 
-from oneshot import DARTS, Retrain, cli
+from oneshot import DARTS, OnceForAll, Retrain, cli
 from oneshot.base import SearchModule
 from oneshot.callbacks import ArchLogger, RunCheckpoint, good_checkpoint
 from oneshot.data import FakeImages, SearchDataModule
 from oneshot.run_log import RunLog
-from oneshot.supernets import DARTSNetwork, DARTSSupernet, reduced_space
+from oneshot.supernets import DARTSNetwork, DARTSSupernet, MobileNetV3Supernet, reduced_space
 from oneshot.supernets.genotype import PUBLISHED
 
 pytestmark = pytest.mark.filterwarnings("ignore")
@@ -188,6 +188,25 @@ def test_a_search_stopped_at_any_step_ends_as_one_that_was_not(step: int, worker
         fit(s4(), tmp_path / "stopped", data(num_workers=workers), Stop(step))
     fit(s4(1), tmp_path / "stopped", data(num_workers=workers), resume=True)
     assert_same_training(tmp_path / "whole", tmp_path / "stopped")
+
+
+@pytest.mark.parametrize("fixed_teacher", [False, True])
+def test_what_an_epoch_begins_with_is_not_repeated_where_a_fit_was_stopped_within_it(
+    fixed_teacher: bool, tmp_path: Path
+) -> None:
+    def shrinking() -> OnceForAll:  # takes its teacher before the second epoch, sorts its channels before the third
+        torch.manual_seed(0)
+        sizes: Any = {"widths": (0.1,), "depths": (1,), "kernels": (3,), "expansions": (2, 3), "resolutions": (8,)}
+        supernet = MobileNetV3Supernet(num_classes=3, in_channels=1, stem="cifar", **sizes)
+        options: Any = {"candidates": 1, "finalists": 1, "weight_lr": 0.1}
+        return OnceForAll(supernet, shrink_epochs=(1, 0, 1, 1), fixed_teacher=fixed_teacher, **options)
+
+    fit(shrinking(), tmp_path / "whole", data())  # of eight steps an epoch
+    for step in (11, 16, 19):
+        with pytest.raises(KeyError, match="stop"):
+            fit(shrinking(), tmp_path / str(step), data(), Stop(step))
+        fit(shrinking(), tmp_path / str(step), data(), resume=True)
+        assert_same_training(tmp_path / "whole", tmp_path / str(step))
 
 
 @pytest.mark.parametrize("every", [1, 3, 5])

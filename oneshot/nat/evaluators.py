@@ -15,7 +15,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from oneshot.cluster import connect
+from oneshot.cluster import check_room, connect
 from oneshot.evaluation import inherited_error
 from oneshot.supernets.base import Supernet
 from oneshot.supernets.elastic import resized
@@ -219,13 +219,7 @@ class RayEvaluator(Evaluator):
             raise ValueError(f"workers is at least 1 and retries at least 0; got {workers} and {retries}.")
         self.local, self.workers, self.cpus, self.gpus, self.retries = local, workers, cpus, gpus, retries
         self._ray = connect(address, workers * cpus, "Evaluating on a cluster")
-        machines = [node["Resources"] for node in self._ray.nodes() if node["Alive"]]
-        if not any(has.get("CPU", 0) >= cpus and has.get("GPU", 0) >= gpus for has in machines):
-            there = "; ".join(f"{has.get('CPU', 0):g} cores, {has.get('GPU', 0):g} GPUs" for has in machines)
-            raise ValueError(
-                f"A worker needs {cpus:g} cores and {gpus:g} GPUs of one machine, and would wait for ever: those of "
-                f"the cluster have {there}. Lower what a worker needs, or add a machine."
-            )
+        check_room(self._ray, cpus, gpus)
 
     def evaluate(self, configs: Sequence[SubnetConfig], done: Done | None = None) -> list[float]:
         ray = self._ray
