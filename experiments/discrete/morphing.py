@@ -1,7 +1,7 @@
 """NASH and LEMONADE from a trivial network, against random graphs with as much training.
 
     python experiments/discrete/morphing.py run digits --seeds 0 1 2
-    ONESHOT_DATA=... python experiments/discrete/morphing.py run cifar10 --seeds 0
+    ONESHOT_DATA=... python experiments/discrete/morphing.py run cifar10 --seeds 0 1 2
     python experiments/discrete/morphing.py netadapt --seeds 0 1 2
     python experiments/discrete/morphing.py report            # morphing.json, morphing.png, tables for README.md
 

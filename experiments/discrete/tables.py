@@ -36,6 +36,7 @@ from oneshot.discrete import (  # noqa: E402
     SearchStrategy,
     Study,
     TabularEvaluator,
+    TournamentEvolution,
 )
 from oneshot.discrete.tables import accel_nasbench, nas_bench_201, nas_bench_macro  # noqa: E402
 from oneshot.files import write_atomically  # noqa: E402
@@ -49,13 +50,15 @@ STRATEGIES: dict[str, Build] = {
     "local search, one start": lambda space, seed: LocalSearch(space, seed=seed),
     "local search, full": lambda space, seed: LocalSearch(space, neighbourhood="full", seed=seed),
     "regularised evolution": lambda space, seed: RegularizedEvolution(space, population=30, sample=10, seed=seed),
+    "tournament evolution": lambda space, seed: TournamentEvolution(space, population=30, seed=seed),
     "NSGA-II": lambda space, seed: NSGA2(space, seed=seed),
     "REINFORCE": lambda space, seed: REINFORCE.small(space, seed=seed),
     "PPO": lambda space, seed: PPO.small(space, seed=seed),
     "Neural Architect": lambda space, seed: NeuralArchitect(space, seed=seed),
     "BANANAS": lambda space, seed: BANANAS(space, seed=seed),
 }
-COLOURS = ("#767676", "#56B4E9", "#0072B2", "#003f5c", "#D55E00", "#E69F00", "#CC79A7", "#882255", "#117733", "#44AA99")
+COLOURS = ("#767676", "#56B4E9", "#0072B2", "#003f5c", "#D55E00", "#F0A58F", "#E69F00", "#CC79A7", "#882255", "#117733")
+COLOURS += ("#44AA99",)
 
 
 def data(name: str) -> Path:
