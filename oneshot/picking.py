@@ -148,7 +148,7 @@ def _from_study(
     run: str, bounds: Mapping[str, float], point: Mapping[str, float], *, knee: bool
 ) -> tuple[Study, Record]:
     """The record that is asked for, of the front, or of all evaluations if a bound is on another metric."""
-    study = read_study(run)
+    study = read_study(run, follow=False)  # also of another machine, where a strategy may round differently
     if not (records := study.front()):
         raise ValueError(f"{run} has no front yet: no evaluation has succeeded.")
     signs = {objective.metric: 1.0 if objective.direction == "min" else -1.0 for objective in study.objectives}

@@ -76,8 +76,12 @@ def _write_config(config: Mapping[str, Any], folder: Path) -> None:
     write_atomically(folder / CONFIG, yaml.safe_dump(dict(config), sort_keys=False))
 
 
-def read_study(run: str | Path) -> Study:
+def read_study(run: str | Path, *, follow: bool = True) -> Study:
     """The study of a folder, as far as it has come.
+
+    Args:
+        run: The folder.
+        follow: See :class:`~oneshot.discrete.study.Study`.
 
     Raises:
         ValueError: If the folder is none of ``oneshot discrete``.
@@ -85,10 +89,10 @@ def read_study(run: str | Path) -> Study:
     folder = Path(run)
     if not (folder / LOG).is_file() or not (folder / CONFIG).is_file():
         raise ValueError(f"A study is a folder with {CONFIG} and {LOG}, made by 'oneshot discrete'; {folder} is none.")
-    return build(yaml.safe_load((folder / CONFIG).read_text()), folder)
+    return build(yaml.safe_load((folder / CONFIG).read_text()), folder, follow=follow)
 
 
-def build(config: Mapping[str, Any], folder: Path) -> Study:
+def build(config: Mapping[str, Any], folder: Path, *, follow: bool = True) -> Study:
     """Evaluator, strategy and study; what the strategy leaves open is taken from the evaluator.
 
     That is the ``space``, and the ``input_shape`` and ``num_classes`` of the data.
@@ -102,7 +106,7 @@ def build(config: Mapping[str, Any], folder: Path) -> Study:
         "num_classes": getattr(data, "num_classes", None),
     }
     strategy = _object("strategy", config.pop("strategy"), known)
-    return Study(strategy, evaluator, folder=folder, **config)
+    return Study(strategy, evaluator, folder=folder, follow=follow, **config)
 
 
 def write_report(study: Study, folder: Path) -> None:

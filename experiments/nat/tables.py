@@ -197,15 +197,19 @@ def regularised_evolution(table: Table, evaluations: int, seed: int) -> np.ndarr
 
 
 def nsga(table: Table, evaluations: int, seed: int) -> np.ndarray:
-    """pymoo's, as in the inner search of ours, with real evaluations."""
+    """pymoo's, as in the inner search of ours, with real evaluations; once more where nothing new comes of it."""
     found: list[np.ndarray] = []
+    seen: set[bytes] = set()
 
     def evaluate(genes: np.ndarray) -> np.ndarray:
-        found.append(genes)
+        found.extend(row for row, key in zip(genes, keys(genes), strict=True) if key not in seen)
+        seen.update(keys(genes))
         return table.look_up(genes)
 
-    evolve(table.space, evaluate, population=POPULATION, generations=evaluations // POPULATION + 30, rng=seed)
-    return np.concatenate(found)[:evaluations]
+    generations, rng = evaluations // POPULATION + 30, np.random.default_rng(seed)
+    while len(found) < evaluations:
+        evolve(table.space, evaluate, population=POPULATION, generations=generations, rng=rng)
+    return np.array(found[:evaluations])
 
 
 def ours(table: Table, evaluations: int, seed: int) -> np.ndarray:

@@ -93,6 +93,16 @@ class Record:
     repeated: bool
 
 
+class _Logged(SearchStrategy):
+    """Stands for a strategy that need not follow its log: proposes nothing and is told everything."""
+
+    def __init__(self, strategy: SearchStrategy) -> None:
+        super().__init__(strategy.space, seed=strategy.seed)
+
+    def _propose(self) -> Proposal | None:
+        return None
+
+
 class Study:
     """Runs a strategy until its budget is used up, and writes down everything that happens.
 
@@ -117,6 +127,8 @@ class Study:
         timeout: Seconds for one evaluation.
         retries: How often a failed evaluation is tried again.
         progress: Show a bar: on a terminal (None), always, or never.
+        follow: Whether the strategy follows the log. If not, the study can be read on any machine and at once, but not
+            run, and the best is the least first objective, whatever the strategy says.
 
     Raises:
         ValueError: If an objective is none of the evaluator's, there is no budget, the strategy was asked already, or
@@ -148,6 +160,7 @@ class Study:
         timeout: float | None = None,
         retries: int = 1,
         progress: bool | None = None,
+        follow: bool = True,
     ) -> None:
         self.strategy, self.evaluator = strategy, evaluator
         self.objectives = tuple(o if isinstance(o, Objective) else Objective.parse(o) for o in objectives)
@@ -156,6 +169,7 @@ class Study:
         self.timeout, self.retries = timeout, retries
         self.progress = sys.stderr.isatty() if progress is None else progress
         self._check()
+        self.follow = follow
         self.records: list[Record] = []
         self._answered: dict[tuple[Any, ...], Result] = {}
         self._tries: dict[int, int] = {}
@@ -223,6 +237,8 @@ class Study:
                     f"The log {where} is of a study with {key} {header[key]!r}, this one has {ours[key]!r}. Go on with "
                     "the same, or choose a new folder."
                 )
+        if not self.follow:
+            self.strategy = _Logged(self.strategy)
         for event in events:
             self._follow(event)
 
@@ -233,6 +249,9 @@ class Study:
         elif event["event"] in ("ask", "wait"):
             logged = [Proposal.from_dict(event)] if event["event"] == "ask" else []
             number = self.strategy._next
+            if isinstance(self.strategy, _Logged):
+                self.strategy.pending |= {proposal.number: proposal for proposal in logged}
+                return
             if self.strategy.ask() != logged:
                 raise ValueError(
                     f"The strategy does not propose again what is in the log {self.log.path}, from number "
@@ -260,8 +279,11 @@ class Study:
 
         Raises:
             ConnectionError: If the cluster went away; the same study goes on when it is run or constructed again.
-            RuntimeError: If another run writes to the folder, or the processes of the evaluator end as they begin.
+            RuntimeError: If another run writes to the folder, the processes of the evaluator end as they begin, or the
+                strategy did not follow the log.
         """
+        if not self.follow:
+            raise RuntimeError("This study was only read. To go on with it, construct it without follow=False.")
         self._start = time.monotonic() - self._elapsed
         self._queue = deque(self.strategy.pending.values())
         if not self._wanted():

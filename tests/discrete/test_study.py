@@ -293,6 +293,7 @@ def test_an_evaluation_that_a_cluster_kills_for_memory_is_a_failure(monkeypatch:
         """A cluster whose node has no memory left."""
 
         exceptions = ray.exceptions
+        nodes = staticmethod(lambda: [{"Alive": True, "Resources": {"CPU": 1.0}}])
         put = staticmethod(lambda evaluator: evaluator)
         is_initialized = staticmethod(lambda: True)
         cancel = staticmethod(lambda reference, force: None)
@@ -432,13 +433,17 @@ def test_a_log_of_another_study_is_refused(tmp_path: Path) -> None:
 
 
 def test_a_strategy_with_other_arguments_is_noticed(tmp_path: Path) -> None:
-    def study(population: int) -> Study:
+    def study(population: int, **options: Any) -> Study:
         strategy = RegularizedEvolution(SPACE, population=population, sample=3)
-        return Study(strategy, table(), ["max accuracy"], folder=tmp_path, evaluations=20)
+        return Study(strategy, table(), ["max accuracy"], folder=tmp_path, evaluations=20, **options)
 
-    study(5).run()
+    done = study(5).run()
     with pytest.raises(ValueError, match="does not propose again what is in the log .* from number \\d+ on"):
         study(9)
+    read = study(9, follow=False)  # as on a machine that rounds differently
+    assert read.records == done.records and read.front() == done.front() and read.best == done.best
+    with pytest.raises(RuntimeError, match="was only read. To go on with it, construct it without follow=False"):
+        read.run()
 
 
 def test_a_strategy_that_was_asked_already_is_refused(tmp_path: Path) -> None:
