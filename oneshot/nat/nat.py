@@ -242,7 +242,7 @@ class NAT(SandwichSearch):
         last = number == self.iterations
         for _ in range(0 if last else 2 if number == 0 else 1):  # the first time also the initial archive
             self.progress("predictor and evolution", 0, 1)
-            genes = pareto.ask()
+            genes = self._asked()
             if len(genes):
                 errors = evaluator.evaluate(space.decode(genes), self._counted("evaluating candidates", genes))
                 pareto.tell(genes, np.array(errors))
@@ -258,6 +258,14 @@ class NAT(SandwichSearch):
             finite = {f"nat/{name}": value for name, value in facts.items() if math.isfinite(value)}
             # Of the epoch: Lightning keeps what belongs to a step at every log_every_n_steps-th only.
             self.log_dict(finite, on_step=False, on_epoch=True, batch_size=1, rank_zero_only=True)
+
+    def _asked(self) -> IntMatrix:
+        """The candidates of the first process: others may round differently."""
+        if self._trainer is not None and self.trainer.world_size > 1:
+            if self.trainer.is_global_zero:
+                self.pareto.ask()
+            self.pareto.load_state_dict(self.trainer.strategy.broadcast(self.pareto.state_dict()))
+        return self.pareto.ask()
 
     def evaluator(self) -> Evaluator:
         """What errors are measured with, during a fit; of the weights as they are now."""

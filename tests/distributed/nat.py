@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from pathlib import Path
 from typing import Any
@@ -36,6 +37,8 @@ def main(processes: int, out: str) -> None:
         weight_lr=0.1,
         grad_clip=1.0,
     )
+    if os.environ.get("RANK", "0") != "0":
+        search.pareto._propose = None  # type: ignore[assignment]  # only the first process proposes
     folder = Path(f"{out}.runs")
     trainer = fit(
         search, processes, data=Validated(processes, single=True), limit_val_batches=0, default_root_dir=folder
