@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import cache
 from typing import cast
 
 import numpy as np
@@ -17,10 +18,11 @@ from torch import Tensor, nn
 from .base import OperationSupernet, Subnet, check_image_size, inherit_weights
 from .mixed_op import MixedOp, add_up, check_parts, has_weights, mixed_op, run_together
 from .ops import make_op, relu_conv_bn, sum_in_turn
-from .space import NONE, ArchGraph, Choice, IntMatrix, SearchSpace, SubnetConfig
+from .space import NONE, ArchGraph, Candidate, Choice, IntMatrix, SearchSpace, SubnetConfig
 
 CANDIDATES = ("none", "skip_connect", "nor_conv_1x1", "nor_conv_3x3", "avg_pool_3x3")
 NODES = 4
+LISTED_PICKS = 6  # of so many operations, all spellings are listed once: 46,656
 EDGES = tuple((source, target) for target in range(1, NODES) for source in range(target))  # in the official order
 
 
@@ -103,17 +105,30 @@ class NASBench201Space(SearchSpace):
         picks = self.choices[0].picks
         if NONE not in picks:
             return matrix
-        none, silent = picks.index(NONE), [i for i, op in enumerate(picks) if op in ("skip_connect", "avg_pool_3x3")]
-        into = [[e for e, (_, target) in enumerate(EDGES) if target == node] for node in range(NODES)]
-        leaving = [[e for e, (source, _) in enumerate(EDGES) if source == node] for node in range(NODES)]
-        for node in range(1, NODES - 1):  # zero in, zero out
-            zero = (matrix[:, into[node]] == none).all(1)
-            for e in leaving[node]:
-                matrix[zero & np.isin(matrix[:, e], silent), e] = none
-        for node in reversed(range(1, NODES - 1)):  # nobody listens
-            unread = (matrix[:, leaving[node]] == none).all(1)
-            matrix[np.ix_(unread, into[node])] = none
-        return matrix
+        if len(picks) > LISTED_PICKS:
+            return _canonical_rows(matrix, picks)
+        return _canonical_table(picks)[matrix @ len(picks) ** np.arange(len(EDGES))[::-1]]
+
+
+def _canonical_rows(matrix: IntMatrix, picks: tuple[Candidate, ...]) -> IntMatrix:
+    """Canonical forms, ``[N, 6]``, in place: edges that carry nothing, or that nobody reads, are ``none``."""
+    none, silent = picks.index(NONE), [i for i, op in enumerate(picks) if op in ("skip_connect", "avg_pool_3x3")]
+    into = [[e for e, (_, target) in enumerate(EDGES) if target == node] for node in range(NODES)]
+    leaving = [[e for e, (source, _) in enumerate(EDGES) if source == node] for node in range(NODES)]
+    for node in range(1, NODES - 1):  # zero in, zero out
+        zero = (matrix[:, into[node]] == none).all(1)
+        for e in leaving[node]:
+            matrix[zero & np.isin(matrix[:, e], silent), e] = none
+    for node in reversed(range(1, NODES - 1)):  # nobody listens
+        unread = (matrix[:, leaving[node]] == none).all(1)
+        matrix[np.ix_(unread, into[node])] = none
+    return matrix
+
+
+@cache
+def _canonical_table(picks: tuple[Candidate, ...]) -> IntMatrix:
+    """The canonical form of every spelling, ``[P**6, 6]``; a search looks up one architecture after the other."""
+    return _canonical_rows(np.indices((len(picks),) * len(EDGES)).reshape(len(EDGES), -1).T.copy(), picks)
 
 
 class SearchCell(nn.Module):

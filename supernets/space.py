@@ -6,6 +6,7 @@ import json
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -201,7 +202,7 @@ class SearchSpace:
         """Number of genes, G: the rows of all choices."""
         return sum(choice.rows for choice in self.choices)
 
-    @property
+    @cached_property
     def gene_sizes(self) -> tuple[int, ...]:
         """Number of picks of every gene, length G."""
         return tuple(len(choice.picks) for choice in self.choices for _ in range(choice.rows))
@@ -354,7 +355,7 @@ class SearchSpace:
         free = [gene for gene, size in enumerate(self.gene_sizes) if size > 1]
         if not free:
             raise ValueError(f"Space {self.name!r} has a single architecture; there is nothing to mutate.")
-        gene = rng.choice(free)
+        gene = free[rng.integers(len(free))]
         child = genes.copy()
         child[gene] = (genes[gene] + rng.integers(1, self.gene_sizes[gene])) % self.gene_sizes[gene]
         return child

@@ -80,6 +80,14 @@ def test_the_canonical_form_removes_what_cannot_matter(picks: str, canonical: st
     assert SPACE.canonical(before) == after
 
 
+def test_spaces_too_large_for_a_list_of_spellings_have_the_same_canonical_forms() -> None:
+    more = (*SPACE.choices[0].candidates, "sep_conv_3x3", "dil_conv_3x3")  # at the end, so genes mean the same
+    large = NASBench201Space(choices=(Choice("cell", more, rows=6),))
+    genes = SPACE.sample_matrix(2000, 0)
+    assert (large.repair(genes) == SPACE.repair(genes)).all()
+    assert (SPACE.repair(genes) != genes).any()
+
+
 @pytest.mark.parametrize("text", [SPACE.arch_string(SPACE.sample(seed)) for seed in range(4)] + [TEXT])
 def test_the_number_of_parameters_is_the_benchmarks(text: str) -> None:
     """C=16, N=5 on CIFAR-10: 0.073306 MB without operations to 1.531546 MB with six 3x3 convolutions."""
