@@ -360,7 +360,22 @@ class Study:
                 return f"the evaluator gave no {objective.metric}"
             if not math.isfinite(metrics[objective.metric]):
                 return f"{objective.metric} is {metrics[objective.metric]}"
-        return None
+        return self._unweighable(self._values(metrics))
+
+    def _unweighable(self, values: tuple[float, ...]) -> str | None:
+        """Why the strategy's scalar cannot weigh these values; an error as long as it has weighed none."""
+        try:
+            if not math.isnan(self.strategy.loss(Result(-1, values))):
+                return None
+            why = "it gives NaN"
+        except (ValueError, ArithmeticError) as error:
+            why = str(error)
+        if all(record.result.values is None for record in self.records):
+            raise ValueError(
+                f"The scalar of this {type(self.strategy).__name__} cannot weigh the first evaluation, with "
+                f"{', '.join(map(str, self.objectives))} minimised as {values}: {why}"
+            )
+        return f"the scalar cannot weigh {values}: {why}"
 
     def _values(self, metrics: Mapping[str, float]) -> tuple[float, ...]:
         return tuple(objective.value(metrics) for objective in self.objectives)

@@ -18,6 +18,7 @@ from oneshot.discrete import (
     NSGA2,
     GridSearch,
     LocalSearch,
+    MnasNetScalar,
     Objective,
     Proposal,
     RandomSearch,
@@ -252,6 +253,41 @@ def test_failures_are_tried_again_recorded_and_never_fatal(tmp_path: Path) -> No
     assert failures[2] == "error is nan" and failures[3] == "the evaluator gave no error"
     assert times_evaluated(tmp_path) == {0: 1, 1: 3, 2: 3, 3: 3, 4: 1, 5: 1}
     assert study.best.proposal.number == 0
+
+
+class Odd:
+    """Latencies, some of which no reward is defined for."""
+
+    metrics = ("accuracy", "latency")
+
+    def __init__(self, latencies: list[float]) -> None:
+        self.latencies = latencies
+
+    def __call__(self, proposal: Proposal) -> dict[str, float]:
+        return {"accuracy": 0.5, "latency": self.latencies[proposal.number % len(self.latencies)]}
+
+
+def test_what_a_scalar_cannot_weigh_is_a_failure_and_no_end(tmp_path: Path) -> None:
+    def study(evaluations: int) -> Study:
+        strategy = RandomSearch(SPACE, scalar=MnasNetScalar(2.0))
+        evaluator: Any = Odd([1.0, 0.0, 3.0])
+        objectives = ["max accuracy", "min latency"]
+        return Study(strategy, evaluator, objectives, folder=tmp_path, evaluations=evaluations, retries=0)
+
+    study(4).run()
+    done = study(6).run()  # goes on from its log
+    failures = [record.result.failure for record in done.evaluated]
+    assert [failure is None for failure in failures] == [True, False, True] * 2
+    assert "the scalar cannot weigh (-0.5, 0.0): A reward is of" in str(failures[1])
+
+
+def test_a_scalar_that_fits_no_evaluation_is_an_error_before_all_are_made() -> None:
+    evaluator: Any = Odd([1.0])
+    strategy = RandomSearch(SPACE, scalar=MnasNetScalar(2.0))
+    study = Study(strategy, evaluator, ["min accuracy", "min latency"], evaluations=100)
+    with pytest.raises(ValueError, match=r"cannot weigh the first evaluation, with min accuracy, min latency minimised"):
+        study.run()
+    assert not study.records
 
 
 def test_an_evaluation_that_exits_or_gives_a_bare_number_is_a_failure_like_others(tmp_path: Path) -> None:
