@@ -184,6 +184,13 @@ class Study:
                 f"A study begins with a new strategy, and this {type(self.strategy).__name__} was asked already. Build "
                 "another one; where the study goes on, it follows the log."
             )
+        ours, theirs = self.strategy.space, getattr(self.evaluator, "space", None)  # the evaluator may have any
+        if theirs is not None and describe_space(theirs) != describe_space(ours):
+            raise ValueError(
+                f"The evaluator measures architectures of space {theirs.name!r}, this {type(self.strategy).__name__} "
+                f"searches {ours.name!r}{' with other choices' if ours.name == theirs.name else ''}. Build both with "
+                "the same space."
+            )
         names = [objective.metric for objective in self.objectives]
         if not names or len(set(names)) != len(names):
             raise ValueError(f"A study has objectives of different metrics, at least one; got {names}.")

@@ -285,7 +285,9 @@ def test_a_scalar_that_fits_no_evaluation_is_an_error_before_all_are_made() -> N
     evaluator: Any = Odd([1.0])
     strategy = RandomSearch(SPACE, scalar=MnasNetScalar(2.0))
     study = Study(strategy, evaluator, ["min accuracy", "min latency"], evaluations=100)
-    with pytest.raises(ValueError, match=r"cannot weigh the first evaluation, with min accuracy, min latency minimised"):
+    with pytest.raises(
+        ValueError, match=r"cannot weigh the first evaluation, with min accuracy, min latency minimised"
+    ):
         study.run()
     assert not study.records
 
@@ -446,6 +448,20 @@ def build(**changes: Any) -> Study:
 def test_bad_arguments_are_refused(changes: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         build(**changes)
+
+
+@pytest.mark.parametrize(
+    ("space", "message"),
+    [
+        pytest.param(
+            SearchSpace("other", SPACE.choices), f"space '{SPACE.name}', this RandomSearch searches 'other'.", id="name"
+        ),
+        pytest.param(SearchSpace(SPACE.name, SPACE.choices[:1]), f"'{SPACE.name}' with other choices", id="choices"),
+    ],
+)
+def test_a_strategy_and_an_evaluator_of_different_spaces_are_refused(space: SearchSpace, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        Study(RandomSearch(space), table(), ["max accuracy"], evaluations=5)
 
 
 def test_an_objective_goes_one_of_two_ways() -> None:
