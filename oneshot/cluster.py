@@ -7,11 +7,15 @@ import math
 import signal
 import socket
 import threading
-from collections.abc import Iterator
+import time
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
 from .errors import missing_extra
+
+LOOK = 5.0  # seconds between two looks at whether a cluster is still there
+GONE = "The Ray cluster went away. What was evaluated is kept: go on with the same command, with or without a cluster."
 
 
 def connect(address: str | None, cpus: float, what: str) -> Any:
@@ -45,6 +49,39 @@ def connect(address: str | None, cpus: float, what: str) -> Any:
         except (ConnectionError, ValueError, RuntimeError) as error:
             raise _no_cluster(address, error) from error
     return ray
+
+
+def wait_for(ray: Any, references: Sequence[Any], seconds: float | None = None) -> list[Any]:
+    """The first of some results that is there, or none after so many seconds.
+
+    Raises:
+        ConnectionError: If the cluster went away. Ray itself waits for a minute, and then ends the process.
+    """
+    end = math.inf if seconds is None else time.monotonic() + seconds
+    while True:
+        check_there(ray)
+        left = max(0.0, end - time.monotonic())
+        ready, _ = ray.wait(list(references), num_returns=1, timeout=min(left, LOOK))
+        if ready or left <= LOOK:
+            return list(ready)
+
+
+def check_there(ray: Any) -> None:
+    """Whether the cluster still answers.
+
+    Raises:
+        ConnectionError: If not; then this process has left it.
+    """
+    if not ray.is_initialized():  # Ray would start another one, without our evaluator
+        raise ConnectionError(GONE)
+    if ray.util.client.ray.is_connected():  # its server is asked with every call
+        return
+    host, _, port = ray.get_runtime_context().gcs_address.rpartition(":")
+    try:
+        socket.create_connection((host, int(port)), timeout=10).close()
+    except OSError as error:
+        ray.shutdown()
+        raise ConnectionError(GONE) from error
 
 
 def check_room(ray: Any, cpus: float, gpus: float) -> None:

@@ -10,6 +10,15 @@ from pathlib import Path
 from typing import Any
 
 
+EVENTS: dict[str, set[str]] = {  # and what each has at least
+    "study": {"space"},
+    "ask": {"number", "config", "at"},
+    "wait": {"at"},
+    "retry": {"number", "at"},
+    "tell": {"number", "metrics", "failure", "seconds", "repeated", "at"},
+}
+
+
 class EventLog:
     """Events of a study in a JSON-lines file; the truth about what was asked and answered.
 
@@ -38,7 +47,11 @@ class EventLog:
                 event = json.loads(line) if line.endswith(b"\n") else None
             except ValueError:
                 event = None
-            if not isinstance(event, dict) or "event" not in event:
+            if (
+                not isinstance(event, dict)
+                or event.get("event") not in EVENTS
+                or not EVENTS[event["event"]] <= event.keys()
+            ):
                 if number == len(lines):
                     break
                 raise ValueError(
@@ -72,8 +85,8 @@ class EventLog:
 
     def append(self, event: Mapping[str, Any]) -> None:
         """Write an event; the operating system has it when this returns, so killing this process loses nothing."""
-        self.events.append(dict(event))
         if self.path is None:
+            self.events.append(dict(event))
             return
         line = (json.dumps(event) + "\n").encode()
         self.path.parent.mkdir(parents=True, exist_ok=True)
@@ -81,5 +94,6 @@ class EventLog:
             file.truncate(self._whole)
             file.seek(self._whole)
             file.write(line)
+        self.events.append(dict(event))
         self._whole += len(line)
         self._size = self._whole

@@ -131,6 +131,7 @@ class SearchStrategy(ABC):
 
     repeats: ClassVar[bool] = False  # whether an architecture may be proposed again
     retrains: ClassVar[bool] = False  # whether the same proposal again means another evaluation, not the same answer
+    by_rung: bool = False  # whether only results of the highest fidelity compare
 
     def __init__(self, space: SearchSpace, *, seed: int = 0, scalar: Scalar | None = None) -> None:
         self.space, self.seed, self.scalar = space, seed, scalar or first_objective
@@ -208,7 +209,11 @@ class SearchStrategy(ABC):
         Raises:
             RuntimeError: If no evaluation has succeeded.
         """
-        done = [(self.loss(r), r.values, number) for number, (_, r) in self.observed.items() if r.values is not None]
+        done = [
+            (-math.inf if not self.by_rung or p.fidelity is None else -p.fidelity, self.loss(r), r.values, p.number)
+            for p, r in self.observed.values()
+            if r.values is not None
+        ]
         if not done:
             raise RuntimeError("No evaluation has succeeded yet, so there is no best architecture.")
         return self.observed[min(done)[-1]][0]

@@ -6,8 +6,8 @@ import math
 import sys
 import time
 from collections import deque
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import nullcontext
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -26,6 +26,7 @@ from .workers import Answer, InProcess, Pool, Processes, RayPool
 SCHEMA_VERSION = 1
 LOG = "log.jsonl"
 SHOWN = 3  # failures in a message
+REFRESH = 0.25  # seconds between two looks of the bar
 REPEATS = 1000  # answers from the log in a row, after which a strategy has converged
 
 Direction = Literal["min", "max"]
@@ -98,6 +99,7 @@ class _Logged(SearchStrategy):
 
     def __init__(self, strategy: SearchStrategy) -> None:
         super().__init__(strategy.space, seed=strategy.seed)
+        self.by_rung = strategy.by_rung
 
     def _propose(self) -> Proposal | None:
         return None
@@ -120,7 +122,8 @@ class Study:
         objectives: Such as ``["max accuracy", "min latency"]``; strategies of one objective minimise the first.
         folder: Where the log is; None keeps it in memory.
         evaluations: Budget; failures count, repetitions do not.
-        hours: Budget of time, over all sessions together; evaluations in flight are finished.
+        hours: Budget of time, over all sessions together; evaluations in flight are finished. Of a session that was
+            killed, what came after its last event is not counted.
         workers: Evaluations at a time: 0 in this process, else so many processes beside it, or on the cluster.
         ray: Address of a Ray cluster (``"local"`` starts one) instead of processes.
         ray_gpus: GPUs of an evaluation there.
@@ -175,6 +178,8 @@ class Study:
         self._tries: dict[int, int] = {}
         self._queue: deque[Proposal] = deque()  # asked for before the study was stopped
         self._elapsed, self._spent = 0.0, 0  # seconds of earlier sessions, evaluations
+        self._highest = -math.inf  # fidelity that an evaluation succeeded at
+        self._apart = False  # whether an interruption left the strategy other than its log
         self.log = EventLog(None if folder is None else Path(folder) / LOG)
         self._replay()
 
@@ -286,11 +291,16 @@ class Study:
 
         Raises:
             ConnectionError: If the cluster went away; the same study goes on when it is run or constructed again.
-            RuntimeError: If another run writes to the folder, the processes of the evaluator end as they begin, or the
-                strategy did not follow the log.
+            RuntimeError: If another run writes to the folder, the processes of the evaluator end as they begin, the
+                strategy did not follow the log, or was interrupted while it was asked or told.
         """
         if not self.follow:
             raise RuntimeError("This study was only read. To go on with it, construct it without follow=False.")
+        if self._apart:
+            raise RuntimeError(
+                "This study was interrupted between its strategy and its log. Construct it again, with a new strategy: "
+                "it follows the log and goes on."
+            )
         self._start = time.monotonic() - self._elapsed
         self._queue = deque(self.strategy.pending.values())
         if not self._wanted():
@@ -353,12 +363,20 @@ class Study:
     def _next(self) -> Proposal | None:
         if self._queue:
             return self._queue.popleft()
-        proposals = self.strategy.ask()
-        for proposal in proposals:
-            self.log.append({"event": "ask", **proposal.to_dict(), "at": self._at()})
-        if not proposals:  # to ask is to change the strategy, even if it has nothing to propose
-            self.log.append({"event": "wait", "at": self._at()})
+        with self._together():
+            proposals = self.strategy.ask()
+            for proposal in proposals:
+                self.log.append({"event": "ask", **proposal.to_dict(), "at": self._at()})
+            if not proposals:  # to ask is to change the strategy, even if it has nothing to propose
+                self.log.append({"event": "wait", "at": self._at()})
         return proposals[0] if proposals else None
+
+    @contextmanager
+    def _together(self) -> Iterator[None]:
+        """The strategy and its log change together; after an interruption of that, only the log can be gone on from."""
+        self._apart = True
+        yield
+        self._apart = False
 
     def _missing(self, metrics: Mapping[str, float]) -> str | None:
         """What is wrong with the metrics of an evaluation that did not raise."""
@@ -399,14 +417,17 @@ class Study:
             "repeated": repeated,
             "at": at,
         }
-        self.log.append(event)
         values = None if metrics is None else self._values(metrics)
         result = Result(proposal.number, values, metrics or {}, answer.failure, answer.seconds)
-        self._record(result, at, repeated)
+        with self._together():
+            self.log.append(event)
+            self._record(result, at, repeated)
 
     def _record(self, result: Result, at: float, repeated: bool) -> None:
         proposal = self.strategy.pending[result.number]
-        self.records.append(Record(proposal, result, at, repeated))
+        self.records.append(record := Record(proposal, result, at, repeated))
+        if result.values is not None:
+            self._highest = max(self._highest, _fidelity(record))
         self._spent += not repeated
         self._answered.setdefault(_key(proposal), result)
         self.strategy.tell(result)
@@ -439,7 +460,7 @@ class Study:
 
     def front(self) -> list[Record]:
         """The evaluations that no other dominates, by the first objective; of equal ones, the first."""
-        done = [record for record in self.evaluated if record.result.values is not None]
+        done = [record for record in self.evaluated if self._compares(record)]
         values: Floats = np.array([record.result.values for record in done]).reshape(-1, len(self.objectives))
         rows = np.flatnonzero(non_dominated(values))
         _, first = np.unique(values[rows], axis=0, return_index=True)
@@ -447,8 +468,12 @@ class Study:
 
     def trajectory(self) -> Floats:
         """The least first objective after every evaluation, ``[evaluations]``; infinite until one succeeds."""
-        values = [math.inf if r.result.values is None else r.result.values[0] for r in self.evaluated]
+        values = [r.result.values[0] if r.result.values and self._compares(r) else math.inf for r in self.evaluated]
         return np.minimum.accumulate(np.array(values, dtype=np.float64))
+
+    def _compares(self, record: Record) -> bool:
+        """Whether it succeeded and, where fidelities are rungs, is of the highest that anything succeeded at."""
+        return record.result.values is not None and (not self.strategy.by_rung or _fidelity(record) == self._highest)
 
     def _bar(self) -> Any:
         if not self.progress:
@@ -464,16 +489,23 @@ class _Bar:
         self._study = study
         self._progress = Progress(*columns, console=Console(stderr=True), transient=False)
         self._task = self._progress.add_task("", total=study.evaluations)
+        self._shown = -math.inf
 
     def __enter__(self) -> Callable[[int], None]:
         self._progress.start()
         return self._show
 
     def __exit__(self, *error: object) -> None:
+        self._show(0)
         self._progress.stop()
 
     def _show(self, running: int) -> None:
+        if (now := time.monotonic()) < self._shown + REFRESH and running:  # a front is not for every evaluation
+            return
+        self._shown = now
         study, text = self._study, [f"{running} running"]
+        if waiting := len(study._queue):
+            text.append(f"{waiting} waiting")
         failed = sum(record.result.values is None for record in study.evaluated)
         if len(study.evaluated) > failed:
             name = study.objectives[0].metric
@@ -483,6 +515,10 @@ class _Bar:
         if failed:
             text.append(f"{failed} failed")
         self._progress.update(self._task, description=", ".join(text), completed=len(study.evaluated))
+
+
+def _fidelity(record: Record) -> float:
+    return math.inf if record.proposal.fidelity is None else record.proposal.fidelity
 
 
 def _key(proposal: Proposal) -> tuple[Any, ...]:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import multiprocessing as mp
 import multiprocessing.connection
 import os
 import pickle
 import signal
 import sys
+import threading
 import time
 import traceback
 from abc import ABC, abstractmethod
@@ -16,10 +18,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from oneshot.cluster import check_room, connect
+from oneshot.cluster import GONE, check_room, check_there, connect, wait_for
 
 from .protocol import Evaluator, Proposal
 
+LOOK = 1.0  # seconds between two looks at whether processes are alive
+TICK = 0.5  # seconds between two looks at what a cluster has begun
 START = 120.0  # seconds for a new process to import what the evaluator needs, beside the timeout
 
 
@@ -100,9 +104,10 @@ class Processes(Pool):
         while True:
             now = time.monotonic()
             ends = [w.began + self.timeout + (0 if w.warm else START) for w in self._busy] if self.timeout else []
-            until = max(0.0, min(ends) - now) if ends else None
+            until = max(0.0, min([*ends, now + LOOK]) - now)
             ready = set(mp.connection.wait([w.pipe for w in self._busy], until))
-            answers = [self._finish(w) for w in list(self._busy) if w.pipe in ready]
+            # a process that died may have left its end of the pipe to a child
+            answers = [self._finish(w) for w in list(self._busy) if w.pipe in ready or not w.process.is_alive()]
             late = time.monotonic()
             for worker in list(self._busy) if self.timeout else []:
                 if late >= worker.began + (self.timeout or 0) + (0 if worker.warm else START):
@@ -114,16 +119,19 @@ class Processes(Pool):
 
     def _finish(self, worker: _Process) -> Answer | None:
         try:
-            message = worker.pipe.recv()
+            message = worker.pipe.recv() if worker.pipe.poll() else None
         except (EOFError, OSError):
-            worker.process.join()
+            message = None
+        if message is None:
+            worker.process.join(5)  # for its exit status
+            worker.kill()
             self._busy.remove(worker)
             if not self._began:
                 raise RuntimeError(
                     f"The processes of the evaluator end as they begin ({_how(worker.process.exitcode)}). If a script "
                     "runs the study, keep it under 'if __name__ == \"__main__\"'; what the evaluator holds is imported "
                     "and unpickled there."
-                ) from None
+                )
             return worker.failed(f"its process died ({_how(worker.process.exitcode)})")
         if message == READY:
             self._began = True
@@ -146,7 +154,7 @@ READY = "ready"
 class _Process:
     def __init__(self, context: Any, evaluator: Evaluator, threads: int) -> None:
         self.pipe, theirs = context.Pipe()
-        self.process = context.Process(target=_serve, args=(theirs, evaluator, threads), daemon=False)
+        self.process = context.Process(target=_serve, args=(theirs, evaluator, threads, os.getpid()))
         try:
             self.process.start()
         except (AttributeError, TypeError, pickle.PicklingError) as error:
@@ -166,14 +174,18 @@ class _Process:
         return Answer(self.number, None, why, time.monotonic() - self.began)
 
     def kill(self) -> None:
-        if self.process.is_alive():
-            self.process.kill()
+        """End it, with what it has started."""
+        assert self.process.pid is not None
+        with contextlib.suppress(ProcessLookupError):  # it died before it had a group of its own
+            os.killpg(self.process.pid, signal.SIGKILL)
+        self.process.kill()
         self.process.join()
         self.pipe.close()
 
 
-def _serve(pipe: Any, evaluator: Evaluator, threads: int) -> None:
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the study, which ends its processes
+def _serve(pipe: Any, evaluator: Evaluator, threads: int, study: int) -> None:
+    os.setsid()  # what it starts belongs to it; and Ctrl-C is for the study, which ends its processes
+    threading.Thread(target=_end_with, args=(study,), daemon=True).start()
     if "torch" in sys.modules:
         sys.modules["torch"].set_num_threads(threads)
     pipe.send(READY)
@@ -185,6 +197,13 @@ def _serve(pipe: Any, evaluator: Evaluator, threads: int) -> None:
         pipe.send(attempt(evaluator, proposal))
 
 
+def _end_with(study: int) -> None:
+    """A study that was killed goes on elsewhere, and what it was evaluating begins again there."""
+    while os.getppid() == study:
+        time.sleep(LOOK)
+    os.killpg(0, signal.SIGKILL)
+
+
 class RayPool(Pool):
     """Workers of a Ray cluster; the cluster replaces those that die.
 
@@ -192,7 +211,7 @@ class RayPool(Pool):
         evaluator: Sent to the cluster once.
         size: Evaluations at a time.
         address: See ``ray.init``; ``"local"`` starts a cluster on this machine.
-        timeout: Seconds for one evaluation, and ``START`` to begin it; None for no end.
+        timeout: Seconds for one evaluation, from when it begins; None for no end.
         cpus: Cores of each evaluation.
         gpus: GPUs of each.
 
@@ -213,16 +232,20 @@ class RayPool(Pool):
         gpus: float = 0.0,
     ) -> None:
         self.size, self.timeout = size, timeout
-        self._patience = (timeout or 0.0) + START  # a cluster does not tell when it has begun
         self._ray = connect(address, size * cpus, "Evaluating on a cluster")
         check_room(self._ray, cpus, gpus)
         self._evaluator = self._ray.put(evaluator)
-        self._attempt = self._ray.remote(num_cpus=cpus, num_gpus=gpus, max_retries=0)(attempt)
-        self._busy: dict[Any, tuple[int, float]] = {}
+        self._attempt = self._ray.remote(num_cpus=cpus, num_gpus=gpus, max_retries=0)(_attempt_there)
+        clock = self._ray.remote(num_cpus=0, max_restarts=-1, max_task_retries=-1)(_Clock)
+        self._clock = None if timeout is None else clock.remote()
+        self._busy: dict[Any, _Task] = {}
+        self._tickets = itertools.count()
 
     def submit(self, proposal: Proposal) -> None:
-        self._check()
-        self._busy[self._attempt.remote(self._evaluator, proposal)] = proposal.number, time.monotonic()
+        check_there(self._ray)
+        ticket = next(self._tickets)
+        reference = self._attempt.remote(self._evaluator, proposal, self._clock, ticket)
+        self._busy[reference] = _Task(proposal.number, ticket, time.monotonic())
 
     def wait(self) -> list[Answer]:
         """Wait for an answer.
@@ -230,37 +253,38 @@ class RayPool(Pool):
         Raises:
             ConnectionError: If the cluster went away.
         """
-        ray = self._ray
         while True:
-            until = None
-            if self.timeout:
-                until = max(0.0, min(began for _, began in self._busy.values()) + self._patience - time.monotonic())
-            self._check()
-            ready, _ = ray.wait(list(self._busy), num_returns=1, timeout=until)
+            ready = wait_for(self._ray, list(self._busy), None if self.timeout is None else TICK)
             answers = [self._answer(reference) for reference in ready]
-            for reference, (number, began) in list(self._busy.items()) if self.timeout else []:
-                if time.monotonic() >= began + self._patience:
-                    ray.cancel(reference, force=True)
-                    del self._busy[reference]
-                    why = f"timed out after {self.timeout:g} s"
-                    answers.append(Answer(number, None, why, time.monotonic() - began))
+            if self.timeout is not None:
+                answers += self._late(self.timeout)
             if answers:
                 return answers
 
-    def _check(self) -> None:
-        if not self._ray.is_initialized():  # Ray would start another one, without our evaluator
-            raise ConnectionError("The Ray cluster went away. The study goes on from its log, with or without one.")
+    def _late(self, timeout: float) -> list[Answer]:
+        """Ends what has been evaluated for too long; what waits for room on the cluster has not begun."""
+        begun, now = self._ray.get(self._clock.begun.remote()), time.monotonic()  # type: ignore[union-attr]  # there is one
+        answers = []
+        for reference, task in list(self._busy.items()):
+            if task.ticket in begun and not task.begun:
+                task.began, task.begun = now, True
+            elif task.begun and now >= task.began + timeout:
+                self._ray.cancel(reference, force=True)
+                del self._busy[reference]
+                answers.append(Answer(task.number, None, f"timed out after {timeout:g} s", now - task.began))
+        return answers
 
     def _answer(self, reference: Any) -> Answer:
-        number, began = self._busy.pop(reference)
+        task = self._busy.pop(reference)
         errors = self._ray.exceptions
         died = errors.WorkerCrashedError, errors.OutOfMemoryError, errors.NodeDiedError
         try:
             answer: Answer = self._ray.get(reference)
         except (*died, errors.RayTaskError, errors.TaskCancelledError) as e:
-            return Answer(number, None, f"its worker died ({_one_line(e)})", time.monotonic() - began)
+            check_there(self._ray)  # or it is not the fault of the evaluation
+            return Answer(task.number, None, f"its worker died ({_one_line(e)})", time.monotonic() - task.began)
         except errors.RaySystemError as error:
-            raise ConnectionError(f"The Ray cluster went away: {_one_line(error)}") from error
+            raise ConnectionError(GONE) from error
         return answer
 
     def close(self) -> None:
@@ -268,6 +292,33 @@ class RayPool(Pool):
             for reference in self._busy:
                 self._ray.cancel(reference, force=True)
         self._busy = {}
+
+
+@dataclass
+class _Task:
+    number: int
+    ticket: int  # of the attempt
+    began: float
+    begun: bool = False  # on the cluster; until then it is since when it waits
+
+
+class _Clock:
+    """Knows which attempts have begun: a cluster does not tell."""
+
+    def __init__(self) -> None:
+        self._begun: set[int] = set()
+
+    def begin(self, ticket: int) -> None:
+        self._begun.add(ticket)
+
+    def begun(self) -> set[int]:
+        return self._begun
+
+
+def _attempt_there(evaluator: Evaluator, proposal: Proposal, clock: Any, ticket: int) -> Answer:
+    if clock is not None:
+        clock.begin.remote(ticket)
+    return attempt(evaluator, proposal)
 
 
 def attempt(evaluator: Evaluator, proposal: Proposal) -> Answer:

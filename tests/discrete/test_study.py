@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from oneshot import cluster
 from oneshot.discrete import (
     NSGA2,
     GridSearch,
@@ -66,7 +67,11 @@ class Faulty:
             return 0.5  # type: ignore[return-value]  # what is wrong with it
         if fault == "hangs":
             time.sleep(600)
-        if fault == "dies":
+        if fault == "leaves a child":
+            if (child := os.fork()) == 0:
+                time.sleep(600)
+            (self.folder / "child").write_text(str(child))
+        if fault in ("dies", "leaves a child"):
             os.kill(os.getpid(), signal.SIGKILL)
         return {"error": float(proposal.number)}
 
@@ -333,7 +338,7 @@ def test_an_evaluation_that_a_cluster_kills_for_memory_is_a_failure(monkeypatch:
         exceptions = ray.exceptions
         nodes = staticmethod(lambda: [{"Alive": True, "Resources": {"CPU": 1.0}}])
         put = staticmethod(lambda evaluator: evaluator)
-        is_initialized = staticmethod(lambda: True)
+        is_initialized = staticmethod(lambda: False)
         cancel = staticmethod(lambda reference, force: None)
 
         @staticmethod
@@ -349,6 +354,8 @@ def test_an_evaluation_that_a_cluster_kills_for_memory_is_a_failure(monkeypatch:
             raise ray.exceptions.OutOfMemoryError("the node was running low on memory")
 
     monkeypatch.setattr(workers, "connect", lambda *arguments: Full)
+    for module in (workers, cluster):
+        monkeypatch.setattr(module, "check_there", lambda ray: None)
     study = Study(RandomSearch(SPACE), table(), ["max accuracy"], evaluations=2, workers=1, ray="local", retries=0)
     assert {record.result.failure for record in study.run().records} == {
         "its worker died (OutOfMemoryError: the node was running low on memory)"
@@ -359,6 +366,91 @@ def test_a_fault_that_passes_is_no_failure(tmp_path: Path) -> None:
     evaluator = Faulty(tmp_path, {1: "raises", 2: "nan"}, once=True)
     study = Study(RandomSearch(SPACE), evaluator, ["min error"], evaluations=4).run()
     assert all(record.result.failure is None for record in study.records)
+
+
+ENDLESS = """
+import os, sys, time
+from pathlib import Path
+from oneshot.discrete import RandomSearch, Study
+from oneshot.testing.strategies import SPACE
+
+class Endless:
+    metrics = ("error",)
+
+    def __call__(self, proposal):
+        (folder / "new").write_text(str(os.getpid()))
+        (folder / "new").rename(folder / "worker")
+        time.sleep(600)
+
+folder = Path(sys.argv[1])
+if __name__ == "__main__":
+    Study(RandomSearch(SPACE), Endless(), ["min error"], folder=folder, evaluations=2, workers=1, progress=False).run()
+"""
+
+
+class Interrupted(RegularizedEvolution):
+    """Is interrupted in the middle of a proposal, once it has drawn a random number."""
+
+    at = 6
+
+    def _propose(self) -> Proposal | None:
+        self.rng.random()
+        if self._next == Interrupted.at:
+            Interrupted.at = -1
+            raise KeyboardInterrupt
+        return super()._propose()
+
+
+def test_a_study_interrupted_between_strategy_and_log_says_so_and_goes_on_from_the_log(tmp_path: Path) -> None:
+    def study() -> Study:
+        strategy = Interrupted(SPACE, population=4, sample=2)
+        return Study(strategy, table(), ["max accuracy"], folder=tmp_path, evaluations=12)
+
+    Interrupted.at = 6
+    first = study()
+    with pytest.raises(KeyboardInterrupt):
+        first.run()
+    with pytest.raises(RuntimeError, match=r"between its strategy and its log\. Construct it again"):
+        first.run()
+    study().run()
+    assert len(study().evaluated) == 12, "the log can be followed once more"
+
+
+def test_a_log_that_could_not_be_written_holds_what_it_did(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    log = EventLog(tmp_path / "log.jsonl")
+    log.append({"event": "wait", "at": 0.0})
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "open", lambda *arguments, **options: (_ for _ in ()).throw(OSError("disk full")))
+        with pytest.raises(OSError, match="disk full"):
+            log.append({"event": "wait", "at": 1.0})
+    log.append({"event": "wait", "at": 2.0})
+    assert log.events == EventLog(log.path).events == [{"event": "wait", "at": at} for at in (0.0, 2.0)]
+
+
+@pytest.mark.slow  # begins processes
+def test_a_process_that_dies_is_noticed_though_its_child_lives(tmp_path: Path) -> None:
+    study = Study(RandomSearch(SPACE), Faulty(tmp_path, {1: "leaves a child"}), ["min error"], evaluations=3, workers=1)
+    start = time.monotonic()
+    study.run()
+    assert time.monotonic() - start < 60, "its child would have lived for 600 s"
+    assert [r.result.failure for r in study.records] == [None, "its process died (signal SIGKILL)", None]
+    child = int((tmp_path / "child").read_text())
+    assert not Path(f"/proc/{child}").exists() or "Z" in Path(f"/proc/{child}/stat").read_text()
+
+
+@pytest.mark.slow  # begins processes
+def test_processes_end_with_a_study_that_was_killed(tmp_path: Path) -> None:
+    (tmp_path / "script.py").write_text(ENDLESS)
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])}
+    study = subprocess.Popen([sys.executable, str(tmp_path / "script.py"), str(tmp_path)], env=environment)
+    while not (tmp_path / "worker").is_file():
+        time.sleep(0.05)
+    study.kill()
+    study.wait()
+    worker, end = int((tmp_path / "worker").read_text()), time.monotonic() + 60
+    while Path(f"/proc/{worker}").exists() and "Z" not in Path(f"/proc/{worker}/stat").read_text():
+        assert time.monotonic() < end, "the worker evaluates for nobody"
+        time.sleep(0.2)
 
 
 @pytest.mark.slow  # every process imports what the evaluator needs

@@ -33,6 +33,7 @@ class SuccessiveHalving(SearchStrategy):
     """
 
     repeats = True  # with another fidelity
+    by_rung = True
 
     def __init__(
         self,
@@ -87,15 +88,6 @@ class SuccessiveHalving(SearchStrategy):
             number = self._asked.pop(proposal.number)
             self._sampler.tell(Result(number, result.values, result.metrics, result.failure))
 
-    @property
-    def best(self) -> Proposal:
-        """The best of the highest rung that has a result."""
-        for rung in reversed(self._rungs):
-            finite = [entry for entry in rung.values() if math.isfinite(entry[0])]
-            if finite:
-                return self.observed[min(finite)[1]][0]
-        return super().best
-
 
 class Hyperband(SearchStrategy):
     """Several successive halvings that begin at different fidelities (Li et al., JMLR 2018, arXiv:1603.06560).
@@ -113,6 +105,7 @@ class Hyperband(SearchStrategy):
     """
 
     repeats = True
+    by_rung = True
 
     def __init__(
         self,
@@ -149,16 +142,6 @@ class Hyperband(SearchStrategy):
     def _learn(self, proposal: Proposal, result: Result) -> None:
         bracket, number = self._from[proposal.number]
         self.brackets[bracket].tell(Result(number, result.values, result.metrics, result.failure))
-
-    @property
-    def best(self) -> Proposal:
-        """The best among the results of highest fidelity."""
-        done = [
-            (-(p.fidelity or math.inf), self.loss(r), p.number)
-            for p, r in self.observed.values()
-            if r.values is not None
-        ]
-        return self.observed[min(done)[2]][0] if done else super().best
 
 
 def rungs(least: float, most: float, eta: int) -> tuple[float, ...]:
