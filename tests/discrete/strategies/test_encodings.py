@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -331,11 +332,37 @@ def test_random_cells_are_many_mutations_away_from_the_trivial_one() -> None:
     once = HierarchicalSpace(diversity=1).sample_matrix(400, 0)
     changed = (once != trivial).sum(1)
     assert changed.max() == 1 and changed.mean() == pytest.approx(6 / 7, abs=0.06)
-    mutated = space.encode([space.mutate(space.trivial, seed) for seed in range(400)])
-    assert ((mutated != trivial).sum(1) == 1).all()
-    assert (mutated != trivial)[:, 36:].any(1).mean() == pytest.approx(0.5, abs=0.1), (
-        "a level first, then an edge of it"
-    )
+
+
+def test_a_mutation_is_another_architecture_and_filling_is_not() -> None:
+    space, rng = HierarchicalSpace(), np.random.default_rng(0)
+    for genes in space.repair(space.sample_matrix(100, rng)):
+        filled = space._filled(genes, rng)
+        np.testing.assert_array_equal(space._canonical(filled), genes)
+        assert (space._canonical(space._mutate(genes, rng)) != genes).any()
+    assert (space._places((400,), rng) >= 36).mean() == pytest.approx(0.5, abs=0.1), "a level first, then an edge of it"
+
+
+def test_neutral_mutations_do_not_simplify() -> None:
+    def motifs_in_use(mutate: Callable[[np.ndarray, np.random.Generator], np.ndarray]) -> float:
+        rng, found = np.random.default_rng(0), []
+        for genes in space.repair(space.sample_matrix(12, rng)):
+            for _ in range(200):
+                genes = space._canonical(mutate(genes, rng))
+            found.append(int(genes[36:].max()))
+        return float(np.mean(found))
+
+    def bare(genes: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+        """One gene, without filling what the canonical form has erased."""
+        child, gene = genes.copy(), int(space._places((), rng))
+        child[gene] = (genes[gene] + rng.integers(1, space.gene_sizes[gene])) % space.gene_sizes[gene]
+        return child
+
+    space = HierarchicalSpace()
+    random = float(np.mean(space.repair(space.sample_matrix(200, 1))[:, 36:].max(1)))
+    assert random == pytest.approx(4.4, abs=0.3)
+    assert motifs_in_use(space._mutate) > random - 1, "12 lines with a standard deviation of 1"
+    assert motifs_in_use(bare) < 1
 
 
 @pytest.mark.parametrize(
