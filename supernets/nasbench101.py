@@ -169,6 +169,9 @@ class NASBench101Space(SearchSpace):
             NASBench101Cell(matrices[wrong], operations[wrong])  # says why
         return _smallest(edges, ops)
 
+    def nodes(self) -> list[list[int]]:
+        return [[e for e, (_, target) in enumerate(PAIRS) if target == node] for node in range(1, MAX_VERTICES)]
+
     def graphs(self, config: SubnetConfig) -> list[ArchGraph]:
         return [self.cell(config).graph()]
 

@@ -54,7 +54,7 @@ class Draft:
         margin, odd = divmod(kernel - node.kernel, 2)
         if margin < 0 or odd:
             raise ValueError(f"A kernel grows by an even number of pixels; {node} has {node.kernel}, got {kernel}.")
-        self.nodes[name] = replace(node, kernel=kernel)
+        self.nodes[name] = replace(node, kernel=kernel, width=node.window[1] + 2 * margin)
         self.tensors[name]["weight"] = F.pad(self.tensors[name]["weight"], (margin,) * 4)
 
     def reindex(
@@ -135,7 +135,7 @@ def random_weights(like: Tensor, rng: np.random.Generator) -> Tensor:
 
 def options_of(node: Node, **changed: int) -> dict[str, int]:
     """The options of a node, some of them changed."""
-    names = ("channels", "kernel", "stride", "groups", "bias")
+    names = ("channels", "kernel", "width", "stride", "groups", "bias")
     return {name: getattr(node, name) for name in names} | changed
 
 

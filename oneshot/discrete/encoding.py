@@ -58,9 +58,9 @@ class GraphWriter:
         self.nodes.append(Node(f"n{len(self.nodes)}", op, inputs, **options))
         return self.nodes[-1].name
 
-    def conv(self, x: str, channels: int, kernel: int, *, relu: bool = True) -> str:
+    def conv(self, x: str, channels: int, kernel: int, *, width: int = 0, relu: bool = True) -> str:
         """Convolution, batch normalisation, ReLU."""
-        x = self.add("batch_norm", self.add("conv", x, channels=channels, kernel=kernel))
+        x = self.add("batch_norm", self.add("conv", x, channels=channels, kernel=kernel, width=width))
         return self.add("relu", x) if relu else x
 
     def separable(self, x: str, channels: int, kernel: int, *, stride: int = 1) -> str:
@@ -70,6 +70,10 @@ class GraphWriter:
     def sum(self, inputs: Sequence[str]) -> str:
         """The sum; of one input, itself."""
         return self.add("add", *inputs) if len(inputs) > 1 else inputs[0]
+
+    def concat(self, inputs: Sequence[str]) -> str:
+        """The channels of all; of one input, itself."""
+        return self.add("concat", *inputs) if len(inputs) > 1 else inputs[0]
 
     def finish(self, x: str = IMAGE) -> NetworkGraph:
         """Global pooling and a classifier."""

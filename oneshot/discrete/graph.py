@@ -29,8 +29,8 @@ ACTIVATIONS: dict[str, type[nn.Module]] = {
 POOLS = ("max_pool", "avg_pool", "global_pool")
 # What each operation takes besides its inputs, and how many inputs it reads: at least, at most.
 _OPTIONS: dict[str, tuple[str, ...]] = {
-    "conv": ("channels", "kernel", "stride", "groups", "bias"),
-    "depthwise": ("kernel", "stride", "bias"),
+    "conv": ("channels", "kernel", "width", "stride", "groups", "bias"),
+    "depthwise": ("kernel", "width", "stride", "bias"),
     "batch_norm": (),
     **{name: () for name in ACTIVATIONS},
     "max_pool": ("kernel", "stride"),
@@ -42,7 +42,7 @@ _OPTIONS: dict[str, tuple[str, ...]] = {
     "classifier": (),
 }
 _ARITY = {"add": (2, 1 << 30), "concat": (2, 1 << 30), "gated_add": (2, 2)}
-_DEFAULTS = {"channels": 0, "kernel": 0, "stride": 1, "groups": 1, "bias": 0}
+_DEFAULTS = {"channels": 0, "kernel": 0, "width": 0, "stride": 1, "groups": 1, "bias": 0}
 _TEXT = re.compile(r"(\w+)\(([^()]*)\)")
 
 
@@ -58,6 +58,7 @@ class Node:
         inputs: Names of the nodes it reads.
         channels: Filters of a ``conv``; everything else has the channels of what it reads.
         kernel: Side of a convolution (odd: half of it is padded) or of a pooling window.
+        width: Of a convolution's kernel that is not square; ``kernel`` is its height then.
         stride: Of convolutions and pooling.
         groups: Of a ``conv``; a convolution of one filter for each channel is ``depthwise``.
         bias: 1 for convolutions that add a bias.
@@ -68,12 +69,14 @@ class Node:
     inputs: tuple[str, ...]
     channels: int = 0
     kernel: int = 0
+    width: int = 0
     stride: int = 1
     groups: int = 1
     bias: int = 0
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "inputs", tuple(self.inputs))
+        object.__setattr__(self, "width", 0 if self.width == self.kernel else self.width)
         if self.op not in _OPTIONS:
             raise ValueError(f"Node {self.name!r} has the unknown op {self.op!r}; ops are {', '.join(_OPTIONS)}.")
         low, high = _ARITY.get(self.op, (1, 1))
@@ -81,15 +84,23 @@ class Node:
             raise ValueError(f"{self} reads {low if low == high else f'{low} or more'} inputs; got {self.inputs}.")
         for option, default in _DEFAULTS.items():
             value, takes = getattr(self, option), option in _OPTIONS[self.op]
-            low = 0 if option == "bias" else 1
+            low = 0 if option in ("bias", "width") else 1
             if (takes and value < low) or (not takes and value != default):
                 rule = f"at least {low}" if takes else "not set: its op does not take it"
                 raise ValueError(f"{option} of {self} must be {rule}; got {value}.")
-        if self.op in ("conv", "depthwise") and self.kernel % 2 == 0:
-            raise ValueError(f"kernel of {self} must be odd, so that both sides are padded alike; got {self.kernel}.")
+        if self.op in ("conv", "depthwise") and not all(side % 2 for side in self.window):
+            raise ValueError(
+                f"kernel of {self} must be odd, so that both sides are padded alike; got "
+                f"{self.kernel if len(set(self.window)) == 1 else self.window}."
+            )
 
     def __str__(self) -> str:
         return f"node {self.name!r} ({self.op})"
+
+    @property
+    def window(self) -> tuple[int, int]:
+        """Height and width of a convolution's kernel, or of a pooling window."""
+        return self.kernel, self.width or self.kernel
 
     @property
     def signature(self) -> str:
@@ -474,8 +485,10 @@ def _shape(node: Node, inputs: Sequence[tuple[int, int, int]]) -> tuple[int, int
         return channels, 1, 1
     if not node.kernel:
         return inputs[0]
-    padding = _padding(node)
-    height, width = ((size + 2 * padding - node.kernel) // node.stride + 1 for size in (height, width))
+    height, width = (
+        (size + 2 * padding - side) // node.stride + 1
+        for size, side, padding in zip((height, width), node.window, _padding(node), strict=True)
+    )
     if min(height, width) < 1:
         raise ValueError(f"{node} has a window of {node.kernel} pixels; its input is {_list(node, inputs)}.")
     if node.op == "conv":
@@ -492,13 +505,14 @@ def _list(node: Node, shapes: Sequence[tuple[int, int, int]]) -> str:
     return ", ".join(f"{source!r} {shape}" for source, shape in zip(node.inputs, shapes, strict=True))
 
 
-def _padding(node: Node) -> int:
-    return node.kernel // 2 if node.kernel % 2 else 0
+def _padding(node: Node) -> tuple[int, int]:
+    height, width = (side // 2 if side % 2 else 0 for side in node.window)
+    return height, width
 
 
 def _module(node: Node, shape: tuple[int, int, int], num_classes: int) -> nn.Module:
     channels = shape[0]
-    window: Mapping[str, Any] = {"kernel_size": node.kernel, "stride": node.stride, "padding": _padding(node)}
+    window: Mapping[str, Any] = {"kernel_size": node.window, "stride": node.stride, "padding": _padding(node)}
     match node.op:
         case "conv" | "depthwise":
             out, groups = (channels, channels) if node.op == "depthwise" else (node.channels, node.groups)

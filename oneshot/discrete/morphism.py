@@ -368,14 +368,15 @@ def separate(network: GraphNetwork, node: str, *, images: Tensor | None = None) 
         ValueError: If the node is no such convolution.
     """
     conv, draft = conv_of(network, node), Draft(network)
-    if conv.kernel == 1:
+    if conv.window == (1, 1):
         raise ValueError(f"separate divides kernels of more than one pixel; {conv} has one.")
     tensors = draft.tensors[node]
     u, s, vh = torch.linalg.svd(tensors.pop("weight").transpose(0, 1).flatten(2), full_matrices=False)
     root = s[:, :1].sqrt()
-    depthwise = (root * vh[:, 0]).unflatten(1, (conv.kernel, conv.kernel))[:, None]
-    below = draft.add("depthwise", conv.inputs, {"weight": depthwise}, kernel=conv.kernel, stride=conv.stride)
-    draft.nodes[node] = replace(conv, inputs=(below,), kernel=1, stride=1)
+    options = {"kernel": conv.kernel, "width": conv.width, "stride": conv.stride}
+    depthwise = (root * vh[:, 0]).unflatten(1, conv.window)[:, None]
+    below = draft.add("depthwise", conv.inputs, {"weight": depthwise}, **options)
+    draft.nodes[node] = replace(conv, inputs=(below,), kernel=1, width=1, stride=1)
     tensors["weight"] = (root * u[:, :, 0]).T[:, :, None, None]
     return _recalibrated(draft.build(), images)
 
@@ -628,7 +629,7 @@ def _prune_places(network: GraphNetwork) -> list[dict[str, Any]]:
 
 
 def _separate_places(network: GraphNetwork) -> list[dict[str, Any]]:
-    return [{"node": n.name} for n in network.graph.nodes if n.op == "conv" and n.groups == 1 and n.kernel > 1]
+    return [{"node": n.name} for n in network.graph.nodes if n.op == "conv" and n.groups == 1 and n.window > (1, 1)]
 
 
 @dataclass(frozen=True)

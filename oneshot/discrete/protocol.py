@@ -302,26 +302,36 @@ class SearchStrategy(ABC):
         for _ in range(TRIES):
             if self._is_new(genes := self._random()):
                 return genes
-        left = [genes for genes in self._listed() if self._is_new(genes)]
+        left = [genes for genes in listed(self.space) if self._is_new(genes)] if can_be_listed(self.space) else []
         return left[self.rng.integers(len(left))] if left else None
 
-    def _listed(self) -> IntMatrix:
-        """All canonical architectures of a small space; of a large one, none."""
-        if math.prod(self.space.gene_sizes) > MOST_LISTED:
-            return np.empty((0, self.space.num_genes), dtype=np.int64)
-        return listed(self.space)
+
+@dataclass(frozen=True)
+class ListedSpace(SearchSpace, ABC):
+    """A space that has a list of its architectures."""
+
+    @abstractmethod
+    def listed(self) -> IntMatrix:
+        """All canonical architectures, ``[N, G]``, in lexicographic order."""
+
+
+def can_be_listed(space: SearchSpace) -> bool:
+    """Whether :func:`listed` has an answer."""
+    return isinstance(space, ListedSpace) or math.prod(space.gene_sizes) <= MOST_LISTED
 
 
 def listed(space: SearchSpace) -> IntMatrix:
     """All canonical architectures, ``[N, G]``, in lexicographic order.
 
     Raises:
-        ValueError: If the space has more than ``MOST_LISTED`` spellings.
+        ValueError: If the space has no list of them, and more than ``MOST_LISTED`` spellings.
     """
-    if math.prod(space.gene_sizes) > MOST_LISTED:
+    if isinstance(space, ListedSpace):
+        return space.listed()
+    if not can_be_listed(space):
         raise ValueError(
-            f"Spaces of up to {MOST_LISTED:,} architectures are listed; {space.name!r} has {space.size:,}. Draw random "
-            "ones."
+            f"Spaces of up to {MOST_LISTED:,} spellings are listed; {space.name!r} has "
+            f"{math.prod(space.gene_sizes):,}. Draw random architectures."
         )
     return np.unique(space.repair(np.array(list(np.ndindex(*space.gene_sizes)))), axis=0)
 

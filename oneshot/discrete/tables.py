@@ -22,7 +22,7 @@ from oneshot.supernets.nasbench201 import NASBench201Space
 from oneshot.supernets.nasbenchmacro import DEPTHS, NASBenchMacroSpace
 from oneshot.supernets.space import Choice, IntMatrix, SearchSpace, SubnetConfig
 
-from .protocol import MOST_LISTED, Evaluator, Proposal, listed
+from .protocol import Evaluator, ListedSpace, Proposal, can_be_listed, listed
 
 Row: TypeAlias = Mapping[str, str]
 Column: TypeAlias = str | Callable[[Row], float]
@@ -135,7 +135,7 @@ class TabularEvaluator(Evaluator):
         genes = np.array(rows, dtype=np.int64).reshape(-1, space.num_genes)
         kept = (space.repair(genes) == genes).all(1)
         table = cls(space, genes[kept], {name: np.array(column)[kept] for name, column in columns.items()})
-        if complete and math.prod(space.gene_sizes) <= MOST_LISTED:
+        if complete and can_be_listed(space):
             table.check_complete()
         return table
 
@@ -210,7 +210,7 @@ class DistinctMacroSpace(NASBenchMacroSpace):
 
 
 @dataclass(frozen=True)
-class TableSpace(SearchSpace):
+class TableSpace(ListedSpace):
     """The architectures of a table that holds a part of a space; repair takes the nearest, or the first of these.
 
     What is nearest to an architecture of the table with one gene changed is that architecture again. So a mutation, and
@@ -232,6 +232,9 @@ class TableSpace(SearchSpace):
     @property
     def size(self) -> int:
         return len(self.rows)
+
+    def listed(self) -> IntMatrix:
+        return np.unique(self._table, axis=0)  # type: ignore[attr-defined]
 
     def _repair(self, matrix: IntMatrix) -> IntMatrix:
         known: set[bytes] = self._known  # type: ignore[attr-defined]

@@ -229,6 +229,8 @@ def test_what_is_no_graph_is_refused(nodes: tuple[Node, ...], message: str) -> N
         pytest.param("add", ("image",), {}, r"'a' \(add\) reads 2 or more", id="too-few"),
         pytest.param("conv", ("image",), {"kernel": 3}, r"channels of node 'a' \(conv\) must be at least 1", id="none"),
         pytest.param("conv", ("image",), {"channels": 4, "kernel": 2}, "kernel of node 'a'.*odd", id="even"),
+        pytest.param("conv", ("image",), {"channels": 4, "kernel": 3, "width": 2}, r"odd.*\(3, 2\)", id="even-width"),
+        pytest.param("max_pool", ("image",), {"kernel": 2, "width": 3}, "width of node 'a'.*not set", id="pool-width"),
         pytest.param("relu", ("image",), {"channels": 4}, "channels of node 'a'.*not set", id="not-taken"),
         pytest.param("max_pool", ("image",), {"kernel": 2, "stride": 0}, "stride of node 'a'", id="stride"),
     ],

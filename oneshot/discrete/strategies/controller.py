@@ -11,7 +11,10 @@ from torch import Tensor, nn
 
 from oneshot.supernets.darts import DARTSSpace
 from oneshot.supernets.recurrent import RecurrentSpace
-from oneshot.supernets.space import NONE, Choice, IntMatrix, SearchSpace
+from oneshot.supernets.space import NONE, Choice, IntMatrix, SearchSpace, SubnetConfig
+
+from ..encoding import GraphSpace, GraphWriter
+from ..graph import IMAGE, NetworkGraph
 
 NEVER = float("-inf")
 
@@ -112,12 +115,17 @@ class InputDecisions(Decisions):
 
 
 @dataclass(frozen=True)
-class ZophLeSpace(SearchSpace):
+class ZophLeSpace(GraphSpace):
     """Convolutional networks of Zoph and Le (ICLR 2017, arXiv:1611.01578, section 3): layers with skip connections.
 
     Every layer has a filter of its own height and width, a number of filters, and a bit for every earlier layer that
-    says whether it is read, too; choices are ``height``, ``width``, ``filters`` and ``skip``, the last of which holds
-    the bits of layer 1, then those of layer 2, and so on. Strides are left out. There is no supernet for it.
+    says whether it is read; choices are ``height``, ``width``, ``filters`` and ``skip``, the last of which holds the
+    bits of layer 1, then those of layer 2, and so on.
+
+    A layer concatenates what it reads, the image if that is nothing, and applies Conv-BN-ReLU; the classifier reads the
+    concatenation of all layers that no other reads (section 3.3), after global pooling (ours). Strides are left out, so
+    that all sizes are equal and the paper's padding with zeros is not needed. There is no supernet for it;
+    ``space.network(input_shape, num_classes)`` is what a ``TrainingEvaluator`` builds with.
 
     Args:
         name: Name of the space.
@@ -128,6 +136,9 @@ class ZophLeSpace(SearchSpace):
         >>> space = ZophLeSpace(layers=3)
         >>> space.num_genes, space.size == 4**9 * 2**3
         (12, True)
+        >>> network = space.network((3, 8, 8), 10)(space.sample(0))
+        >>> network(torch.zeros(2, 3, 8, 8)).shape
+        torch.Size([2, 10])
     """
 
     name: str = "zoph_le"
@@ -142,6 +153,20 @@ class ZophLeSpace(SearchSpace):
         made += [Choice("filters", filters, self.layers), Choice("skip", (0, 1), self.layers * (self.layers - 1) // 2)]
         object.__setattr__(self, "choices", tuple(made))
         super().__post_init__()
+
+    def graph(self, config: SubnetConfig) -> NetworkGraph:
+        self.validate(config)
+        writer, bits = GraphWriter(), iter(config["skip"])
+        states: list[str] = []
+        read: set[int] = set()
+        for layer, (height, width, filters) in enumerate(
+            zip(config["height"], config["width"], config["filters"], strict=True)
+        ):
+            sources = [earlier for earlier in range(layer) if next(bits)]
+            x = writer.concat([states[source] for source in sources] or [IMAGE])
+            states.append(writer.conv(x, int(filters), int(height), width=int(width)))
+            read.update(sources)
+        return writer.finish(writer.concat([state for layer, state in enumerate(states) if layer not in read]))
 
     def skips(self, layer: int) -> range:
         """Genes of the bits of a layer, in the order of the layers before it."""

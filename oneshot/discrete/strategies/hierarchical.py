@@ -40,7 +40,11 @@ class HierarchicalSpace(GraphSpace):
     follows where more than one edge enters. A motif without a path from its input to its output is ``none``, and so is
     a cell: then a stage is what lies between the stages.
 
-    Random architectures are ``diversity`` random mutations of the trivial one, a chain of identities (section 3.1).
+    Random architectures are ``diversity`` random changes to the trivial one, a chain of identities (section 3.1). A
+    change takes a level, a motif and an edge of it, each with equal chances (the paper takes the nodes of the edge one
+    by one), and a pick for the edge. A mutation makes changes until the architecture is another; before, edges on no
+    path and motifs that are not used are drawn at random. The paper's genotypes hold such genes, canonical forms do
+    not, and without them a motif that was lost could never return.
 
     In the canonical form edges on no path hold ``none``, equal motifs are one, motifs are numbered as the cell meets
     them, and those it does not use hold ``none``.
@@ -135,8 +139,25 @@ class HierarchicalSpace(GraphSpace):
         return genes
 
     def _mutate(self, genes: IntMatrix, rng: np.random.Generator) -> IntMatrix:
-        gene, child = int(self._places((), rng)), genes.copy()
-        child[gene] = (genes[gene] + rng.integers(1, self.gene_sizes[gene])) % self.gene_sizes[gene]
+        child, before = self._filled(genes, rng), self._canonical(genes)
+        while (self._canonical(child) == before).all():
+            gene = int(self._places((), rng))
+            child[gene] = (child[gene] + rng.integers(1, self.gene_sizes[gene])) % self.gene_sizes[gene]
+        return child
+
+    def _filled(self, genes: IntMatrix, rng: np.random.Generator) -> IntMatrix:
+        """The same architecture, with any picks where they do not matter."""
+        child = self._canonical(genes)
+        motifs, cell = self._split(child)
+        used = int(cell.max())  # those behind are empty
+        motifs[used:] = rng.integers(len(PRIMITIVES) + 1, size=motifs[used:].shape)
+        parts = [(motif, self.motif_nodes, len(PRIMITIVES)) for motif in motifs[:used]]
+        for edges, size, picks in [*parts, (cell, self.cell_nodes, self.motifs)]:
+            live = edges.copy()
+            for edge in rng.permutation(np.flatnonzero(live == 0)):
+                edges[edge] = rng.integers(picks + 1)
+                if (_on_paths(edges, size) != live).any():
+                    edges[edge] = 0
         return child
 
     def _linkage(self) -> list[list[int]]:

@@ -16,7 +16,8 @@ class LargeScaleEvolution(MorphismSearch):
 
     A mutant may also be the network itself, trained further, or its architecture with new weights. Where the paper
     inherits whatever weights still fit, mutations are morphisms here, so that most keep what was learned; the paper's
-    mutations of the learning rate and of strides are left out.
+    mutations of the learning rate and of strides are left out. Where failures leave less than two networks alive, the
+    search begins again with networks of the start.
 
     Args:
         start: Networks to begin with; the paper's is linear.
@@ -65,9 +66,10 @@ class LargeScaleEvolution(MorphismSearch):
         self._alive: list[tuple[float, Proposal]] = []
 
     def _propose(self) -> Proposal | None:
-        if self._next < self.size:
+        few = len(self._alive) < 2
+        if self._next < self.size or (few and len(self._alive) + len(self.pending) < self.size):
             return self._number(self.start[self._next % len(self.start)].config, fidelity=self.epochs)
-        if len(self._alive) < 2:
+        if few:
             return None
         pair = self.rng.choice(len(self._alive), size=2, replace=False)
         (_, parent), _ = sorted((self._alive[i] for i in pair), key=lambda member: (member[0], member[1].number))

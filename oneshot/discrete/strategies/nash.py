@@ -13,7 +13,8 @@ class NASH(MorphismSearch):
     """Trains children of the best network for a few epochs, all from its weights, and goes on from the best of them.
 
     One of the children is the unchanged network itself, so that more training is not taken for a better architecture.
-    Every training has a cosine of its own. Steps wait for all their children, as in the paper (algorithm 1).
+    Every training has a cosine of its own. Steps wait for all their children, as in the paper (algorithm 1). If the
+    first network cannot be trained, the search is over.
 
     Args:
         start: The network to begin with, three convolutions in the paper.

@@ -18,7 +18,8 @@ class NetAdapt(MorphismSearch):
 
     Every step asks each convolution in turn for as few filters less as lower the cost by the step's share, trains all
     these networks for a short while from the weights of the current one, and goes on with the best. At the end the
-    network is trained for long.
+    network is trained for long; that is also where nothing can be pruned any more, or all networks of a step failed,
+    and then it costs more than the target. If the first network cannot be trained, the search is over.
 
     Args:
         start: The network to begin with.
@@ -82,6 +83,7 @@ class NetAdapt(MorphismSearch):
         self._queue: list[tuple[NetworkGraph, MorphismRecord, float]] = []
         self._cost_of: dict[int, float] = {}
         self._told: list[tuple[float, float, Proposal]] = []
+        self._failed = False  # all networks of a step
         self._ended = False
         self._trained: Proposal | None = None
 
@@ -90,10 +92,10 @@ class NetAdapt(MorphismSearch):
             return self._number(self._first, fidelity=self.start_epochs) if not self._next else None
         _, cost, best = self.current
         if not self._queue and not self.pending and not self._ended:
-            if cost > self.target:
+            if cost > self.target and not self._failed:
                 self._queue = self._candidates(best, cost)
                 self.saving *= self.decay
-            if not self._queue:  # the target is reached, or nothing can be pruned any more
+            if not self._queue:
                 self._ended = True
                 if self.final_epochs:
                     return self._number(best.config, parent=best.number, fidelity=self.final_epochs)
@@ -140,7 +142,10 @@ class NetAdapt(MorphismSearch):
             self._trained = proposal  # for long, at the end
         elif result.values is not None:
             self._told.append((loss, self._cost_of[proposal.number], proposal))
-        if self.pending or self._queue or not self._told:
+        if self.pending or self._queue:
+            return
+        if not self._told:
+            self._failed = True  # the next step would be the same
             return
         before, cost, _ = self.current
         ratio = self.choose == "ratio"

@@ -14,7 +14,8 @@ class NSGA2(SearchStrategy):
     """Evolution of a front: rank by domination, then by crowding.
 
     Parents are the best ``population`` of everything evaluated, which is the paper's elitist selection one child at a
-    time, as asynchronous evaluation needs it. Sorting and crowding are pymoo's.
+    time, as asynchronous evaluation needs it. Every child is mutated once, where in the paper each of n genes changes
+    with probability 1/n. Sorting and crowding are pymoo's.
 
     Args:
         space: Where to search.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from oneshot.supernets.space import SearchSpace
 
-from ..protocol import Proposal, SearchStrategy, listed
+from ..protocol import Proposal, Scalar, SearchStrategy, listed
 
 
 class RandomSearch(SearchStrategy):
@@ -16,14 +16,19 @@ class RandomSearch(SearchStrategy):
 
 
 class GridSearch(SearchStrategy):
-    """Every architecture of a small space once, in lexicographic order of its genes.
+    """Every architecture of a small space, or of a table, once, in lexicographic order of its genes.
+
+    Args:
+        space: What is listed.
+        seed: Changes nothing.
+        scalar: What the best architecture minimises, given all values.
 
     Raises:
         ValueError: If the space is too large to be listed.
     """
 
-    def __init__(self, space: SearchSpace, *, seed: int = 0) -> None:
-        super().__init__(space, seed=seed)
+    def __init__(self, space: SearchSpace, *, seed: int = 0, scalar: Scalar | None = None) -> None:
+        super().__init__(space, seed=seed, scalar=scalar)
         self._left = iter(listed(space))
 
     def _propose(self) -> Proposal | None:

@@ -69,6 +69,9 @@ class REINFORCE(PolicySearch):
     It drew 12,800 networks, in updates of 8; in some hundreds, these settings do not get away from random search. For
     budgets below a few thousand there is :meth:`small`.
 
+    The paper's layers become two more every 1,600 samples; here their number stays that of the space. The recurrent
+    cells of :class:`~oneshot.supernets.RecurrentSpace` are those of DARTS, not the paper's trees.
+
     The paper leaves open how fast the baseline forgets, and rewards are on the scale of accuracies; see
     :class:`~.policy.Advantages` for ours. Its rewards are :func:`cubed_accuracy` and :func:`perplexity_reward`, to be
     passed as ``scalar``.
@@ -77,7 +80,7 @@ class REINFORCE(PolicySearch):
     relation to when they were drawn, but at most by 1 (truncated importance sampling).
 
     Args:
-        space: Where to search; ``RecurrentSpace`` and ``ZophLeSpace`` are the paper's kinds.
+        space: Where to search; the paper's convolutional networks are :class:`~.controller.ZophLeSpace`.
         seed: Of all random choices.
         scalar: See :class:`~oneshot.discrete.SearchStrategy`.
         decisions: See :class:`~.policy.PolicySearch`, here and for all that follow.

@@ -1,11 +1,21 @@
 from __future__ import annotations
 
+import itertools
+
 import numpy as np
 import pytest
 
 from oneshot.discrete import BANANAS, Result, SearchStrategy
 from oneshot.discrete.strategies.bananas import Ensemble, Paths, gradients
-from oneshot.supernets import NASBench201Space, SearchSpace
+from oneshot.supernets import (
+    NASBench101Cell,
+    NASBench101Space,
+    NASBench201Space,
+    NASNetSpace,
+    SearchSpace,
+    darts_space,
+)
+from oneshot.supernets.nasbench101 import OPERATIONS
 from oneshot.testing.strategies import SPACE, StrategyContract, planted
 
 
@@ -90,6 +100,55 @@ def test_the_space_has_84_paths_of_one_to_three_operations() -> None:
     space, paths = NASBench201Space(), Paths(NASBench201Space())
     every = frozenset().union(*(paths.of(space.sample(seed)) for seed in range(2000)))
     assert len(every) == 4 + 4**2 + 4**3, "the paper's 155 count none as an operation"
+
+
+def test_nas_bench_101_has_the_364_paths_of_the_paper() -> None:
+    """Section 3.1 of arXiv:1910.11858: ``3^0 + ... + 3^5`` for five vertices with one of three operations each."""
+    space, every = NASBench101Space(), set()
+    for length in range(6):
+        for operations in itertools.product(OPERATIONS, repeat=length):
+            matrix = np.eye(length + 2, k=1, dtype=int).tolist()
+            config = space.from_cell(NASBench101Cell(matrix, ["input", *operations, "output"]))
+            (path,) = Paths(space).of(config)
+            assert path == ("cell", "input", *operations)
+            every.add(path)
+    assert len(every) == 364
+    assert {path for seed in range(300) for path in Paths(space).of(space.sample(seed))} <= every
+
+
+def test_a_block_that_concatenates_does_so_on_the_path() -> None:
+    space = NASNetSpace(blocks=1)
+    genes = space.encode([space.sample(0)])[0]
+    added, joined = genes.copy(), genes.copy()
+    added[4], joined[4] = 0, 1
+    adding, joining = (Paths(space).of(config) for config in space.decode([added, joined]))
+    changed = {(*path, "concat") for path in adding if path[0] == "normal" and len(path) > 2}  # others lead past it
+    assert changed and changed == joining - adding
+
+
+@pytest.mark.parametrize(
+    ("space", "most"),
+    [
+        pytest.param(NASNetSpace(), 0.04, id="nasnet"),
+        pytest.param(darts_space(), 0.04, id="darts"),
+        pytest.param(NASBench101Space(), 0.2, id="nasbench101"),  # a path counts once
+        pytest.param(NASBench201Space(), 0.2, id="nasbench201"),
+    ],
+)
+def test_paths_tell_mutants_from_their_parents(space: SearchSpace, most: float) -> None:
+    strategy = BANANAS(space, encoding="path")
+    known = space.repair(space.sample_matrix(50, 0))
+    mutants = np.stack([strategy._mutated(known[i % 5]) for i in range(200)])
+    x = strategy.encode(np.concatenate([known, mutants]))
+    alike = [(x[50 + i] == x[i % 5]).all() and (mutants[i] != known[i % 5]).any() for i in range(200)]
+    assert np.mean(alike) <= most and x.shape[1] <= 200
+
+
+def test_auto_takes_paths_where_cells_have_them_in_common() -> None:
+    for space in (darts_space(), NASBench101Space(), NASBench201Space()):
+        assert BANANAS(space).paths is not None
+    for space in (NASNetSpace(), SPACE):
+        assert BANANAS(space).paths is None
 
 
 def test_what_computes_the_same_is_encoded_alike() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +15,7 @@ from torch import nn
 from oneshot.data import Digits
 from oneshot.discrete import (
     CGPCNN,
+    REINFORCE,
     CGPSpace,
     GeneticCNN,
     GeneticCNNSpace,
@@ -25,7 +27,9 @@ from oneshot.discrete import (
     Study,
     TournamentEvolution,
     TrainingEvaluator,
+    ZophLeSpace,
 )
+from oneshot.discrete.morphism import branch, enlarge_kernel, separate
 from oneshot.discrete.strategies.genetic_cnn import relabelled, roulette
 from oneshot.supernets import SearchSpace, SubnetConfig
 from oneshot.testing.strategies import SPACE, StrategyContract
@@ -36,6 +40,7 @@ SMALL: list[GraphSpace] = [
     CGPSpace(rows=3, columns=6, levels_back=3, channels=(4, 8), kernels=(3,)),
     CGPSpace(rows=3, columns=6, levels_back=3, blocks="res", channels=(4, 8), kernels=(3,), most_channels=10),
     HierarchicalSpace(motifs=3, channels=4, stages=2),
+    ZophLeSpace(layers=3),
 ]
 
 
@@ -277,6 +282,47 @@ def test_a_parent_that_fails_is_drawn_again() -> None:
     assert strategy.best.number == second.number
 
 
+# Layers with skip connections.
+
+
+@pytest.mark.parametrize(
+    ("skip", "reads", "unread"),
+    [
+        pytest.param((1, 0, 1), (3, 24, 36), 48, id="a chain"),
+        pytest.param((1, 1, 1), (3, 24, 24 + 36), 48, id="dense"),
+        pytest.param((0, 1, 0), (3, 3, 24), 36 + 48, id="the image if nothing, the classifier if nobody"),
+        pytest.param((0, 0, 0), (3, 3, 3), 24 + 36 + 48, id="all in parallel"),
+    ],
+)
+def test_layers_concatenate_what_they_read(skip: tuple[int, ...], reads: tuple[int, ...], unread: int) -> None:
+    """Section 3.3 of arXiv:1611.01578; filters are height x width."""
+    space = ZophLeSpace(layers=3)
+    sizes = {"height": (3, 5, 1), "width": (1, 7, 3), "filters": (24, 36, 48)}
+    network = space.network((3, 6, 8), 10)(SubnetConfig(space.name, {**sizes, "skip": skip}))
+    shapes = {tuple(m.weight.shape) for m in network.modules() if isinstance(m, nn.Conv2d)}
+    assert shapes == {(24, reads[0], 3, 1), (36, reads[1], 5, 7), (48, reads[2], 1, 3)}
+    assert {network.shapes[n.name][1:] for n in network.graph.nodes if n.op == "conv"} == {(6, 8)}
+    (head,) = [m for m in network.modules() if isinstance(m, nn.Linear)]
+    assert head.in_features == unread
+
+
+def test_morphisms_take_kernels_that_are_not_square() -> None:
+    space = ZophLeSpace(layers=2)
+    picks = {"height": (1, 5), "width": (7, 3), "filters": (24, 36), "skip": (1,)}
+    network = space.network((3, 8, 8), 10)(SubnetConfig(space.name, picks)).eval()
+    (first, second), x = [n for n in network.graph.nodes if n.op == "conv"], torch.randn(2, 3, 8, 8)
+    assert (first.window, second.window) == ((1, 7), (5, 3))
+    for child, sides in (
+        (enlarge_kernel(network, first.name, kernel=3), {(3, 9), (5, 3)}),
+        (branch(network, second.name, kernel=7, rng=0), {(1, 7), (5, 3), (7, 5)}),
+    ):
+        torch.testing.assert_close(child(x), network(x), rtol=1e-4, atol=1e-5)
+        assert {n.window for n in child.graph.nodes if n.op == "conv"} == sides
+    apart = separate(network, first.name)
+    assert [n.window for n in apart.graph.nodes if n.op == "depthwise"] == [(1, 7)]
+    assert apart(x).shape == (2, 10)
+
+
 # Hierarchical cells.
 
 
@@ -331,11 +377,37 @@ def test_random_cells_are_many_mutations_away_from_the_trivial_one() -> None:
     once = HierarchicalSpace(diversity=1).sample_matrix(400, 0)
     changed = (once != trivial).sum(1)
     assert changed.max() == 1 and changed.mean() == pytest.approx(6 / 7, abs=0.06)
-    mutated = space.encode([space.mutate(space.trivial, seed) for seed in range(400)])
-    assert ((mutated != trivial).sum(1) == 1).all()
-    assert (mutated != trivial)[:, 36:].any(1).mean() == pytest.approx(0.5, abs=0.1), (
-        "a level first, then an edge of it"
-    )
+
+
+def test_a_mutation_is_another_architecture_and_filling_is_not() -> None:
+    space, rng = HierarchicalSpace(), np.random.default_rng(0)
+    for genes in space.repair(space.sample_matrix(100, rng)):
+        filled = space._filled(genes, rng)
+        np.testing.assert_array_equal(space._canonical(filled), genes)
+        assert (space._canonical(space._mutate(genes, rng)) != genes).any()
+    assert (space._places((400,), rng) >= 36).mean() == pytest.approx(0.5, abs=0.1), "a level first, then an edge of it"
+
+
+def test_neutral_mutations_do_not_simplify() -> None:
+    def motifs_in_use(mutate: Callable[[np.ndarray, np.random.Generator], np.ndarray]) -> float:
+        rng, found = np.random.default_rng(0), []
+        for genes in space.repair(space.sample_matrix(12, rng)):
+            for _ in range(200):
+                genes = space._canonical(mutate(genes, rng))
+            found.append(int(genes[36:].max()))
+        return float(np.mean(found))
+
+    def bare(genes: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+        """One gene, without filling what the canonical form has erased."""
+        child, gene = genes.copy(), int(space._places((), rng))
+        child[gene] = (genes[gene] + rng.integers(1, space.gene_sizes[gene])) % space.gene_sizes[gene]
+        return child
+
+    space = HierarchicalSpace()
+    random = float(np.mean(space.repair(space.sample_matrix(200, 1))[:, 36:].max(1)))
+    assert random == pytest.approx(4.4, abs=0.3)
+    assert motifs_in_use(space._mutate) > random - 1, "12 lines with a standard deviation of 1"
+    assert motifs_in_use(bare) < 1
 
 
 @pytest.mark.parametrize(
@@ -368,6 +440,7 @@ def test_bad_arguments_are_refused(build, message: str) -> None:  # type: ignore
             0.4,
             id="cgp_cnn",
         ),
+        pytest.param(lambda: REINFORCE.small(ZophLeSpace(layers=2)), 0.6, id="zoph_le"),
         pytest.param(
             lambda: TournamentEvolution(HierarchicalSpace(channels=8, stages=2), population=3), 0.4, id="hierarchical"
         ),

@@ -256,6 +256,49 @@ def test_netadapt_chooses_by_accuracy_or_by_what_accuracy_costs(choose: Any, cho
     assert strategy.current is not None and strategy.current[2].number == chosen
 
 
+class Memory(Evaluator):
+    """Has too little of it for some."""
+
+    metrics = ("error",)
+
+    def __init__(self, fits: Any) -> None:
+        self.fits = fits
+
+    def __call__(self, proposal: Proposal) -> dict[str, float]:
+        if not self.fits(proposal):
+            raise MemoryError(f"no memory for {proposal.number}")
+        return {"error": 0.1}
+
+
+def test_netadapt_trains_for_long_what_it_has_where_a_whole_step_fails() -> None:
+    for last in (0, 1):  # steps that succeed
+        pruning = NetAdapt(plain_graph((16, 16)), SHAPE, CLASSES, target=1000)
+        fits = Memory(lambda p, last=last: not p.trace or p.number <= last)
+        study = Study(pruning, fits, ["min error"], evaluations=60, retries=0).run()
+        *pruned, final = study.evaluated
+        assert len({record.proposal.config for record in pruned}) == len(pruned) < 10, "none is tried again"
+        assert final.proposal.parent == last and final.proposal.fidelity == 20 and not final.proposal.trace
+        assert study.best.proposal == final.proposal
+
+
+def test_large_scale_evolution_begins_again_where_its_starts_failed() -> None:
+    strategy = LargeScaleEvolution(START, SHAPE, CLASSES, population=4, keep=0, reset=0)
+    fits = Memory(lambda p: p.number not in (1, 2, 3, 4, 8, 9, 10))
+    study = Study(strategy, fits, ["min error"], evaluations=25, retries=0).run()
+    assert len(study.evaluated) == 25 and len(strategy._alive) + len(strategy.pending) <= 4
+    assert [record.proposal.parent for record in study.evaluated[:6]] == [None] * 6
+    assert study.evaluated[6].proposal.trace
+
+
+@pytest.mark.parametrize("build", [NASH, lambda *args: NetAdapt(*args, target=1000)], ids=["nash", "netadapt"])
+def test_a_study_says_why_a_search_is_over_whose_start_failed(build: Any) -> None:
+    strategy = build(plain_graph((16, 16)), SHAPE, CLASSES)
+    study = Study(strategy, Memory(lambda p: False), ["min error"], evaluations=9).run()
+    assert len(study.evaluated) == 1
+    with pytest.raises(RuntimeError, match="No evaluation has succeeded yet; failures: MemoryError: no memory for 0"):
+        study.best  # noqa: B018
+
+
 @pytest.mark.parametrize(
     ("build", "message"),
     [
