@@ -111,7 +111,8 @@ EXACT: dict[str, Callable[[GraphNetwork], GraphNetwork]] = {
     "deepen-separable-gated": lambda n: deepen_separable(n, "7", images=IMAGES, rng=0),
     "widen": lambda n: widen(n, "1", channels=7, rng=0),
     "widen-five-times": lambda n: widen(n, "6", channels=40, rng=0),
-    "widen-fresh": lambda n: widen(n, "1", channels=7, how="fresh", rng=0),
+    "widen-copy": lambda n: widen(n, "1", channels=7, how="copy", rng=0),
+    "widen-copy-five-times": lambda n: widen(n, "6", channels=40, how="copy", rng=0),
     "skip-add": lambda n: skip_add(n, "4", "5"),
     "skip-concat": lambda n: skip_concat(n, "4", "6"),
     "skip-concat-image": lambda n: skip_concat(n, "image", "1"),
@@ -281,7 +282,7 @@ def test_after_a_training_pass_the_identity_is_off_by_the_unbiased_variance() ->
 
 def test_copies_of_filters_share_what_their_readers_do_with_them() -> None:
     parent = plain()
-    child = widen(parent, "1", channels=9, rng=0)
+    child = widen(parent, "1", channels=9, how="copy", rng=0)
     old, new = parent.ops["1"].get_parameter("weight"), child.ops["1"].get_parameter("weight")
     readers, wider = parent.ops["6"].get_parameter("weight"), child.ops["6"].get_parameter("weight")
     equal = (new[:, None] == old[None]).flatten(2).all(2)  # [9, 4]: which new filter is a copy of which old one
@@ -290,12 +291,12 @@ def test_copies_of_filters_share_what_their_readers_do_with_them() -> None:
     assert (shares > 0).all()
     torch.testing.assert_close(equal.T.double() @ shares, torch.ones(4, 8, dtype=torch.float64))
     for (i, a), (j, b) in itertools.combinations(enumerate(equal.nonzero()[:, 1].tolist()), 2):
-        assert a != b or not torch.allclose(shares[i], shares[j], rtol=1e-3)
+        assert a != b or not torch.allclose(shares[i], shares[j], rtol=0.15)
 
 
 def test_copies_with_equal_shares_never_part_and_ours_do() -> None:
-    def parting(equal_shares: bool) -> float:
-        child = widen(plain(), "1", channels=8, rng=1)
+    def parting(seed: int, equal_shares: bool = False) -> list[float]:
+        child = widen(plain(), "1", channels=8, how="copy", rng=seed)
         weight = child.ops["1"].get_parameter("weight")
         twins = [(i, j) for i, j in itertools.combinations(range(8), 2) if torch.equal(weight[i], weight[j])]
         if equal_shares:
@@ -308,15 +309,25 @@ def test_copies_with_equal_shares_never_part_and_ours_do() -> None:
             optimiser.zero_grad()
             F.cross_entropy(child(IMAGES), torch.arange(len(IMAGES)) % CLASSES).backward()  # type: ignore[no-untyped-call]  # torch
             optimiser.step()
-        return max(difference(weight[i].detach(), weight[j].detach()) for i, j in twins)
+        return [difference(weight[i].detach(), weight[j].detach()) for i, j in twins]
 
-    assert parting(equal_shares=True) < 1e-9
-    assert parting(equal_shares=False) > 1e-3
+    assert max(parting(1, equal_shares=True)) < 1e-9
+    assert min(min(parting(seed)) for seed in range(6)) > 2e-4, "all of them, not only the luckiest"
+
+
+def test_widening_adds_new_filters_unless_copies_are_asked_for() -> None:
+    parent = plain()
+    old = parent.ops["1"].get_parameter("weight")
+    children = [widen(parent, "1", channels=8, rng=0), widen(parent, "1", channels=8, how="copy", rng=0)]
+    for child, kept in zip(children, (4, 8), strict=True):
+        new = child.ops["1"].get_parameter("weight")
+        assert int((new[:, None] == old[None]).flatten(2).all(2).any(1).sum()) == kept
+    assert int((children[0].ops["6"].get_parameter("weight") == 0).all(0).sum()) == 4, "nobody reads them yet"
 
 
 def test_noise_on_what_readers_do_is_no_morphism() -> None:
     parent = plain()
-    child = widen(parent, "1", channels=8, rng=0)
+    child = widen(parent, "1", channels=8, how="copy", rng=0)
     weight = child.ops["6"].get_parameter("weight")
     weight.data += 0.05 * weight.std() * torch.randn_like(weight)
     assert difference(eval_outputs(child), eval_outputs(parent)) > 1e-3
@@ -663,7 +674,7 @@ NAMES = GROUPED.canonical()[1]
         ),
         pytest.param(lambda n: widen(n, NAMES["one"], channels=1), "has 1, got channels=1", id="not-wider"),
         pytest.param(
-            lambda n: widen(n, NAMES["one"], channels=2, how="zero"), "'copy' or 'fresh'; got 'zero'", id="how"
+            lambda n: widen(n, NAMES["one"], channels=2, how="zero"), "'fresh' or 'copy'; got 'zero'", id="how"
         ),
         pytest.param(lambda n: widen(n, "99", channels=8), "no node '99'", id="nowhere"),
         pytest.param(lambda n: deepen(n, "image", images=IMAGES), "behind a node.*'image'", id="deep-image"),
