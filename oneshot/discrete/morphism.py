@@ -187,9 +187,11 @@ def skip_concat(network: GraphNetwork, source: str, consumer: str) -> GraphNetwo
     if shapes[source][1:] != shapes[old][1:]:
         raise ValueError(f"Channels are joined at one size; {source!r} is {shapes[source]}, {old!r} is {shapes[old]}.")
     draft = Draft(network)
-    weight = draft.tensors[consumer]["weight"]
     new = shapes[source][0] * (math.prod(shapes[source][1:]) if reader.op == "classifier" else 1)
-    draft.tensors[consumer]["weight"] = torch.cat([weight, weight.new_zeros(len(weight), new, *weight.shape[2:])], 1)
+    if network.ops:
+        weight = draft.tensors[consumer]["weight"]
+        zeros = weight.new_zeros(len(weight), new, *weight.shape[2:])
+        draft.tensors[consumer]["weight"] = torch.cat([weight, zeros], 1)
     joined = draft.add("concat", (old, source))
     draft.nodes[consumer] = replace(reader, inputs=(joined,))
     return draft.build()
@@ -229,9 +231,9 @@ def branch(
         if conv.channels < 2:
             raise ValueError(f"branch divides the filters of {conv} among two; it has {conv.channels}.")
         half, ends, last, tensors = conv.channels // 2, [], node, draft.tensors[node]
-        for rows in (slice(half), slice(half, conv.channels)):
-            some = {key: tensor[rows] for key, tensor in tensors.items()}
-            ends.append(draft.add("conv", conv.inputs, some, **options_of(conv, channels=len(some["weight"]))))
+        for start, stop in ((0, half), (half, conv.channels)):
+            some = {key: tensor[start:stop] for key, tensor in tensors.items()}
+            ends.append(draft.add("conv", conv.inputs, some, **options_of(conv, channels=stop - start)))
         second = ends[1]
     else:
         chain, ends, second = chain_of(network, node), [], node
@@ -373,13 +375,15 @@ def separate(network: GraphNetwork, node: str, *, images: Tensor | None = None) 
     conv, draft = conv_of(network, node), Draft(network)
     if conv.kernel == 1:
         raise ValueError(f"separate divides kernels of more than one pixel; {conv} has one.")
-    tensors = draft.tensors[node]
-    u, s, vh = torch.linalg.svd(tensors.pop("weight").transpose(0, 1).flatten(2), full_matrices=False)
-    root = s[:, :1].sqrt()
-    depthwise = (root * vh[:, 0]).unflatten(1, (conv.kernel, conv.kernel))[:, None]
-    below = draft.add("depthwise", conv.inputs, {"weight": depthwise}, kernel=conv.kernel, stride=conv.stride)
+    below = draft.add("depthwise", conv.inputs, kernel=conv.kernel, stride=conv.stride)
     draft.nodes[node] = replace(conv, inputs=(below,), kernel=1, stride=1)
-    tensors["weight"] = (root * u[:, :, 0]).T[:, :, None, None]
+    if network.ops:
+        weight = draft.tensors[node]["weight"]
+        u, s, vh = torch.linalg.svd(weight.transpose(0, 1).flatten(2), full_matrices=False)
+        root = s[:, :1].sqrt()
+        depthwise = (root * vh[:, 0]).unflatten(1, (conv.kernel, conv.kernel))[:, None]
+        draft.tensors[below]["weight"] = depthwise
+        draft.tensors[node]["weight"] = (root * u[:, :, 0]).T[:, :, None, None]
     return _recalibrated(draft.build(), images)
 
 
@@ -522,7 +526,7 @@ def random_morphism(
     """Draw an operator uniformly among those that can be applied, then a place for it uniformly, and apply it.
 
     Args:
-        network: The parent.
+        network: The parent; a sketch, if only the graph of the child is asked for.
         rng: A seed or a generator.
         images: Training images, ``[B, C, H, W]``; see :func:`deepen` and :func:`remove_layer`.
         operators: Names of operators, such as ``NASH_OPERATORS`` or ``LEMONADE_OPERATORS``.
@@ -537,15 +541,19 @@ def random_morphism(
     rng = np.random.default_rng(rng)
     if unknown := [name for name in operators if name not in _OPERATORS]:
         raise ValueError(f"There are no operators {unknown}; operators are {', '.join(_OPERATORS)}.")
-    left = {name: places for name in operators if (places := _OPERATORS[name].places(network))}
-    while left:
-        name = str(rng.choice(list(left)))
-        arguments = left[name].pop(int(rng.integers(len(left[name]))))
-        if not left[name]:
-            del left[name]
+    names, left = list(operators), dict[str, list[dict[str, Any]]]()
+    while names:
+        name = str(rng.choice(names))
+        operator = _OPERATORS[name]
+        places = left[name] if name in left else left.setdefault(name, operator.places(network))
+        arguments = places.pop(int(rng.integers(len(places)))) if places else None
+        if not places:
+            names.remove(name)
+        if arguments is None or not operator.fits(network, arguments):
+            continue
         record = MorphismRecord(name, arguments, int(rng.integers(2**31)))
         child = morph(network, record, images)
-        if max_params is None or sum(p.numel() for p in child.parameters()) <= max_params:
+        if max_params is None or child.num_params <= max_params:
             return child, record
     raise ValueError(
         f"None of {tuple(operators)} can be applied"
@@ -622,12 +630,15 @@ def _remove_skip_places(network: GraphNetwork) -> list[dict[str, Any]]:
 
 def _prune_places(network: GraphNetwork) -> list[dict[str, Any]]:
     places = []
-    classes, _ = channel_classes(network)
     for node in free_convs(network):
         for count in sorted({node.channels // 2, node.channels // 4} - {0}):
-            if len(weakest(network, classes, node.name, count)) == count:
-                places.append({"node": node.name, "count": count})
+            places.append({"node": node.name, "count": count})
     return places
+
+
+def _can_prune(network: GraphNetwork, arguments: Mapping[str, Any]) -> bool:
+    classes, _ = channel_classes(network)
+    return len(weakest(network, classes, arguments["node"], arguments["count"])) == arguments["count"]
 
 
 def _separate_places(network: GraphNetwork) -> list[dict[str, Any]]:
@@ -637,9 +648,10 @@ def _separate_places(network: GraphNetwork) -> list[dict[str, Any]]:
 @dataclass(frozen=True)
 class _Operator:
     run: Callable[..., GraphNetwork]
-    places: Callable[[GraphNetwork], list[dict[str, Any]]]  # arguments with which it can be applied
+    places: Callable[[GraphNetwork], list[dict[str, Any]]]  # arguments with which it can be applied, if it fits
     images: bool = False
     random: bool = False
+    fits: Callable[[GraphNetwork, Mapping[str, Any]], bool] = lambda network, arguments: True  # too slow for all places
 
 
 _OPERATORS = {
@@ -652,7 +664,7 @@ _OPERATORS = {
     "enlarge_kernel": _Operator(enlarge_kernel, _kernel_places),
     "remove_layer": _Operator(remove_layer, _layer_places, images=True),
     "remove_skip": _Operator(remove_skip, _remove_skip_places, images=True),
-    "prune": _Operator(prune, _prune_places, images=True),
+    "prune": _Operator(prune, _prune_places, images=True, fits=_can_prune),
     "separate": _Operator(separate, _separate_places, images=True),
 }
 
@@ -673,33 +685,37 @@ def _deepen(network: GraphNetwork, after: str, kernel: int, separable: bool, ima
     if len(images) < 2:
         raise ValueError(f"Moments need at least two images; got {len(images)}.")
     draft, channels, rng = Draft(network), network.shapes[after][0], np.random.default_rng(rng)
-    like, below, old = next(network.parameters()), after, set(draft.nodes)
-    gated = after not in network.graph.nonnegative()
-    # In training mode, because there the statistics of all normalisation before are those of the batch; the copy takes
-    # the change of the running ones.
-    values = copy.deepcopy(network).train().output_of(images.to(like), after)
+    old, gated = set(draft.nodes), after not in network.graph.nonnegative()
+    below, blocks = after, []
     for op, side in (("depthwise", kernel), ("conv", 1)) if separable else (("conv", kernel),):
-        groups = channels if op == "depthwise" else 1
-        weight = nn.init.dirac_(like.new_empty(channels, channels // groups, side, side), groups)
-        if gated:
-            weight = random_weights(weight, rng)
-            values = F.conv2d(values, weight, padding=side // 2, groups=groups)
-        options = {"kernel": side} if op == "depthwise" else {"kernel": side, "channels": channels}
-        below = draft.add(op, (below,), {"weight": weight}, **options)
-    var, mean = torch.var_mean(values, (0, 2, 3), correction=0)  # biased, as batch normalisation divides
-    norm = nn.BatchNorm2d(channels, device=like.device, dtype=like.dtype)
-    tensors = norm.state_dict() | {"running_mean": mean, "running_var": var}
-    if not gated:
-        tensors |= {"weight": (var + norm.eps).sqrt(), "bias": mean}
-    below = draft.add("relu", (draft.add("batch_norm", (below,), tensors),))
+        below = draft.add(op, (below,), kernel=side, **({"channels": channels} if op == "conv" else {}))
+        blocks.append((below, channels if op == "depthwise" else 1, side))
+    norm = draft.add("batch_norm", (below,))
+    below = draft.add("relu", (norm,))
     if gated:
-        below = draft.add("gated_add", (after, below), {"gate": like.new_zeros(())})
+        below = draft.add("gated_add", (after, below), {"gate": torch.zeros(())})
+    if network.ops:
+        like = next(network.parameters())
+        # In training mode, because there the statistics of all normalisation before are those of the batch; the copy
+        # takes the change of the running ones.
+        values = copy.deepcopy(network).train().output_of(images.to(like), after)
+        for name, groups, side in blocks:
+            weight = nn.init.dirac_(like.new_empty(channels, channels // groups, side, side), groups)
+            if gated:
+                weight = random_weights(weight, rng)
+                values = F.conv2d(values, weight, padding=side // 2, groups=groups)
+            draft.tensors[name]["weight"] = weight
+        var, mean = torch.var_mean(values, (0, 2, 3), correction=0)  # biased, as batch normalisation divides
+        module = nn.BatchNorm2d(channels, device=like.device, dtype=like.dtype)
+        draft.tensors[norm] = module.state_dict() | {"running_mean": mean, "running_var": var}
+        if not gated:
+            draft.tensors[norm] |= {"weight": (var + module.eps).sqrt(), "bias": mean}
     draft.rewire(after, below, but=[name for name in draft.nodes if name not in old])
     return draft.build()
 
 
 def _recalibrated(network: GraphNetwork, images: Tensor | None) -> GraphNetwork:
-    if images is not None:
+    if images is not None and network.ops:
         recalibrate(network, _batches(images))
     return network
 

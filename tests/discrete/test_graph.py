@@ -168,6 +168,14 @@ def test_parameters_and_macs_are_counted() -> None:
     assert (counts.params, counts.macs) == (params, macs)
 
 
+@pytest.mark.parametrize("seed", range(10))
+def test_a_sketch_counts_the_parameters_it_would_have(seed: int) -> None:
+    network = random_network(random_graph(seed), seed)
+    sketch = GraphNetwork.from_config(network.config, SHAPE, CLASSES, weights=False)
+    assert not list(sketch.parameters()) and sketch.shapes == network.shapes
+    assert sketch.num_params == network.num_params == sum(p.numel() for p in network.parameters())
+
+
 def test_a_network_is_exported_and_loaded(tmp_path: Path) -> None:
     torch.manual_seed(0)
     network = random_network(random_graph(1)).float()

@@ -555,7 +555,7 @@ def test_a_child_learns_what_its_parent_says() -> None:
 
 @pytest.mark.parametrize("operators", [NASH_OPERATORS, LEMONADE_OPERATORS], ids=["nash", "lemonade"])
 def test_a_record_is_played_again_bit_by_bit(operators: Sequence[str]) -> None:
-    parent, rng = plain(), np.random.default_rng(5)
+    parent, rng = plain(), np.random.default_rng(7)
     child, records = parent, []
     for _ in range(8):
         child, record = random_morphism(child, rng, images=IMAGES, operators=operators)
@@ -576,6 +576,21 @@ def test_drawing_does_not_touch_the_random_numbers_of_the_caller() -> None:
     child, _ = random_morphism(parent, 3, images=IMAGES, operators=LEMONADE_OPERATORS)
     assert torch.equal(torch.rand(3), expected)
     assert random_morphism(parent, 3, images=IMAGES, operators=LEMONADE_OPERATORS)[0].config == child.config
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_a_sketch_becomes_what_the_network_becomes(seed: int) -> None:
+    network, rng = random_network(random_graph(seed), seed), np.random.default_rng(seed)
+    sketch, used = GraphNetwork.from_config(network.config, SHAPE, CLASSES, weights=False), Counter[str]()
+    operators = (*EXACT_OPERATORS, *APPROXIMATE_OPERATORS)
+    for _ in range(15):
+        again = copy.deepcopy(rng)
+        network, record = random_morphism(network, rng, images=IMAGES, operators=operators, max_params=20_000)
+        sketch, same = random_morphism(sketch, again, images=IMAGES, operators=operators, max_params=20_000)
+        used[record.operator] += 1
+        assert record == same and sketch.config == network.config and not list(sketch.parameters())
+        assert sketch.num_params == sum(p.numel() for p in network.parameters())
+    assert len(used) > 5
 
 
 def test_operators_are_drawn_uniformly_and_then_places() -> None:

@@ -22,7 +22,7 @@ BANDWIDTH = 0.1  # least width of the kernels, in standard deviations: populatio
 
 def log_params(network: GraphNetwork) -> float:
     """Natural logarithm of the number of parameters, for costs that span decades."""
-    return math.log(sum(p.numel() for p in network.parameters()))
+    return math.log(network.num_params)
 
 
 class LEMONADE(MorphismSearch):
@@ -115,7 +115,7 @@ class LEMONADE(MorphismSearch):
 
     def _cost(self, config: SubnetConfig) -> Floats:
         if config not in self._costs:
-            network = self.network(config)
+            network = self.sketch(config) if self.costs == (log_params,) else self.network(config)
             self._costs[config] = np.array([cost(network) for cost in self.costs], dtype=np.float64)
         return self._costs[config]
 

@@ -183,6 +183,17 @@ def test_lemonades_population_is_the_front() -> None:
     assert len(parents) > 1
 
 
+def test_lemonade_asks_without_building_a_layer(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*args: Any) -> Any:
+        raise AssertionError("a layer was built")
+
+    monkeypatch.setattr("oneshot.discrete.graph._module", refuse)
+    strategy = LEMONADE(START, SHAPE, CLASSES, children=4, accepted=2, seed=0)
+    for _ in range(6):
+        (proposal,) = strategy.ask()
+        strategy.tell(Result(proposal.number, (1.0 / (1 + proposal.number), 1.0)))
+
+
 @pytest.mark.parametrize("density", ["both", "parents", "children", "none"])
 def test_every_use_of_the_density_searches(density: Any) -> None:
     strategy = LEMONADE(START, SHAPE, CLASSES, children=4, accepted=2, density=density, seed=0)
