@@ -14,7 +14,11 @@ What "keeps the function" means for an exact operator, besides rounding:
   :func:`deepen` normalises with the moments of that batch; on another batch the moments differ by sampling noise, and
   so do the outputs. The other operators are exact on every batch;
 - in eval mode after that training pass, except that running variances are unbiased estimates: the identity block is
-  off by the factor ``1 + momentum / (2 n)``, with n values of a channel in the batch.
+  off by the factor ``1 + momentum / (2 n)``, with n values of a channel in the batch. No choice of its parameters
+  avoids that, for both modes need the biased variance before the pass. So take enough images: with 512 of 8 x 8 pixels,
+  twenty random operators are off by less than 1e-5; with 256, one block behind maps of 4 x 4 pixels is by 1.2e-5.
+
+But for this factor, twenty random operators are exact to 1e-13 in float64 and to 1e-6 in float32 (tests).
 """
 
 from __future__ import annotations

@@ -61,7 +61,7 @@ class TrainingEvaluator(Evaluator):
         distil: Epochs in which a child of an approximate morphism learns its parent's logits first. They come on top of
             those of its training: its fidelity does not count them.
         distil_images: Training images in such an epoch, if there are as many; they are in memory at once.
-        calibration: Training images for morphisms.
+        calibration: Training images for morphisms; how exact they are says ``oneshot.discrete.morphism``.
         costs: Further metrics, ``{name: function of the network}``; pickled.
         trainer: Arguments of Lightning's ``Trainer``, such as devices.
         seed: Of all random choices.
