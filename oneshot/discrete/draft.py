@@ -84,7 +84,7 @@ class Draft:
             if reads is not None and node.op == "conv":
                 tensors["weight"] = tensors["weight"][:, reads] * _per_input(factors, tensors["weight"])
             elif reads is not None and node.op == "classifier":
-                weight = tensors["weight"].unflatten(1, (self.parent.shapes[source][0], -1))  # [classes, C, HW]
+                weight = tensors["weight"].reshape(self.parent.num_classes, self.parent.shapes[source][0], -1)
                 tensors["weight"] = (weight[:, reads] * factors.to(weight).view(1, -1, 1)).flatten(1)
             if writes is None:
                 continue

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import heapq
+import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -408,18 +409,29 @@ class GraphNetwork(Subnet):
             x: Images.
             name: A node, or ``image``.
         """
-        values = {IMAGE: x}
-        if name == IMAGE:
-            return x
+        return x if name == IMAGE else self._outputs(x, [self.graph[name].name])[0]
+
+    def feature_maps(self, x: Tensor) -> list[Tensor]:
+        last = {}
+        for node in self.graph.nodes[:-1]:
+            _, height, width = self.shapes[node.name]
+            if height * width > 1:
+                last[height, width] = node.name
+        return self._outputs(x, [last[size] for size in sorted(last, key=math.prod, reverse=True)])
+
+    def _outputs(self, x: Tensor, names: Sequence[str]) -> list[Tensor]:
+        values, found = {IMAGE: x}, dict[str, Tensor]()
         for node in self.graph.nodes:
             y: Tensor = self.ops[node.name](*(values[source] for source in node.inputs))
-            if node.name == name:
-                return y
+            if node.name in names:
+                found[node.name] = y
+                if len(found) == len(names):
+                    break
             values[node.name] = y
             for source in set(node.inputs):
                 if self._last_use[source] == node.name:
                     del values[source]  # frees memory as early as possible
-        raise ValueError(f"There is no node {name!r}; the graph has {[node.name for node in self.graph.nodes]}.")
+        return [found[name] for name in names]
 
     def graphs(self) -> list[ArchGraph]:
         labels, index = [IMAGE], {IMAGE: 0}

@@ -642,7 +642,8 @@ def _prune_places(network: GraphNetwork) -> list[dict[str, Any]]:
 
 def _can_prune(network: GraphNetwork, arguments: Mapping[str, Any]) -> bool:
     classes, _ = channel_classes(network)
-    return len(weakest(network, classes, arguments["node"], arguments["count"])) == arguments["count"]
+    count: int = arguments["count"]
+    return len(weakest(network, classes, arguments["node"], count)) == count
 
 
 def _separate_places(network: GraphNetwork) -> list[dict[str, Any]]:
@@ -692,8 +693,9 @@ def _deepen(network: GraphNetwork, after: str, kernel: int, separable: bool, ima
     old, gated = set(draft.nodes), after not in network.graph.nonnegative()
     below, blocks = after, []
     for op, side in (("depthwise", kernel), ("conv", 1)) if separable else (("conv", kernel),):
-        below = draft.add(op, (below,), kernel=side, **({"channels": channels} if op == "conv" else {}))
-        blocks.append((below, channels if op == "depthwise" else 1, side))
+        options, groups = ({"channels": channels}, 1) if op == "conv" else (dict[str, int](), channels)
+        below = draft.add(op, (below,), None, kernel=side, **options)
+        blocks.append((below, groups, side))
     norm = draft.add("batch_norm", (below,))
     below = draft.add("relu", (norm,))
     if gated:
