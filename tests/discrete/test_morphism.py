@@ -8,14 +8,17 @@ import json
 import pickle
 from collections import Counter
 from collections.abc import Callable, Sequence
+from pathlib import Path
 
 import numpy as np
+import onnxruntime
 import pytest
 import torch
 import torch.nn.functional as F
 from sklearn.datasets import load_digits
 from torch import Tensor, nn
 
+from oneshot import export_subnet, load
 from oneshot.discrete import (
     APPROXIMATE_OPERATORS,
     EXACT_OPERATORS,
@@ -237,6 +240,26 @@ def test_the_rounding_of_float32_stays_below_a_hundred_thousandth() -> None:
     assert difference(train_outputs(child, images), train_outputs(parent, images)) < 1e-5
     passed = [after_a_training_pass(network, images, biased=True) for network in (child, parent)]
     assert difference(*passed) < 1e-5
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "operators", [EXACT_OPERATORS, (*EXACT_OPERATORS, *APPROXIMATE_OPERATORS)], ids=["exact", "all"]
+)
+def test_a_network_is_exported_after_twenty_operators(tmp_path: Path, operators: Sequence[str]) -> None:
+    parent, images, used = random_network(random_graph(3)).float(), IMAGES.float(), Counter[str]()
+    child, rng = parent, np.random.default_rng(1)
+    for _ in range(20):
+        child, record = random_morphism(child, rng, images=images, operators=operators, max_params=10_000)
+        used[record.operator] += 1
+    assert len(used) > 4
+    expected = eval_outputs(child if operators != EXACT_OPERATORS else parent, images)
+    folder = export_subnet(child, tmp_path / "export")
+    session = onnxruntime.InferenceSession(folder / "model.onnx", providers=["CPUExecutionProvider"])
+    onnx = torch.from_numpy(session.run(["logits"], {"images": images.numpy()})[0])
+    program = torch.export.load(folder / "model.pt2").module()(images)
+    for logits in (onnx, program, load(folder)(images).detach()):
+        torch.testing.assert_close(logits, expected, rtol=1e-4, atol=1e-5)
 
 
 # Their parameters, against computations of their own, and mistakes that must be seen.
