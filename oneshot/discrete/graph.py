@@ -420,6 +420,8 @@ class GraphNetwork(Subnet):
         return self._outputs(x, [last[size] for size in sorted(last, key=math.prod, reverse=True)])
 
     def _outputs(self, x: Tensor, names: Sequence[str]) -> list[Tensor]:
+        if not self.ops:
+            raise RuntimeError("A sketch has no weights and cannot run. Build the network with weights=True.")
         values, found = {IMAGE: x}, dict[str, Tensor]()
         for node in self.graph.nodes:
             y: Tensor = self.ops[node.name](*(values[source] for source in node.inputs))
