@@ -23,8 +23,8 @@ ANCHOR = 8  # side of an anchor by the stride of its level, as in torchvision: 3
 class PyramidBackbone(nn.Module):
     """Feature maps of a network, brought to one number of channels from coarse to fine (FPN, arXiv:1612.03144).
 
-    The network is trained in place. Its auxiliary head is removed; what only its logits need (the classifier) is
-    frozen, because nothing here has a gradient for it.
+    The network is trained in place; what is frozen stays so. Its auxiliary head is removed; what only its logits need
+    (the classifier) is frozen, because nothing here has a gradient for it.
 
     Args:
         network: A network that has :meth:`~oneshot.supernets.base.Subnet.feature_maps`, for square images.
@@ -44,9 +44,11 @@ class PyramidBackbone(nn.Module):
         network.strip_auxiliary()
         self.network, self.levels, self.out_channels = network, levels, channels
         weight = next(network.parameters())
-        training = network.training
-        maps = network.eval().feature_maps(torch.zeros(1, *network.input_shape).to(weight))
-        network.train(training)
+        modes = {module: module.training for module in network.modules()}
+        with torch.enable_grad():
+            maps = network.eval().feature_maps(torch.zeros(1, *network.input_shape).to(weight))
+        for module, mode in modes.items():
+            module.training = mode
         if not 1 <= levels <= len(maps):
             raise ValueError(
                 f"A pyramid has from 1 to as many levels as the network has resolutions, here {len(maps)}; "
@@ -55,9 +57,11 @@ class PyramidBackbone(nn.Module):
         maps = maps[-levels:]
         self.strides = [round(network.input_shape[-1] / m.shape[-1]) for m in maps]
         self.strides.append(2 * self.strides[-1])
-        parameters = [p for p in network.parameters() if p.requires_grad]
-        gradients = torch.autograd.grad([m.sum() for m in maps], parameters, allow_unused=True)
-        for parameter, gradient in zip(parameters, gradients, strict=True):
+        trained = [p for p in network.parameters() if p.requires_grad]
+        with torch.enable_grad():
+            sums = [m.sum() for m in maps if m.requires_grad]
+        gradients = torch.autograd.grad(sums, trained, allow_unused=True) if sums else [None] * len(trained)
+        for parameter, gradient in zip(trained, gradients, strict=True):
             parameter.requires_grad_(gradient is not None)
         self.fpn = FeaturePyramidNetwork([m.shape[1] for m in maps], channels, extra_blocks=LastLevelMaxPool())
         self.fpn.to(weight)

@@ -8,6 +8,10 @@ differs: an identity that halves the resolution is a factorised reduction, where
 as many weights; both inputs of a cell pass through a 1x1 convolution, where theirs leave out the first one if its
 channels fit; odd image sizes work; and a concatenation inside a cell, which the published cells do not have, is brought
 back to C channels by a 1x1 convolution, so that any operation can read it.
+
+NASNet-B and NASNet-C exist as drawings only (arXiv:1707.07012, appendix B, figures 8 and 9); no text or code of their
+cells is known to us, and they are left out. NASNet-B is outside of this space, too: a cell takes four states as input
+and hands on all four that it makes, instead of concatenating the unused ones.
 """
 
 from __future__ import annotations
@@ -62,7 +66,6 @@ GENES = 5  # of a block: two inputs, two operations, the combination
 # Published cells as their authors built them. NASNet-A: tensorflow/models, research/slim/nets/nasnet/nasnet_utils.py,
 # which also concatenates states that are read: the cell before last in the normal cell (without it, "6@768" would not
 # have 768 filters) and one block in the reduction cell. AmoebaNet-A (arXiv:1802.01548): the text of DARTS' authors.
-# NASNet-B and -C are printed as drawings only; no text of them is known to us, and they are left out.
 NASNET_CELLS: dict[str, Genotype] = {
     "NASNet-A": replace(PUBLISHED["NASNet_A"], normal_concat=(0, 2, 3, 4, 5, 6), reduce_concat=(3, 4, 5, 6)),
     "AmoebaNet-A": PUBLISHED["AmoebaNet_A"],

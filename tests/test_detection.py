@@ -13,6 +13,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from oneshot.detection import PyramidBackbone, faster_rcnn
+from oneshot.discrete import GraphNetwork, plain_graph
 from oneshot.supernets.base import Subnet
 from oneshot.supernets.darts import DARTSNetwork
 from oneshot.supernets.genotype import PUBLISHED
@@ -67,11 +68,55 @@ def test_every_weight_that_is_left_to_train_has_a_gradient(build: Any) -> None:
     assert {name for name, _ in network.named_parameters()} - trained == {"classifier.weight", "classifier.bias"}
 
 
+def losses_of(network: Subnet) -> Tensor:
+    boxes = {"boxes": torch.tensor([[4.0, 4.0, 20.0, 24.0]]), "labels": torch.tensor([1])}
+    losses = faster_rcnn(network, 3, channels=8).train()([torch.rand(3, 32, 32)] * 2, [boxes] * 2)
+    return torch.stack(list(losses.values())).sum()
+
+
+@pytest.mark.parametrize("frozen", ["all", "all but the classifier", "the first half"])
+def test_what_is_frozen_stays_frozen(frozen: str) -> None:
+    network = darts()
+    named = list(network.named_parameters())
+    kept = {
+        "all": {name for name, _ in named},
+        "all but the classifier": {name for name, _ in named if not name.startswith("classifier")},
+        "the first half": {name for name, _ in named[: len(named) // 2]},
+    }[frozen]
+    for name, p in named:
+        p.requires_grad_(name not in kept)
+    losses_of(network).backward()  # type: ignore[no-untyped-call]  # torch
+    trained = {name for name, p in network.named_parameters() if p.grad is not None}
+    assert trained == {name for name, p in network.named_parameters() if p.requires_grad}
+    assert not trained & kept and bool(trained) == (frozen == "the first half")
+
+
+def test_a_pyramid_is_built_where_gradients_are_off() -> None:
+    network = nasnet()
+    with torch.no_grad():
+        PyramidBackbone(network, channels=6)
+    left = {name for name, p in network.named_parameters() if not p.requires_grad}
+    assert left == {"classifier.weight", "classifier.bias"}
+
+
+def test_a_searched_graph_is_a_backbone() -> None:
+    network = GraphNetwork.from_graph(plain_graph((4, 8, 8)), (3, 32, 32), 10).eval()
+    x = torch.randn(2, 3, 32, 32)
+    maps = network.feature_maps(x)
+    for found, name in zip(maps, ("3", "7", "11"), strict=True):  # ends of the blocks
+        torch.testing.assert_close(found, network.output_of(x, name))
+    assert PyramidBackbone(network, channels=6).strides == [1, 2, 4, 8]
+    losses_of(network).backward()  # type: ignore[no-untyped-call]  # torch
+    left = {name for name, p in network.named_parameters() if p.grad is None}
+    assert left == {name for name, _ in network.named_parameters() if name.startswith("ops.13.")}
+
+
 def test_building_a_pyramid_leaves_mode_and_statistics_as_they_are() -> None:
     network = nasnet().train()
+    norm = next(module for module in network.modules() if isinstance(module, torch.nn.BatchNorm2d)).eval()
     before = {name: buffer.clone() for name, buffer in network.named_buffers()}
     PyramidBackbone(network, channels=6)
-    assert network.training
+    assert network.training and not norm.training
     assert all(torch.equal(buffer, before[name]) for name, buffer in network.named_buffers())
 
 

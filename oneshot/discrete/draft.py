@@ -27,10 +27,9 @@ class Draft:
     def __init__(self, network: GraphNetwork) -> None:
         self.parent = network
         self.nodes = {node.name: node for node in network.graph.nodes}
-        self.tensors = {
-            name: {key: tensor.detach().clone() for key, tensor in module.state_dict().items()}
-            for name, module in network.ops.items()
-        }
+        self.tensors: dict[str, dict[str, Tensor]] = {name: {} for name in self.nodes}  # a sketch has none
+        for name, module in network.ops.items():
+            self.tensors[name] = {key: tensor.detach().clone() for key, tensor in module.state_dict().items()}
         self.end = network.graph.nodes[-1].name
 
     def add(self, op: str, inputs: Iterable[str], tensors: Mapping[str, Tensor] | None = None, **options: int) -> str:
@@ -43,7 +42,7 @@ class Draft:
     def rewire(self, old: str, new: str, *, but: Sequence[str] = ()) -> None:
         """Let all that read ``old`` read ``new``."""
         for node in list(self.nodes.values()):
-            if node.name not in but:
+            if old in node.inputs and node.name not in but:
                 self.nodes[node.name] = replace(node, inputs=tuple(new if s == old else s for s in node.inputs))
 
     def pad_kernel(self, name: str, kernel: int) -> None:
@@ -55,7 +54,8 @@ class Draft:
         if margin < 0 or odd:
             raise ValueError(f"A kernel grows by an even number of pixels; {node} has {node.kernel}, got {kernel}.")
         self.nodes[name] = replace(node, kernel=kernel, width=node.window[1] + 2 * margin)
-        self.tensors[name]["weight"] = F.pad(self.tensors[name]["weight"], (margin,) * 4)
+        if self.parent.ops:
+            self.tensors[name]["weight"] = F.pad(self.tensors[name]["weight"], (margin,) * 4)
 
     def reindex(
         self,
@@ -76,16 +76,18 @@ class Draft:
         for node in list(self.nodes.values()):
             tensors, source = self.tensors[node.name], node.inputs[0]
             reads, writes = index.get(source), index.get(node.name)
+            if writes is not None and node.op == "conv":
+                self.nodes[node.name] = replace(node, channels=len(writes))
+            if not tensors:
+                continue
             factors = torch.ones(()) if reads is None else scale.get(source, torch.ones(len(reads)))
             if reads is not None and node.op == "conv":
                 tensors["weight"] = tensors["weight"][:, reads] * _per_input(factors, tensors["weight"])
             elif reads is not None and node.op == "classifier":
-                weight = tensors["weight"].unflatten(1, (self.parent.shapes[source][0], -1))  # [classes, C, HW]
+                weight = tensors["weight"].reshape(self.parent.num_classes, self.parent.shapes[source][0], -1)
                 tensors["weight"] = (weight[:, reads] * factors.to(weight).view(1, -1, 1)).flatten(1)
             if writes is None:
                 continue
-            if node.op == "conv":
-                self.nodes[node.name] = replace(node, channels=len(writes))
             for key, tensor in tensors.items():
                 if tensor.dim():
                     tensors[key] = tensor[writes]
@@ -111,6 +113,8 @@ class Draft:
                     stack.append(source)
         graph = NetworkGraph(tuple(node for name, node in self.nodes.items() if name in live))
         canonical, names = graph.canonical()
+        if not parent.ops:
+            return GraphNetwork.from_graph(canonical, parent.input_shape, parent.num_classes, weights=False)
         like = next(parent.parameters())
         with torch.random.fork_rng(devices=[]):  # the first weights are replaced, so they must not cost the caller's
             child = GraphNetwork.from_graph(canonical, parent.input_shape, parent.num_classes)
@@ -207,8 +211,10 @@ def weakest(network: GraphNetwork, classes: Mapping[str, list[int]], node: str, 
     norms = dict.fromkeys(classes[node], 0.0)
     for conv in network.graph.nodes:
         if conv.op == "conv" and not norms.keys().isdisjoint(classes[conv.name]):
-            filters = network.ops[conv.name].get_parameter("weight").detach().abs().sum((1, 2, 3))
-            for c, norm in zip(classes[conv.name], filters.tolist(), strict=True):
+            filters = [0.0] * conv.channels
+            if network.ops:
+                filters = network.ops[conv.name].get_parameter("weight").detach().abs().sum((1, 2, 3)).tolist()
+            for c, norm in zip(classes[conv.name], filters, strict=True):
                 if c in norms:
                     norms[c] += norm
     tied = [Counter(of) for of in classes.values() if not norms.keys().isdisjoint(of)]

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import hashlib
 import heapq
+import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cached_property, lru_cache
 from typing import Any
 
 import torch
@@ -141,7 +142,7 @@ class NetworkGraph:
         for node in self.nodes:
             if missing := set(node.inputs) - {IMAGE, *names}:
                 raise ValueError(f"{node} reads {sorted(missing)}, and there is no node of that name.")
-        self._canonical  # noqa: B018  cycles are found on the way
+        self._order  # noqa: B018  cycles are found on the way
         for node in self.nodes:
             if (node.op == "classifier") == bool(self.consumers[node.name]):
                 rule = "nobody may read it" if node.op == "classifier" else "nothing reads it. Leave it out"
@@ -156,10 +157,13 @@ class NetworkGraph:
         return hash(self.config)
 
     def __getitem__(self, name: str) -> Node:
-        for node in self.nodes:
-            if node.name == name:
-                return node
-        raise ValueError(f"There is no node {name!r}; the graph has {[node.name for node in self.nodes]}.")
+        if name not in self._named:
+            raise ValueError(f"There is no node {name!r}; the graph has {list(self._named)}.")
+        return self._named[name]
+
+    @cached_property
+    def _named(self) -> dict[str, Node]:
+        return {node.name: node for node in self.nodes}
 
     @cached_property
     def consumers(self) -> dict[str, list[str]]:
@@ -197,10 +201,14 @@ class NetworkGraph:
                 f"A graph is a config of space {SPACE!r} with the choice 'nodes'; got space {config.space!r} with "
                 f"{[name for name, _ in config.picks]}."
             )
-        return cls(tuple(_parse(str(i), str(text)) for i, text in enumerate(config["nodes"], 1)))
+        return _parse_all(tuple(map(str, config["nodes"])))
 
     def canonical(self) -> tuple[NetworkGraph, dict[str, str]]:
         """The same graph in its canonical order and names, and the new name of every node."""
+        return self._form, self._canonical
+
+    @cached_property
+    def _form(self) -> NetworkGraph:
         names = {IMAGE: IMAGE, **self._canonical}
         nodes = []
         for node in sorted(self.nodes, key=lambda node: int(names[node.name])):
@@ -208,13 +216,14 @@ class NetworkGraph:
             if node.op == "add":
                 inputs.sort(key=lambda name: 0 if name == IMAGE else int(name))
             nodes.append(replace(node, name=names[node.name], inputs=tuple(inputs)))
-        return NetworkGraph(tuple(nodes)), self._canonical
+        form = NetworkGraph(tuple(nodes))
+        form.__dict__.update(_form=form, _canonical={node.name: node.name for node in nodes})  # not found out again
+        return form
 
     @cached_property
     def _canonical(self) -> dict[str, str]:
         """Canonical names: a topological order, where what is ready first is sorted by what is before and behind it."""
-        order = self._topological()
-        nodes = {node.name: node for node in self.nodes}
+        order, nodes = self._order, self._named
         before: dict[str, str] = {IMAGE: IMAGE}
         for name in order:
             inputs = [before[source] for source in nodes[name].inputs]
@@ -227,12 +236,12 @@ class NetworkGraph:
                 behind.append(f"{label[reader]} {len(places) if nodes[reader].op == 'add' else places}")
             label[name] = _digest(before[name], *sorted(behind))
 
-        number = {IMAGE: 0}
+        number, place = {IMAGE: 0}, {name: i for i, name in enumerate(order)}
         missing = {name: set(nodes[name].inputs) - {IMAGE} for name in order}
 
         def ready(name: str) -> tuple[str, list[int], int, str]:
             inputs = [number[source] for source in nodes[name].inputs]
-            return label[name], sorted(inputs) if nodes[name].op == "add" else inputs, order.index(name), name
+            return label[name], sorted(inputs) if nodes[name].op == "add" else inputs, place[name], name
 
         heap = [ready(name) for name in order if not missing[name]]
         heapq.heapify(heap)
@@ -245,16 +254,22 @@ class NetworkGraph:
                     heapq.heappush(heap, ready(reader))
         return {name: str(i) for name, i in number.items() if name != IMAGE}
 
-    def _topological(self) -> list[str]:
-        order: list[str] = []
-        waiting = {node.name: set(node.inputs) - {IMAGE} for node in self.nodes}
-        while waiting:
-            free = [name for name, inputs in waiting.items() if not inputs & waiting.keys()]
-            if not free:
-                raise ValueError(f"A graph has no cycles; these nodes wait for each other: {sorted(waiting)}.")
+    @cached_property
+    def _order(self) -> list[str]:
+        """Topological: by the longest way from the image, and as they are listed."""
+        place = {node.name: i for i, node in enumerate(self.nodes)}
+        waiting = {node.name: len(set(node.inputs) - {IMAGE}) for node in self.nodes}
+        order, free = list[str](), [name for name, inputs in waiting.items() if not inputs]
+        while free:
             order += free
-            for name in free:
-                del waiting[name]
+            ready = []
+            for reader in (reader for name in free for reader in set(self.consumers[name])):
+                waiting[reader] -= 1
+                if not waiting[reader]:
+                    ready.append(reader)
+            free = sorted(ready, key=place.__getitem__)
+        if stuck := waiting.keys() - order:
+            raise ValueError(f"A graph has no cycles; these nodes wait for each other: {sorted(stuck)}.")
         return order
 
     def shapes(self, input_shape: Sequence[int]) -> dict[str, tuple[int, int, int]]:
@@ -268,7 +283,7 @@ class NetworkGraph:
         """
         channels, height, width = input_shape
         shapes = {IMAGE: (channels, height, width)}
-        for name in self._topological():
+        for name in self._order:
             node = self[name]
             if node.op != "classifier":
                 shapes[name] = _shape(node, [shapes[source] for source in node.inputs])
@@ -277,7 +292,7 @@ class NetworkGraph:
     def nonnegative(self) -> set[str]:
         """Nodes whose output is never below zero, whatever the weights are."""
         found: set[str] = set()
-        for name in self._topological():
+        for name in self._order:
             node = self[name]
             passes = node.op in (*POOLS, "add", "concat") and found.issuperset(node.inputs)
             if node.op in ("relu", "relu6") or passes:
@@ -341,6 +356,7 @@ class GraphNetwork(Subnet):
         nodes: The picks of a config of the space ``network_graph``, in any order that is a graph.
         input_shape: C, H, W of the images.
         num_classes: Number of logits.
+        weights: Without them, it is a sketch of a network: it cannot run, but takes next to no time to build and morph.
 
     Raises:
         ValueError: If the nodes are no graph, or do not fit each other or the image; the node is named.
@@ -353,7 +369,9 @@ class GraphNetwork(Subnet):
 
     config: SubnetConfig
 
-    def __init__(self, nodes: Sequence[str], input_shape: Sequence[int], num_classes: int) -> None:
+    def __init__(
+        self, nodes: Sequence[str], input_shape: Sequence[int], num_classes: int, *, weights: bool = True
+    ) -> None:
         super().__init__()
         given = NetworkGraph.from_config(SubnetConfig(SPACE, {"nodes": list(nodes)}))
         given.shapes(input_shape)
@@ -367,20 +385,30 @@ class GraphNetwork(Subnet):
             "num_classes": num_classes,
         }
         self.shapes = self.graph.shapes(input_shape)
-        ops = {node.name: _module(node, self.shapes[node.inputs[0]], num_classes) for node in self.graph.nodes}
-        self.ops = nn.ModuleDict(ops)
+        self.ops = nn.ModuleDict()
+        for node in self.graph.nodes if weights else ():
+            self.ops[node.name] = _module(node, self.shapes[node.inputs[0]], num_classes)
         self._last_use = {source: node.name for node in self.graph.nodes for source in node.inputs}
 
-    @classmethod
-    def from_config(cls, config: SubnetConfig, input_shape: Sequence[int], num_classes: int) -> GraphNetwork:
-        """Build the network of a config, with new weights."""
-        return cls.from_graph(NetworkGraph.from_config(config), input_shape, num_classes)
+    @property
+    def num_params(self) -> int:
+        """Parameters, also of a sketch."""
+        return sum(_params(node, self.shapes[node.inputs[0]], self.num_classes) for node in self.graph.nodes)
 
     @classmethod
-    def from_graph(cls, graph: NetworkGraph, input_shape: Sequence[int], num_classes: int) -> GraphNetwork:
+    def from_config(
+        cls, config: SubnetConfig, input_shape: Sequence[int], num_classes: int, *, weights: bool = True
+    ) -> GraphNetwork:
+        """Build the network of a config, with new weights."""
+        return cls.from_graph(NetworkGraph.from_config(config), input_shape, num_classes, weights=weights)
+
+    @classmethod
+    def from_graph(
+        cls, graph: NetworkGraph, input_shape: Sequence[int], num_classes: int, *, weights: bool = True
+    ) -> GraphNetwork:
         """Build the network of a graph, with new weights."""
         graph.shapes(input_shape)  # errors call the nodes by the names they have here
-        return cls([str(pick) for pick in graph.config["nodes"]], input_shape, num_classes)
+        return cls([str(pick) for pick in graph.config["nodes"]], input_shape, num_classes, weights=weights)
 
     def forward(self, x: Tensor) -> Tensor:
         return self.output_of(x, self.graph.nodes[-1].name)
@@ -392,18 +420,31 @@ class GraphNetwork(Subnet):
             x: Images.
             name: A node, or ``image``.
         """
-        values = {IMAGE: x}
-        if name == IMAGE:
-            return x
+        return x if name == IMAGE else self._outputs(x, [self.graph[name].name])[0]
+
+    def feature_maps(self, x: Tensor) -> list[Tensor]:
+        last = {}
+        for node in self.graph.nodes[:-1]:
+            _, height, width = self.shapes[node.name]
+            if height * width > 1:
+                last[height, width] = node.name
+        return self._outputs(x, [last[size] for size in sorted(last, key=math.prod, reverse=True)])
+
+    def _outputs(self, x: Tensor, names: Sequence[str]) -> list[Tensor]:
+        if not self.ops:
+            raise RuntimeError("A sketch has no weights and cannot run. Build the network with weights=True.")
+        values, found = {IMAGE: x}, dict[str, Tensor]()
         for node in self.graph.nodes:
             y: Tensor = self.ops[node.name](*(values[source] for source in node.inputs))
-            if node.name == name:
-                return y
+            if node.name in names:
+                found[node.name] = y
+                if len(found) == len(names):
+                    break
             values[node.name] = y
             for source in set(node.inputs):
                 if self._last_use[source] == node.name:
                     del values[source]  # frees memory as early as possible
-        raise ValueError(f"There is no node {name!r}; the graph has {[node.name for node in self.graph.nodes]}.")
+        return [found[name] for name in names]
 
     def graphs(self) -> list[ArchGraph]:
         labels, index = [IMAGE], {IMAGE: 0}
@@ -447,6 +488,11 @@ def plain_graph(channels: Sequence[int], *, kernel: int = 3, separable: Sequence
 
 def _digest(*parts: str) -> str:
     return hashlib.blake2b("|".join(parts).encode(), digest_size=12).hexdigest()
+
+
+@lru_cache(maxsize=256)
+def _parse_all(texts: tuple[str, ...]) -> NetworkGraph:
+    return NetworkGraph(tuple(_parse(str(i), text) for i, text in enumerate(texts, 1)))
 
 
 def _parse(name: str, text: str) -> Node:
@@ -508,6 +554,22 @@ def _list(node: Node, shapes: Sequence[tuple[int, int, int]]) -> str:
 def _padding(node: Node) -> tuple[int, int]:
     height, width = (side // 2 if side % 2 else 0 for side in node.window)
     return height, width
+
+
+def _params(node: Node, shape: tuple[int, int, int], num_classes: int) -> int:
+    channels = shape[0]
+    match node.op:
+        case "conv":
+            return node.channels * (channels // node.groups * node.kernel**2 + node.bias)
+        case "depthwise":
+            return channels * (node.kernel**2 + node.bias)
+        case "batch_norm":
+            return 2 * channels
+        case "gated_add":
+            return 1
+        case "classifier":
+            return num_classes * (channels * shape[1] * shape[2] + 1)
+    return 0
 
 
 def _module(node: Node, shape: tuple[int, int, int], num_classes: int) -> nn.Module:

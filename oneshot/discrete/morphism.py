@@ -14,7 +14,11 @@ What "keeps the function" means for an exact operator, besides rounding:
   :func:`deepen` normalises with the moments of that batch; on another batch the moments differ by sampling noise, and
   so do the outputs. The other operators are exact on every batch;
 - in eval mode after that training pass, except that running variances are unbiased estimates: the identity block is
-  off by the factor ``1 + momentum / (2 n)``, with n values of a channel in the batch.
+  off by the factor ``1 + momentum / (2 n)``, with n values of a channel in the batch. No choice of its parameters
+  avoids that, for both modes need the biased variance before the pass. So take enough images: with 512 of 8 x 8 pixels,
+  twenty random operators are off by less than 1e-5; with 256, one block behind maps of 4 x 4 pixels is by 1.2e-5.
+
+But for this factor, twenty random operators are exact to 1e-13 in float64 and to 1e-6 in float32 (tests).
 """
 
 from __future__ import annotations
@@ -94,19 +98,21 @@ def deepen_separable(
 
 
 def widen(
-    network: GraphNetwork, node: str, *, channels: int, how: Literal["copy", "fresh"] = "copy", rng: RNG = None
+    network: GraphNetwork, node: str, *, channels: int, how: Literal["fresh", "copy"] = "fresh", rng: RNG = None
 ) -> GraphNetwork:
     """Give a convolution more filters.
 
+    ``fresh`` adds filters with random weights that all readers multiply by 0 (as LEMONADE, arXiv:1804.09081).
+    They learn nothing before the readers have learned to use them, in the first step.
+
     ``copy`` repeats filters drawn at random with their rows of batch normalisation, and divides the weights of all
-    that read them among the copies (Net2Wider, arXiv:1511.05641, section 2.2). The shares are random, not equal: equal
-    copies get equal gradients and never part, while with unequal shares the gradient of each copy has its own size.
-    Noise on the weights, which is the usual cure, changes the function.
+    that read them among the copies (Net2Wider, arXiv:1511.05641, section 2.2). Equal copies get equal gradients and
+    never part; noise on the weights, which is the usual cure, changes the function. So the shares are drawn well apart,
+    about as 1 : 2 : 3, and the gradient of each copy has its own size. Still they part slowly: after 120 steps twins
+    differ by 6 % under SGD and by 1 % under Adam (median; digits, 16 to 32 filters).
 
-    ``fresh`` adds filters with random weights that all readers multiply by 0. They learn nothing before the readers
-    have learned to use them, in the first step.
-
-    ``copy`` is the default, for it trains all new weights from the first step.
+    ``fresh`` is the default. Three epochs after networks on digits were widened from 8 and 16 filters to 16 and 32, the
+    test error was 9.4 % with it and 14.1 % with copies; 14.2 % without widening (6 seeds, standard errors below 1 %).
 
     New channels pass through normalisation, activations, pooling, depthwise convolutions and concatenations. What is
     added to this convolution is widened with it.
@@ -126,15 +132,16 @@ def widen(
     old = conv_of(network, node, free=True).channels
     if channels <= old:
         raise ValueError(f"widen adds filters; node {node!r} has {old}, got channels={channels}. See prune for fewer.")
-    if how not in ("copy", "fresh"):
-        raise ValueError(f"how is 'copy' or 'fresh'; got {how!r}.")
+    if how not in ("fresh", "copy"):
+        raise ValueError(f"how is 'fresh' or 'copy'; got {how!r}.")
     classes, _ = channel_classes(network)
     copies = dict.fromkeys(classes[node], 1)
     for chosen in rng.choice(list(copies), channels - old):
         copies[int(chosen)] += 1
     shares = {}
     for chosen, count in copies.items():
-        share = rng.uniform(0.5, 1.5, count) if how == "copy" else np.eye(1, count)[0]
+        copied = how == "copy"
+        share = rng.permutation(count) + rng.uniform(0.8, 1.2, count) if copied else np.eye(1, count)[0]
         shares[chosen] = share / share.sum()
     index, scale, fresh = {}, {}, {}
     for name, of in classes.items():
@@ -184,9 +191,11 @@ def skip_concat(network: GraphNetwork, source: str, consumer: str) -> GraphNetwo
     if shapes[source][1:] != shapes[old][1:]:
         raise ValueError(f"Channels are joined at one size; {source!r} is {shapes[source]}, {old!r} is {shapes[old]}.")
     draft = Draft(network)
-    weight = draft.tensors[consumer]["weight"]
     new = shapes[source][0] * (math.prod(shapes[source][1:]) if reader.op == "classifier" else 1)
-    draft.tensors[consumer]["weight"] = torch.cat([weight, weight.new_zeros(len(weight), new, *weight.shape[2:])], 1)
+    if network.ops:
+        weight = draft.tensors[consumer]["weight"]
+        zeros = weight.new_zeros(len(weight), new, *weight.shape[2:])
+        draft.tensors[consumer]["weight"] = torch.cat([weight, zeros], 1)
     joined = draft.add("concat", (old, source))
     draft.nodes[consumer] = replace(reader, inputs=(joined,))
     return draft.build()
@@ -226,9 +235,9 @@ def branch(
         if conv.channels < 2:
             raise ValueError(f"branch divides the filters of {conv} among two; it has {conv.channels}.")
         half, ends, last, tensors = conv.channels // 2, [], node, draft.tensors[node]
-        for rows in (slice(half), slice(half, conv.channels)):
-            some = {key: tensor[rows] for key, tensor in tensors.items()}
-            ends.append(draft.add("conv", conv.inputs, some, **options_of(conv, channels=len(some["weight"]))))
+        for start, stop in ((0, half), (half, conv.channels)):
+            some = {key: tensor[start:stop] for key, tensor in tensors.items()}
+            ends.append(draft.add("conv", conv.inputs, some, **options_of(conv, channels=stop - start)))
         second = ends[1]
     else:
         chain, ends, second = chain_of(network, node), [], node
@@ -370,14 +379,14 @@ def separate(network: GraphNetwork, node: str, *, images: Tensor | None = None) 
     conv, draft = conv_of(network, node), Draft(network)
     if conv.window == (1, 1):
         raise ValueError(f"separate divides kernels of more than one pixel; {conv} has one.")
-    tensors = draft.tensors[node]
-    u, s, vh = torch.linalg.svd(tensors.pop("weight").transpose(0, 1).flatten(2), full_matrices=False)
-    root = s[:, :1].sqrt()
-    options = {"kernel": conv.kernel, "width": conv.width, "stride": conv.stride}
-    depthwise = (root * vh[:, 0]).unflatten(1, conv.window)[:, None]
-    below = draft.add("depthwise", conv.inputs, {"weight": depthwise}, **options)
+    below = draft.add("depthwise", conv.inputs, kernel=conv.kernel, width=conv.width, stride=conv.stride)
     draft.nodes[node] = replace(conv, inputs=(below,), kernel=1, width=1, stride=1)
-    tensors["weight"] = (root * u[:, :, 0]).T[:, :, None, None]
+    if network.ops:
+        weight = draft.tensors[node]["weight"]
+        u, s, vh = torch.linalg.svd(weight.transpose(0, 1).flatten(2), full_matrices=False)
+        root = s[:, :1].sqrt()
+        draft.tensors[below]["weight"] = (root * vh[:, 0]).unflatten(1, conv.window)[:, None]
+        draft.tensors[node]["weight"] = (root * u[:, :, 0]).T[:, :, None, None]
     return _recalibrated(draft.build(), images)
 
 
@@ -520,7 +529,7 @@ def random_morphism(
     """Draw an operator uniformly among those that can be applied, then a place for it uniformly, and apply it.
 
     Args:
-        network: The parent.
+        network: The parent; a sketch, if only the graph of the child is asked for.
         rng: A seed or a generator.
         images: Training images, ``[B, C, H, W]``; see :func:`deepen` and :func:`remove_layer`.
         operators: Names of operators, such as ``NASH_OPERATORS`` or ``LEMONADE_OPERATORS``.
@@ -535,15 +544,19 @@ def random_morphism(
     rng = np.random.default_rng(rng)
     if unknown := [name for name in operators if name not in _OPERATORS]:
         raise ValueError(f"There are no operators {unknown}; operators are {', '.join(_OPERATORS)}.")
-    left = {name: places for name in operators if (places := _OPERATORS[name].places(network))}
-    while left:
-        name = str(rng.choice(list(left)))
-        arguments = left[name].pop(int(rng.integers(len(left[name]))))
-        if not left[name]:
-            del left[name]
+    names, left = list(operators), dict[str, list[dict[str, Any]]]()
+    while names:
+        name = str(rng.choice(names))
+        operator = _OPERATORS[name]
+        places = left[name] if name in left else left.setdefault(name, operator.places(network))
+        arguments = places.pop(int(rng.integers(len(places)))) if places else None
+        if not places:
+            names.remove(name)
+        if arguments is None or not operator.fits(network, arguments):
+            continue
         record = MorphismRecord(name, arguments, int(rng.integers(2**31)))
         child = morph(network, record, images)
-        if max_params is None or sum(p.numel() for p in child.parameters()) <= max_params:
+        if max_params is None or child.num_params <= max_params:
             return child, record
     raise ValueError(
         f"None of {tuple(operators)} can be applied"
@@ -620,12 +633,16 @@ def _remove_skip_places(network: GraphNetwork) -> list[dict[str, Any]]:
 
 def _prune_places(network: GraphNetwork) -> list[dict[str, Any]]:
     places = []
-    classes, _ = channel_classes(network)
     for node in free_convs(network):
         for count in sorted({node.channels // 2, node.channels // 4} - {0}):
-            if len(weakest(network, classes, node.name, count)) == count:
-                places.append({"node": node.name, "count": count})
+            places.append({"node": node.name, "count": count})
     return places
+
+
+def _can_prune(network: GraphNetwork, arguments: Mapping[str, Any]) -> bool:
+    classes, _ = channel_classes(network)
+    count: int = arguments["count"]
+    return len(weakest(network, classes, arguments["node"], count)) == count
 
 
 def _separate_places(network: GraphNetwork) -> list[dict[str, Any]]:
@@ -635,9 +652,10 @@ def _separate_places(network: GraphNetwork) -> list[dict[str, Any]]:
 @dataclass(frozen=True)
 class _Operator:
     run: Callable[..., GraphNetwork]
-    places: Callable[[GraphNetwork], list[dict[str, Any]]]  # arguments with which it can be applied
+    places: Callable[[GraphNetwork], list[dict[str, Any]]]  # arguments with which it can be applied, if it fits
     images: bool = False
     random: bool = False
+    fits: Callable[[GraphNetwork, Mapping[str, Any]], bool] = lambda network, arguments: True  # too slow for all places
 
 
 _OPERATORS = {
@@ -650,7 +668,7 @@ _OPERATORS = {
     "enlarge_kernel": _Operator(enlarge_kernel, _kernel_places),
     "remove_layer": _Operator(remove_layer, _layer_places, images=True),
     "remove_skip": _Operator(remove_skip, _remove_skip_places, images=True),
-    "prune": _Operator(prune, _prune_places, images=True),
+    "prune": _Operator(prune, _prune_places, images=True, fits=_can_prune),
     "separate": _Operator(separate, _separate_places, images=True),
 }
 
@@ -671,33 +689,38 @@ def _deepen(network: GraphNetwork, after: str, kernel: int, separable: bool, ima
     if len(images) < 2:
         raise ValueError(f"Moments need at least two images; got {len(images)}.")
     draft, channels, rng = Draft(network), network.shapes[after][0], np.random.default_rng(rng)
-    like, below, old = next(network.parameters()), after, set(draft.nodes)
-    gated = after not in network.graph.nonnegative()
-    # In training mode, because there the statistics of all normalisation before are those of the batch; the copy takes
-    # the change of the running ones.
-    values = copy.deepcopy(network).train().output_of(images.to(like), after)
+    old, gated = set(draft.nodes), after not in network.graph.nonnegative()
+    below, blocks = after, []
     for op, side in (("depthwise", kernel), ("conv", 1)) if separable else (("conv", kernel),):
-        groups = channels if op == "depthwise" else 1
-        weight = nn.init.dirac_(like.new_empty(channels, channels // groups, side, side), groups)
-        if gated:
-            weight = random_weights(weight, rng)
-            values = F.conv2d(values, weight, padding=side // 2, groups=groups)
-        options = {"kernel": side} if op == "depthwise" else {"kernel": side, "channels": channels}
-        below = draft.add(op, (below,), {"weight": weight}, **options)
-    var, mean = torch.var_mean(values, (0, 2, 3), correction=0)  # biased, as batch normalisation divides
-    norm = nn.BatchNorm2d(channels, device=like.device, dtype=like.dtype)
-    tensors = norm.state_dict() | {"running_mean": mean, "running_var": var}
-    if not gated:
-        tensors |= {"weight": (var + norm.eps).sqrt(), "bias": mean}
-    below = draft.add("relu", (draft.add("batch_norm", (below,), tensors),))
+        options, groups = ({"channels": channels}, 1) if op == "conv" else (dict[str, int](), channels)
+        below = draft.add(op, (below,), None, kernel=side, **options)
+        blocks.append((below, groups, side))
+    norm = draft.add("batch_norm", (below,))
+    below = draft.add("relu", (norm,))
     if gated:
-        below = draft.add("gated_add", (after, below), {"gate": like.new_zeros(())})
+        below = draft.add("gated_add", (after, below), {"gate": torch.zeros(())})
+    if network.ops:
+        like = next(network.parameters())
+        # In training mode, because there the statistics of all normalisation before are those of the batch; the copy
+        # takes the change of the running ones.
+        values = copy.deepcopy(network).train().output_of(images.to(like), after)
+        for name, groups, side in blocks:
+            weight = nn.init.dirac_(like.new_empty(channels, channels // groups, side, side), groups)
+            if gated:
+                weight = random_weights(weight, rng)
+                values = F.conv2d(values, weight, padding=side // 2, groups=groups)
+            draft.tensors[name]["weight"] = weight
+        var, mean = torch.var_mean(values, (0, 2, 3), correction=0)  # biased, as batch normalisation divides
+        module = nn.BatchNorm2d(channels, device=like.device, dtype=like.dtype)
+        draft.tensors[norm] = module.state_dict() | {"running_mean": mean, "running_var": var}
+        if not gated:
+            draft.tensors[norm] |= {"weight": (var + module.eps).sqrt(), "bias": mean}
     draft.rewire(after, below, but=[name for name in draft.nodes if name not in old])
     return draft.build()
 
 
 def _recalibrated(network: GraphNetwork, images: Tensor | None) -> GraphNetwork:
-    if images is not None:
+    if images is not None and network.ops:
         recalibrate(network, _batches(images))
     return network
 

@@ -22,7 +22,7 @@ from torch import nn
 from torch.utils.data import DistributedSampler
 
 from oneshot.cost.counts import count
-from oneshot.evaluation import decode_images
+from oneshot.evaluation import calibration_images
 from oneshot.files import write_atomically
 from oneshot.retrain import Retrain
 from oneshot.supernets.base import Subnet, Supernet
@@ -58,8 +58,10 @@ class TrainingEvaluator(Evaluator):
         lr_min: At the end.
         weight_decay: Of all weights.
         optimizer: See :class:`~oneshot.retrain.Retrain`.
-        distil: Epochs in which a child of an approximate morphism learns its parent's logits first.
-        calibration: Training images for morphisms.
+        distil: Epochs in which a child of an approximate morphism learns its parent's logits first. They come on top of
+            those of its training: its fidelity does not count them.
+        distil_images: Training images in such an epoch, if there are as many; they are in memory at once.
+        calibration: Training images for morphisms; how exact they are says ``oneshot.discrete.morphism``.
         costs: Further metrics, ``{name: function of the network}``; pickled.
         trainer: Arguments of Lightning's ``Trainer``, such as devices.
         seed: Of all random choices.
@@ -80,15 +82,16 @@ class TrainingEvaluator(Evaluator):
         weight_decay: float = 5e-4,
         optimizer: str = "sgd",
         distil: int = 1,
+        distil_images: int = 10_000,
         calibration: int = 256,
         costs: Mapping[str, Cost] | None = None,
         trainer: Mapping[str, Any] | None = None,
         seed: int = 0,
     ) -> None:
-        if epochs < 1 or distil < 0 or calibration < 1:
+        if epochs < 1 or distil < 0 or calibration < 1 or distil_images < 2:
             raise ValueError(
-                "epochs and calibration are at least 1, distil at least 0; got "
-                f"epochs={epochs}, calibration={calibration}, distil={distil}."
+                "epochs and calibration are at least 1, distil at least 0, distil_images at least 2; got "
+                f"epochs={epochs}, calibration={calibration}, distil={distil}, distil_images={distil_images}."
             )
         data.prepare_data()
         data.setup("fit")
@@ -98,7 +101,8 @@ class TrainingEvaluator(Evaluator):
         self.space = build.space if isinstance(build, Supernet | GraphBuilder) else None
         self._build = build
         self.options = {"lr": lr, "lr_min": lr_min, "weight_decay": weight_decay, "optimizer": optimizer}
-        self.distil, self.calibration, self.costs = distil, calibration, dict(costs or {})
+        self.distil, self.distil_images, self.calibration = distil, distil_images, calibration
+        self.costs = dict(costs or {})
         self.trainer, self.seed = dict(trainer or {}), seed
 
     @property
@@ -156,11 +160,12 @@ class TrainingEvaluator(Evaluator):
         parent = self.load(proposal.parent)
         if proposal.trace:
             records = [MorphismRecord.from_dict(step) for step in proposal.trace]
-            _, _, images = decode_images(self.data, self.calibration)
+            images = calibration_images(self.data, self.calibration)
             child = replay(parent, records, images)  # type: ignore[arg-type]  # traces are of graphs
             if child.config != proposal.config:
                 raise ValueError(f"the trace of proposal {proposal.number} makes another network than it proposes")
             if self.distil and any(record.operator in APPROXIMATE_OPERATORS for record in records):
+                images = calibration_images(self.data, self.distil_images)
                 distil(child, parent, images, epochs=self.distil, rng=self._seed(proposal))
             return child
         network = self.build(proposal.config)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import pickle
 from dataclasses import replace
 from pathlib import Path
 
@@ -166,6 +167,21 @@ def test_parameters_and_macs_are_counted() -> None:
     macs = 64 * 4 * 27 + 16 * (4 * 9 + 8 * 4) + 8 * 10
     counts = count(network, network.input_shape)
     assert (counts.params, counts.macs) == (params, macs)
+
+
+@pytest.mark.parametrize("seed", range(10))
+def test_a_sketch_counts_the_parameters_it_would_have(seed: int) -> None:
+    network = random_network(random_graph(seed), seed)
+    sketch = GraphNetwork.from_config(network.config, SHAPE, CLASSES, weights=False)
+    assert not list(sketch.parameters()) and sketch.shapes == network.shapes
+    assert sketch.num_params == network.num_params == sum(p.numel() for p in network.parameters())
+    with pytest.raises(RuntimeError, match="A sketch has no weights and cannot run"):
+        sketch(IMAGES)
+
+
+def test_a_canonical_graph_is_pickled() -> None:
+    canonical, _ = random_graph(0).canonical()
+    assert pickle.loads(pickle.dumps(canonical)) == canonical == copy.deepcopy(canonical)
 
 
 def test_a_network_is_exported_and_loaded(tmp_path: Path) -> None:

@@ -8,14 +8,17 @@ import json
 import pickle
 from collections import Counter
 from collections.abc import Callable, Sequence
+from pathlib import Path
 
 import numpy as np
+import onnxruntime
 import pytest
 import torch
 import torch.nn.functional as F
 from sklearn.datasets import load_digits
 from torch import Tensor, nn
 
+from oneshot import export_subnet, load
 from oneshot.discrete import (
     APPROXIMATE_OPERATORS,
     EXACT_OPERATORS,
@@ -67,8 +70,18 @@ def train_outputs(network: nn.Module, images: Tensor = IMAGES) -> Tensor:
 
 
 @torch.no_grad()
-def after_a_training_pass(network: nn.Module, images: Tensor = IMAGES) -> Tensor:
+def after_a_training_pass(network: nn.Module, images: Tensor = IMAGES, *, biased: bool = False) -> Tensor:
+    """Logits in eval mode; ``biased``, where running variances follow those of the batch, not unbiased estimates."""
     passed = copy.deepcopy(network).train()
+
+    def divide_by_n(module: nn.BatchNorm2d, inputs: tuple[Tensor], output: Tensor) -> None:
+        n = inputs[0].numel() // inputs[0].shape[1]
+        assert module.running_var is not None and module.momentum is not None
+        module.running_var -= module.momentum * inputs[0].var((0, 2, 3)) / n  # unbiased - biased = unbiased / n
+
+    for norm in passed.modules():
+        if biased and isinstance(norm, nn.BatchNorm2d):
+            norm.register_forward_hook(divide_by_n)  # type: ignore[arg-type]  # torch's hooks know nn.Module only
     passed(images)
     return passed.eval()(images)  # type: ignore[no-any-return]  # nn.Module
 
@@ -111,7 +124,8 @@ EXACT: dict[str, Callable[[GraphNetwork], GraphNetwork]] = {
     "deepen-separable-gated": lambda n: deepen_separable(n, "7", images=IMAGES, rng=0),
     "widen": lambda n: widen(n, "1", channels=7, rng=0),
     "widen-five-times": lambda n: widen(n, "6", channels=40, rng=0),
-    "widen-fresh": lambda n: widen(n, "1", channels=7, how="fresh", rng=0),
+    "widen-copy": lambda n: widen(n, "1", channels=7, how="copy", rng=0),
+    "widen-copy-five-times": lambda n: widen(n, "6", channels=40, how="copy", rng=0),
     "skip-add": lambda n: skip_add(n, "4", "5"),
     "skip-concat": lambda n: skip_concat(n, "4", "6"),
     "skip-concat-image": lambda n: skip_concat(n, "image", "1"),
@@ -134,6 +148,7 @@ def test_an_exact_operator_keeps_the_function(apply: Callable[[GraphNetwork], Gr
     assert child.config != parent.config
     assert difference(eval_outputs(child), eval_outputs(parent)) < 1e-12
     assert difference(train_outputs(child), train_outputs(parent)) < 1e-12
+    assert difference(after_a_training_pass(child, biased=True), after_a_training_pass(parent, biased=True)) < 1e-12
     assert difference(after_a_training_pass(child), after_a_training_pass(parent)) < 1e-4  # 768 values a channel
     assert child.training == parent.training
     assert not set(storages(child)) & set(storages(parent))
@@ -167,6 +182,20 @@ def test_twenty_exact_operators_in_a_row_keep_the_function_of_a_random_graph(see
     check_a_sequence(seed)
 
 
+@pytest.mark.parametrize("seed", [3, 5])  # with many identity blocks
+def test_after_a_training_pass_over_512_images_twenty_operators_are_off_by_less_than_a_hundred_thousandth(
+    seed: int,
+) -> None:
+    images = torch.randn(512, *SHAPE, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
+    parent, rng = random_network(random_graph(seed), seed), np.random.default_rng(seed)
+    child, used = parent, Counter[str]()
+    for _ in range(20):
+        child, record = random_morphism(child, rng, images=images, operators=EXACT_OPERATORS, max_params=10_000)
+        used[record.operator] += 1
+    assert used["deepen"] + used["deepen_separable"] >= 3
+    assert difference(after_a_training_pass(child, images), after_a_training_pass(parent, images)) < 1e-5
+
+
 @pytest.mark.slow
 def test_so_do_they_on_thirty_more_graphs() -> None:
     for seed in range(8, 38):
@@ -184,7 +213,8 @@ def check_a_sequence(seed: int) -> None:
         assert not set(storages(child)) & set(grandparent)
         assert difference(eval_outputs(child), evaluated) < 1e-10, record
         assert difference(train_outputs(child), trained) < 1e-10, record
-    assert difference(after_a_training_pass(child), after_a_training_pass(parent)) < 2e-3
+    assert difference(after_a_training_pass(child, biased=True), after_a_training_pass(parent, biased=True)) < 1e-10
+    assert difference(after_a_training_pass(child), after_a_training_pass(parent)) < 2e-3  # 768 or 3072 values
     again = GraphNetwork.from_config(SubnetConfig.from_json(child.config.to_json()), SHAPE, CLASSES).double().eval()
     again.load_state_dict(child.state_dict())
     assert torch.equal(eval_outputs(again), eval_outputs(child))
@@ -208,6 +238,28 @@ def test_the_rounding_of_float32_stays_below_a_hundred_thousandth() -> None:
     assert child.ops["1"].get_parameter("weight").dtype == torch.float32
     assert difference(eval_outputs(child, images), eval_outputs(parent, images)) < 1e-5
     assert difference(train_outputs(child, images), train_outputs(parent, images)) < 1e-5
+    passed = [after_a_training_pass(network, images, biased=True) for network in (child, parent)]
+    assert difference(*passed) < 1e-5
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "operators", [EXACT_OPERATORS, (*EXACT_OPERATORS, *APPROXIMATE_OPERATORS)], ids=["exact", "all"]
+)
+def test_a_network_is_exported_after_twenty_operators(tmp_path: Path, operators: Sequence[str]) -> None:
+    parent, images, used = random_network(random_graph(3)).float(), IMAGES.float(), Counter[str]()
+    child, rng = parent, np.random.default_rng(1)
+    for _ in range(20):
+        child, record = random_morphism(child, rng, images=images, operators=operators, max_params=10_000)
+        used[record.operator] += 1
+    assert len(used) > 4
+    expected = eval_outputs(child if operators != EXACT_OPERATORS else parent, images)
+    folder = export_subnet(child, tmp_path / "export")
+    session = onnxruntime.InferenceSession(folder / "model.onnx", providers=["CPUExecutionProvider"])
+    onnx = torch.from_numpy(session.run(["logits"], {"images": images.numpy()})[0])
+    program = torch.export.load(folder / "model.pt2").module()(images)
+    for logits in (onnx, program, load(folder)(images).detach()):
+        torch.testing.assert_close(logits, expected, rtol=1e-4, atol=1e-5)
 
 
 # Their parameters, against computations of their own, and mistakes that must be seen.
@@ -281,7 +333,7 @@ def test_after_a_training_pass_the_identity_is_off_by_the_unbiased_variance() ->
 
 def test_copies_of_filters_share_what_their_readers_do_with_them() -> None:
     parent = plain()
-    child = widen(parent, "1", channels=9, rng=0)
+    child = widen(parent, "1", channels=9, how="copy", rng=0)
     old, new = parent.ops["1"].get_parameter("weight"), child.ops["1"].get_parameter("weight")
     readers, wider = parent.ops["6"].get_parameter("weight"), child.ops["6"].get_parameter("weight")
     equal = (new[:, None] == old[None]).flatten(2).all(2)  # [9, 4]: which new filter is a copy of which old one
@@ -290,12 +342,12 @@ def test_copies_of_filters_share_what_their_readers_do_with_them() -> None:
     assert (shares > 0).all()
     torch.testing.assert_close(equal.T.double() @ shares, torch.ones(4, 8, dtype=torch.float64))
     for (i, a), (j, b) in itertools.combinations(enumerate(equal.nonzero()[:, 1].tolist()), 2):
-        assert a != b or not torch.allclose(shares[i], shares[j], rtol=1e-3)
+        assert a != b or not torch.allclose(shares[i], shares[j], rtol=0.15)
 
 
 def test_copies_with_equal_shares_never_part_and_ours_do() -> None:
-    def parting(equal_shares: bool) -> float:
-        child = widen(plain(), "1", channels=8, rng=1)
+    def parting(seed: int, equal_shares: bool = False) -> list[float]:
+        child = widen(plain(), "1", channels=8, how="copy", rng=seed)
         weight = child.ops["1"].get_parameter("weight")
         twins = [(i, j) for i, j in itertools.combinations(range(8), 2) if torch.equal(weight[i], weight[j])]
         if equal_shares:
@@ -308,15 +360,25 @@ def test_copies_with_equal_shares_never_part_and_ours_do() -> None:
             optimiser.zero_grad()
             F.cross_entropy(child(IMAGES), torch.arange(len(IMAGES)) % CLASSES).backward()  # type: ignore[no-untyped-call]  # torch
             optimiser.step()
-        return max(difference(weight[i].detach(), weight[j].detach()) for i, j in twins)
+        return [difference(weight[i].detach(), weight[j].detach()) for i, j in twins]
 
-    assert parting(equal_shares=True) < 1e-9
-    assert parting(equal_shares=False) > 1e-3
+    assert max(parting(1, equal_shares=True)) < 1e-9
+    assert min(min(parting(seed)) for seed in range(6)) > 2e-4, "all of them, not only the luckiest"
+
+
+def test_widening_adds_new_filters_unless_copies_are_asked_for() -> None:
+    parent = plain()
+    old = parent.ops["1"].get_parameter("weight")
+    children = [widen(parent, "1", channels=8, rng=0), widen(parent, "1", channels=8, how="copy", rng=0)]
+    for child, kept in zip(children, (4, 8), strict=True):
+        new = child.ops["1"].get_parameter("weight")
+        assert int((new[:, None] == old[None]).flatten(2).all(2).any(1).sum()) == kept
+    assert int((children[0].ops["6"].get_parameter("weight") == 0).all(0).sum()) == 4, "nobody reads them yet"
 
 
 def test_noise_on_what_readers_do_is_no_morphism() -> None:
     parent = plain()
-    child = widen(parent, "1", channels=8, rng=0)
+    child = widen(parent, "1", channels=8, how="copy", rng=0)
     weight = child.ops["6"].get_parameter("weight")
     weight.data += 0.05 * weight.std() * torch.randn_like(weight)
     assert difference(eval_outputs(child), eval_outputs(parent)) > 1e-3
@@ -544,7 +606,7 @@ def test_a_child_learns_what_its_parent_says() -> None:
 
 @pytest.mark.parametrize("operators", [NASH_OPERATORS, LEMONADE_OPERATORS], ids=["nash", "lemonade"])
 def test_a_record_is_played_again_bit_by_bit(operators: Sequence[str]) -> None:
-    parent, rng = plain(), np.random.default_rng(5)
+    parent, rng = plain(), np.random.default_rng(7)
     child, records = parent, []
     for _ in range(8):
         child, record = random_morphism(child, rng, images=IMAGES, operators=operators)
@@ -565,6 +627,21 @@ def test_drawing_does_not_touch_the_random_numbers_of_the_caller() -> None:
     child, _ = random_morphism(parent, 3, images=IMAGES, operators=LEMONADE_OPERATORS)
     assert torch.equal(torch.rand(3), expected)
     assert random_morphism(parent, 3, images=IMAGES, operators=LEMONADE_OPERATORS)[0].config == child.config
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_a_sketch_becomes_what_the_network_becomes(seed: int) -> None:
+    network, rng = random_network(random_graph(seed), seed), np.random.default_rng(seed)
+    sketch, used = GraphNetwork.from_config(network.config, SHAPE, CLASSES, weights=False), Counter[str]()
+    operators = (*EXACT_OPERATORS, *APPROXIMATE_OPERATORS)
+    for _ in range(15):
+        again = copy.deepcopy(rng)
+        network, record = random_morphism(network, rng, images=IMAGES, operators=operators, max_params=20_000)
+        sketch, same = random_morphism(sketch, again, images=IMAGES, operators=operators, max_params=20_000)
+        used[record.operator] += 1
+        assert record == same and sketch.config == network.config and not list(sketch.parameters())
+        assert sketch.num_params == sum(p.numel() for p in network.parameters())
+    assert len(used) > 5
 
 
 def test_operators_are_drawn_uniformly_and_then_places() -> None:
@@ -663,7 +740,7 @@ NAMES = GROUPED.canonical()[1]
         ),
         pytest.param(lambda n: widen(n, NAMES["one"], channels=1), "has 1, got channels=1", id="not-wider"),
         pytest.param(
-            lambda n: widen(n, NAMES["one"], channels=2, how="zero"), "'copy' or 'fresh'; got 'zero'", id="how"
+            lambda n: widen(n, NAMES["one"], channels=2, how="zero"), "'fresh' or 'copy'; got 'zero'", id="how"
         ),
         pytest.param(lambda n: widen(n, "99", channels=8), "no node '99'", id="nowhere"),
         pytest.param(lambda n: deepen(n, "image", images=IMAGES), "behind a node.*'image'", id="deep-image"),

@@ -15,12 +15,14 @@ from oneshot.discrete import (
     NASH,
     GeneticCNNSpace,
     GraphNetwork,
+    MorphismRecord,
     Proposal,
     RandomSearch,
     Study,
     SuccessiveHalving,
     TrainingEvaluator,
     plain_graph,
+    replay,
 )
 from oneshot.supernets import NASBench201Supernet
 
@@ -136,6 +138,35 @@ def test_successive_halving_trains_on_and_a_study_that_was_stopped_ends_alike(tm
     ]
 
 
+def test_an_epoch_of_distillation_sees_all_training_images_or_as_many_as_are_asked_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    steps, step = [0], torch.optim.Adam.step
+
+    def counted(self: torch.optim.Adam, *args: Any) -> Any:
+        steps[0] += 1
+        return step(self, *args)
+
+    monkeypatch.setattr(torch.optim.Adam, "step", counted)
+    data = images(train_size=400)  # 280 to train with
+    TrainingEvaluator(data, tmp_path, epochs=1)(first())
+    separate = {"operator": "separate", "arguments": {"node": "1"}, "seed": 0}
+    widen = {"operator": "widen", "arguments": {"node": "1", "channels": 8}, "seed": 0}
+    for trace, options, expected in (
+        (separate, {}, 1 * 4),  # batches of 64
+        (separate, {"distil": 3}, 3 * 4),
+        (separate, {"distil": 3, "distil_images": 130}, 3 * 2),
+        (separate, {"distil": 0}, 0),
+        (widen, {}, 0),
+    ):
+        it = TrainingEvaluator(data, tmp_path, calibration=32, **options)  # type: ignore[arg-type]
+        steps[0] = 0
+        records = [MorphismRecord.from_dict(trace)]
+        child = replay(it.load(0), records, torch.zeros(2, *SHAPE))  # type: ignore[arg-type]
+        it.beginning(Proposal(1, child.config, parent=0, trace=(trace,)))
+        assert steps[0] == expected
+
+
 @pytest.mark.slow
 def test_nash_climbs_with_weights_and_all(tmp_path: Path) -> None:
     strategy = NASH([(4, 4)], SHAPE, 3, steps=2, neighbours=3, morphisms=1, start_epochs=3, epochs=2, final_epochs=1)
@@ -154,5 +185,7 @@ def test_faults_name_what_is_wrong(tmp_path: Path) -> None:
         it(first(3, parent=0, trace=(deeper,)))
     with pytest.raises(ValueError, match="there are none. Use val_fraction=0.1"):
         TrainingEvaluator(images(val_fraction=0.0), tmp_path)
-    with pytest.raises(ValueError, match="got epochs=0, calibration=256, distil=1"):
+    with pytest.raises(ValueError, match="got epochs=0, calibration=256, distil=1, distil_images=10000"):
         TrainingEvaluator(images(), tmp_path, epochs=0)
+    with pytest.raises(ValueError, match="distil_images at least 2; .*distil_images=1"):
+        TrainingEvaluator(images(), tmp_path, distil_images=1)

@@ -14,7 +14,7 @@ from oneshot.supernets.space import SubnetConfig
 
 from ..graph import GraphNetwork
 from ..morphism import LEMONADE_OPERATORS
-from ..protocol import Proposal, Result
+from ..protocol import TRIES, Proposal, Result
 from .morphing import Cost, MorphismSearch, Start
 
 BANDWIDTH = 0.1  # least width of the kernels, in standard deviations: populations begin with a handful of networks
@@ -22,7 +22,7 @@ BANDWIDTH = 0.1  # least width of the kernels, in standard deviations: populatio
 
 def log_params(network: GraphNetwork) -> float:
     """Natural logarithm of the number of parameters, for costs that span decades."""
-    return math.log(sum(p.numel() for p in network.parameters()))
+    return math.log(network.num_params)
 
 
 class LEMONADE(MorphismSearch):
@@ -38,7 +38,8 @@ class LEMONADE(MorphismSearch):
         num_classes: Number of logits.
         children: Children of a generation of which costs are computed, n_pc.
         accepted: Those of them that are trained, n_ac.
-        morphisms: Most operators applied to a child; how many is drawn uniformly.
+        morphisms: Most operators applied to a child; how many is drawn uniformly. Where no child of a generation is
+            new, another is drawn with one more.
         costs: The cheap objectives, as the density sees them.
         density: Where the density matters: ``"both"`` as in the paper, ``"parents"``, ``"children"``, or ``"none"``,
             for comparison.
@@ -95,15 +96,21 @@ class LEMONADE(MorphismSearch):
         return self._number(fidelity=self.epochs, **self._queue.pop(0)) if self._queue else None
 
     def _generation(self) -> list[dict[str, Any]]:
-        """The children that are trained."""
+        """The children that are trained; none if no morphism fits."""
         known = np.stack([self._cost(proposal.config) for proposal, _ in self.population])
         parents = rarity(known, known) if self.density in ("both", "parents") else np.full(len(known), 1 / len(known))
-        found: dict[SubnetConfig, dict[str, Any]] = {}
-        for _ in range(self.children):
-            parent = self.population[int(self.rng.choice(len(parents), p=parents))][0]
-            child = self.child(parent.config, int(self.rng.integers(1, self.morphisms + 1)))
-            if child is not None and not self._was_proposed(child[0]):
-                found.setdefault(child[0], {"config": child[0], "parent": parent.number, "trace": child[1]})
+        found, barren = dict[SubnetConfig, dict[str, Any]](), set[int]()
+        for most in range(self.morphisms, self.morphisms + TRIES):  # if all children are known, further away are others
+            for _ in range(self.children):
+                parent = self.population[int(self.rng.choice(len(parents), p=parents))][0]
+                steps = int(self.rng.integers(1, most + 1))
+                child = None if parent.number in barren else self.child(parent.config, steps)
+                if child is None:
+                    barren.add(parent.number)
+                elif not self._was_proposed(child[0]):
+                    found.setdefault(child[0], {"config": child[0], "parent": parent.number, "trace": child[1]})
+            if found or len(barren) == len(self.population):
+                break
         if not found:
             return []
         costs = np.stack([self._cost(config) for config in found])
@@ -115,7 +122,7 @@ class LEMONADE(MorphismSearch):
 
     def _cost(self, config: SubnetConfig) -> Floats:
         if config not in self._costs:
-            network = self.network(config)
+            network = self.sketch(config) if self.costs == (log_params,) else self.network(config)
             self._costs[config] = np.array([cost(network) for cost in self.costs], dtype=np.float64)
         return self._costs[config]
 

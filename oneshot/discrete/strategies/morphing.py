@@ -22,8 +22,8 @@ Start = NetworkGraph | Sequence[NetworkGraph | Sequence[int]]
 class MorphismSearch(SearchStrategy, ABC):
     """A search among graphs that grows (and shrinks) networks it has trained.
 
-    A strategy sees architectures only: which operators fit, it finds out on networks with weights of no meaning, and
-    the evaluator repeats them on the weights of the parent.
+    A strategy sees architectures only: which operators fit, it finds out on sketches, and the evaluator repeats them on
+    the weights of the parent.
 
     Args:
         start: Networks to begin with; numbers of filters stand for a plain graph.
@@ -59,7 +59,7 @@ class MorphismSearch(SearchStrategy, ABC):
         self.input_shape, self.num_classes = tuple(input_shape), num_classes
         self.operators, self.max_params = tuple(operators), max_params
         for graph in self.start:
-            self.network(graph.config)  # shapes that do not fit are an error now
+            self.sketch(graph.config)  # shapes that do not fit are an error now
 
     def _only_start(self) -> NetworkGraph:
         if len(self.start) > 1:
@@ -71,19 +71,22 @@ class MorphismSearch(SearchStrategy, ABC):
         with torch.random.fork_rng(devices=[]):
             return GraphNetwork.from_config(config, self.input_shape, self.num_classes)
 
+    def sketch(self, config: SubnetConfig) -> GraphNetwork:
+        """The network of this architecture without weights; it cannot run."""
+        return GraphNetwork.from_config(config, self.input_shape, self.num_classes, weights=False)
+
     def child(self, config: SubnetConfig, steps: int) -> tuple[SubnetConfig, tuple[dict[str, Any], ...]] | None:
         """Random morphisms on, and the trace; None if none fits."""
-        network, records = self.network(config), list[MorphismRecord]()
+        network, records = self.sketch(config), list[MorphismRecord]()
         images = torch.zeros(2, *self.input_shape)
-        with torch.random.fork_rng(devices=[]):
-            for _ in range(steps):
-                try:
-                    network, record = random_morphism(
-                        network, self.rng, images=images, operators=self.operators, max_params=self.max_params
-                    )
-                except ValueError:
-                    break
-                records.append(record)
+        for _ in range(steps):
+            try:
+                network, record = random_morphism(
+                    network, self.rng, images=images, operators=self.operators, max_params=self.max_params
+                )
+            except ValueError:
+                break
+            records.append(record)
         return (network.config, tuple(record.to_dict() for record in records)) if records else None
 
     def _new_child(

@@ -183,6 +183,34 @@ def test_lemonades_population_is_the_front() -> None:
     assert len(parents) > 1
 
 
+@pytest.mark.parametrize(("children", "fails"), [(1, False), (2, False), (3, True)])
+def test_lemonade_does_not_end_because_a_generation_was_known(children: int, fails: bool) -> None:
+    for seed in range(3):
+        strategy = LEMONADE([(4,)], SHAPE, CLASSES, children=children, accepted=1, seed=seed)
+        for number in range(80):
+            (proposal,) = strategy.ask()
+            values = None if fails and number else (1.0 / (1 + number % 7), float(number % 7))
+            strategy.tell(Result(proposal.number, values))
+
+
+def test_lemonade_ends_where_no_morphism_fits() -> None:
+    strategy = LEMONADE(START, SHAPE, CLASSES, children=2, accepted=1, operators=("widen",), max_params=10, seed=0)
+    (proposal,) = strategy.ask()
+    strategy.tell(Result(proposal.number, (1.0, 1.0)))
+    assert not strategy.ask()
+
+
+def test_lemonade_asks_without_building_a_layer(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*args: Any) -> Any:
+        raise AssertionError("a layer was built")
+
+    monkeypatch.setattr("oneshot.discrete.graph._module", refuse)
+    strategy = LEMONADE(START, SHAPE, CLASSES, children=4, accepted=2, seed=0)
+    for _ in range(6):
+        (proposal,) = strategy.ask()
+        strategy.tell(Result(proposal.number, (1.0 / (1 + proposal.number), 1.0)))
+
+
 @pytest.mark.parametrize("density", ["both", "parents", "children", "none"])
 def test_every_use_of_the_density_searches(density: Any) -> None:
     strategy = LEMONADE(START, SHAPE, CLASSES, children=4, accepted=2, density=density, seed=0)
