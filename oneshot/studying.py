@@ -20,6 +20,7 @@ from rich.console import Console
 
 from oneshot.supernets.space import SearchSpace
 
+from .discrete.graph import GRAPHS
 from .discrete.plots import draw_study
 from .discrete.protocol import Evaluator, SearchStrategy
 from .discrete.study import LOG, Record, Study
@@ -99,9 +100,9 @@ def build(config: Mapping[str, Any], folder: Path, *, follow: bool = True) -> St
     """
     config = {name: value for name, value in config.items() if value is not None}
     evaluator = _object("evaluator", config.pop("evaluator"), {"folder": str(folder / WEIGHTS)})
-    data = getattr(evaluator, "data", None)
+    data, space = getattr(evaluator, "data", None), getattr(evaluator, "space", None)
     known = {
-        "space": getattr(evaluator, "space", None),
+        "space": None if space is GRAPHS else space,  # graphs have no genes to search in
         "input_shape": getattr(data, "input_shape", None),
         "num_classes": getattr(data, "num_classes", None),
     }

@@ -15,9 +15,10 @@ import torch
 from torch import Tensor, nn
 
 from oneshot.supernets.base import Subnet
-from oneshot.supernets.space import ArchGraph, SubnetConfig
+from oneshot.supernets.space import ArchGraph, Choice, SearchSpace, SubnetConfig
 
 SPACE = "network_graph"
+GRAPHS = SearchSpace(SPACE, (Choice("nodes", ("any",)),))  # a name for the log; there is no end to its architectures
 IMAGE = "image"  # the name of the input
 ACTIVATIONS: dict[str, type[nn.Module]] = {
     "relu": nn.ReLU,

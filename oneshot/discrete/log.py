@@ -9,7 +9,6 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-
 EVENTS: dict[str, set[str]] = {  # and what each has at least
     "study": {"space"},
     "ask": {"number", "config", "at"},

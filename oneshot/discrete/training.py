@@ -30,7 +30,7 @@ from oneshot.supernets.space import SubnetConfig
 from oneshot.tasks import METRICS
 
 from .encoding import GraphBuilder
-from .graph import GraphNetwork
+from .graph import GRAPHS, GraphNetwork
 from .morphism import APPROXIMATE_OPERATORS, MorphismRecord, distil, replay
 from .protocol import Evaluator, Proposal
 
@@ -98,7 +98,7 @@ class TrainingEvaluator(Evaluator):
         if not data.val_dataloader():
             raise ValueError("Networks are compared on validation images; there are none. Use val_fraction=0.1.")
         self.data, self.folder, self.epochs = data, Path(folder).absolute(), epochs
-        self.space = build.space if isinstance(build, Supernet | GraphBuilder) else None
+        self.space = build.space if isinstance(build, Supernet | GraphBuilder) else GRAPHS if build is None else None
         self._build = build
         self.options = {"lr": lr, "lr_min": lr_min, "weight_decay": weight_decay, "optimizer": optimizer}
         self.distil, self.distil_images, self.calibration = distil, distil_images, calibration

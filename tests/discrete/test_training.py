@@ -189,3 +189,9 @@ def test_faults_name_what_is_wrong(tmp_path: Path) -> None:
         TrainingEvaluator(images(), tmp_path, epochs=0)
     with pytest.raises(ValueError, match="distil_images at least 2; .*distil_images=1"):
         TrainingEvaluator(images(), tmp_path, distil_images=1)
+
+
+def test_graphs_are_not_what_other_strategies_search(tmp_path: Path) -> None:
+    strategy = RandomSearch(NASBench201Supernet(channels=4, cells_per_stage=1).space)
+    with pytest.raises(ValueError, match="measures architectures of space 'network_graph', this RandomSearch searches"):
+        Study(strategy, evaluator(tmp_path), ["max accuracy"], evaluations=2)

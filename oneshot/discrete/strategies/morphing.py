@@ -8,13 +8,12 @@ from typing import Any
 
 import torch
 
-from oneshot.supernets.space import Choice, SearchSpace, SubnetConfig
+from oneshot.supernets.space import SubnetConfig
 
-from ..graph import SPACE, GraphNetwork, NetworkGraph, plain_graph
+from ..graph import GRAPHS, GraphNetwork, NetworkGraph, plain_graph
 from ..morphism import EXACT_OPERATORS, MorphismRecord, random_morphism
 from ..protocol import TRIES, Proposal, Scalar, SearchStrategy
 
-GRAPHS = SearchSpace(SPACE, (Choice("nodes", ("any",)),))  # a name for the log; there is no end to its architectures
 Cost = Callable[[GraphNetwork], float]
 Start = NetworkGraph | Sequence[NetworkGraph | Sequence[int]]
 
