@@ -110,8 +110,8 @@ def nas_bench_101(path: str | Path, *, checksums: bool = False, complete: bool =
         genes = space.from_matrices([_square(bits) for bits, _ in cells], [names.split(",") for _, names in cells])
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from error
-    full = columns.pop(max(columns))
-    return TabularEvaluator(space, genes, full, fidelities=columns)
+    longest = max(columns)
+    return TabularEvaluator(space, genes, columns.pop(longest), fidelities=columns, full=longest)
 
 
 def tf_records(path: str | Path, *, checksums: bool = False) -> Iterator[bytes]:
@@ -295,9 +295,9 @@ def _table_201(path: Path, entries: Iterable[tuple[str, State]], complete: bool)
     for epochs, found in rows.items():
         shared = [name for name in found[0] if all(name in row for row in found)]
         columns[epochs] = {name: [row[name] for row in found] for name in shared}
-    full = columns.pop(max(columns))
+    longest = max(columns)
     try:
-        table = TabularEvaluator(space, np.array(genes), full, fidelities=columns)
+        table = TabularEvaluator(space, np.array(genes), columns.pop(longest), fidelities=columns, full=longest)
         if complete:
             table.check_complete()
     except ValueError as error:

@@ -37,9 +37,11 @@ class TabularEvaluator(Evaluator):
         genes: Canonical, distinct, ``[N, G]``.
         metrics: ``{name: [N]}``.
         fidelities: ``{fidelity: {name: [N]}}``, of shorter trainings; without a fidelity, the full ones.
+        full: Fidelity of ``metrics``, where there are shorter ones.
 
     Raises:
-        ValueError: If architectures are repeated or not canonical, or a column has another length or no numbers.
+        ValueError: If architectures are repeated or not canonical, a column has another length or no numbers, or
+            there are shorter trainings but none that are full.
 
     Example:
         >>> from oneshot.supernets import Choice
@@ -56,6 +58,7 @@ class TabularEvaluator(Evaluator):
         metrics: Mapping[str, npt.ArrayLike],
         *,
         fidelities: Mapping[float, Mapping[str, npt.ArrayLike]] | None = None,
+        full: float | None = None,
     ) -> None:
         self.space, self.genes = space, space.check_genes(genes).astype(np.int64)
         wrong = np.flatnonzero((space.repair(self.genes) != self.genes).any(1))
@@ -73,6 +76,12 @@ class TabularEvaluator(Evaluator):
             )
         self.columns = _columns(metrics, len(self.genes))
         self.fidelities = {f: _columns(columns, len(self.genes)) for f, columns in (fidelities or {}).items()}
+        if self.fidelities and (full is None or full <= max(self.fidelities)):
+            raise ValueError(
+                f"A table with trainings of {max(self.fidelities):g} says how long its full ones are, which are "
+                f"longer: full=200. Got full={full}."
+            )
+        self.full = full
 
     @property
     def metrics(self) -> tuple[str, ...]:
@@ -93,9 +102,10 @@ class TabularEvaluator(Evaluator):
         columns = self.columns
         if proposal.fidelity is not None and proposal.fidelity in self.fidelities:
             columns = self.fidelities[proposal.fidelity]
-        elif proposal.fidelity is not None and proposal.fidelity <= max(self.fidelities, default=math.inf):
-            shorter = ", ".join(f"{fidelity:g}" for fidelity in sorted(self.fidelities)) or "none"
-            raise LookupError(f"beside the full fidelity, the table has {shorter}, not {proposal.fidelity:g}")
+        elif proposal.fidelity not in (None, self.full):
+            known = [*sorted(self.fidelities), *([] if self.full is None else [self.full])]
+            there = f"fidelities {', '.join(f'{f:g}' for f in known)}" if known else "one fidelity, without a number"
+            raise LookupError(f"the table has {there}, not {proposal.fidelity:g}")
         return {name: float(column[row]) for name, column in columns.items()}
 
     @classmethod
@@ -108,10 +118,12 @@ class TabularEvaluator(Evaluator):
         *,
         arch: str = "arch",
         complete: bool = True,
+        fidelities: Mapping[float, Mapping[str, Column]] | None = None,
+        full: float | None = None,
     ) -> TabularEvaluator:
         """Read a CSV file (``.gz`` too) with one line for each architecture.
 
-        Lines whose architecture is not canonical are spellings of others, and left out.
+        Of lines that spell one architecture differently, the canonical spelling counts, or else the first.
 
         Args:
             path: The file, with a header.
@@ -120,21 +132,36 @@ class TabularEvaluator(Evaluator):
             metrics: ``{name: column, or function of the line}``, or names of columns.
             arch: Column of the names.
             complete: Refuse a table that lacks architectures of a space small enough to be listed.
+            fidelities: ``{fidelity: metrics}`` of shorter trainings.
+            full: Fidelity of ``metrics``, where there are shorter ones.
 
         Raises:
-            ValueError: If a column is missing, a cell is no number, an architecture is repeated or missing, or a name
-                cannot be read; the line is named.
+            ValueError: If there are no lines, a column is missing, a cell is no finite number, an architecture is
+                repeated or missing, or a name cannot be read; the line is named.
         """
-        wanted = dict(metrics) if isinstance(metrics, Mapping) else {name: name for name in metrics}
+        named = dict(metrics) if isinstance(metrics, Mapping) else {name: name for name in metrics}
+        wanted: dict[float | None, Mapping[str, Column]] = {None: named, **(fidelities or {})}
         rows: list[IntMatrix] = []
-        columns: dict[str, list[float]] = {name: [] for name in wanted}
+        columns: dict[float | None, dict[str, list[float]]] = {f: {n: [] for n in of} for f, of in wanted.items()}
+        lines: dict[bytes, str] = {}
         for where, row in _read(Path(path)):
             rows.append(_cell(where, row, arch, lambda text: space._genes(parse(text))))
-            for name, column in wanted.items():
-                columns[name].append(_cell(where, row, column, float))
-        genes = np.array(rows, dtype=np.int64).reshape(-1, space.num_genes)
-        kept = (space.repair(genes) == genes).all(1)
-        table = cls(space, genes[kept], {name: np.array(column)[kept] for name, column in columns.items()})
+            if (first := lines.setdefault(rows[-1].tobytes(), where)) != where:
+                raise ValueError(f"{where} has the architecture of {first.rpartition(', ')[2]} once more; keep one.")
+            for fidelity, of in wanted.items():
+                for name, column in of.items():
+                    columns[fidelity][name].append(value := _cell(where, row, column, float))
+                    if not math.isfinite(value):
+                        raise ValueError(f"{where}: metric {name!r} is finite; got {value}.")
+        if not rows:
+            raise ValueError(f"{path} has no architectures.")
+        genes = space.repair(np.array(rows, dtype=np.int64))
+        spelled = np.array([(row != own).any() for row, own in zip(rows, genes)])
+        order = np.argsort(spelled, kind="stable")  # canonical spellings first
+        kept = np.sort(order[np.unique(genes[order], axis=0, return_index=True)[1]])
+        found = {f: {name: np.array(column)[kept] for name, column in of.items()} for f, of in columns.items()}
+        shorter = {f: of for f, of in found.items() if f is not None}
+        table = cls(space, genes[kept], found[None], fidelities=shorter, full=full)
         if complete and can_be_listed(space):
             table.check_complete()
         return table
@@ -172,8 +199,8 @@ def _read(path: Path) -> Iterator[tuple[str, dict[str, str]]]:
         raise ValueError(f"There is no table {path}.")
     read = gzip.open if path.suffix == ".gz" else open
     with read(path, "rt", encoding="utf-8-sig") as file:  # spreadsheets write a byte order mark
-        for line, row in enumerate(csv.DictReader(file), start=2):
-            where = f"{path}, line {line}"
+        for row in (reader := csv.DictReader(file)):
+            where = f"{path}, line {reader.line_num}"
             if None in row:
                 raise ValueError(f"{where} has more cells than the header. Put names that hold commas into quotes.")
             yield where, {column: cell for column, cell in row.items() if cell is not None}
@@ -272,7 +299,11 @@ class TableSpace(ListedSpace):
 
 
 def nas_bench_201(
-    path: str | Path, metrics: Mapping[str, Column] | Sequence[str] = ("cifar10_test_accuracy",)
+    path: str | Path,
+    metrics: Mapping[str, Column] | Sequence[str] = ("cifar10_test_accuracy",),
+    *,
+    fidelities: Mapping[float, Mapping[str, Column]] | None = None,
+    full: float | None = None,
 ) -> TabularEvaluator:
     """NAS-Bench-201 or the topology space of NATS-Bench, from a CSV file with the official architecture strings.
 
@@ -281,9 +312,11 @@ def nas_bench_201(
     Args:
         path: The file; column ``arch`` holds ``|op~0|+|op~0|op~1|+|op~0|op~1|op~2|``.
         metrics: See :meth:`TabularEvaluator.from_csv`.
+        fidelities: Likewise.
+        full: Likewise.
     """
     space = NASBench201Space()
-    return TabularEvaluator.from_csv(path, space, space.from_arch_string, metrics)
+    return TabularEvaluator.from_csv(path, space, space.from_arch_string, metrics, fidelities=fidelities, full=full)
 
 
 def nas_bench_macro(

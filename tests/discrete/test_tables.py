@@ -3,6 +3,7 @@ from __future__ import annotations
 import gzip
 import os
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -42,14 +43,39 @@ def test_a_table_is_read_from_a_file_and_looked_up(tmp_path: Path) -> None:
 
 def test_fidelities_are_columns_of_their_own() -> None:
     genes = [[0, 0], [0, 1]]
-    table = TabularEvaluator(SPACE, genes, {"accuracy": [1, 2]}, fidelities={12: {"accuracy": [3, 4]}})
+    shorter: dict[float, Any] = {12: {"accuracy": [3, 4]}}
+    table = TabularEvaluator(SPACE, genes, {"accuracy": [1, 2]}, fidelities=shorter, full=200)
     assert table(Proposal(0, parse("ab"), fidelity=12)) == {"accuracy": 4.0}
     assert table(Proposal(0, parse("ab"), fidelity=200)) == table(Proposal(0, parse("ab"))) == {"accuracy": 2.0}
-    with pytest.raises(LookupError, match="beside the full fidelity, the table has 12, not 3"):
-        table(Proposal(0, parse("ab"), fidelity=3))
+    for other in (3, 12.5, 400):
+        with pytest.raises(LookupError, match=f"the table has fidelities 12, 200, not {other}"):
+            table(Proposal(0, parse("ab"), fidelity=other))
     full = TabularEvaluator(SPACE, genes, {"accuracy": [1, 2]})
-    with pytest.raises(LookupError, match="beside the full fidelity, the table has none, not 3"):
+    with pytest.raises(LookupError, match="the table has one fidelity, without a number, not 3"):
         full(Proposal(0, parse("ab"), fidelity=3))
+    with pytest.raises(ValueError, match=r"trainings of 12 says how long its full ones are.*Got full=None"):
+        TabularEvaluator(SPACE, genes, {"accuracy": [1, 2]}, fidelities=shorter)
+
+
+def test_fidelities_are_read_from_columns(tmp_path: Path) -> None:
+    path = tmp_path / "table.csv"
+    path.write_text("arch,short,long\naa,1,10\nab,2,20\n")
+    options: dict[str, Any] = {"fidelities": {9: {"accuracy": "short"}}, "full": 81, "complete": False}
+    table = TabularEvaluator.from_csv(path, SPACE, parse, {"accuracy": "long"}, **options)
+    answers = [table(Proposal(0, parse("ab"), fidelity=f))["accuracy"] for f in (9, 81, None)]
+    assert answers == [2.0, 20.0, 20.0]
+
+
+def test_of_spellings_the_canonical_one_counts_or_else_the_first(tmp_path: Path) -> None:
+    space = NASBench201Space()
+    ops = ("skip_connect", "avg_pool_3x3", "none")
+    dead = [f"|none~0|+|none~0|none~1|+|none~0|none~1|{op}~2|" for op in ops]
+    path = tmp_path / "table.csv"
+    for lines, expected in ((dead[:2], 1.0), (dead, 3.0)):
+        path.write_text("arch,accuracy\n" + "".join(f"{line},{i}\n" for i, line in enumerate(lines, start=1)))
+        table = TabularEvaluator.from_csv(path, space, space.from_arch_string, ["accuracy"], complete=False)
+        assert len(table) == 1
+        assert table(Proposal(0, space.from_arch_string(dead[0]))) == {"accuracy": expected}
 
 
 def test_an_architecture_that_is_not_in_the_table_fails_and_is_recorded(tmp_path: Path) -> None:
@@ -64,9 +90,10 @@ def test_an_architecture_that_is_not_in_the_table_fails_and_is_recorded(tmp_path
     ("lines", "message"),
     [
         pytest.param("arch,accuracy\naa,1\nab,2\nba,3\n", "lacks 1 of 4 .* the first is 'layer: b b'", id="missing"),
-        pytest.param("arch,accuracy\naa,1\nab,2\naa,3\n", "1 are repeated, the first is 'layer: a a'", id="twice"),
+        pytest.param("arch,accuracy\naa,1\nab,2\naa,3\n", "csv, line 4 has the architecture of line 2 once", id="twice"),
         pytest.param("arch,accuracy\naa,1\nab,two\n", "line 3: could not convert string to float: 'two'", id="text"),
-        pytest.param("arch,accuracy\naa,1\nab,nan\nba,1\nbb,1\n", "'accuracy' is finite; row 1 is not", id="nan"),
+        pytest.param("arch,accuracy\naa,1\n\nab,nan\n", "line 4: metric 'accuracy' is finite; got nan", id="nan"),
+        pytest.param("arch,accuracy\n", "csv has no architectures", id="header only"),
         pytest.param("arch,score\naa,1\n", "line 2 has no column 'accuracy'; columns are arch, score", id="column"),
         pytest.param("name,accuracy\naa,1\n", "has no column 'arch'", id="names"),
         pytest.param("arch,accuracy\naa,1\nac,2\n", "csv, line 3: 'c' is not a candidate of 'layer'", id="operation"),
@@ -115,6 +142,8 @@ def test_what_is_wrong_with_a_table_of_accel_nasbench_is_said_with_its_line(tmp_
 def test_arguments_that_do_not_fit_are_refused(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="There is no table .*table.csv"):
         nas_bench_201(tmp_path / "table.csv")
+    with pytest.raises(ValueError, match="1 are repeated, the first is 'layer: a a'"):
+        TabularEvaluator(SPACE, [[0, 0], [0, 1], [0, 0]], {"accuracy": [1, 2, 3]})
     with pytest.raises(ValueError, match="at least one metric; got none"):
         TabularEvaluator(SPACE, [[0, 0]], {})
     with pytest.raises(ValueError, match=r"a value for each of 1 architectures; got \[2\]"):
