@@ -159,7 +159,7 @@ def _from_study(
         )
     if others := [name for name in bounds if name not in signs]:
         signs |= dict.fromkeys(others, 1.0)
-        records = [record for record in study.evaluated if record.result.values is not None]
+        records = study.comparable
         known = set.intersection(*(set(record.result.metrics) for record in records))
         if missing := [name for name in others if name not in known]:
             raise ValueError(f"The metrics of this study are {', '.join(sorted(known))}; got {', '.join(missing)}.")
@@ -185,7 +185,7 @@ def _export_of_study(
     network = study.evaluator.network(record.proposal)
     if network is None:
         raise ValueError(
-            f"{type(study.evaluator).__name__} looks results up and has no networks to export; the architecture is "
+            f"{type(study.evaluator).__name__} keeps no networks to export; the architecture is "
             f"'{record.proposal.config}'. Train it with 'oneshot retrain'."
         )
     metrics = {f"study/{name}": float(value) for name, value in record.result.metrics.items()}

@@ -56,6 +56,7 @@ from oneshot.supernets.darts import REDUCED_SPACES
 
 from .base import GradientSearch, SearchModule
 from .cost.counts import count
+from .discrete.study import LOG
 from .evaluation import recalibrate_on
 from .export import MANIFEST, describe, export_subnet, load
 from .files import new_folder, write_atomically
@@ -365,8 +366,11 @@ def read_run(
         model, data = config["model"], config["data"]
         is_search = "class_path" in model
     except (yaml.YAMLError, UnicodeDecodeError, KeyError, TypeError) as error:
+        more = (
+            f"{error!r}" if not (folder / LOG).is_file() else f"{folder} is a study; 'oneshot pick' takes its networks"
+        )
         raise ValueError(
-            f"{folder / CONFIG} is not the configuration of a run, which has 'model' and 'data': {error!r}"
+            f"{folder / CONFIG} is not the configuration of a run, which has 'model' and 'data': {more}."
         ) from error
     with _argv("oneshot", []):
         parser = LightningArgumentParser()

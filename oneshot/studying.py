@@ -20,6 +20,7 @@ from rich.console import Console
 
 from oneshot.supernets.space import SearchSpace
 
+from .cluster import connect
 from .discrete.graph import GRAPHS
 from .discrete.plots import draw_study
 from .discrete.protocol import Evaluator, SearchStrategy
@@ -50,11 +51,13 @@ def discrete(args: Sequence[str]) -> None:
     if parsed.resume and (folder / CONFIG).is_file():
         _compare(config, yaml.safe_load((folder / CONFIG).read_text()))
         study = build(config, folder)
+        _look_for_cluster(study)
         with study.log.alone():
             _write_config(config, folder)  # the budget that it has now, for the next time
     else:
         with new_folder(folder, overwrite=parsed.overwrite or parsed.resume, marker=CONFIG, keep=CONFIG):
             study = build(config, folder)
+            _look_for_cluster(study)
             _write_config(config, folder)
     if study.records:
         _say(console, f"Going on after {len(study.evaluated)} evaluations.")
@@ -71,6 +74,12 @@ def discrete(args: Sequence[str]) -> None:
     no_networks = type(study.evaluator).network is Evaluator.network
     then = "" if no_networks else f" Next: oneshot pick {folder} --knee"
     _say(console, f"Run: {folder}, with {TABLE} and {PICTURE}.{then}")
+
+
+def _look_for_cluster(study: Study) -> None:
+    """A cluster that is not there is not written down: the next time would look for it, too."""
+    if study.ray is not None:
+        connect(study.ray, study.workers, "Evaluating on a cluster")
 
 
 def _write_config(config: Mapping[str, Any], folder: Path) -> None:

@@ -112,11 +112,25 @@ def test_a_table_has_no_network_to_pick(tmp_path: Path, capsys: pytest.CaptureFi
     assert run("--config", write(config, tmp_path / "study.yaml"), "--out", tmp_path / "run") == 0
     capsys.readouterr()
     assert main(["pick", str(tmp_path / "run")]) == 1
-    assert "looks results up and has no networks to export; the architecture is" in capsys.readouterr().err
+    assert "keeps no networks to export; the architecture is" in capsys.readouterr().err
+    assert main(["derive", str(tmp_path / "run")]) == 1
+    assert "is a study; 'oneshot pick' takes its networks" in " ".join(capsys.readouterr().err.split())
     assert main(["pick", str(tmp_path / "run"), "--at-most", "accuracy=3"]) == 1
     assert "Bounds are on what is minimised; accuracy is maximised here" in capsys.readouterr().err
     assert main(["pick", str(tmp_path / "run"), "--latency", "3"]) == 1
     assert "The metrics of this study are accuracy; got latency" in capsys.readouterr().err
+
+
+def test_a_cluster_that_is_not_there_is_not_written_down(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    pytest.importorskip("ray")
+    config, out = write(table(tmp_path), tmp_path / "study.yaml"), tmp_path / "run"
+    elsewhere = ("--ray", "127.0.0.1:9", "--workers", 1)
+    assert run("--config", config, "--out", out, *elsewhere) == 1
+    assert "There is no Ray cluster at '127.0.0.1:9'" in " ".join(capsys.readouterr().err.split())
+    assert not out.exists()
+    assert run("--config", config, "--out", out) == 0
+    assert run("--resume", "--out", out, "--evaluations", 9, *elsewhere) == 1
+    assert run("--resume", "--out", out, "--evaluations", 9) == 0
 
 
 @pytest.mark.parametrize(

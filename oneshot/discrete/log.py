@@ -9,14 +9,6 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-EVENTS: dict[str, set[str]] = {  # and what each has at least
-    "study": {"space"},
-    "ask": {"number", "config", "at"},
-    "wait": {"at"},
-    "retry": {"number", "at"},
-    "tell": {"number", "metrics", "failure", "seconds", "repeated", "at"},
-}
-
 
 class EventLog:
     """Events of a study in a JSON-lines file; the truth about what was asked and answered.

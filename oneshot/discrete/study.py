@@ -178,7 +178,6 @@ class Study:
         self._tries: dict[int, int] = {}
         self._queue: deque[Proposal] = deque()  # asked for before the study was stopped
         self._elapsed, self._spent = 0.0, 0  # seconds of earlier sessions, evaluations
-        self._highest = -math.inf  # fidelity that an evaluation succeeded at
         self._apart = False  # whether an interruption left the strategy other than its log
         self.log = EventLog(None if folder is None else Path(folder) / LOG)
         self._replay()
@@ -255,6 +254,11 @@ class Study:
             self._follow(event)
 
     def _follow(self, event: Mapping[str, Any]) -> None:
+        if event["event"] not in ("ask", "wait", "tell", "retry"):
+            raise ValueError(
+                f"The log {self.log.path} has an event {event['event']!r}, which no study writes. Restore it, or choose "
+                "a new folder."
+            )
         self._elapsed = event["at"]
         if event["event"] == "retry":
             self._tries[event["number"]] = self._tries.get(event["number"], 0) + 1
@@ -425,9 +429,7 @@ class Study:
 
     def _record(self, result: Result, at: float, repeated: bool) -> None:
         proposal = self.strategy.pending[result.number]
-        self.records.append(record := Record(proposal, result, at, repeated))
-        if result.values is not None:
-            self._highest = max(self._highest, _fidelity(record))
+        self.records.append(Record(proposal, result, at, repeated))
         self._spent += not repeated
         self._answered.setdefault(_key(proposal), result)
         self.strategy.tell(result)
@@ -441,6 +443,15 @@ class Study:
     def evaluated(self) -> list[Record]:
         """What counts: every evaluation once, in the order in which they were finished."""
         return [record for record in self.records if not record.repeated]
+
+    @property
+    def comparable(self) -> list[Record]:
+        """What succeeded; where fidelities are rungs, at the highest of those that anything succeeded at."""
+        done = [record for record in self.evaluated if record.result.values is not None]
+        if self.strategy.by_rung:
+            highest = max(map(_fidelity, done), default=0.0)
+            done = [record for record in done if _fidelity(record) == highest]
+        return done
 
     @property
     def best(self) -> Record:
@@ -460,7 +471,7 @@ class Study:
 
     def front(self) -> list[Record]:
         """The evaluations that no other dominates, by the first objective; of equal ones, the first."""
-        done = [record for record in self.evaluated if self._compares(record)]
+        done = self.comparable
         values: Floats = np.array([record.result.values for record in done]).reshape(-1, len(self.objectives))
         rows = np.flatnonzero(non_dominated(values))
         _, first = np.unique(values[rows], axis=0, return_index=True)
@@ -468,12 +479,12 @@ class Study:
 
     def trajectory(self) -> Floats:
         """The least first objective after every evaluation, ``[evaluations]``; infinite until one succeeds."""
-        values = [r.result.values[0] if r.result.values and self._compares(r) else math.inf for r in self.evaluated]
+        counts = {record.proposal.number for record in self.comparable}
+        values = [
+            record.result.values[0] if record.result.values and record.proposal.number in counts else math.inf
+            for record in self.evaluated
+        ]
         return np.minimum.accumulate(np.array(values, dtype=np.float64))
-
-    def _compares(self, record: Record) -> bool:
-        """Whether it succeeded and, where fidelities are rungs, is of the highest that anything succeeded at."""
-        return record.result.values is not None and (not self.strategy.by_rung or _fidelity(record) == self._highest)
 
     def _bar(self) -> Any:
         if not self.progress:

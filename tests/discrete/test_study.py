@@ -613,6 +613,9 @@ def test_a_log_that_is_no_log_is_refused(tmp_path: Path) -> None:
     path.write_text("".join([*lines[:2], "something else\n", *lines[3:]]))
     with pytest.raises(ValueError, match="line 3 is no event of a study: b'something else"):
         build(folder=tmp_path)
+    path.write_text("".join([lines[0], '{"event": "song"}\n', *lines[1:]]))
+    with pytest.raises(ValueError, match="has an event 'song', which no study writes"):
+        build(folder=tmp_path)
     path.write_text('{"event": "song"}\n')
     with pytest.raises(ValueError, match="begins with no study of schema version 1"):
         build(folder=tmp_path)

@@ -90,7 +90,9 @@ def test_an_architecture_that_is_not_in_the_table_fails_and_is_recorded(tmp_path
     ("lines", "message"),
     [
         pytest.param("arch,accuracy\naa,1\nab,2\nba,3\n", "lacks 1 of 4 .* the first is 'layer: b b'", id="missing"),
-        pytest.param("arch,accuracy\naa,1\nab,2\naa,3\n", "csv, line 4 has the architecture of line 2 once", id="twice"),
+        pytest.param(
+            "arch,accuracy\naa,1\nab,2\naa,3\n", "csv, line 4 has the architecture of line 2 once", id="twice"
+        ),
         pytest.param("arch,accuracy\naa,1\nab,two\n", "line 3: could not convert string to float: 'two'", id="text"),
         pytest.param("arch,accuracy\naa,1\n\nab,nan\n", "line 4: metric 'accuracy' is finite; got nan", id="nan"),
         pytest.param("arch,accuracy\n", "csv has no architectures", id="header only"),

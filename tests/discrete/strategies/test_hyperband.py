@@ -3,7 +3,16 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from oneshot.discrete import Hyperband, Proposal, RegularizedEvolution, Result, SearchStrategy, SuccessiveHalving
+from oneshot.discrete import (
+    Hyperband,
+    Proposal,
+    RegularizedEvolution,
+    Result,
+    SearchStrategy,
+    Study,
+    SuccessiveHalving,
+    TabularEvaluator,
+)
 from oneshot.discrete.protocol import listed
 from oneshot.discrete.strategies.hyperband import rungs
 from oneshot.supernets import SearchSpace
@@ -94,3 +103,14 @@ def test_bad_arguments_are_refused() -> None:
         SuccessiveHalving(SPACE, eta=1)
     with pytest.raises(ValueError, match="rise from above 0.*least=5, most=3"):
         SuccessiveHalving(SPACE, least=5, most=3)
+
+
+def test_short_trainings_are_no_front_and_no_best() -> None:
+    genes = listed(SPACE)
+    error = genes.sum(1) + 1.0
+    table = TabularEvaluator(
+        SPACE, genes, {"error": error}, fidelities={f: {"error": error * 0} for f in (1, 3)}, full=9
+    )
+    study = Study(SuccessiveHalving(SPACE, least=1, most=9, eta=3), table, ["min error"], evaluations=60).run()
+    assert {record.proposal.fidelity for record in study.front()} == {9}
+    assert study.best.proposal.fidelity == 9 and study.trajectory()[-1] == study.best.result.values[0]  # type: ignore[index]
