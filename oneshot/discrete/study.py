@@ -256,8 +256,8 @@ class Study:
     def _follow(self, event: Mapping[str, Any]) -> None:
         if event["event"] not in ("ask", "wait", "tell", "retry"):
             raise ValueError(
-                f"The log {self.log.path} has an event {event['event']!r}, which no study writes. Restore it, or choose "
-                "a new folder."
+                f"The log {self.log.path} has an event {event['event']!r}, which no study writes. Restore it, or "
+                "choose a new folder."
             )
         self._elapsed = event["at"]
         if event["event"] == "retry":
