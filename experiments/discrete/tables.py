@@ -28,6 +28,7 @@ from oneshot.discrete import (  # noqa: E402
     NSGA2,
     PPO,
     REINFORCE,
+    GeneticCNN,
     LocalSearch,
     MnasNetScalar,
     NeuralArchitect,
@@ -51,6 +52,7 @@ STRATEGIES: dict[str, Build] = {
     "local search, full": lambda space, seed: LocalSearch(space, neighbourhood="full", seed=seed),
     "regularised evolution": lambda space, seed: RegularizedEvolution(space, population=30, sample=10, seed=seed),
     "tournament evolution": lambda space, seed: TournamentEvolution(space, population=30, seed=seed),
+    "Genetic CNN": lambda space, seed: GeneticCNN(space, seed=seed),
     "NSGA-II": lambda space, seed: NSGA2(space, seed=seed),
     "REINFORCE": lambda space, seed: REINFORCE.small(space, seed=seed),
     "PPO": lambda space, seed: PPO.small(space, seed=seed),
@@ -58,7 +60,7 @@ STRATEGIES: dict[str, Build] = {
     "BANANAS": lambda space, seed: BANANAS(space, seed=seed),
 }
 COLOURS = ("#767676", "#56B4E9", "#0072B2", "#003f5c", "#D55E00", "#F0A58F", "#E69F00", "#CC79A7", "#882255", "#117733")
-COLOURS += ("#44AA99",)
+COLOURS += ("#44AA99", "#332288")
 
 
 def data(name: str) -> Path:
@@ -89,7 +91,7 @@ TABLES: dict[str, tuple[Callable[[], TabularEvaluator], str]] = {
 
 
 class Timed:
-    """What a strategy needs for asking and telling."""
+    """CPU seconds that a strategy needs for asking and telling."""
 
     def __init__(self, strategy: SearchStrategy) -> None:
         self.strategy, self.seconds = strategy, 0.0
@@ -98,11 +100,11 @@ class Timed:
 
     def timed(self, call: Callable[..., Any]) -> Callable[..., Any]:
         def run(*args: Any) -> Any:
-            start = time.perf_counter()
+            start = time.process_time()
             try:
                 return call(*args)
             finally:
-                self.seconds += time.perf_counter() - start
+                self.seconds += time.process_time() - start
 
         return run
 
@@ -131,7 +133,7 @@ def measure(args: argparse.Namespace) -> None:
                 "seeds": args.seeds,
                 "queries": list(range(EVERY, args.evaluations + 1, EVERY)),
                 "mean": np.round(regrets[:, EVERY - 1 :: EVERY].mean(0), 4).tolist(),
-                "sem": np.round(regrets[:, EVERY - 1 :: EVERY].std(0) / args.seeds**0.5, 4).tolist(),
+                "sem": np.round(regrets[:, EVERY - 1 :: EVERY].std(0, ddof=args.seeds > 1) / args.seeds**0.5, 4).tolist(),
                 "hits": (regrets[:, EVERY - 1 :: EVERY] < 1e-3).sum(0).tolist(),
                 "ms_per_query": round(float(np.mean([ms for _, ms in found])), 3),
             }
