@@ -17,7 +17,7 @@ import numpy.typing as npt
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from .base import Subnet, Supernet
+from .base import Subnet, Supernet, layout_of
 from .elastic_layers import ElasticBlock, inherit_slices
 from .space import NONE, ArchGraph, Choice, IntMatrix, SearchSpace, SubnetConfig
 
@@ -386,6 +386,7 @@ class ElasticSupernet(Supernet, ABC):
         network.config = config
         network.to(next(self.parameters())).train(self.training)
         if inherit:
+            network.to(memory_format=layout_of(*self.parameters()))
             inherit_slices(network, self)
         return network
 

@@ -193,8 +193,12 @@ class ElasticContract(SupernetContract):
             if setting == "double":
                 supernet.double()
                 x = x.double()
+            if setting == "channels_last":  # as searches have it
+                supernet.to(memory_format=torch.channels_last)
             network = supernet.extract(config)
             if setting == "channels_last":
+                with torch.no_grad():
+                    assert torch.equal(network(x), supernet(x, config))
                 x = x.to(memory_format=torch.channels_last)
             with torch.no_grad(), torch.autocast("cpu", torch.bfloat16, enabled=setting == "bfloat16"):
                 output = network(x)
