@@ -256,8 +256,8 @@ def calibration_images(data: pl.LightningDataModule, count: int, *, batch_size: 
 def mixed(loader: Iterable[Any], batches: int) -> list[Any]:
     """So many batches of a loader, if there are, drawn from all its images: the same ones every time.
 
-    In order, a batch of a folder would be of a class or two. Random numbers follow from a fixed seed and leave no trace.
-    What is no ``DataLoader`` over a data set with a length, such as a list, gives its first batches.
+    In order, a batch of a folder would be of a class or two. Random numbers follow from a fixed seed and leave no
+    trace. What is no ``DataLoader`` over a data set with a length, such as a list, gives its first batches.
     """
     if isinstance(loader, DataLoader) and loader.batch_size and not isinstance(loader.dataset, IterableDataset):
         loader = DataLoader(

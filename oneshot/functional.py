@@ -246,9 +246,10 @@ def alpha_divergence(
     with the teacher's :math:`p` and the student's :math:`q`; at 1 it is :math:`KL(p \| q)`, at 0 :math:`KL(q \| p)`. A
     negative alpha punishes a student that is too certain, a positive one a student that is not certain enough. Of
     several alphas each image has the one with the largest divergence. So that single classes do not make the gradient
-    explode, :math:`(p/q)^\alpha` is at most ``clip`` in both value and gradient, as is the ratio itself at 0; at 1 there
-    is nothing to clip, for the gradient of :math:`KL(p \| q)` is bounded. Source: AlphaNet, arXiv:2102.07954, equations
-    3 to 7, and the authors' code (facebookresearch/AlphaNet, ``loss_ops.py``); its alphas are -1 and 1, its clip is 5.
+    explode, :math:`(p/q)^\alpha` is at most ``clip`` in both value and gradient, as is the ratio itself at 0; at 1
+    there is nothing to clip, for the gradient of :math:`KL(p \| q)` is bounded. Source: AlphaNet, arXiv:2102.07954,
+    equations 3 to 7, and the authors' code (facebookresearch/AlphaNet, ``loss_ops.py``); its alphas are -1 and 1, its
+    clip is 5.
 
     Args:
         teacher: Logits, ``[B, classes, ...]``; they get no gradient.

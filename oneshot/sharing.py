@@ -51,8 +51,8 @@ class WeightSharingSearch(SupernetTraining):
     After the last step ``candidates`` architectures are drawn and compared on one batch, drawn from all held-out images
     and in its own statistics, which is cheap. The best of them, the ``finalists``, are compared on the whole held-out
     stream, each in statistics of its own, of training images (:func:`~oneshot.evaluation.evaluate_configs`; texts in
-    those of the batches). That stream is the validation loader, or if there is none the stream ``"arch"`` (augmented). The result is in
-    :attr:`ranking` and in checkpoints. Alphas are constant zeros: there is no preference before that.
+    those of the batches). That stream is the validation loader, or if there is none the stream ``"arch"`` (augmented).
+    The result is in :attr:`ranking` and in checkpoints. Alphas are constant zeros: there is no preference before that.
 
     Args:
         supernet: See :class:`~oneshot.base.SearchModule`.
@@ -210,7 +210,9 @@ class WeightSharingSearch(SupernetTraining):
     def conclude(self) -> None:
         """The last step is done: :meth:`rank` architectures on the held-out images."""
         batches = self._held_out()
-        self.rank(list(islice(batches, 1)) if getattr(self.trainer, "fast_dev_run", 0) else batches, self._calibration())
+        self.rank(
+            list(islice(batches, 1)) if getattr(self.trainer, "fast_dev_run", 0) else batches, self._calibration()
+        )
 
     def _calibration(self) -> Sequence[Tensor]:
         """Batches of training images; none where there is no batch normalisation, and of texts."""

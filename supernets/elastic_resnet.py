@@ -2,7 +2,8 @@
 
 Four stages of bottlenecks, each with a ratio of inner to outer channels to choose, and up to two layers more than the
 fewest. What differs from the authors: one width for the whole network instead of one for every stage, and a stem that
-always has its three convolutions.
+always has its three convolutions. As theirs, the stem adds its second convolution to what that reads; ResNet-D has no
+such shortcut, and ``stem_shortcut=False`` leaves it out.
 """
 
 from __future__ import annotations
@@ -198,6 +199,7 @@ class ElasticResNetSupernet(ElasticSupernet):
         ratios: See :class:`ElasticResNetSpace`.
         stem: ``"imagenet"``, three convolutions and a maximum, divides the resolution by 32 in all; ``"cifar"``, one
             convolution, by 8.
+        stem_shortcut: Whether the second of the stem's three convolutions is added to its input. Not in timm's.
         dropout: Of the classifier's input, in training.
         upsample: Whether images smaller than a resolution may be enlarged to it, as NAT does with CIFAR-10.
 
@@ -223,6 +225,7 @@ class ElasticResNetSupernet(ElasticSupernet):
         extra_depths: tuple[int, ...] = (0, 1, 2),
         ratios: tuple[float, ...] = (0.2, 0.25, 0.35),
         stem: Stem = "imagenet",
+        stem_shortcut: bool = True,
         dropout: float = 0.0,
         upsample: bool = False,
     ) -> None:
@@ -235,10 +238,12 @@ class ElasticResNetSupernet(ElasticSupernet):
         self.input_shape, self.num_classes = (in_channels, max(sizes), max(sizes)), num_classes
         self.upsample = upsample
         self._stem: Stem = stem
+        self.stem_shortcut = stem_shortcut
         self._settings: dict[str, Any] = {
             "num_classes": num_classes,
             "in_channels": in_channels,
             "stem": stem,
+            "stem_shortcut": stem_shortcut,
             "dropout": dropout,
         }
 
@@ -270,7 +275,8 @@ class ElasticResNetSupernet(ElasticSupernet):
             x = self.stem[0](x, shape.stem)
         else:
             x = self.stem[0](x, shape.inner)
-            x = x + self.stem[1](x, shape.inner)
+            y = self.stem[1](x, shape.inner)
+            x = x + y if self.stem_shortcut else y
             x = self.pool(self.stem[2](x, shape.stem))
         for modules, c, names in zip(self.stages, shape.stages, arch.stages, strict=True):
             assert isinstance(modules, nn.ModuleList)
@@ -293,13 +299,14 @@ class ElasticResNetNetwork(ElasticNetwork):
         in_channels: Channels of an image.
         image_size: Height and width of an image.
         stem: See :class:`ElasticResNetSupernet`.
+        stem_shortcut: See :class:`ElasticResNetSupernet`.
         dropout: Of the classifier's input, in training.
 
     Raises:
         ValueError: If there are not four stages with layers, a block has another name, or the image is too small.
 
     Example:
-        >>> net = ElasticResNetNetwork([["e0.25"] * depth for depth in (3, 4, 6, 3)])  # ResNet-50D
+        >>> net = ElasticResNetNetwork([["e0.25"] * depth for depth in (3, 4, 6, 3)], stem_shortcut=False)  # ResNet-50D
         >>> sum(p.numel() for p in net.parameters())
         25576264
     """
@@ -315,6 +322,7 @@ class ElasticResNetNetwork(ElasticNetwork):
         in_channels: int = 3,
         image_size: int = 224,
         stem: Stem = "imagenet",
+        stem_shortcut: bool = True,
         dropout: float = 0.0,
     ) -> None:
         super().__init__()
@@ -324,6 +332,7 @@ class ElasticResNetNetwork(ElasticNetwork):
         shape = _shape(width, stem)
         check_image_size(image_size, _halvings(stem), type(self).__name__)
         self.input_shape, self.num_classes = (in_channels, image_size, image_size), num_classes
+        self.stem_shortcut = stem_shortcut
         self.arch = ElasticArch(image_size, width, tuple(tuple(stage) for stage in stages))
         self.init_args = {
             "stages": [list(stage) for stage in stages],
@@ -332,6 +341,7 @@ class ElasticResNetNetwork(ElasticNetwork):
             "in_channels": in_channels,
             "image_size": image_size,
             "stem": stem,
+            "stem_shortcut": stem_shortcut,
             "dropout": dropout,
         }
 
@@ -359,7 +369,8 @@ class ElasticResNetNetwork(ElasticNetwork):
     def forward(self, x: Tensor) -> Tensor:
         x = self.stem[0](x)
         if len(self.stem) > 1:
-            x = x + self.stem[1](x)
+            y = self.stem[1](x)
+            x = x + y if self.stem_shortcut else y
             x = self.pool(self.stem[2](x))
         for stage in self.stages:
             assert isinstance(stage, nn.ModuleList)

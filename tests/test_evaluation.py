@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import itertools
 from pathlib import Path
 
 import numpy as np
@@ -111,7 +112,7 @@ def test_mixed_batches_are_of_all_images_always_the_same_and_cost_no_random_numb
     state = torch.get_rng_state()
     batches = [x.tolist() for (x,) in mixed(loader, 5)]
     assert torch.equal(torch.get_rng_state(), state)
-    assert sorted(sum(batches, [])) == [*range(24)] and max(batches[0]) - min(batches[0]) > 12
+    assert sorted(itertools.chain(*batches)) == [*range(24)] and max(batches[0]) - min(batches[0]) > 12
     assert [x.tolist() for (x,) in mixed(loader, 1)] == batches[:1]
     assert mixed([1, 2, 3], 2) == [1, 2]
     assert [len(x) for (x,) in mixed(DataLoader(TensorDataset(torch.arange(4))), 1)] == [2]

@@ -27,15 +27,28 @@ class TestElasticResNet(ElasticContract):
         )
 
 
+LARGE: dict[str, Any] = {
+    "num_classes": 3,
+    "resolutions": (32, 37),
+    "widths": (0.06,),
+    "extra_depths": (0, 1),
+    "ratios": (0.5, 1.0),
+}
+
+
 class TestStemForLargeImages(ElasticContract):
     configs_tested = 3
     genes_per_mutation = 1
 
     @pytest.fixture
     def supernet(self) -> ElasticSupernet:
-        return ElasticResNetSupernet(
-            num_classes=3, resolutions=(32, 37), widths=(0.06,), extra_depths=(0, 1), ratios=(0.25, 0.5)
-        )
+        return ElasticResNetSupernet(**LARGE)
+
+
+class TestStemOfResNetD(TestStemForLargeImages):
+    @pytest.fixture
+    def supernet(self) -> ElasticSupernet:
+        return ElasticResNetSupernet(**LARGE, stem_shortcut=False)
 
 
 def test_resnet_50d_has_the_size_of_timms() -> None:
