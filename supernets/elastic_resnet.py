@@ -8,6 +8,7 @@ such shortcut, and ``stem_shortcut=False`` leaves it out.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple
@@ -71,10 +72,10 @@ class ElasticResNetSpace(ElasticSpace):
         resolutions: Sizes of the images.
         widths: Multipliers of the channels.
         extra_depths: Layers that a stage can have beyond 2, 2, 4 and 2, consecutive.
-        ratios: Inner channels per outer channel.
+        ratios: Inner channels per outer channel; at every width they give different numbers of channels.
 
     Raises:
-        ValueError: If depths leave one out, or there is nothing to choose from.
+        ValueError: If depths leave one out, there is nothing to choose from, or two ratios are one at some width.
 
     Example:
         >>> space = ElasticResNetSpace()
@@ -94,10 +95,25 @@ class ElasticResNetSpace(ElasticSpace):
             raise ValueError(f"extra_depths are whole numbers from 0 on, at least one; got {tuple(extra_depths)}.")
         check_depths(extra_depths)
         blocks = [f"e{ratio:g}" for ratio in sorted(set(ratios))]
-        for block in blocks:
-            ratio_of(block)
+        for width, (first, second) in itertools.product(widths, itertools.pairwise(map(ratio_of, blocks))):
+            for channels in _shape(width, "cifar").stages:
+                if inner_channels(channels, first) == (inner := inner_channels(channels, second)):
+                    raise ValueError(
+                        f"Ratios stand for different networks; at width {width:g}, {first:g} and {second:g} of "
+                        f"{channels} channels are both {inner}, a multiple of 8. Leave one out, or take others."
+                    )
         choices = elastic_choices(resolutions, widths, blocks, [least + max(extra_depths) for _, least, _ in STAGES])
         super().__init__("elastic_resnet", choices, tuple(least + min(extra_depths) for _, least, _ in STAGES))
+
+
+def inner_channels(channels: int, ratio: float) -> int:
+    """Channels inside of a block that has so many outside.
+
+    Example:
+        >>> inner_channels(256, 0.35)
+        88
+    """
+    return make_divisible(round(channels * ratio))
 
 
 class _Shape(NamedTuple):
@@ -207,7 +223,8 @@ class ElasticResNetSupernet(ElasticSupernet):
         ValueError: If the lowest resolution is too small, there are fewer than two classes, or no such space.
 
     Example:
-        >>> net = ElasticResNetSupernet(num_classes=10, image_size=32, widths=(0.1, 0.2), stem="cifar").eval()
+        >>> small = {"num_classes": 10, "image_size": 32, "stem": "cifar"}
+        >>> net = ElasticResNetSupernet(widths=(0.1, 0.2), ratios=(0.5, 1.0), **small).eval()
         >>> net(torch.zeros(2, 3, 32, 32), net.space.smallest).shape
         torch.Size([2, 10])
     """
@@ -260,7 +277,7 @@ class ElasticResNetSupernet(ElasticSupernet):
         self.stages = nn.ModuleList()
         c = shape.stem
         for c_out, (_, _, stride), choice in zip(shape.stages, STAGES, self.space.stages, strict=True):
-            inner, stage = make_divisible(round(c_out * max(ratios))), nn.ModuleList()
+            inner, stage = inner_channels(c_out, max(ratios)), nn.ModuleList()
             for row in range(choice.rows):
                 first = row == 0
                 stage.append(ElasticBottleneck(c, inner, c_out, stride=stride if first else 1, project=first))
@@ -281,7 +298,7 @@ class ElasticResNetSupernet(ElasticSupernet):
         for modules, c, names in zip(self.stages, shape.stages, arch.stages, strict=True):
             assert isinstance(modules, nn.ModuleList)
             for module, name in zip(modules, names, strict=False):  # those behind are left out
-                x = module(x, make_divisible(round(c * ratio_of(name))), c)
+                x = module(x, inner_channels(c, ratio_of(name)), c)
         logits: Tensor = self.classifier(self.dropout(x.mean((2, 3))))
         return logits
 
@@ -359,7 +376,7 @@ class ElasticResNetNetwork(ElasticNetwork):
         for c_out, (_, _, stride), names in zip(shape.stages, STAGES, stages, strict=True):
             stage = nn.ModuleList()
             for row, name in enumerate(names):
-                channels, first = make_divisible(round(c_out * ratio_of(name))), row == 0
+                channels, first = inner_channels(c_out, ratio_of(name)), row == 0
                 stage.append(Bottleneck(c, channels, c_out, stride=stride if first else 1, project=first))
                 c = c_out
             self.stages.append(stage)

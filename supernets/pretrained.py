@@ -132,8 +132,8 @@ def load_timm(supernet: MobileNetV3Supernet | ElasticResNetSupernet, model: nn.M
     if strange:
         raise ValueError(
             f"Weights of {type(supernet).__name__} come from a timm {known}, or one of other depths or widths that is "
-            f"built alike; what differs is {', '.join(strange[:3])}{' and more' if len(strange) > 3 else ''}. Load that "
-            "model, into a supernet of its width, or convert the names."
+            f"built alike; what differs is {', '.join(strange[:3])}{' and more' if len(strange) > 3 else ''}. Load "
+            "that model, into a supernet of its width, or convert the names."
         )
     with torch.no_grad():
         for name, tensor in fitting.items():
