@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import math
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from itertools import islice
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -246,15 +245,15 @@ def calibration_images(data: pl.LightningDataModule, count: int, *, batch_size: 
     if hasattr(inner, "eval_loader"):
         train = data.weights_images if hasattr(data, "weights_images") else inner.train_images
         drawn = torch.randperm(len(train), generator=torch.Generator().manual_seed(0))[:count]
-        images: Any = (x for x, _ in inner.eval_loader(train.subset(drawn), batch_size=batch_size))
+        images: Iterable[Tensor] = (x for x, _ in inner.eval_loader(train.subset(drawn), batch_size=batch_size))
     else:
-        batches: Any = data.train_dataloader()
-        images = (batch["weights"][0] if isinstance(batch, dict) else batch[0] for batch in batches)
+        loader = data.train_dataloader()
+        images = map(_images, mixed(loader["weights"] if isinstance(loader, Mapping) else loader, count))
     return first(images, count)
 
 
-def mixed(loader: Iterable[Any], batches: int) -> list[Any]:
-    """So many batches of a loader, if there are, drawn from all its images: the same ones every time.
+def mixed(loader: Iterable[Any], count: int) -> list[Any]:
+    """Batches of a loader with so many images, if there are, drawn from all it has: the same ones every time.
 
     In order, a batch of a folder would be of a class or two. Random numbers follow from a fixed seed and leave no
     trace. What is no ``DataLoader`` over a data set with a length, such as a list, gives its first batches.
@@ -267,9 +266,19 @@ def mixed(loader: Iterable[Any], batches: int) -> list[Any]:
             collate_fn=loader.collate_fn,
             generator=torch.Generator().manual_seed(0),
         )
+    taken: list[Any] = []
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        return list(islice(loader, batches))
+        for batch in loader:
+            taken.append(batch)
+            if sum(len(_images(batch)) for batch in taken) >= count:
+                break
+    return taken
+
+
+def _images(batch: Any) -> Tensor:
+    x: Tensor = batch["weights"][0] if isinstance(batch, dict) else batch[0]
+    return x
 
 
 def in_parts(images: Tensor, most: int) -> tuple[Tensor, ...]:

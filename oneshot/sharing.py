@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from abc import abstractmethod
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from itertools import islice
@@ -154,7 +153,10 @@ class WeightSharingSearch(SupernetTraining):
     # The loop.
 
     def facts(self) -> dict[str, Any]:
-        return {**super().facts(), "candidates": f"{self.candidates}, {self.finalists} finalists"}
+        facts = {**super().facts(), "candidates": f"{self.candidates}, {self.finalists} finalists"}
+        if isinstance(self.supernet, ElasticSupernet):
+            facts["supernet"] = ", ".join(f"{name}={value}" for name, value in self.supernet.settings.items())
+        return facts
 
     def weight_batch(self, batch: Batch | tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
         return batch["weights"] if isinstance(batch, dict) else batch
@@ -225,7 +227,7 @@ class WeightSharingSearch(SupernetTraining):
         count = 2048 if self.supernet.task == "classification" else 256  # every pixel counts
         if (data := getattr(self.trainer, "datamodule", None)) is not None:
             return in_parts(calibration_images(data, count, batch_size=size), size)
-        return in_parts(first((x for x, _ in mixed(loader, math.ceil(count / size))), count), size)
+        return in_parts(first((x for x, _ in mixed(loader, count)), count), size)
 
     def _held_out(self) -> Stream:
         """Batches the weights are not trained on.

@@ -11,7 +11,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, NamedTuple
+from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -25,6 +25,7 @@ from .elastic import (
     ElasticSupernet,
     check_classes,
     check_depths,
+    checked_resolutions,
     default_resolutions,
     elastic_choices,
 )
@@ -249,14 +250,14 @@ class ElasticResNetSupernet(ElasticSupernet):
         super().__init__()
         check_classes(num_classes)
         shape = _shape(max(widths, default=0.0), stem)
-        sizes = resolutions or default_resolutions(image_size, _halvings(stem))
+        sizes = checked_resolutions(resolutions, image_size, _halvings(stem))
         check_image_size(min(sizes), _halvings(stem), type(self).__name__)
         self.space = ElasticResNetSpace(resolutions=sizes, widths=widths, extra_depths=extra_depths, ratios=ratios)
         self.input_shape, self.num_classes = (in_channels, max(sizes), max(sizes)), num_classes
         self.upsample = upsample
         self._stem: Stem = stem
         self.stem_shortcut = stem_shortcut
-        self._settings: dict[str, Any] = {
+        self.settings = {
             "num_classes": num_classes,
             "in_channels": in_channels,
             "stem": stem,
@@ -298,12 +299,12 @@ class ElasticResNetSupernet(ElasticSupernet):
         for modules, c, names in zip(self.stages, shape.stages, arch.stages, strict=True):
             assert isinstance(modules, nn.ModuleList)
             for module, name in zip(modules, names, strict=False):  # those behind are left out
-                x = module(x, inner_channels(c, ratio_of(name)), c)
+                x = self.run_cell(module, x, inner_channels(c, ratio_of(name)), c)
         logits: Tensor = self.classifier(self.dropout(x.mean((2, 3))))
         return logits
 
     def standalone(self, arch: ElasticArch) -> ElasticResNetNetwork:
-        return ElasticResNetNetwork(arch.stages, width=arch.width, image_size=arch.resolution, **self._settings)
+        return ElasticResNetNetwork(arch.stages, width=arch.width, image_size=arch.resolution, **self.settings)
 
 
 class ElasticResNetNetwork(ElasticNetwork):

@@ -110,11 +110,11 @@ def test_a_loader_that_is_used_up_and_a_foreign_config_are_refused() -> None:
 def test_mixed_batches_are_of_all_images_always_the_same_and_cost_no_random_numbers() -> None:
     loader = DataLoader(TensorDataset(torch.arange(24)), batch_size=8)
     state = torch.get_rng_state()
-    batches = [x.tolist() for (x,) in mixed(loader, 5)]
+    batches = [x.tolist() for (x,) in mixed(loader, 100)]
     assert torch.equal(torch.get_rng_state(), state)
     assert sorted(itertools.chain(*batches)) == [*range(24)] and max(batches[0]) - min(batches[0]) > 12
     assert [x.tolist() for (x,) in mixed(loader, 1)] == batches[:1]
-    assert mixed([1, 2, 3], 2) == [1, 2]
+    assert [x.tolist() for (x,) in mixed([*loader], 9)] == [[*range(8)], [*range(8, 16)]]
     assert [len(x) for (x,) in mixed(DataLoader(TensorDataset(torch.arange(4))), 1)] == [2]
 
 

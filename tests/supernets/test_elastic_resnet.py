@@ -126,6 +126,7 @@ def test_a_network_that_cannot_work_is_refused(
     [
         pytest.param({"extra_depths": (0, 2)}, "depths of a stage are consecutive", id="depths"),
         pytest.param({"extra_depths": (-1, 0)}, "extra_depths are whole numbers from 0 on", id="negative"),
+        pytest.param({"resolutions": ()}, r"at least one; got \(\). None stands for", id="no resolutions"),
         pytest.param({"ratios": (0.0, 0.25)}, "as 'e0.25'; got 'e0'", id="no channels"),
         pytest.param(
             {"widths": (0.2, 1.0)},
