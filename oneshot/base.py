@@ -198,6 +198,8 @@ class SupernetTraining(SearchModule):
             raise ValueError(f"grad_clip is the largest norm of the gradient, above 0; got {grad_clip}.")
         if not 0 <= drop_path < 1:
             raise ValueError(f"drop_path is a probability below 1; got {drop_path}.")
+        supernet.drop_paths(drop_path)  # raises where there are none to drop
+        supernet.drop_paths(0.0)
         self.automatic_optimization = False
         # DDP averages the gradients of the weights. It would wait in vain for the alphas, which have their own step.
         names = [name for name, _ in self.named_parameters() if name.startswith(("alphas.", "sampler."))]

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import math
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils.data import DataLoader, IterableDataset
 
 from oneshot.supernets.base import Subnet, Supernet, batch_statistics
 from oneshot.supernets.elastic import ElasticNetwork, resized
@@ -31,18 +32,14 @@ def recalibrated(supernet: Supernet, config: SubnetConfig, images: Iterable[Tens
         config: The architecture.
         images: Batches ``[B, C, H, W]`` of training images, as they are evaluated: not augmented.
     """
-    layers = [m for m in supernet.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm) and m.track_running_stats]
-    before = [{name: buffer.clone() for name, buffer in layer.named_buffers(recurse=False)} for layer in layers]
-    modes = {module: module.training for module in supernet.modules()}
+    layers, modes = _layers(supernet), {module: module.training for module in supernet.modules()}
+    before = _statistics(layers)
     try:
         _set_statistics(supernet, images, lambda x: supernet.run_config(x, config))
         supernet.eval()
         yield
     finally:
-        with torch.no_grad():
-            for layer, buffers in zip(layers, before, strict=True):
-                for name, buffer in buffers.items():
-                    layer.get_buffer(name).copy_(buffer)
+        _put(layers, before)
         for module, mode in modes.items():
             module.training = mode
 
@@ -89,7 +86,7 @@ def recalibrate_on(data: pl.LightningDataModule, network: Subnet, *, count: int 
 
 @torch.no_grad()
 def _set_statistics(module: nn.Module, images: Iterable[Tensor], run: Callable[[Tensor], Tensor]) -> None:
-    layers = [m for m in module.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm) and m.track_running_stats]
+    layers = _layers(module)
     momenta, batches = [layer.momentum for layer in layers], 0
     module.eval()
     for layer in layers:
@@ -107,25 +104,43 @@ def _set_statistics(module: nn.Module, images: Iterable[Tensor], run: Callable[[
         raise ValueError("Statistics need at least one batch of images; got none. Pass a loader that is not used up.")
 
 
+def _layers(module: nn.Module) -> list[nn.modules.batchnorm._BatchNorm]:
+    return [m for m in module.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm) and m.track_running_stats]
+
+
+def _statistics(layers: Sequence[nn.Module]) -> list[Tensor]:
+    return [buffer.clone() for layer in layers for buffer in layer.buffers(recurse=False)]
+
+
+@torch.no_grad()
+def _put(layers: Sequence[nn.Module], statistics: Sequence[Tensor]) -> None:
+    buffers = (buffer for layer in layers for buffer in layer.buffers(recurse=False))
+    for buffer, value in zip(buffers, statistics, strict=True):
+        buffer.copy_(value)
+
+
 @torch.no_grad()
 def evaluate_configs(
     supernet: Supernet,
     configs: Sequence[SubnetConfig],
     batches: Iterable[tuple[Tensor, Tensor]],
     *,
+    calibration: Sequence[Tensor] = (),
     total: Callable[[Tensor], Tensor] = lambda counts: counts,
 ) -> list[float]:
     """Accuracies of architectures with the weights of the supernet, all on the same batches.
 
-    Batch normalisation uses the statistics of each batch: the running ones are those of a mixture of all architectures
-    that were trained, of no single one (D-X-Y/AutoDL-Projects, issue 115). Large batches of all classes are therefore
-    part of the measurement. Nothing of the supernet changes.
+    The running statistics of batch normalisation are those of a mixture of all architectures that were trained, of no
+    single one (D-X-Y/AutoDL-Projects, issue 115). In their place are every architecture's own, as :func:`recalibrated`
+    sets them, or without ``calibration`` those of each batch: then large batches of all classes are part of the
+    measurement. Nothing of the supernet changes.
 
     Args:
         supernet: Shared weights.
         configs: Architectures of its space.
         batches: Images ``[B, C, H, W]`` and labels ``[B]``, or ``[B, H, W]`` of pixels, or texts with the next words
             ``[B, T]``; read once, moved to the supernet's device and type.
+        calibration: Batches of training images ``[B, C, H, W]``, not augmented.
         total: Adds up counts ``[N + 1]`` over processes that have different batches.
 
     Returns:
@@ -146,15 +161,26 @@ def evaluate_configs(
     like, modes = next(supernet.parameters()), {module: module.training for module in supernet.modules()}
     counts = torch.zeros(len(configs) + 1, dtype=torch.float64 if like.device.type != "mps" else torch.float32)
     counts = counts.to(like.device)
-    supernet.eval()
+    layers, own = _layers(supernet), []
+    before = _statistics(layers)
     try:
-        with batch_statistics(supernet):
+        for config in configs if calibration else ():
+            with recalibrated(supernet, config, calibration):
+                own.append(_statistics(layers))
+        supernet.eval()
+        with contextlib.nullcontext() if calibration else batch_statistics(supernet):
             for x, y in batches:
                 x, y = x.to(like if x.is_floating_point() else like.device), y.to(like.device)
                 counted = y != IGNORED if supernet.task == "segmentation" else torch.ones_like(y, dtype=torch.bool)
-                correct = [((supernet.run_config(x, config).argmax(1) == y) & counted).sum() for config in configs]
+                correct = []
+                for i, config in enumerate(configs):
+                    if own:
+                        _put(layers, own[i])
+                    correct.append(((supernet.run_config(x, config).argmax(1) == y) & counted).sum())
                 counts += torch.stack([*correct, counted.sum()]).to(counts)
     finally:
+        if own:
+            _put(layers, before)
         for module, mode in modes.items():
             module.training = mode
     *right, images = total(counts).tolist()
@@ -219,11 +245,40 @@ def calibration_images(data: pl.LightningDataModule, count: int, *, batch_size: 
     if hasattr(inner, "eval_loader"):
         train = data.weights_images if hasattr(data, "weights_images") else inner.train_images
         drawn = torch.randperm(len(train), generator=torch.Generator().manual_seed(0))[:count]
-        images: Any = (x for x, _ in inner.eval_loader(train.subset(drawn), batch_size=batch_size))
+        images: Iterable[Tensor] = (x for x, _ in inner.eval_loader(train.subset(drawn), batch_size=batch_size))
     else:
-        batches: Any = data.train_dataloader()
-        images = (batch["weights"][0] if isinstance(batch, dict) else batch[0] for batch in batches)
+        loader = data.train_dataloader()
+        images = map(_images, mixed(loader["weights"] if isinstance(loader, Mapping) else loader, count))
     return first(images, count)
+
+
+def mixed(loader: Iterable[Any], count: int) -> list[Any]:
+    """Batches of a loader with so many images, if there are, drawn from all it has: the same ones every time.
+
+    In order, a batch of a folder would be of a class or two. Random numbers follow from a fixed seed and leave no
+    trace. What is no ``DataLoader`` over a data set with a length, such as a list, gives its first batches.
+    """
+    if isinstance(loader, DataLoader) and loader.batch_size and not isinstance(loader.dataset, IterableDataset):
+        loader = DataLoader(
+            loader.dataset,
+            max(2, loader.batch_size),  # of one image there is no variance
+            shuffle=True,
+            collate_fn=loader.collate_fn,
+            generator=torch.Generator().manual_seed(0),
+        )
+    taken: list[Any] = []
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        for batch in loader:
+            taken.append(batch)
+            if sum(len(_images(batch)) for batch in taken) >= count:
+                break
+    return taken
+
+
+def _images(batch: Any) -> Tensor:
+    x: Tensor = batch["weights"][0] if isinstance(batch, dict) else batch[0]
+    return x
 
 
 def in_parts(images: Tensor, most: int) -> tuple[Tensor, ...]:

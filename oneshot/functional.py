@@ -246,14 +246,16 @@ def alpha_divergence(
     with the teacher's :math:`p` and the student's :math:`q`; at 1 it is :math:`KL(p \| q)`, at 0 :math:`KL(q \| p)`. A
     negative alpha punishes a student that is too certain, a positive one a student that is not certain enough. Of
     several alphas each image has the one with the largest divergence. So that single classes do not make the gradient
-    explode, :math:`(p/q)^\alpha` is at most ``clip`` in both value and gradient. Source: AlphaNet, arXiv:2102.07954,
-    equations 3 to 7; its alphas are -1 and 1, its clip is 5.
+    explode, :math:`(p/q)^\alpha` is at most ``clip`` in both value and gradient, as is the ratio itself at 0; at 1
+    there is nothing to clip, for the gradient of :math:`KL(p \| q)` is bounded. Source: AlphaNet, arXiv:2102.07954,
+    equations 3 to 7, and the authors' code (facebookresearch/AlphaNet, ``loss_ops.py``); its alphas are -1 and 1, its
+    clip is 5.
 
     Args:
         teacher: Logits, ``[B, classes, ...]``; they get no gradient.
         student: Logits of the same shape.
         alphas: One or several.
-        clip: Largest importance weight; infinity for none. Not for alpha 0, whose weight is a logarithm.
+        clip: Largest importance weight; infinity for none.
 
     Returns:
         Scalar, differentiable in ``student``.
@@ -270,10 +272,14 @@ def alpha_divergence(
         # The gradient of a divergence is that of -sum(q weight log q), with q and the weight held constant. Their
         # product is finite where the student has forgotten a class, and the weight alone is not.
         if alpha == 0:
-            value, weighted = -q * log_ratio, q * log_ratio
+            weighted = q * log_ratio.clamp(max=math.log(clip))
+            value = -weighted
+        elif alpha == 1:
+            weighted = log_p.exp()
+            value = weighted * log_ratio
         else:
             weighted = ((alpha * log_ratio).clamp(max=math.log(clip)) + log_q.detach()).exp()
-            value = weighted * log_ratio if alpha == 1 else (weighted - q) / (alpha * (alpha - 1))
+            value = (weighted - q) / (alpha * (alpha - 1))
             weighted = weighted / alpha
         values.append(value.sum(1))
         slopes.append(-(weighted * log_q).sum(1))

@@ -19,6 +19,9 @@ KEY, FORMAT = "oneshot", 1  # where a checkpoint holds the facts, and the versio
 class ResumableModule(FiniteLossGuard):
     """A training that ends the same however often it was stopped and resumed from one of its checkpoints.
 
+    Not from those between the last step and the end of an epoch, which are refused: ``ModelCheckpoint`` writes them if
+    its ``every_n_train_steps`` divides an epoch, :class:`~oneshot.callbacks.RunCheckpoint` does not.
+
     Every step seeds Python, NumPy and torch with a number that follows from the seed of the run and the number of the
     step, so that nothing that happened before, or to another process, can change what a step draws. All processes draw
     the same, unless :attr:`seed_per_process`. A checkpoint also records what it was made by and from; a fit that is
@@ -69,7 +72,7 @@ class ResumableModule(FiniteLossGuard):
         """Compare a checkpoint with this run.
 
         Raises:
-            ValueError: Naming every difference that would make the result another one.
+            ValueError: Naming every difference that would make the result another one, or if an epoch was at its end.
         """
         if self._trainer is None or self.trainer.state.fn != "fit":
             return
@@ -87,8 +90,17 @@ class ResumableModule(FiniteLossGuard):
         then, now = made_by["facts"], self.facts()
         changed = {name for name in then.keys() | now.keys() if then.get(name) != now.get(name)}
         # Between two epochs the images can be dealt out anew; within one, some would be seen twice and others not.
-        progress = checkpoint["loops"]["fit_loop"]["epoch_progress"]["current"]
-        if "processes" in changed and progress["ready"] == progress["processed"]:
+        loops = checkpoint["loops"]["fit_loop"]
+        progress = loops["epoch_progress"]["current"]
+        between = progress["ready"] == progress["processed"]
+        if not between and loops["epoch_loop.batch_progress"]["is_last_batch"]:
+            raise ValueError(
+                "A fit resumes between two steps of an epoch, or between two epochs; this checkpoint is from between "
+                f"the last step of epoch {checkpoint['epoch']} and its end, and Lightning would begin the next without "
+                "preparing it. Resume from another: RunCheckpoint writes none of these, nor does "
+                "ModelCheckpoint(every_n_epochs=1, save_on_train_epoch_end=True)."
+            )
+        if "processes" in changed and between:
             changed.remove("processes")
             warnings.warn(
                 f"The run goes on with {now['processes']} processes instead of {then['processes']}: every batch has "

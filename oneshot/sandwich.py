@@ -37,11 +37,16 @@ class Phase:
         """Which picks of every gene are trained, G of ``[P]``.
 
         Raises:
-            ValueError: If a choice or a pick is not of the space.
+            ValueError: If a choice or a pick is not of the space, or two names stand for one choice.
         """
         masks, used = [], set[str]()
         for choice in space.choices:
             names = [name for name in self.picks if _matches(name, choice.name)]
+            if len(names) > 1:
+                raise ValueError(
+                    f"A phase restricts a choice once; {names[0]!r} and {names[1]!r} both stand for {choice.name!r}. "
+                    "Leave one out, or name the choices one by one."
+                )
             used.update(names)
             picks = self.picks[names[0]] if names else choice.picks
             unknown = [pick for pick in picks if pick not in choice.picks]
@@ -129,6 +134,17 @@ class SandwichSearch(WeightSharingSearch):
                 f"The phases last {epochs} epochs; the fit has max_epochs={self.trainer.max_epochs}. Raise it, or "
                 "shorten the phases."
             )
+
+    def facts(self) -> dict[str, Any]:
+        paths = f"{self.random_paths} random{', the smallest' if self.smallest else ''}"
+        distillation = f"{self.distillation} {self.divergences}, clip {self.clip}"
+        phases = [(phase.epochs, {name: list(picks) for name, picks in phase.picks.items()}) for phase in self.phases]
+        own = {"paths": paths, "phases": repr(phases)}
+        return {
+            **super().facts(),
+            **own,
+            "distillation": distillation if self.distillation == "alpha" else self.distillation,
+        }
 
     def phase(self) -> int:
         """Number of the phase of the current epoch, from 0; the number of phases once the whole space is trained."""

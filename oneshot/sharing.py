@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from itertools import islice
 from typing import Any
 
 import numpy as np
 import torch
 import torch.distributed as dist
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.profiler import record_function
 
@@ -19,7 +19,7 @@ from oneshot.supernets.elastic import ElasticSupernet
 from oneshot.supernets.space import NONE, SearchSpace, SubnetConfig
 
 from .base import Batch, SupernetTraining
-from .evaluation import evaluate_configs
+from .evaluation import calibration_images, evaluate_configs, first, in_parts, mixed
 from .samplers import Sampler
 
 Stream = Iterable[tuple[Tensor, Tensor]]
@@ -47,10 +47,11 @@ class WeightSharingSearch(SupernetTraining):
     the first only, or ``(x, y)`` with a validation stream beside them. Gradients of several paths are added up and
     clipped together.
 
-    After the last step ``candidates`` architectures are drawn and compared on one held-out batch, then the best of
-    them, the ``finalists``, on the whole held-out stream: the validation loader, or if there is none the stream
-    ``"arch"`` (augmented). Statistics are those of the batches (:func:`~oneshot.evaluation.evaluate_configs`). The
-    result is in :attr:`ranking` and in checkpoints. Alphas are constant zeros: there is no preference before that.
+    After the last step ``candidates`` architectures are drawn and compared on one batch, drawn from all held-out images
+    and in its own statistics, which is cheap. The best of them, the ``finalists``, are compared on the whole held-out
+    stream, each in statistics of its own, of training images (:func:`~oneshot.evaluation.evaluate_configs`; texts in
+    those of the batches). That stream is the validation loader, or if there is none the stream ``"arch"`` (augmented).
+    The result is in :attr:`ranking` and in checkpoints. Alphas are constant zeros: there is no preference before that.
 
     Args:
         supernet: See :class:`~oneshot.base.SearchModule`.
@@ -127,29 +128,35 @@ class WeightSharingSearch(SupernetTraining):
         """The best of :attr:`ranking`; before there is one, an architecture that follows from the seed and no more."""
         return self.ranking[0][0] if self.ranking else self.sample(np.random.default_rng(int(self._seed)))
 
-    def rank(self, batches: Stream) -> None:
+    def rank(self, batches: Stream, calibration: Sequence[Tensor] = ()) -> None:
         """Compare architectures drawn by the seed of the search on held-out batches, and keep the :attr:`ranking`.
 
         Args:
             batches: A loader of images ``[B, C, H, W]`` and labels ``[B]``; read twice, the first time one batch.
+            calibration: See :func:`~oneshot.evaluation.evaluate_configs`; of the finalists.
         """
         rng = np.random.default_rng(int(self._seed))
         configs = self.supernet.space.unique(self.sample(rng) for _ in range(self.candidates))
-        screened = self._evaluate_configs(configs, islice(batches, 1))[: self.finalists]
-        ranked = self._evaluate_configs([config for config, _ in screened], batches)
+        screened = self._evaluate_configs(configs, mixed(batches, 1))[: self.finalists]
+        ranked = self._evaluate_configs([config for config, _ in screened], batches, calibration)
         self._accuracies.fill_(-1)
         self._genes[: len(ranked)] = torch.from_numpy(self.supernet.space.encode(config for config, _ in ranked))
         self._accuracies[: len(ranked)] = torch.tensor([accuracy for _, accuracy in ranked])
 
-    def _evaluate_configs(self, configs: list[SubnetConfig], batches: Stream) -> list[tuple[SubnetConfig, float]]:
+    def _evaluate_configs(
+        self, configs: list[SubnetConfig], batches: Stream, calibration: Sequence[Tensor] = ()
+    ) -> list[tuple[SubnetConfig, float]]:
         """Configs and accuracies, best first; what is as good as another stays behind it."""
-        accuracies = evaluate_configs(self.supernet, configs, batches, total=over_processes)
+        accuracies = evaluate_configs(self.supernet, configs, batches, calibration=calibration, total=over_processes)
         return sorted(zip(configs, accuracies, strict=True), key=lambda pair: -pair[1])
 
     # The loop.
 
     def facts(self) -> dict[str, Any]:
-        return {**super().facts(), "candidates": f"{self.candidates}, {self.finalists} finalists"}
+        facts = {**super().facts(), "candidates": f"{self.candidates}, {self.finalists} finalists"}
+        if isinstance(self.supernet, ElasticSupernet):
+            facts["supernet"] = ", ".join(f"{name}={value}" for name, value in self.supernet.settings.items())
+        return facts
 
     def weight_batch(self, batch: Batch | tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
         return batch["weights"] if isinstance(batch, dict) else batch
@@ -205,7 +212,22 @@ class WeightSharingSearch(SupernetTraining):
     def conclude(self) -> None:
         """The last step is done: :meth:`rank` architectures on the held-out images."""
         batches = self._held_out()
-        self.rank(list(islice(batches, 1)) if getattr(self.trainer, "fast_dev_run", 0) else batches)
+        self.rank(
+            list(islice(batches, 1)) if getattr(self.trainer, "fast_dev_run", 0) else batches, self._calibration()
+        )
+
+    def _calibration(self) -> Sequence[Tensor]:
+        """Batches of training images; none where there is no batch normalisation, and of texts."""
+        layers = [m for m in self.supernet.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]
+        if not layers or len(self.supernet.input_shape) == 1:
+            return ()
+        loader: Any = self.trainer.train_dataloader
+        loader = loader["weights"] if isinstance(loader, Mapping) else loader
+        size = getattr(loader, "batch_size", None) or 256
+        count = 2048 if self.supernet.task == "classification" else 256  # every pixel counts
+        if (data := getattr(self.trainer, "datamodule", None)) is not None:
+            return in_parts(calibration_images(data, count, batch_size=size), size)
+        return in_parts(first((x for x, _ in mixed(loader, count)), count), size)
 
     def _held_out(self) -> Stream:
         """Batches the weights are not trained on.

@@ -286,8 +286,17 @@ def count_parameters(module: nn.Module) -> int:
     return sum(p.numel() for p in module.parameters() if p.requires_grad)
 
 
+def layout_of(*weights: Tensor) -> torch.memory_format:
+    """How weights ``[C_out, C_in, k, k]`` lie in memory; kernels are chosen, and so numbers rounded, by it.
+
+    Of 1x1 kernels ``is_contiguous`` says both; their strides do not.
+    """
+    last = any(w.dim() == 4 and w.shape[1:].numel() > 1 and w.stride()[1::2] == (1, w.shape[1]) for w in weights)
+    return torch.channels_last if last else torch.contiguous_format
+
+
 def inherit_weights(target: nn.Module, source: nn.Module) -> None:
-    """Copy all tensors of ``source`` into ``target``, sharing nothing.
+    """Copy all tensors of ``source`` into ``target``, in the layout they have in memory, sharing nothing.
 
     The target may have learnable scale and shift where the source has none (``affine``): these keep their initial 1
     and 0, so the function stays the same and becomes trainable.
@@ -301,6 +310,7 @@ def inherit_weights(target: nn.Module, source: nn.Module) -> None:
         if isinstance(module, nn.BatchNorm2d)
         for part in ("weight", "bias")
     }
+    target.to(memory_format=layout_of(*source.parameters()))
     missing, unexpected = target.load_state_dict(source.state_dict(), strict=False)
     if set(missing) - affine or unexpected:
         raise ValueError(

@@ -17,7 +17,7 @@ import numpy.typing as npt
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from .base import Subnet, Supernet
+from .base import Subnet, Supernet, layout_of
 from .elastic_layers import ElasticBlock, inherit_slices
 from .space import NONE, ArchGraph, Choice, IntMatrix, SearchSpace, SubnetConfig
 
@@ -271,6 +271,21 @@ def default_resolutions(image_size: int, halvings: int) -> tuple[int, ...]:
     return (*sorted(size for size in sizes if 2**halvings <= size < image_size), image_size)
 
 
+def checked_resolutions(resolutions: Sequence[int] | None, image_size: int, halvings: int) -> tuple[int, ...]:
+    """Those that were given, or :func:`default_resolutions` for ``None``.
+
+    Raises:
+        ValueError: If none were given.
+    """
+    if resolutions is None:
+        return default_resolutions(image_size, halvings)
+    if not resolutions:
+        raise ValueError(
+            "resolutions are sizes of images, at least one; got (). None stands for those up to image_size."
+        )
+    return tuple(resolutions)
+
+
 def check_depths(depths: Sequence[int]) -> None:
     """Check that a stage can have every number of layers between the fewest and the most.
 
@@ -330,10 +345,12 @@ class ElasticSupernet(Supernet, ABC):
     The layers have the names they have in the networks it extracts. ``input_shape`` has the highest resolution.
 
     Attributes:
+        settings: What all its networks are built with, whatever their architecture.
         upsample: Whether searches may enlarge images to the resolutions of the space.
     """
 
     space: ElasticSpace
+    settings: dict[str, Any]
     upsample: bool = False
 
     @abstractmethod
@@ -386,6 +403,7 @@ class ElasticSupernet(Supernet, ABC):
         network.config = config
         network.to(next(self.parameters())).train(self.training)
         if inherit:
+            network.to(memory_format=layout_of(*self.parameters()))
             inherit_slices(network, self)
         return network
 

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from .base import layout_of
 from .chain import make_divisible
 
 REDUCTION = 4  # of the channels in squeeze-and-excitation (MobileNetV3, arXiv:1905.02244, section 5.3)
@@ -34,8 +35,7 @@ class ElasticConv2d(nn.Conv2d):
 
     def forward(self, x: Tensor, out_channels: int | None = None) -> Tensor:
         """``[B, C_in, H, W] -> [B, out_channels, ceil(H / stride), ceil(W / stride)]``; by default all channels."""
-        # Contiguous, as an extracted network has it: kernels are chosen, and so numbers rounded, by the layout.
-        weight = self.weight[:out_channels, : x.shape[1]].contiguous()
+        weight = _laid_out(self.weight[:out_channels, : x.shape[1]], self.weight)
         bias = None if self.bias is None else self.bias[:out_channels]
         return F.conv2d(x, weight, bias, self.stride, self.padding)
 
@@ -76,19 +76,25 @@ class ElasticDepthwise(nn.Conv2d):
             raise ValueError(f"This convolution has kernels of the sizes {self.kernels}; got {size}.")
         weight = self.weight[:channels]
         if not self.matrices:
-            return _centre(weight, size).contiguous()
+            return _laid_out(_centre(weight, size), self.weight)
         with torch.autocast(weight.device.type, enabled=False):  # rounded once, as the weights of other layers are
             for small, large in zip(self.kernels[-2::-1], self.kernels[:0:-1], strict=True):
                 if small < size:
                     break
                 flat = _centre(weight, small).reshape(len(weight), small**2)
                 weight = F.linear(flat, self.matrices[f"{large}to{small}"]).view(-1, 1, small, small)
-        return weight.contiguous()
+        return _laid_out(weight, self.weight)
 
     def forward(self, x: Tensor, size: int | None = None) -> Tensor:
         """``[B, C, H, W] -> [B, C, ceil(H / stride), ceil(W / stride)]``; by default with the largest kernel."""
         size, channels = size or self.kernels[-1], x.shape[1]
         return F.conv2d(x, self.kernel(channels, size), None, self.stride, size // 2, groups=channels)
+
+
+def _laid_out(part: Tensor, whole: Tensor) -> Tensor:
+    """A part of the weights as an extracted network has it: dense, with the strides its layout asks for."""
+    layout = layout_of(whole)
+    return part.contiguous(memory_format=layout).to(memory_format=layout)  # each leaves some strides alone
 
 
 def _centre(weight: Tensor, size: int) -> Tensor:

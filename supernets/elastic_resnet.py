@@ -2,14 +2,16 @@
 
 Four stages of bottlenecks, each with a ratio of inner to outer channels to choose, and up to two layers more than the
 fewest. What differs from the authors: one width for the whole network instead of one for every stage, and a stem that
-always has its three convolutions.
+always has its three convolutions. As theirs, the stem adds its second convolution to what that reads; ResNet-D has no
+such shortcut, and ``stem_shortcut=False`` leaves it out.
 """
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, NamedTuple
+from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -23,6 +25,7 @@ from .elastic import (
     ElasticSupernet,
     check_classes,
     check_depths,
+    checked_resolutions,
     default_resolutions,
     elastic_choices,
 )
@@ -70,10 +73,10 @@ class ElasticResNetSpace(ElasticSpace):
         resolutions: Sizes of the images.
         widths: Multipliers of the channels.
         extra_depths: Layers that a stage can have beyond 2, 2, 4 and 2, consecutive.
-        ratios: Inner channels per outer channel.
+        ratios: Inner channels per outer channel; at every width they give different numbers of channels.
 
     Raises:
-        ValueError: If depths leave one out, or there is nothing to choose from.
+        ValueError: If depths leave one out, there is nothing to choose from, or two ratios are one at some width.
 
     Example:
         >>> space = ElasticResNetSpace()
@@ -93,10 +96,25 @@ class ElasticResNetSpace(ElasticSpace):
             raise ValueError(f"extra_depths are whole numbers from 0 on, at least one; got {tuple(extra_depths)}.")
         check_depths(extra_depths)
         blocks = [f"e{ratio:g}" for ratio in sorted(set(ratios))]
-        for block in blocks:
-            ratio_of(block)
+        for width, (first, second) in itertools.product(widths, itertools.pairwise(map(ratio_of, blocks))):
+            for channels in _shape(width, "cifar").stages:
+                if inner_channels(channels, first) == (inner := inner_channels(channels, second)):
+                    raise ValueError(
+                        f"Ratios stand for different networks; at width {width:g}, {first:g} and {second:g} of "
+                        f"{channels} channels are both {inner}, a multiple of 8. Leave one out, or take others."
+                    )
         choices = elastic_choices(resolutions, widths, blocks, [least + max(extra_depths) for _, least, _ in STAGES])
         super().__init__("elastic_resnet", choices, tuple(least + min(extra_depths) for _, least, _ in STAGES))
+
+
+def inner_channels(channels: int, ratio: float) -> int:
+    """Channels inside of a block that has so many outside.
+
+    Example:
+        >>> inner_channels(256, 0.35)
+        88
+    """
+    return make_divisible(round(channels * ratio))
 
 
 class _Shape(NamedTuple):
@@ -198,6 +216,7 @@ class ElasticResNetSupernet(ElasticSupernet):
         ratios: See :class:`ElasticResNetSpace`.
         stem: ``"imagenet"``, three convolutions and a maximum, divides the resolution by 32 in all; ``"cifar"``, one
             convolution, by 8.
+        stem_shortcut: Whether the second of the stem's three convolutions is added to its input. Not in timm's.
         dropout: Of the classifier's input, in training.
         upsample: Whether images smaller than a resolution may be enlarged to it, as NAT does with CIFAR-10.
 
@@ -205,7 +224,8 @@ class ElasticResNetSupernet(ElasticSupernet):
         ValueError: If the lowest resolution is too small, there are fewer than two classes, or no such space.
 
     Example:
-        >>> net = ElasticResNetSupernet(num_classes=10, image_size=32, widths=(0.1, 0.2), stem="cifar").eval()
+        >>> small = {"num_classes": 10, "image_size": 32, "stem": "cifar"}
+        >>> net = ElasticResNetSupernet(widths=(0.1, 0.2), ratios=(0.5, 1.0), **small).eval()
         >>> net(torch.zeros(2, 3, 32, 32), net.space.smallest).shape
         torch.Size([2, 10])
     """
@@ -223,22 +243,25 @@ class ElasticResNetSupernet(ElasticSupernet):
         extra_depths: tuple[int, ...] = (0, 1, 2),
         ratios: tuple[float, ...] = (0.2, 0.25, 0.35),
         stem: Stem = "imagenet",
+        stem_shortcut: bool = True,
         dropout: float = 0.0,
         upsample: bool = False,
     ) -> None:
         super().__init__()
         check_classes(num_classes)
         shape = _shape(max(widths, default=0.0), stem)
-        sizes = resolutions or default_resolutions(image_size, _halvings(stem))
+        sizes = checked_resolutions(resolutions, image_size, _halvings(stem))
         check_image_size(min(sizes), _halvings(stem), type(self).__name__)
         self.space = ElasticResNetSpace(resolutions=sizes, widths=widths, extra_depths=extra_depths, ratios=ratios)
         self.input_shape, self.num_classes = (in_channels, max(sizes), max(sizes)), num_classes
         self.upsample = upsample
         self._stem: Stem = stem
-        self._settings: dict[str, Any] = {
+        self.stem_shortcut = stem_shortcut
+        self.settings = {
             "num_classes": num_classes,
             "in_channels": in_channels,
             "stem": stem,
+            "stem_shortcut": stem_shortcut,
             "dropout": dropout,
         }
 
@@ -255,7 +278,7 @@ class ElasticResNetSupernet(ElasticSupernet):
         self.stages = nn.ModuleList()
         c = shape.stem
         for c_out, (_, _, stride), choice in zip(shape.stages, STAGES, self.space.stages, strict=True):
-            inner, stage = make_divisible(round(c_out * max(ratios))), nn.ModuleList()
+            inner, stage = inner_channels(c_out, max(ratios)), nn.ModuleList()
             for row in range(choice.rows):
                 first = row == 0
                 stage.append(ElasticBottleneck(c, inner, c_out, stride=stride if first else 1, project=first))
@@ -270,17 +293,18 @@ class ElasticResNetSupernet(ElasticSupernet):
             x = self.stem[0](x, shape.stem)
         else:
             x = self.stem[0](x, shape.inner)
-            x = x + self.stem[1](x, shape.inner)
+            y = self.stem[1](x, shape.inner)
+            x = x + y if self.stem_shortcut else y
             x = self.pool(self.stem[2](x, shape.stem))
         for modules, c, names in zip(self.stages, shape.stages, arch.stages, strict=True):
             assert isinstance(modules, nn.ModuleList)
             for module, name in zip(modules, names, strict=False):  # those behind are left out
-                x = module(x, make_divisible(round(c * ratio_of(name))), c)
+                x = self.run_cell(module, x, inner_channels(c, ratio_of(name)), c)
         logits: Tensor = self.classifier(self.dropout(x.mean((2, 3))))
         return logits
 
     def standalone(self, arch: ElasticArch) -> ElasticResNetNetwork:
-        return ElasticResNetNetwork(arch.stages, width=arch.width, image_size=arch.resolution, **self._settings)
+        return ElasticResNetNetwork(arch.stages, width=arch.width, image_size=arch.resolution, **self.settings)
 
 
 class ElasticResNetNetwork(ElasticNetwork):
@@ -293,13 +317,14 @@ class ElasticResNetNetwork(ElasticNetwork):
         in_channels: Channels of an image.
         image_size: Height and width of an image.
         stem: See :class:`ElasticResNetSupernet`.
+        stem_shortcut: See :class:`ElasticResNetSupernet`.
         dropout: Of the classifier's input, in training.
 
     Raises:
         ValueError: If there are not four stages with layers, a block has another name, or the image is too small.
 
     Example:
-        >>> net = ElasticResNetNetwork([["e0.25"] * depth for depth in (3, 4, 6, 3)])  # ResNet-50D
+        >>> net = ElasticResNetNetwork([["e0.25"] * depth for depth in (3, 4, 6, 3)], stem_shortcut=False)  # ResNet-50D
         >>> sum(p.numel() for p in net.parameters())
         25576264
     """
@@ -315,6 +340,7 @@ class ElasticResNetNetwork(ElasticNetwork):
         in_channels: int = 3,
         image_size: int = 224,
         stem: Stem = "imagenet",
+        stem_shortcut: bool = True,
         dropout: float = 0.0,
     ) -> None:
         super().__init__()
@@ -324,6 +350,7 @@ class ElasticResNetNetwork(ElasticNetwork):
         shape = _shape(width, stem)
         check_image_size(image_size, _halvings(stem), type(self).__name__)
         self.input_shape, self.num_classes = (in_channels, image_size, image_size), num_classes
+        self.stem_shortcut = stem_shortcut
         self.arch = ElasticArch(image_size, width, tuple(tuple(stage) for stage in stages))
         self.init_args = {
             "stages": [list(stage) for stage in stages],
@@ -332,6 +359,7 @@ class ElasticResNetNetwork(ElasticNetwork):
             "in_channels": in_channels,
             "image_size": image_size,
             "stem": stem,
+            "stem_shortcut": stem_shortcut,
             "dropout": dropout,
         }
 
@@ -349,7 +377,7 @@ class ElasticResNetNetwork(ElasticNetwork):
         for c_out, (_, _, stride), names in zip(shape.stages, STAGES, stages, strict=True):
             stage = nn.ModuleList()
             for row, name in enumerate(names):
-                channels, first = make_divisible(round(c_out * ratio_of(name))), row == 0
+                channels, first = inner_channels(c_out, ratio_of(name)), row == 0
                 stage.append(Bottleneck(c, channels, c_out, stride=stride if first else 1, project=first))
                 c = c_out
             self.stages.append(stage)
@@ -359,7 +387,8 @@ class ElasticResNetNetwork(ElasticNetwork):
     def forward(self, x: Tensor) -> Tensor:
         x = self.stem[0](x)
         if len(self.stem) > 1:
-            x = x + self.stem[1](x)
+            y = self.stem[1](x)
+            x = x + y if self.stem_shortcut else y
             x = self.pool(self.stem[2](x))
         for stage in self.stages:
             assert isinstance(stage, nn.ModuleList)

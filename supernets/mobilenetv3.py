@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, NamedTuple
+from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -24,6 +24,7 @@ from .elastic import (
     ElasticSupernet,
     check_classes,
     check_depths,
+    checked_resolutions,
     default_resolutions,
     elastic_choices,
 )
@@ -318,7 +319,7 @@ class MobileNetV3Supernet(ElasticSupernet):
         super().__init__()
         check_classes(num_classes)
         shape = _shape(max(widths, default=0.0), [max(depths, default=0)] * len(STAGES), stem)
-        sizes = resolutions or default_resolutions(image_size, shape.halvings)
+        sizes = checked_resolutions(resolutions, image_size, shape.halvings)
         check_image_size(min(sizes), shape.halvings, type(self).__name__)
         self.space = MobileNetV3Space(
             resolutions=sizes, widths=widths, depths=depths, kernels=kernels, expansions=expansions
@@ -326,7 +327,7 @@ class MobileNetV3Supernet(ElasticSupernet):
         self.input_shape, self.num_classes = (in_channels, max(sizes), max(sizes)), num_classes
         self.upsample = upsample
         self._stem: Stem = stem
-        self._settings: dict[str, Any] = {
+        self.settings = {
             "num_classes": num_classes,
             "in_channels": in_channels,
             "stem": stem,
@@ -366,14 +367,14 @@ class MobileNetV3Supernet(ElasticSupernet):
             assert isinstance(modules, nn.ModuleList)
             for module, layer, name in zip(modules, layers, names, strict=False):  # those behind are left out
                 kernel, expansion = Block.parse(name)
-                x = module(x, layer, kernel, make_divisible(layer.in_channels * expansion))
+                x = self.run_cell(module, x, layer, kernel, make_divisible(layer.in_channels * expansion))
         x = self.expand(x, shape.expand).mean((2, 3), keepdim=True)
         x = self.act(self.mix(x, shape.features))
         logits: Tensor = self.classifier(self.dropout(x.flatten(1)))
         return logits
 
     def standalone(self, arch: ElasticArch) -> MobileNetV3Network:
-        return MobileNetV3Network(arch.stages, width=arch.width, image_size=arch.resolution, **self._settings)
+        return MobileNetV3Network(arch.stages, width=arch.width, image_size=arch.resolution, **self.settings)
 
 
 class MobileNetV3Network(ElasticNetwork):

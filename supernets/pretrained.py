@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from .elastic_resnet import ElasticResNetSupernet
 from .mobilenetv3 import MobileNetV3Supernet
 
+EPS = 1e-5  # of our batch normalisation
 COUNTER = "num_batches_tracked"  # a tensor of batch normalisation that not every checkpoint has
 
 _TIMM_FIRST = {"conv_dw": "depthwise.conv", "bn1": "depthwise.bn", "conv_pw": "project.conv", "bn2": "project.bn"}
@@ -92,8 +93,10 @@ class Loaded:
 def load_timm(supernet: MobileNetV3Supernet | ElasticResNetSupernet, model: nn.Module | Mapping[str, Tensor]) -> Loaded:
     """Load what fits of a timm model into the largest network of a supernet.
 
-    A MobileNetV3-Large, or a ResNet-50D. Its layers are the first ones of each stage; a tensor is taken if the shape is
-    the same. Build the supernet with the kernels and expansions of the model, and width 1, for more to fit.
+    A MobileNetV3-Large, or a ResNet-D of bottlenecks, which has no shortcut in its stem. Its layers are the first ones
+    of each stage; a tensor is taken if the shape is the same. Build the supernet with the kernels and expansions of the
+    model, and width 1, for more to fit. Of a ``state_dict()`` nobody can tell how the model pads and normalises; timm's
+    ``tf_`` models do so in another way and are refused as modules only.
 
     Args:
         supernet: Its weights change in place.
@@ -103,28 +106,71 @@ def load_timm(supernet: MobileNetV3Supernet | ElasticResNetSupernet, model: nn.M
         Which tensors were loaded, and which were not.
 
     Raises:
-        ValueError: If no tensor of a stage fits. The supernet is unchanged.
+        ValueError: If the model is built in another way. The supernet is unchanged.
     """
     resnet = isinstance(supernet, ElasticResNetSupernet)
+    known = "resnet50d" if resnet else "mobilenetv3_large_100"
+    if isinstance(supernet, ElasticResNetSupernet) and supernet.stem_shortcut and not _has_small_stem(supernet):
+        raise ValueError(
+            f"The stem of a timm {known} has no shortcut, that of this supernet has one, so it would compute something "
+            f"else. Build it anew: {type(supernet).__name__}(stem_shortcut=False)."
+        )
     source, own = dict(model.state_dict() if isinstance(model, nn.Module) else model), supernet.state_dict()
+    fixed = _whatever_the_blocks(supernet)
     fitting: dict[str, Tensor] = {}
     unused: list[str] = []
+    strange = [f"{name} ({what})" for name, what in _unlike_ours(model)] if isinstance(model, nn.Module) else []
     for name, tensor in source.items():
         ours = _from_timm(name, resnet=resnet)
         if ours in own and own[ours].shape == tensor.shape:
             fitting[ours] = tensor
         else:
             unused.append(name)
-    if not any(name.startswith("stages.") for name in fitting):
-        known = "resnet50d" if resnet else "mobilenetv3_large_100"
+            if ours not in own and name != "conv_head.bias" and not _left_out(ours, supernet):
+                strange.append(f"{name} (no place)")
+    strange += [f"{name} (none, or of another shape)" for name in fixed if name not in fitting]
+    if strange:
         raise ValueError(
-            f"No tensor fits a stage of {type(supernet).__name__}, whose weights come from a timm {known}; got tensors "
-            f"such as {', '.join(sorted(source)[:3]) or 'none'}. Load that model, or convert the names."
+            f"Weights of {type(supernet).__name__} come from a timm {known}, or one of other depths or widths that is "
+            f"built alike; what differs is {', '.join(strange[:3])}{' and more' if len(strange) > 3 else ''}. Load "
+            "that model, into a supernet of its width, or convert the names."
         )
     with torch.no_grad():
         for name, tensor in fitting.items():
             own[name].copy_(tensor)
     return Loaded(tuple(sorted(fitting)), tuple(sorted(own.keys() - fitting.keys())), tuple(unused))
+
+
+def _whatever_the_blocks(supernet: MobileNetV3Supernet | ElasticResNetSupernet) -> list[str]:
+    """Tensors whose shapes are those of the model, whatever kernels, expansions and depths there are."""
+    last = "conv3" if isinstance(supernet, ElasticResNetSupernet) else "project"
+    stages = [f"stages.{i}.0.{last}.bn.weight" for i in range(len(supernet.stages))]
+    if isinstance(supernet, MobileNetV3Supernet):
+        return ["stem.bn.weight", *stages, "expand.bn.weight"]
+    return stages if _has_small_stem(supernet) else [*(f"stem.{i}.bn.weight" for i in range(3)), *stages]
+
+
+def _has_small_stem(supernet: ElasticResNetSupernet) -> bool:
+    return isinstance(supernet.stem, nn.ModuleList) and len(supernet.stem) == 1
+
+
+def _left_out(name: str, supernet: MobileNetV3Supernet | ElasticResNetSupernet) -> bool:
+    """Whether the supernet has less of what this tensor belongs to: fewer layers in its stage, a small stem."""
+    if name.startswith("stem."):
+        return isinstance(supernet, ElasticResNetSupernet) and _has_small_stem(supernet)
+    found, stages = re.match(r"stages\.(\d+)\.(\d+)\.", name), supernet.space.stages
+    return found is not None and int(found[1]) < len(stages) and int(found[2]) >= stages[int(found[1])].rows
+
+
+def _unlike_ours(model: nn.Module) -> list[tuple[str, str]]:
+    """Layers that compute something else than ours with the same weights, and why."""
+    found: list[tuple[str, str]] = []
+    for name, layer in model.named_modules():
+        if isinstance(layer, nn.BatchNorm2d) and layer.eps != EPS:
+            found.append((name, f"eps {layer.eps:g}, not {EPS:g}"))
+        if isinstance(layer, nn.Conv2d) and layer.padding != tuple(k // 2 for k in layer.kernel_size):
+            found.append((name, f"padding {layer.padding} of a kernel {layer.kernel_size}"))
+    return found
 
 
 def _from_timm(name: str, *, resnet: bool) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import itertools
 from pathlib import Path
 
 import numpy as np
@@ -10,9 +11,10 @@ import pytest
 import torch
 from PIL import Image
 from torch import Tensor
+from torch.utils.data import DataLoader, TensorDataset
 
 from oneshot.data import ImageFolder
-from oneshot.evaluation import calibration_images, evaluate_configs, recalibrate, recalibrated
+from oneshot.evaluation import calibration_images, evaluate_configs, mixed, recalibrate, recalibrated
 from oneshot.supernets.base import OperationSupernet
 from oneshot.supernets.darts import DARTSSupernet
 from oneshot.supernets.nasbench201 import NASBench201Supernet
@@ -61,11 +63,27 @@ def test_accuracies_are_those_of_the_extracted_networks_in_batch_statistics(
         assert ours != pytest.approx([alone(network, c, data, mistake) for c in configs], rel=0, abs=1e-3)
 
 
-def test_nothing_of_the_supernet_changes() -> None:
+def test_with_calibration_accuracies_are_those_of_recalibrated_networks() -> None:
+    network, data = supernet(), batches()
+    configs, calibration = network.space.decode(network.space.sample_matrix(6, 0)), [x + 1 for x, _ in batches()[:2]]
+    ours = evaluate_configs(network, configs, data, calibration=calibration)
+    expected = []
+    for config in configs:
+        subnet = network.extract(config).double()
+        recalibrate(subnet, calibration)
+        subnet.eval()
+        expected.append(float(torch.cat([(subnet(x).argmax(1) == y).double() for x, y in data]).mean()))
+    assert ours == pytest.approx(expected, rel=0, abs=1e-12)
+    assert ours != pytest.approx(evaluate_configs(network, configs, data), rel=0, abs=1e-3)
+
+
+@pytest.mark.parametrize("calibrated", [False, True], ids=["batch", "calibrated"])
+def test_nothing_of_the_supernet_changes(calibrated: bool) -> None:
     network = supernet().train()
     network.stem[1].eval()  # type: ignore[index]  # some layers may be in another mode
     before, modes = copy.deepcopy(network.state_dict()), [m.training for m in network.modules()]
-    evaluate_configs(network, [network.space.sample(0)], batches())
+    calibration = [x for x, _ in batches()] if calibrated else []
+    evaluate_configs(network, [network.space.sample(0)], batches(), calibration=calibration)
     torch.testing.assert_close(network.state_dict(), before, rtol=0, atol=0)
     assert [m.training for m in network.modules()] == modes
     assert all(m.track_running_stats for m in network.modules() if isinstance(m, torch.nn.BatchNorm2d))
@@ -87,6 +105,17 @@ def test_a_loader_that_is_used_up_and_a_foreign_config_are_refused() -> None:
         evaluate_configs(network, [network.space.sample(0)], iter([]))
     with pytest.raises(ValueError, match="belongs to 'elsewhere'"):
         evaluate_configs(network, [SubnetConfig("elsewhere", {})], batches())
+
+
+def test_mixed_batches_are_of_all_images_always_the_same_and_cost_no_random_numbers() -> None:
+    loader = DataLoader(TensorDataset(torch.arange(24)), batch_size=8)
+    state = torch.get_rng_state()
+    batches = [x.tolist() for (x,) in mixed(loader, 100)]
+    assert torch.equal(torch.get_rng_state(), state)
+    assert sorted(itertools.chain(*batches)) == [*range(24)] and max(batches[0]) - min(batches[0]) > 12
+    assert [x.tolist() for (x,) in mixed(loader, 1)] == batches[:1]
+    assert [x.tolist() for (x,) in mixed([*loader], 9)] == [[*range(8)], [*range(8, 16)]]
+    assert [len(x) for (x,) in mixed(DataLoader(TensorDataset(torch.arange(4))), 1)] == [2]
 
 
 # Statistics of one architecture.

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from oneshot.functional import (
     alpha_divergence,
@@ -148,6 +148,53 @@ def test_each_image_has_its_largest_divergence() -> None:
     both = torch.stack(rows).amax(1).mean()
     torch.testing.assert_close(alpha_divergence(teacher, student, alphas=(-1, 1), clip=5), both)
     assert len({int(row.argmax()) for row in rows}) == 2  # either wins somewhere
+
+
+def authors_slope(p: Tensor, logits: Tensor, alpha: float, clip: float, *, clip_all: bool) -> tuple[float, Tensor]:
+    """Divergence and its gradient for one image, by the rule of facebookresearch/AlphaNet's ``loss_ops.py``."""
+    q = logits.softmax(0)
+    ratio = p / q
+    if alpha == 1:
+        weight = ratio.clamp(max=clip) if clip_all else ratio
+        value = (q * weight * ratio.log()).sum()
+    elif alpha == 0:
+        weight = ratio.clamp(max=clip).log()
+        value = -(q * weight).sum()
+    else:
+        weight = (ratio**alpha).clamp(max=clip)
+        value = (q * (weight - 1)).sum() / (alpha * (alpha - 1))
+        weight = weight / alpha
+    pull = q * weight  # of -sum(pull log q), both factors held
+    return value.item(), q * pull.sum() - pull
+
+
+@pytest.mark.parametrize("alphas", [(-1.0, 1.0), (0.0, 1.0), (-1.0, 2.0)])
+def test_clipping_is_that_of_the_authors(alphas: tuple[float, ...]) -> None:
+    """Also of students that are untrained, or too certain of something else: there, the clip matters."""
+    generator = torch.Generator().manual_seed(3)
+    teacher, student = 3 * torch.randn(2, 40, 50, generator=generator, dtype=torch.float64)
+    student[:4] *= 0.01
+    student[4:8] *= 4
+    teacher[20:], student[20:] = teacher[20:] / 5, student[20:] / 3  # where the divergences are small, either is larger
+    student.requires_grad_()
+    loss = alpha_divergence(teacher, student, alphas=alphas, clip=5)
+    (gradient,) = torch.autograd.grad(loss, student)
+    for clip_all in (False, True):
+        found, winners = [], []
+        for t, s in zip(teacher, student.detach(), strict=True):
+            slopes = [authors_slope(t.softmax(0), s, a, 5.0, clip_all=clip_all) for a in alphas]
+            winners.append(max(range(len(slopes)), key=lambda i: slopes[i][0]))
+            found.append(slopes[winners[-1]])
+        value = sum(v for v, _ in found) / len(found)
+        expected = torch.stack([g for _, g in found]) / len(found)
+        if clip_all:  # what only looks like it
+            assert 1.0 not in alphas or not torch.allclose(gradient, expected, rtol=1e-2, atol=1e-4)
+            continue
+        assert loss.item() == pytest.approx(value, rel=1e-9)
+        torch.testing.assert_close(gradient, expected, rtol=1e-9, atol=1e-12)
+        assert len(set(winners)) == 2 or 1.0 not in alphas
+    p, q = torch.tensor([[0.5, 0.5], [0.005, 0.995]], dtype=torch.float64).log()
+    assert alpha_divergence(p[None], q[None], alphas=(-1.0, 1.0), clip=5).item() == pytest.approx(1.959, abs=1e-3)
 
 
 def test_clipping_bounds_the_gradient_of_a_student_that_has_missed_a_class() -> None:

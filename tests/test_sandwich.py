@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import re
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -11,11 +12,13 @@ import numpy as np
 import pytest
 import pytorch_lightning as pl
 import torch
+from pytorch_lightning.callbacks import ModelCheckpoint
 from torch import Tensor
 from torch.nn import functional as F
 
 from oneshot.cost import count_candidates
 from oneshot.cost.extremes import extremes
+from oneshot.data import FakeImages, SearchDataModule
 from oneshot.functional import alpha_divergence
 from oneshot.methods.alphanet import AlphaNet
 from oneshot.methods.bignas import BigNAS
@@ -194,11 +197,21 @@ def test_paths_keep_to_their_phase() -> None:
         ),
         pytest.param({"phases": [Phase(1, {"layers": ["k9"]})]}, "at least one of .*; got 'k9'", id="pick"),
         pytest.param({"phases": [Phase(1, {"layers": []})]}, "at least one of .*; got 'none'", id="no-pick"),
+        pytest.param(
+            {"phases": [Phase(1, {"lay*": ["k5_e6"], "layers": ["k3_e3"]})]},
+            r"once; 'lay\*' and 'layers' both stand for 'layers'\. Leave one out",
+            id="twice",
+        ),
     ],
 )
 def test_what_cannot_be_trained_is_refused(options: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         SandwichSearch(macro(), **options)
+
+
+def test_an_elastic_supernet_has_no_paths_to_drop() -> None:
+    with pytest.raises(ValueError, match="MobileNetV3Supernet has no droppable paths; drop_path must be 0, got 0.2"):
+        BigNAS(mobile(), drop_path=0.2)
 
 
 def test_phases_that_outlast_the_fit_are_refused() -> None:
@@ -290,6 +303,65 @@ def test_a_fixed_teacher_is_the_same_after_a_resume(tmp_path: Path) -> None:
     other = taught(fixed_teacher=False)
     with pytest.raises(ValueError, match="what differs is teacher: fixed, now None"):
         fit(other, random_streams(other.supernet), epochs=3, ckpt_path=tmp_path / "0.ckpt")
+
+
+@pytest.mark.parametrize("kind", [BigNAS, AlphaNet, OnceForAll])
+def test_what_a_search_in_16_bits_derives_computes_what_the_supernet_does(kind: type[SandwichSearch]) -> None:
+    options: dict[str, Any] = {"shrink_epochs": (0, 0, 1, 0)} if kind is OnceForAll else {}
+    search = kind(mobile(), candidates=4, finalists=2, weight_lr=0.1, **options)
+    fit(search, random_streams(search.supernet), epochs=2, precision="bf16-mixed")
+    assert all(tensor.isfinite().all() for tensor in search.state_dict().values())
+    (config, accuracy), *_ = search.ranking
+    assert config == search.derive() and 0 <= accuracy <= 1
+    search.supernet.eval()
+    x = torch.randn(4, 3, 16, 16)
+    with torch.no_grad():
+        for each in (config, *(search.supernet.space.sample(seed) for seed in range(5))):
+            images = resized(x, search.supernet.resolution(each))
+            assert torch.equal(search.supernet.extract(each)(images), search.supernet(images, each))
+
+
+# Resuming.
+
+
+def every_step(folder: Path) -> ModelCheckpoint:
+    return ModelCheckpoint(folder, "{step}", save_top_k=-1, every_n_train_steps=1)
+
+
+@pytest.mark.filterwarnings("ignore:Using ModelCheckpoint with manual", "ignore:Be aware that when using `ckpt_path`")
+def test_a_checkpoint_between_the_last_step_and_the_end_of_an_epoch_is_refused(tmp_path: Path) -> None:
+    """Lightning would not prepare the next epoch: neither learning rate nor teacher, and after the last no ranking."""
+    data = partial(FakeImages, num_classes=3, input_shape=(3, 16, 16), train_size=48, test_size=8, batch_size=8)
+    whole, again = taught(), taught()
+    saves: dict[str, Any] = {"enable_checkpointing": True, "callbacks": [every_step(tmp_path)]}
+    fit(whole, SearchDataModule(data()), epochs=3, **saves)
+    fit(again, SearchDataModule(data()), epochs=3, ckpt_path=tmp_path / "step=5.ckpt")
+    state = again.state_dict()
+    assert all(torch.equal(tensor, state[name]) for name, tensor in whole.state_dict().items())
+    for step, epoch in ((3, 0), (9, 2)):
+        with pytest.raises(ValueError, match=f"last step of epoch {epoch} and its end, .*RunCheckpoint writes none"):
+            fit(taught(), SearchDataModule(data()), epochs=3, ckpt_path=tmp_path / f"step={step}.ckpt")
+
+
+@pytest.mark.filterwarnings("ignore:Using ModelCheckpoint with manual", "ignore:Be aware that when using `ckpt_path`")
+def test_a_search_is_not_resumed_with_other_paths_phases_or_networks(tmp_path: Path) -> None:
+    def build(*, dropout: float = 0.0, **options: Any) -> SandwichSearch:
+        sizes: Any = {"widths": (0.1,), "depths": (1, 2), "kernels": (3,), "expansions": (2, 3)}
+        supernet = MobileNetV3Supernet(num_classes=3, resolutions=(32,), stem="cifar", dropout=dropout, **sizes)
+        return SandwichSearch(supernet, **{"candidates": 1, "finalists": 1, "random_paths": 1, **options})
+
+    first = build()
+    streams = random_streams(first.supernet)
+    fit(first, streams, epochs=2, limit_train_batches=2, enable_checkpointing=True, callbacks=[every_step(tmp_path)])
+    for options, message in (
+        ({"random_paths": 2}, "paths: 1 random, the smallest, now 2 random, the smallest"),
+        ({"smallest": False}, "paths: 1 random, the smallest, now 1 random"),
+        ({"distillation": "alpha"}, r"distillation: kl, now alpha \(-1.0, 1.0\), clip 5.0"),
+        ({"phases": [Phase(1, {"stage_0": ["k3_e2"]})]}, r"phases: \[\], now \[\(1, \{'stage_0': \['k3_e2'\]\}\)\]"),
+        ({"dropout": 0.1}, "supernet: .*stem=cifar, dropout=0.0, now .*stem=cifar, dropout=0.1"),
+    ):
+        with pytest.raises(ValueError, match=f"what differs is {message}"):
+            fit(build(**options), streams, epochs=2, limit_train_batches=2, ckpt_path=tmp_path / "step=1.ckpt")
 
 
 class Sorted(OnceForAll):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -9,11 +10,15 @@ import pytest
 import pytorch_lightning as pl
 import torch
 from pytorch_lightning.callbacks import ModelCheckpoint
+from torch import Tensor
+from torch.utils.data import DataLoader, TensorDataset
 
 from oneshot.callbacks import SubnetExport
 from oneshot.data import FakeImages, SearchDataModule
-from oneshot.evaluation import evaluate_configs
+from oneshot.evaluation import evaluate_configs, in_parts, inherited_error, joined, mixed
+from oneshot.methods.bignas import BigNAS
 from oneshot.sharing import Stream, UniformSampler, WeightSharingSearch
+from oneshot.supernets.mobilenetv3 import MobileNetV3Supernet
 from oneshot.supernets.nasbench201 import NASBench201Supernet
 from oneshot.supernets.space import SubnetConfig, load_config
 from oneshot.testing import PlantedSupernet, fit, random_streams
@@ -29,9 +34,9 @@ class OnePath(WeightSharingSearch):
     def paths(self, step: int) -> list[SubnetConfig]:
         return [self.supernet.space.decode([[1] * self.supernet.space.num_genes])[0]]
 
-    def rank(self, batches: Stream) -> None:
+    def rank(self, batches: Stream, calibration: Sequence[Tensor] = ()) -> None:
         self.streams.append(batches)
-        super().rank(batches)
+        super().rank(batches, calibration)
 
 
 class LookAtTheEnd(pl.Callback):
@@ -87,7 +92,11 @@ def test_architectures_are_compared_on_the_held_out_images(split: bool, every: i
     assert held is not None
     assert torch.equal(torch.cat([y for _, y in stream]), held.labels)
     configs, accuracies = zip(*search.ranking, strict=True)
-    assert list(accuracies) == pytest.approx(evaluate_configs(search.supernet, configs, stream))
+    train = source.weights_images if isinstance(source, SearchDataModule) else source.train_images
+    loader = data().eval_loader(train, batch_size=48)
+    calibration = in_parts(torch.cat([x for x, _ in loader])[torch.randperm(len(train))], 8)
+    ours = evaluate_configs(search.supernet, configs, stream, calibration=calibration)
+    assert list(accuracies) == pytest.approx(ours)
 
 
 def test_without_validation_the_stream_of_the_architecture_takes_its_place() -> None:
@@ -115,6 +124,37 @@ def test_all_candidates_are_screened_on_one_batch_and_the_best_are_compared_on_a
     skips = sorted((config["cell"].count("skip_connect") for config in screened), reverse=True)
     assert [config["cell"].count("skip_connect") for config in finalists] == skips[:5]
     assert [config for config, _ in search.ranking] == finalists
+
+
+def by_class(n: int, *, size: int = 16) -> DataLoader[Any]:
+    """Images of noise around a mean of their class, one class after the other."""
+    labels = torch.arange(n) * 3 // n
+    x = torch.randn(n, 3, size, size, generator=torch.Generator().manual_seed(n)) + labels[:, None, None, None]
+    return DataLoader(TensorDataset(x, labels), batch_size=8)
+
+
+def test_images_in_the_order_of_their_classes_are_ranked_in_statistics_of_all_of_them() -> None:
+    """Also where the last batch has one image, and one pixel: of these there are no batch statistics."""
+    options: dict[str, Any] = {"resolutions": (32,), "widths": (0.2,), "depths": (1, 2), "dropout": 0.0}
+    search = BigNAS(MobileNetV3Supernet(num_classes=3, **options), candidates=6, finalists=3, weight_lr=0.1)
+    train, held = by_class(48, size=32), by_class(17, size=32)
+    fit(search, {"weights": train, "arch": held}, epochs=2)
+    (x, y), calibration = joined(held), torch.cat([x for x, _ in mixed(train, 48)])
+    for config, accuracy in search.ranking:
+        error = inherited_error(search.supernet, config, x, y, calibration, batch_size=8)
+        assert accuracy == pytest.approx(1 - error, abs=1e-6)
+
+
+def test_screening_sees_all_classes(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen = []
+
+    def evaluate(supernet: Any, configs: Any, batches: Any, **options: Any) -> list[float]:
+        seen.append([set(y.tolist()) for _, y in batches])
+        return [0.0 for _ in configs]
+
+    monkeypatch.setattr("oneshot.sharing.evaluate_configs", evaluate)
+    OnePath().rank(by_class(24))
+    assert seen == [[{0, 1, 2}], [{0}, {1}, {2}]]
 
 
 def test_a_second_ranking_replaces_the_first() -> None:

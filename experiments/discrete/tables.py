@@ -126,15 +126,15 @@ def measure(args: argparse.Namespace) -> None:
         table = load()
         for strategy in args.strategies:
             found = [run(table, metric, STRATEGIES[strategy], seed, args.evaluations) for seed in range(args.seeds)]
-            regrets = np.stack([regret for regret, _ in found])
+            regrets = np.stack([regret for regret, _ in found])[:, EVERY - 1 :: EVERY]
             row = {
                 "table": name,
                 "strategy": strategy,
                 "seeds": args.seeds,
                 "queries": list(range(EVERY, args.evaluations + 1, EVERY)),
-                "mean": np.round(regrets[:, EVERY - 1 :: EVERY].mean(0), 4).tolist(),
-                "sem": np.round(regrets[:, EVERY - 1 :: EVERY].std(0, ddof=args.seeds > 1) / args.seeds**0.5, 4).tolist(),
-                "hits": (regrets[:, EVERY - 1 :: EVERY] < 1e-3).sum(0).tolist(),
+                "mean": np.round(regrets.mean(0), 4).tolist(),
+                "sem": np.round(regrets.std(0, ddof=args.seeds > 1) / args.seeds**0.5, 4).tolist(),
+                "hits": (regrets < 1e-3).sum(0).tolist(),
                 "ms_per_query": round(float(np.mean([ms for _, ms in found])), 3),
             }
             same = [r for r in results if (r["table"], r["strategy"]) == (name, strategy)]

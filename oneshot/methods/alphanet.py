@@ -12,7 +12,8 @@ class AlphaNet(SandwichSearch):
     """The sandwich rule with a divergence that punishes both too certain and too uncertain sub-networks.
 
     Every image has the larger of the divergences of alpha -1 and 1, its importance weights at most 5
-    (arXiv:2102.07954, equation 7). Otherwise as :class:`~oneshot.methods.bignas.BigNAS`.
+    (arXiv:2102.07954, equation 7). Otherwise as :class:`~oneshot.methods.bignas.BigNAS`; left out is also that the
+    authors' code does not decay batch normalisation and biases.
 
     Args:
         supernet: Any supernet, elastic or of operation choices.

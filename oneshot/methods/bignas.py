@@ -12,8 +12,8 @@ class BigNAS(SandwichSearch):
     """One supernet whose sub-networks need no retraining (arXiv:2003.11142).
 
     In every step the largest sub-network learns from the labels, the smallest and two random ones from its predictions.
-    Left out are the initialisation of residual branches at 0, dropout and weight decay for the largest alone, and the
-    learning rate that ends at a constant.
+    Left out are the initialisation of residual branches at 0, dropout and weight decay for the largest alone, none for
+    batch normalisation and biases, and the learning rate that ends at a constant.
 
     Args:
         supernet: Any supernet, elastic or of operation choices.

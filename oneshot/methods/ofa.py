@@ -26,7 +26,8 @@ class OnceForAll(SandwichSearch):
     network of the whole space learns from the labels, and sub-networks of the phase learn from its predictions. The
     paper's teacher is a copy of the largest network from before the shrinking, and its students learn from the labels,
     too; here they learn from the teacher alone, and unless ``fixed_teacher`` it goes on learning, which needs no second
-    network in memory.
+    network in memory. The paper frees depths, and then expansions, in two steps each, and restarts the learning rate
+    with every phase; here each is freed at once, and one cosine goes through the whole fit.
 
     Args:
         supernet: An elastic supernet of blocks named ``k3_e6``: kernel, expansion.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import itertools
 import json
 import time
@@ -193,8 +194,12 @@ class ElasticContract(SupernetContract):
             if setting == "double":
                 supernet.double()
                 x = x.double()
+            if setting == "channels_last":  # as searches have it
+                supernet.to(memory_format=torch.channels_last)
             network = supernet.extract(config)
             if setting == "channels_last":
+                with torch.no_grad():
+                    assert torch.equal(network(x), supernet(x, config))
                 x = x.to(memory_format=torch.channels_last)
             with torch.no_grad(), torch.autocast("cpu", torch.bfloat16, enabled=setting == "bfloat16"):
                 output = network(x)
@@ -302,6 +307,27 @@ class ElasticContract(SupernetContract):
             if all(p.grad is not None and p.grad.any() for p in supernet.parameters()):
                 return
         raise AssertionError([name for name, p in supernet.named_parameters() if p.grad is None or not p.grad.any()])
+
+    def test_checkpointing_keeps_fewer_numbers_and_changes_none(self, supernet: ElasticSupernet) -> None:
+        again, kept, config = copy.deepcopy(supernet.train()), [0, 0], supernet.space.largest
+        again.gradient_checkpointing = True
+        for i, module in enumerate((supernet, again)):
+
+            def count(tensor: Tensor, i: int = i) -> Tensor:
+                kept[i] += tensor.numel()
+                return tensor
+
+            with torch.autograd.graph.saved_tensors_hooks(count, lambda tensor: tensor):
+                loss = F.cross_entropy(
+                    module(self.inputs(module, config), config), torch.arange(4) % module.num_classes
+                )
+            torch.autograd.backward(loss)
+        assert kept[1] < 0.8 * kept[0]
+        for (name, mine), (_, theirs) in zip(supernet.named_parameters(), again.named_parameters(), strict=True):
+            assert (mine.grad is None) == (theirs.grad is None), name
+            assert mine.grad is None or torch.equal(mine.grad, theirs.grad), name  # type: ignore[arg-type]  # checked above
+        for name, tensor in supernet.state_dict().items():
+            assert torch.equal(tensor, again.state_dict()[name]), name
 
     def test_sorting_channels_keeps_the_largest_network(self, supernet: ElasticSupernet) -> None:
         settle(supernet).double().eval()

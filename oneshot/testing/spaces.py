@@ -241,6 +241,14 @@ class SpaceContract(SupernetContract):
                 assert network.training
                 torch.testing.assert_close(network(x), supernet(x, arch), rtol=1e-4, atol=1e-5)
 
+    def test_it_equals_the_supernet_in_the_layout_of_searches(self, supernet: OperationSupernet) -> None:
+        """Kernels are chosen, and so numbers rounded, by how weights lie in memory."""
+        x = self.inputs(supernet)
+        disturb(supernet).eval().to(memory_format=torch.channels_last)
+        for config in draw_configs(supernet.space, 5):
+            with torch.no_grad():
+                assert torch.equal(supernet.extract(config)(x), supernet(x, supernet.one_hot(config)))
+
     def test_different_configs_are_different_functions(self, supernet: OperationSupernet) -> None:
         """Otherwise the comparison above proves nothing."""
         x = self.inputs(supernet)

@@ -101,7 +101,9 @@ def test_paths_follow_the_controller() -> None:
 
 @pytest.mark.slow
 def test_an_elastic_supernet_is_searched_too() -> None:
-    supernet = ElasticResNetSupernet(num_classes=3, resolutions=(16, 32), widths=(0.1, 0.2), stem="cifar")
+    supernet = ElasticResNetSupernet(
+        num_classes=3, resolutions=(16, 32), widths=(0.1, 0.2), ratios=(0.5, 1.0), stem="cifar"
+    )
     search = ENAS(supernet, updates=1, batch=2, candidates=2, finalists=1)
     fit(search, random_streams(supernet, batches=1), epochs=1)
     supernet.space.validate(search.derive())

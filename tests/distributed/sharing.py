@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from typing import Any
 
 import torch
 from search import fit, make_supernet
@@ -10,13 +11,27 @@ from search import fit, make_supernet
 from oneshot.discrete.enas import ENAS
 from oneshot.methods.bignas import BigNAS
 from oneshot.methods.fairnas import FairNAS
+from oneshot.methods.ofa import OnceForAll
 from oneshot.methods.random_sharing import RandomSharing
+from oneshot.supernets.base import Supernet
+from oneshot.supernets.mobilenetv3 import MobileNetV3Supernet
 
 
 def main(method: str, processes: int, out: str) -> None:
-    supernet = make_supernet()
-    cls = {"RandomSharing": RandomSharing, "FairNAS": FairNAS, "BigNAS": BigNAS, "ENAS": ENAS}[method]
-    search = cls(supernet, weight_lr=0.1, grad_clip=1.0, candidates=10, finalists=3)
+    methods = {"RandomSharing": RandomSharing, "FairNAS": FairNAS, "BigNAS": BigNAS, "ENAS": ENAS}
+    options: dict[str, Any] = {"weight_lr": 0.1, "grad_clip": 1.0, "candidates": 10, "finalists": 3}
+    supernet: Supernet = make_supernet()
+    if method == "OnceForAll":
+        sizes: dict[str, Any] = {
+            "widths": (0.1,),
+            "depths": (1, 2),
+            "kernels": (3, 5),
+            "expansions": (2, 3),
+            "dropout": 0.0,
+        }
+        supernet = MobileNetV3Supernet(in_channels=1, num_classes=10, resolutions=(8,), stem="cifar", **sizes)
+    cls = methods.get(method)
+    search = cls(supernet, **options) if cls else OnceForAll(supernet, shrink_epochs=(0, 0, 1, 0), **options)
     trainer = fit(search, processes, limit_val_batches=0)
     weights = [weight.detach().clone() for weight in supernet.parameters()]
     ranking = [(str(config), accuracy) for config, accuracy in search.ranking]

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Sequence
 from typing import Any
 
 import pytest
 import torch
+from torch import Tensor
 
 from oneshot.methods.random_sharing import RandomSharing
 from oneshot.sharing import Stream
@@ -27,8 +29,8 @@ class TestRandomSharing(SharingContract):
 class Worst(RandomSharing):
     """Takes the worst of the ranking: the sign error a planted winner must reveal."""
 
-    def rank(self, batches: Stream) -> None:
-        super().rank(batches)
+    def rank(self, batches: Stream, calibration: Sequence[Tensor] = ()) -> None:
+        super().rank(batches, calibration)
         self._genes[: len(self.ranking)] = self._genes[: len(self.ranking)].flip(0)
 
 

@@ -23,8 +23,17 @@ class TestElasticResNet(ElasticContract):
     @pytest.fixture
     def supernet(self) -> ElasticSupernet:
         return ElasticResNetSupernet(
-            num_classes=3, in_channels=2, resolutions=(9, 16), widths=(0.06, 0.1), stem="cifar"
+            num_classes=3, in_channels=2, resolutions=(9, 16), widths=(0.06, 0.1), ratios=(0.5, 1.0, 1.5), stem="cifar"
         )
+
+
+LARGE: dict[str, Any] = {
+    "num_classes": 3,
+    "resolutions": (32, 37),
+    "widths": (0.06,),
+    "extra_depths": (0, 1),
+    "ratios": (0.5, 1.0),
+}
 
 
 class TestStemForLargeImages(ElasticContract):
@@ -33,9 +42,13 @@ class TestStemForLargeImages(ElasticContract):
 
     @pytest.fixture
     def supernet(self) -> ElasticSupernet:
-        return ElasticResNetSupernet(
-            num_classes=3, resolutions=(32, 37), widths=(0.06,), extra_depths=(0, 1), ratios=(0.25, 0.5)
-        )
+        return ElasticResNetSupernet(**LARGE)
+
+
+class TestStemOfResNetD(TestStemForLargeImages):
+    @pytest.fixture
+    def supernet(self) -> ElasticSupernet:
+        return ElasticResNetSupernet(**LARGE, stem_shortcut=False)
 
 
 def test_resnet_50d_has_the_size_of_timms() -> None:
@@ -56,7 +69,9 @@ def test_a_stage_has_up_to_two_layers_more_than_the_fewest() -> None:
 
 
 def test_costs_come_from_tables() -> None:
-    supernet = ElasticResNetSupernet(num_classes=3, resolutions=(9, 16), widths=(0.06, 0.1), stem="cifar")
+    supernet = ElasticResNetSupernet(
+        num_classes=3, resolutions=(9, 16), widths=(0.06, 0.1), ratios=(0.5, 1.0, 1.5), stem="cifar"
+    )
     genes = supernet.space.sample_matrix(20, 0)
     networks = [supernet.extract(config, inherit=False) for config in supernet.space.decode(genes)]
     counts = [count(network, network.input_shape) for network in networks]
@@ -111,7 +126,13 @@ def test_a_network_that_cannot_work_is_refused(
     [
         pytest.param({"extra_depths": (0, 2)}, "depths of a stage are consecutive", id="depths"),
         pytest.param({"extra_depths": (-1, 0)}, "extra_depths are whole numbers from 0 on", id="negative"),
+        pytest.param({"resolutions": ()}, r"at least one; got \(\). None stands for", id="no resolutions"),
         pytest.param({"ratios": (0.0, 0.25)}, "as 'e0.25'; got 'e0'", id="no channels"),
+        pytest.param(
+            {"widths": (0.2, 1.0)},
+            "at width 0.2, 0.2 and 0.25 of 48 channels are both 16, a multiple of 8. Leave one out",
+            id="ratios that are one",
+        ),
         pytest.param({"widths": (0.0,)}, "width multiplies the channels and is above 0; got 0.0", id="no width"),
     ],
 )

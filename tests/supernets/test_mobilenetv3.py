@@ -227,6 +227,7 @@ def test_a_network_that_cannot_work_is_refused(
         pytest.param({"resolutions": (64, 16)}, "at least 32 pixels; got image_size=16", id="low resolution"),
         pytest.param({"depths": (2, 4)}, r"consecutive, as 2, 3, 4; got \(2, 4\)", id="depths"),
         pytest.param({"depths": (0, 1)}, r"depths are whole numbers from 1 on", id="no depth"),
+        pytest.param({"resolutions": ()}, r"at least one; got \(\). None stands for", id="no resolutions"),
         pytest.param({"widths": ()}, "width multiplies the channels and is above 0", id="no widths"),
         pytest.param({"kernels": (3, 4)}, "Kernels have odd sizes", id="even kernel"),
         pytest.param({"expansions": ()}, "expansions are whole numbers from 1 on", id="no expansions"),

@@ -17,6 +17,7 @@ from timm.models.mobilenetv3 import MobileNetV3
 from torch import Tensor, nn
 
 from oneshot.supernets import ElasticResNetSupernet, MobileNetV3Supernet, convert_ofa, load_timm
+from oneshot.supernets.elastic import ElasticArch
 from oneshot.testing.spaces import disturb
 
 SMALL: dict[str, Any] = {"num_classes": 3, "resolutions": (64,), "widths": (1.0,)}
@@ -90,39 +91,69 @@ def test_of_mobilenetv3_large_what_fits_is_loaded_and_the_rest_is_named() -> Non
     assert "blocks.5.2.conv_dw.weight" not in fitting.unused
 
 
-def test_a_timm_resnet_50d_becomes_the_largest_network() -> None:
+def test_a_timm_resnet_50d_becomes_the_network_of_its_depths() -> None:
+    """The same function by an independent implementation."""
     model = timm.create_model("resnet50d", pretrained=False, num_classes=3)
-    disturb(model).eval()
-    supernet = ElasticResNetSupernet(extra_depths=(0, 1, 2), ratios=(0.2, 0.25), **SMALL).eval()
-    result = load_timm(supernet, model)
-    assert result.unused == ()
-    # its stem has no shortcut, and its depths are 3, 4, 6, 3
-    stem = supernet.stem[1]
+    for layer in disturb(model).modules():
+        if isinstance(layer, nn.BatchNorm2d):
+            layer.momentum = None
+            layer.reset_running_stats()
+    x = torch.randn(4, 3, 64, 64)
     with torch.no_grad():
-        weights = {name: tensor for name, tensor in supernet.state_dict().items() if name in result.loaded}
-        assert torch.equal(weights["stages.2.5.conv2.conv.weight"], model.state_dict()["layer3.5.conv2.weight"])
-        x = torch.randn(2, 3, 64, 64)
-        feature = supernet.pool(supernet.stem[2](stem(supernet.stem[0](x))))
-        torch.testing.assert_close(feature, model.maxpool(model.act1(model.bn1(model.conv1(x)))), rtol=1e-4, atol=1e-5)
-        for stage, depth, theirs in zip(supernet.stages, (3, 4, 6, 3), range(1, 5), strict=True):
-            c_out = (256, 512, 1024, 2048)[theirs - 1]
-            ours = feature
-            for block in list(stage)[:depth]:  # type: ignore[arg-type]  # ModuleList is untyped
-                ours = block(ours, c_out // 4, c_out)
-            feature = getattr(model, f"layer{theirs}")(feature)
-            torch.testing.assert_close(ours, feature, rtol=1e-3, atol=1e-4)
-    assert any(name.startswith("stages.0.3") for name in result.missing)
+        model.train()(x)
+    model.eval()
+    options: dict[str, Any] = {"ratios": (0.2, 0.25), **SMALL}
+    supernet = ElasticResNetSupernet(stem_shortcut=False, **options).eval()
+    result = load_timm(supernet, model)
+    assert result.unused == () and any(name.startswith("stages.0.3") for name in result.missing)
+    config = supernet.space.config(ElasticArch(64, 1.0, tuple(("e0.25",) * depth for depth in (3, 4, 6, 3))))
+    other = ElasticResNetSupernet(**options).eval()
+    with torch.no_grad():
+        torch.testing.assert_close(supernet(x, config), model(x), rtol=1e-3, atol=1e-4)
+        torch.testing.assert_close(supernet.extract(config)(x), model(x), rtol=1e-3, atol=1e-4)
+        with pytest.raises(ValueError, match=r"no shortcut, that of this supernet has one.*\(stem_shortcut=False\)"):
+            load_timm(other, model)
+        other.load_state_dict(supernet.state_dict())
+        assert not torch.allclose(other(x, config), model(x), rtol=0.1)
+
+
+def test_without_its_stem_a_network_for_small_images_has_the_stages() -> None:
+    supernet = ElasticResNetSupernet(num_classes=3, image_size=32, widths=(1.0,), ratios=(0.2, 0.25), stem="cifar")
+    result = load_timm(supernet, timm.create_model("resnet26d", pretrained=False, num_classes=3))
+    assert {name.split(".")[0] for name in result.unused} == {"conv1", "bn1"}
+    loaded = {name.split(".")[0] for name in result.loaded if not name.endswith("num_batches_tracked")}
+    assert loaded == {"stages", "classifier"}
+
+
+RESNET: dict[str, Any] = {"image_size": 32, "widths": (1.0,), "ratios": (0.25,), "stem_shortcut": False}
+
+
+@pytest.mark.parametrize(
+    ("name", "difference"),
+    [
+        pytest.param("efficientnet_b0", r"se.conv_reduce.weight \(no place\)", id="efficientnet"),
+        pytest.param("mobilenetv3_small_100", r"blocks.0.0.se.conv_reduce.weight \(no place\)", id="small"),
+        pytest.param("mobilenetv3_large_075", r"stages.1.0.project.bn.weight \(none, or of another", id="width"),
+        pytest.param("tf_mobilenetv3_large_100", r"conv_stem \(padding \(0, 0\) .* bn1 \(eps 0.001, not", id="tf"),
+        pytest.param("resnet50", r"conv1.weight \(no place\)", id="stem"),
+        pytest.param("resnet34d", r"stages.0.0.conv3.bn.weight \(none", id="basic blocks"),
+        pytest.param("resnet50t", r"stem.0.bn.weight \(none, or of another shape\)", id="stem channels"),
+    ],
+)
+def test_another_model_is_refused_and_changes_nothing(name: str, difference: str) -> None:
+    resnet = name.startswith("resnet")
+    supernet = ElasticResNetSupernet(**RESNET) if resnet else MobileNetV3Supernet(depths=(2,), expansions=(6,))
+    before = {name: tensor.clone() for name, tensor in supernet.state_dict().items()}
+    known = "resnet50d" if resnet else "mobilenetv3_large_100"
+    with pytest.raises(ValueError, match=f"come from a timm {known}, or .* alike; .*{difference}.*Load that model"):
+        load_timm(supernet, timm.create_model(name, pretrained=False))
+    assert all(torch.equal(before[name], tensor) for name, tensor in supernet.state_dict().items())
 
 
 @pytest.mark.parametrize("source", [{}, {"features.0.weight": torch.zeros(1)}, {"fc.bias": torch.zeros(1000)}])
-def test_another_model_is_refused_and_changes_nothing(source: Mapping[str, Tensor]) -> None:
-    supernet = ElasticResNetSupernet(image_size=32, widths=(0.1,), stem="cifar")
-    before = {name: tensor.clone() for name, tensor in supernet.state_dict().items()}
-    with pytest.raises(
-        ValueError, match="No tensor fits a stage of ElasticResNetSupernet, whose weights come from a timm resnet50d"
-    ):
-        load_timm(supernet, source)
-    assert all(torch.equal(before[name], tensor) for name, tensor in supernet.state_dict().items())
+def test_what_holds_no_such_model_is_refused(source: Mapping[str, Tensor]) -> None:
+    with pytest.raises(ValueError, match=r"come from a timm resnet50d, or .*differs is "):
+        load_timm(ElasticResNetSupernet(**RESNET), source)
 
 
 def once_for_all(supernet: MobileNetV3Supernet, generation: int) -> dict[str, Tensor]:
