@@ -255,25 +255,32 @@ def calibration_images(data: pl.LightningDataModule, count: int, *, batch_size: 
 def mixed(loader: Iterable[Any], count: int) -> list[Any]:
     """Batches of a loader with so many images, if there are, drawn from all it has: the same ones every time.
 
-    In order, a batch of a folder would be of a class or two. Random numbers follow from a fixed seed and leave no
-    trace. What is no ``DataLoader`` over a data set with a length, such as a list, gives its first batches.
+    Random numbers follow from a fixed seed and leave no trace.
     """
-    if isinstance(loader, DataLoader) and loader.batch_size and not isinstance(loader.dataset, IterableDataset):
-        loader = DataLoader(
-            loader.dataset,
-            max(2, loader.batch_size),  # of one image there is no variance
-            shuffle=True,
-            collate_fn=loader.collate_fn,
-            generator=torch.Generator().manual_seed(0),
-        )
     taken: list[Any] = []
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        for batch in loader:
+        for batch in shuffled(loader):
             taken.append(batch)
             if sum(len(_images(batch)) for batch in taken) >= count:
                 break
     return taken
+
+
+def shuffled(loader: Iterable[Any], seed: int = 0) -> Iterable[Any]:
+    """The batches of a loader, each drawn from all it has: in order, a batch of a folder would be of a class or two.
+
+    What is no ``DataLoader`` over a data set with a length, such as a list, stays as it is.
+    """
+    if not isinstance(loader, DataLoader) or not loader.batch_size or isinstance(loader.dataset, IterableDataset):
+        return loader
+    return DataLoader(
+        loader.dataset,
+        max(2, loader.batch_size),  # of one image there is no variance
+        shuffle=True,
+        collate_fn=loader.collate_fn,
+        generator=torch.Generator().manual_seed(seed),
+    )
 
 
 def _images(batch: Any) -> Tensor:

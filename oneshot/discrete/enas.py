@@ -13,7 +13,7 @@ from pytorch_lightning.core.optimizer import LightningOptimizer
 from torch import Tensor
 from torch.nn.parallel import DistributedDataParallel
 
-from oneshot.evaluation import evaluate_configs
+from oneshot.evaluation import evaluate_configs, shuffled
 from oneshot.sharing import WeightSharingSearch, draw_operating, over_processes
 from oneshot.supernets.base import Supernet
 from oneshot.supernets.space import SubnetConfig
@@ -158,9 +158,10 @@ class ENAS(WeightSharingSearch):
         )
 
     def _held_out_from(self, number: int) -> Iterator[tuple[Tensor, Tensor]]:
-        """Held-out batches over and over, from one of them on."""
-        batches = self._held_out()
-        skipped = number % max(1, len(batches)) if isinstance(batches, Sized) else 0
+        """Held-out batches over and over; those that have an order (texts), from one of them on."""
+        ordered = self._held_out()
+        batches = shuffled(ordered, seed=number)
+        skipped = number % max(1, len(batches)) if batches is ordered and isinstance(batches, Sized) else 0
         while True:
             given = False
             for batch in islice(batches, skipped, None):

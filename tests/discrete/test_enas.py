@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 import torch
+from torch.utils.data import DataLoader, TensorDataset
 
 import oneshot
 from oneshot.discrete import enas
@@ -128,3 +129,13 @@ BAD: dict[str, Callable[[], object]] = {
 def test_a_bad_argument_is_refused(message: str) -> None:
     with pytest.raises(ValueError, match=message):
         BAD[message]()
+
+
+def test_rewards_are_of_images_of_all_classes_in_every_epoch_others(monkeypatch: pytest.MonkeyPatch) -> None:
+    labels = torch.arange(4).repeat_interleave(32)  # in the order of their classes, as folders of images are
+    ordered = DataLoader(TensorDataset(torch.zeros(128, 1), labels), batch_size=32)
+    search = planted()
+    monkeypatch.setattr(search, "_held_out", lambda: ordered)
+    first, again, later = (next(search._held_out_from(number))[1] for number in (0, 0, 3))
+    assert len(first.unique()) == 4 and torch.equal(first, again) and not torch.equal(first, later)
+    assert len(next(iter(ordered))[1].unique()) == 1, "as they come, a batch has one class"
