@@ -3,6 +3,7 @@ from __future__ import annotations
 import math
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -676,6 +677,73 @@ def test_a_cluster_of_two_workers_loses_one_and_loses_no_evaluation(tmp_path: Pa
         assert sorted(r.proposal.number for r in resumed.records) == list(range(10)), "finished here"
     finally:
         ray.shutdown()
+
+
+ON_A_CLUSTER = """
+import sys, time
+from pathlib import Path
+from oneshot.discrete import RandomSearch, Study
+from oneshot.testing.strategies import SPACE
+
+class Slow:
+    metrics = ("error",)
+
+    def __call__(self, proposal):
+        time.sleep(0.5)
+        return {"error": float(proposal.number)}
+
+if __name__ == "__main__":
+    folder = Path(sys.argv[1])
+    options = {"workers": 2, "ray": sys.argv[2], "timeout": 60, "retries": 0}
+    Study(RandomSearch(SPACE), Slow(), ["min error"], folder=folder, evaluations=500, progress=False, **options).run()
+"""
+
+
+@pytest.mark.slow  # a cluster begins and dies
+def test_a_cluster_that_dies_ends_the_run_and_no_evaluation_is_to_blame(tmp_path: Path) -> None:
+    pytest.importorskip("ray")
+    (tmp_path / "script.py").write_text(ON_A_CLUSTER)
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2]), "RAY_AUTH_MODE": "disabled"}
+    start = "import sys; from ray.scripts.scripts import main; sys.exit(main())"
+    options = ["start", "--head", "--block", "--num-cpus=2", f"--port={port}", "--include-dashboard=false"]
+    head = subprocess.Popen(
+        [sys.executable, "-c", start, *options, "--disable-usage-stats"],
+        env=environment,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        start_new_session=True,
+    )
+    log = tmp_path / "log.jsonl"
+    try:
+        until(lambda: answers(port))
+        command = [sys.executable, str(tmp_path / "script.py"), str(tmp_path), f"127.0.0.1:{port}"]
+        study = subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True)
+        until(lambda: log.is_file() and log.read_text().count('"tell"') > 3)
+    finally:
+        os.killpg(head.pid, signal.SIGKILL)
+        head.wait()
+    _, errors = study.communicate(timeout=60)
+    assert errors.rstrip().endswith("go on with the same command, with or without a cluster."), errors
+    events = EventLog(log).events
+    assert not any(event.get("failure") for event in events)
+    told = sum(event["event"] == "tell" for event in events)
+    here = Study(RandomSearch(SPACE), Faulty(tmp_path, {}), ["min error"], folder=tmp_path, evaluations=told + 2).run()
+    assert len(here.evaluated) == told + 2
+
+
+def answers(port: int) -> bool:
+    with socket.socket() as probe:
+        return probe.connect_ex(("127.0.0.1", port)) == 0
+
+
+def until(condition: Callable[[], bool]) -> None:
+    end = time.monotonic() + 120
+    while not condition():
+        assert time.monotonic() < end
+        time.sleep(0.1)
 
 
 def test_a_cluster_that_is_not_there_is_said_at_once(tmp_path: Path) -> None:
