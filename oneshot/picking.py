@@ -113,6 +113,11 @@ def pick(
     place = _choose(names, archive.values[front], bounds, point, knee=knee)
     row = int(front[place])
     config = module.supernet.space.decode(archive.genes[row][None])[0]
+    if steps := module.outdated():
+        console.print(
+            f"The errors of this front are those of weights {steps} steps ago: the run is not over, or was stopped "
+            "before they were measured again. That of the network below is measured now."
+        )
     console.print(network_table(front_rows(names, units, archive.values[row][None])))
 
     data.prepare_data()

@@ -412,6 +412,21 @@ def test_a_picked_network_runs_in_a_fresh_process_from_onnx_and_from_load(nat_ru
     assert float(result.stdout.splitlines()[-1]) < 1e-4
 
 
+def test_a_pick_says_that_the_errors_of_the_front_are_of_older_weights(
+    nat_run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run, pick = tmp_path / "run", ["pick", str(tmp_path / "run"), "--knee", "--formats"]
+    shutil.copytree(nat_run, run)
+    checkpoint = run / "checkpoints/last.ckpt"
+    assert main([*pick, "--out", str(tmp_path / "now")]) == 0
+    assert "steps ago" not in capsys.readouterr().out
+    saved = torch.load(checkpoint, weights_only=True)
+    assert saved["nat"]["measured_at"] == saved["global_step"] == 6
+    torch.save({**saved, "global_step": 8}, checkpoint)
+    assert main([*pick, "--out", str(tmp_path / "later")]) == 0
+    assert "weights 2 steps ago" in " ".join(capsys.readouterr().out.split())
+
+
 def test_where_evaluations_run_may_change_when_a_search_goes_on(
     nat_run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

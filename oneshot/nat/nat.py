@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, Literal, cast
 
 import numpy as np
+import numpy.typing as npt
 from torch import Tensor
 
 from oneshot.cost import count_candidates
@@ -47,8 +48,9 @@ class NAT(SandwichSearch):
     The fit begins with ``warmup_epochs`` in which sub-networks are drawn uniformly. Then, ``iterations`` times: errors
     of the archive are measured anew (the weights have moved), a predictor of the error is fitted to them, evolution
     looks for the front of predicted error and exact costs, the most useful candidates are measured and added to the
-    archive, and the weights are trained for ``adapt_epochs`` on sub-networks drawn as the archive has them. In the end
-    the errors of the archive are measured once more. Weights are inherited; nothing is retrained.
+    archive, and the weights are trained for ``adapt_epochs`` on sub-networks drawn as the archive has them. In the end,
+    also where the fit is stopped early, the errors of the archive are measured once more. Weights are inherited;
+    nothing is retrained.
 
     The archive always holds the smallest and the largest architecture. Errors are those of validation images (the
     validation loader) after batch normalisation was calibrated for each architecture on training images
@@ -153,26 +155,27 @@ class NAT(SandwichSearch):
         self.progress: Callable[[str, int, int], None] = _ignore
         self._images: tuple[Tensor, Tensor, Tensor] | None = None
         self._images_checksum = 0
+        self._measured_at = self._loaded_at = 0  # steps
         self._forget_what_is_drawn()
 
     # What is trained.
 
     def _forget_what_is_drawn(self) -> None:
+        self._rows: npt.NDArray[np.int64] | None = None  # of the archive, until the next search
         self._marginals: Marginals | None = None
-        self._candidates: IntMatrix | None = None
 
     def draw(self, n: int, rng: np.random.Generator) -> IntMatrix:
         archive = self.pareto.archive
-        if self.drawn_from == "archive" and not archive.failed.all():
-            if self._marginals is None:
-                self._marginals = Marginals.of(self.supernet.space, archive.genes[~archive.failed])
-            return self._marginals.sample(n, rng)
+        if self._rows is None:
+            self._rows = self.pareto.front() if self.drawn_from == "candidates" else np.flatnonzero(~archive.failed)
+        if self.drawn_from == "uniform" or not len(self._rows):
+            return super().draw(n, rng)
+        genes = archive.genes[self._rows]
         if self.drawn_from == "candidates":
-            if self._candidates is None:
-                self._candidates = archive.genes[self.pareto.front()]
-            if len(self._candidates):
-                return self._candidates[rng.choice(len(self._candidates), size=n, replace=len(self._candidates) < n)]
-        return super().draw(n, rng)
+            return genes[rng.choice(len(genes), size=n, replace=len(genes) < n)]
+        if self._marginals is None:
+            self._marginals = Marginals.of(self.supernet.space, genes)
+        return self._marginals.sample(n, rng)
 
     def schedule_position(self) -> tuple[int, int]:
         # The learning rate is annealed within the warm-up, and within every adaptation (arXiv:2005.05859, section 4.1).
@@ -198,7 +201,18 @@ class NAT(SandwichSearch):
         return turn if rest == 0 and 0 <= turn <= self.iterations else None
 
     def conclude(self) -> None:
-        """Nothing is left to do: the last search has measured the archive."""
+        """Measure the errors of the archive with the weights as they are now, unless that is done."""
+        archive = self.pareto.archive
+        if len(archive) and self.outdated():
+            told = self._counted("evaluating the archive", archive)
+            errors = self.evaluator().evaluate(self.supernet.space.decode(archive.genes), told)
+            self.pareto.update(np.array(errors))
+            self.progress("", 0, 0)
+        self._measured_at = self.trainer.global_step
+
+    def outdated(self) -> int:
+        """Steps the weights have made since the errors of the archive were measured."""
+        return (self._loaded_at if self._trainer is None else self.trainer.global_step) - self._measured_at
 
     def on_fit_start(self) -> None:
         super().on_fit_start()
@@ -229,16 +243,18 @@ class NAT(SandwichSearch):
         if self.trainer.is_last_batch and (number := self.searches_after(self.current_epoch + 1)) is not None:
             self.check_finite()
             self.search(number)
+        elif self.trainer.should_stop and self.trainer.fit_loop._can_stop_early:
+            self._rank_now()  # before the callbacks that look at the last epoch
         super().on_train_batch_end(outputs, batch, batch_idx)
+
+    def on_train_end(self) -> None:
+        super().on_train_end()
+        self.conclude()  # EarlyStopping stops a fit after the end of an epoch
 
     def search(self, number: int) -> None:
         """Measure the archive anew; unless all iterations are done, search and add to it."""
-        pareto, space = self.pareto, self.supernet.space
-        evaluator = self.evaluator()
-        if len(pareto.archive):
-            told = self._counted("evaluating the archive", pareto.archive)
-            errors = evaluator.evaluate(space.decode(pareto.archive.genes), told)
-            pareto.update(np.array(errors))
+        self.conclude()
+        pareto, space, evaluator = self.pareto, self.supernet.space, self.evaluator()
         last = number == self.iterations
         for _ in range(0 if last else 2 if number == 0 else 1):  # the first time also the initial archive
             self.progress("predictor and evolution", 0, 1)
@@ -248,7 +264,7 @@ class NAT(SandwichSearch):
                 pareto.tell(genes, np.array(errors))
         self.progress("", 0, 0)
         self._forget_what_is_drawn()
-        if self._trainer is not None and pareto.history:
+        if pareto.history:
             now = pareto.history[-1]
             facts = {"hypervolume": now.hypervolume, "evaluations": float(now.evaluations)}
             if now.kind is not None:
@@ -261,7 +277,7 @@ class NAT(SandwichSearch):
 
     def _asked(self) -> IntMatrix:
         """The candidates of the first process: others may round differently."""
-        if self._trainer is not None and self.trainer.world_size > 1:
+        if self.trainer.world_size > 1:
             if self.trainer.is_global_zero:
                 self.pareto.ask()
             self.pareto.load_state_dict(self.trainer.strategy.broadcast(self.pareto.state_dict()))
@@ -304,12 +320,17 @@ class NAT(SandwichSearch):
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         super().on_save_checkpoint(checkpoint)
-        checkpoint["nat"] = self.pareto.state_dict()
+        drawn = None if self._rows is None else self._rows.tolist()
+        checkpoint["nat"] = {**self.pareto.state_dict(), "measured_at": self._measured_at, "drawn": drawn}
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         super().on_load_checkpoint(checkpoint)
-        self.pareto.load_state_dict(checkpoint["nat"])
+        state = checkpoint["nat"]
+        self.pareto.load_state_dict(state)
+        self._loaded_at = checkpoint["global_step"]
+        self._measured_at = state.get("measured_at", self._loaded_at)
         self._forget_what_is_drawn()
+        self._rows = None if state.get("drawn") is None else np.array(state["drawn"], dtype=np.int64)
 
 
 def _ignore(what: str, done: int, total: int) -> None:

@@ -22,7 +22,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, TensorDataset
 
-from oneshot.callbacks import SearchProgressBar
+from oneshot.callbacks import ParetoExport, SearchProgressBar
 from oneshot.cost import LatencyTable, count_candidates
 from oneshot.cost.table import describe_choices
 from oneshot.guard import check_data
@@ -108,6 +108,50 @@ def test_the_archive_is_measured_again_with_the_last_weights(done: NAT) -> None:
     archive = done.pareto.archive
     errors = evaluator.evaluate(done.supernet.space.decode(archive.genes))
     np.testing.assert_allclose(archive.values[:, 0], errors, atol=1e-12)
+
+
+# Stopping early.
+
+
+class StopAtBatch(pl.Callback):
+    """In the middle of an epoch, as Timer does."""
+
+    def on_train_batch_end(self, trainer: pl.Trainer, *args: Any) -> None:
+        trainer.should_stop |= trainer.current_epoch == 1 and args[-1] == 1
+
+
+class StopAtEpoch(pl.Callback):
+    def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        trainer.should_stop |= trainer.current_epoch == 1
+
+
+class StopAfterEpoch(pl.callbacks.Checkpoint):
+    """After the module's own hook, as EarlyStopping does."""
+
+    on_train_epoch_end = StopAtEpoch.on_train_epoch_end
+
+
+@pytest.mark.parametrize("stop", [StopAtBatch, StopAtEpoch, StopAfterEpoch])
+def test_a_fit_that_stops_early_ends_with_errors_of_its_last_weights(stop: type[pl.Callback], tmp_path: Path) -> None:
+    search = nat(adapt_epochs=2)
+    options: dict[str, Any] = {"enable_checkpointing": True, "callbacks": [stop(), ParetoExport(tmp_path)]}
+    trainer = fit(search, tmp_path, **options)
+    assert trainer.current_epoch == 2 and search.outdated() == 0
+    evaluator = SupernetEvaluator(search.supernet, *stripes(64, 1), stripes(128, 0)[0][:64], batch_size=32)
+    errors = evaluator.evaluate(search.supernet.space.decode(search.pareto.archive.genes))
+    np.testing.assert_allclose(search.pareto.archive.values[:, 0], errors, atol=1e-12)
+    assert [row[0] for row in json.loads((tmp_path / "archive.json").read_text())["values"]] == errors
+
+
+def test_a_fit_goes_on_after_an_early_stop_as_if_it_had_not_stopped(tmp_path: Path) -> None:
+    whole, again = nat(adapt_epochs=2, sampler="candidates"), nat(adapt_epochs=2, sampler="candidates")
+    fit(whole, tmp_path / "whole")
+    stopped = nat(adapt_epochs=2, sampler="candidates")
+    fit(stopped, tmp_path, enable_checkpointing=True, callbacks=[StopAtEpoch(), Save()])
+    fit(again, tmp_path / "again", ckpt_path=tmp_path / "1.ckpt")
+    (weights, state), (weights_again, state_again) = everything(whole), everything(again)
+    assert state == state_again
+    assert all(torch.equal(weights[name], weights_again[name]) for name in weights)
 
 
 # What is trained.
