@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import contextlib
 import math
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import TYPE_CHECKING, Any
+import random
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Sized
+from typing import TYPE_CHECKING, Any, cast
 
+import numpy as np
 import torch
+from pytorch_lightning.utilities.seed import isolate_rng
 from torch import Tensor, nn
+from torch.utils.data import DataLoader, IterableDataset, Subset
 
 from oneshot.supernets.base import Subnet, Supernet, batch_statistics
 from oneshot.supernets.elastic import ElasticNetwork, resized
@@ -199,7 +203,8 @@ def decode_images(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Validation images ``[N, C, H, W]``, their labels, and so many training images, all read once, none augmented.
 
-    Training images of a data module without ``eval_loader`` come as its training loader has them.
+    Training images of a data module without ``eval_loader`` come as :func:`training_images` has them, augmented if they
+    are.
 
     Raises:
         ValueError: If there are no validation images.
@@ -219,11 +224,26 @@ def calibration_images(data: pl.LightningDataModule, count: int, *, batch_size: 
     if hasattr(inner, "eval_loader"):
         train = data.weights_images if hasattr(data, "weights_images") else inner.train_images
         drawn = torch.randperm(len(train), generator=torch.Generator().manual_seed(0))[:count]
-        images: Any = (x for x, _ in inner.eval_loader(train.subset(drawn), batch_size=batch_size))
-    else:
-        batches: Any = data.train_dataloader()
-        images = (batch["weights"][0] if isinstance(batch, dict) else batch[0] for batch in batches)
-    return first(images, count)
+        return first((x for x, _ in inner.eval_loader(train.subset(drawn), batch_size=batch_size)), count)
+    return training_images(data.train_dataloader(), count, batch_size=batch_size)
+
+
+def training_images(loader: Any, count: int, *, batch_size: int = 256) -> Tensor:
+    """So many images of a training loader, ``[N, C, H, W]``, if there are; the same ones every time.
+
+    Drawn by a fixed seed from its data set, however it shuffles and whichever part of it is this process's; of a loader
+    without one, the first. Random augmentation is seeded, too, and nobody else's random numbers are touched.
+    """
+    loader = loader["weights"] if isinstance(loader, Mapping) else loader
+    with isolate_rng():
+        random.seed(0)
+        np.random.seed(0)
+        torch.manual_seed(0)
+        if isinstance(loader, DataLoader) and not isinstance(loader.dataset, IterableDataset):
+            drawn: Any = Subset(loader.dataset, torch.randperm(len(cast(Sized, loader.dataset)))[:count].tolist())
+            loader = DataLoader(drawn, batch_size, collate_fn=loader.collate_fn)
+        batches = (batch["weights"] if isinstance(batch, Mapping) else batch for batch in loader)
+        return first((batch[0] for batch in batches), count)
 
 
 def in_parts(images: Tensor, most: int) -> tuple[Tensor, ...]:

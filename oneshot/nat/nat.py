@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
+import warnings
 import zlib
 from collections.abc import Callable, Mapping, Sequence, Sized
 from pathlib import Path
@@ -17,7 +18,7 @@ from oneshot.cost import count_candidates
 from oneshot.cost.candidates import Counted
 from oneshot.cost.few_shot import measured_cost
 from oneshot.cost.table import LatencyTable
-from oneshot.evaluation import decode_images, first, joined
+from oneshot.evaluation import decode_images, joined, training_images
 from oneshot.sandwich import SandwichSearch
 from oneshot.supernets.base import Supernet
 from oneshot.supernets.space import IntMatrix, SubnetConfig
@@ -155,6 +156,7 @@ class NAT(SandwichSearch):
         self.progress: Callable[[str, int, int], None] = _ignore
         self._images: tuple[Tensor, Tensor, Tensor] | None = None
         self._images_checksum = 0
+        self._images_before: int | None = None  # checksum of those before the fit was resumed
         self._measured_at = self._loaded_at = 0  # steps
         self._forget_what_is_drawn()
 
@@ -229,9 +231,18 @@ class NAT(SandwichSearch):
             )
 
     def look_for_held_out(self) -> None:
-        self._images = self._decoded()
-        batch = zlib.crc32(str(self.evaluation_batch).encode())
-        self._images_checksum = checksum(zip(("images", "labels", "calibration"), self._images, strict=True), batch)
+        images, strategy = self._decoded(), self.trainer.strategy
+        own = self._checksum(images)
+        if not strategy.reduce_boolean_decision(strategy.broadcast(own) == own):
+            images = strategy.broadcast(images)  # loaders that give every process another part
+        self._images, self._images_checksum = images, self._checksum(images)
+        if self._images_before not in (None, self._images_checksum):
+            warnings.warn(
+                "The search began with other validation images, calibration images or evaluation_batch than it goes on "
+                f"with: their checksum was {self._images_before} and is {self._images_checksum}. Evaluations are made "
+                "again, and errors differ. Resume with the same data, from loaders that do not depend on chance.",
+                stacklevel=2,
+            )
         self.evaluator()  # raises where images tell nothing, or a cluster is not there: now, not after the warm-up
 
     def on_train_start(self) -> None:
@@ -300,6 +311,10 @@ class NAT(SandwichSearch):
         self.progress(what, 0, total)
         return lambda config, error: self.progress(what, next(done), total)
 
+    def _checksum(self, images: tuple[Tensor, ...]) -> int:
+        batch = zlib.crc32(str(self.evaluation_batch).encode())
+        return checksum(zip(("images", "labels", "calibration"), images, strict=True), batch)
+
     def _decoded(self) -> tuple[Tensor, Tensor, Tensor]:
         data: Any = getattr(self.trainer, "datamodule", None)
         if data is not None:
@@ -308,8 +323,10 @@ class NAT(SandwichSearch):
         source = self.trainer.fit_loop.epoch_loop.val_loop._data_source
         loaders = source.dataloader() if source.is_defined() else self._held_out()
         validation = loaders[0] if isinstance(loaders, list | tuple) else loaders
-        training = (self.weight_batch(batch)[0] for batch in cast(Any, self.trainer.train_dataloader))
-        return (*joined(validation), first(training, self.calibration_images))
+        images = training_images(
+            self.trainer.train_dataloader, self.calibration_images, batch_size=self.evaluation_batch
+        )
+        return (*joined(validation), images)
 
     # Checkpoints.
 
@@ -321,7 +338,8 @@ class NAT(SandwichSearch):
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         super().on_save_checkpoint(checkpoint)
         drawn = None if self._rows is None else self._rows.tolist()
-        checkpoint["nat"] = {**self.pareto.state_dict(), "measured_at": self._measured_at, "drawn": drawn}
+        ours = {"measured_at": self._measured_at, "drawn": drawn, "images": self._images_checksum}
+        checkpoint["nat"] = {**self.pareto.state_dict(), **ours}
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         super().on_load_checkpoint(checkpoint)
@@ -329,6 +347,7 @@ class NAT(SandwichSearch):
         self.pareto.load_state_dict(state)
         self._loaded_at = checkpoint["global_step"]
         self._measured_at = state.get("measured_at", self._loaded_at)
+        self._images_before = state.get("images")
         self._forget_what_is_drawn()
         self._rows = None if state.get("drawn") is None else np.array(state["drawn"], dtype=np.int64)
 

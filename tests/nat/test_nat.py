@@ -40,15 +40,19 @@ ROOT = Path(__file__).parents[2]
 class Stripes(pl.LightningDataModule):
     """Rows and columns; the validation images are others."""
 
-    def __init__(self, *, validation: int = 64, batch_size: int = 32) -> None:
+    def __init__(self, *, validation: int = 64, batch_size: int = 32, shuffle: bool = False) -> None:
         super().__init__()
-        self.validation, self.batch_size = validation, batch_size
+        self.validation, self.batch_size, self.shuffle = validation, batch_size, shuffle
 
     def train_dataloader(self) -> Any:
-        return DataLoader(TensorDataset(*stripes(128, 0)), self.batch_size)
+        return DataLoader(TensorDataset(*stripes(128, 0)), self.batch_size, shuffle=self.shuffle)
 
     def val_dataloader(self) -> Any:
         return DataLoader(TensorDataset(*stripes(self.validation, 1)), self.batch_size) if self.validation else []
+
+
+def calibration() -> Tensor:
+    return stripes(128, 0)[0][torch.randperm(128, generator=torch.Generator().manual_seed(0))[:64]]
 
 
 def nat(kind: type[NAT] = NAT, **options: Any) -> NAT:
@@ -103,8 +107,7 @@ def test_the_front_gets_the_planted_winner_and_gives_it_up_where_it_costs_too_mu
 
 def test_the_archive_is_measured_again_with_the_last_weights(done: NAT) -> None:
     x, y = stripes(64, 1)
-    calibration = stripes(128, 0)[0][:64]
-    evaluator = SupernetEvaluator(done.supernet, x, y, calibration, batch_size=32)
+    evaluator = SupernetEvaluator(done.supernet, x, y, calibration(), batch_size=32)
     archive = done.pareto.archive
     errors = evaluator.evaluate(done.supernet.space.decode(archive.genes))
     np.testing.assert_allclose(archive.values[:, 0], errors, atol=1e-12)
@@ -137,7 +140,7 @@ def test_a_fit_that_stops_early_ends_with_errors_of_its_last_weights(stop: type[
     options: dict[str, Any] = {"enable_checkpointing": True, "callbacks": [stop(), ParetoExport(tmp_path)]}
     trainer = fit(search, tmp_path, **options)
     assert trainer.current_epoch == 2 and search.outdated() == 0
-    evaluator = SupernetEvaluator(search.supernet, *stripes(64, 1), stripes(128, 0)[0][:64], batch_size=32)
+    evaluator = SupernetEvaluator(search.supernet, *stripes(64, 1), calibration(), batch_size=32)
     errors = evaluator.evaluate(search.supernet.space.decode(search.pareto.archive.genes))
     np.testing.assert_allclose(search.pareto.archive.values[:, 0], errors, atol=1e-12)
     assert [row[0] for row in json.loads((tmp_path / "archive.json").read_text())["values"]] == errors
@@ -439,16 +442,17 @@ def test_what_a_search_has_found_is_logged_however_rarely_steps_are(tmp_path: Pa
 
 def test_under_mixed_precision_errors_are_those_of_32_bits_and_a_resume_is_exact(done: NAT, tmp_path: Path) -> None:
     whole, again = nat(), nat()
-    fit(whole, tmp_path, precision="bf16-mixed", enable_checkpointing=True, callbacks=[Save()])
+    data = Stripes(validation=512)  # so many that rounding shows
+    fit(whole, tmp_path, data, precision="bf16-mixed", enable_checkpointing=True, callbacks=[Save()])
     assert any(not torch.equal(a, b) for a, b in zip(whole.parameters(), done.parameters(), strict=True))
-    x, y = stripes(64, 1)
-    evaluator = SupernetEvaluator(whole.supernet, x, y, stripes(128, 0)[0][:64], batch_size=32)
+    x, y = stripes(512, 1)
+    evaluator = SupernetEvaluator(whole.supernet, x, y, calibration(), batch_size=32)
     errors = evaluator.evaluate(whole.supernet.space.decode(whole.pareto.archive.genes))
     assert whole.pareto.archive.values[:, 0].tolist() == errors
     with torch.autocast("cpu", torch.bfloat16):
         rounded = evaluator.evaluate(whole.supernet.space.decode(whole.pareto.archive.genes))
     assert rounded != errors
-    fit(again, tmp_path / "again", precision="bf16-mixed", ckpt_path=tmp_path / "1.ckpt")
+    fit(again, tmp_path / "again", data, precision="bf16-mixed", ckpt_path=tmp_path / "1.ckpt")
     (weights, state), (weights_again, state_again) = everything(whole), everything(again)
     assert state == state_again
     assert all(torch.equal(weights[name], weights_again[name]) for name in weights)
@@ -469,6 +473,35 @@ def everything(search: NAT) -> tuple[dict[str, Tensor], str]:
     for iteration in [*state["history"], state["proposal"]]:
         iteration["seconds"] = 0.0
     return copy.deepcopy(search.supernet.state_dict()), json.dumps(state)
+
+
+@pytest.mark.parametrize("module", [True, False], ids=["data-module", "loaders"])
+def test_what_is_evaluated_on_does_not_follow_the_random_numbers_of_a_run(module: bool, tmp_path: Path) -> None:
+    seen = []
+    for seed in (0, 1):
+        search, data = nat(warmup_epochs=0, iterations=1), Stripes(shuffle=True)
+        torch.manual_seed(seed)
+        if module:
+            fit(search, tmp_path / str(seed), data)
+        else:
+            names = ("logger", "enable_checkpointing", "enable_progress_bar", "enable_model_summary")
+            trainer = pl.Trainer(
+                accelerator="cpu",
+                devices=1,
+                default_root_dir=tmp_path / str(seed),
+                max_epochs=1,
+                limit_val_batches=0,
+                **dict.fromkeys(names, False),
+            )
+            trainer.fit(search, data.train_dataloader(), data.val_dataloader())
+        seen.append(search._images[2])  # type: ignore[index]  # the fit has read them
+    assert torch.equal(seen[0], seen[1]) and torch.equal(seen[0], calibration())
+
+
+def test_a_search_that_goes_on_with_other_images_is_told_so(tmp_path: Path) -> None:
+    fit(nat(), tmp_path, enable_checkpointing=True, callbacks=[Save()])
+    with pytest.warns(UserWarning, match="began with other validation images, .* Resume with the same data"):
+        fit(nat(), tmp_path, Stripes(validation=60), ckpt_path=tmp_path / "1.ckpt")
 
 
 @pytest.mark.parametrize("epoch", [0, 1])
