@@ -172,6 +172,13 @@ class ParetoSearch:
             self.space, genes[known], values[known, 0], kinds=self.kinds, seed=int(rng.integers(2**31))
         )
         tau = {str(kind): tau for kind, tau in self.predictor.tau.items()}
+        if (best := max(tau.values())) <= 0:
+            warnings.warn(
+                f"The accuracy predictor of iteration {self._proposal.number} tells nothing: its Kendall's tau is "
+                f"{best:.2f} in cross-validation, and candidates are as good as drawn ones. Evaluate more architectures "
+                "(initial, batch), or with less noise: on more validation images, after a longer training.",
+                stacklevel=2,
+            )
         self._proposal = replace(self._proposal, kind=self.predictor.kind, tau=tau)
         front = self.front()
         with _quiet():

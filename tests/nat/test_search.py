@@ -275,3 +275,11 @@ def test_a_state_of_another_search_is_refused(other: Any, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         search.load_state_dict(state)
     assert search.state_dict() == before
+
+
+def test_a_predictor_that_tells_nothing_is_a_warning() -> None:
+    search = make(kinds=["ridge"])
+    genes = search.ask()
+    search.tell(genes, np.full(len(genes), 0.5))
+    with pytest.warns(UserWarning, match=r"of iteration 1 tells nothing: its Kendall's tau is 0.00 .* Evaluate more"):
+        search.ask()
