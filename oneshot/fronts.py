@@ -77,6 +77,22 @@ def _by_blocks(ordered: Floats) -> npt.NDArray[np.bool_]:
     return kept
 
 
+def by_rank_and_crowding(values: npt.ArrayLike) -> npt.NDArray[np.int64]:
+    """Rows of ``[N, M]``, the best first: by front, and in each by falling crowding distance (NSGA-II's order).
+
+    Rows that are not finite are left out.
+    """
+    from pymoo.operators.survival.rank_and_crowding.metrics import calc_crowding_distance
+
+    y = _matrix(values)
+    left, order = np.flatnonzero(np.isfinite(y).all(1)), [np.empty(0, dtype=np.int64)]
+    while len(left):
+        mask = non_dominated(y[left])
+        front, left = left[mask], left[~mask]
+        order.append(front[np.argsort(-calc_crowding_distance(y[front]), kind="stable")])
+    return np.concatenate(order)
+
+
 def reference_point(values: npt.ArrayLike, margin: float = 0.1) -> Floats:
     """The worst of every objective, and a share of its range beyond, so that the ends of a front count.
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from oneshot import fronts
-from oneshot.fronts import hypervolume, igd_plus, non_dominated, reference_point
+from oneshot.fronts import by_rank_and_crowding, hypervolume, igd_plus, non_dominated, reference_point
 
 RNG = np.random.default_rng(0)
 
@@ -96,6 +96,14 @@ def test_what_the_reference_point_excludes_adds_nothing() -> None:
     assert hypervolume([[0.5, 0.5], [0.5, 0.5], [0.6, 0.6]], [1.0, 1.0]) == pytest.approx(0.25)
     with pytest.raises(ValueError, match="one value for each of 2"):
         hypervolume([[1.0, 2.0]], [1.0])
+
+
+def test_rows_are_ordered_by_front_and_then_by_how_alone_they_are() -> None:
+    front = [[0.0, 10.0], [1.0, 8.9], [2.0, 8.0], [6.0, 4.0], [10.0, 0.0]]
+    values = np.array([*front, [np.nan, 0.0], [7.0, 5.0], [8.0, 6.0]])
+    order = by_rank_and_crowding(values)
+    assert set(order[:2]) == {0, 4} and order[2:].tolist() == [3, 2, 1, 6, 7]
+    assert by_rank_and_crowding(np.empty((0, 2))).tolist() == []
 
 
 def test_the_reference_point_is_a_tenth_of_the_range_beyond_the_worst() -> None:

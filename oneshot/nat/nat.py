@@ -80,6 +80,8 @@ class NAT(SandwichSearch):
         predictors: Kinds of accuracy predictors that cross-validation chooses among in every iteration.
         sampler: What is trained between searches: draws from the ``"archive"``'s categorical distributions, the
             ``"candidates"`` of its front themselves (ENCAS), or ``"uniform"`` draws.
+        sampled_from: Distributions are those of so many best of the archive, by non-domination rank and crowding;
+            ``None`` takes all. The authors' later framework has 150, ENCAS 300 of a larger archive.
         calibration_images: Training images that batch normalisation is calibrated on.
         evaluation_batch: Images in a batch of evaluations.
         search_seed: Of archive, predictor and evolution.
@@ -114,6 +116,7 @@ class NAT(SandwichSearch):
         generations: int = 100,
         predictors: Sequence[Kind] = KINDS,
         sampler: Literal["archive", "candidates", "uniform"] = "archive",
+        sampled_from: int | None = 150,
         calibration_images: int = 2048,
         evaluation_batch: int = 256,
         search_seed: int = 0,
@@ -130,10 +133,13 @@ class NAT(SandwichSearch):
             )
         if sampler not in ("archive", "candidates", "uniform"):
             raise ValueError(f"What is trained is drawn from 'archive', 'candidates' or 'uniform'; got {sampler!r}.")
+        if sampled_from is not None and sampled_from < 1:
+            raise ValueError(f"Distributions need an architecture, or None for all; got sampled_from={sampled_from}.")
         if calibration_images < 2:
             raise ValueError(f"Calibration needs at least two images; got calibration_images={calibration_images}.")
         self.warmup_epochs, self.iterations, self.adapt_epochs = warmup_epochs, iterations, adapt_epochs
-        self.drawn_from, self.calibration_images, self.evaluation_batch = sampler, calibration_images, evaluation_batch
+        self.drawn_from, self.sampled_from = sampler, sampled_from
+        self.calibration_images, self.evaluation_batch = calibration_images, evaluation_batch
         macs = Objective("macs", model=self.macs)
         several = sum(isinstance(given, str) and given.endswith(FILES) for given in objectives) > 1
         known = [macs if given == "macs" else objective_of(given, supernet, by_file=several) for given in objectives]
@@ -169,7 +175,8 @@ class NAT(SandwichSearch):
     def draw(self, n: int, rng: np.random.Generator) -> IntMatrix:
         archive = self.pareto.archive
         if self._rows is None:
-            self._rows = self.pareto.front() if self.drawn_from == "candidates" else np.flatnonzero(~archive.failed)
+            pareto = self.pareto
+            self._rows = pareto.front() if self.drawn_from == "candidates" else pareto.best(self.sampled_from)
         if self.drawn_from == "uniform" or not len(self._rows):
             return super().draw(n, rng)
         genes = archive.genes[self._rows]

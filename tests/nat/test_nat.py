@@ -222,6 +222,21 @@ def test_archive_draws_follow_its_categorical_distributions() -> None:
         np.testing.assert_allclose(np.bincount(drawn[:, gene], minlength=size) / len(drawn), expected, atol=0.02)
 
 
+def test_archive_draws_are_like_the_best_of_the_archive() -> None:
+    few, all_of_it = nat(sampled_from=3), nat(sampled_from=None)
+    genes = few.pareto.ask()
+    costs = few.macs.costs(genes)
+    for search in (few, all_of_it):
+        search.pareto.ask()
+        search.pareto.tell(genes, costs / costs.max())  # the smaller, the better in both objectives
+    best = few.pareto.archive.genes[np.argsort(costs, kind="stable")[:3]]
+    drawn = few.draw(5000, np.random.default_rng(0))
+    for gene in range(4):
+        expected = (np.bincount(best[:, gene], minlength=3) + 1 / 3) / 4
+        np.testing.assert_allclose(np.bincount(drawn[:, gene], minlength=3) / 5000, expected, atol=0.03)
+    assert few.macs.costs(drawn).mean() < 0.8 * few.macs.costs(all_of_it.draw(5000, np.random.default_rng(0))).mean()
+
+
 def test_the_learning_rate_is_annealed_in_every_turn() -> None:
     class AtEpoch(NAT):
         epoch = 0
@@ -308,6 +323,7 @@ def test_any_objectives_and_constraints() -> None:
             {"constraints": {"latency": 1.0}}, "is on one of the objectives macs, .*; got 'latency'", id="no-objective"
         ),
         pytest.param({"population": 1}, "population", id="population"),
+        pytest.param({"sampled_from": 0}, "None for all; got sampled_from=0", id="sampled-from"),
         pytest.param({"calibration_images": 1}, "at least two images; got calibration_images=1", id="calibration"),
     ],
 )

@@ -153,6 +153,16 @@ def test_when_everything_fails_it_goes_on_with_other_samples() -> None:
     assert len(search.ask()) == 6 and len(search.front()) == 0
 
 
+def test_the_best_keep_the_constraints_and_those_that_failed_are_not_among_them() -> None:
+    search = make(constraints=[Constraint(SIZE, 9.0)])
+    genes = search.ask()
+    search.tell(genes, np.where(np.arange(len(genes)) == 5, np.nan, error(genes)))
+    best, small = search.best(), search.archive.values[:, 1] <= 9.0
+    assert sorted(best) == [i for i in range(len(genes)) if i != 5] and not small.all()
+    assert small[best].tolist() == sorted(small[best], reverse=True)
+    assert set(search.front()) == set(best[: len(search.front())]) and np.array_equal(search.best(7), best[:7])
+
+
 def test_new_errors_replace_all_and_the_last_hypervolume() -> None:
     search = run(make(), 3)
     before = search.history
