@@ -18,7 +18,7 @@ from torch import Tensor
 from oneshot.cluster import check_room, connect
 from oneshot.evaluation import inherited_error
 from oneshot.supernets.base import Supernet
-from oneshot.supernets.elastic import resized
+from oneshot.supernets.elastic import ElasticSupernet, resized
 from oneshot.supernets.space import SubnetConfig
 
 Done = Callable[[SubnetConfig, float], None]  # told of every error as soon as it is known
@@ -50,7 +50,8 @@ class SupernetEvaluator(Evaluator):
         batch_size: Images in a batch.
 
     Raises:
-        ValueError: If there are no images, fewer labels than images, or a single class among the labels.
+        ValueError: If there are no images, fewer labels than images, a single class among the labels, or fewer pixels
+            than an elastic supernet's highest resolution asks for.
     """
 
     def __init__(
@@ -70,6 +71,8 @@ class SupernetEvaluator(Evaluator):
             )
         if batch_size < 1:
             raise ValueError(f"batch_size must be at least 1; got {batch_size}.")
+        if isinstance(supernet, ElasticSupernet):
+            supernet.check_images(min(*images.shape[2:], *calibration.shape[2:]))
         self.supernet, self.images, self.labels, self.calibration = supernet, images, labels, calibration
         self.batch_size = batch_size
 

@@ -162,6 +162,14 @@ def test_the_journal_gives_back_what_was_measured_with_the_same_weights(tmp_path
     assert other.asked == configs
 
 
+def test_images_smaller_than_the_highest_resolution_are_refused() -> None:
+    supernet, (x, y) = mobile(), images(20, 1)
+    for evaluated, calibration in ((x[..., :8], x), (x, x[..., :8])):
+        with pytest.raises(ValueError, match="resolutions up to 16, the images have 8 pixels"):
+            SupernetEvaluator(supernet, evaluated, y, calibration)
+    SupernetEvaluator(supernet, x, y, x)
+
+
 def test_the_fingerprint_changes_with_a_weight_and_not_with_a_statistic() -> None:
     supernet = macro()
     before = fingerprint(supernet)

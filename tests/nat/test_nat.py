@@ -366,8 +366,12 @@ def test_images_are_enlarged_only_where_that_is_asked_for(declared: bool, tmp_pa
         data.input_shape = (1, 8, 8)  # type: ignore[attr-defined]
     small = {"warmup_epochs": 1, "iterations": 1, "adapt_epochs": 1, "initial": 6, "batch": 1, "population": 10}
     options = {**small, "generations": 2, "calibration_images": 8, "predictors": ["ridge"]}
-    with pytest.raises(ValueError, match=r"up to 16, the images have 8 pixels: .* Pass resolutions up to 8, or upsamp"):
-        fit(NAT(mobile(resolutions=(8, 16)), **options), tmp_path, data, limit_train_batches=1)
+    for warmup in (0, 1):
+        search = NAT(mobile(resolutions=(8, 16)), **{**options, "warmup_epochs": warmup})
+        message = r"up to 16, the images have 8 pixels: .* Pass resolutions up to 8, or upsample=True"
+        with pytest.raises(ValueError, match=message):
+            fit(search, tmp_path, data, limit_train_batches=1)
+        assert not len(search.pareto.archive)
     search = NAT(mobile(resolutions=(8, 16), upsample=True), **options)
     fit(search, tmp_path / "asked", data, limit_train_batches=1)
     assert {config["resolution"] for config in search.supernet.space.decode(search.pareto.archive.genes)} == {
