@@ -28,7 +28,7 @@ from .nat.pick import near as nearest_to
 from .nat.plots import draw_front
 from .report import network_table, save_figure
 from .retrain import Retrain
-from .runs import read_run
+from .runs import CONFIG, read_run
 from .studying import read_study
 from .studying import rows as study_rows
 from .tasks import METRICS, metric_of
@@ -92,11 +92,11 @@ def pick(
     if (Path(run) / LOG).is_file():
         picked = _from_study(run, bounds, point, knee=knee)
         return _export_of_study(picked, target, finetune, lr, formats, overwrite=overwrite)
-    module, data = read_run(run)
-    if not isinstance(module, NAT):
+    module, data = read_run(run) if (Path(run) / CONFIG).is_file() else (None, None)
+    if not isinstance(module, NAT) or data is None:
         raise ValueError(
-            f"There is a front to pick from in runs of 'oneshot pareto' and 'oneshot discrete'; {run} is another kind "
-            "of run."
+            "There is a front to pick from in runs of 'oneshot pareto' and 'oneshot discrete'; "
+            f"{run} is {'no run' if module is None else 'another kind of run'}."
         )
     for name, share in [*bounds.items(), *point.items()]:
         if name == ERROR and not 0 <= share <= 1:

@@ -542,3 +542,5 @@ def test_a_folder_that_exists_is_named_before_the_training(
 def test_there_is_no_front_in_a_search(search_run: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["pick", str(search_run), "--knee"]) == 1
     assert "in runs of 'oneshot pareto' and 'oneshot discrete'" in capsys.readouterr().err
+    assert main(["pick", str(search_run / "nowhere"), "--knee"]) == 1
+    assert "nowhere is no run." in capsys.readouterr().err

@@ -7,6 +7,7 @@ import math
 import warnings
 import zlib
 from collections.abc import Callable, Mapping, Sequence, Sized
+from numbers import Real
 from pathlib import Path
 from typing import Any, Literal, cast
 
@@ -398,5 +399,11 @@ def _bound(name: str, bound: float | tuple[float, float], known: Sequence[Object
             f"file of a latency; got {name!r}."
         )
     objective = by_name[name] if name in by_name else objective_of(name, supernet)
-    at_most, probability = bound if isinstance(bound, Sequence) else (bound, 0.5)
+    pair = tuple(bound) if isinstance(bound, list | tuple) else (bound, 0.5)
+    if len(pair) != 2 or not all(isinstance(number, Real) for number in pair):
+        raise ValueError(
+            "A constraint is a number, or a pair of a number and the probability with which it must hold, such as "
+            f"(3e8, 0.9); got {bound!r} for {name!r}."
+        )
+    at_most, probability = pair
     return Constraint(objective, at_most, probability=probability)

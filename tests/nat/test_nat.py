@@ -322,7 +322,9 @@ def test_any_objectives_and_constraints() -> None:
         pytest.param(
             {"constraints": {"latency": 1.0}}, "is on one of the objectives macs, .*; got 'latency'", id="no-objective"
         ),
-        pytest.param({"population": 1}, "population", id="population"),
+        pytest.param({"constraints": {"macs": "1e9"}}, r"such as \(3e8, 0.9\); got '1e9' for 'macs'", id="text"),
+        pytest.param({"constraints": {"macs": (1e9, 0.9, 1)}}, r"got \(1000000000.0, 0.9, 1\) for", id="triple"),
+        pytest.param({"population": 1}, r"2 objectives needs .* at least 4; got 1. Raise it\.$", id="population"),
         pytest.param({"sampled_from": 0}, "None for all; got sampled_from=0", id="sampled-from"),
         pytest.param({"calibration_images": 1}, "at least two images; got calibration_images=1", id="calibration"),
     ],

@@ -251,7 +251,7 @@ def test_a_wrong_answer_changes_nothing(call: Any, message: str) -> None:
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        pytest.param({"population": 3}, "2 objectives need a population of at least 4", id="population"),
+        pytest.param({"population": 3}, "2 objectives needs a population of at least 4", id="population"),
         pytest.param({"initial": 5}, "initial sample of at least 6", id="initial"),
         pytest.param({"batch": 0}, "batch and generations of at least 1", id="batch"),
         pytest.param({"kinds": ["tree"]}, "The kinds of accuracy predictors", id="kind"),
