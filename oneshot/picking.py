@@ -110,7 +110,10 @@ def pick(
             )
         raise ValueError(f"{run} has no front yet: its first search is not over. Go on with 'oneshot pareto --resume'.")
     names, units = archive.objectives, ["", *(objective.unit for objective in module.pareto.objectives)]
-    place = _choose(names, archive.values[front], bounds, point, knee=knee)
+    bounded = {c.objective.name: c.objective for c in module.pareto.constraints if c.objective.name not in names}
+    others = [objective for name, objective in bounded.items() if name in {*bounds, *point}]
+    values = np.column_stack([archive.values[front], *(other.values(archive.genes[front]) for other in others)])
+    place = _choose([*names, *(other.name for other in others)], values, bounds, point, knee=knee)
     row = int(front[place])
     config = module.supernet.space.decode(archive.genes[row][None])[0]
     if steps := module.outdated():
@@ -132,7 +135,8 @@ def pick(
     metric = f"val/{METRICS[network.task]}"
     metrics = {metric: _score(network, resized(images, size), labels, module.evaluation_batch)}
     metrics |= {f"front/{name}": float(value) for name, value in zip(names, archive.values[row], strict=True)}
-    console.print(f"{metric} of the network: {metrics[metric]:.4f}", highlight=False)
+    then = 1 - archive.values[row, 0]
+    console.print(f"{metric} of the network: {metrics[metric]:.4f}; on the front {then:.4f}", highlight=False)
 
     folder = export_subnet(
         network,

@@ -427,6 +427,24 @@ def test_a_pick_says_that_the_errors_of_the_front_are_of_older_weights(
     assert "weights 2 steps ago" in " ".join(capsys.readouterr().out.split())
 
 
+def test_a_cost_that_is_only_bounded_can_be_asked_for(
+    nat_run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run, out = tmp_path / "run", tmp_path / "picked"
+    shutil.copytree(nat_run, run)
+    config = yaml.safe_load((run / "config.yaml").read_text())
+    config["model"]["init_args"]["constraints"] = {"memory": 1e9}
+    (run / "config.yaml").write_text(yaml.safe_dump(config))
+    checkpoint = run / "checkpoints/last.ckpt"
+    saved = torch.load(checkpoint, weights_only=True)
+    saved["nat"]["constraints"] = ["memory <= 1e+09 bytes"]
+    torch.save(saved, checkpoint)
+    assert main(["pick", str(run), "--memory", "1", "--out", str(out)]) == 1
+    assert "No network of the front has memory <= 1; the nearest has error" in capsys.readouterr().err
+    assert main(["pick", str(run), "--memory", "1e8", "--out", str(out), "--formats"]) == 0
+    assert re.search(r"of the network: 0\.\d+; on the front 0\.\d+", capsys.readouterr().out)
+
+
 def test_where_evaluations_run_may_change_when_a_search_goes_on(
     nat_run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
