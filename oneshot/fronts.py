@@ -123,8 +123,8 @@ def hypervolume(values: npt.ArrayLike, reference: npt.ArrayLike) -> float:
         reference: ``[M]``.
 
     Returns:
-        The volume, in units of the product of the objectives; exact up to six objectives (pymoo's); from seven on
-        that could take hours, and it is an estimate, the same for the same front.
+        The volume, in units of the product of the objectives. Exact up to six objectives (by pymoo); of more, where
+        that could take hours, an estimate, the same for the same front.
     """
     from pymoo.indicators.hv import HV
 
