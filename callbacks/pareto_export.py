@@ -1,4 +1,4 @@
-"""Writes what a search for a front has found, after every iteration."""
+"""Writes what a search for a front has found, after every iteration and in the end."""
 
 from __future__ import annotations
 
@@ -42,8 +42,13 @@ class ParetoExport(SearchCallback):
 
     def after_epoch(self, trainer: pl.Trainer, search: SearchModule) -> None:
         assert isinstance(search, NAT)
-        if trainer.is_global_zero and search.searches_after(trainer.current_epoch + 1) is not None:
+        if trainer.is_global_zero and len(search.pareto.archive) and not search.outdated():
             write_front(search, Path(self.folder or run_folder(trainer)))
+
+    def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        search = self.search(pl_module)
+        search.conclude()  # a fit may be stopped after this callback has looked at its last epoch
+        self.after_epoch(trainer, search)
 
 
 def write_front(search: NAT, folder: Path) -> None:

@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import contextlib
 import math
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+import random
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Sized
+from itertools import islice
+from typing import TYPE_CHECKING, Any, TypeGuard, cast
 
+import numpy as np
 import torch
+from pytorch_lightning.utilities.seed import isolate_rng
 from torch import Tensor, nn
-from torch.utils.data import DataLoader, IterableDataset
+from torch.utils.data import DataLoader, IterableDataset, Subset
 
 from oneshot.supernets.base import Subnet, Supernet, batch_statistics
 from oneshot.supernets.elastic import ElasticNetwork, resized
@@ -225,7 +229,8 @@ def decode_images(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Validation images ``[N, C, H, W]``, their labels, and so many training images, all read once, none augmented.
 
-    Training images of a data module without ``eval_loader`` come as its training loader has them.
+    Training images of a data module without ``eval_loader`` come as :func:`training_images` has them, augmented if they
+    are.
 
     Raises:
         ValueError: If there are no validation images.
@@ -245,26 +250,29 @@ def calibration_images(data: pl.LightningDataModule, count: int, *, batch_size: 
     if hasattr(inner, "eval_loader"):
         train = data.weights_images if hasattr(data, "weights_images") else inner.train_images
         drawn = torch.randperm(len(train), generator=torch.Generator().manual_seed(0))[:count]
-        images: Iterable[Tensor] = (x for x, _ in inner.eval_loader(train.subset(drawn), batch_size=batch_size))
-    else:
-        loader = data.train_dataloader()
-        images = map(_images, mixed(loader["weights"] if isinstance(loader, Mapping) else loader, count))
-    return first(images, count)
+        return first((x for x, _ in inner.eval_loader(train.subset(drawn), batch_size=batch_size)), count)
+    return training_images(data.train_dataloader(), count, batch_size=batch_size)
 
 
-def mixed(loader: Iterable[Any], count: int) -> list[Any]:
-    """Batches of a loader with so many images, if there are, drawn from all it has: the same ones every time.
+def training_images(loader: Any, count: int, *, batch_size: int = 256) -> Tensor:
+    """So many images of a training loader, ``[N, C, H, W]``, if there are; the same ones every time.
 
-    Random numbers follow from a fixed seed and leave no trace.
+    Drawn by a fixed seed from its data set, however it shuffles and whichever part of it is this process's; of a loader
+    without one, the first. Random augmentation is seeded, too, and nobody else's random numbers are touched.
     """
-    taken: list[Any] = []
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
-        for batch in shuffled(loader):
-            taken.append(batch)
-            if sum(len(_images(batch)) for batch in taken) >= count:
-                break
-    return taken
+    loader = loader["weights"] if isinstance(loader, Mapping) else loader
+    with _own_random_numbers():
+        if _is_shuffleable(loader):
+            drawn: Any = Subset(loader.dataset, torch.randperm(len(cast(Sized, loader.dataset)))[:count].tolist())
+            loader = DataLoader(drawn, batch_size, collate_fn=loader.collate_fn)
+        batches = (batch["weights"] if isinstance(batch, Mapping) else batch for batch in loader)
+        return first((batch[0] for batch in batches), count)
+
+
+def mixed(loader: Iterable[Any]) -> list[Any]:
+    """One batch, drawn from all that a loader has: the same one every time. Nobody's random numbers are touched."""
+    with _own_random_numbers():
+        return list(islice(shuffled(loader), 1))
 
 
 def shuffled(loader: Iterable[Any], seed: int = 0) -> Iterable[Any]:
@@ -272,20 +280,26 @@ def shuffled(loader: Iterable[Any], seed: int = 0) -> Iterable[Any]:
 
     What is no ``DataLoader`` over a data set with a length, such as a list, stays as it is.
     """
-    if not isinstance(loader, DataLoader) or not loader.batch_size or isinstance(loader.dataset, IterableDataset):
+    if not _is_shuffleable(loader):
         return loader
-    return DataLoader(
-        loader.dataset,
-        max(2, loader.batch_size),  # of one image there is no variance
-        shuffle=True,
-        collate_fn=loader.collate_fn,
-        generator=torch.Generator().manual_seed(seed),
-    )
+    size = max(2, loader.batch_size or 0)  # one image has no variance
+    generator = torch.Generator().manual_seed(seed)
+    return DataLoader(loader.dataset, size, shuffle=True, collate_fn=loader.collate_fn, generator=generator)
 
 
-def _images(batch: Any) -> Tensor:
-    x: Tensor = batch["weights"][0] if isinstance(batch, dict) else batch[0]
-    return x
+def _is_shuffleable(loader: Iterable[Any]) -> TypeGuard[DataLoader[Any]]:
+    if not isinstance(loader, DataLoader) or loader.batch_size is None:
+        return False
+    return not isinstance(loader.dataset, IterableDataset)
+
+
+@contextlib.contextmanager
+def _own_random_numbers() -> Iterator[None]:
+    with isolate_rng():
+        random.seed(0)
+        np.random.seed(0)
+        torch.manual_seed(0)
+        yield
 
 
 def in_parts(images: Tensor, most: int) -> tuple[Tensor, ...]:

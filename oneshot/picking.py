@@ -28,7 +28,7 @@ from .nat.pick import near as nearest_to
 from .nat.plots import draw_front
 from .report import network_table, save_figure
 from .retrain import Retrain
-from .runs import read_run
+from .runs import CONFIG, read_run
 from .studying import read_study
 from .studying import rows as study_rows
 from .tasks import METRICS, metric_of
@@ -92,11 +92,11 @@ def pick(
     if (Path(run) / LOG).is_file():
         picked = _from_study(run, bounds, point, knee=knee)
         return _export_of_study(picked, target, finetune, lr, formats, overwrite=overwrite)
-    module, data = read_run(run)
-    if not isinstance(module, NAT):
+    module, data = read_run(run) if (Path(run) / CONFIG).is_file() else (None, None)
+    if not isinstance(module, NAT) or data is None:
         raise ValueError(
-            f"There is a front to pick from in runs of 'oneshot pareto' and 'oneshot discrete'; {run} is another kind "
-            "of run."
+            "There is a front to pick from in runs of 'oneshot pareto' and 'oneshot discrete'; "
+            f"{run} is {'no run' if module is None else 'another kind of run'}."
         )
     for name, share in [*bounds.items(), *point.items()]:
         if name == ERROR and not 0 <= share <= 1:
@@ -110,9 +110,17 @@ def pick(
             )
         raise ValueError(f"{run} has no front yet: its first search is not over. Go on with 'oneshot pareto --resume'.")
     names, units = archive.objectives, ["", *(objective.unit for objective in module.pareto.objectives)]
-    place = _choose(names, archive.values[front], bounds, point, knee=knee)
+    bounded = {c.objective.name: c.objective for c in module.pareto.constraints if c.objective.name not in names}
+    others = [objective for name, objective in bounded.items() if name in {*bounds, *point}]
+    values = np.column_stack([archive.values[front], *(other.values(archive.genes[front]) for other in others)])
+    place = _choose([*names, *(other.name for other in others)], values, bounds, point, knee=knee)
     row = int(front[place])
     config = module.supernet.space.decode(archive.genes[row][None])[0]
+    if steps := module.outdated():
+        console.print(
+            f"The errors of this front are those of weights {steps} steps ago: the run is not over, or was stopped "
+            "before they were measured again. That of the network below is measured now."
+        )
     console.print(network_table(front_rows(names, units, archive.values[row][None])))
 
     data.prepare_data()
@@ -127,7 +135,8 @@ def pick(
     metric = f"val/{METRICS[network.task]}"
     metrics = {metric: _score(network, resized(images, size), labels, module.evaluation_batch)}
     metrics |= {f"front/{name}": float(value) for name, value in zip(names, archive.values[row], strict=True)}
-    console.print(f"{metric} of the network: {metrics[metric]:.4f}", highlight=False)
+    then = 1 - archive.values[row, 0]
+    console.print(f"{metric} of the network: {metrics[metric]:.4f}; on the front {then:.4f}", highlight=False)
 
     folder = export_subnet(
         network,

@@ -19,7 +19,7 @@ from oneshot.supernets.elastic import ElasticSupernet
 from oneshot.supernets.space import NONE, SearchSpace, SubnetConfig
 
 from .base import Batch, SupernetTraining
-from .evaluation import calibration_images, evaluate_configs, first, in_parts, mixed
+from .evaluation import calibration_images, evaluate_configs, in_parts, mixed, training_images
 from .samplers import Sampler
 
 Stream = Iterable[tuple[Tensor, Tensor]]
@@ -137,7 +137,7 @@ class WeightSharingSearch(SupernetTraining):
         """
         rng = np.random.default_rng(int(self._seed))
         configs = self.supernet.space.unique(self.sample(rng) for _ in range(self.candidates))
-        screened = self._evaluate_configs(configs, mixed(batches, 1))[: self.finalists]
+        screened = self._evaluate_configs(configs, mixed(batches))[: self.finalists]
         ranked = self._evaluate_configs([config for config, _ in screened], batches, calibration)
         self._accuracies.fill_(-1)
         self._genes[: len(ranked)] = torch.from_numpy(self.supernet.space.encode(config for config, _ in ranked))
@@ -227,7 +227,7 @@ class WeightSharingSearch(SupernetTraining):
         count = 2048 if self.supernet.task == "classification" else 256  # every pixel counts
         if (data := getattr(self.trainer, "datamodule", None)) is not None:
             return in_parts(calibration_images(data, count, batch_size=size), size)
-        return in_parts(first((x for x, _ in mixed(loader, count)), count), size)
+        return in_parts(training_images(loader, count, batch_size=size), size)
 
     def _held_out(self) -> Stream:
         """Batches the weights are not trained on.

@@ -7,6 +7,7 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -459,11 +460,18 @@ def check_space(space: SearchSpace, description: object, what: str) -> None:
             f"{what} is of space {theirs.get('name')!r}, not of {space.name!r}. Build the space it was made in, or "
             "start a new one."
         )
-    sizes = [(c.get("name"), c.get("rows"), len(c.get("picks", ()))) for c in theirs.get("choices", ())]
+    pairs = zip_longest(theirs.get("choices", ()), ours["choices"])
+    before, now = next((pair for pair in pairs if pair[0] != pair[1]), (None, None))
     raise ValueError(
-        f"{what} is of a space {space.name!r} with other choices: (name, rows, picks) were {sizes} and are "
-        f"{[(c.name, c.rows, len(c.picks)) for c in space.choices]}. Build the space with the same arguments."
+        f"{what} is of a space {space.name!r} with other choices; the first that differs was {_choice_of(before)} and "
+        f"is {_choice_of(now)}. Build the space with the same arguments."
     )
+
+
+def _choice_of(description: Mapping[str, Any] | None) -> str:
+    if description is None:
+        return "not there"
+    return f"{description.get('name')!r} ({description.get('rows')} rows, picks {description.get('picks')})"
 
 
 def _shorten(value: object, limit: int = 120) -> str:

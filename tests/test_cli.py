@@ -412,6 +412,39 @@ def test_a_picked_network_runs_in_a_fresh_process_from_onnx_and_from_load(nat_ru
     assert float(result.stdout.splitlines()[-1]) < 1e-4
 
 
+def test_a_pick_says_that_the_errors_of_the_front_are_of_older_weights(
+    nat_run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run, pick = tmp_path / "run", ["pick", str(tmp_path / "run"), "--knee", "--formats"]
+    shutil.copytree(nat_run, run)
+    checkpoint = run / "checkpoints/last.ckpt"
+    assert main([*pick, "--out", str(tmp_path / "now")]) == 0
+    assert "steps ago" not in capsys.readouterr().out
+    saved = torch.load(checkpoint, weights_only=True)
+    assert saved["nat"]["measured_at"] == saved["global_step"] == 6
+    torch.save({**saved, "global_step": 8}, checkpoint)
+    assert main([*pick, "--out", str(tmp_path / "later")]) == 0
+    assert "weights 2 steps ago" in " ".join(capsys.readouterr().out.split())
+
+
+def test_a_cost_that_is_only_bounded_can_be_asked_for(
+    nat_run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run, out = tmp_path / "run", tmp_path / "picked"
+    shutil.copytree(nat_run, run)
+    config = yaml.safe_load((run / "config.yaml").read_text())
+    config["model"]["init_args"]["constraints"] = {"memory": 1e9}
+    (run / "config.yaml").write_text(yaml.safe_dump(config))
+    checkpoint = run / "checkpoints/last.ckpt"
+    saved = torch.load(checkpoint, weights_only=True)
+    saved["nat"]["constraints"] = ["memory <= 1e+09 bytes"]
+    torch.save(saved, checkpoint)
+    assert main(["pick", str(run), "--memory", "1", "--out", str(out)]) == 1
+    assert "No network of the front has memory <= 1; the nearest has error" in capsys.readouterr().err
+    assert main(["pick", str(run), "--memory", "1e8", "--out", str(out), "--formats"]) == 0
+    assert re.search(r"of the network: 0\.\d+; on the front 0\.\d+", capsys.readouterr().out)
+
+
 def test_where_evaluations_run_may_change_when_a_search_goes_on(
     nat_run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -527,3 +560,5 @@ def test_a_folder_that_exists_is_named_before_the_training(
 def test_there_is_no_front_in_a_search(search_run: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["pick", str(search_run), "--knee"]) == 1
     assert "in runs of 'oneshot pareto' and 'oneshot discrete'" in capsys.readouterr().err
+    assert main(["pick", str(search_run / "nowhere"), "--knee"]) == 1
+    assert "nowhere is no run." in capsys.readouterr().err

@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, TensorDataset
 
 from oneshot.data import ImageFolder
-from oneshot.evaluation import calibration_images, evaluate_configs, mixed, recalibrate, recalibrated
+from oneshot.evaluation import calibration_images, evaluate_configs, mixed, recalibrate, recalibrated, shuffled
 from oneshot.supernets.base import OperationSupernet
 from oneshot.supernets.darts import DARTSSupernet
 from oneshot.supernets.nasbench201 import NASBench201Supernet
@@ -110,12 +110,13 @@ def test_a_loader_that_is_used_up_and_a_foreign_config_are_refused() -> None:
 def test_mixed_batches_are_of_all_images_always_the_same_and_cost_no_random_numbers() -> None:
     loader = DataLoader(TensorDataset(torch.arange(24)), batch_size=8)
     state = torch.get_rng_state()
-    batches = [x.tolist() for (x,) in mixed(loader, 100)]
+    ((batch,),) = mixed(loader)
     assert torch.equal(torch.get_rng_state(), state)
-    assert sorted(itertools.chain(*batches)) == [*range(24)] and max(batches[0]) - min(batches[0]) > 12
-    assert [x.tolist() for (x,) in mixed(loader, 1)] == batches[:1]
-    assert [x.tolist() for (x,) in mixed([*loader], 9)] == [[*range(8)], [*range(8, 16)]]
-    assert [len(x) for (x,) in mixed(DataLoader(TensorDataset(torch.arange(4))), 1)] == [2]
+    assert len(batch) == 8 and batch.max() - batch.min() > 12
+    assert [x.tolist() for (x,) in mixed(loader)] == [batch.tolist()]
+    assert sorted(itertools.chain(*(x.tolist() for (x,) in shuffled(loader)))) == [*range(24)]
+    assert [x.tolist() for (x,) in mixed([*loader])] == [[*range(8)]]
+    assert [len(x) for (x,) in mixed(DataLoader(TensorDataset(torch.arange(4))))] == [2]
 
 
 # Statistics of one architecture.

@@ -15,7 +15,7 @@ from torch.utils.data import DataLoader, TensorDataset
 
 from oneshot.callbacks import SubnetExport
 from oneshot.data import FakeImages, SearchDataModule
-from oneshot.evaluation import evaluate_configs, in_parts, inherited_error, joined, mixed
+from oneshot.evaluation import evaluate_configs, in_parts, inherited_error, joined, training_images
 from oneshot.methods.bignas import BigNAS
 from oneshot.sharing import Stream, UniformSampler, WeightSharingSearch
 from oneshot.supernets.mobilenetv3 import MobileNetV3Supernet
@@ -139,7 +139,7 @@ def test_images_in_the_order_of_their_classes_are_ranked_in_statistics_of_all_of
     search = BigNAS(MobileNetV3Supernet(num_classes=3, **options), candidates=6, finalists=3, weight_lr=0.1)
     train, held = by_class(48, size=32), by_class(17, size=32)
     fit(search, {"weights": train, "arch": held}, epochs=2)
-    (x, y), calibration = joined(held), torch.cat([x for x, _ in mixed(train, 48)])
+    (x, y), calibration = joined(held), training_images(train, 48, batch_size=8)
     for config, accuracy in search.ranking:
         error = inherited_error(search.supernet, config, x, y, calibration, batch_size=8)
         assert accuracy == pytest.approx(1 - error, abs=1e-6)

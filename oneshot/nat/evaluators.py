@@ -18,7 +18,7 @@ from torch import Tensor
 from oneshot.cluster import check_room, connect
 from oneshot.evaluation import inherited_error
 from oneshot.supernets.base import Supernet
-from oneshot.supernets.elastic import resized
+from oneshot.supernets.elastic import ElasticSupernet, resized
 from oneshot.supernets.space import SubnetConfig
 
 Done = Callable[[SubnetConfig, float], None]  # told of every error as soon as it is known
@@ -35,6 +35,10 @@ class Evaluator(ABC):
         """The same elsewhere, where there is something to move: a copy."""
         return self
 
+    def order(self, configs: Sequence[SubnetConfig]) -> list[int]:
+        """The order in which architectures that are evaluated one by one take least time: their numbers."""
+        return list(range(len(configs)))
+
 
 class SupernetEvaluator(Evaluator):
     """Validation error with inherited weights, after batch normalisation was calibrated for each architecture.
@@ -50,7 +54,8 @@ class SupernetEvaluator(Evaluator):
         batch_size: Images in a batch.
 
     Raises:
-        ValueError: If there are no images, fewer labels than images, or a single class among the labels.
+        ValueError: If there are no images, fewer labels than images, a single class among the labels, or fewer pixels
+            than an elastic supernet's highest resolution asks for.
     """
 
     def __init__(
@@ -70,29 +75,42 @@ class SupernetEvaluator(Evaluator):
             )
         if batch_size < 1:
             raise ValueError(f"batch_size must be at least 1; got {batch_size}.")
+        if isinstance(supernet, ElasticSupernet):
+            supernet.check_images(min(*images.shape[2:], *calibration.shape[2:]))
         self.supernet, self.images, self.labels, self.calibration = supernet, images, labels, calibration
         self.batch_size = batch_size
+        self._sized: tuple[tuple[int, torch.device, torch.dtype], Tensor, Tensor] | None = None
 
     def to(self, device: str) -> SupernetEvaluator:
         parts = (part.to(device) for part in (self.images, self.labels, self.calibration))
         return SupernetEvaluator(copy.deepcopy(self.supernet).to(device), *parts, batch_size=self.batch_size)
 
+    def order(self, configs: Sequence[SubnetConfig]) -> list[int]:
+        sizes = [self.supernet.resolution(config) for config in configs]
+        return sorted(range(len(configs)), key=lambda i: sizes.index(sizes[i]))
+
     def evaluate(self, configs: Sequence[SubnetConfig], done: Done | None = None) -> list[float]:
         errors = [math.nan] * len(configs)
-        by_size: dict[int, list[int]] = {}
-        for i, config in enumerate(configs):
+        for config in configs:
             self.supernet.space.validate(config)
-            by_size.setdefault(self.supernet.resolution(config), []).append(i)
-        like = next(self.supernet.parameters())
-        for size, which in by_size.items():
-            images, calibration = (resized(part.to(like), size) for part in (self.images, self.calibration))
-            for i in which:
-                errors[i] = inherited_error(
-                    self.supernet, configs[i], images, self.labels, calibration, batch_size=self.batch_size
-                )
-                if done is not None:
-                    done(configs[i], errors[i])
+        for i in self.order(configs):
+            images, calibration = self._resized(self.supernet.resolution(configs[i]))
+            errors[i] = inherited_error(
+                self.supernet, configs[i], images, self.labels, calibration, batch_size=self.batch_size
+            )
+            if done is not None:
+                done(configs[i], errors[i])
         return errors
+
+    def _resized(self, size: int) -> tuple[Tensor, Tensor]:
+        """Both kinds of images; those of the last resolution are kept."""
+        like = next(self.supernet.parameters())
+        key = size, like.device, like.dtype
+        if self._sized is None or self._sized[0] != key:
+            self._sized = None  # before there is another
+            images, calibration = (resized(part.to(like), size) for part in (self.images, self.calibration))
+            self._sized = key, images, calibration
+        return self._sized[1:]
 
 
 class SharedEvaluator(Evaluator):
@@ -188,8 +206,8 @@ class RayEvaluator(Evaluator):
     """Evaluates on the workers of a Ray cluster, one architecture at a time on each.
 
     The evaluator is sent to every worker once per call, with the weights it has then, and runs on the worker's GPU if
-    it has one. The architecture of a worker that dies is evaluated again on another. Where the cluster has no room for
-    all workers, those that have begun do the work.
+    it has one. Architectures of one resolution are sent together. The one of a worker that dies is evaluated again on
+    another. Where the cluster has no room for all workers, those that have begun do the work.
 
     Args:
         local: What each worker evaluates with.
@@ -226,7 +244,7 @@ class RayEvaluator(Evaluator):
         shared = ray.put(self.local.to("cpu"))
         pool = ray.remote(num_cpus=self.cpus, num_gpus=self.gpus)(_Worker)
         actors = [pool.remote(shared) for _ in range(min(self.workers, len(configs)))]
-        errors, waiting, tries = [math.nan] * len(configs), list(range(len(configs)))[::-1], [0] * len(configs)
+        errors, waiting, tries = [math.nan] * len(configs), self.local.order(configs)[::-1], [0] * len(configs)
         busy: dict[Any, tuple[int, int | None]] = {
             actor.__ray_ready__.remote(): (a, None) for a, actor in enumerate(actors)
         }

@@ -83,10 +83,10 @@ def check_population(population: int, objectives: int) -> None:
         ValueError: If not; what it would take is said.
     """
     if population < smallest_population(objectives):
+        why = " (one for each reference direction of NSGA-III)" if objectives > 2 else ""
         raise ValueError(
-            f"{objectives} objectives need a population of at least {smallest_population(objectives)} (one for each "
-            f"reference direction of NSGA-III, from three objectives on); got {population}. Raise it, or leave out "
-            "objectives."
+            f"A search of {objectives} objectives needs a population of at least {smallest_population(objectives)}"
+            f"{why}; got {population}. Raise it{', or leave out objectives' if why else ''}."
         )
 
 

@@ -4,19 +4,22 @@ from __future__ import annotations
 
 import itertools
 import math
+import warnings
 import zlib
 from collections.abc import Callable, Mapping, Sequence, Sized
+from numbers import Real
 from pathlib import Path
 from typing import Any, Literal, cast
 
 import numpy as np
+import numpy.typing as npt
 from torch import Tensor
 
 from oneshot.cost import count_candidates
 from oneshot.cost.candidates import Counted
 from oneshot.cost.few_shot import measured_cost
 from oneshot.cost.table import LatencyTable
-from oneshot.evaluation import decode_images, first, joined
+from oneshot.evaluation import decode_images, joined, training_images
 from oneshot.sandwich import SandwichSearch
 from oneshot.supernets.base import Supernet
 from oneshot.supernets.space import IntMatrix, SubnetConfig
@@ -47,8 +50,9 @@ class NAT(SandwichSearch):
     The fit begins with ``warmup_epochs`` in which sub-networks are drawn uniformly. Then, ``iterations`` times: errors
     of the archive are measured anew (the weights have moved), a predictor of the error is fitted to them, evolution
     looks for the front of predicted error and exact costs, the most useful candidates are measured and added to the
-    archive, and the weights are trained for ``adapt_epochs`` on sub-networks drawn as the archive has them. In the end
-    the errors of the archive are measured once more. Weights are inherited; nothing is retrained.
+    archive, and the weights are trained for ``adapt_epochs`` on sub-networks drawn as the archive has them. In the end,
+    also where the fit is stopped early, the errors of the archive are measured once more. Weights are inherited;
+    nothing is retrained.
 
     The archive always holds the smallest and the largest architecture. Errors are those of validation images (the
     validation loader) after batch normalisation was calibrated for each architecture on training images
@@ -77,6 +81,8 @@ class NAT(SandwichSearch):
         predictors: Kinds of accuracy predictors that cross-validation chooses among in every iteration.
         sampler: What is trained between searches: draws from the ``"archive"``'s categorical distributions, the
             ``"candidates"`` of its front themselves (ENCAS), or ``"uniform"`` draws.
+        sampled_from: Distributions are those of so many best of the archive, by non-domination rank and crowding;
+            ``None`` takes all. The authors' later framework has 150, ENCAS 300 of a larger archive.
         calibration_images: Training images that batch normalisation is calibrated on.
         evaluation_batch: Images in a batch of evaluations.
         search_seed: Of archive, predictor and evolution.
@@ -111,6 +117,7 @@ class NAT(SandwichSearch):
         generations: int = 100,
         predictors: Sequence[Kind] = KINDS,
         sampler: Literal["archive", "candidates", "uniform"] = "archive",
+        sampled_from: int | None = 150,
         calibration_images: int = 2048,
         evaluation_batch: int = 256,
         search_seed: int = 0,
@@ -127,10 +134,13 @@ class NAT(SandwichSearch):
             )
         if sampler not in ("archive", "candidates", "uniform"):
             raise ValueError(f"What is trained is drawn from 'archive', 'candidates' or 'uniform'; got {sampler!r}.")
+        if sampled_from is not None and sampled_from < 1:
+            raise ValueError(f"Distributions need an architecture, or None for all; got sampled_from={sampled_from}.")
         if calibration_images < 2:
             raise ValueError(f"Calibration needs at least two images; got calibration_images={calibration_images}.")
         self.warmup_epochs, self.iterations, self.adapt_epochs = warmup_epochs, iterations, adapt_epochs
-        self.drawn_from, self.calibration_images, self.evaluation_batch = sampler, calibration_images, evaluation_batch
+        self.drawn_from, self.sampled_from = sampler, sampled_from
+        self.calibration_images, self.evaluation_batch = calibration_images, evaluation_batch
         macs = Objective("macs", model=self.macs)
         several = sum(isinstance(given, str) and given.endswith(FILES) for given in objectives) > 1
         known = [macs if given == "macs" else objective_of(given, supernet, by_file=several) for given in objectives]
@@ -153,26 +163,29 @@ class NAT(SandwichSearch):
         self.progress: Callable[[str, int, int], None] = _ignore
         self._images: tuple[Tensor, Tensor, Tensor] | None = None
         self._images_checksum = 0
+        self._images_before: int | None = None  # checksum of those before the fit was resumed
+        self._measured_at = self._loaded_at = 0  # steps
         self._forget_what_is_drawn()
 
     # What is trained.
 
     def _forget_what_is_drawn(self) -> None:
+        self._rows: npt.NDArray[np.int64] | None = None  # of the archive, until the next search
         self._marginals: Marginals | None = None
-        self._candidates: IntMatrix | None = None
 
     def draw(self, n: int, rng: np.random.Generator) -> IntMatrix:
         archive = self.pareto.archive
-        if self.drawn_from == "archive" and not archive.failed.all():
-            if self._marginals is None:
-                self._marginals = Marginals.of(self.supernet.space, archive.genes[~archive.failed])
-            return self._marginals.sample(n, rng)
+        if self._rows is None:
+            pareto = self.pareto
+            self._rows = pareto.front() if self.drawn_from == "candidates" else pareto.best(self.sampled_from)
+        if self.drawn_from == "uniform" or not len(self._rows):
+            return super().draw(n, rng)
+        genes = archive.genes[self._rows]
         if self.drawn_from == "candidates":
-            if self._candidates is None:
-                self._candidates = archive.genes[self.pareto.front()]
-            if len(self._candidates):
-                return self._candidates[rng.choice(len(self._candidates), size=n, replace=len(self._candidates) < n)]
-        return super().draw(n, rng)
+            return genes[rng.choice(len(genes), size=n, replace=len(genes) < n)]
+        if self._marginals is None:
+            self._marginals = Marginals.of(self.supernet.space, genes)
+        return self._marginals.sample(n, rng)
 
     def schedule_position(self) -> tuple[int, int]:
         # The learning rate is annealed within the warm-up, and within every adaptation (arXiv:2005.05859, section 4.1).
@@ -198,7 +211,18 @@ class NAT(SandwichSearch):
         return turn if rest == 0 and 0 <= turn <= self.iterations else None
 
     def conclude(self) -> None:
-        """Nothing is left to do: the last search has measured the archive."""
+        """Measure the errors of the archive with the weights as they are now, unless that is done."""
+        archive = self.pareto.archive
+        if len(archive) and self.outdated():
+            told = self._counted("evaluating the archive", archive)
+            errors = self.evaluator().evaluate(self.supernet.space.decode(archive.genes), told)
+            self.pareto.update(np.array(errors))
+            self.progress("", 0, 0)
+        self._measured_at = self.trainer.global_step
+
+    def outdated(self) -> int:
+        """Steps the weights have made since the errors of the archive were measured."""
+        return (self._loaded_at if self._trainer is None else self.trainer.global_step) - self._measured_at
 
     def on_fit_start(self) -> None:
         super().on_fit_start()
@@ -215,9 +239,18 @@ class NAT(SandwichSearch):
             )
 
     def look_for_held_out(self) -> None:
-        self._images = self._decoded()
-        batch = zlib.crc32(str(self.evaluation_batch).encode())
-        self._images_checksum = checksum(zip(("images", "labels", "calibration"), self._images, strict=True), batch)
+        images, strategy = self._decoded(), self.trainer.strategy
+        own = self._checksum(images)
+        if not strategy.reduce_boolean_decision(strategy.broadcast(own) == own):
+            images = strategy.broadcast(images)  # loaders that give every process another part
+        self._images, self._images_checksum = images, self._checksum(images)
+        if self._images_before not in (None, self._images_checksum):
+            warnings.warn(
+                "The search began with other validation images, calibration images or evaluation_batch than it goes on "
+                f"with: their checksum was {self._images_before} and is {self._images_checksum}. Evaluations are made "
+                "again, and errors differ. Resume with the same data, from loaders that do not depend on chance.",
+                stacklevel=2,
+            )
         self.evaluator()  # raises where images tell nothing, or a cluster is not there: now, not after the warm-up
 
     def on_train_start(self) -> None:
@@ -229,16 +262,18 @@ class NAT(SandwichSearch):
         if self.trainer.is_last_batch and (number := self.searches_after(self.current_epoch + 1)) is not None:
             self.check_finite()
             self.search(number)
+        elif self.trainer.should_stop and self.trainer.fit_loop._can_stop_early:
+            self._rank_now()  # before the callbacks that look at the last epoch
         super().on_train_batch_end(outputs, batch, batch_idx)
+
+    def on_train_end(self) -> None:
+        super().on_train_end()
+        self.conclude()  # EarlyStopping stops a fit after the end of an epoch
 
     def search(self, number: int) -> None:
         """Measure the archive anew; unless all iterations are done, search and add to it."""
-        pareto, space = self.pareto, self.supernet.space
-        evaluator = self.evaluator()
-        if len(pareto.archive):
-            told = self._counted("evaluating the archive", pareto.archive)
-            errors = evaluator.evaluate(space.decode(pareto.archive.genes), told)
-            pareto.update(np.array(errors))
+        self.conclude()
+        pareto, space, evaluator = self.pareto, self.supernet.space, self.evaluator()
         last = number == self.iterations
         for _ in range(0 if last else 2 if number == 0 else 1):  # the first time also the initial archive
             self.progress("predictor and evolution", 0, 1)
@@ -248,7 +283,7 @@ class NAT(SandwichSearch):
                 pareto.tell(genes, np.array(errors))
         self.progress("", 0, 0)
         self._forget_what_is_drawn()
-        if self._trainer is not None and pareto.history:
+        if pareto.history:
             now = pareto.history[-1]
             facts = {"hypervolume": now.hypervolume, "evaluations": float(now.evaluations)}
             if now.kind is not None:
@@ -261,7 +296,7 @@ class NAT(SandwichSearch):
 
     def _asked(self) -> IntMatrix:
         """The candidates of the first process: others may round differently."""
-        if self._trainer is not None and self.trainer.world_size > 1:
+        if self.trainer.world_size > 1:
             if self.trainer.is_global_zero:
                 self.pareto.ask()
             self.pareto.load_state_dict(self.trainer.strategy.broadcast(self.pareto.state_dict()))
@@ -284,6 +319,10 @@ class NAT(SandwichSearch):
         self.progress(what, 0, total)
         return lambda config, error: self.progress(what, next(done), total)
 
+    def _checksum(self, images: tuple[Tensor, ...]) -> int:
+        batch = zlib.crc32(str(self.evaluation_batch).encode())
+        return checksum(zip(("images", "labels", "calibration"), images, strict=True), batch)
+
     def _decoded(self) -> tuple[Tensor, Tensor, Tensor]:
         data: Any = getattr(self.trainer, "datamodule", None)
         if data is not None:
@@ -292,8 +331,10 @@ class NAT(SandwichSearch):
         source = self.trainer.fit_loop.epoch_loop.val_loop._data_source
         loaders = source.dataloader() if source.is_defined() else self._held_out()
         validation = loaders[0] if isinstance(loaders, list | tuple) else loaders
-        training = (self.weight_batch(batch)[0] for batch in cast(Any, self.trainer.train_dataloader))
-        return (*joined(validation), first(training, self.calibration_images))
+        images = training_images(
+            self.trainer.train_dataloader, self.calibration_images, batch_size=self.evaluation_batch
+        )
+        return (*joined(validation), images)
 
     # Checkpoints.
 
@@ -304,12 +345,19 @@ class NAT(SandwichSearch):
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         super().on_save_checkpoint(checkpoint)
-        checkpoint["nat"] = self.pareto.state_dict()
+        drawn = None if self._rows is None else self._rows.tolist()
+        ours = {"measured_at": self._measured_at, "drawn": drawn, "images": self._images_checksum}
+        checkpoint["nat"] = {**self.pareto.state_dict(), **ours}
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         super().on_load_checkpoint(checkpoint)
-        self.pareto.load_state_dict(checkpoint["nat"])
+        state = checkpoint["nat"]
+        self.pareto.load_state_dict(state)
+        self._loaded_at = checkpoint["global_step"]
+        self._measured_at = state.get("measured_at", self._loaded_at)
+        self._images_before = state.get("images")
         self._forget_what_is_drawn()
+        self._rows = None if state.get("drawn") is None else np.array(state["drawn"], dtype=np.int64)
 
 
 def _ignore(what: str, done: int, total: int) -> None:
@@ -351,5 +399,11 @@ def _bound(name: str, bound: float | tuple[float, float], known: Sequence[Object
             f"file of a latency; got {name!r}."
         )
     objective = by_name[name] if name in by_name else objective_of(name, supernet)
-    at_most, probability = bound if isinstance(bound, Sequence) else (bound, 0.5)
+    pair = tuple(bound) if isinstance(bound, list | tuple) else (bound, 0.5)
+    if len(pair) != 2 or not all(isinstance(number, Real) for number in pair):
+        raise ValueError(
+            "A constraint is a number, or a pair of a number and the probability with which it must hold, such as "
+            f"(3e8, 0.9); got {bound!r} for {name!r}."
+        )
+    at_most, probability = pair
     return Constraint(objective, at_most, probability=probability)

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from oneshot.fronts import Floats, hypervolume, non_dominated, reference_point
+from oneshot.fronts import Floats, by_rank_and_crowding, hypervolume, non_dominated, reference_point
 from oneshot.supernets.space import IntMatrix, SearchSpace
 
 from .archive import Archive, check_canonical, keys
@@ -172,6 +172,13 @@ class ParetoSearch:
             self.space, genes[known], values[known, 0], kinds=self.kinds, seed=int(rng.integers(2**31))
         )
         tau = {str(kind): tau for kind, tau in self.predictor.tau.items()}
+        if (best := max(tau.values())) <= 0:
+            warnings.warn(
+                f"The accuracy predictor of iteration {self._proposal.number} tells nothing: its Kendall's tau is "
+                f"{best:.2f} in cross-validation, so candidates are as good as drawn ones. Evaluate more architectures "
+                "(initial, batch), or with less noise: on more validation images, after a longer training.",
+                stacklevel=2,
+            )
         self._proposal = replace(self._proposal, kind=self.predictor.kind, tau=tau)
         front = self.front()
         with _quiet():
@@ -321,6 +328,12 @@ class ParetoSearch:
         """Rows of the archive that keep the constraints and that no other such row dominates."""
         rows = np.flatnonzero(self._feasible(self.archive.genes))
         return rows[non_dominated(self.archive.values[rows])].astype(np.int64) if len(rows) else rows.astype(np.int64)
+
+    def best(self, n: int | None = None) -> npt.NDArray[np.int64]:
+        """Rows of the ``n`` best that did not fail, by rank and crowding; those that break constraints come last."""
+        values, feasible = self.archive.values, self._feasible(self.archive.genes)
+        parts = [rows[by_rank_and_crowding(values[rows])] for rows in map(np.flatnonzero, (feasible, ~feasible))]
+        return np.concatenate(parts)[:n]
 
     # State.
 

@@ -1,9 +1,10 @@
-"""A short NAT, as one process or as two that share every batch: ``nat.py PROCESSES OUT``. See ``search.py``."""
+"""A short NAT, as one process or as two that share every batch: ``nat.py PROCESSES LOADER OUT``. See ``search.py``."""
 
 from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,25 @@ class Validated(Streams):
         return DataLoader(TensorDataset(x, torch.randint(10, (40,), generator=generator)), 20)
 
 
-def main(processes: int, out: str) -> None:
+class Stream:
+    """A loader without a data set: nobody can draw from it, and every process has another part."""
+
+    def __init__(self, loader: DataLoader[Any]) -> None:
+        self.loader = loader
+
+    def __len__(self) -> int:
+        return len(self.loader)
+
+    def __iter__(self) -> Iterator[Any]:
+        return iter(self.loader)
+
+
+class Streamed(Validated):
+    def train_dataloader(self) -> Any:
+        return Stream(super().train_dataloader())  # type: ignore[arg-type]  # a single one
+
+
+def main(processes: int, loader: str, out: str) -> None:
     supernet = make_supernet()
     search = NAT(
         supernet,
@@ -33,26 +52,31 @@ def main(processes: int, out: str) -> None:
         batch=3,
         population=10,
         generations=3,
-        calibration_images=4,  # of the first process's part of a batch, so that one and two calibrate alike
+        calibration_images=16,
         weight_lr=0.1,
         grad_clip=1.0,
     )
     if os.environ.get("RANK", "0") != "0":
         search.pareto._propose = None  # type: ignore[assignment]  # only the first process proposes
     folder = Path(f"{out}.runs")
-    trainer = fit(
-        search, processes, data=Validated(processes, single=True), limit_val_batches=0, default_root_dir=folder
-    )
+    data = (Streamed if loader == "stream" else Validated)(processes, single=True)
+    trainer = fit(search, processes, data=data, limit_val_batches=0, default_root_dir=folder)
     files = sorted((folder / "evaluations").glob("*.jsonl"))
     lines = {file.name: len(file.read_text().splitlines()) for file in files}
     weights = [weight.detach().clone() for weight in supernet.parameters()]
     archive = search.pareto.archive
     values = torch.from_numpy(np.ascontiguousarray(archive.values))
     torch.save(
-        {"weights": weights, "genes": torch.from_numpy(archive.genes), "values": values, "lines": lines},
+        {
+            "weights": weights,
+            "genes": torch.from_numpy(archive.genes),
+            "values": values,
+            "lines": lines,
+            "images": search._images,
+        },
         f"{out}.{trainer.global_rank}",
     )
 
 
 if __name__ == "__main__":
-    main(int(sys.argv[1]), sys.argv[2])
+    main(int(sys.argv[1]), sys.argv[2], sys.argv[3])

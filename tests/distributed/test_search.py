@@ -64,11 +64,14 @@ def test_two_processes_of_enas_have_one_controller(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_two_processes_of_nat_share_the_evaluations_and_agree_on_the_archive(tmp_path: Path) -> None:
+@pytest.mark.parametrize("loader", ["loader", "stream"])
+def test_two_processes_of_nat_share_the_evaluations_and_agree_on_the_archive(loader: str, tmp_path: Path) -> None:
     script = str(Path(__file__).with_name("nat.py"))
     torchrun = ["-m", "torch.distributed.run", "--nproc_per_node=2", "--master_port=0", "--rdzv_backend=c10d"]
-    run(*torchrun, "--rdzv_endpoint=localhost:0", script, "2", str(tmp_path / "two"))
+    run(*torchrun, "--rdzv_endpoint=localhost:0", script, "2", loader, str(tmp_path / "two"))
     first, second = (torch.load(tmp_path / name) for name in ("two.0", "two.1"))
+    assert len(first["images"][2]) == (16 if loader == "loader" else 12)
+    assert all(torch.equal(a, b) for a, b in zip(first["images"], second["images"], strict=True))
     for name in ("genes", "values"):
         assert torch.equal(first[name], second[name])
     assert all(torch.equal(a, b) for a, b in zip(first["weights"], second["weights"], strict=True))

@@ -16,6 +16,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from oneshot.evaluation import recalibrate
+from oneshot.nat import evaluators
 from oneshot.nat.evaluators import (
     Done,
     Evaluator,
@@ -160,6 +161,28 @@ def test_the_journal_gives_back_what_was_measured_with_the_same_weights(tmp_path
     assert third.asked == [], "the line that was cut off must not spoil the one behind it"
     JournalledEvaluator(other, tmp_path, weights=8).evaluate(configs)
     assert other.asked == configs
+
+
+def test_images_are_resized_once_for_all_architectures_of_a_resolution(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also where each is evaluated by a call of its own, as workers of a cluster do."""
+    supernet, (x, y), sizes = mobile(), images(20, 1), list[int]()
+    resize = evaluators.resized
+    monkeypatch.setattr(evaluators, "resized", lambda part, size: (sizes.append(size), resize(part, size))[1])
+    configs = configs_of(supernet, 12)
+    together, alone = SupernetEvaluator(supernet, x, y, x), SupernetEvaluator(supernet, x, y, x)
+    errors = together.evaluate(configs)
+    assert sorted(sizes) == [8, 8, 16, 16]
+    order = alone.order(configs)
+    assert [alone.evaluate([configs[i]])[0] for i in order] == [errors[i] for i in order]
+    assert sorted(sizes) == [8] * 4 + [16] * 4 and order != sorted(order)
+
+
+def test_images_smaller_than_the_highest_resolution_are_refused() -> None:
+    supernet, (x, y) = mobile(), images(20, 1)
+    for evaluated, calibration in ((x[..., :8], x), (x, x[..., :8])):
+        with pytest.raises(ValueError, match="resolutions up to 16, the images have 8 pixels"):
+            SupernetEvaluator(supernet, evaluated, y, calibration)
+    SupernetEvaluator(supernet, x, y, x)
 
 
 def test_the_fingerprint_changes_with_a_weight_and_not_with_a_statistic() -> None:

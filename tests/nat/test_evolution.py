@@ -151,9 +151,9 @@ def test_mutation_changes_little_and_reaches_everything(space: SearchSpace) -> N
 def test_a_population_that_is_too_small_is_refused() -> None:
     for objectives, least in ((2, 4), (3, 6), (12, 78)):
         check_population(least, objectives)
-        with pytest.raises(ValueError, match=f"{objectives} objectives need a population of at least {least}"):
+        with pytest.raises(ValueError, match=f"{objectives} objectives needs a population of at least {least}"):
             check_population(least - 1, objectives)
-    with pytest.raises(ValueError, match="3 objectives need a population of at least 6"):
+    with pytest.raises(ValueError, match="3 objectives needs a population of at least 6"):
         evolve(TOY, tables(3), population=5)
 
 

@@ -22,7 +22,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, TensorDataset
 
-from oneshot.callbacks import SearchProgressBar
+from oneshot.callbacks import ParetoExport, SearchProgressBar
 from oneshot.cost import LatencyTable, count_candidates
 from oneshot.cost.table import describe_choices
 from oneshot.guard import check_data
@@ -40,15 +40,19 @@ ROOT = Path(__file__).parents[2]
 class Stripes(pl.LightningDataModule):
     """Rows and columns; the validation images are others."""
 
-    def __init__(self, *, validation: int = 64, batch_size: int = 32) -> None:
+    def __init__(self, *, validation: int = 64, batch_size: int = 32, shuffle: bool = False) -> None:
         super().__init__()
-        self.validation, self.batch_size = validation, batch_size
+        self.validation, self.batch_size, self.shuffle = validation, batch_size, shuffle
 
     def train_dataloader(self) -> Any:
-        return DataLoader(TensorDataset(*stripes(128, 0)), self.batch_size)
+        return DataLoader(TensorDataset(*stripes(128, 0)), self.batch_size, shuffle=self.shuffle)
 
     def val_dataloader(self) -> Any:
         return DataLoader(TensorDataset(*stripes(self.validation, 1)), self.batch_size) if self.validation else []
+
+
+def calibration() -> Tensor:
+    return stripes(128, 0)[0][torch.randperm(128, generator=torch.Generator().manual_seed(0))[:64]]
 
 
 def nat(kind: type[NAT] = NAT, **options: Any) -> NAT:
@@ -103,11 +107,54 @@ def test_the_front_gets_the_planted_winner_and_gives_it_up_where_it_costs_too_mu
 
 def test_the_archive_is_measured_again_with_the_last_weights(done: NAT) -> None:
     x, y = stripes(64, 1)
-    calibration = stripes(128, 0)[0][:64]
-    evaluator = SupernetEvaluator(done.supernet, x, y, calibration, batch_size=32)
+    evaluator = SupernetEvaluator(done.supernet, x, y, calibration(), batch_size=32)
     archive = done.pareto.archive
     errors = evaluator.evaluate(done.supernet.space.decode(archive.genes))
     np.testing.assert_allclose(archive.values[:, 0], errors, atol=1e-12)
+
+
+# Stopping early.
+
+
+class StopAtBatch(pl.Callback):
+    """In the middle of an epoch, as Timer does."""
+
+    def on_train_batch_end(self, trainer: pl.Trainer, *args: Any) -> None:
+        trainer.should_stop |= trainer.current_epoch == 1 and args[-1] == 1
+
+
+class StopAtEpoch(pl.Callback):
+    def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        trainer.should_stop |= trainer.current_epoch == 1
+
+
+class StopAfterEpoch(pl.callbacks.Checkpoint):
+    """After the module's own hook, as EarlyStopping does."""
+
+    on_train_epoch_end = StopAtEpoch.on_train_epoch_end
+
+
+@pytest.mark.parametrize("stop", [StopAtBatch, StopAtEpoch, StopAfterEpoch])
+def test_a_fit_that_stops_early_ends_with_errors_of_its_last_weights(stop: type[pl.Callback], tmp_path: Path) -> None:
+    search = nat(adapt_epochs=2)
+    options: dict[str, Any] = {"enable_checkpointing": True, "callbacks": [stop(), ParetoExport(tmp_path)]}
+    trainer = fit(search, tmp_path, **options)
+    assert trainer.current_epoch == 2 and search.outdated() == 0
+    evaluator = SupernetEvaluator(search.supernet, *stripes(64, 1), calibration(), batch_size=32)
+    errors = evaluator.evaluate(search.supernet.space.decode(search.pareto.archive.genes))
+    np.testing.assert_allclose(search.pareto.archive.values[:, 0], errors, atol=1e-12)
+    assert [row[0] for row in json.loads((tmp_path / "archive.json").read_text())["values"]] == errors
+
+
+def test_a_fit_goes_on_after_an_early_stop_as_if_it_had_not_stopped(tmp_path: Path) -> None:
+    whole, again = nat(adapt_epochs=2, sampler="candidates"), nat(adapt_epochs=2, sampler="candidates")
+    fit(whole, tmp_path / "whole")
+    stopped = nat(adapt_epochs=2, sampler="candidates")
+    fit(stopped, tmp_path, enable_checkpointing=True, callbacks=[StopAtEpoch(), Save()])
+    fit(again, tmp_path / "again", ckpt_path=tmp_path / "1.ckpt")
+    (weights, state), (weights_again, state_again) = everything(whole), everything(again)
+    assert state == state_again
+    assert all(torch.equal(weights[name], weights_again[name]) for name in weights)
 
 
 # What is trained.
@@ -173,6 +220,21 @@ def test_archive_draws_follow_its_categorical_distributions() -> None:
     for gene, size in enumerate(space.gene_sizes):
         expected = (np.bincount(genes[:, gene], minlength=size) + 1 / size) / (len(genes) + 1)
         np.testing.assert_allclose(np.bincount(drawn[:, gene], minlength=size) / len(drawn), expected, atol=0.02)
+
+
+def test_archive_draws_are_like_the_best_of_the_archive() -> None:
+    few, all_of_it = nat(sampled_from=3), nat(sampled_from=None)
+    genes = few.pareto.ask()
+    costs = few.macs.costs(genes)
+    for search in (few, all_of_it):
+        search.pareto.ask()
+        search.pareto.tell(genes, costs / costs.max())  # the smaller, the better in both objectives
+    best = few.pareto.archive.genes[np.argsort(costs, kind="stable")[:3]]
+    drawn = few.draw(5000, np.random.default_rng(0))
+    for gene in range(4):
+        expected = (np.bincount(best[:, gene], minlength=3) + 1 / 3) / 4
+        np.testing.assert_allclose(np.bincount(drawn[:, gene], minlength=3) / 5000, expected, atol=0.03)
+    assert few.macs.costs(drawn).mean() < 0.8 * few.macs.costs(all_of_it.draw(5000, np.random.default_rng(0))).mean()
 
 
 def test_the_learning_rate_is_annealed_in_every_turn() -> None:
@@ -260,7 +322,10 @@ def test_any_objectives_and_constraints() -> None:
         pytest.param(
             {"constraints": {"latency": 1.0}}, "is on one of the objectives macs, .*; got 'latency'", id="no-objective"
         ),
-        pytest.param({"population": 1}, "population", id="population"),
+        pytest.param({"constraints": {"macs": "1e9"}}, r"such as \(3e8, 0.9\); got '1e9' for 'macs'", id="text"),
+        pytest.param({"constraints": {"macs": (1e9, 0.9, 1)}}, r"got \(1000000000.0, 0.9, 1\) for", id="triple"),
+        pytest.param({"population": 1}, r"2 objectives needs .* at least 4; got 1. Raise it\.$", id="population"),
+        pytest.param({"sampled_from": 0}, "None for all; got sampled_from=0", id="sampled-from"),
         pytest.param({"calibration_images": 1}, "at least two images; got calibration_images=1", id="calibration"),
     ],
 )
@@ -303,8 +368,12 @@ def test_images_are_enlarged_only_where_that_is_asked_for(declared: bool, tmp_pa
         data.input_shape = (1, 8, 8)  # type: ignore[attr-defined]
     small = {"warmup_epochs": 1, "iterations": 1, "adapt_epochs": 1, "initial": 6, "batch": 1, "population": 10}
     options = {**small, "generations": 2, "calibration_images": 8, "predictors": ["ridge"]}
-    with pytest.raises(ValueError, match=r"up to 16, the images have 8 pixels: .* Pass resolutions up to 8, or upsamp"):
-        fit(NAT(mobile(resolutions=(8, 16)), **options), tmp_path, data, limit_train_batches=1)
+    for warmup in (0, 1):
+        search = NAT(mobile(resolutions=(8, 16)), **{**options, "warmup_epochs": warmup})
+        message = r"up to 16, the images have 8 pixels: .* Pass resolutions up to 8, or upsample=True"
+        with pytest.raises(ValueError, match=message):
+            fit(search, tmp_path, data, limit_train_batches=1)
+        assert not len(search.pareto.archive)
     search = NAT(mobile(resolutions=(8, 16), upsample=True), **options)
     fit(search, tmp_path / "asked", data, limit_train_batches=1)
     assert {config["resolution"] for config in search.supernet.space.decode(search.pareto.archive.genes)} == {
@@ -395,16 +464,17 @@ def test_what_a_search_has_found_is_logged_however_rarely_steps_are(tmp_path: Pa
 
 def test_under_mixed_precision_errors_are_those_of_32_bits_and_a_resume_is_exact(done: NAT, tmp_path: Path) -> None:
     whole, again = nat(), nat()
-    fit(whole, tmp_path, precision="bf16-mixed", enable_checkpointing=True, callbacks=[Save()])
+    data = Stripes(validation=512)  # so many that rounding shows
+    fit(whole, tmp_path, data, precision="bf16-mixed", enable_checkpointing=True, callbacks=[Save()])
     assert any(not torch.equal(a, b) for a, b in zip(whole.parameters(), done.parameters(), strict=True))
-    x, y = stripes(64, 1)
-    evaluator = SupernetEvaluator(whole.supernet, x, y, stripes(128, 0)[0][:64], batch_size=32)
+    x, y = stripes(512, 1)
+    evaluator = SupernetEvaluator(whole.supernet, x, y, calibration(), batch_size=32)
     errors = evaluator.evaluate(whole.supernet.space.decode(whole.pareto.archive.genes))
     assert whole.pareto.archive.values[:, 0].tolist() == errors
     with torch.autocast("cpu", torch.bfloat16):
         rounded = evaluator.evaluate(whole.supernet.space.decode(whole.pareto.archive.genes))
     assert rounded != errors
-    fit(again, tmp_path / "again", precision="bf16-mixed", ckpt_path=tmp_path / "1.ckpt")
+    fit(again, tmp_path / "again", data, precision="bf16-mixed", ckpt_path=tmp_path / "1.ckpt")
     (weights, state), (weights_again, state_again) = everything(whole), everything(again)
     assert state == state_again
     assert all(torch.equal(weights[name], weights_again[name]) for name in weights)
@@ -425,6 +495,35 @@ def everything(search: NAT) -> tuple[dict[str, Tensor], str]:
     for iteration in [*state["history"], state["proposal"]]:
         iteration["seconds"] = 0.0
     return copy.deepcopy(search.supernet.state_dict()), json.dumps(state)
+
+
+@pytest.mark.parametrize("module", [True, False], ids=["data-module", "loaders"])
+def test_what_is_evaluated_on_does_not_follow_the_random_numbers_of_a_run(module: bool, tmp_path: Path) -> None:
+    seen = []
+    for seed in (0, 1):
+        search, data = nat(warmup_epochs=0, iterations=1), Stripes(shuffle=True)
+        torch.manual_seed(seed)
+        if module:
+            fit(search, tmp_path / str(seed), data)
+        else:
+            names = ("logger", "enable_checkpointing", "enable_progress_bar", "enable_model_summary")
+            trainer = pl.Trainer(
+                accelerator="cpu",
+                devices=1,
+                default_root_dir=tmp_path / str(seed),
+                max_epochs=1,
+                limit_val_batches=0,
+                **dict.fromkeys(names, False),
+            )
+            trainer.fit(search, data.train_dataloader(), data.val_dataloader())
+        seen.append(search._images[2])  # type: ignore[index]  # the fit has read them
+    assert torch.equal(seen[0], seen[1]) and torch.equal(seen[0], calibration())
+
+
+def test_a_search_that_goes_on_with_other_images_is_told_so(tmp_path: Path) -> None:
+    fit(nat(), tmp_path, enable_checkpointing=True, callbacks=[Save()])
+    with pytest.warns(UserWarning, match="began with other validation images, .* Resume with the same data"):
+        fit(nat(), tmp_path, Stripes(validation=60), ckpt_path=tmp_path / "1.ckpt")
 
 
 @pytest.mark.parametrize("epoch", [0, 1])

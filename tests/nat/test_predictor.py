@@ -10,7 +10,7 @@ from scipy.interpolate import RBFInterpolator
 from oneshot.cost.predictors import one_hot
 from oneshot.nat import fit_accuracy
 from oneshot.nat import surrogates as module
-from oneshot.nat.predictor import Warp, kendall
+from oneshot.nat.predictor import Warp, _cross_validate, kendall, kendall_within
 from oneshot.nat.surrogates import KINDS, HammingGP, HammingRBF, Kind, matern
 from oneshot.supernets import Choice, NASBench201Space, SearchSpace
 
@@ -46,6 +46,23 @@ def test_the_kind_with_the_best_tau_is_taken_and_all_are_reported() -> None:
     assert set(model.tau) == set(KINDS) and not model.left_out
     assert model.kind == max(KINDS, key=lambda kind: model.tau[kind])
     assert model.kind in ("ridge", "gp", "rbf")  # the truth is additive, trees have a hard time
+
+
+def test_where_there_is_nothing_to_learn_tau_is_zero() -> None:
+    """Over all folds it would be far below: the mean of the rest is the lower, the higher a fold is."""
+    within, over_all = [], []
+    for seed in range(30):
+        genes, noise = SPACE.sample_matrix(14, seed), np.random.default_rng(seed).normal(size=14)
+        within.append(fit_accuracy(SPACE, genes, noise, kinds=["ridge"], seed=seed).tau["ridge"])
+        fold = np.random.default_rng(seed).permutation(14) % 5
+        over_all.append(kendall(_cross_validate("ridge", SPACE, genes, noise, fold, seed)[0], noise))
+    assert abs(np.mean(within)) < 0.11 and np.mean(over_all) < -0.13
+
+
+def test_folds_count_as_their_pairs() -> None:
+    fold, truth = np.array([0, 0, 0, 1, 1, 2]), np.arange(6.0)
+    assert kendall_within(fold, np.array([1.0, 2, 3, -7, -8, 0]), truth) == pytest.approx((3 - 1) / 4)
+    assert kendall_within(np.arange(6), truth, truth) == 0.0
 
 
 def test_it_follows_its_seed(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -153,6 +153,16 @@ def test_when_everything_fails_it_goes_on_with_other_samples() -> None:
     assert len(search.ask()) == 6 and len(search.front()) == 0
 
 
+def test_the_best_keep_the_constraints_and_those_that_failed_are_not_among_them() -> None:
+    search = make(constraints=[Constraint(SIZE, 9.0)])
+    genes = search.ask()
+    search.tell(genes, np.where(np.arange(len(genes)) == 5, np.nan, error(genes)))
+    best, small = search.best(), search.archive.values[:, 1] <= 9.0
+    assert sorted(best) == [i for i in range(len(genes)) if i != 5] and not small.all()
+    assert small[best].tolist() == sorted(small[best], reverse=True)
+    assert set(search.front()) == set(best[: len(search.front())]) and np.array_equal(search.best(7), best[:7])
+
+
 def test_new_errors_replace_all_and_the_last_hypervolume() -> None:
     search = run(make(), 3)
     before = search.history
@@ -241,7 +251,7 @@ def test_a_wrong_answer_changes_nothing(call: Any, message: str) -> None:
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        pytest.param({"population": 3}, "2 objectives need a population of at least 4", id="population"),
+        pytest.param({"population": 3}, "2 objectives needs a population of at least 4", id="population"),
         pytest.param({"initial": 5}, "initial sample of at least 6", id="initial"),
         pytest.param({"batch": 0}, "batch and generations of at least 1", id="batch"),
         pytest.param({"kinds": ["tree"]}, "The kinds of accuracy predictors", id="kind"),
@@ -275,3 +285,11 @@ def test_a_state_of_another_search_is_refused(other: Any, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         search.load_state_dict(state)
     assert search.state_dict() == before
+
+
+def test_a_predictor_that_tells_nothing_is_a_warning() -> None:
+    search = make(kinds=["ridge"])
+    genes = search.ask()
+    search.tell(genes, np.full(len(genes), 0.5))
+    with pytest.warns(UserWarning, match=r"of iteration 1 tells nothing: its Kendall's tau is 0.00 .* Evaluate more"):
+        search.ask()

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from oneshot.supernets.space import NONE, Choice, SearchSpace, SubnetConfig, load_config
+from oneshot.supernets.space import NONE, Choice, SearchSpace, SubnetConfig, check_space, describe_space, load_config
 
 LAYERS = Choice("layer", ("conv", "skip"), rows=3)
 WIDTH = Choice("width", (8, 16, 0.5))
@@ -210,3 +210,21 @@ def test_neighbours_are_all_that_differ_in_one_gene() -> None:
     found = space.neighbours(genes)
     assert len(found) == 2 + 2 + 1 == len(np.unique(found, axis=0))
     assert ((found != genes).sum(1) == 1).all()
+
+
+@pytest.mark.parametrize(
+    ("choices", "message"),
+    [
+        pytest.param(
+            (LAYERS, Choice("width", (8, 12, 0.5)), EDGES),
+            r"first that differs was 'width' \(1 rows, picks \[8, 12, 0.5\]\) and is 'width' \(1 rows, picks \[8, 16,",
+            id="picks",
+        ),
+        pytest.param((LAYERS, WIDTH), r"differs was not there and is 'edge' \(2 rows", id="fewer"),
+        pytest.param((*SPACE.choices, Choice("more", (1, 2))), r"was 'more' \(1 .* and is not there\.", id="more"),
+    ],
+)
+def test_the_first_choice_that_differs_is_named(choices: tuple[Choice, ...], message: str) -> None:
+    check_space(SPACE, describe_space(SPACE), "This")
+    with pytest.raises(ValueError, match=message):
+        check_space(SPACE, describe_space(SearchSpace("toy", choices)), "This")

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import numpy as np
-import numpy.typing as npt
 
+from oneshot.fronts import by_rank_and_crowding
 from oneshot.supernets.space import SearchSpace
 
 from ..protocol import Genes, Proposal, Result, SearchStrategy
@@ -61,15 +61,3 @@ class NSGA2(SearchStrategy):
         self._members.append((result.values, self._genes(proposal)))
         order = by_rank_and_crowding(np.array([values for values, _ in self._members]))
         self._members = [self._members[i] for i in order[: self.population]]
-
-
-def by_rank_and_crowding(values: npt.NDArray[np.float64]) -> list[int]:
-    """Rows of ``[N, M]``, minimised: by front, and in each by falling crowding distance."""
-    from pymoo.operators.survival.rank_and_crowding.metrics import calc_crowding_distance
-    from pymoo.util.nds.non_dominated_sorting import NonDominatedSorting
-
-    order: list[int] = []
-    for front in NonDominatedSorting().do(values):
-        distance = calc_crowding_distance(values[front])
-        order += [int(i) for i in front[np.argsort(-distance, kind="stable")]]
-    return order

@@ -4,7 +4,6 @@ import numpy as np
 import pytest
 
 from oneshot.discrete import NSGA2, Proposal, RegularizedEvolution, Result, SearchStrategy
-from oneshot.discrete.strategies.nsga2 import by_rank_and_crowding
 from oneshot.fronts import non_dominated
 from oneshot.supernets import SearchSpace
 from oneshot.testing.strategies import SPACE, StrategyContract
@@ -67,12 +66,6 @@ def test_nsga2_spreads_over_the_front() -> None:
     found = np.unique(np.array(values)[non_dominated(values)], axis=0)
 
     assert len(found) >= 9, "of 11 points, sum of layers from 0 to 10"
-
-
-def test_ranking_is_by_front_and_then_by_crowding() -> None:
-    values = np.array([[0.0, 4.0], [4.0, 0.0], [1.0, 1.0], [3.9, 0.1], [5.0, 5.0]])
-    order = by_rank_and_crowding(values)
-    assert order[-1] == 4 and set(order[:2]) == {0, 1} and order[2:4] == [2, 3]
 
 
 @pytest.mark.parametrize(
