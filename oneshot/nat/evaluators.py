@@ -15,7 +15,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from oneshot.cluster import check_room, connect
+from oneshot.cluster import check_room, connect, wait_for
 from oneshot.evaluation import inherited_error
 from oneshot.supernets.base import Supernet
 from oneshot.supernets.elastic import ElasticSupernet, resized
@@ -252,7 +252,7 @@ class RayEvaluator(Evaluator):
         left, failed = len(configs), 0
         try:
             while left:
-                (ready, *_), _ = ray.wait(list(busy), num_returns=1)
+                (ready,) = wait_for(ray, list(busy))
                 a, i = busy.pop(ready)
                 try:
                     error = ray.get(ready)
@@ -275,7 +275,7 @@ class RayEvaluator(Evaluator):
                     a, i = idle.pop(), waiting.pop()
                     busy[actors[a].error.remote(configs[i])] = a, i
         finally:
-            for actor in actors:
+            for actor in actors if ray.is_initialized() else ():
                 ray.kill(actor)
         return errors
 
