@@ -107,7 +107,7 @@ class NASBench201Space(SearchSpace):
             return matrix
         if len(picks) > LISTED_PICKS:
             return _canonical_rows(matrix, picks)
-        return _canonical_table(picks)[matrix @ len(picks) ** np.arange(len(EDGES))[::-1]]
+        return np.asarray(_canonical_table(picks)[matrix @ len(picks) ** np.arange(len(EDGES))[::-1]])
 
 
 def _canonical_rows(matrix: IntMatrix, picks: tuple[Candidate, ...]) -> IntMatrix:

@@ -151,7 +151,7 @@ def _whatever_the_blocks(supernet: MobileNetV3Supernet | ElasticResNetSupernet) 
 
 
 def _has_small_stem(supernet: ElasticResNetSupernet) -> bool:
-    return isinstance(supernet.stem, nn.ModuleList) and len(supernet.stem) == 1
+    return len(supernet.stem) == 1
 
 
 def _left_out(name: str, supernet: MobileNetV3Supernet | ElasticResNetSupernet) -> bool:

@@ -140,7 +140,8 @@ class TabularEvaluator(Evaluator):
                 repeated or missing, or a name cannot be read; the line is named.
         """
         named = dict(metrics) if isinstance(metrics, Mapping) else {name: name for name in metrics}
-        wanted: dict[float | None, Mapping[str, Column]] = {None: named, **(fidelities or {})}
+        wanted: dict[float | None, Mapping[str, Column]] = {None: named}
+        wanted.update(fidelities or {})
         rows: list[IntMatrix] = []
         columns: dict[float | None, dict[str, list[float]]] = {f: {n: [] for n in of} for f, of in wanted.items()}
         lines: dict[bytes, str] = {}
