@@ -141,7 +141,7 @@ class TabularEvaluator(Evaluator):
         """
         named = dict(metrics) if isinstance(metrics, Mapping) else {name: name for name in metrics}
         wanted: dict[float | None, Mapping[str, Column]] = {None: named}
-        wanted.update(fidelities or {})
+        wanted |= {fidelity: columns for fidelity, columns in (fidelities or {}).items()}
         rows: list[IntMatrix] = []
         columns: dict[float | None, dict[str, list[float]]] = {f: {n: [] for n in of} for f, of in wanted.items()}
         lines: dict[bytes, str] = {}
