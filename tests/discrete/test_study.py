@@ -363,6 +363,39 @@ def test_an_evaluation_that_a_cluster_kills_for_memory_is_a_failure(monkeypatch:
     }
 
 
+def test_time_on_a_cluster_counts_from_when_an_evaluation_begins(monkeypatch: pytest.MonkeyPatch) -> None:
+    ray = pytest.importorskip("ray")
+    cancelled = []
+
+    class Crowded:
+        """A cluster with room for the first evaluation only, which does not end."""
+
+        exceptions = ray.exceptions
+        nodes = staticmethod(lambda: [{"Alive": True, "Resources": {"CPU": 1.0}}])
+        put = staticmethod(lambda evaluator: evaluator)
+        is_initialized = staticmethod(lambda: False)
+        cancel = staticmethod(lambda reference, force: cancelled.append(reference))
+        wait = staticmethod(lambda references, **options: time.sleep(0.02) or ([], references))
+        get = staticmethod(lambda begun: begun)
+
+        @staticmethod
+        def remote(**options: Any) -> Callable[[Any], Any]:
+            clock = SimpleNamespace(begun=SimpleNamespace(remote=lambda: {0}))
+            return lambda what: SimpleNamespace(remote=lambda *arguments: arguments[-1] if arguments else clock)
+
+    monkeypatch.setattr(workers, "connect", lambda *arguments: Crowded)
+    monkeypatch.setattr(workers, "TICK", 0.02)
+    for module in (workers, cluster):
+        monkeypatch.setattr(module, "check_there", lambda ray: None)
+    evaluator: Any = Faulty(Path(), {})
+    pool = workers.RayPool(evaluator, 2, timeout=0.1)
+    for proposal in RandomSearch(SPACE).ask(2):
+        pool.submit(proposal)
+    (answer,) = pool.wait()
+    assert answer.number == 0 and answer.failure == "timed out after 0.1 s" and cancelled == [0]
+    assert [task.number for task in pool._busy.values()] == [1], "it still waits for room"
+
+
 def test_a_fault_that_passes_is_no_failure(tmp_path: Path) -> None:
     evaluator = Faulty(tmp_path, {1: "raises", 2: "nan"}, once=True)
     study = Study(RandomSearch(SPACE), evaluator, ["min error"], evaluations=4).run()
