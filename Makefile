@@ -17,7 +17,7 @@ SOURCES := $(shell find oneshot supernets callbacks -type d ! -name __pycache__ 
 PARALLEL := -n auto --dist loadfile --durations=25
 
 .DEFAULT_GOAL := help
-.PHONY: help dev quickstart test test-all check docs bench build constraints clean distclean
+.PHONY: help dev quickstart test test-all test-nightly check docs bench build constraints clean distclean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -61,12 +61,16 @@ bench: $(PACKAGE) ## run every benchmark in experiments/benchmarks
 # --- trusting it ------------------------------------------------------------------------------------------------------
 
 test: $(PACKAGE) ## the tests, without the slow ones: CPU, offline
-	@echo "==> pytest, without the tests marked slow, gpu or network"
-	@$(BIN)/python -m pytest $(PARALLEL) -m "not slow and not gpu and not network"
+	@echo "==> pytest, without the tests marked slow, nightly, gpu or network"
+	@$(BIN)/python -m pytest $(PARALLEL) -m "not slow and not nightly and not gpu and not network"
 
 test-all: $(PACKAGE) ## the tests, with the slow ones: CPU, offline
-	@echo "==> pytest, without the tests marked gpu or network"
+	@echo "==> pytest, without the tests marked nightly, gpu or network"
 	@$(BIN)/python -m pytest $(PARALLEL)
+
+test-nightly: $(PACKAGE) ## the very slow tests only (series of kills, fuzzing): CPU, offline, an hour or so
+	@echo "==> pytest, the tests marked nightly, without those marked gpu or network"
+	@$(BIN)/python -m pytest $(PARALLEL) -m "nightly and not gpu and not network"
 
 check: $(PACKAGE) ## lint, formatting, types of the installed copy, import rules
 	@echo "==> ruff check"
