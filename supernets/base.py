@@ -112,8 +112,10 @@ class Supernet(nn.Module, ABC):
 
         Args:
             config: An architecture of :attr:`space`.
-            inherit: Copy the shared weights, so that its output equals the supernet's under ``one_hot(config)``;
-                otherwise the weights are drawn anew. Device, data type and mode are the supernet's.
+            inherit: Copy the shared weights; otherwise the weights are drawn anew. Device, data type and mode are the
+                supernet's. In eval mode the output then has the bits of :meth:`run_config`, which makes the same calls.
+                A mixture of all candidates under ``one_hot(config)`` is the same function, but rounds differently
+                on some processors.
 
         Raises:
             ValueError: If ``config`` is not of this space.

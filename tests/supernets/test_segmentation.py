@@ -84,7 +84,7 @@ def test_images_of_other_shapes_work(shape: tuple[int, int]) -> None:
     net = SegmentationSupernet(**SMALL).eval()
     x, config = torch.randn(1, 3, *shape), net.space.sample(0)
     with torch.no_grad():
-        logits = net(x, net.one_hot(config))
+        logits = net.run_config(x, config)
         assert logits.shape == (1, 3, *shape)
         assert torch.equal(net.extract(config)(x), logits)
 
