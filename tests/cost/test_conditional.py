@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import time
 from functools import cache
 from typing import Any, get_args
 
@@ -68,12 +67,18 @@ def test_tables_give_exactly_what_200_traced_networks_have(name: str) -> None:
     compare(name, 200)
 
 
-def test_a_million_architectures_take_a_second() -> None:
+def test_many_architectures_are_looked_up_together_and_none_is_built(monkeypatch: pytest.MonkeyPatch) -> None:
+    """How many a second is measured by experiments/benchmarks/cost_tables.py."""
     model = model_of("mobilenetv3", "macs")
     genes = model.space.sample_matrix(100_000, 0)
-    start = time.process_time()
-    costs = model.costs(genes)
-    assert time.process_time() - start < 0.1
+
+    def refuse(*args: object, **options: object) -> None:
+        raise AssertionError("the table must be enough")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(torch.nn.Module, "__init__", refuse)
+        patch.setattr(type(model.space), "decode", refuse)
+        costs = model.costs(genes)
     assert costs[:5].tolist() == [model.cost(config) for config in model.space.decode(genes[:5])]
 
 
