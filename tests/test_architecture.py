@@ -16,9 +16,10 @@ FOLDERS = {"oneshot": "oneshot", "supernets": "oneshot.supernets", "callbacks": 
 ALLOWED = {
     "supernets": set(),
     "errors": set(),
+    "readers": {"supernets"},
     "functional": {"errors", "supernets"},
     "samplers": {"errors", "functional", "supernets"},
-    "cost": {"errors", "files", "functional", "supernets"},
+    "cost": {"errors", "files", "functional", "readers", "supernets"},
     "guard": {"errors", "supernets"},
     "tasks": {"supernets"},
     "detection": {"supernets"},
@@ -31,16 +32,16 @@ ALLOWED = {
     "sandwich": {"cost", "functional", "sharing", "supernets"},
     "methods": {"errors", "functional", "samplers", "cost", "supernets", "base", "sandwich", "sharing"},
     "nat": {"base", "cluster", "cost", "errors", "evaluation", "files", "fronts"}
-    | {"functional", "sandwich", "sharing", "supernets", "tasks"},
+    | {"functional", "readers", "sandwich", "sharing", "supernets", "tasks"},
     "discrete": {"cluster", "cost", "errors", "evaluation", "files", "fronts", "functional", "supernets", "tasks"}
-    | {"retrain", "sharing"},
+    | {"readers", "retrain", "sharing"},
 }
 # ... and all others everything, except what lies above them.
 TOP = {"__main__", "cli", "picking", "quickstart", "runs", "studying"}
 CALLBACKS_ARE_FOR = {"callbacks", *TOP}
 
 SUPERNETS_MAY_USE = {"numpy", "timm", "torch"}
-WITHOUT_TORCH = {"oneshot.supernets.space", "oneshot.supernets.genotype"}
+WITHOUT_TORCH = {"oneshot.supernets.space", "oneshot.supernets.genotype", "oneshot.supernets.json_files"}
 
 
 def imports(tree: ast.AST, package: str) -> Iterator[tuple[int, str, str | None, bool]]:
