@@ -113,7 +113,10 @@ def export_subnet(
         rebuilt = load(new, trust=(type(network).__module__,))
         outputs = {WEIGHTS: rebuilt(batch)} | _write_programs(rebuilt, new, batch, formats)
 
-        manifest |= vars(count(rebuilt, network.input_shape))
+        counts = count(rebuilt, network.input_shape)
+        manifest |= {"params": counts.params, "macs": counts.macs, "memory": counts.memory}
+        if counts.uncounted:
+            manifest["uncounted"] = list(counts.uncounted)  # macs is a lower bound
         manifest["files"] = {
             file.name: {"sha256": hashlib.sha256(file.read_bytes()).hexdigest()} for file in sorted(new.iterdir())
         }

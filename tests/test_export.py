@@ -137,6 +137,26 @@ def test_the_manifest_says_what_a_user_of_the_network_must_know(exported: tuple[
     }
 
 
+class Spectral(NASBench201Network):
+    """Looks at its images through a Fourier transform, of which nobody knows the multiplications."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return super().forward(torch.fft.ifft2(torch.fft.fft2(x)).real)
+
+
+def test_a_manifest_names_what_its_macs_leave_out(tmp_path: Path) -> None:
+    arch = "|nor_conv_1x1~0|+|skip_connect~0|none~1|+|none~0|none~1|skip_connect~2|"
+    size: dict[str, Any] = {"channels": 4, "cells_per_stage": 1, "image_size": 8}
+    plain = NASBench201Network(arch, **size)
+
+    with pytest.warns(UserWarning, match="lower bound: .*fft"):
+        folder = export_subnet(Spectral(arch, **size), tmp_path / "spectral", formats=[])
+    manifest = json.loads((folder / "manifest.json").read_text())
+
+    assert manifest["uncounted"]
+    assert manifest["macs"] == count(plain, plain.input_shape).macs > 0
+
+
 def test_everybody_who_may_read_one_file_may_read_all(exported: tuple[Subnet, Path]) -> None:
     assert len({path.stat().st_mode for path in exported[1].iterdir()}) == 1
 

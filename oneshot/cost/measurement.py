@@ -14,7 +14,7 @@ import json
 import math
 import os
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -501,7 +501,10 @@ def _visit(target: Target, reference: Run, run: Run, genes: IntMatrix, runs: int
 
 
 def _size(network: Subnet) -> dict[str, int]:
-    return asdict(count(network, network.input_shape)) if len(network.input_shape) == 3 else {}
+    if len(network.input_shape) != 3:
+        return {}
+    counts = count(network, network.input_shape)
+    return {"params": counts.params, "macs": counts.macs, "memory": counts.memory}
 
 
 def _work(op: nn.Module, x: Tensor) -> Matrix:
