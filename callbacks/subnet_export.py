@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import pytorch_lightning as pl
 
@@ -49,7 +49,9 @@ class SubnetExport(SearchCallback):
             from oneshot.export import export_subnet
 
             data = getattr(trainer, "datamodule", None)
-            about = {name: getattr(data, name, None) for name in ("mean", "std", "classes")}
+            about: dict[str, Any] = {
+                name: getattr(data, name, None) for name in ("mean", "std", "classes", "preprocessing")
+            }
             subnet = search.supernet.extract(config)
             if data is not None:
                 recalibrate_on(data, subnet)

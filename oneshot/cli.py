@@ -15,6 +15,8 @@ line: --config FILE, --model.arch_lr 6e-4, --data.init_args.batch_size 32, --tra
 --help' lists them. Examples are in experiments/.
 """
 
+INSIDE = "let the files take decoded images, uint8 [B, H, W, C], and resize and normalise them"
+
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
@@ -64,6 +66,7 @@ def _parser() -> argparse.ArgumentParser:
     pick.add_argument(
         "--formats", nargs="*", default=["torch_export", "onnx"], choices=["torch_export", "onnx"], help="(all)"
     )
+    pick.add_argument("--with-preprocessing", action="store_true", help=INSIDE)
     pick.add_argument("--overwrite", action="store_true", help="replace the folder if it exists")
 
     derive = commands.add_parser("derive", help="derive the architecture of a search from its checkpoint")
@@ -80,6 +83,7 @@ def _parser() -> argparse.ArgumentParser:
     export.add_argument(
         "--formats", nargs="*", default=["torch_export", "onnx"], choices=["torch_export", "onnx"], help="(all)"
     )
+    export.add_argument("--with-preprocessing", action="store_true", help=INSIDE)
     export.add_argument("--overwrite", action="store_true", help="replace the folder if it exists")
 
     show = commands.add_parser("show", help="picture of the cells and table of parameters and MACs")
@@ -131,7 +135,13 @@ def main(argv: Sequence[str] | None = None) -> int:
             elif args.command == "derive":
                 runs.derive(args.run, checkpoint=args.checkpoint, out=args.out, measure=args.measure)
             elif args.command == "export":
-                runs.export(args.run, out=args.out, formats=args.formats, overwrite=args.overwrite)
+                runs.export(
+                    args.run,
+                    out=args.out,
+                    formats=args.formats,
+                    with_preprocessing=args.with_preprocessing,
+                    overwrite=args.overwrite,
+                )
             else:
                 runs.show(args.target, out=args.out)
     except KeyboardInterrupt:

@@ -19,23 +19,27 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Literal
 
+import numpy as np
 import safetensors.torch
 import torch
-from torch import Tensor
+from PIL import Image, ImageOps
+from torch import Tensor, nn
 
 from oneshot import __version__
 from oneshot.supernets.base import Subnet
+from oneshot.supernets.elastic import ElasticNetwork
 from oneshot.supernets.space import SubnetConfig
 
 from .cost.counts import count
 from .errors import missing_extra
+from .preprocessing import WithPreprocessing, then_resize
 
 SCHEMA_VERSION = 1
 SUBNET, WEIGHTS, MANIFEST = "subnet.json", "model.safetensors", "manifest.json"
 FILES = {"torch_export": "model.pt2", "onnx": "model.onnx"}
 TOLERANCE = 1e-5  # largest difference of a reloaded file, relative to the largest output where that exceeds 1
 TRACED_BATCH, CHECKED_BATCH = 2, 3  # different, so that a batch size frozen into a file is found
-PACKAGES = ("timm", "numpy", "safetensors", "pytorch-lightning", "onnx", "onnxscript", "onnxruntime")
+PACKAGES = ("timm", "numpy", "pillow", "safetensors", "pytorch-lightning", "onnx", "onnxscript", "onnxruntime")
 
 
 def export_subnet(
@@ -46,6 +50,8 @@ def export_subnet(
     std: Sequence[float] | None = None,
     classes: Sequence[str] | None = None,
     metrics: Mapping[str, float] | None = None,
+    preprocessing: Mapping[str, Any] | None = None,
+    with_preprocessing: bool = False,
     formats: Sequence[Literal["torch_export", "onnx"]] = ("torch_export", "onnx"),
     overwrite: bool = False,
 ) -> Path:
@@ -54,7 +60,7 @@ def export_subnet(
     These are ``subnet.json`` and ``model.safetensors`` (see :func:`load`), ``model.pt2`` (``torch.export``) and
     ``model.onnx`` for batches of any size, and ``manifest.json`` with all that a user of the network must know, such as
     the largest difference between the outputs of each file, loaded again, and of ``network`` for a fixed random batch.
-    Weights are written as float32. ``network`` itself is not changed.
+    Weights are written as float32. ``network`` itself is not changed. The manifest says of every file what it takes.
 
     Args:
         network: The network, on any device, in any mode. It is exported in eval mode.
@@ -63,6 +69,10 @@ def export_subnet(
         std: Per channel, divided by afterwards.
         classes: Class names in the order of the logits.
         metrics: Measured results to keep with the network; a value that is not finite becomes ``null``.
+        preprocessing: What was done to the images the network was trained on, ``preprocessing`` of a data module. If
+            that leaves them at another size than an elastic network's resolution, the manifest has the second resizing.
+        with_preprocessing: Make resizing, cropping and normalising part of ``model.pt2`` and ``model.onnx``. They take
+            uint8 ``[B, H, W, C]`` then, upright and opaque: what Pillow decodes, turns and converts.
         formats: Which files to write besides the safetensors.
         overwrite: Replace an earlier export, once the new one is complete.
 
@@ -81,6 +91,7 @@ def export_subnet(
         if find_spec(package) is None:
             raise missing_extra(package, "onnx", "Exporting to ONNX")
     subnet, channels = describe(network), network.input_shape[0]
+    preprocessing = _completed(preprocessing, network, required=with_preprocessing)
     scale = {"mean": [float(v) for v in mean or ()], "std": [float(v) for v in std or ()]}
     if not (mean is None and std is None) and not len(scale["mean"]) == len(scale["std"]) == channels:
         raise ValueError(f"mean and std come together, one value for each of {channels} channels; got {mean}, {std}.")
@@ -96,6 +107,7 @@ def export_subnet(
         "num_classes": network.num_classes,
         "classes": classes and list(classes),
         "normalisation": scale if mean else None,
+        "preprocessing": preprocessing,
         "metrics": {name: float(v) if math.isfinite(v) else None for name, v in (metrics or {}).items()},
         "versions": {"oneshot": __version__, "python": platform.python_version(), "torch": str(torch.__version__)},
     }
@@ -111,7 +123,19 @@ def export_subnet(
         weights = {n: t.clone(memory_format=torch.contiguous_format) for n, t in reference.state_dict().items()}
         (new / WEIGHTS).write_bytes(safetensors.torch.save(weights))  # save_file would make it unreadable to others
         rebuilt = load(new, trust=(type(network).__module__,))
-        outputs = {WEIGHTS: rebuilt(batch)} | _write_programs(rebuilt, new, batch, formats)
+        outputs = {WEIGHTS: [rebuilt(batch)]}
+        programs = [FILES[name] for name in formats]
+        wanted = {name: [expected] for name in (WEIGHTS, *programs)}
+        takes = dict.fromkeys(wanted, _takes(network.input_shape))
+        if with_preprocessing and preprocessing is not None and formats:
+            whole, program = WithPreprocessing(reference, preprocessing), WithPreprocessing(rebuilt, preprocessing)
+            batches = _decoded(whole, channels)
+            logits = [whole(images) for images in batches]
+            wanted |= {name: logits for name in programs}
+            takes |= dict.fromkeys(programs, _takes_images(whole, channels))
+            outputs |= _write_programs(program.eval(), new, batches, formats, sizes=whole.resizes)
+        else:
+            outputs |= _write_programs(rebuilt, new, [batch], formats)
 
         counts = count(rebuilt, network.input_shape)
         manifest |= {"params": counts.params, "macs": counts.macs, "memory": counts.memory}
@@ -120,14 +144,15 @@ def export_subnet(
         manifest["files"] = {
             file.name: {"sha256": hashlib.sha256(file.read_bytes()).hexdigest()} for file in sorted(new.iterdir())
         }
-        for name, output in outputs.items():
+        for name, ours in outputs.items():
+            output, expected = torch.cat(ours), torch.cat(wanted[name])
             difference = (output - expected).abs().max().item()
             if not difference <= TOLERANCE * max(1.0, expected.abs().max().item()):  # NaN fails too
                 raise RuntimeError(
                     f"{name}, loaded again, must give the outputs of the network; they differ by {difference:.1e}. "
                     "A network that draws random numbers in eval mode, or gives NaN or infinity, cannot be exported."
                 )
-            manifest["files"][name]["max_abs_difference"] = difference
+            manifest["files"][name] |= {"max_abs_difference": difference, "input": takes[name]}
         (new / MANIFEST).write_text(json.dumps(manifest, indent=2), encoding="utf-8")
     return Path(folder)
 
@@ -234,19 +259,101 @@ def _network_class(class_path: str, trust: Sequence[str]) -> type[Subnet]:
     return found
 
 
-def _write_programs(net: Subnet, folder: Path, batch: Tensor, formats: Sequence[str]) -> dict[str, Tensor]:
-    """Write the files, load them again, and return their outputs for ``batch``."""
+def _completed(preprocessing: Mapping[str, Any] | None, network: Subnet, *, required: bool) -> dict[str, Any] | None:
+    """What the manifest says of the preprocessing: also of the second resizing, where there is one."""
+    if preprocessing is None:
+        if required:
+            raise ValueError(
+                "The files take decoded images where it is known how those are prepared; the data have no "
+                "preprocessing. Export without it, or give export_subnet(preprocessing=...)."
+            )
+        return None
+    done, size = dict(preprocessing), list(network.input_shape[1:])
+    done.pop("then_resize", None)
+    given = done.get("image_size")
+    if given is not None and list(given) != size:
+        if not isinstance(network, ElasticNetwork):
+            raise ValueError(
+                f"A network is exported with the preprocessing of the images it takes, which have {size} pixels; that "
+                f"of the data makes {list(given)}. Pass the preprocessing of the data it was trained on."
+            )
+        done["then_resize"] = then_resize(size)
+    return done
+
+
+def _takes(shape: Sequence[int]) -> dict[str, Any]:
+    """What a file of a network takes."""
+    layout = {3: "NCHW", 2: "NCT", 1: "NT"}.get(len(shape))
+    return {"layout": layout, "shape": ["batch", *shape], "dtype": "float32", "range": "normalised"}
+
+
+def _takes_images(program: WithPreprocessing, channels: int) -> dict[str, Any]:
+    """What a file takes that has the preprocessing inside."""
+    size: list[str | int] = ["height", "width"] if program.resizes else [program.height, program.width]
+    inside = ["resize", "crop"] if program.resizes else []
+    return {
+        "layout": "NHWC",
+        "shape": ["batch", *size, channels],
+        "dtype": "uint8",
+        "range": [0, 255],
+        "inside": [*inside, "normalisation", *(["then_resize"] if program.resizes_again else [])],
+        "exact": not program.resizes
+        or "where Pillow makes its vertical pass first, pixels differ from its by at most one of 255 levels",
+    }
+
+
+def _decoded(program: WithPreprocessing, channels: int) -> list[Tensor]:
+    """Images of several sizes to compare files with, uint8 ``[B, H, W, C]``, checked to be resized as Pillow does."""
+    generator = torch.Generator().manual_seed(0)
+    height, width = program.height, program.width
+    sizes = [(height, width)]
+    if program.resizes:
+        sizes = [(2 * height + 3, 3 * width + 1), (height + 1, max(2, width // 2)), (height, 2 * width)]
+    batches = [
+        torch.randint(256, (CHECKED_BATCH, *size, channels), generator=generator, dtype=torch.uint8) for size in sizes
+    ]
+    for images in batches if program.resizes else []:
+        difference = (program.pixels(images) - _by_pillow(images, (width, height))).abs().max().item()
+        if difference > 1:
+            raise RuntimeError(
+                f"Images must be resized as Pillow resizes them, but for rounding; they differ by {difference:g} of "
+                "255 levels. Export without the preprocessing."
+            )
+    return batches
+
+
+def _by_pillow(images: Tensor, size: tuple[int, int]) -> Tensor:
+    """Images ``[B, H, W, C]`` resized to cover a size, cropped at the centre, ``[B, C, H, W]``."""
+    pictures = [Image.fromarray(image.squeeze(2).numpy() if image.shape[2] == 1 else image.numpy()) for image in images]
+    fitted = [np.atleast_3d(np.asarray(ImageOps.fit(p, size, Image.Resampling.BILINEAR))) for p in pictures]
+    return torch.from_numpy(np.stack(fitted)).permute(0, 3, 1, 2).float()
+
+
+def _write_programs(
+    net: nn.Module, folder: Path, batches: Sequence[Tensor], formats: Sequence[str], *, sizes: bool = False
+) -> dict[str, list[Tensor]]:
+    """Write the files, load them again, and return their outputs for all batches; the first is what is traced.
+
+    Args:
+        net: The network.
+        folder: Where to write.
+        batches: ``[B, ...]``.
+        formats: Which files.
+        sizes: Whether the second and third dimension may change, too.
+    """
     if not formats:
         return {}
-    example, dynamic = (batch[:TRACED_BATCH],), ({0: torch.export.Dim("batch")},)
-    outputs = {}
+    dimensions = ("batch", "height", "width") if sizes else ("batch",)
+    dynamic = ({d: torch.export.Dim(name) for d, name in enumerate(dimensions)},)
+    example, outputs = (batches[0][:TRACED_BATCH],), {}
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # the exporters warn about their own insides; what they write is checked
         program = torch.export.export(net, example, dynamic_shapes=dynamic, strict=False)
         if "torch_export" in formats:
             path = folder / FILES["torch_export"]
             torch.export.save(program, path)
-            outputs[path.name] = torch.export.load(path).module()(batch)
+            module = torch.export.load(path).module()
+            outputs[path.name] = [module(batch) for batch in batches]
         if "onnx" in formats:
             import onnxruntime
 
@@ -254,7 +361,9 @@ def _write_programs(net: Subnet, folder: Path, batch: Tensor, formats: Sequence[
             names: dict[str, Any] = {"input_names": ["images"], "output_names": ["logits"], "dynamic_shapes": dynamic}
             torch.onnx.export(program, example, path, dynamo=True, external_data=False, verbose=False, **names)
             session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
-            outputs[path.name] = torch.from_numpy(session.run(None, {"images": batch.numpy()})[0])
+            outputs[path.name] = [
+                torch.from_numpy(session.run(None, {"images": batch.numpy()})[0]) for batch in batches
+            ]
     return outputs
 
 

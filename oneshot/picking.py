@@ -49,6 +49,7 @@ def pick(
     lr: float = 0.005,
     out: str | None = None,
     formats: Sequence[Literal["torch_export", "onnx"]] = ("torch_export", "onnx"),
+    with_preprocessing: bool = False,
     overwrite: bool = False,
 ) -> Path:
     """Take a network from the front of a search, calibrate its statistics, train it if asked, export it.
@@ -70,6 +71,7 @@ def pick(
         lr: Its learning rate.
         out: Folder to write; by default ``picked`` in the run's.
         formats: See :func:`~oneshot.export.export_subnet`.
+        with_preprocessing: Likewise.
         overwrite: Likewise.
 
     Returns:
@@ -91,7 +93,8 @@ def pick(
     point = _pairs("--near", near)
     if (Path(run) / LOG).is_file():
         picked = _from_study(run, bounds, point, knee=knee)
-        return _export_of_study(picked, target, finetune, lr, formats, overwrite=overwrite)
+        inside = with_preprocessing
+        return _export_of_study(picked, target, finetune, lr, formats, with_preprocessing=inside, overwrite=overwrite)
     module, data = read_run(run) if (Path(run) / CONFIG).is_file() else (None, None)
     if not isinstance(module, NAT) or data is None:
         raise ValueError(
@@ -144,6 +147,8 @@ def pick(
         mean=getattr(data, "mean", None),
         std=getattr(data, "std", None),
         classes=getattr(data, "classes", None),
+        preprocessing=getattr(data, "preprocessing", None),
+        with_preprocessing=with_preprocessing,
         metrics=metrics,
         formats=formats,
         overwrite=overwrite,
@@ -186,6 +191,7 @@ def _export_of_study(
     lr: float,
     formats: Sequence[Literal["torch_export", "onnx"]],
     *,
+    with_preprocessing: bool,
     overwrite: bool,
 ) -> Path:
     study, record = picked
@@ -206,6 +212,8 @@ def _export_of_study(
         mean=getattr(data, "mean", None),
         std=getattr(data, "std", None),
         classes=getattr(data, "classes", None),
+        preprocessing=getattr(data, "preprocessing", None),
+        with_preprocessing=with_preprocessing,
         metrics=metrics,
         formats=formats,
         overwrite=overwrite,

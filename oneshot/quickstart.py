@@ -114,7 +114,13 @@ def _run(
                 best, metrics = module.network_for_export(), {str(k): float(v) for k, v in test.items()}
 
         export = export_subnet(
-            best, folder / "export", mean=data.mean, std=data.std, classes=data.classes, metrics=metrics
+            best,
+            folder / "export",
+            mean=data.mean,
+            std=data.std,
+            classes=data.classes,
+            metrics=metrics,
+            preprocessing=data.preprocessing,
         )
         x, _ = next(iter(data.test_dataloader()))
         with torch.no_grad():

@@ -296,7 +296,12 @@ def derive(run: str, *, checkpoint: str | None = None, out: str | None = None, m
 
 
 def export(
-    run: str, *, out: str | None = None, formats: Sequence[Literal["torch_export", "onnx"]], overwrite: bool = False
+    run: str,
+    *,
+    out: str | None = None,
+    formats: Sequence[Literal["torch_export", "onnx"]],
+    with_preprocessing: bool = False,
+    overwrite: bool = False,
 ) -> None:
     """``oneshot export RUN``: write the network of a retraining, or of a search with the weights it inherits.
 
@@ -320,6 +325,8 @@ def export(
         mean=getattr(data, "mean", None),
         std=getattr(data, "std", None),
         classes=getattr(data, "classes", None),
+        preprocessing=getattr(data, "preprocessing", None),
+        with_preprocessing=with_preprocessing,
         metrics=json.loads(results.read_text()) if results.exists() else None,
         formats=formats,
         overwrite=overwrite,

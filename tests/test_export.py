@@ -129,6 +129,7 @@ def test_the_manifest_says_what_a_user_of_the_network_must_know(exported: tuple[
         "input_shape": list(network.input_shape),
         "num_classes": 10,
         "classes": [f"class {i}" for i in range(10)],
+        "preprocessing": None,
         "normalisation": {"mean": [0.5] * channels, "std": [0.25] * channels},
         "metrics": {"test/accuracy": 0.75, "broken": None},
         "params": counts.params,

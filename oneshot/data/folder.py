@@ -10,15 +10,14 @@ from typing import Any
 
 import numpy as np
 import torch
-from PIL import Image, ImageOps
 from pytorch_lightning.utilities import rank_zero_info
 from torch import Tensor
 
+from .decoding import SUFFIXES, UnreadableImageError, decode, is_grey, opened, unreadable
 from .images import ImageSet, Pixels, stratified_split
+from .preprocessing import of_files
 from .vision import Split, VisionData
 
-SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".ppm", ".pgm", ".gif"})
-_GREY = frozenset({"1", "L", "LA"})
 _SIZE_SAMPLE = 64  # images whose headers decide size and channels
 
 
@@ -92,6 +91,11 @@ class ImageFolder(VisionData):
         super().__init__(classes, common_shape(self._files["train"][0], image_size), **options)
         self.in_memory = in_memory
 
+    @property
+    def preprocessing(self) -> dict[str, Any]:
+        """How the files are read, for manifests. May read training images."""
+        return of_files(self.input_shape, self.mean, self.std)
+
     def load(self, split: Split) -> ImageSet | None:
         """Lists a split's images and, with ``in_memory``, decodes them."""
         if split not in self._files:
@@ -115,34 +119,12 @@ class Decoder:
         images = np.empty((len(rows), *self.shape), dtype=np.uint8)
 
         def fill(slot: int, row: int) -> None:
-            images[slot] = _decode(self.paths[row], self.shape)
+            images[slot] = decode(self.paths[row], self.shape)
 
         with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:  # Pillow decodes without the interpreter lock
             for _ in pool.map(fill, range(len(rows)), rows.tolist()):
                 pass
         return torch.from_numpy(images)
-
-
-def _decode(path: Path, shape: tuple[int, int, int]) -> np.ndarray:
-    channels, height, width = shape
-    try:
-        with Image.open(path) as image:
-            _check_depth(path, image.mode)
-            colours = image.convert("L" if channels == 1 else "RGB")
-        fitted = ImageOps.fit(colours, (width, height), Image.Resampling.BILINEAR)
-    except (OSError, SyntaxError) as error:  # Pillow raises SyntaxError for broken PNG chunks
-        raise ValueError(unreadable(path, error)) from error
-    return np.asarray(fitted).reshape(height, width, channels).transpose(2, 0, 1)
-
-
-def unreadable(path: Path, error: Exception) -> str:
-    """What to say of a file that Pillow does not read."""
-    return f"Every file with an image's suffix must be readable; {str(path)!r} is not ({error}). Repair or remove it."
-
-
-def _check_depth(path: Path, mode: str) -> None:
-    if mode[0] in "IF":  # Pillow would clip the values at 255 without a word
-        raise ValueError(f"Images must have 8 bits per channel; {str(path)!r} has mode {mode!r}. Convert it first.")
 
 
 def _classes(folder: Path) -> tuple[str, ...]:
@@ -172,11 +154,10 @@ def common_shape(paths: Sequence[Path], image_size: int | tuple[int, int] | None
     sizes, modes = [], set()
     for index in np.linspace(0, len(paths) - 1, min(_SIZE_SAMPLE, len(paths))).round().astype(int):
         try:
-            with Image.open(paths[index]) as image:
-                _check_depth(paths[index], image.mode)
+            with opened(paths[index]) as image:
                 sizes.append(image.size)
                 modes.add(image.mode)
-        except OSError as error:
+        except UnreadableImageError as error:
             raise ValueError(unreadable(paths[index], error)) from error
     if isinstance(image_size, int):
         image_size = image_size, image_size
@@ -185,4 +166,4 @@ def common_shape(paths: Sequence[Path], image_size: int | tuple[int, int] | None
         image_size = side, side
     if min(image_size) < 1:
         raise ValueError(f"image_size must be at least 1 pixel; got {image_size}.")
-    return 1 if modes <= _GREY else 3, *image_size
+    return 1 if all(map(is_grey, modes)) else 3, *image_size

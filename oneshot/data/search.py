@@ -70,6 +70,11 @@ class SearchDataModule(pl.LightningDataModule):
         """Per-channel standard deviation of values scaled to 0..1."""
         return self.data.std
 
+    @property
+    def preprocessing(self) -> dict[str, Any] | None:
+        """What was done to an image before a network sees it, for manifests."""
+        return self.data.preprocessing
+
     @cached_property
     def _streams(self) -> tuple[ImageSet, ImageSet]:
         return self.data.train_images.split(self.arch_fraction, seed=self.seed)

@@ -24,8 +24,10 @@ from torch.nn import functional as F
 
 from oneshot.tasks import IGNORED
 
-from .folder import SUFFIXES, Decoder, common_shape, unreadable
+from .decoding import SUFFIXES, unreadable
+from .folder import Decoder, common_shape
 from .images import Batch, ImageSet, Pixels, Stats, normalise
+from .preprocessing import of_files
 from .vision import Split, VisionData
 
 SHAPES = ("background", "circle", "square", "triangle")
@@ -168,6 +170,11 @@ class SegmentationFolder(SegmentationData):
             class_names = [str(number) for number in range(max(numbers - {IGNORED}, default=-1) + 1)]
         super().__init__(class_names, common_shape(self._files["train"][0], image_size), **options)
         self.in_memory = in_memory
+
+    @property
+    def preprocessing(self) -> dict[str, Any]:
+        """How the image files are read, for manifests. May read training images."""
+        return of_files(self.input_shape, self.mean, self.std)
 
     def load(self, split: Split) -> ImageSet | None:
         """Reads a split's masks and, with ``in_memory``, its images."""

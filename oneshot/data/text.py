@@ -167,6 +167,8 @@ class TextData(pl.LightningDataModule):
             short for one batch.
     """
 
+    preprocessing: None = None  # a vocabulary is no preprocessing of images
+
     def __init__(
         self,
         train_file: str | Path,
@@ -283,6 +285,8 @@ class TextSearchData(pl.LightningDataModule):
     Raises:
         ValueError: If ``arch_fraction`` is not inside (0, 1); on first use, if a part has fewer sequences than a batch.
     """
+
+    preprocessing: None = None  # a vocabulary is no preprocessing of images
 
     def __init__(self, data: TextData, *, arch_fraction: float = 0.5, seed: int = 0) -> None:
         super().__init__()

@@ -28,6 +28,7 @@ from .images import (
     channel_statistics,
     stratified_split,
 )
+from .preprocessing import of_arrays
 
 Split = Literal["train", "val", "test"]
 _CIFAR100_CLASSES = """
@@ -155,6 +156,16 @@ class VisionData(pl.LightningDataModule, ABC):
     def std(self) -> Stats:
         """Per-channel standard deviation of values scaled to 0..1. May read training images."""
         return self._statistics[1]
+
+    @property
+    def preprocessing(self) -> dict[str, Any]:
+        """What was done to an image before a network sees it, for manifests. May read training images."""
+        return of_arrays(self.input_shape, self.mean, self.std, source=self.source)
+
+    @property
+    def source(self) -> str:
+        """Where the pixels are from, for `preprocessing`."""
+        return f"{type(self).__name__}, images of {self.input_shape[1]}x{self.input_shape[2]} pixels"
 
     def _read(self, split: Split) -> ImageSet | None:
         images = self.load(split)
@@ -293,6 +304,13 @@ class Digits(VisionData):
             raise ValueError(f"The digits are 8x8; image_size must be at least 8, got {image_size}.")
         super().__init__(tuple("0123456789"), (1, image_size, image_size), **options)
         self.split_seed = split_seed
+
+    @property
+    def source(self) -> str:
+        """Scikit-learn's images have values of 0 to 16 and 8x8 pixels."""
+        size = self.input_shape[1]
+        larger = f", interpolated bilinearly to {size}x{size} (align_corners=False)" if size != 8 else ""
+        return f"sklearn.datasets.load_digits().images * 255 / 16{larger}, rounded to uint8"
 
     def load(self, split: Split) -> ImageSet | None:
         """Test is a fixed stratified fifth, 359 images."""
