@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -14,7 +15,7 @@ from pytorch_lightning.callbacks import ModelCheckpoint
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from oneshot.base import Batch, BilevelSearch
+from oneshot.base import Batch, BilevelSearch, GradientSearch, SingleLevelSearch
 from oneshot.data import FakeImages, SearchDataModule
 from oneshot.errors import NonFiniteLossError
 from oneshot.samplers import SoftmaxSampler
@@ -435,3 +436,27 @@ def test_the_training_loss_is_not_read_from_the_device_at_every_step() -> None:
     fit(module, random_streams(module.supernet), epochs=1)
     assert "train/loss" in module.trainer.callback_metrics
     assert "train/loss" not in module.trainer.progress_bar_metrics
+
+
+@pytest.mark.parametrize("kind", [BilevelSearch, SingleLevelSearch])
+def test_the_gradient_of_the_alphas_is_never_clipped(kind: type[GradientSearch]) -> None:
+    def gradients(grad_clip: float) -> dict[str, float]:
+        torch.manual_seed(0)
+        module = kind(PlantedSupernet(channels=4), SoftmaxSampler(), grad_clip=grad_clip, alpha_std=0.5)
+        norms: dict[str, float] = {}
+
+        class Look(pl.Callback):
+            def on_train_start(self, trainer: pl.Trainer, pl_module: Any) -> None:
+                for name, optimizer in zip(("weights", "alphas"), trainer.optimizers, strict=True):
+                    optimizer.register_step_post_hook(partial(self.look, name))
+
+            def look(self, name: str, optimizer: torch.optim.Optimizer, *args: Any) -> None:
+                parts = [p.grad.norm() for group in optimizer.param_groups for p in group["params"]]
+                norms.setdefault(name, float(torch.stack(parts).norm()))  # of the first step
+
+        fit(module, random_streams(module.supernet), epochs=1, callbacks=[Look()])
+        return norms
+
+    clipped, free = gradients(1e-3), gradients(1e6)
+    assert clipped["weights"] == pytest.approx(1e-3, rel=1e-3) and free["weights"] > 0.01
+    assert clipped["alphas"] == free["alphas"] > 1e-3

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
@@ -14,6 +16,7 @@ from oneshot.functional import (
     entropy,
     expected_cost,
     frozen_batch_norm,
+    most_likely_within,
     unrolled_arch_grad,
     warmup_cosine,
 )
@@ -225,3 +228,33 @@ def test_a_student_that_agrees_is_not_pushed() -> None:
     loss = alpha_divergence(logits.detach() + 7.0, logits, alphas=(-1, 1))
     assert loss.item() == pytest.approx(0, abs=1e-12)
     assert torch.autograd.grad(loss, logits)[0].abs().max() < 1e-12
+
+
+BINS = 64
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_the_most_likely_within_a_bound_is_that_of_all_there_are(seed: int) -> None:
+    """Against all 1024 sums, each cost rounded up to one of 64 steps: so no sum is above the bound."""
+    rng = np.random.default_rng(seed)
+    rows, high = 5, 1.0
+    probabilities = [rng.dirichlet(np.ones(4)) for _ in range(rows)]
+    costs = [rng.random(4) * 2 * high / rows for _ in range(rows)]
+    every = list(itertools.product(range(4), repeat=rows))
+    likely = {picks: math.prod(p[o] for p, o in zip(probabilities, picks, strict=True)) for picks in every}
+    total = {picks: sum(c[o] for c, o in zip(costs, picks, strict=True)) for picks in every}
+    steps = {picks: sum(math.ceil(c[o] * BINS / high) for c, o in zip(costs, picks, strict=True)) for picks in every}
+
+    chosen = tuple(most_likely_within(probabilities, costs, low=0.9 * high, high=high, bins=BINS))
+
+    inside = [picks for picks in every if 0.9 * BINS <= steps[picks] <= BINS]
+    assert chosen == max(inside, key=lambda picks: likely[picks])
+    assert 0.9 * high - rows * high / BINS <= total[chosen] <= high
+
+
+def test_a_sum_that_rounding_to_the_nearest_step_would_allow_is_above_the_bound() -> None:
+    """Ten costs of 6.4 steps are 64 steps, the bound; ten of 6.45 would be 60 steps if they were rounded to 6."""
+    likely, cost = np.array([0.9, 0.1]), np.array([6.45 / BINS, 0.0])
+    chosen = most_likely_within([likely] * 10, [cost] * 10, low=0.0, high=1.0, bins=BINS)
+    assert sum(cost[o] for o in chosen) <= 1.0
+    assert chosen.count(0) == 9

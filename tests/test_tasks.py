@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, TensorDataset
 
+from oneshot.evaluation import evaluate_configs
 from oneshot.methods.darts import DARTS
 from oneshot.retrain import Retrain
 from oneshot.supernets.segmentation import SegmentationSupernet
@@ -154,3 +155,22 @@ def test_an_exported_segmentation_network_is_loaded_and_computes_the_same(tmp_pa
     with torch.no_grad():
         torch.testing.assert_close(loaded(x), network(x), rtol=1e-5, atol=1e-6)
     assert loaded.task == "segmentation"
+
+
+def test_the_accuracy_of_shared_weights_is_the_share_of_the_pixels_that_count() -> None:
+    supernet = small_supernet()
+    x, y = batches().tensors
+    configs = supernet.space.decode(supernet.space.sample_matrix(3, 0))
+    found = evaluate_configs(supernet, configs, [(x[:5], y[:5]), (x[5:], y[5:])], calibration=[x])
+    counted, right = y != IGNORED, []
+    for config in configs:
+        network = supernet.extract(config).train()
+        for layer in network.modules():
+            if isinstance(layer, torch.nn.BatchNorm2d):
+                layer.momentum = 1.0  # the statistics of the one batch
+        with torch.no_grad():
+            network(x)
+            right.append(int((network.eval()(x).argmax(1) == y)[counted].sum()))
+    assert found == pytest.approx([count / int(counted.sum()) for count in right], abs=1e-9)
+    assert not counted.all() and min(right) > 0
+    assert found != pytest.approx([count / y.numel() for count in right], abs=1e-3)

@@ -138,6 +138,19 @@ def test_the_shorter_stream_is_shuffled_anew_each_time_it_is_used_up(num_workers
     assert epochs[0] != epochs[1]
 
 
+def test_the_streams_have_orders_and_augmentations_of_their_own() -> None:
+    data = countable(64)
+    search = SearchDataModule(data, arch_fraction=0.5, batch_size=8)
+    orders, draws = [], []
+    for name, loader in search.train_dataloader().items():
+        pairs = list(loader.sampler)  # places in the stream, and the numbers that seed augmentations
+        assert sorted(place for place, _ in pairs) == list(range(32)), name
+        orders.append([place for place, _ in pairs])
+        draws.append({draw for _, draw in pairs})
+    assert orders[0] != orders[1] and sum(a == b for a, b in zip(*orders)) < 16
+    assert not draws[0] & draws[1]
+
+
 def test_a_longer_arch_stream_sets_the_length_of_the_epoch() -> None:
     model, search = TwoStreams(), SearchDataModule(countable(60), arch_fraction=0.8, batch_size=5)
     trainer(limit_val_batches=0).fit(model, datamodule=search)

@@ -470,6 +470,28 @@ def test_the_filters_of_smallest_norm_are_pruned(count: int) -> None:
     assert torch.equal(child.ops["6"].get_parameter("weight"), parent.ops["6"].get_parameter("weight")[:, kept])
 
 
+def test_filters_that_are_added_to_each_other_go_by_the_sum_of_their_norms() -> None:
+    """The weakest of one convolution is the strongest of the other, so neither alone knows which one to leave out."""
+    nodes = [
+        Node("a", "conv", ("image",), channels=4, kernel=3),
+        Node("b", "conv", ("image",), channels=4, kernel=3),
+        Node("sum", "add", ("a", "b")),
+        Node("pool", "global_pool", ("sum",)),
+        Node("out", "classifier", ("pool",)),
+    ]
+    norms = [[1.0, 2.0, 3.0, 4.0], [9.0, 8.0, 1.5, 4.0]]  # of sums 10, 10, 4.5 and 8
+    for which in range(2):
+        parent = random_network(NetworkGraph(tuple(nodes)))
+        convs = [node.name for node in parent.graph.nodes if node.op == "conv"]
+        for name, of in zip(convs, norms, strict=True):
+            weight = parent.ops[name].get_parameter("weight").data
+            weight.mul_((torch.tensor(of).to(weight) / weight.abs().sum((1, 2, 3)))[:, None, None, None])
+        child = prune(parent, convs[which], count=2)
+        left = [conv.weight.abs().sum((1, 2, 3)).tolist() for conv in child.modules() if isinstance(conv, nn.Conv2d)]
+        for kept, of in zip(sorted(left), norms, strict=True):
+            assert kept == pytest.approx(of[:2])
+
+
 @pytest.mark.parametrize("seed", range(6))
 def test_pruning_what_does_nothing_changes_nothing(seed: int) -> None:
     parent = random_network(random_graph(seed), seed)

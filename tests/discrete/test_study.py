@@ -788,3 +788,69 @@ def test_a_cluster_that_is_not_there_is_said_at_once(tmp_path: Path) -> None:
     study = Study(RandomSearch(SPACE), table(), ["max accuracy"], evaluations=2, workers=1, ray="127.0.0.1:9")
     with pytest.raises(ConnectionError, match="There is no Ray cluster at '127.0.0.1:9'"):
         study.run()
+
+
+class Repeater(SearchStrategy):
+    """Asks for given proposals, whatever was asked before."""
+
+    repeats = True
+
+    def __init__(self, *asked: Mapping[str, Any]) -> None:
+        super().__init__(SPACE)
+        self.asked = list(asked)
+
+    def _propose(self) -> Proposal | None:
+        return self._new(GENES[0], **self.asked.pop(0)) if self.asked else None
+
+
+STEP = {"operator": "deepen", "arguments": {"node": "1"}, "seed": 0}
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        pytest.param({"fidelity": 3.0}, id="fidelity"),
+        pytest.param({"fidelity": 1.0, "trained": 0.5}, id="trained"),
+        pytest.param({"fidelity": 1.0, "parent": 0}, id="parent"),
+        pytest.param({"fidelity": 1.0, "trace": (STEP,)}, id="trace"),
+        pytest.param({}, id="full fidelity"),
+    ],
+)
+def test_only_the_very_same_question_is_answered_from_the_log(other: dict[str, Any]) -> None:
+    class Told:
+        metrics = ("error",)
+
+        def __call__(self, proposal: Proposal) -> dict[str, float]:
+            return {"error": float(proposal.number)}
+
+    same = {"fidelity": 1.0}
+    study = Study(Repeater(same, other, same, other), Told(), ["min error"], evaluations=9).run()
+    assert [record.result.metrics["error"] for record in study.records] == [0.0, 1.0, 0.0, 1.0]
+    assert [record.repeated for record in study.records] == [False, False, True, True]
+
+
+def test_tries_are_counted_over_all_sessions(tmp_path: Path) -> None:
+    """Two tries in all: one before the study was stopped, one after it, and none for each session."""
+
+    class Stopped:
+        metrics = ("error",)
+        tries = 0
+
+        def __call__(self, proposal: Proposal) -> dict[str, float]:
+            Stopped.tries += proposal.number == 0
+            if Stopped.tries == 2 and proposal.number == 0:
+                raise KeyboardInterrupt
+            if proposal.number == 0:
+                raise RuntimeError("out of ink")
+            return {"error": 1.0}
+
+    def study() -> Study:
+        return Study(RandomSearch(SPACE), Stopped(), ["min error"], folder=tmp_path, evaluations=3, retries=1)
+
+    with pytest.raises(KeyboardInterrupt):
+        study().run()
+    again = study().run()
+    assert Stopped.tries == 3, "the one that was stopped was not finished"
+    (failed,) = [record for record in again.records if record.result.values is None]
+    assert failed.proposal.number == 0 and "out of ink" in str(failed.result.failure)
+    assert sum(event["event"] == "retry" for event in EventLog(tmp_path / "log.jsonl").events) == 1

@@ -62,6 +62,18 @@ def test_the_same_proposal_gives_the_same_weights_and_leaves_random_numbers_alon
         assert torch.equal(a, b)
 
 
+def test_another_proposal_or_another_seed_is_another_training(tmp_path: Path) -> None:
+    """Of one architecture: other initial weights, and so on; one seed for all would be a study of one training."""
+    one, other = evaluator(tmp_path / "1"), evaluator(tmp_path / "2", seed=1)
+    for it, proposal in ((one, first(0)), (one, first(1)), (other, first(0))):
+        it(proposal)
+    networks = [one.load(0), one.load(1), other.load(0)]
+    weights = [dict(network.named_parameters()) for network in networks]
+    assert len(weights[0]) > 2
+    for name in (name for name, weight in weights[0].items() if weight.ndim > 1):
+        assert len({tuple(part[name].flatten().tolist()) for part in weights}) == 3, name
+
+
 def test_metrics_are_those_of_the_network(tmp_path: Path) -> None:
     it = evaluator(tmp_path, costs={"convs": lambda net: sum(isinstance(m, torch.nn.Conv2d) for m in net.modules())})
     found = it(first())

@@ -82,7 +82,13 @@ def test_without_the_winner_nothing_else_wins() -> None:
 
 
 def exact_gradient(
-    module: DARTS, batch: Batch, *, momentum: bool = True, decay: bool = True, step: bool = True
+    module: DARTS,
+    batch: Batch,
+    *,
+    momentum: bool = True,
+    decay: bool = True,
+    step: bool = True,
+    annealed: bool = True,
 ) -> list[Tensor]:
     """``d L_v(w', alpha) / d alpha`` by autograd through the step SGD is about to take, ``w'(alpha)``."""
     optimizer = module.trainer.optimizers[0]
@@ -97,14 +103,15 @@ def exact_gradient(
         return F.cross_entropy(functional_call(supernet, parameters, (x, arch)), y)
 
     gradients = torch.autograd.grad(loss(w, "weights"), list(w.values()), create_graph=True)
+    lr = group["lr"] if annealed else module.weight_lr
     stepped = {
-        name: p - step * group["lr"] * (g + decay * group["weight_decay"] * p + momentum * group["momentum"] * b)
+        name: p - step * lr * (g + decay * group["weight_decay"] * p + momentum * group["momentum"] * b)
         for (name, p), g, b in zip(w.items(), gradients, buffers, strict=True)
     }
     return list(torch.autograd.grad(loss(stepped, "arch"), list(alphas.values())))
 
 
-def run(monkeypatch: pytest.MonkeyPatch, order: Any, **wrong: bool) -> list[bool]:
+def run(monkeypatch: pytest.MonkeyPatch, order: Any, *, epochs: int = 1, **wrong: bool) -> list[bool]:
     """Compare the gradient of every step of a short search with the exact one."""
     torch.manual_seed(0)
     supernet = NASBench201Supernet(channels=2, cells_per_stage=1, num_classes=3, in_channels=1, image_size=8)
@@ -121,7 +128,7 @@ def run(monkeypatch: pytest.MonkeyPatch, order: Any, **wrong: bool) -> list[bool
         return loss
 
     monkeypatch.setattr(module, "arch_backward", arch_backward)
-    fit(module, random_streams(supernet, dtype=torch.float64), epochs=1)
+    fit(module, random_streams(supernet, dtype=torch.float64), epochs=epochs)
     return agree
 
 
@@ -139,6 +146,11 @@ def test_the_first_order_takes_the_weights_as_they_are(monkeypatch: pytest.Monke
 def test_the_momentum_and_decay_of_the_optimiser_matter(monkeypatch: pytest.MonkeyPatch) -> None:
     assert run(monkeypatch, 2, momentum=False) == [True, False, False]  # before the first step there is none
     assert run(monkeypatch, 2, decay=False) == [False, False, False]
+
+
+def test_the_step_it_looks_through_has_the_learning_rate_of_its_epoch(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert run(monkeypatch, 2, epochs=2) == [True] * 6
+    assert run(monkeypatch, 2, epochs=2, annealed=False) == [True] * 3 + [False] * 3
 
 
 @pytest.mark.parametrize("order", [0, 3, "second"])

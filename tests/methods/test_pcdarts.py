@@ -39,16 +39,26 @@ NAMES = ("none", "skip_connect", "max_pool_3x3", "sep_conv_3x3")
 
 
 def textbook(
-    ops: Sequence[nn.Module], x: Tensor, weights: Tensor, k: int, stride: int, *, shuffle: bool = True
+    ops: Sequence[nn.Module],
+    x: Tensor,
+    weights: Tensor,
+    k: int,
+    stride: int,
+    *,
+    shuffle: bool = True,
+    edge: float = 1.0,
 ) -> Tensor:
-    """Equation 1, from the paper: sampled channels through the candidates, the others past them, then a shuffle."""
+    """Equation 1, from the paper: sampled channels through the candidates, the others past them, then a shuffle.
+
+    All of it has the weight of the edge (equation 2).
+    """
     c = x.shape[1]
     sampled, masked = x[:, : c // k], x[:, c // k :]
     mixed = sum(w * op(sampled) for w, op in zip(weights, ops, strict=True))
     assert isinstance(mixed, Tensor)
     if stride == 2:
         masked = F.max_pool2d(masked, 2, 2)
-    out = torch.cat([mixed, masked], dim=1)
+    out = torch.cat([edge * mixed, edge * masked], dim=1)
     if not shuffle:
         return out
     order = [part * (c // k) + i for i in range(c // k) for part in range(k)]  # written out channel by channel
@@ -68,6 +78,17 @@ def test_a_partial_mixture_is_the_papers(stride: int, k: int) -> None:
     for a, b in zip(*(torch.autograd.grad((y * probe).sum(), [x]) for y in (ours, exact)), strict=True):
         torch.testing.assert_close(a, b, rtol=1e-10, atol=1e-12)
     assert not torch.allclose(ours, textbook(ops, x, weights, k, stride, shuffle=False), rtol=1e-2)
+
+
+@pytest.mark.parametrize("stride", [1, 2])
+def test_the_channels_that_pass_by_have_the_weight_of_the_edge_too(stride: int) -> None:
+    ops = [make_op(name, 4, stride, affine=False, pool_bn=True).double() for name in NAMES]
+    x, weights = torch.randn(2, 8, 6, 6, dtype=torch.float64), torch.randn(4, dtype=torch.float64).softmax(0)
+    ours = PartialMixedOp(ops, parts=2, stride=stride)(x, 0.3 * weights)
+    torch.testing.assert_close(ours, textbook(ops, x, weights, 2, stride, edge=0.3), rtol=1e-12, atol=1e-12)
+    unweighted = textbook(ops, x, weights, 2, stride)
+    assert not torch.allclose(ours, unweighted, rtol=1e-2)
+    assert not torch.allclose(ours[:, 1::2], unweighted[:, 1::2], rtol=1e-2)  # these passed by
 
 
 def test_the_shuffle_brings_other_channels_to_the_candidates() -> None:
@@ -142,6 +163,18 @@ def test_the_architecture_is_derived_from_the_product_of_both_weights() -> None:
     sampler.betas.data.zero_()
     sampler.betas.data[[12, 13]] = 1.0
     assert {e for e in range(9, 14) if search.derive()["normal"][e] != "none"} == {12, 13}
+
+
+def test_a_search_begins_with_edges_that_are_equal() -> None:
+    """The authors' betas are 1e-3 times normal numbers; large ones would have decided between edges before the data."""
+    search = PCDARTS(DARTSSupernet(channels=4, cells=3, image_size=8, partial_channels=2))
+    sampler = search.sampler
+    assert isinstance(sampler, EdgeNormalization)
+    assert 0 < sampler.betas.abs().max() < 1e-2
+    edges = sampler.edges()["normal"].detach()
+    for first, last in RIGHT:
+        equal = torch.full((last - first,), 1 / (last - first))
+        torch.testing.assert_close(edges[first:last], equal, rtol=1e-2, atol=0)
 
 
 def test_the_alphas_and_betas_wait_for_the_weights() -> None:

@@ -286,6 +286,37 @@ def baselines(monkeypatch: pytest.MonkeyPatch) -> list[tuple[float, float]]:
     return seen
 
 
+def test_an_advantage_is_over_the_baseline_that_this_step_moved() -> None:
+    """As in the authors' code, which moves the baseline first."""
+    torch.manual_seed(0)
+    supernet = PlantedSupernet()
+    module = ProxylessNAS(supernet, gradient="reinforce", reward=Reward(samples=3, decay=0.5), alpha_std=0.5)
+    reward = module.reward
+    assert reward is not None
+    reward.baseline.fill_(0.9)
+    reward.updates.fill_(1)
+    paths, rewards, seen = [], [0.2, 0.6, 0.7], iter([0.2, 0.6, 0.7])
+
+    def earned(logits: Tensor, y: Tensor, path: dict[str, Tensor]) -> Tensor:
+        paths.append(path["edge"].numpy())
+        return torch.tensor(next(seen))
+
+    reward.forward = earned  # type: ignore[method-assign]
+    x, y = torch.randn(4, 1, 8, 8), torch.tensor([0, 1, 1, 0])
+    module.arch_backward({"weights": (x, y), "arch": (x, y)})
+    alpha = module.alphas["edge"]
+    assert alpha.grad is not None
+    p = np.exp(alpha.detach().double().numpy())
+    p /= p.sum(1, keepdims=True)
+
+    def gradient(baseline: float) -> Array:
+        return -sum((r - baseline) * (path - p) for r, path in zip(rewards, paths, strict=True)) / 3
+
+    np.testing.assert_allclose(alpha.grad.numpy(), gradient(0.5 * 0.9 + 0.5 * 0.5), rtol=1e-5, atol=1e-6)
+    assert not np.allclose(alpha.grad.numpy(), gradient(0.9), rtol=1e-2)
+    assert not np.allclose(alpha.grad.numpy(), gradient(0.5), rtol=1e-2)
+
+
 def follows_one_percent(seen: list[tuple[float, float]]) -> bool:
     baseline = seen[0][0]
     agree = seen[0][1] == baseline

@@ -7,7 +7,14 @@ import pytest
 
 from oneshot.fronts import non_dominated
 from oneshot.nat import evolve
-from oneshot.nat.evolution import check_population, crossover, enumerate_space, mutate
+from oneshot.nat.evolution import (
+    _algorithm,
+    check_population,
+    crossover,
+    enumerate_space,
+    mutate,
+    smallest_population,
+)
 from oneshot.supernets import (
     Choice,
     FBNetSpace,
@@ -164,3 +171,36 @@ def test_objectives_that_are_no_finite_matrix_are_refused() -> None:
         evolve(TOY, counts, lambda g: np.full((len(g), 1), np.nan), population=10)
     with pytest.raises(ValueError, match="canonical"):
         evolve(NASBench201Space(), counts, seeds=np.array([[0, 1, 1, 1, 1, 1]]))
+
+
+def test_what_is_returned_keeps_every_constraint_and_not_one_of_them() -> None:
+    """Genes of a sum from 14 to 22; each bound alone leaves the better half of one objective."""
+
+    def excesses(genes: np.ndarray) -> np.ndarray:
+        return np.stack([14.0 - genes.sum(1), genes.sum(1) - 22.0], 1)
+
+    genes, values = evolve(TOY, counts, excesses, population=40, generations=30, rng=0)
+    assert genes.sum(1).min() == 14 and genes.sum(1).max() == 22
+    np.testing.assert_array_equal(values, counts(genes))
+    small = SearchSpace("small", (Choice("layer", ("a", "b", "c", "d"), rows=3),))  # evaluated as a whole
+    genes, _ = evolve(small, counts, lambda g: np.stack([4.0 - g.sum(1), g.sum(1) - 5.0], 1), rng=0)
+    assert sorted(set(genes.sum(1))) == [4, 5]
+
+
+@pytest.mark.parametrize("objectives", [3, 4, 5])
+@pytest.mark.parametrize("population", [10, 15, 20, 21, 91, 100])
+def test_nsga3_has_as_many_directions_as_survivors_can_serve(objectives: int, population: int) -> None:
+    """Das and Dennis' directions, counted by hand: all ways to give d parts to M objectives."""
+    if population < smallest_population(objectives):
+        with pytest.raises(ValueError, match="Raise it, or leave out objectives"):
+            check_population(population, objectives)
+        return
+    make, _ = _algorithm(objectives, population)
+    directions = make.args[0]  # type: ignore[attr-defined]  # a partial of pymoo's class
+
+    def ways(divisions: int) -> int:
+        return sum(sum(parts) == divisions for parts in np.ndindex(*[divisions + 1] * objectives))
+
+    divisions = next(d for d in range(2, 20) if ways(d + 1) > population)
+    assert len(directions) == ways(divisions) <= population
+    np.testing.assert_allclose(directions.sum(1), 1.0)

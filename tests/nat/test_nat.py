@@ -105,6 +105,21 @@ def test_the_front_gets_the_planted_winner_and_gives_it_up_where_it_costs_too_mu
     assert smallest["edge"] == ("skip_connect",) * 4 and errors.max() > 0.3
 
 
+def test_what_is_derived_keeps_the_constraints_although_others_have_less_error() -> None:
+    macs = count_candidates(PlantedSupernet(["skip_connect", "nor_conv_1x1", WINNER], channels=4, edges=4), "macs")
+    genes = np.unique(macs.space.repair(np.array(list(np.ndindex(3, 3, 3, 3)))), axis=0)
+    costs = macs.costs(genes)
+    bound = float(np.median(costs))
+    search = nat(constraints={"macs": bound})
+    errors = 1.0 - costs / (2 * costs.max())  # what costs more is better
+    search.pareto.tell(genes, errors)
+    derived = macs.cost(search.derive())
+    assert derived == costs[costs <= bound].max() < costs.max()
+    free = nat()
+    free.pareto.tell(genes, errors)
+    assert macs.cost(free.derive()) == costs.max()
+
+
 def test_the_archive_is_measured_again_with_the_last_weights(done: NAT) -> None:
     x, y = stripes(64, 1)
     evaluator = SupernetEvaluator(done.supernet, x, y, calibration(), batch_size=32)

@@ -11,6 +11,7 @@ import pytest
 
 from oneshot.fronts import hypervolume, non_dominated
 from oneshot.nat import Constraint, Objective, ParetoSearch
+from oneshot.nat.predictor import fit_accuracy
 from oneshot.supernets import Choice, DARTSSpace, SearchSpace, darts_space
 
 SPACE = SearchSpace("toy", (Choice("layer", ("a", "b", "c", "d"), rows=8),))
@@ -293,3 +294,45 @@ def test_a_predictor_that_tells_nothing_is_a_warning() -> None:
     search.tell(genes, np.full(len(genes), 0.5))
     with pytest.warns(UserWarning, match=r"of iteration 1 tells nothing: its Kendall's tau is 0.00 .* Evaluate more"):
         search.ask()
+
+
+def test_a_failed_evaluation_teaches_the_predictor_nothing() -> None:
+    search = make()
+    genes = search.ask()
+    errors = error(genes)
+    errors[::3] = np.nan
+    search.tell(genes, errors)
+    search.ask()
+    assert search.predictor is not None
+    known = np.isfinite(errors)
+    seed = int(np.random.default_rng([search.seed, 1]).integers(2**31))
+    every = np.indices((4,) * 8).reshape(8, -1).T[::97]
+
+    def predicted(genes: np.ndarray, errors: np.ndarray) -> np.ndarray:
+        return fit_accuracy(SPACE, genes, errors, kinds=search.kinds, seed=seed).predict(every)[0]
+
+    ours = search.predictor.predict(every)[0]
+    np.testing.assert_array_equal(ours, predicted(genes[known], errors[known]))
+    for wrong in (0.0, float(errors[known].mean()), 100.0):
+        assert not np.allclose(ours, predicted(genes, np.where(known, errors, wrong)), rtol=1e-3)
+
+
+class Uncertain:
+    """Predicts the same error for all, and is the less sure of it the larger the first gene is."""
+
+    kind, tau = "ridge", {"ridge": 0.5}
+
+    def predict(self, genes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        return np.full(len(genes), 25.0), genes[:, 0].astype(float)
+
+
+def test_of_equal_candidates_the_uncertain_one_is_evaluated(monkeypatch: pytest.MonkeyPatch) -> None:
+    search = run(make(batch=1), 1)
+    sure, unsure = np.array([0, 1, 2, 3, 0, 1, 2, 3]), np.array([3, 1, 2, 3, 0, 1, 2, 3])
+    assert (search.archive.rows(np.stack([sure, unsure])) < 0).all()
+    monkeypatch.setattr("oneshot.nat.search.fit_accuracy", lambda *args, **options: Uncertain())
+    for found in ([sure, unsure], [unsure, sure]):
+        result = np.stack(found), np.array([[10.0, 3.0]] * 2)  # the same in everything that is known
+        monkeypatch.setattr("oneshot.nat.search.evolve", lambda *args, result=result, **options: result)
+        candidates = search._candidates(np.random.default_rng(0))
+        assert candidates.tolist() == [unsure.tolist()]

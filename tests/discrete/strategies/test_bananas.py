@@ -1,6 +1,9 @@
 from __future__ import annotations
 
 import itertools
+import math
+from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import pytest
@@ -159,7 +162,97 @@ def test_what_computes_the_same_is_encoded_alike() -> None:
     np.testing.assert_array_equal(x[0], x[1])
 
 
-def test_a_round_ranks_by_independent_draws_of_the_right_sign() -> None:
+class Oracle:
+    """In the place of the ensemble: mean and spread of the candidates are given, and what it learned from is kept."""
+
+    def __init__(self, mean: Callable[[int], np.ndarray], spread: Callable[[int], np.ndarray]) -> None:
+        self.mean, self.spread, self.learned = mean, spread, np.empty(0)
+
+    def __call__(self, x: np.ndarray, y: np.ndarray, networks: int, rng: np.random.Generator) -> Oracle:
+        self.learned = y
+        return self
+
+    def predict(self, x: np.ndarray) -> np.ndarray:
+        mean, spread = self.mean(len(x)), self.spread(len(x))
+        return np.stack([mean - spread, mean + spread])  # of two networks
+
+
+def a_round(
+    monkeypatch: pytest.MonkeyPatch, oracle: Oracle, *, seed: int = 0, failed: int = 0
+) -> tuple[list[int], BANANAS]:
+    """Places of the proposals of one round among its candidates, best first."""
+    monkeypatch.setattr("oneshot.discrete.strategies.bananas.Ensemble", oracle)
+    strategy = BANANAS(SPACE, initial=20, batch=5, candidates=40, networks=2, seed=seed)
+    for proposal in strategy.ask(20):
+        loss = None if proposal.number < failed else (planted(SPACE, proposal),)
+        strategy.tell(Result(proposal.number, loss))
+    candidates: list[np.ndarray] = []
+    original = strategy._candidates
+    monkeypatch.setattr(strategy, "_candidates", lambda best: candidates.extend(original(best)) or np.stack(candidates))
+    rows = [row.tolist() for row in strategy._round()]
+    places = [row.tolist() for row in candidates]
+    return [places.index(row) for row in rows], strategy
+
+
+def zeros(n: int) -> np.ndarray:
+    return np.zeros(n)
+
+
+def test_where_the_networks_agree_a_round_proposes_the_least_predictions(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Candidates that differ among each other are not uncertain."""
+    for seed in range(3):
+        order = np.random.default_rng(seed).permutation(40)
+        oracle = Oracle(lambda n, order=order: order.astype(float), zeros)
+        chosen, _ = a_round(monkeypatch, oracle, seed=seed)
+        assert chosen == np.argsort(order)[:5].tolist()
+
+
+def test_where_the_networks_disagree_a_round_draws(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of equal means the lowest draws are of uncertain candidates; here of the last ten."""
+    uncertain = Oracle(zeros, lambda n: np.where(np.arange(n) < n - 10, 0.0, 1.0))
+    chosen, _ = a_round(monkeypatch, uncertain)
+    assert sum(place >= 30 for place in chosen) >= 3, "of ten draws some are below 0, the value of all others"
+
+
+def test_a_round_ranks_by_independent_draws(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One draw for all candidates, or one network for all of them, would keep equal ones in their order."""
+    equal = Oracle(zeros, np.ones)
+    chosen = [a_round(monkeypatch, equal, seed=seed)[0] for seed in range(40)]
+    assert [0, 1, 2, 3, 4] not in chosen and [39, 38, 37, 36, 35] not in chosen
+    counts = np.bincount(np.concatenate(chosen), minlength=40)
+    assert counts.max() <= 15 and (counts > 0).sum() >= 35, "200 places, five a candidate on average"
+
+
+def test_what_failed_counts_as_the_worst_that_did_not(monkeypatch: pytest.MonkeyPatch) -> None:
+    oracle = Oracle(zeros, np.ones)
+    _, strategy = a_round(monkeypatch, oracle, failed=4)
+    losses = [loss for _, loss in strategy._known]
+    assert [math.isinf(loss) for loss in losses] == [True] * 4 + [False] * 16
+    full = np.array([max(losses[4:])] * 4 + losses[4:])
+    np.testing.assert_allclose(oracle.learned, (full - full.mean()) / full.std(), rtol=1e-12)
+    average = np.array([np.mean(losses[4:])] * 4 + losses[4:])
+    assert not np.allclose(oracle.learned, (average - average.mean()) / average.std(), rtol=1e-2)
+
+
+def test_every_network_sees_the_samples_in_an_order_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[np.ndarray] = []
+
+    def watched(weights: Any, x: np.ndarray, y: np.ndarray, into: Any) -> None:
+        seen.append(x[..., 0].copy())
+        gradients(weights, x, y, into)
+
+    monkeypatch.setattr("oneshot.discrete.strategies.bananas.gradients", watched)
+    x = np.arange(50, dtype=np.float32)[:, None]
+    Ensemble(x, x[:, 0], 4, np.random.default_rng(0), epochs=2)
+    assert [part.shape for part in seen] == [(4, 32), (4, 18)] * 2
+    for first, second in (seen[:2], seen[2:]):
+        epoch = np.concatenate([first, second], axis=1)
+        assert all(sorted(row) == list(range(50)) for row in epoch.tolist())
+        assert len({tuple(row) for row in epoch.tolist()}) == 4
+    assert not np.array_equal(seen[0], seen[2]), "and in another one in the next epoch"
+
+
+def test_a_round_is_better_than_its_parents() -> None:
     strategy = BANANAS(SPACE, initial=60, batch=5, candidates=60, parents=20, seed=0)
     for proposal in strategy.ask(60):
         strategy.tell(Result(proposal.number, (planted(SPACE, proposal),)))

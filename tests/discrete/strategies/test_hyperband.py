@@ -15,7 +15,7 @@ from oneshot.discrete import (
 )
 from oneshot.discrete.protocol import listed
 from oneshot.discrete.strategies.hyperband import rungs
-from oneshot.supernets import SearchSpace
+from oneshot.supernets import SearchSpace, SubnetConfig
 from oneshot.testing.strategies import SPACE, StrategyContract, planted
 
 
@@ -114,3 +114,24 @@ def test_short_trainings_are_no_front_and_no_best() -> None:
     study = Study(SuccessiveHalving(SPACE, least=1, most=9, eta=3), table, ["min error"], evaluations=60).run()
     assert {record.proposal.fidelity for record in study.front()} == {9}
     assert study.best.proposal.fidelity == 9 and study.trajectory()[-1] == study.best.result.values[0]  # type: ignore[index]
+
+
+def test_what_is_promoted_is_among_the_best_of_eta_rounded_down() -> None:
+    """The best third of two is none, of five one (ASHA, algorithm 2); whatever is in it is promoted at once."""
+    strategy = SuccessiveHalving(SPACE, least=1, most=3, eta=3, seed=0)
+    lower: dict[SubnetConfig, float] = {}
+    promoted: set[SubnetConfig] = set()
+    fidelities = []
+    for _ in range(60):
+        best = sorted(lower, key=lower.__getitem__)[: int(len(lower) / 3)]
+        (proposal,) = strategy.ask()
+        fidelities.append(proposal.fidelity)
+        loss = planted(SPACE, proposal) + 1e-3 * proposal.number  # no two are equal
+        if proposal.fidelity == 3:
+            assert proposal.config in set(best) - promoted
+            promoted.add(proposal.config)
+        else:
+            assert set(best) <= promoted
+            lower[proposal.config] = loss
+        strategy.tell(Result(proposal.number, (loss,)))
+    assert fidelities[:4] == [1, 1, 1, 3] and len(promoted) > 10

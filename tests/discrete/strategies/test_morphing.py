@@ -25,6 +25,7 @@ from oneshot.discrete import (
     plain_graph,
     replay,
 )
+from oneshot.discrete.morphism import prune
 from oneshot.discrete.strategies.lemonade import BANDWIDTH, log_params, rarity
 from oneshot.discrete.strategies.morphing import MorphismSearch
 from oneshot.supernets import SearchSpace
@@ -219,6 +220,31 @@ def test_every_use_of_the_density_searches(density: Any) -> None:
         strategy.tell(Result(proposal.number, (1.0 / (1 + proposal.number), params(strategy, proposal))))
 
 
+def test_children_are_drawn_where_the_population_is_thin_and_not_where_few_children_are(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """All children but one are far from the population: rare there, and a crowd among themselves."""
+    strategy = LEMONADE([(4,), (4, 4), (8, 4)], SHAPE, CLASSES, children=20, accepted=1, seed=0)
+    for proposal in strategy.ask(3):
+        strategy.tell(Result(proposal.number, (1.0 / params(strategy, proposal), params(strategy, proposal))))
+    population = {proposal.config for proposal, _ in strategy.population}
+    assert len(population) == 3
+    near: list[Any] = []
+
+    def cost(config: Any) -> np.ndarray:
+        if config not in population and not near:
+            near.append(config)  # the first child that is weighed costs what the population does
+        return np.array([0.0 if config in population or config in near else 3.0])
+
+    monkeypatch.setattr(strategy, "_cost", cost)
+    drawn = 0
+    for _ in range(30):
+        near.clear()
+        (child,) = strategy._generation()
+        drawn += child["config"] in near
+    assert drawn <= 3, "by the density of the children it would be about half of them"
+
+
 def test_chances_are_one_over_the_kernel_density() -> None:
     rng = np.random.default_rng(0)
     known, points = rng.normal(size=(30, 1)), rng.normal(size=(10, 1))
@@ -282,6 +308,49 @@ def test_netadapt_chooses_by_accuracy_or_by_what_accuracy_costs(choose: Any, cho
     for proposal in list(strategy.pending.values()):
         strategy.tell(Result(proposal.number, None))
     assert strategy.current is not None and strategy.current[2].number == chosen
+
+
+def test_netadapt_chooses_by_the_loss_that_was_added_and_not_by_the_loss() -> None:
+    """0.1 for 10 units saved is less a unit than 0.2 for 15; with all of the loss it would be 0.6 / 10 and 0.7 / 15."""
+    strategy = NetAdapt(plain_graph((16, 16, 16)), SHAPE, CLASSES, target=1000, reduction=0.02)
+    (start,) = strategy.ask()
+    strategy.tell(Result(start.number, (0.5,)))
+    assert strategy.current is not None
+    first, second, *_ = strategy.ask(3)
+    for proposal, saved in ((first, 10.0), (second, 15.0)):
+        strategy._cost_of[proposal.number] = strategy.current[1] - saved
+    strategy.tell(Result(first.number, (0.6,)))
+    strategy.tell(Result(second.number, (0.7,)))
+    for proposal in list(strategy.pending.values()):
+        strategy.tell(Result(proposal.number, None))
+    assert strategy.current[2] == first
+
+
+def test_netadapt_takes_as_few_filters_as_save_the_share_of_each_step() -> None:
+    """Every number of filters is tried; the first step saves the share, the second one ``decay`` times as much."""
+    reduction, decay = 0.1, 0.5
+    graph = plain_graph((16, 16, 16))
+    strategy = NetAdapt(graph, SHAPE, CLASSES, target=1.0, reduction=reduction, decay=decay, choose="accuracy")
+    (start,) = strategy.ask()
+    strategy.tell(Result(start.number, (0.5,)))
+    first = strategy.cost(strategy.network(graph.config))
+    for step in range(3):
+        assert strategy.current is not None
+        _, cost, best = strategy.current
+        network, goal = strategy.network(best.config), cost - reduction * first * decay**step
+        expected = {}
+        for node in network.graph.nodes:
+            if node.op == "conv":
+                costs = [strategy.cost(prune(network, node.name, count=n)) for n in range(1, node.channels)]
+                enough = [n for n, lower in enumerate(costs, 1) if lower <= goal]
+                if enough:
+                    expected[node.name] = enough[0]
+        proposals = strategy.ask(50)
+        taken = [dict(record["arguments"]) for proposal in proposals for record in proposal.trace]
+        assert {record["node"]: record["count"] for record in taken} == expected
+        assert max(expected.values()) > 1, "one filter less is not enough everywhere"
+        for proposal in proposals:
+            strategy.tell(Result(proposal.number, (float(proposal.number),)))
 
 
 class Memory(Evaluator):
