@@ -56,8 +56,31 @@ def test_make_has_the_two_commands_and_plain_pip_stands_beside_them() -> None:
 
 
 def test_every_link_to_a_file_leads_somewhere() -> None:
-    links = re.findall(r"\]\(([^)#]+)\)", README)
-    assert all((ROOT / link).exists() for link in links if not link.startswith("http"))
+    links = re.findall(r"\]\(([^)]+)\)", README)
+    ours = [link for link in links if not link.startswith(("http", "mailto:"))]
+    assert len(ours) > 10 and [link for link in ours if not leads_somewhere(link, README)] == []
+
+
+def test_a_link_to_a_place_that_is_not_there_is_noticed() -> None:
+    text = "# A search\n\n## `oneshot pick`: which one?\n\n```bash\n# no heading\n```\n"
+    good = ("LICENSE", "#a-search", "#oneshot-pick-which-one", "README.md", "docs/adding.md#a-cost", "docs")
+    assert all(leads_somewhere(link, text) for link in good)
+    bad = ("LICENCE", "#another-search", "#no-heading", "docs/adding.md#no-such-heading", "docs/nowhere.md#a-cost", "")
+    assert not any(leads_somewhere(link, text) for link in bad)
+
+
+def leads_somewhere(link: str, text: str) -> bool:
+    """Whether a file is there and, if the link has a ``#``, one of its headings; without a file, one of the text."""
+    path, _, heading = link.partition("#")
+    if not link or not (ROOT / path).exists():
+        return False
+    return not heading or heading in headings((ROOT / path).read_text(encoding="utf-8") if path else text)
+
+
+def headings(text: str) -> list[str]:
+    """Names that GitHub gives to headings: lower case, hyphens for spaces, no other punctuation."""
+    titles = re.findall(r"^#+ (.+)$", re.sub(r"```.*?```", "", text, flags=re.DOTALL), re.MULTILINE)
+    return [re.sub(r"[^\w\- ]", "", title.strip().lower()).replace(" ", "-") for title in titles]
 
 
 @pytest.mark.slow

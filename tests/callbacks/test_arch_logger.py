@@ -190,10 +190,15 @@ def test_without_a_wandb_account_the_fit_fails_at_once_and_says_how_to_go_on(
 
 
 def test_other_exceptions_are_not_explained_by_wandb(tmp_path: Path) -> None:
-    trainer = make_trainer(tmp_path)
+    trainer, callback, search = make_trainer(tmp_path), ArchLogger(), make_search()
+    login = wandb.errors.UsageError("api_key not configured (no-tty)")
     trainer.loggers = [WandbLogger(save_dir=tmp_path, offline=True)]
-
-    ArchLogger().on_exception(trainer, make_search(), ValueError("no API key for the data"))
+    for other in (ValueError("no API key for the data"), wandb.errors.UsageError("the disk is full")):
+        callback.on_exception(trainer, search, other)
+    with pytest.raises(RuntimeError, match=r"it says: api_key not configured.*WANDB_MODE=offline"):
+        callback.on_exception(trainer, search, login)
+    trainer.loggers = [CSVLogger(tmp_path)]
+    callback.on_exception(trainer, search, login)  # of something else that uses W&B
 
 
 def test_a_module_that_is_not_a_search_is_refused(tmp_path: Path) -> None:

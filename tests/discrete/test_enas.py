@@ -105,9 +105,16 @@ def test_an_elastic_supernet_is_searched_too() -> None:
     supernet = ElasticResNetSupernet(
         num_classes=3, resolutions=(16, 32), widths=(0.1, 0.2), ratios=(0.5, 1.0), stem="cifar"
     )
-    search = ENAS(supernet, updates=1, batch=2, candidates=2, finalists=1)
+    search = ENAS(supernet, updates=1, batch=2, candidates=4, finalists=1)
+    before = {name: value.clone() for name, value in search.named_parameters()}
     fit(search, random_streams(supernet, batches=1), epochs=1)
-    supernet.space.validate(search.derive())
+    moved = {name.split(".")[0] for name, value in search.named_parameters() if not torch.equal(value, before[name])}
+    assert moved == {"supernet", "controller"}
+    config = search.derive()
+    network = supernet.extract(config).eval()
+    x = torch.randn(2, *network.input_shape)
+    with torch.no_grad():
+        torch.testing.assert_close(network(x), supernet.eval().run_config(x, config), rtol=1e-5, atol=1e-6)
 
 
 def test_defaults_are_those_of_the_authors_for_cells() -> None:

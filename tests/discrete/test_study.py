@@ -517,19 +517,26 @@ def test_results_of_processes_are_followed_in_the_order_they_came(tmp_path: Path
     assert len(again.run().evaluated) == 30
 
 
-def test_hours_are_those_of_all_sessions_together(tmp_path: Path) -> None:
-    class Slow(Faulty):
+def test_hours_are_those_of_all_sessions_together(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An hour an evaluation, by a clock that only evaluations move: real time would pass between two looks at it."""
+    clock = SimpleNamespace(now=1e6)
+    clock.monotonic = lambda: clock.now
+    monkeypatch.setattr("oneshot.discrete.study.time", clock)
+
+    class AnHour(Faulty):
         def __call__(self, proposal: Proposal) -> dict[str, float]:
-            time.sleep(0.01)
+            clock.now += 3600
             return super().__call__(proposal)
 
-    def study() -> Study:
-        evaluator = Slow(tmp_path, {})
-        return Study(GridSearch(SPACE), evaluator, ["min error"], folder=tmp_path, hours=0.3 / 3600, progress=False)
+    def study(hours: float) -> Study:
+        return Study(GridSearch(SPACE), AnHour(tmp_path, {}), ["min error"], folder=tmp_path, hours=hours)
 
-    first = study().run()
-    assert 0 < len(first.evaluated) < SPACE.size
-    assert len(study().run().evaluated) == len(first.evaluated), "the time is used up"
+    assert len(study(5).run().evaluated) == 5
+    clock.now += 1e7  # nobody pays for what lies between two sessions
+    assert len(study(5).run().evaluated) == 5, "the time is used up"
+    clock.now = 17.0  # a machine that was started again begins its clock anew
+    records = study(7.5).run().records
+    assert [record.at for record in records] == [3600.0 * hour for hour in range(1, 9)], "one more was in flight"
 
 
 def test_a_study_that_is_run_again_with_a_larger_budget_goes_on_in_time() -> None:

@@ -93,10 +93,19 @@ def test_spellings_of_one_architecture_are_one_network_that_runs_and_trains(spac
 def test_mutations_and_crossovers_stay_in_the_space(space: GraphSpace) -> None:
     rng = np.random.default_rng(0)
     first, second = space.sample(rng), space.sample(rng)
+    networks, mixed = 0, 0
     for _ in range(20):
-        child = space.crossover(space.mutate(first, rng), second, rng)
+        mutant = space.mutate(first, rng)
+        assert mutant != first, "another spelling at least"
+        networks += space.canonical(mutant) != space.canonical(first)
+        child = space.crossover(mutant, second, rng)
+        genes, one, other = space.encode([child, mutant, second])
+        assert ((genes == one) | (genes == other)).all()
+        mixed += bool((genes != one).any() and (genes != other).any())
         space.graph(child)
         first, second = second, child
+    assert networks, "and now and then another network; CGP's genes are mostly silent"
+    assert mixed >= 5, "and children have something of both"
 
 
 # Tournaments.
