@@ -147,10 +147,15 @@ def csv_records(
         raise ValueError(f"{where}, line 1: the column {shorten(twice[0])} comes twice. {advice}".strip())
     found: list[tuple[int, dict[str, str]]] = []
     for line, row in rows:
-        if len(row) != len(header):
+        place = f"{where}, line {line}"
+        if len(row) > len(header):
             raise ValueError(
-                f"{where}, line {line} must have {len(header)} cells, as the header has; it has {len(row)}. A text "
-                f"with commas needs quotes. {advice}".strip()
+                f"{place} has more cells than the header. Put names that hold commas into quotes. {advice}".strip()
+            )
+        if len(row) < len(header):
+            raise ValueError(
+                f"{place} has no column {header[len(row)]!r}; columns are {', '.join(header[: len(row)])}: it must "
+                f"have as many cells as the header. {advice}".strip()
             )
         found.append((line, dict(zip(header, row, strict=True))))
     return header, found

@@ -12,7 +12,12 @@ from typing import Any
 from pytorch_lightning.loggers import Logger
 from pytorch_lightning.utilities import rank_zero_only
 
+from oneshot.supernets.json_files import read_text, shorten
+
 from .files import write_atomically
+from .readers import csv_records
+
+ADVICE = "Restore the file, or delete it: the run goes on without the rows before."
 
 
 class RunLog(Logger):
@@ -53,12 +58,12 @@ class RunLog(Logger):
         if self._rows is None:
             self._rows = []
             if self.path.is_file():
-                with self.path.open(newline="") as file:
-                    reader = csv.DictReader(file)
-                    self._columns = list(reader.fieldnames or [])
-                    # A row is whole once its line has ended and every column has a value, even if it is an empty one.
-                    rows = [row for row in reader if None not in row.values()]
-                self._rows = [{name: value for name, value in row.items() if value} for row in rows]
+                # The last row may be cut off; what is wrong elsewhere would move rows, and a resumed run counts them.
+                text = read_text(self.path, advice=ADVICE)
+                self._columns, rows = csv_records(text, str(self.path), advice=ADVICE, cut_off=True)
+                for line, row in rows:
+                    _check_numbers(row, f"{self.path}, line {line}")
+                self._rows = [{name: value for name, value in row.items() if value} for _, row in rows]
         return self._rows
 
     @rank_zero_only
@@ -97,3 +102,11 @@ class RunLog(Logger):
         writer.writeheader()
         writer.writerows(self.rows)
         write_atomically(self.path, text.getvalue())
+
+
+def _check_numbers(row: Mapping[str, str], where: str) -> None:
+    for name, value in row.items():
+        try:
+            float(value or 0)
+        except ValueError as error:
+            raise ValueError(f"{where}: {name} must be a number; got {shorten(value)}. {ADVICE}") from error

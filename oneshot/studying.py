@@ -12,12 +12,13 @@ import warnings
 from collections.abc import Mapping, Sequence
 from importlib import import_module
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict
 
 import yaml
 from jsonargparse import ArgumentParser, set_parsing_settings
 from rich.console import Console
 
+from oneshot.supernets.json_files import checked
 from oneshot.supernets.space import SearchSpace
 
 from .cluster import connect
@@ -26,11 +27,30 @@ from .discrete.plots import draw_study
 from .discrete.protocol import Evaluator, SearchStrategy
 from .discrete.study import LOG, Record, Study
 from .files import new_folder, write_atomically
+from .readers import read_yaml
 from .report import network_table, save_figure
 
 CONFIG, TABLE, PICTURE, SUBNET, WEIGHTS = "config.yaml", "evaluations.csv", "study.png", "subnet.json", "weights"
 OBJECTS = {"strategy": SearchStrategy, "evaluator": Evaluator}
 FREE = ("evaluations", "hours", "workers", "ray", "ray_gpus", "timeout", "retries")  # may change when a study goes on
+
+
+class _Budget(TypedDict, total=False):
+    evaluations: int | None
+    hours: float | None
+    workers: int
+    ray: str | None
+    ray_gpus: float
+    timeout: float | None
+    retries: int
+
+
+class _Config(_Budget):
+    """Configuration of a study."""
+
+    strategy: dict[str, Any]
+    evaluator: dict[str, Any]
+    objectives: list[str]
 
 
 def discrete(args: Sequence[str]) -> None:
@@ -49,7 +69,7 @@ def discrete(args: Sequence[str]) -> None:
         _set(config, path, value)
     folder, console = Path(parsed.out), Console()
     if parsed.resume and (folder / CONFIG).is_file():
-        _compare(config, yaml.safe_load((folder / CONFIG).read_text()))
+        _compare(config, _read_config(folder / CONFIG))
         study = build(config, folder)
         _look_for_cluster(study)
         with study.log.alone():
@@ -99,7 +119,23 @@ def read_study(run: str | Path, *, follow: bool = True) -> Study:
     folder = Path(run)
     if not (folder / LOG).is_file() or not (folder / CONFIG).is_file():
         raise ValueError(f"A study is a folder with {CONFIG} and {LOG}, made by 'oneshot discrete'; {folder} is none.")
-    return build(yaml.safe_load((folder / CONFIG).read_text()), folder, follow=follow)
+    config = _read_config(folder / CONFIG)
+    try:
+        return build(config, folder, follow=follow)
+    except ValueError as error:
+        if str(folder) in str(error):
+            raise
+        raise ValueError(f"{folder / CONFIG}: {error}") from error
+
+
+def _read_config(path: Path) -> Mapping[str, Any]:
+    """The configuration of a study, with what every study has.
+
+    Raises:
+        ValueError: If it is damaged, or of something else.
+    """
+    advice = "It must be the configuration of a study, as 'oneshot discrete' writes it: restore it."
+    return checked(read_yaml(path, advice=advice), _Config, str(path), advice=advice)
 
 
 def build(config: Mapping[str, Any], folder: Path, *, follow: bool = True) -> Study:

@@ -14,6 +14,8 @@ from typing import Any, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
+from .json_files import parse_json, read_json, shorten
+
 Candidate: TypeAlias = str | int | float
 RNG: TypeAlias = np.random.Generator | int | None
 IntMatrix: TypeAlias = npt.NDArray[np.int64]
@@ -108,7 +110,7 @@ class SubnetConfig:
         if not isinstance(data, Mapping) or not {"schema_version", "space", "picks"} <= data.keys():
             raise ValueError(
                 "A SubnetConfig is a JSON object with 'schema_version', 'space' and 'picks'; "
-                f"got {_shorten(data)}. Is this another program's file?"
+                f"got {shorten(data)}. Is this another program's file?"
             )
         if data["schema_version"] != SCHEMA_VERSION:
             raise ValueError(
@@ -120,12 +122,12 @@ class SubnetConfig:
             not isinstance(data["space"], str)
             or not isinstance(picks, Mapping)
             or not all(
-                isinstance(row, list) and all(isinstance(pick, str | int | float) for pick in row)
-                for row in picks.values()
+                isinstance(name, str) and isinstance(row, list) and all(map(_is_pick, row))
+                for name, row in picks.items()
             )
         ):
             raise ValueError(
-                f"'space' is a name and 'picks' maps each choice to a list of names or numbers; got {_shorten(data)}."
+                f"'space' is a name and 'picks' maps each choice to a list of names or numbers; got {shorten(data)}."
             )
         return cls(data["space"], picks)
 
@@ -140,10 +142,10 @@ class SubnetConfig:
             ValueError: If ``text`` is not JSON (truncated, say) or not a config.
         """
         try:
-            data = json.loads(text)
-        except json.JSONDecodeError as error:
+            data = parse_json(text, "it")
+        except ValueError as error:
             raise ValueError(
-                f"A SubnetConfig is JSON; this text is not ({error}). It may be truncated: {_shorten(text)}"
+                f"A SubnetConfig is JSON; this text is not ({error}) It may be truncated: {shorten(text)}"
             ) from error
         return cls.from_dict(data)
 
@@ -425,18 +427,24 @@ def load_config(path: str | Path) -> SubnetConfig:
         ValueError: If the file is missing, truncated or not ours; the path is named.
     """
     try:
-        data = json.loads(Path(path).read_text(encoding="utf-8"))
+        data = read_json(path)
     except FileNotFoundError as error:
         raise ValueError(f"There is no config file {path}. 'oneshot derive RUN' writes one.") from error
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+    except ValueError as error:
         raise ValueError(
-            f"{path} is not a subnet.json: {error}. It may be truncated; derive or export again."
+            f"{path} is not a subnet.json: {error} It may be truncated; derive or export again."
         ) from error
     nested = data.get("config") if isinstance(data, Mapping) and "network" in data else data
     try:
         return SubnetConfig.from_dict(nested)
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from error
+
+
+def _is_pick(value: object) -> bool:
+    if isinstance(value, float):
+        return math.isfinite(value)
+    return isinstance(value, str) or (isinstance(value, int) and not isinstance(value, bool) and abs(value) < 2**63)
 
 
 def describe_space(space: SearchSpace) -> dict[str, Any]:
@@ -460,7 +468,8 @@ def check_space(space: SearchSpace, description: object, what: str) -> None:
             f"{what} is of space {theirs.get('name')!r}, not of {space.name!r}. Build the space it was made in, or "
             "start a new one."
         )
-    pairs = zip_longest(theirs.get("choices", ()), ours["choices"])
+    choices = theirs.get("choices")
+    pairs = zip_longest(choices if isinstance(choices, list) else (), ours["choices"])
     before, now = next((pair for pair in pairs if pair[0] != pair[1]), (None, None))
     raise ValueError(
         f"{what} is of a space {space.name!r} with other choices; the first that differs was {_choice_of(before)} and "
@@ -468,12 +477,7 @@ def check_space(space: SearchSpace, description: object, what: str) -> None:
     )
 
 
-def _choice_of(description: Mapping[str, Any] | None) -> str:
-    if description is None:
-        return "not there"
+def _choice_of(description: object) -> str:
+    if not isinstance(description, Mapping):
+        return "not there" if description is None else shorten(description)
     return f"{description.get('name')!r} ({description.get('rows')} rows, picks {description.get('picks')})"
-
-
-def _shorten(value: object, limit: int = 120) -> str:
-    text = repr(value)
-    return text if len(text) <= limit else f"{text[:limit]}..."

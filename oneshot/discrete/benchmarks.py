@@ -11,7 +11,7 @@ import bz2
 import collections
 import importlib
 import io
-import json
+import math
 import pickle
 import struct
 from collections.abc import Iterable, Iterator, Mapping
@@ -25,6 +25,7 @@ import numpy.typing as npt
 
 from oneshot.errors import MissingExtraError
 from oneshot.supernets.darts import CANDIDATES, DARTSSpace, darts_space
+from oneshot.supernets.json_files import checked, parse_json, shorten
 from oneshot.supernets.nasbench101 import NASBench101Space
 from oneshot.supernets.nasbench201 import NASBench201Space
 from oneshot.supernets.space import NONE
@@ -33,9 +34,6 @@ from .protocol import Evaluator, Proposal
 from .tables import TabularEvaluator
 
 State: TypeAlias = Mapping[Any, Any]
-
-# What unpickling a file that is no pickle raises.
-UNREADABLE = (pickle.UnpicklingError, EOFError, ValueError, LookupError, AttributeError)
 
 # NAS-Bench-101. Fields of the message EvaluationData, nasbench/lib/model_metrics.proto.
 METRICS_101 = {2: "training_time", 3: "train_accuracy", 4: "validation_accuracy", 5: "test_accuracy"}
@@ -73,12 +71,13 @@ def nas_bench_101(path: str | Path, *, checksums: bool = False, complete: bool =
     sums: dict[int, dict[int, list[float]]] = {}
     for number, record in enumerate(tf_records(path, checksums=checksums)):
         try:
-            name, epochs, adjacency, operations, metrics = json.loads(record)
-            message = _message(base64.b64decode(metrics))
+            data = parse_json(record, "it")
+            name, epochs, adjacency, operations, metrics = checked(data, tuple[str, int, str, str, str], "it")
+            message = _message(base64.b64decode(metrics, validate=True))
             *_, final = message[1]
             values = _message(final)
-            found = [1.0, *(values[key][0] if key in values else 0.0 for key in METRICS_101)]
-            count = message[2][0]
+            found = [1.0, *(float(values[key][0]) if key in values else 0.0 for key in METRICS_101)]
+            count = int(message[2][0])
         except (ValueError, KeyError, TypeError, IndexError, struct.error) as error:
             raise ValueError(
                 f"{path}, record {number}: a record of NAS-Bench-101 is JSON, [hash, epochs, adjacency, operations, "
@@ -88,7 +87,9 @@ def nas_bench_101(path: str | Path, *, checksums: bool = False, complete: bool =
             index[name] = len(cells)
             cells.append((adjacency, operations))
             params.append(count)
-        total = sums.setdefault(int(epochs), {}).setdefault(index[name], [0.0] * len(found))
+        elif cells[index[name]] != (adjacency, operations) or params[index[name]] != count:
+            raise ValueError(f"{path}, record {number}: the cell {name} is another one than in records before it.")
+        total = sums.setdefault(epochs, {}).setdefault(index[name], [0.0] * len(found))
         total[:] = [a + b for a, b in zip(total, found, strict=True)]
     if not cells:
         raise ValueError(f"{path} holds no records; a file of NAS-Bench-101 has 423,624 cells.")
@@ -104,6 +105,12 @@ def nas_bench_101(path: str | Path, *, checksums: bool = False, complete: bool =
             lacking = next(name for name, i in index.items() if i not in by_cell)
             raise ValueError(f"{path} has trainings of {epochs} epochs, but none of the cell {lacking}.")
         table = np.array([by_cell[i] for i in range(len(cells))])
+        if (table[:, 0] != table[0, 0]).any():
+            other = int(np.flatnonzero(table[:, 0] != table[0, 0])[0])
+            raise ValueError(
+                f"{path} has {table[other, 0]:g} trainings of {epochs} epochs of the cell {[*index][other]}, and "
+                f"{table[0, 0]:g} of the first."
+            )
         means = dict(zip(METRICS_101.values(), (table[:, 1:] / table[:, :1]).T, strict=True))
         columns[epochs] = {**means, "params": params}
     try:
@@ -227,13 +234,13 @@ def nas_bench_201_file(path: str | Path, *, complete: bool = True) -> TabularEva
     try:
         with torch.serialization.safe_globals(_numpy_scalars()):
             data = torch.load(path, map_location="cpu", weights_only=True)
-    except (*UNREADABLE, RuntimeError) as error:
+    except Exception as error:  # a damaged file makes torch and pickle raise almost anything
         raise ValueError(
             f"{path} cannot be read as a .pth file of plain containers and tensors, which those of NAS-Bench-201 are: "
             f"{str(error).splitlines()[0] if str(error) else type(error).__name__}"
         ) from error
     names, infos = _parts(path, data, "meta_archs", "arch2infos")
-    entries = ((str(names[i]), {"12": info["less"], "200": info["full"]}) for i, info in infos.items())
+    entries = ((name, _by_epochs(path, name, info)) for name, info in _named(path, names, infos))
     return _table_201(path, entries, complete)
 
 
@@ -255,8 +262,11 @@ def nats_bench(path: str | Path, *, complete: bool = True) -> TabularEvaluator:
     path = Path(path)
     if not path.is_dir():
         names, infos = _parts(path, _unpickled(path), "meta_archs", "arch2infos")
-        return _table_201(path, ((str(names[i]), info) for i, info in infos.items()), complete)
+        return _table_201(path, _named(path, names, infos), complete)
     (names,) = _parts(path, _unpickled(path / "meta.pickle.pbz2"), "meta_archs")
+
+    if not isinstance(names, list | tuple):
+        raise ValueError(f"{path / 'meta.pickle.pbz2'} must have a list of names, meta_archs; got {shorten(names)}.")
 
     def entries() -> Iterator[tuple[str, State]]:
         for i, name in enumerate(names):
@@ -278,8 +288,10 @@ def _table_201(path: Path, entries: Iterable[tuple[str, State]], complete: bool)
             if (space.repair(own[None])[0] != own).any():
                 continue
             for epochs, state in info.items():
-                rows.setdefault(float(epochs), []).append(_metrics_201(state))
-        except (KeyError, TypeError, AttributeError, ValueError) as error:
+                if not 0 < (fidelity := float(epochs)) < math.inf:
+                    raise ValueError(f"a number of epochs is above 0; got {epochs!r}")
+                rows.setdefault(fidelity, []).append(_metrics_201(state))
+        except (LookupError, TypeError, AttributeError, ValueError, ArithmeticError) as error:
             raise ValueError(
                 f"{path}, architecture {name}: its results are {{epochs: {{'dataset_seed': {{data set: seeds}}, "
                 "'all_results': {(data set, seed): {'epochs', 'eval_acc1es', 'train_times', 'params', 'flop'}}}}, "
@@ -321,6 +333,25 @@ def _metrics_201(state: State) -> dict[str, float]:
     return {name: float(np.mean(values)) for name, values in found.items() if values}
 
 
+def _named(path: Path, names: Any, infos: Any) -> Iterator[tuple[str, Any]]:
+    """Results by the names of their architectures."""
+    if not isinstance(names, list | tuple) or not isinstance(infos, Mapping):
+        raise ValueError(
+            f"{path} must have a list of names, meta_archs, and a dictionary of results, arch2infos; it has a "
+            f"{type(names).__name__} and a {type(infos).__name__}."
+        )
+    for i, info in infos.items():
+        if not (isinstance(i, int) and 0 <= i < len(names) and isinstance(names[i], str)):
+            raise ValueError(f"{path} has results of an architecture {i!r}, which its meta_archs does not name.")
+        yield names[i], info
+
+
+def _by_epochs(path: Path, name: str, info: Any) -> State:
+    if not isinstance(info, Mapping) or not {"less", "full"} <= info.keys():
+        raise ValueError(f"{path}, architecture {name}: its results must be a dictionary with 'less' and 'full'.")
+    return {"12": info["less"], "200": info["full"]}
+
+
 def _parts(path: Path, data: Any, *keys: str) -> tuple[Any, ...]:
     if not isinstance(data, Mapping) or any(key not in data for key in keys):
         found = list(data)[:5] if isinstance(data, Mapping) else type(data).__name__
@@ -339,8 +370,9 @@ def _unpickled(path: Path) -> Any:
     try:
         with bz2.open(path) as file:
             return _PlainUnpickler(io.BytesIO(file.read())).load()
-    except (*UNREADABLE, OSError) as error:
-        raise ValueError(f"{path} cannot be read as a pickle packed with bzip2: {error}") from error
+    except Exception as error:  # a damaged file makes pickle raise almost anything
+        reason = " ".join((str(error) or type(error).__name__).split())
+        raise ValueError(f"{path} cannot be read as a pickle packed with bzip2: {reason}") from error
 
 
 class _PlainUnpickler(pickle.Unpickler):

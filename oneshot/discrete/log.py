@@ -4,49 +4,159 @@ from __future__ import annotations
 
 import fcntl
 import json
+import zlib
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal, TypeAlias, TypedDict
+
+from oneshot.supernets.json_files import AtLeast, MayBeNaN, checked, parse_json, read_content
+
+ADVICE = "Restore the file, or begin another study in a new folder."
+BEGINNING, CHECKSUM = b'{"event": "', b', "crc32": '  # of every line, and of its end
+
+Count: TypeAlias = Annotated[int, AtLeast(0)]
+Seconds: TypeAlias = Annotated[float, AtLeast(0)]
+
+
+class Header(TypedDict):
+    """First line of a study."""
+
+    event: Literal["study"]
+    schema_version: int
+    strategy: str
+    seed: int
+    space: dict[str, Any]
+    objectives: list[str]
+
+
+class _Start(TypedDict, total=False):
+    parent: Count
+    trace: list[dict[str, Any]]
+    fidelity: float
+    trained: float
+
+
+class Asked(_Start):
+    """What a strategy proposed."""
+
+    event: Literal["ask"]
+    number: Count
+    config: dict[str, Any]
+    at: Seconds
+
+
+class Waited(TypedDict):
+    """A strategy had nothing to propose."""
+
+    event: Literal["wait"]
+    at: Seconds
+
+
+class Told(TypedDict):
+    """What came of a proposal."""
+
+    event: Literal["tell"]
+    number: Count
+    metrics: dict[str, MayBeNaN] | None
+    failure: str | None
+    seconds: Seconds
+    repeated: bool
+    at: Seconds
+
+
+class Retried(TypedDict):
+    """An evaluation failed and is to be tried again."""
+
+    event: Literal["retry"]
+    number: Count
+    failure: str
+    at: Seconds
+
+
+Event: TypeAlias = Asked | Waited | Told | Retried
+_KINDS: dict[str, Any] = {"ask": Asked, "wait": Waited, "tell": Told, "retry": Retried}
+
+
+def checked_event(event: Mapping[str, Any], where: str) -> Event:
+    """An event after the first, with everything that it must have.
+
+    Raises:
+        ValueError: If no study writes it; ``where`` is named.
+    """
+    if event["event"] not in _KINDS:
+        raise ValueError(f"{where} has an event {event['event']!r}, which no study writes. {ADVICE}")
+    found: Event = checked(dict(event), _KINDS[event["event"]], where, advice=ADVICE)
+    if found["event"] == "tell" and (found["metrics"] is None) == (found["failure"] is None):
+        raise ValueError(f"{where} must have either metrics or a failure. {ADVICE}")
+    return found
 
 
 class EventLog:
     """Events of a study in a JSON-lines file; the truth about what was asked and answered.
 
-    A last line that is cut off was being written when the process was killed. It is removed; what it would have said
+    A last line without an end was being written when the process was killed. It is removed; what it would have said
     happens again.
 
     Args:
         path: The file; it and its folder are made with the first event. None keeps events in memory only.
 
     Raises:
-        ValueError: If a line before the last is no event; the line is named.
+        ValueError: If a line is no event; the line is named.
     """
 
     def __init__(self, path: str | Path | None) -> None:
         self.path = None if path is None else Path(path)
         self.events: list[dict[str, Any]] = []
+        self.altered: int | None = None  # the first line that does not have its checksum
         self._whole = self._size = 0  # bytes of whole lines, and of the file
+        self._crc = 0
         if self.path is not None and self.path.is_file():
             self._read(self.path)
 
     def _read(self, path: Path) -> None:
-        content = path.read_bytes()
-        self._size, lines = len(content), content.splitlines(keepends=True)
-        for number, line in enumerate(lines, start=1):
-            try:
-                event = json.loads(line) if line.endswith(b"\n") else None
-            except ValueError:
-                event = None
-            if not isinstance(event, dict) or "event" not in event:
-                if number == len(lines):
-                    break
-                raise ValueError(
-                    f"{path}, line {number} is no event of a study: {line[:80]!r}. Restore the file, or begin another "
-                    "study in a new folder."
-                )
+        content = read_content(path)
+        self._size = len(content)
+        for number, line in enumerate(content.split(b"\n")[:-1], start=1):
+            place = f"{path}, line {number} is no event of a study: {line[:80]!r}"
+            event = parse_json(line, f"{place}; it", advice=ADVICE, not_finite=True)
+            if not isinstance(event, dict) or not isinstance(event.get("event"), str):
+                raise ValueError(f"{place}. {ADVICE}")
+            self._follow(line, event.pop("crc32", None), number)
             self.events.append(event)
-            self._whole += len(line)
+            self._whole += len(line) + 1
+        rest = content[self._whole :]
+        if rest and not (rest.startswith(BEGINNING) or BEGINNING.startswith(rest)):
+            raise ValueError(
+                f"{path}, line {len(self.events) + 1} is no event of a study, nor the beginning of one: {rest[:80]!r}. "
+                f"{ADVICE}"
+            )
+
+    def _follow(self, line: bytes, crc: object, number: int) -> None:
+        """Compare a line with its checksum, which stands for all lines up to it; older logs have none."""
+        body = line if crc is None else line[: line.rfind(CHECKSUM)] + b"}"
+        self._crc = zlib.crc32(body, self._crc)
+        if crc is not None and crc != self._crc:
+            self.altered = self.altered or number
+            self._crc = crc if isinstance(crc, int) and 0 <= crc < 2**32 else 0
+
+    def _line(self, event: Mapping[str, Any]) -> tuple[bytes, int]:
+        """An event as a line, and the checksum in it."""
+        body = json.dumps(event).encode()
+        crc = zlib.crc32(body, self._crc)
+        return body[:-1] + CHECKSUM + str(crc).encode() + b"}\n", crc
+
+    def check(self) -> None:
+        """Compare the checksums of all lines.
+
+        Raises:
+            ValueError: If a line was changed, left out or moved; the first that does not fit is named.
+        """
+        if self.altered is not None:
+            raise ValueError(
+                f"{self.path}, line {self.altered} does not have its checksum: it was changed, or lines before it are "
+                f"missing or in another order. {ADVICE}"
+            )
 
     @contextmanager
     def alone(self) -> Iterator[None]:
@@ -75,7 +185,7 @@ class EventLog:
         if self.path is None:
             self.events.append(dict(event))
             return
-        line = (json.dumps(event) + "\n").encode()
+        line, crc = self._line(event)
         self.path.parent.mkdir(parents=True, exist_ok=True)
         with self.path.open("r+b" if self.path.is_file() else "wb") as file:
             file.truncate(self._whole)
@@ -83,4 +193,4 @@ class EventLog:
             file.write(line)
         self.events.append(dict(event))
         self._whole += len(line)
-        self._size = self._whole
+        self._size, self._crc = self._whole, crc

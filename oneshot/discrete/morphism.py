@@ -24,7 +24,6 @@ But for this factor, twenty random operators are exact to 1e-13 in float64 and t
 from __future__ import annotations
 
 import copy
-import json
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -36,6 +35,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from oneshot.supernets.json_files import checked
 from oneshot.supernets.space import RNG
 
 from ..evaluation import recalibrate
@@ -491,9 +491,10 @@ class MorphismRecord:
         Raises:
             ValueError: If ``data`` is no record.
         """
-        if not isinstance(data, Mapping) or data.keys() != {"operator", "arguments", "seed"}:
-            raise ValueError(f"A record is an object with operator, arguments and seed; got {json.dumps(data)[:120]}.")
-        return cls(**data)
+        what = "A record is an object with operator, arguments and seed: this one"
+        known = checked(data, dict[str, Any], what)
+        checked(known, cls, what)
+        return cls(**known)
 
 
 def morph(network: GraphNetwork, record: MorphismRecord, images: Tensor) -> GraphNetwork:

@@ -17,9 +17,10 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from oneshot.fronts import Floats, non_dominated
+from oneshot.supernets.json_files import checked
 from oneshot.supernets.space import SubnetConfig, check_space, describe_space
 
-from .log import EventLog
+from .log import ADVICE, Asked, Event, EventLog, Header, checked_event
 from .protocol import Evaluator, Proposal, Result, SearchStrategy
 from .workers import Answer, InProcess, Pool, Processes, RayPool
 
@@ -103,6 +104,14 @@ class _Logged(SearchStrategy):
 
     def _propose(self) -> Proposal | None:
         return None
+
+    def follow(self, proposals: Sequence[Proposal], place: str) -> None:
+        """What its log says that it proposed."""
+        for proposal in proposals:
+            if proposal.number != self._next:
+                raise ValueError(f"{place} asks for number {proposal.number}; the next is {self._next}. {ADVICE}")
+            self._next += 1
+            self.pending[proposal.number] = proposal
 
 
 class Study:
@@ -233,14 +242,13 @@ class Study:
         }
 
     def _replay(self) -> None:
-        events = iter(self.log.events)
-        header = next(events, None)
-        if header is None:
+        if not self.log.events:
             return
         where = self.log.path
-        ours = self._header()
-        if header.get("event") != "study" or header.get("schema_version") != SCHEMA_VERSION:
+        ours, first = self._header(), self.log.events[0]
+        if first.get("event") != "study" or first.get("schema_version") != SCHEMA_VERSION:
             raise ValueError(f"{where} begins with no study of schema version {SCHEMA_VERSION}. Choose a new folder.")
+        header = dict(checked(first, Header, f"{where}, line 1", advice=ADVICE))
         check_space(self.strategy.space, header["space"], f"The log {where}")
         for key in ("strategy", "seed", "objectives"):
             if header[key] != ours[key]:
@@ -250,23 +258,22 @@ class Study:
                 )
         if not self.follow:
             self.strategy = _Logged(self.strategy)
-        for event in events:
-            self._follow(event)
+        for line, event in enumerate(self.log.events[1:], start=2):
+            place = f"The log {where}, line {line}"
+            self._follow(checked_event(event, place), place)
+        self.log.check()  # last, because what does not follow says more
 
-    def _follow(self, event: Mapping[str, Any]) -> None:
-        if event["event"] not in ("ask", "wait", "tell", "retry"):
-            raise ValueError(
-                f"The log {self.log.path} has an event {event['event']!r}, which no study writes. Restore it, or "
-                "choose a new folder."
-            )
+    def _follow(self, event: Event, place: str) -> None:
+        if event["at"] < self._elapsed:
+            raise ValueError(f"{place} is of second {event['at']:g}, and lines before it of later ones. {ADVICE}")
         self._elapsed = event["at"]
         if event["event"] == "retry":
             self._tries[event["number"]] = self._tries.get(event["number"], 0) + 1
-        elif event["event"] in ("ask", "wait"):
-            logged = [Proposal.from_dict(event)] if event["event"] == "ask" else []
+        elif event["event"] == "ask" or event["event"] == "wait":
+            logged = [_proposal(event, place, self.strategy)] if event["event"] == "ask" else []
             number = self.strategy._next
             if isinstance(self.strategy, _Logged):
-                self.strategy.pending |= {proposal.number: proposal for proposal in logged}
+                self.strategy.follow(logged, place)
                 return
             if self.strategy.ask() != logged:
                 raise ValueError(
@@ -281,6 +288,8 @@ class Study:
             )
         else:
             metrics = event["metrics"]
+            if metrics is not None and (why := self._missing(metrics)) is not None:
+                raise ValueError(f"{place} has metrics that no study writes: {why}. {ADVICE}")
             values = None if metrics is None else self._values(metrics)
             result = Result(event["number"], values, metrics or {}, event["failure"], event["seconds"])
             self._record(result, event["at"], event["repeated"])
@@ -536,6 +545,16 @@ def _key(proposal: Proposal) -> tuple[Any, ...]:
     """Evaluations of the same key have the same answer."""
     trace = tuple(repr(sorted(step.items())) for step in proposal.trace)
     return proposal.config, proposal.fidelity, proposal.parent, proposal.trained, trace
+
+
+def _proposal(event: Asked, place: str, strategy: SearchStrategy) -> Proposal:
+    """The proposal of a log, if it is one of the space."""
+    try:
+        proposal = Proposal.from_dict(event)
+        strategy.space.validate(proposal.config)
+    except ValueError as error:
+        raise ValueError(f"{place}: {error} {ADVICE}") from error
+    return proposal
 
 
 def configs(records: Sequence[Record]) -> list[SubnetConfig]:

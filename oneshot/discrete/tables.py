@@ -6,8 +6,6 @@ often *test* accuracies: a search that looks them up is scored on what it optimi
 
 from __future__ import annotations
 
-import csv
-import gzip
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -18,6 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from oneshot.cost.predictors import one_hot
+from oneshot.readers import csv_records, read_table
 from oneshot.supernets.nasbench201 import NASBench201Space
 from oneshot.supernets.nasbenchmacro import DEPTHS, NASBenchMacroSpace
 from oneshot.supernets.space import Choice, IntMatrix, SearchSpace, SubnetConfig
@@ -196,15 +195,10 @@ def _columns(metrics: Mapping[str, npt.ArrayLike], n: int) -> dict[str, npt.NDAr
 
 def _read(path: Path) -> Iterator[tuple[str, dict[str, str]]]:
     """The lines of a table, each with the name of its place."""
-    if not path.is_file():
+    if not path.exists():
         raise ValueError(f"There is no table {path}.")
-    read = gzip.open if path.suffix == ".gz" else open
-    with read(path, "rt", encoding="utf-8-sig") as file:  # spreadsheets write a byte order mark
-        for row in (reader := csv.DictReader(file)):
-            where = f"{path}, line {reader.line_num}"
-            if None in row:
-                raise ValueError(f"{where} has more cells than the header. Put names that hold commas into quotes.")
-            yield where, {column: cell for column, cell in row.items() if cell is not None}
+    for line, row in csv_records(read_table(path), str(path))[1]:
+        yield f"{path}, line {line}", row
 
 
 def _cell(where: str, row: Row, column: str | Callable[[Row], T], read: Callable[[str], T]) -> T:
@@ -213,7 +207,7 @@ def _cell(where: str, row: Row, column: str | Callable[[Row], T], read: Callable
         raise ValueError(f"{where} has no column {column!r}; columns are {', '.join(row)}.")
     try:
         return read(row[column]) if isinstance(column, str) else column(row)
-    except (ValueError, LookupError) as error:
+    except (ValueError, LookupError, TypeError, ArithmeticError) as error:
         raise ValueError(f"{where}: {error if isinstance(error, ValueError) else repr(error)}") from error
 
 

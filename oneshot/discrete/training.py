@@ -16,7 +16,7 @@ import numpy as np
 import pytorch_lightning as pl
 import torch
 from pytorch_lightning.utilities.seed import isolate_rng
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import nn
 from torch.utils.data import DistributedSampler
@@ -181,19 +181,27 @@ class TrainingEvaluator(Evaluator):
         """The trained network of a proposal.
 
         Raises:
-            ValueError: If its weights are not there.
+            ValueError: If its weights are not there, or damaged.
         """
         path = self._path(number)
         if not path.is_file():
             raise ValueError(f"the weights of proposal {number} are not in {path.parent}")
-        with safe_open(path, framework="pt") as file:
-            network = self.build(SubnetConfig.from_json(file.metadata()["config"]))
-            network.load_state_dict({name: file.get_tensor(name) for name in file.keys()})  # noqa: SIM118
+        try:
+            with safe_open(path, framework="pt") as file:
+                facts = file.metadata() or {}
+                state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+            if facts.get("crc32", (now := _crc32(state))) != now:  # older files have none
+                raise ValueError("they do not have their checksum")
+            network = self.build(SubnetConfig.from_json(facts.get("config", "")))
+            network.load_state_dict(state)
+        except (ValueError, RuntimeError, SafetensorError) as error:
+            reason = " ".join(str(error).split())
+            raise ValueError(f"{path} must hold the weights of proposal {number} and is damaged: {reason}") from error
         return network.eval()
 
     def _save(self, proposal: Proposal, network: Subnet) -> None:
         state = {name: tensor.contiguous() for name, tensor in network.state_dict().items()}
-        content = save(state, metadata={"config": proposal.config.to_json()})
+        content = save(state, metadata={"config": proposal.config.to_json(), "crc32": _crc32(state)})
         write_atomically(self._path(proposal.number), content)
 
     def _path(self, number: int) -> Path:
@@ -204,6 +212,14 @@ class TrainingEvaluator(Evaluator):
 
     def _hash(self, what: object) -> int:
         return zlib.crc32(json.dumps([self.seed, what]).encode())
+
+
+def _crc32(state: Mapping[str, torch.Tensor]) -> str:
+    crc = 0
+    for name in sorted(state):
+        crc = zlib.crc32(name.encode(), crc)
+        crc = zlib.crc32(state[name].detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data, crc)
+    return str(crc)
 
 
 class _OtherBatches(pl.Callback):

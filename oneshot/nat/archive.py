@@ -7,16 +7,27 @@ import io
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict
 
 import numpy as np
 import numpy.typing as npt
 
 from oneshot.files import write_atomically
 from oneshot.fronts import Floats, non_dominated
+from oneshot.supernets.json_files import checked
 from oneshot.supernets.space import IntMatrix, SearchSpace, check_space, describe_space
 
 SCHEMA_VERSION = 1
+
+
+class _Saved(TypedDict):
+    """An archive as JSON."""
+
+    schema_version: int
+    space: dict[str, Any]
+    objectives: list[str]
+    genes: list[list[int]]
+    values: list[list[float | None]]
 
 
 class Archive:
@@ -144,10 +155,17 @@ class Archive:
                 f"This archive has schema version {data['schema_version']!r}; this release reads {SCHEMA_VERSION}. "
                 "Read it with the release that wrote it."
             )
-        check_space(space, data["space"], "This archive")
-        archive = cls(space, data["objectives"])
-        genes = np.array(data["genes"], dtype=np.int64).reshape(-1, space.num_genes)
-        values = [[math.nan if v is None else v for v in row] for row in data["values"]]
+        saved = checked(dict(data), _Saved, "This archive")
+        check_space(space, saved["space"], "This archive")
+        archive = cls(space, saved["objectives"])
+        sizes = {"genes": list(map(len, saved["genes"])), "values": list(map(len, saved["values"]))}
+        for what, size in (("genes", space.num_genes), ("values", len(archive.objectives))):
+            if wrong := [i for i, found in enumerate(sizes[what]) if found != size]:
+                raise ValueError(
+                    f"This archive: {what}[{wrong[0]}] must have {size} numbers; it has {sizes[what][wrong[0]]}."
+                )
+        genes = np.array(saved["genes"], dtype=np.int64).reshape(-1, space.num_genes)
+        values = [[math.nan if v is None else v for v in row] for row in saved["values"]]
         archive.add(genes, np.array(values, dtype=np.float64).reshape(-1, len(archive.objectives)))
         return archive
 

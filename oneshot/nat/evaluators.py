@@ -9,7 +9,7 @@ import zlib
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict
 
 import torch
 import torch.distributed as dist
@@ -19,6 +19,7 @@ from oneshot.cluster import check_room, connect, wait_for
 from oneshot.evaluation import inherited_error
 from oneshot.supernets.base import Supernet
 from oneshot.supernets.elastic import ElasticSupernet, resized
+from oneshot.supernets.json_files import checked, parse_json, read_content
 from oneshot.supernets.space import SubnetConfig
 
 Done = Callable[[SubnetConfig, float], None]  # told of every error as soon as it is known
@@ -133,6 +134,17 @@ class SharedEvaluator(Evaluator):
         return [parts[i % size][i // size] for i in range(len(configs))]
 
 
+BEGINNING = b'{"weights": '  # of every line of a journal
+
+
+class _Row(TypedDict):
+    """Line of a journal."""
+
+    weights: int
+    config: str
+    error: float | None
+
+
 class JournalledEvaluator(Evaluator):
     """Writes every error down as soon as it is known, and never evaluates again what is written for these weights.
 
@@ -152,11 +164,18 @@ class JournalledEvaluator(Evaluator):
             self._known |= dict(self._read(path))
 
     def _read(self, path: Path) -> Iterable[tuple[str, float]]:
-        for line in path.read_text(encoding="utf-8").splitlines():
+        advice = "Restore the file, or delete it: its architectures are evaluated again."
+        for number, line in enumerate(read_content(path).split(b"\n"), start=1):
+            where = f"{path}, line {number}"
+            if not line:
+                continue  # what is behind the last
             try:
-                row = json.loads(line)
-            except json.JSONDecodeError:
-                continue  # the line that was being written when the process was killed
+                data = parse_json(line, where, advice=advice)
+            except ValueError:
+                if line.startswith(BEGINNING) or BEGINNING.startswith(line):
+                    continue  # what was being written when the process was killed
+                raise
+            row = checked(data, _Row, where, advice=advice)
             if row["weights"] == self.weights:
                 yield row["config"], math.nan if row["error"] is None else row["error"]
 

@@ -8,12 +8,13 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
 from functools import partial
-from typing import Any
+from typing import Annotated, Any, TypedDict
 
 import numpy as np
 import numpy.typing as npt
 
 from oneshot.fronts import Floats, by_rank_and_crowding, hypervolume, non_dominated, reference_point
+from oneshot.supernets.json_files import AtLeast, MayBeNaN, checked
 from oneshot.supernets.space import IntMatrix, SearchSpace
 
 from .archive import Archive, check_canonical, keys
@@ -51,6 +52,31 @@ class Iteration:
     kind: str | None = None
     tau: Mapping[str, float] = field(default_factory=dict)
     seconds: float = 0.0
+
+
+class _Iteration(TypedDict):
+    """An :class:`Iteration` as JSON."""
+
+    number: Annotated[int, AtLeast(0)]
+    evaluations: Annotated[int, AtLeast(0)]
+    failed: Annotated[int, AtLeast(0)]
+    hypervolume: MayBeNaN
+    kind: str | None
+    tau: dict[str, MayBeNaN]
+    seconds: Annotated[float, AtLeast(0)]
+
+
+class _State(TypedDict):
+    """What a search is resumed by, as JSON."""
+
+    schema_version: int
+    seed: int
+    constraints: list[str]
+    archive: dict[str, Any]
+    pending: list[list[int]]
+    proposal: _Iteration
+    history: list[_Iteration]
+    box: tuple[list[float], list[float]] | None
 
 
 class ParetoSearch:
@@ -359,6 +385,7 @@ class ParetoSearch:
         """
         if state.get("schema_version") != SCHEMA_VERSION:
             raise ValueError(f"The state of a search is a dictionary with schema_version {SCHEMA_VERSION}.")
+        state = checked({key: state[key] for key in _State.__annotations__ if key in state}, _State, "The state")
         archive = Archive.from_dict(self.space, state["archive"])
         ours = (self.archive.objectives, [str(c) for c in self.constraints], self.seed)
         theirs = (archive.objectives, list(state["constraints"]), state["seed"])
