@@ -23,11 +23,12 @@ from torch.nn.parallel import DistributedDataParallel
 from torch.profiler import record_function
 from torch.utils.data import DataLoader, IterableDataset
 
-from oneshot.supernets.base import OperationSupernet, Supernet, batch_statistics
+from oneshot.supernets.base import OperationSupernet, Supernet, batch_statistics, lay_out
 from oneshot.supernets.elastic_layers import ElasticBatchNorm2d
 from oneshot.supernets.mixed_op import Path
 from oneshot.supernets.space import SubnetConfig
 
+from .batches import check_batch, check_logits, pair_of
 from .cost.landing import Landing, land
 from .cost.penalty import CostPenalty
 from .cost.table import LatencyTable
@@ -109,7 +110,9 @@ class SearchModule(ResumableModule, ABC):
         """``[B, C, H, W] -> [B, classes]`` under edge weights; if the sampler is sparse, only what has weight runs."""
         sparse = self.sampler.sparse
         arch = {name: Path(w) for name, w in weights.items()} if sparse else dict(weights)
-        return self.supernet(x, arch)  # type: ignore[no-any-return]  # nn.Module.__call__ is untyped
+        logits: Tensor = self.supernet(x, arch)
+        check_logits(logits, self.supernet, x)
+        return logits
 
     def forward(self, x: Tensor) -> Tensor:
         """``[B, C, H, W] -> [B, classes]`` under the current mixture.
@@ -124,13 +127,16 @@ class SearchModule(ResumableModule, ABC):
             return self.run(x, self.sampler.strengths(dict(self.alphas.items())))
 
     def validation_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:
+        check_batch(self.supernet, *pair_of(batch), first=batch_idx == 0)
         self._evaluate("val", *batch)
 
     def test_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:
+        check_batch(self.supernet, *pair_of(batch), first=batch_idx == 0)
         self._evaluate("test", *batch)
 
     def _evaluate(self, stage: str, x: Tensor, y: Tensor) -> None:
         logits = self(x)
+        check_logits(logits, self.supernet, x)
         metric = self._val_metric if stage == "val" else self._test_metric
         metric.update(logits, y)
         loss = self.criterion(logits, y)
@@ -205,7 +211,7 @@ class SupernetTraining(SearchModule):
         names = [name for name, _ in self.named_parameters() if name.startswith(("alphas.", "sampler."))]
         DistributedDataParallel._set_params_and_buffers_to_ignore_for_model(self, names)  # type: ignore[no-untyped-call]  # torch
         # Pixels with their channels side by side: depthwise convolutions are 2 to 4 times faster on CPUs, none slower.
-        self.supernet.to(memory_format=torch.channels_last)
+        lay_out(self.supernet, torch.channels_last)
         self.supernet.gradient_checkpointing = gradient_checkpointing
         if compile is not False:
             self.supernet.compile(**({} if compile is True else compile))
@@ -240,6 +246,8 @@ class SupernetTraining(SearchModule):
         return optimizers[0] if isinstance(optimizers, list) else optimizers
 
     def training_step(self, batch: Any, batch_idx: int) -> None:
+        for stream in batch.values() if isinstance(batch, dict) else [batch]:
+            check_batch(self.supernet, *pair_of(stream), first=batch_idx == 0)
         size = len(self.weight_batch(batch)[1])
         advice = (
             f"Lower the batch size, now {size}, or the channels or cells of the supernet, or pass "

@@ -16,9 +16,10 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, IterableDataset, Subset
 
 from oneshot.supernets.base import Subnet, Supernet, batch_statistics
-from oneshot.supernets.elastic import ElasticNetwork, resized
+from oneshot.supernets.elastic import ElasticNetwork, ElasticSupernet, resized
 from oneshot.supernets.space import SubnetConfig
 
+from .batches import check_batch, check_labels, check_logits, check_shape
 from .tasks import IGNORED, metric_of
 
 if TYPE_CHECKING:
@@ -70,6 +71,33 @@ def recalibrate(network: nn.Module, images: Iterable[Tensor]) -> None:
             module.training = mode
 
 
+def fitted(network: Supernet | Subnet, x: Tensor, config: SubnetConfig | None = None) -> Tensor:
+    """Inputs as a network reads them: of its shape, on its device, in its type.
+
+    Only images for elastic networks, whose space has resolutions, are resized, in their proportions; all others must
+    have the shape the network was built for, to the last side. Numbers of words stay whole numbers, and texts may have
+    any length.
+
+    Args:
+        network: A supernet or a network.
+        x: ``[B, ...]``.
+        config: The architecture that a supernet runs; needed for elastic ones.
+
+    Raises:
+        ValueError: If the inputs do not fit, naming both shapes.
+    """
+    shape = network.input_shape
+    if isinstance(network, Supernet) and config is not None:
+        shape = network.shape_of(config)
+    like = next(network.parameters(), None)
+    if like is not None:
+        x = x.to(like if x.is_floating_point() else like.device)
+    if isinstance(network, ElasticSupernet | ElasticNetwork) and x.dim() == 4 and x.shape[1] == shape[0]:
+        return resized(x, shape[1:])
+    check_shape(network, x, shape)
+    return x
+
+
 def recalibrate_on(data: pl.LightningDataModule, network: Subnet, *, count: int = 2048, batch_size: int = 256) -> None:
     """:func:`recalibrate` on training images of a data module, at the resolution of the network.
 
@@ -82,9 +110,7 @@ def recalibrate_on(data: pl.LightningDataModule, network: Subnet, *, count: int 
         batch_size: Images in a batch.
     """
     if any(isinstance(module, nn.modules.batchnorm._BatchNorm) for module in network.modules()):
-        images = calibration_images(data, count, batch_size=batch_size)
-        if isinstance(network, ElasticNetwork):
-            images = resized(images, network.input_shape[-1])
+        images = fitted(network, calibration_images(data, count, batch_size=batch_size))
         recalibrate(network, in_parts(images, batch_size))
 
 
@@ -99,7 +125,7 @@ def _set_statistics(module: nn.Module, images: Iterable[Tensor], run: Callable[[
     like = next(module.parameters())
     try:
         for x in images:
-            run(x.to(like))
+            run(x.to(like if x.is_floating_point() else like.device))  # words stay whole numbers
             batches += 1
     finally:
         for layer, momentum in zip(layers, momenta, strict=True):
@@ -174,13 +200,16 @@ def evaluate_configs(
         supernet.eval()
         with contextlib.nullcontext() if calibration else batch_statistics(supernet):
             for x, y in batches:
+                check_batch(supernet, x, y, first=True)  # where they lie; most often that is no device to wait for
                 x, y = x.to(like if x.is_floating_point() else like.device), y.to(like.device)
                 counted = y != IGNORED if supernet.task == "segmentation" else torch.ones_like(y, dtype=torch.bool)
                 correct = []
                 for i, config in enumerate(configs):
                     if own:
                         _put(layers, own[i])
-                    correct.append(((supernet.run_config(x, config).argmax(1) == y) & counted).sum())
+                    logits = supernet.run_config(x, config)
+                    check_logits(logits, supernet, x)
+                    correct.append(((logits.argmax(1) == y) & counted).sum())
                 counts += torch.stack([*correct, counted.sum()]).to(counts)
     finally:
         if own:
@@ -215,9 +244,11 @@ def inherited_error(
     """
     # every process of a distributed fit has architectures of its own
     metric = metric_of(supernet.task, supernet.num_classes, sync=False).to(images.device)
+    check_labels(labels, supernet.num_classes, supernet.task)
     with recalibrated(supernet, config, in_parts(calibration, batch_size)):
         for x, y in zip(torch.split(images, batch_size), torch.split(labels, batch_size), strict=True):
             logits = supernet.run_config(x, config)
+            check_logits(logits, supernet, x)
             if not logits.isfinite().all():
                 return math.nan
             metric.update(logits, y.to(x.device))

@@ -26,7 +26,7 @@ from PIL import Image, ImageOps
 from torch import Tensor, nn
 
 from oneshot import __version__
-from oneshot.supernets.base import Subnet
+from oneshot.supernets.base import Subnet, vocabulary_of
 from oneshot.supernets.elastic import ElasticNetwork
 from oneshot.supernets.space import SubnetConfig
 
@@ -116,7 +116,11 @@ def export_subnet(
             manifest["versions"][package] = metadata.version(package)
     with _all_or_nothing(Path(folder), overwrite) as new, torch.inference_mode(False), torch.no_grad():
         reference = copy.deepcopy(network).cpu().float().eval()
-        batch = torch.randn(CHECKED_BATCH, *network.input_shape, generator=torch.Generator().manual_seed(0))
+        generator = torch.Generator().manual_seed(0)
+        if (words := vocabulary_of(network, network.input_shape)) is not None:
+            batch = torch.randint(words, (CHECKED_BATCH, *network.input_shape), generator=generator)
+        else:
+            batch = torch.randn(CHECKED_BATCH, *network.input_shape, generator=generator)
         expected = reference(batch)
 
         (new / SUBNET).write_text(json.dumps(subnet, indent=2), encoding="utf-8")

@@ -104,18 +104,21 @@ def check_data(data: object, network: Supernet | Subnet) -> None:
         network: Declares ``num_classes`` and ``input_shape``.
 
     Raises:
-        ValueError: If the number of classes or the shape of an image differs; an elastic supernet brings squares of any
-            size to its resolutions, but enlarges none unasked.
+        ValueError: If the number of classes or the shape of an input differs; an elastic supernet brings images of its
+            proportions (squares) to its resolutions, but enlarges none unasked.
     """
     for name in ("num_classes", "input_shape"):
         theirs, ours = getattr(data, name, None), getattr(network, name)
-        if name == "input_shape" and theirs is not None and isinstance(network, ElasticSupernet):
-            network.check_images(min(theirs[1:]))
-            ours = (ours[0], theirs[1], theirs[1])
+        if name == "input_shape" and theirs is not None:
+            theirs, ours = tuple(theirs), tuple(ours)
+            if isinstance(network, ElasticSupernet) and len(theirs) == 3:
+                network.check_images(min(theirs[1:]))
+                _, height, width = ours
+                ours = (ours[0], theirs[1], round(theirs[1] * width / height))
         if theirs is not None and theirs != ours:
             raise ValueError(
                 f"A network must be built for the data: {name} of {type(data).__name__} is {theirs}, "
                 f"{type(network).__name__} was built for {ours}. Pass num_classes, and for images "
-                f"in_channels and image_size, of the data to {type(network).__name__}; image networks take squares, "
-                "ImageFolder(image_size=...) makes them."
+                f"in_channels and image_size, of the data to {type(network).__name__}; the image networks here take "
+                "squares, and ImageFolder(image_size=...) makes them."
             )

@@ -9,15 +9,16 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 from torch.optim import Optimizer
 from torch.optim.swa_utils import AveragedModel
 from torchmetrics import MeanMetric
 
 from oneshot.supernets.recurrent import LanguageModel, State
 
+from .batches import check_batch, pair_of
 from .guard import check_data
 from .resume import ResumableModule
+from .tasks import loss_of
 
 
 def stopped_improving(losses: Sequence[float], patience: int) -> bool:
@@ -117,6 +118,7 @@ class RetrainLanguage(ResumableModule):
         self._val_losses: list[float] = []
         self._state: State | None = None
         self._eval_state: State | None = None
+        self._loss = loss_of("classification")
         self._train_loss, self._eval_loss = MeanMetric(), MeanMetric()
         self._train_loss.persistent(True)  # a fit may be resumed in the middle of an epoch
 
@@ -159,11 +161,12 @@ class RetrainLanguage(ResumableModule):
         self._train_loss.reset()  # or a fit resumed from the end of an epoch would go on counting
 
     def training_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Tensor:
+        check_batch(self.network, *pair_of(batch), first=batch_idx == 0)
         x, y = batch
         state = self.network.start(len(x)) if self._state is None else tuple(s.to(self.device) for s in self._state)
         reading = self.network.read(x, state)
         self._state = tuple(s.detach() for s in reading.state)
-        loss = F.cross_entropy(reading.logits, y)
+        loss: Tensor = self._loss(reading.logits, y)
         self._train_loss.update(loss.detach(), y.numel())
         self.log("train/loss", self._train_loss, on_step=False, on_epoch=True, batch_size=y.numel())
         loss = loss + activation_penalty(
@@ -210,9 +213,11 @@ class RetrainLanguage(ResumableModule):
         self._start_evaluation()
 
     def validation_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:
+        check_batch(self.network, *pair_of(batch), first=batch_idx == 0)
         self._evaluate(*batch)
 
     def test_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:
+        check_batch(self.network, *pair_of(batch), first=batch_idx == 0)
         self._evaluate(*batch)
 
     def on_validation_epoch_end(self) -> None:
@@ -234,7 +239,7 @@ class RetrainLanguage(ResumableModule):
         network = self._best()
         reading = network.read(x, network.start(len(x)) if self._eval_state is None else self._eval_state)
         self._eval_state = reading.state
-        self._eval_loss.update(F.cross_entropy(reading.logits, y), y.numel())
+        self._eval_loss.update(self._loss(reading.logits, y), y.numel())
 
     def _log_evaluation(self, stage: str) -> float:
         loss = float(self._eval_loss.compute())

@@ -14,10 +14,10 @@ from rich.console import Console
 from torch import Tensor
 
 from oneshot.supernets.base import Subnet
-from oneshot.supernets.elastic import resized
 
+from .batches import check_labels, check_logits
 from .discrete.study import LOG, Record, Study
-from .evaluation import decode_images, in_parts, recalibrate
+from .evaluation import decode_images, fitted, in_parts, recalibrate
 from .export import export_subnet
 from .nat.nat import NAT
 from .nat.objectives import ERROR
@@ -129,14 +129,13 @@ def pick(
     data.prepare_data()
     data.setup("fit")
     network = module.supernet.extract(config)
-    size = network.input_shape[-1]
     images, labels, calibration = decode_images(data, module.calibration_images, batch_size=module.evaluation_batch)
-    recalibrate(network, in_parts(resized(calibration, size), module.evaluation_batch))
+    recalibrate(network, in_parts(fitted(network, calibration), module.evaluation_batch))
     if finetune:
         torch.manual_seed(int(module._seed))
         network = _finetuned(network, data, finetune, lr)
     metric = f"val/{METRICS[network.task]}"
-    metrics = {metric: _score(network, resized(images, size), labels, module.evaluation_batch)}
+    metrics = {metric: _score(network, fitted(network, images), labels, module.evaluation_batch)}
     metrics |= {f"front/{name}": float(value) for name, value in zip(names, archive.values[row], strict=True)}
     then = 1 - archive.values[row, 0]
     console.print(f"{metric} of the network: {metrics[metric]:.4f}; on the front {then:.4f}", highlight=False)
@@ -259,28 +258,31 @@ def _finetuned(network: Subnet, data: pl.LightningDataModule, epochs: int, lr: f
     module = Retrain(network, lr=lr, label_smoothing=0.1)
     batches = data.train_dataloader()
     batches = batches["weights"] if isinstance(batches, dict) else batches  # the others are what it is tested on
-    trainer.fit(module, _Resized(batches, network.input_shape[-1]), [])
+    trainer.fit(module, _Fitted(batches, network), [])
     return module.network_for_export().cpu()
 
 
-class _Resized:
-    """Batches with their images at another resolution."""
+class _Fitted:
+    """Batches as a network reads them."""
 
-    def __init__(self, batches: Any, size: int) -> None:
-        self.batches, self.size = batches, size
+    def __init__(self, batches: Any, network: Subnet) -> None:
+        self.batches, self.network = batches, network
 
     def __len__(self) -> int:
         return len(self.batches)
 
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
         for x, y in self.batches:
-            yield resized(x, self.size), y
+            yield fitted(self.network, x), y
 
 
 @torch.no_grad()
 def _score(network: Subnet, images: Tensor, labels: Tensor, batch_size: int) -> float:
     network.eval()
+    check_labels(labels, network.num_classes, network.task)
     metric = metric_of(network.task, network.num_classes)
     for x, y in zip(torch.split(images, batch_size), torch.split(labels, batch_size), strict=True):
-        metric.update(network(x), y)
+        logits = network(x)
+        check_logits(logits, network, x)
+        metric.update(logits, y)
     return float(metric.compute())

@@ -17,6 +17,7 @@ from torchmetrics.classification import MulticlassAccuracy, MulticlassCalibratio
 from oneshot.supernets.base import Subnet, Task, inherit_weights
 from oneshot.supernets.ops import scheduled_drop_path
 
+from .batches import check_batch, check_logits, pair_of
 from .functional import warmup_cosine
 from .guard import check_data
 from .resume import ResumableModule
@@ -213,6 +214,7 @@ class Retrain(ResumableModule):
                 "SearchDataModule that splits it for a search."
             )
         x, y = batch
+        check_batch(self.network, x, y, first=batch_idx == 0)
         if self._mix is not None:
             if len(y) % 2:
                 raise ValueError(
@@ -221,6 +223,7 @@ class Retrain(ResumableModule):
                 )
             x, y = self._mix(x.clone(), y)  # in place; y is now [B, classes]
         logits, auxiliary = self.network.forward_with_auxiliary(x)
+        check_logits(logits, self.network, x)
         loss: Tensor = self._fit_loss(logits, y)
         if auxiliary is not None:
             loss = loss + self.auxiliary_weight * self._fit_loss(auxiliary, y)
@@ -273,12 +276,14 @@ class Retrain(ResumableModule):
     # Evaluation.
 
     def validation_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:
+        check_batch(self.network, *pair_of(batch), first=batch_idx == 0)
         self._evaluate("val", self._val, *batch)
 
     def on_test_start(self) -> None:
         self._counts.reset()
 
     def test_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:
+        check_batch(self.network, *pair_of(batch), first=batch_idx == 0)
         self._counts.update(self._evaluate("test", self._test, *batch), batch[1])
 
     def on_test_epoch_end(self) -> None:
@@ -286,7 +291,9 @@ class Retrain(ResumableModule):
 
     def _evaluate(self, stage: str, metrics: MetricCollection, x: Tensor, y: Tensor) -> Tensor:
         """Log loss and metrics of images ``[B, C, H, W]`` and labels ``[B, ...]``; return ``[B, classes, ...]``."""
-        logits: Tensor = self(x).float()
+        logits: Tensor = self(x)
+        check_logits(logits, self.network, x)
+        logits = logits.float()
         loss = self._loss(logits, y)
         self.log(f"{stage}/loss", loss, on_step=False, on_epoch=True, batch_size=len(y), sync_dist=True)
         # Just below 1, because torchmetrics puts a probability of exactly 1 into a bin of its own.

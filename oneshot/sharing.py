@@ -16,9 +16,11 @@ from torch.profiler import record_function
 
 from oneshot.supernets.base import Supernet
 from oneshot.supernets.elastic import ElasticSupernet
+from oneshot.supernets.recurrent import RecurrentSupernet
 from oneshot.supernets.space import NONE, SearchSpace, SubnetConfig
 
 from .base import Batch, SupernetTraining
+from .batches import check_logits
 from .evaluation import calibration_images, evaluate_configs, in_parts, mixed, training_images
 from .samplers import Sampler
 
@@ -173,6 +175,7 @@ class WeightSharingSearch(SupernetTraining):
             first = self.teacher_logits(x)
             for config in paths:
                 output = self.supernet.run_config(x, config)
+                check_logits(output, self.supernet, x)
                 loss = self.path_loss(output, y, first)
                 first = output.detach() if first is None else first
                 self.manual_backward(loss)
@@ -219,7 +222,7 @@ class WeightSharingSearch(SupernetTraining):
     def _calibration(self) -> Sequence[Tensor]:
         """Batches of training images; none where there is no batch normalisation, and of texts."""
         layers = [m for m in self.supernet.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]
-        if not layers or len(self.supernet.input_shape) == 1:
+        if not layers or isinstance(self.supernet, RecurrentSupernet):
             return ()
         loader: Any = self.trainer.train_dataloader
         loader = loader["weights"] if isinstance(loader, Mapping) else loader

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any, Literal, TypeAlias
 
@@ -24,7 +25,8 @@ class Subnet(nn.Module, ABC):
     Attributes:
         config: The architecture, where it came out of a search space.
         init_args: JSON-able keyword arguments of the constructor.
-        input_shape: Shape of one input: C, H, W of an image, T of a text.
+        input_shape: Shape of one input: C, H, W of an image, T of a text, or any other, such as C, D, H, W of a volume,
+            C, T of a signal, F of a row of a table.
         num_classes: Number of logits.
         task: What the logits are for, and so how they are trained and measured.
     """
@@ -37,7 +39,7 @@ class Subnet(nn.Module, ABC):
 
     @abstractmethod
     def forward(self, x: Tensor) -> Tensor:
-        """``[B, C, H, W] -> [B, num_classes]``, for segmentation ``[B, num_classes, H, W]``."""
+        """``[B, *input_shape] -> [B, num_classes]``, for segmentation ``[B, num_classes, H, W]``."""
 
     @abstractmethod
     def graphs(self) -> list[ArchGraph]:
@@ -73,7 +75,8 @@ class Supernet(nn.Module, ABC):
 
     Attributes:
         space: The search space.
-        input_shape: Shape of one input: C, H, W of an image, T of a text.
+        input_shape: Shape of one input: C, H, W of an image, T of a text, or any other, such as C, D, H, W of a volume,
+            C, T of a signal, F of a row of a table.
         num_classes: Number of logits.
         task: What the logits are for, and so how they are trained and measured.
         gradient_checkpointing: Keep nothing of a cell but its inputs, and compute it again in the backward pass: less
@@ -121,9 +124,13 @@ class Supernet(nn.Module, ABC):
             ValueError: If ``config`` is not of this space.
         """
 
+    def shape_of(self, config: SubnetConfig) -> tuple[int, ...]:
+        """Shape of one input of an architecture: :attr:`input_shape`, unless the space has resolutions to choose."""
+        return self.input_shape
+
     def resolution(self, config: SubnetConfig) -> int:
-        """Height and width of the images an architecture reads; those of the supernet unless the space varies them."""
-        return self.input_shape[-1]
+        """Last side of the inputs of an architecture: of square images, their height and width."""
+        return self.shape_of(config)[-1]
 
     def drop_paths(self, probability: float) -> None:
         """Let every mixed operation lose the images of a batch with this probability in training.
@@ -283,6 +290,12 @@ def _same_statistics(module: nn.Module) -> Iterator[None]:
             layer.momentum, layer.num_batches_tracked = momentum, count
 
 
+def vocabulary_of(network: nn.Module, input_shape: Sequence[int]) -> int | None:
+    """Words that every embedding of a network of texts ``[T]`` knows, int64 below this number; of others ``None``."""
+    sizes = [module.num_embeddings for module in network.modules() if isinstance(module, nn.Embedding)]
+    return min(sizes) if sizes and len(input_shape) == 1 else None
+
+
 def count_parameters(module: nn.Module) -> int:
     """Number of trainable scalars."""
     return sum(p.numel() for p in module.parameters() if p.requires_grad)
@@ -295,6 +308,13 @@ def layout_of(*weights: Tensor) -> torch.memory_format:
     """
     last = any(w.dim() == 4 and w.shape[1:].numel() > 1 and w.stride()[1::2] == (1, w.shape[1]) for w in weights)
     return torch.channels_last if last else torch.contiguous_format
+
+
+def lay_out(module: nn.Module, layout: torch.memory_format) -> None:
+    """Lay the weights of two-dimensional convolutions out in memory; others have no such layout, and stay."""
+    for tensor in itertools.chain(module.parameters(), module.buffers()):
+        if tensor.dim() == 4:
+            tensor.data = tensor.data.to(memory_format=layout)
 
 
 def inherit_weights(target: nn.Module, source: nn.Module) -> None:
@@ -312,7 +332,7 @@ def inherit_weights(target: nn.Module, source: nn.Module) -> None:
         if isinstance(module, nn.BatchNorm2d)
         for part in ("weight", "bias")
     }
-    target.to(memory_format=layout_of(*source.parameters()))
+    lay_out(target, layout_of(*source.parameters()))
     missing, unexpected = target.load_state_dict(source.state_dict(), strict=False)
     if set(missing) - affine or unexpected:
         raise ValueError(

@@ -17,7 +17,7 @@ import numpy.typing as npt
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from .base import Subnet, Supernet, layout_of
+from .base import Subnet, Supernet, lay_out, layout_of
 from .elastic_layers import ElasticBlock, inherit_slices
 from .space import NONE, ArchGraph, Choice, IntMatrix, SearchSpace, SubnetConfig
 
@@ -306,16 +306,41 @@ def check_classes(num_classes: int) -> None:
         raise ValueError(f"Classification needs at least two classes; got num_classes={num_classes}.")
 
 
-def resized(x: Tensor, resolution: int) -> Tensor:
-    """Images at a resolution, ``[B, C, H, W] -> [B, C, resolution, resolution]``; bilinear, with antialiasing.
+def resized(x: Tensor, size: int | Sequence[int]) -> Tensor:
+    """Images at another size, ``[B, C, H, W] -> [B, C, *size]``; bilinear, with antialiasing, never distorted.
 
     Images that have it already come back as they are.
+
+    Args:
+        x: The images.
+        size: Height and width, or one number for both.
+
+    Raises:
+        ValueError: If these are no images, or have other proportions.
+
+    Example:
+        >>> import torch
+        >>> resized(torch.zeros(5, 3, 32, 64), (16, 32)).shape
+        torch.Size([5, 3, 16, 32])
     """
-    if x.shape[2:] == (resolution, resolution):
+    height, width = (size, size) if isinstance(size, int) else size
+    if x.dim() == 4 and x.shape[2:] == (height, width):
         return x
-    size = (resolution, resolution)
+    if x.dim() != 4 or not _is_scaled(x.shape[2:], (height, width)):
+        raise ValueError(
+            f"Images are resized in their proportions, never distorted; got inputs of shape {list(x.shape[1:])} for "
+            f"{height} x {width} pixels. Crop or pad them to these proportions, as ImageFolder(image_size=...) does."
+        )
+    size = (height, width)
     wide = x.float() if x.element_size() < 4 else x  # not implemented for half precision on every device
     return F.interpolate(wide, size, mode="bilinear", align_corners=False, antialias=True).to(x.dtype)
+
+
+def _is_scaled(images: Sequence[int], size: Sequence[int]) -> bool:
+    """Whether both have the same proportions; squares exactly, others up to a pixel of the smaller."""
+    if size[0] == size[1]:
+        return images[0] == images[1]
+    return round(images[0] * size[1] / images[1]) == size[0]
 
 
 class ElasticNetwork(Subnet, ABC):
@@ -342,7 +367,8 @@ class ElasticSupernet(Supernet, ABC):
     """Shared weights of which an architecture uses a part: first channels, first layers, inner kernels.
 
     ``forward`` takes a config, and images of any size, which it brings to the config's resolution on their device.
-    The layers have the names they have in the networks it extracts. ``input_shape`` has the highest resolution.
+    The layers have the names they have in the networks it extracts. ``input_shape`` has the highest resolution, and the
+    proportions of all: resizing keeps them.
 
     Attributes:
         settings: What all its networks are built with, whatever their architecture.
@@ -361,8 +387,13 @@ class ElasticSupernet(Supernet, ABC):
     def standalone(self, arch: ElasticArch) -> ElasticNetwork:
         """A network of this architecture with this supernet's settings and weights of its own."""
 
-    def resolution(self, config: SubnetConfig) -> int:
-        return self.space.arch(config).resolution
+    def shape_of(self, config: SubnetConfig) -> tuple[int, ...]:
+        return self._shape_at(self.space.arch(config).resolution)
+
+    def _shape_at(self, resolution: int) -> tuple[int, int, int]:
+        """A resolution is the width; the height follows from the proportions of :attr:`input_shape`."""
+        channels, height, width = self.input_shape
+        return channels, round(height * resolution / width), resolution
 
     def check_images(self, size: int) -> None:
         """Check that images have the pixels that the highest resolution asks for.
@@ -373,7 +404,7 @@ class ElasticSupernet(Supernet, ABC):
         Raises:
             ValueError: If they have not, and enlarging them was not asked for.
         """
-        highest = self.input_shape[-1]
+        highest = min(self.input_shape[1:])
         if size < highest and not self.upsample:
             raise ValueError(
                 f"Space {self.space.name!r} has resolutions up to {highest}, the images have {size} pixels: enlarged, "
@@ -385,14 +416,14 @@ class ElasticSupernet(Supernet, ABC):
         """Run one architecture.
 
         Args:
-            x: Images of any size, ``[B, C, H, W]``.
+            x: Images of any size, ``[B, C, H, W]``, in the proportions of :attr:`input_shape`.
             arch: Which one.
 
         Raises:
-            ValueError: If ``arch`` is not of this space.
+            ValueError: If ``arch`` is not of this space, or the images have other proportions.
         """
         wanted = self.space.arch(arch)
-        return self.run(resized(x, wanted.resolution), wanted)
+        return self.run(resized(x, self._shape_at(wanted.resolution)[1:]), wanted)
 
     def run_config(self, x: Tensor, config: SubnetConfig) -> Tensor:
         logits: Tensor = self(x, config)
@@ -403,7 +434,7 @@ class ElasticSupernet(Supernet, ABC):
         network.config = config
         network.to(next(self.parameters())).train(self.training)
         if inherit:
-            network.to(memory_format=layout_of(*self.parameters()))
+            lay_out(network, layout_of(*self.parameters()))
             inherit_slices(network, self)
         return network
 

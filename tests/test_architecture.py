@@ -22,19 +22,20 @@ ALLOWED = {
     "cost": {"errors", "files", "functional", "readers", "supernets"},
     "guard": {"errors", "supernets"},
     "tasks": {"supernets"},
+    "batches": {"supernets", "tasks"},
     "detection": {"supernets"},
     "resume": {"guard"},
     "cluster": {"errors"},
     "fronts": set(),
-    "evaluation": {"errors", "supernets", "tasks"},
-    "base": {"errors", "functional", "guard", "resume", "samplers", "cost", "supernets", "tasks"},
-    "sharing": {"base", "evaluation", "samplers", "supernets"},
+    "evaluation": {"batches", "errors", "supernets", "tasks"},
+    "base": {"batches", "errors", "functional", "guard", "resume", "samplers", "cost", "supernets", "tasks"},
+    "sharing": {"base", "batches", "evaluation", "samplers", "supernets"},
     "sandwich": {"cost", "functional", "sharing", "supernets"},
-    "methods": {"errors", "functional", "samplers", "cost", "supernets", "base", "sandwich", "sharing"},
-    "nat": {"base", "cluster", "cost", "errors", "evaluation", "files", "fronts"}
+    "methods": {"errors", "functional", "samplers", "cost", "supernets", "tasks", "base", "sandwich", "sharing"},
+    "nat": {"base", "batches", "cluster", "cost", "errors", "evaluation", "files", "fronts"}
     | {"functional", "readers", "sandwich", "sharing", "supernets", "tasks"},
-    "discrete": {"cluster", "cost", "errors", "evaluation", "files", "fronts", "functional", "supernets", "tasks"}
-    | {"readers", "retrain", "sharing"},
+    "discrete": {"batches", "cluster", "cost", "errors", "evaluation", "files", "fronts", "functional", "supernets"}
+    | {"readers", "retrain", "sharing", "tasks"},
 }
 # ... and all others everything, except what lies above them.
 TOP = {"__main__", "cli", "picking", "quickstart", "runs", "studying"}

@@ -57,10 +57,10 @@ def count_candidates(supernet: Supernet, what: Counted, *, image_size: int | Non
     Args:
         supernet: The supernet.
         what: ``"params"``, ``"macs"`` or ``"memory"``, see :class:`~oneshot.cost.Counts`. Memory is that of one image.
-        image_size: Height and width of an image; by default the supernet's. Not of elastic spaces, which choose it.
+        image_size: Height and width of square images; by default the supernet's. Not of elastic spaces, which choose.
 
     Returns:
-        The costs in params, MACs or bytes. Those of MACs and memory remember the ``image_size``.
+        The costs in params, MACs or bytes. Those of MACs and memory remember the ``input_shape``.
 
     Raises:
         ValueError: If there is no such count, there are no images of this size, an unknown space has counts that are no
@@ -75,10 +75,10 @@ def count_candidates(supernet: Supernet, what: Counted, *, image_size: int | Non
     if what not in UNITS:
         raise ValueError(f"What can be counted is {', '.join(map(repr, UNITS))}; got {what!r}.")
     shape = supernet.input_shape
-    if image_size is not None and (len(shape) != 3 or image_size < 1):
+    if image_size is not None and (len(shape) != 3 or shape[1] != shape[2] or image_size < 1):
         raise ValueError(
-            f"image_size is that of images, at least 1; got {image_size} for inputs of shape {list(shape)}. Leave it "
-            "out to count at the shape of the supernet."
+            f"image_size is the height and width of square images, at least 1; got {image_size} for inputs of shape "
+            f"{list(shape)}. Leave it out to count at the shape of the supernet."
         )
     if isinstance(supernet, ElasticSupernet):
         if image_size is not None:
@@ -96,7 +96,9 @@ def count_candidates(supernet: Supernet, what: Counted, *, image_size: int | Non
     shape = shape if image_size is None else (shape[0], image_size, image_size)
     with _own_random_numbers(supernet):
         found = _count(supernet, what, shape)
-    found.image_size = shape[-1] if len(shape) == 3 and what != "params" else None
+    if what != "params":
+        found.input_shape = tuple(shape)
+        found.image_size = shape[-1] if len(shape) == 3 and shape[1] == shape[2] else None
     return found
 
 

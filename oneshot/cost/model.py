@@ -22,12 +22,15 @@ class CostModel(nn.Module, ABC):
     Attributes:
         space: The search space.
         unit: Unit of every number, written out (``"MACs"``, ``"ms"``).
-        image_size: Height and width of the images it holds for; None where that doesn't matter, or isn't known.
+        image_size: Height and width of the square images it holds for; None where that doesn't matter, isn't known, or
+            follows from ``input_shape``.
+        input_shape: Shape of the inputs it holds for, where it was counted or measured for one.
     """
 
     space: SearchSpace
     unit: str
     image_size: int | None = None
+    input_shape: tuple[int, ...] | None = None
 
     def cost(self, config: SubnetConfig) -> float:
         """Cost of one architecture.
@@ -49,18 +52,24 @@ class CostModel(nn.Module, ABC):
         """Check that the costs are those of the architectures of ``supernet``.
 
         Raises:
-            ValueError: If it is of another space, or reads images of another size.
+            ValueError: If it is of another space, or reads inputs of another shape.
         """
         if repr(self.space) != repr(supernet.space):
             raise ValueError(
                 f"The cost model is of space {self.space.name!r}, the supernet of {supernet.space.name!r}, or of "
                 "other choices. Build it for the space of the supernet."
             )
-        size = supernet.input_shape[-1]
-        if self.image_size not in (None, size):
+        shape = tuple(supernet.input_shape)
+        sides = shape[1:] if len(set(shape[1:])) > 1 else shape[-1]
+        if self.image_size is not None and sides != self.image_size:
             raise ValueError(
-                f"The cost model holds for images of {self.image_size} pixels, the supernet reads {size}. Count or "
-                f"measure it at {size}, or build the supernet with image_size={self.image_size}."
+                f"The cost model holds for images of {self.image_size} pixels, the supernet reads {sides}. Count or "
+                f"measure it at {sides}, or build the supernet with image_size={self.image_size}."
+            )
+        if self.input_shape not in (None, shape):
+            raise ValueError(
+                f"The cost model holds for inputs of shape {list(self.input_shape)}, the supernet reads {list(shape)}. "
+                "Count or measure it for the supernet that is searched."
             )
 
 

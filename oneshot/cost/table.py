@@ -158,8 +158,11 @@ class LatencyTable:
                 f"{list(input_shape)}. Measure again for that size."
             )
         table = {name: torch.tensor(rows, dtype=torch.float64) for name, rows in self.table.items()}
-        size = self.input_shape[-1] if len(self.input_shape) == 3 else None
-        return AdditiveCost(space, table, unit=self.unit, fixed=self.fixed, image_size=size)
+        square = len(self.input_shape) == 3 and self.input_shape[1] == self.input_shape[2]
+        size = self.input_shape[-1] if square else None
+        cost = AdditiveCost(space, table, unit=self.unit, fixed=self.fixed, image_size=size)
+        cost.input_shape = self.input_shape
+        return cost
 
     def cost_of(self, supernet: Supernet) -> AdditiveCost:
         """The table as the cost model of a supernet, in ms.

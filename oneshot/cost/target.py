@@ -21,7 +21,8 @@ import torch
 from torch import Tensor, nn
 
 from oneshot.errors import missing_extra
-from oneshot.supernets.base import Subnet
+from oneshot.supernets.base import Subnet, vocabulary_of
+from oneshot.supernets.recurrent import LanguageModel
 
 from .table import LatencyTable
 
@@ -222,10 +223,11 @@ def keep_freed_memory() -> bool:
 
 
 def example_input(network: Subnet, batch: int, dtype: torch.dtype) -> Tensor:
-    """A fixed random input: images ``[B, C, H, W]``, or words ``[B, T]`` of networks that take text."""
+    """A fixed random input: numbers ``[B, *input_shape]``, or words ``[B, T]`` of networks that take text."""
     generator = torch.Generator().manual_seed(0)
-    if len(network.input_shape) == 1:
-        return torch.randint(network.num_classes, (batch, *network.input_shape), generator=generator)
+    words = network.num_classes if isinstance(network, LanguageModel) else vocabulary_of(network, network.input_shape)
+    if words is not None:
+        return torch.randint(words, (batch, *network.input_shape), generator=generator)
     return torch.randn(batch, *network.input_shape, generator=generator).to(dtype)
 
 

@@ -16,6 +16,8 @@ from torch import Tensor
 from torch.nn import functional as F
 from torch.utils.data import DataLoader
 
+from oneshot.batches import check_labels
+
 from .images import (
     Augmentation,
     Batch,
@@ -169,6 +171,14 @@ class VisionData(pl.LightningDataModule, ABC):
 
     def _read(self, split: Split) -> ImageSet | None:
         images = self.load(split)
+        if images is not None and images.labels.dim() != 3:  # masks are checked as they are read
+            if images.labels.dim() != 1 or len(images.labels) != len(images.rows):
+                raise ValueError(
+                    f"Every image has one label, [N]; {type(self).__name__}.load({split!r}) gave {len(images.rows)} "
+                    f"images and labels of shape {list(images.labels.shape)}. Number the classes from 0; of one-hot "
+                    "labels take labels.argmax(1)."
+                )
+            check_labels(images.labels, self.num_classes)
         if images is None or self.device.type == "cpu":
             return images
         if not isinstance(images.pixels, Tensor):

@@ -282,6 +282,11 @@ class NetworkGraph:
         Raises:
             ValueError: Naming the first node that does not fit what it reads.
         """
+        if len(input_shape) != 3:
+            raise ValueError(
+                f"Network graphs read images, C, H, W; got inputs of shape {list(input_shape)}. Search these in a "
+                "supernet of your own."
+            )
         channels, height, width = input_shape
         shapes = {IMAGE: (channels, height, width)}
         for name in self._order:

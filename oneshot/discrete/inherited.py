@@ -5,12 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 import pytorch_lightning as pl
-import torch
 
+from oneshot.batches import check_batch
 from oneshot.cost.counts import count
-from oneshot.evaluation import decode_images, inherited_error, recalibrate
+from oneshot.evaluation import decode_images, fitted, in_parts, inherited_error, recalibrate
 from oneshot.supernets.base import Subnet, Supernet
-from oneshot.supernets.elastic import resized
 
 from .protocol import Evaluator, Proposal
 
@@ -35,6 +34,7 @@ class SupernetEvaluator(Evaluator):
         data.setup("fit")
         self.supernet, self.space, self.data, self.batch_size = supernet, supernet.space, data, batch_size
         self.images, self.labels, self.calibration = decode_images(data, calibration, batch_size=batch_size)
+        check_batch(supernet, self.images, self.labels, first=True)
 
     @property
     def metrics(self) -> tuple[str, ...]:
@@ -42,8 +42,7 @@ class SupernetEvaluator(Evaluator):
 
     def __call__(self, proposal: Proposal) -> Mapping[str, float]:
         config = proposal.config
-        like, size = next(self.supernet.parameters()), self.supernet.resolution(config)
-        images, calibration = (resized(part.to(like), size) for part in (self.images, self.calibration))
+        images, calibration = (fitted(self.supernet, part, config) for part in (self.images, self.calibration))
         error = inherited_error(self.supernet, config, images, self.labels, calibration, batch_size=self.batch_size)
         network = self.supernet.extract(config)
         counts = count(network, network.input_shape)
@@ -51,7 +50,5 @@ class SupernetEvaluator(Evaluator):
 
     def network(self, proposal: Proposal) -> Subnet:
         network = self.supernet.extract(proposal.config)
-        size = network.input_shape[-1]
-        calibration = resized(self.calibration.to(next(network.parameters())), size)
-        recalibrate(network, torch.split(calibration, self.batch_size))
+        recalibrate(network, in_parts(fitted(network, self.calibration), self.batch_size))
         return network.eval()

@@ -21,6 +21,7 @@ from safetensors.torch import save
 from torch import nn
 from torch.utils.data import DistributedSampler
 
+from oneshot.batches import check_batch, check_labels, pair_of
 from oneshot.cost.counts import count
 from oneshot.evaluation import calibration_images
 from oneshot.files import write_atomically
@@ -67,7 +68,8 @@ class TrainingEvaluator(Evaluator):
         seed: Of all random choices.
 
     Raises:
-        ValueError: If a number is below its least, or there are no images to validate with.
+        ValueError: If a number is below its least, there are no images to validate with, or their labels are no
+            numbers of classes.
     """
 
     def __init__(
@@ -97,6 +99,7 @@ class TrainingEvaluator(Evaluator):
         data.setup("fit")
         if not data.val_dataloader():
             raise ValueError("Networks are compared on validation images; there are none. Use val_fraction=0.1.")
+        self._check_labels(data, build)
         self.data, self.folder, self.epochs = data, Path(folder).absolute(), epochs
         self.space = build.space if isinstance(build, Supernet | GraphBuilder) else GRAPHS if build is None else None
         self._build = build
@@ -104,6 +107,18 @@ class TrainingEvaluator(Evaluator):
         self.distil, self.distil_images, self.calibration = distil, distil_images, calibration
         self.costs = dict(costs or {})
         self.trainer, self.seed = dict(trainer or {}), seed
+
+    @staticmethod
+    def _check_labels(data: pl.LightningDataModule, build: object) -> None:
+        """Look at a validation batch now, or every architecture would fail at it."""
+        loader = data.val_dataloader()
+        with isolate_rng():
+            x, y = pair_of(next(iter(loader[0] if isinstance(loader, list | tuple) else loader)))
+        if isinstance(build, Supernet):
+            check_batch(build, x, y, first=True)
+        elif isinstance(y, torch.Tensor):
+            classes = getattr(data, "num_classes", None) or 2**31
+            check_labels(y, classes, "classification" if y.dim() < 3 else "segmentation")
 
     @property
     def metrics(self) -> tuple[str, ...]:

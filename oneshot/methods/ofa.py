@@ -88,8 +88,9 @@ class OnceForAll(SandwichSearch):
         if self.teacher is None or not self._teaches():
             return None
         self.teacher.eval()
+        shape = self.teacher.input_shape
         with batch_statistics(self.teacher):
-            logits: Tensor = self.teacher(resized(x, self.teacher.input_shape[-1]))
+            logits: Tensor = self.teacher(x if x.shape[1:] == shape else resized(x, shape[1:]))
         return logits
 
 

@@ -12,6 +12,7 @@ from oneshot.cost import CostModel, CostPenalty
 from oneshot.samplers import OneHotSampler, gumbel_like
 from oneshot.supernets.base import OperationSupernet
 from oneshot.supernets.mixed_op import Path
+from oneshot.tasks import IGNORED
 
 
 class Reward(nn.Module):
@@ -59,14 +60,15 @@ class Reward(nn.Module):
         """Reward of one network.
 
         Args:
-            logits: ``[B, classes]``.
-            y: Labels, ``[B]``.
+            logits: ``[B, classes]``, in segmentation ``[B, classes, H, W]``.
+            y: Labels, ``[B]``, of pixels ``[B, H, W]``, of which ignored ones do not count.
             weights: One-hot edge weights of the network, ``{choice: [R, O]}``.
 
         Returns:
             Scalar.
         """
-        accuracy = (logits.argmax(-1) == y).float().mean()
+        counted = y != IGNORED if logits.dim() == 4 else torch.ones_like(y, dtype=torch.bool)
+        accuracy = ((logits.argmax(1) == y) & counted).sum() / counted.sum()
         if self.cost is None:
             return accuracy
         cost = self.cost.expected(weights).to(accuracy) / self.target

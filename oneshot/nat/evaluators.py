@@ -15,12 +15,14 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from oneshot.batches import check_batch
 from oneshot.cluster import check_room, connect, wait_for
-from oneshot.evaluation import inherited_error
+from oneshot.evaluation import fitted, inherited_error
 from oneshot.supernets.base import Supernet
-from oneshot.supernets.elastic import ElasticSupernet, resized
+from oneshot.supernets.elastic import ElasticSupernet
 from oneshot.supernets.json_files import checked, parse_json, read_content
 from oneshot.supernets.space import SubnetConfig
+from oneshot.tasks import IGNORED
 
 Done = Callable[[SubnetConfig, float], None]  # told of every error as soon as it is known
 
@@ -45,11 +47,12 @@ class SupernetEvaluator(Evaluator):
     """Validation error with inherited weights, after batch normalisation was calibrated for each architecture.
 
     Images are held in memory as they come, decoded and normalised, and resized once for all architectures of one
-    resolution. Nothing of the supernet changes. A network whose output is not finite has failed.
+    resolution, where the space has resolutions; other inputs stay as they are (:func:`~oneshot.evaluation.fitted`).
+    Nothing of the supernet changes. A network whose output is not finite has failed.
 
     Args:
         supernet: Shared weights; on the device where it is when asked.
-        images: Validation images, ``[N, C, H, W]``.
+        images: Validation images ``[N, C, H, W]``, or other inputs ``[N, *input_shape]``.
         labels: ``[N]``, or ``[N, H, W]``.
         calibration: Training images, not augmented, ``[M, C, H, W]``; hundreds to thousands.
         batch_size: Images in a batch.
@@ -69,33 +72,37 @@ class SupernetEvaluator(Evaluator):
             )
         if len(images) != len(labels):
             raise ValueError(f"Every validation image has a label; got {len(images)} images, {len(labels)} labels.")
-        if len(seen := torch.unique(labels)) < 2:
+        for part in (images, calibration):
+            fitted(supernet, part[:1], supernet.space.sample(0))  # raises where their shape is another one
+        check_batch(supernet, images, labels, first=True)
+        seen = torch.unique(labels)
+        if len(seen := seen[seen != IGNORED] if supernet.task == "segmentation" else seen) < 2:
             raise ValueError(
-                f"Validation images of one class ({int(seen[0])}) tell no architectures apart. Hold back images of "
-                "every class: val_fraction splits by class."
+                f"Validation images of one class ({', '.join(map(str, seen.tolist())) or 'all ignored'}) tell no "
+                "architectures apart. Hold back images of every class: val_fraction splits by class."
             )
         if batch_size < 1:
             raise ValueError(f"batch_size must be at least 1; got {batch_size}.")
-        if isinstance(supernet, ElasticSupernet):
+        if isinstance(supernet, ElasticSupernet) and images.dim() == calibration.dim() == 4:
             supernet.check_images(min(*images.shape[2:], *calibration.shape[2:]))
         self.supernet, self.images, self.labels, self.calibration = supernet, images, labels, calibration
         self.batch_size = batch_size
-        self._sized: tuple[tuple[int, torch.device, torch.dtype], Tensor, Tensor] | None = None
+        self._sized: tuple[tuple[tuple[int, ...], torch.device, torch.dtype], Tensor, Tensor] | None = None
 
     def to(self, device: str) -> SupernetEvaluator:
         parts = (part.to(device) for part in (self.images, self.labels, self.calibration))
         return SupernetEvaluator(copy.deepcopy(self.supernet).to(device), *parts, batch_size=self.batch_size)
 
     def order(self, configs: Sequence[SubnetConfig]) -> list[int]:
-        sizes = [self.supernet.resolution(config) for config in configs]
-        return sorted(range(len(configs)), key=lambda i: sizes.index(sizes[i]))
+        shapes = [self.supernet.shape_of(config) for config in configs]
+        return sorted(range(len(configs)), key=lambda i: shapes.index(shapes[i]))
 
     def evaluate(self, configs: Sequence[SubnetConfig], done: Done | None = None) -> list[float]:
         errors = [math.nan] * len(configs)
         for config in configs:
             self.supernet.space.validate(config)
         for i in self.order(configs):
-            images, calibration = self._resized(self.supernet.resolution(configs[i]))
+            images, calibration = self._fitted(configs[i])
             errors[i] = inherited_error(
                 self.supernet, configs[i], images, self.labels, calibration, batch_size=self.batch_size
             )
@@ -103,13 +110,13 @@ class SupernetEvaluator(Evaluator):
                 done(configs[i], errors[i])
         return errors
 
-    def _resized(self, size: int) -> tuple[Tensor, Tensor]:
-        """Both kinds of images; those of the last resolution are kept."""
+    def _fitted(self, config: SubnetConfig) -> tuple[Tensor, Tensor]:
+        """Both kinds of images as an architecture reads them; those of the last resolution are kept."""
         like = next(self.supernet.parameters())
-        key = size, like.device, like.dtype
+        key = self.supernet.shape_of(config), like.device, like.dtype
         if self._sized is None or self._sized[0] != key:
             self._sized = None  # before there is another
-            images, calibration = (resized(part.to(like), size) for part in (self.images, self.calibration))
+            images, calibration = (fitted(self.supernet, part, config) for part in (self.images, self.calibration))
             self._sized = key, images, calibration
         return self._sized[1:]
 

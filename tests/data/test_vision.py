@@ -295,3 +295,23 @@ def test_cifar_is_downloaded_on_request_and_turned_to_channels_first(
     np.testing.assert_allclose(x, expected, atol=1e-5)
     assert y.tolist() == [3, 1, 99, 0]
     assert data.num_classes == 100
+
+
+@pytest.mark.parametrize(
+    ("labels", "message"),
+    [
+        pytest.param(torch.arange(6).float(), "whole numbers.* got torch.float32", id="numbers"),
+        pytest.param(torch.arange(6) % 3 - 1, "from 0 to 2 .* got -1", id="negative"),
+        pytest.param(torch.arange(6) % 3 + 1, "from 0 to 2 .* got 3", id="from 1"),
+        pytest.param(torch.eye(3).repeat(2, 1), r"load\('train'\) gave 6 .* of shape \[6, 3\]", id="one-hot"),
+        pytest.param(torch.arange(5) % 3, r"gave 6 images and labels of shape \[5\]", id="one too few"),
+    ],
+)
+def test_labels_that_are_no_classes_are_refused_when_they_are_read(labels: torch.Tensor, message: str) -> None:
+    class Own(VisionData):
+        def load(self, split: Split) -> ImageSet:
+            pixels = torch.randint(256, (6, 1, 8, 8), dtype=torch.uint8)
+            return ImageSet(pixels, labels, torch.arange(6))
+
+    with pytest.raises(ValueError, match=message):
+        Own(("a", "b", "c"), (1, 8, 8), batch_size=2).setup("fit")

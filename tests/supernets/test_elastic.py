@@ -142,7 +142,7 @@ def test_resizing_leaves_images_of_the_size_alone_and_keeps_their_type() -> None
     assert resized(x, 16) is x
     for dtype in (torch.float32, torch.bfloat16, torch.float64):
         assert resized(x.to(dtype), 12).dtype == dtype
-    flat = resized(torch.full((1, 1, 20, 10), 0.7), 8)
+    flat = resized(torch.full((1, 1, 20, 20), 0.7), 8)
     assert flat.shape == (1, 1, 8, 8)
     torch.testing.assert_close(flat, torch.full((1, 1, 8, 8), 0.7))
 
