@@ -10,6 +10,7 @@ from torch import Tensor
 
 from oneshot.supernets.base import Subnet, Supernet, Task
 from oneshot.supernets.elastic import ElasticSupernet
+from oneshot.supernets.recurrent import LanguageModel, RecurrentSupernet
 
 from .tasks import IGNORED
 
@@ -41,7 +42,7 @@ def check_batch(network: Supernet | Subnet, x: Any, y: Any, *, first: bool = Fal
     Args:
         network: Who reads them; elastic ones resize images themselves.
         x: Should be ``[B, *input_shape]``.
-        y: Should be ``[B]``, in segmentation ``[B, H, W]``, of texts ``[B, T]``.
+        y: Should be ``[B]``, in segmentation ``[B, H, W]``, for a model of language ``[B, T]``.
         first: Whether this is the first batch of an epoch.
 
     Raises:
@@ -53,9 +54,8 @@ def check_batch(network: Supernet | Subnet, x: Any, y: Any, *, first: bool = Fal
             "loader a collate_fn that makes them."
         )
     check_shape(network, x)
-    text = not x.is_floating_point() and y.dim() == 2 and y.shape == x.shape
-    expected = (len(x), *x.shape[2:]) if network.task == "segmentation" else x.shape if text else (len(x),)
-    if y.shape != expected or y.dtype not in INTEGERS or not len(y):
+    expected = (len(x), *_places(network, x))
+    if tuple(y.shape) != expected or y.dtype not in INTEGERS or not len(y):
         raise _no_labels(y, expected, network.task)
     if first or y.device.type == "cpu":
         check_labels(y, network.num_classes, network.task)
@@ -121,16 +121,21 @@ def check_logits(logits: Any, network: Supernet | Subnet, x: Tensor) -> None:
     Raises:
         ValueError: If they are something else.
     """
-    text = not x.is_floating_point() and x.dim() == 2
-    places = [x.shape[2:]] if network.task == "segmentation" else [(), x.shape[1:]] if text else [()]
-    shapes = [(len(x), network.num_classes, *place) for place in places]
-    if network.num_classes < 2 or not isinstance(logits, Tensor) or tuple(logits.shape) not in shapes:
+    expected = (len(x), network.num_classes, *_places(network, x))
+    if network.num_classes < 2 or not isinstance(logits, Tensor) or tuple(logits.shape) != expected:
         got = list(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
         raise ValueError(
-            f"A network gives one logit for each of its classes, at least two: {list(shapes[0])}; "
+            f"A network gives one logit for each of its classes, at least two: {list(expected)}; "
             f"{type(network).__name__} with num_classes={network.num_classes} gave {got}. Two classes are two logits, "
             "and num_classes is their number; other tasks than classification are not supported."
         )
+
+
+def _places(network: Supernet | Subnet, x: Tensor) -> tuple[int, ...]:
+    """What of an input has a label each: the pixels of an image, the words of a text, or all of it together."""
+    if network.task == "segmentation":
+        return tuple(x.shape[2:])
+    return tuple(x.shape[1:]) if isinstance(network, LanguageModel | RecurrentSupernet) else ()
 
 
 def _no_labels(y: Tensor, expected: Sequence[int] | None, task: Task) -> ValueError:

@@ -60,7 +60,7 @@ def images() -> Tensor:
 
 def batches(y: Tensor) -> DataLoader[Any]:
     """Batches of one loader, whatever the length of the labels: no collation, no shuffling."""
-    return DataLoader([(images(), y)] * 2, batch_size=None)  # type: ignore[arg-type]  # a list is a data set
+    return DataLoader([(images(), y)], batch_size=None)  # type: ignore[arg-type]  # a list is a data set
 
 
 class Data(pl.LightningDataModule):
@@ -201,7 +201,6 @@ def test_ignored_pixels_count_in_no_accuracy(tmp_path: Path) -> None:
         y = subnet(x).argmax(1)
     y[:, :16] = (y[:, :16] + 1) % CLASSES  # wrong
     y[:, 16:24] = IGNORED
-    assert int((y == 0).sum()) and int((y == 1).sum())
     network.eval()
 
     retrain = Retrain(subnet)
@@ -261,11 +260,13 @@ def test_logits_of_another_shape_are_refused(logits: Any, got: str, tmp_path: Pa
 
 
 def test_a_single_class_is_refused() -> None:
-    network = NASBench201Supernet(channels=4, cells_per_stage=1, num_classes=1, in_channels=1, image_size=8)
+    network = supernet()
     config = network.space.sample(0)
+    subnet = network.extract(config)
+    network.num_classes = subnet.num_classes = 1
     for call in (
         lambda: DARTS(network),
-        lambda: Retrain(network.extract(config)),
+        lambda: Retrain(subnet),
         lambda: metric_of("segmentation", 1),
         lambda: inherited_error(network, config, images(), GOOD * 0, images()),
     ):
@@ -289,7 +290,7 @@ def test_numbers_of_words_are_checked_likewise(tmp_path: Path) -> None:
     ):
         loader = DataLoader([(x, y)], batch_size=None)  # type: ignore[arg-type]  # a list is a data set
         with pytest.raises(ValueError, match=message):
-            trainer(tmp_path).fit(RetrainLanguage(model), loader)
+            trainer(tmp_path).fit(RetrainLanguage(model), loader, loader)
         with pytest.raises(ValueError, match=message):
             trainer(tmp_path).test(RetrainLanguage(model), loader)
 

@@ -337,9 +337,7 @@ def test_elastic_supernets_resize_in_proportion_or_refuse() -> None:
         lambda: fitted(supernet.extract(config), wide),
         lambda: supernet.run_config(wide, config),
     ):
-        with pytest.raises(
-            ValueError, match=r"never distorted; got inputs of shape \[3, 16, 32\] for \d+ x "
-        ):
+        with pytest.raises(ValueError, match=r"never distorted; got inputs of shape \[3, 16, 32\] for \d+ x "):
             call()
     with pytest.raises(ValueError, match=r"reads \[3, 8, 8\], got \[5\]"):
         fitted(supernet, torch.zeros(6, 5), config)
