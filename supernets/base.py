@@ -290,7 +290,7 @@ def _same_statistics(module: nn.Module) -> Iterator[None]:
             layer.momentum, layer.num_batches_tracked = momentum, count
 
 
-def vocabulary_of(network: nn.Module, input_shape: Sequence[int]) -> int | None:
+def vocabulary_of(network: nn.Module, input_shape: Sequence[Any]) -> int | None:
     """Words that every embedding of a network of texts ``[T]`` knows, int64 below this number; of others ``None``."""
     sizes = [module.num_embeddings for module in network.modules() if isinstance(module, nn.Embedding)]
     return min(sizes) if sizes and len(input_shape) == 1 else None

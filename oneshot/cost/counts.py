@@ -20,6 +20,7 @@ from torch.nn.parameter import is_lazy
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
+from oneshot.supernets.base import vocabulary_of
 from oneshot.supernets.recurrent import LanguageModel
 
 from .operators import macs_of
@@ -89,7 +90,7 @@ def count(network: nn.Module, input_shape: Shape | Sequence[Shape], *, dtype: to
             ``nn.MultiheadAttention`` attends to its own input. If the network, or the first layer of an
             ``nn.Sequential``, is one of ``torch.nn`` with ``batch_first=False``, the batch of 1 is put in the middle.
         dtype: Type of the inputs; by default that of the first parameter with digits, and ``int64`` if the network
-            begins with an embedding.
+            begins with an embedding, or has one and reads texts ``[T]``.
 
     Raises:
         ValueError: If there are lazy parameters without a shape.
@@ -167,6 +168,7 @@ def _inputs(network: nn.Module, input_shape: Shape | Sequence[Shape], dtype: tor
     like = next(iter(digits or network.parameters()), torch.empty(0))
     if dtype is None:
         words = isinstance(first, nn.Embedding | nn.EmbeddingBag | LanguageModel)
+        words |= vocabulary_of(network, input_shape) is not None
         dtype = torch.int64 if words else like.dtype if digits else torch.get_default_dtype()
     given: Sequence[Any] = input_shape
     shapes: list[Shape] = list(given) if any(isinstance(size, Sequence) for size in given) else [tuple(given)]
