@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -13,25 +13,29 @@ import torch
 from pytorch_lightning.utilities import rank_zero_info
 from torch import Tensor
 
-from .decoding import SUFFIXES, UnreadableImageError, decode, is_grey, opened, unreadable
+from .decoding import decode, is_grey
 from .images import ImageSet, Pixels, stratified_split
+from .listing import Listing, list_folder, some
 from .preprocessing import of_files
+from .verification import ImageFacts, Unreadable, check_unreadable, repeated, report_unreadable, tell, verify
 from .vision import Split, VisionData
-
-_SIZE_SAMPLE = 64  # images whose headers decide size and channels
 
 
 class ImageFolder(VisionData):
     """A folder of images in one of two layouts.
 
     * ``root/train/<class>/*`` with ``root/test/<class>/*``, ``root/val/<class>/*`` or both. Where there is only one of
-      them, it is the held-out test set.
+      them, it is the held-out test set. ``Train``, ``training``, ``valid``, ``validation``, ``testing`` mean the same.
     * ``root/<class>/*``: a stratified share of each class is the test set.
 
-    What is not given is inferred: classes from the names of the folders, size and channels from a sample of the images
-    (a square of the median shorter side, because networks take squares), mean and std from up to 1,000 training images.
-    Images are resized to cover the size, then cropped at the centre. Training images get the same augmentation as every
-    other data set; there is no random resizing.
+    Images in folders within a class's folder are of that class. Hidden files and folders, and those that systems make
+    (``__MACOSX``, ``Thumbs.db``), are no data. Every image of every part is decoded once, before anything is trained.
+
+    What is not given is inferred: classes from the names of the folders, size and channels from the training images (a
+    square of the median shorter side, because networks take squares), mean and std from up to 1,000 of them. Images are
+    turned upright as their EXIF orientation says, transparent pixels become white, 16 bits become 8. They are resized
+    to cover the size, then cropped at the centre; `preprocessing` says it exactly. Training images get the same
+    augmentation as every other data set; there is no random resizing.
 
     Args:
         root: The folder.
@@ -40,11 +44,13 @@ class ImageFolder(VisionData):
         test_fraction: Share of the test set in the second layout.
         split_seed: Which images these are; leave it alone to compare results.
         in_memory: Decode all images once, to a uint8 tensor; otherwise each time they are used.
+        unreadable: Whether files that cannot be read, and classes without images, are refused or left out with a
+            warning.
         **options: See `VisionData`. Pass ``flip=False`` where left and right matter.
 
     Raises:
         FileNotFoundError: If the folder does not exist.
-        ValueError: If it is not laid out as above, a class has no images, or an image cannot be read.
+        ValueError: If it is not laid out as above, a class has no images, or images cannot be read: all are named.
     """
 
     statistics_sample = 1000
@@ -58,38 +64,30 @@ class ImageFolder(VisionData):
         test_fraction: float = 0.2,
         split_seed: int = 0,
         in_memory: bool = False,
+        unreadable: Unreadable = "refuse",
         **options: Any,
     ) -> None:
-        root = Path(root)
-        if not root.is_dir():
-            raise FileNotFoundError(
-                f"root must be an existing folder; {str(root.absolute())!r} is not. Check the path."
+        check_unreadable(unreadable)
+        listing = list_folder(Path(root), class_names)
+        facts, reasons = verify(listing.paths())
+        classes = _usable(listing, reasons, unreadable, named=class_names is not None)
+        self._files: dict[str, tuple[list[Path], list[int]]] = {
+            part: (
+                [path for name in classes for path in files[name]],
+                [label for label, name in enumerate(classes) for _ in files[name]],
             )
-        parts = {part: root / part for part in ("train", "val", "test") if (root / part).is_dir()}
-        if "train" not in parts:
-            parts = {"train": root}
-        elif len(parts) == 1:
-            raise ValueError(
-                f"A folder with train needs test or val beside it; {str(root)!r} has neither. Add one, or name "
-                f"{str(parts['train'])!r} as root to have a test set split off."
-            )
-        elif "test" not in parts:
-            parts["test"] = parts.pop("val")
-        classes = _classes(parts["train"]) if class_names is None else tuple(class_names)
-        for part, folder in parts.items():
-            if class_names is None and (unknown := set(_classes(folder)) - set(classes)):
-                raise ValueError(
-                    f"Every class must be in train; {part} has {sorted(unknown)}, train has {classes}. Add training "
-                    "images of them or list the classes to use as class_names."
-                )
-        self._files = {part: _files(folder, classes) for part, folder in parts.items()}
+            for part, files in listing.files.items()
+        }
+        shape = common_shape([facts[path] for path in self._files["train"][0]], image_size)
         if "test" not in self._files:
             paths, labels = self._files["train"]
             train, test = stratified_split(torch.tensor(labels), test_fraction, seed=split_seed)
             for part, chosen in (("train", train.tolist()), ("test", test.tolist())):
                 self._files[part] = [paths[i] for i in chosen], [labels[i] for i in chosen]
-        super().__init__(classes, common_shape(self._files["train"][0], image_size), **options)
+        super().__init__(classes, shape, **options)
         self.in_memory = in_memory
+        for note in (*listing.notes, *repetitions(self._files, classes, facts)):
+            tell(f"{note}.")
 
     @property
     def preprocessing(self) -> dict[str, Any]:
@@ -106,6 +104,56 @@ class ImageFolder(VisionData):
             rank_zero_info(f"Decoding {len(paths)} {split} images of {len(self.classes)} classes into memory.")
             pixels = pixels[torch.arange(len(paths))]
         return ImageSet.whole(pixels, torch.tensor(labels))
+
+
+def _usable(listing: Listing, reasons: Mapping[Path, str], unreadable: Unreadable, *, named: bool) -> tuple[str, ...]:
+    """Take what cannot be read out of a listing, and return the classes that are left.
+
+    Raises:
+        ValueError: If that is refused, or leaves a class that was asked for without images.
+    """
+    total = len(listing.paths())
+    for files in listing.files.values():
+        for name, paths in files.items():
+            files[name] = [path for path in paths if path not in reasons]
+    bare = {part: [name for name, paths in files.items() if not paths] for part, files in listing.files.items()}
+    gone = [name for name in listing.classes if not any(files[name] for files in listing.files.values())]
+    places = [str(listing.places[part][name]) for part, names in bare.items() for name in names]
+    report_unreadable(reasons, total, unreadable, empty=places)
+    if missing := [name for name in bare["train"] if named or name not in gone]:
+        raise ValueError(
+            f"Every class needs training images; {', '.join(map(repr, missing))} has none that can be read. Add some, "
+            "or list the classes to use as class_names."
+        )
+    return tuple(name for name in listing.classes if name not in gone)
+
+
+def repetitions(
+    files: Mapping[str, tuple[Sequence[Path], Sequence[int]]],
+    classes: Sequence[str],
+    facts: Mapping[Path, ImageFacts],
+) -> list[str]:
+    """What to say of files that are the same, byte by byte, in two parts or in two classes.
+
+    Args:
+        files: Paths and labels of every part.
+        classes: Names of the labels.
+        facts: Of all files.
+    """
+    by_part = repeated({part: paths for part, (paths, _) in files.items()}, facts)
+    by_class: dict[str, list[Path]] = {}
+    for paths, labels in files.values():
+        for path, label in zip(paths, labels, strict=True):
+            by_class.setdefault(classes[label], []).append(path)
+    notes = []
+    for found, what in (
+        (by_part, "in more than one part (train, val, test), which makes results too good"),
+        (repeated(by_class, facts), "in more than one class"),
+    ):
+        if found:
+            pairs = [" = ".join(repr(str(path)) for _, path in places[:3]) for places in found]
+            notes.append(f"{len(found)} images are {what}: {some(pairs, 3)}")
+    return notes
 
 
 class Decoder:
@@ -127,43 +175,13 @@ class Decoder:
         return torch.from_numpy(images)
 
 
-def _classes(folder: Path) -> tuple[str, ...]:
-    names = sorted(path.name for path in folder.iterdir() if path.is_dir() and not path.name.startswith("."))
-    if not names:
-        raise ValueError(f"An image folder needs one sub-folder per class; {str(folder)!r} has no sub-folders.")
-    return tuple(names)
-
-
-def _files(folder: Path, classes: Sequence[str]) -> tuple[list[Path], list[int]]:
-    paths: list[Path] = []
-    labels: list[int] = []
-    for label, name in enumerate(classes):
-        found = sorted(path for path in (folder / name).rglob("*") if path.suffix.lower() in SUFFIXES)
-        if not found:
-            raise ValueError(
-                f"Every class needs images; {str(folder / name)!r} has none. Add some ("
-                f"{', '.join(sorted(SUFFIXES))}) or list the classes to use as class_names."
-            )
-        paths += found
-        labels += [label] * len(found)
-    return paths, labels
-
-
-def common_shape(paths: Sequence[Path], image_size: int | tuple[int, int] | None) -> tuple[int, int, int]:
-    """Channels, height, width, from the headers of evenly spaced images."""
-    sizes, modes = [], set()
-    for index in np.linspace(0, len(paths) - 1, min(_SIZE_SAMPLE, len(paths))).round().astype(int):
-        try:
-            with opened(paths[index]) as image:
-                sizes.append(image.size)
-                modes.add(image.mode)
-        except UnreadableImageError as error:
-            raise ValueError(unreadable(paths[index], error)) from error
+def common_shape(facts: Sequence[ImageFacts], image_size: int | tuple[int, int] | None) -> tuple[int, int, int]:
+    """Channels, height, width: one channel where all images are grey, a square of their median shorter side."""
     if isinstance(image_size, int):
         image_size = image_size, image_size
     elif image_size is None:
-        side = int(np.median([min(size) for size in sizes]))
+        side = int(np.median([min(known.size) for known in facts]))
         image_size = side, side
     if min(image_size) < 1:
         raise ValueError(f"image_size must be at least 1 pixel; got {image_size}.")
-    return 1 if all(map(is_grey, modes)) else 3, *image_size
+    return 1 if all(is_grey(known.mode) for known in facts) else 3, *image_size

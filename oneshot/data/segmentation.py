@@ -7,12 +7,13 @@ into the two streams of a search, and a training resumes exactly where it was st
 from __future__ import annotations
 
 import os
+import unicodedata
 from abc import ABC
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -24,10 +25,13 @@ from torch.nn import functional as F
 
 from oneshot.tasks import IGNORED
 
-from .decoding import SUFFIXES, unreadable
+from .decoding import SUFFIXES, UnreadableImageError, opened, orientation_of, turned
+from .decoding import unreadable as unreadable_file
 from .folder import Decoder, common_shape
 from .images import Batch, ImageSet, Pixels, Stats, normalise
+from .listing import Part, folders, images_in, part_of, some
 from .preprocessing import of_files
+from .verification import Unreadable, check_unreadable, in_threads, inspect, repeated, report_unreadable, tell, verify
 from .vision import Split, VisionData
 
 SHAPES = ("background", "circle", "square", "triangle")
@@ -132,23 +136,30 @@ class SegmentationData(VisionData, ABC):
 class SegmentationFolder(SegmentationData):
     """A folder of images and masks: ``root/train/images/*``, ``root/train/masks/*.png`` and the same in ``root/test``.
 
-    An image and its mask have the same name but for the suffix, and the same size. A mask holds one number a pixel,
-    the class or 255 for pixels that do not count; PNGs with a palette, such as PASCAL VOC's, hold just that. A folder
-    ``root/val`` is the validation set.
+    An image and its mask have the same name but for the suffix, also in folders within these, and the same size. A mask
+    holds one number a pixel, the class or 255 for pixels that do not count; PNGs with a palette, such as PASCAL VOC's,
+    hold just that. A folder ``root/val`` is the validation set. Hidden files are no data.
 
     Images and masks are resized to cover the size, then cropped at the centre. Masks stay in memory, a byte a pixel.
+
+    Images are turned upright as their EXIF orientation says. So are masks that have the same tag. If the tags differ,
+    as they do where a mask has none, one of two is meant: the mask was drawn on the upright image (it is turned by its
+    own tag), or on the pixels as they are stored (it is turned by the tag of its image). The size decides where it can;
+    other such pairs are refused, unless ``mask_orientation`` says which.
 
     Args:
         root: The folder.
         image_size: Side, or height and width, in pixels; None takes a square of the images' median shorter side.
         class_names: Names of the classes 0, 1, ...; None counts up to the largest number in the masks.
         in_memory: Decode all images once, to a uint8 tensor; otherwise each time they are used.
+        unreadable: Whether files that cannot be read are refused or left out, with image or mask, with a warning.
+        mask_orientation: By which tag masks are turned where it differs from that of their images; see above.
         **options: See `SegmentationData`.
 
     Raises:
         FileNotFoundError: If the folder, or one of its sub-folders, does not exist.
         ValueError: If an image has no mask or a mask no image, their sizes differ, a mask holds a number that is no
-            class, or a file cannot be read.
+            class, or files cannot be read: all are named.
     """
 
     statistics_sample = 1000
@@ -160,16 +171,36 @@ class SegmentationFolder(SegmentationData):
         image_size: int | tuple[int, int] | None = None,
         class_names: Sequence[str] | None = None,
         in_memory: bool = False,
+        unreadable: Unreadable = "refuse",
+        mask_orientation: Literal["own", "image"] | None = None,
         **options: Any,
     ) -> None:
-        root = Path(root)
-        parts = ["train", "test", *(["val"] if (root / "val").is_dir() else [])]
-        self._files = {part: _pairs(root / part) for part in parts}
+        check_unreadable(unreadable)
+        if mask_orientation not in (None, "own", "image"):
+            raise ValueError(f"mask_orientation is 'own', 'image' or None; got {mask_orientation!r}.")
+        self.mask_orientation = mask_orientation
+        places = part_folders(Path(root))
+        pairs = {part: paired(folder) for part, folder in places.items()}
+        facts, reasons = verify(path for both in pairs.values() for pair in both for path in pair)
+        report_unreadable(reasons, len(facts) + len(reasons), unreadable, empty=())
+        self._facts = facts
+        self._files = {part: [p for p in both if reasons.keys().isdisjoint(p)] for part, both in pairs.items()}
+        for part, both in self._files.items():
+            if not both:
+                raise ValueError(f"A part needs images; {str(places[part] / 'images')!r} has none. Add some.")
+        every = [pair for both in self._files.values() for pair in both]
+        largest = self._check(every, None if class_names is None else len(class_names))
         if class_names is None:
-            numbers = {int(n) for part in parts for m in _each(_numbers, self._files[part][1]) for n in np.unique(m)}
-            class_names = [str(number) for number in range(max(numbers - {IGNORED}, default=-1) + 1)]
-        super().__init__(class_names, common_shape(self._files["train"][0], image_size), **options)
+            class_names = [str(number) for number in range(largest + 1)]
+        shape = common_shape([facts[image] for image, _ in self._files["train"]], image_size)
+        super().__init__(class_names, shape, **options)
         self.in_memory = in_memory
+        images: dict[str, list[Path]] = {part: [image for image, _ in both] for part, both in self._files.items()}
+        if found := repeated(images, facts):
+            pairs_of_paths = [" = ".join(repr(str(path)) for _, path in same[:3]) for same in found]
+            tell(
+                f"{len(found)} images are in more than one part, which makes results too good: {some(pairs_of_paths)}."
+            )
 
     @property
     def preprocessing(self) -> dict[str, Any]:
@@ -180,48 +211,119 @@ class SegmentationFolder(SegmentationData):
         """Reads a split's masks and, with ``in_memory``, its images."""
         if split not in self._files:
             return None
-        images, masks = self._files[split]
-        labels = np.stack(_each(self._mask, list(zip(images, masks, strict=True))))
+        images = [image for image, _ in self._files[split]]
+        labels = np.stack(_each(self._mask, self._files[split]))
         pixels: Pixels = Decoder(images, self.input_shape)
         if self.in_memory:
             rank_zero_info(f"Decoding {len(images)} {split} images into memory.")
             pixels = pixels[torch.arange(len(images))]
         return ImageSet.whole(pixels, torch.from_numpy(labels))
 
+    def _check(self, pairs: Sequence[tuple[Path, Path]], classes: int | None) -> int:
+        """The largest class in the masks.
+
+        Raises:
+            ValueError: Naming all masks that do not fit their images.
+        """
+        largest: dict[Path, int] = {}
+        wrong: dict[Path, str] = {}
+
+        def look(pair: tuple[Path, Path]) -> None:
+            try:
+                numbers = self._numbers(*pair)
+                largest[pair[1]] = max((int(n) for n in np.unique(numbers) if n != IGNORED), default=-1)
+                if classes is not None:
+                    _check_numbers(pair[1], numbers, classes)
+            except ValueError as error:
+                wrong[pair[1]] = str(error)
+
+        in_threads(look, pairs, "masks")
+        if wrong:
+            told = [wrong[mask] for _, mask in pairs if mask in wrong]
+            raise ValueError(told[0] if len(told) == 1 else "\n  ".join([f"{len(told)} masks do not fit:", *told]))
+        return max(largest.values(), default=-1)
+
     def _mask(self, pair: tuple[Path, Path]) -> npt.NDArray[np.uint8]:
         """uint8 ``[H, W]`` of an image and its mask."""
-        image, mask = pair
-        numbers = _numbers(mask)
-        try:
-            with Image.open(image) as header:
-                width, height = header.size
-        except OSError as error:
-            raise ValueError(unreadable(image, error)) from error
-        if numbers.shape != (height, width):
-            raise ValueError(
-                f"A mask has the size of its image; {str(mask)!r} is {numbers.shape[1]}x{numbers.shape[0]}, "
-                f"{image.name} is {width}x{height}. Make it anew, with nearest neighbours."
-            )
-        foreign = [int(n) for n in np.unique(numbers) if n >= self.num_classes and n != IGNORED]
-        if foreign:
-            raise ValueError(
-                f"A mask holds numbers below {self.num_classes}, one for each class, or {IGNORED}; {str(mask)!r} holds "
-                f"{foreign}. Name all classes in class_names, or number those of the mask anew."
-            )
+        numbers = self._numbers(*pair)
+        _check_numbers(pair[1], numbers, self.num_classes)
         fitted = ImageOps.fit(Image.fromarray(numbers), self.input_shape[:0:-1], Image.Resampling.NEAREST)
         return np.asarray(fitted)
 
+    def _numbers(self, image: Path, mask: Path) -> npt.NDArray[np.uint8]:
+        """A mask, turned as its image is, uint8 ``[H, W]``.
 
-def _pairs(folder: Path) -> tuple[list[Path], list[Path]]:
-    """Images and masks of a part, sorted by name."""
-    for part in (folder / "images", folder / "masks"):
-        if not part.is_dir():
+        Raises:
+            ValueError: If that cannot be done.
+        """
+        try:
+            facts = inspect(image)
+        except UnreadableImageError as error:
+            raise ValueError(unreadable_file(image, error)) from error
+        stored, own = read_mask(mask)
+        turned_by = {"own": turned(stored, own), "image": turned(stored, facts.orientation)}
+        if facts.orientation != own and self.mask_orientation is not None:
+            turned_by = {self.mask_orientation: turned_by[self.mask_orientation]}
+        fitting = [np.asarray(one) for one in turned_by.values() if one.size == facts.size]
+        if not fitting:
+            (width, height), (w, h) = next(iter(turned_by.values())).size, facts.size
+            raise ValueError(
+                f"A mask has the size of its image; {str(mask)!r} is {width}x{height}, {image.name} is {w}x{h}. Make "
+                "it anew, with nearest neighbours."
+            )
+        if not np.array_equal(fitting[0], fitting[-1]):
+            raise ValueError(
+                f"The EXIF orientation of {str(image)!r} is {facts.orientation}, that of {str(mask)!r} is {own}: was "
+                "the mask drawn on the upright image (mask_orientation='own'), or on the pixels as they are stored "
+                "('image')?"
+            )
+        return fitting[0]
+
+
+def part_folders(root: Path) -> dict[Part, Path]:
+    """``train``, ``test`` and, if there is one, ``val``, by any of their names.
+
+    Raises:
+        FileNotFoundError: If there is no train or no test.
+        ValueError: If two folders mean the same.
+    """
+    found: dict[Part, list[Path]] = {"train": [], "test": [], "val": []}
+    for folder in folders(root) if root.is_dir() else []:
+        if (part := part_of(folder.name)) is not None:
+            found[part].append(folder)
+    for part, places in found.items():
+        if len(places) > 1:
+            raise ValueError(f"There is one folder for {part}; {str(root)!r} has {some([p.name for p in places])}.")
+    return {part: places[0] if places else root / part for part, places in found.items() if places or part != "val"}
+
+
+def paired(folder: Path) -> list[tuple[Path, Path]]:
+    """Images and masks of a part, sorted by name.
+
+    Raises:
+        FileNotFoundError: If there is no folder of images or none of masks.
+        ValueError: If there are no images, or some have no partner, or several.
+    """
+    kinds = {}
+    for kind, suffixes in (("images", SUFFIXES), ("masks", frozenset({".png"}))):
+        inside = folders(folder) if folder.is_dir() else []
+        place = next((path for path in inside if path.name.lower() == kind), folder / kind)
+        if not place.is_dir():
             raise FileNotFoundError(
                 f"A folder of images and masks has train/images, train/masks, test/images and test/masks; there is no "
-                f"{str(part.absolute())!r}. Check the path."
+                f"{str(place.absolute())!r}. Check the path."
             )
-    images = {p.stem: p for p in sorted((folder / "images").iterdir()) if p.suffix.lower() in SUFFIXES}
-    masks = {p.stem: p for p in sorted((folder / "masks").iterdir()) if p.suffix.lower() == ".png"}
+        by_name: dict[str, Path] = {}
+        for path in images_in(place, suffixes):
+            name = unicodedata.normalize("NFC", path.relative_to(place).with_suffix("").as_posix())
+            if name in by_name:
+                raise ValueError(
+                    f"Names of {kind} differ in more than their suffix; {str(place)!r} has {by_name[name].name} and "
+                    f"{path.name}. Rename or remove one."
+                )
+            by_name[name] = path
+        kinds[kind] = by_name
+    images, masks = kinds["images"], kinds["masks"]
     if not images:
         raise ValueError(f"A part needs images; {str(folder / 'images')!r} has none. Add some.")
     for here, there, what in ((images, masks, "mask"), (masks, images, "image")):
@@ -231,21 +333,37 @@ def _pairs(folder: Path) -> tuple[list[Path], list[Path]]:
                 f"Every image has a mask of the same name, a PNG, and every mask an image; in {str(folder)!r} "
                 f"{len(alone)} of {len(here)} have no {what}: {names}. Add or remove them."
             )
-    return list(images.values()), [masks[stem] for stem in images]
+    return [(path, masks[name]) for name, path in images.items()]
 
 
-def _numbers(path: Path) -> npt.NDArray[np.uint8]:
-    """A mask as it is in its file, uint8 ``[H, W]``."""
+def read_mask(path: Path) -> tuple[Image.Image, int]:
+    """A mask as it is in its file, mode L, and its EXIF orientation.
+
+    Raises:
+        ValueError: If it cannot be read, or does not hold one number of 8 bits a pixel.
+    """
     try:
-        with Image.open(path) as mask:
-            if mask.mode not in _MASK_MODES:
-                raise ValueError(
-                    f"A mask holds one number of 8 bits a pixel (mode L or P); {str(path)!r} has mode {mask.mode!r}. "
-                    "Convert colours to class numbers first."
-                )
-            return np.asarray(mask).astype(np.uint8)
-    except (OSError, SyntaxError) as error:  # Pillow raises SyntaxError for broken PNG chunks
-        raise ValueError(unreadable(path, error)) from error
+        with opened(path) as mask:
+            mask.load()
+            mode, orientation = mask.mode, orientation_of(mask)
+            numbers = Image.fromarray(np.asarray(mask).astype(np.uint8)) if mode in _MASK_MODES else None
+    except UnreadableImageError as error:
+        raise ValueError(unreadable_file(path, error)) from error
+    if numbers is None:
+        raise ValueError(
+            f"A mask holds one number of 8 bits a pixel (mode L or P); {str(path)!r} has mode {mode!r}. "
+            "Convert colours to class numbers first."
+        )
+    return numbers, orientation
+
+
+def _check_numbers(mask: Path, numbers: npt.NDArray[np.uint8], classes: int) -> None:
+    foreign = [int(n) for n in np.unique(numbers) if n >= classes and n != IGNORED]
+    if foreign:
+        raise ValueError(
+            f"A mask holds numbers below {classes}, one for each class, or {IGNORED}; {str(mask)!r} holds "
+            f"{foreign}. Name all classes in class_names, or number those of the mask anew."
+        )
 
 
 def _each(function: Any, items: Sequence[Any]) -> list[npt.NDArray[np.uint8]]:

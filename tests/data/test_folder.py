@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import logging
 import os
+import re
+import shutil
+import unicodedata
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +16,8 @@ import torch
 from PIL import Image
 
 from oneshot.data import ImageFolder
+from oneshot.data.listing import images_in
+from oneshot.data.verification import inspect
 
 
 def write(path: Path, *, size: tuple[int, int] = (8, 8), mode: str = "RGB", seed: int = 0) -> None:
@@ -165,12 +170,18 @@ def test_a_size_of_zero_is_refused(tmp_path: Path) -> None:
         ImageFolder(tree(tmp_path, "train", "test"), image_size=0)
 
 
-@pytest.mark.parametrize("in_memory", [False, True], ids=["on demand", "in memory"])
-def test_a_truncated_image_is_named(tmp_path: Path, in_memory: bool) -> None:
+def test_a_truncated_image_of_any_part_is_named_before_anything_is_trained(tmp_path: Path) -> None:
     tree(tmp_path, "train", "test")
     path = tmp_path / "test" / "bee" / "3.png"
     path.write_bytes(path.read_bytes()[:80])  # the header is whole
-    data = ImageFolder(tmp_path, in_memory=in_memory)
+    with pytest.raises(ValueError, match=r"must be readable; '.*/test/bee/3.png' is not .* Repair or remove it"):
+        ImageFolder(tmp_path)
+
+
+def test_a_file_that_is_damaged_later_is_named(tmp_path: Path) -> None:
+    data = ImageFolder(tree(tmp_path, "train", "test"))
+    path = tmp_path / "test" / "bee" / "3.png"
+    path.write_bytes(path.read_bytes()[:80])
     with pytest.raises(ValueError, match=r"must be readable; '.*/test/bee/3.png' is not .* Repair or remove it"):
         list(data.test_dataloader())
 
@@ -203,3 +214,213 @@ def test_real_photographs_are_read_and_have_the_known_statistics(tmp_path: Path)
     np.testing.assert_allclose(data.std, (0.2470, 0.2435, 0.2616), atol=0.05)
     x, _ = next(iter(data.train_dataloader()))
     assert x.shape == (32, 3, 32, 32)
+
+
+# What people have beside and among their images.
+
+
+def broken(root: Path) -> dict[str, str]:
+    """Files that cannot be read, in both parts, and what is said of them."""
+    tree(root, "train", "test")
+    good = (root / "train/ant/0.png").read_bytes()
+    (root / "train/ant/half.png").write_bytes(good[: len(good) // 2])
+    (root / "train/bee/zero.jpg").touch()
+    (root / "test/ant/page.jpg").write_text("<html>404</html>")
+    (root / "test/bee/gone.png").symlink_to("nowhere.png")
+    os.mkfifo(root / "test/bee/pipe.png")
+    names = {"half.png": "truncated", "zero.jpg": "empty", "page.jpg": "web page", "gone.png": "link to nowhere"}
+    return {**names, "pipe.png": "named pipe"}
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="needs named pipes")
+def test_all_files_that_cannot_be_read_are_named_at_once_or_left_out_with_a_warning(tmp_path: Path) -> None:
+    named = broken(tmp_path)
+    with pytest.raises(ValueError, match=r"5 of 25 are not:[\s\S]*unreadable='skip'") as refused:
+        ImageFolder(tmp_path)
+    with pytest.warns(UserWarning, match="5 of 25 images cannot be read and are left out") as warned:
+        data = ImageFolder(tmp_path, unreadable="skip", batch_size=5)
+    for name, reason in named.items():
+        assert re.search(rf"/{name}' (is not )?\([^)]*{reason}", str(refused.value).replace("\n", " ")), name
+        assert f"/{name}' (" in str(warned[0].message)
+    assert (len(data.train_images), len(data.test_images)) == (10, 10)
+    assert sum(len(y) for _, y in data.test_dataloader()) == 10
+    with pytest.raises(ValueError, match="unreadable is 'refuse' or 'skip'; got 'ignore'"):
+        ImageFolder(tmp_path, unreadable="ignore")  # type: ignore[arg-type]  # that is the point
+
+
+def test_classes_without_images_are_left_out_only_if_they_are_to_be_skipped(tmp_path: Path) -> None:
+    tree(tmp_path, ".")
+    (tmp_path / "cat").mkdir()
+    (tmp_path / "cat/0.png").write_text("nothing")
+    with pytest.raises(ValueError, match=r"cat/0\.png' is not [\s\S]*Every class needs images; '.*/cat' has none"):
+        ImageFolder(tmp_path)
+    with pytest.warns(UserWarning) as warned:
+        data = ImageFolder(tmp_path, unreadable="skip")
+    assert data.classes == ("ant", "bee") and any("'" + str(tmp_path / "cat") + "'" in str(w.message) for w in warned)
+    with pytest.warns(UserWarning), pytest.raises(ValueError, match="'cat' has none that can be read"):
+        ImageFolder(tmp_path, unreadable="skip", class_names=("ant", "cat"))
+
+
+def test_hidden_files_and_what_systems_make_are_no_data(tmp_path: Path) -> None:
+    clean = ImageFolder(tree(tmp_path / "clean", "train", "test"), batch_size=5)
+    dirty = tree(tmp_path / "dirty", "train", "test")
+    for folder in (dirty, dirty / "train", dirty / "train/ant", dirty / "test/bee"):
+        for name in (".ipynb_checkpoints", "__MACOSX", "@eaDir", ".Trash-1000"):
+            write(folder / name / "x.png")
+        for name in (".DS_Store", "Thumbs.db", "._0.png", ".hidden.png", "notes.txt"):
+            (folder / name).write_bytes(b"\0\5\26\7")
+    (dirty / "train/ant/album.png").mkdir()
+    data = ImageFolder(dirty, batch_size=5)
+    assert data.classes == ("ant", "bee")
+    for ours, theirs in zip(data.test_dataloader(), clean.test_dataloader(), strict=True):
+        assert torch.equal(ours[0], theirs[0]) and torch.equal(ours[1], theirs[1])
+
+
+def test_links_are_followed_but_not_in_circles(tmp_path: Path) -> None:
+    tree(tmp_path / "images", ".")
+    tree(tmp_path / "elsewhere", ".", classes=("cat",))
+    (tmp_path / "images/cat").symlink_to(tmp_path / "elsewhere/cat")
+    (tmp_path / "images/ant/up").symlink_to(tmp_path / "images")
+    (tmp_path / "images/ant/self").symlink_to(".")
+    (tmp_path / "images/bee/a").mkdir()
+    (tmp_path / "images/bee/a/back").symlink_to("../../bee")
+    data = ImageFolder(tmp_path / "images")
+    assert data.classes == ("ant", "bee", "cat")
+    assert len(data.train_images) + len(data.test_images) == 15
+
+
+@pytest.mark.parametrize(
+    "names",
+    [("Train", "Test"), ("TRAIN", "VAL"), ("training", "validation"), ("train", "valid"), ("Training", "Testing")],
+    ids="+".join,
+)
+def test_parts_are_told_by_their_usual_names(names: tuple[str, str], tmp_path: Path) -> None:
+    data = ImageFolder(tree(tmp_path, *names))
+    assert (data.classes, len(data.train_images), len(data.test_images)) == (("ant", "bee"), 10, 10)
+    wanted = np.asarray(Image.open(tmp_path / names[1] / "ant/0.png")).transpose(2, 0, 1)
+    np.testing.assert_array_equal(data.test_images.pixels[torch.tensor([0])][0], wanted)
+
+
+def test_parts_with_three_other_names_are_three_parts(tmp_path: Path) -> None:
+    data = ImageFolder(tree(tmp_path, "Training", "valid", "TEST"))
+    assert data.val_images is not None and (len(data.val_images), len(data.test_images)) == (10, 10)
+
+
+@pytest.mark.parametrize(
+    ("folders", "message"),
+    [
+        (("train/ant", "Training/ant", "test/ant"), "has Training and train, which mean the same"),
+        (("val/ant", "test/ant"), "A folder with val and test needs train beside it"),
+        (("ant", "bee", "test"), "A folder with test needs train beside it; .* list all classes as class_names"),
+        (("ant/train", "ant/test", "bee/train", "bee/test"), "'.*/ant' is a class that holds parts: test, train. Move"),
+        (
+            ("images/train/ant", "images/test/ant"),
+            "'images' only, which holds folders itself. Did you mean '.*/images'",
+        ),
+        (("images/ant", "images/bee"), "Did you mean '.*/images'"),
+        (("train", "test"), "one sub-folder per class; '.*/train' has no sub-folders"),
+    ],
+)
+def test_other_layouts_are_refused(folders: tuple[str, ...], message: str, tmp_path: Path) -> None:
+    for i, folder in enumerate(folders):
+        for j in range(3):
+            write(tmp_path / folder / f"{j}.png", seed=9 * i + j)
+    with pytest.raises(ValueError, match=message):
+        ImageFolder(tmp_path)
+
+
+@pytest.mark.parametrize("name", ["train", "valid"])
+def test_a_class_may_have_the_name_of_a_part(name: str, tmp_path: Path) -> None:
+    assert ImageFolder(tree(tmp_path, ".", classes=("bus", name))).classes == ("bus", name)
+
+
+def test_listed_classes_may_have_the_names_of_parts(tmp_path: Path) -> None:
+    tree(tmp_path, ".", classes=("test", "bus"))
+    assert ImageFolder(tmp_path, class_names=("test", "bus")).classes == ("test", "bus")
+
+
+def test_what_is_left_out_and_may_be_missed_is_said(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    tree(tmp_path, "train", "test")
+    write(tmp_path / "train/stray.png", seed=77)
+    (tmp_path / "test/ant/phone.HEIC").touch()
+    write(tmp_path / "extra/0.png", seed=78)
+    data = ImageFolder(tmp_path)
+    assert data.classes == ("ant", "bee") and len(data.train_images) == 10
+    assert "1 images in " in caplog.text and "have no class and are left out: stray.png" in caplog.text
+    assert "kinds that are not read (.heic) and are left out: phone.HEIC" in caplog.text
+    assert "'extra' beside train are no parts and are not used" in caplog.text
+
+
+def test_an_image_that_is_in_two_parts_or_two_classes_is_said(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    ImageFolder(tree(tmp_path, "train", "test"))
+    assert not caplog.text
+    shutil.copy(tmp_path / "train/ant/0.png", tmp_path / "test/ant/copy.png")
+    shutil.copy(tmp_path / "train/ant/1.png", tmp_path / "train/bee/copy.png")
+    ImageFolder(tmp_path)
+    assert re.search(r"1 images are in more than one part .*train/ant/0.png' = '.*test/ant/copy.png'", caplog.text)
+    assert re.search(r"1 images are in more than one class: '.*/ant/1.png' = '.*/bee/copy.png'", caplog.text)
+
+
+def test_copies_within_a_class_that_the_split_tears_apart_are_said(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    tree(tmp_path, ".")
+    for name in ("ant", "bee"):
+        for i in range(5):
+            shutil.copy(tmp_path / name / f"{i}.png", tmp_path / name / f"{i} (copy).png")
+    ImageFolder(tmp_path, test_fraction=0.1)
+    assert "are in more than one part" in caplog.text
+
+
+def test_classes_match_in_both_forms_of_unicode(tmp_path: Path) -> None:
+    for part, form in (("train", "NFC"), ("test", "NFD")):
+        tree(tmp_path, part, classes=(unicodedata.normalize(form, "Bär"), "ant"))
+    data = ImageFolder(tmp_path)
+    assert (data.classes, len(data.test_images)) == ((unicodedata.normalize("NFC", "Bär"), "ant"), 10)
+
+
+def test_the_order_depends_neither_on_the_file_system_nor_on_the_locale(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    names = ["b.png", "B.png", "a.png", "ä.png", "10.png", "9.png", "Z/a.png", "_.png"]
+    for i, name in enumerate(names):
+        for kind in ("ant", "bee"):
+            write(tmp_path / kind / name, seed=2 * i + (kind == "bee"))
+    files = [path.relative_to(tmp_path / "ant").as_posix() for path in images_in(tmp_path / "ant")]
+    assert files == ["10.png", "9.png", "B.png", "Z/a.png", "_.png", "a.png", "b.png", "ä.png"]
+    iterdir = Path.iterdir
+    monkeypatch.setattr(Path, "iterdir", lambda self: reversed(list(iterdir(self))))
+    assert [path.relative_to(tmp_path / "ant").as_posix() for path in images_in(tmp_path / "ant")] == files
+
+
+def test_size_and_channels_are_those_of_all_training_images_turned_upright(tmp_path: Path) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    for part in ("train", "test"):
+        for name in ("ant", "bee"):
+            for i in range(40):
+                write(tmp_path / part / name / f"{i}.png", size=(20, 10), mode="L", seed=i + 100 * len(part + name))
+    assert ImageFolder(tmp_path).input_shape == (1, 10, 10)
+    Image.fromarray(np.full((10, 20, 3), 9, np.uint8)).save(tmp_path / "train/bee/39.png")  # one of eighty
+    assert ImageFolder(tmp_path).input_shape[0] == 3
+    Image.fromarray(np.eye(10, 20, dtype=np.uint8)).save(tmp_path / "train/bee/39.png", exif=exif)
+    assert inspect(tmp_path / "train/bee/39.png").size == (10, 20)
+
+
+def test_an_image_with_an_orientation_is_read_as_its_upright_copy(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    tree(tmp_path / "a", "train", "test", size=(12, 8))
+    shutil.copytree(tmp_path / "a", tmp_path / "b")
+    for tag in range(1, 9):
+        upright = Image.fromarray(rng.integers(256, size=(8, 12, 3), dtype=np.uint8))
+        exif = Image.Exif()
+        exif[0x0112] = tag
+        undo = {6: Image.Transpose.ROTATE_90, 8: Image.Transpose.ROTATE_270, 5: Image.Transpose.TRANSPOSE}
+        undo |= {2: Image.Transpose.FLIP_LEFT_RIGHT, 3: Image.Transpose.ROTATE_180, 4: Image.Transpose.FLIP_TOP_BOTTOM}
+        undo[7] = Image.Transpose.TRANSVERSE
+        tagged = upright.transpose(undo[tag]) if tag in undo else upright
+        upright.save(tmp_path / f"a/test/ant/{tag}x.png")
+        tagged.save(tmp_path / f"b/test/ant/{tag}x.png", exif=exif)
+    first, second = (ImageFolder(tmp_path / name, batch_size=32) for name in "ab")
+    for a, b in zip(first.test_dataloader(), second.test_dataloader(), strict=True):
+        assert torch.equal(a[0], b[0])

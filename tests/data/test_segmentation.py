@@ -333,3 +333,111 @@ def test_a_search_resumed_in_the_middle_of_an_epoch_ends_as_one_that_was_not_sto
     assert progress["processed"] == 1  # of three
     resumed = search(1, path, enable_checkpointing=False)
     torch.testing.assert_close(resumed, whole, rtol=0, atol=0)
+
+
+# What people have beside and among their images.
+
+
+def turnable(root: Path, image_tag: int, mask_tag: int | None, *, side: tuple[int, int] = (12, 20)) -> np.ndarray:
+    """A folder whose images, seen upright, equal their masks; images are stored turned by their tag."""
+    rng = np.random.default_rng(0)
+    upright = rng.integers(2, size=side).repeat(1, 0)
+    stored = {3: upright[::-1, ::-1], 6: np.rot90(upright), 1: upright}[image_tag]
+    for part in ("train", "test"):
+        for i in range(2):
+            write(root / part / "masks" / f"{i}.png", upright if mask_tag is None else stored)
+            (root / part / "images").mkdir(parents=True, exist_ok=True)
+            exif = Image.Exif()
+            exif[0x0112] = image_tag
+            picture = Image.fromarray((255 * stored).astype(np.uint8))
+            picture.save(root / part / "images" / f"{i}.png", exif=exif)
+            if mask_tag:
+                exif[0x0112] = mask_tag
+                Image.fromarray(stored.astype(np.uint8)).save(root / part / "masks" / f"{i}.png", exif=exif)
+    return upright
+
+
+def aligned(data: SegmentationFolder, upright: np.ndarray) -> bool:
+    ((x, y),) = data.test_dataloader()
+    return bool(((x[:, 0] > 0) == y).all() and (y == torch.from_numpy(upright.copy())).all())
+
+
+@pytest.mark.parametrize("tag", [1, 3, 6])
+def test_image_and_mask_with_the_same_orientation_are_both_turned(tag: int, tmp_path: Path) -> None:
+    upright = turnable(tmp_path, tag, tag)
+    options: dict[str, Any] = {"image_size": upright.shape, "batch_size": 2, "mean": (0.5,), "std": (0.5,)}
+    assert aligned(SegmentationFolder(tmp_path, **options), upright)
+
+
+@pytest.mark.parametrize("mask_tag", [None, 0], ids=["drawn upright", "drawn as stored"])
+def test_the_size_tells_on_what_a_mask_without_orientation_was_drawn(mask_tag: int | None, tmp_path: Path) -> None:
+    upright = turnable(tmp_path, 6, mask_tag)
+    options: dict[str, Any] = {"image_size": upright.shape, "batch_size": 2, "mean": (0.5,), "std": (0.5,)}
+    assert aligned(SegmentationFolder(tmp_path, **options), upright)
+
+
+@pytest.mark.parametrize(("tag", "side"), [(3, (12, 20)), (6, (12, 12))])
+@pytest.mark.parametrize("mask_tag", [None, 0], ids=["drawn upright", "drawn as stored"])
+def test_where_the_size_does_not_tell_an_option_has_to(
+    tag: int, side: tuple[int, int], mask_tag: int | None, tmp_path: Path
+) -> None:
+    upright = turnable(tmp_path, tag, mask_tag, side=side)
+    options: dict[str, Any] = {"image_size": upright.shape, "batch_size": 2, "mean": (0.5,), "std": (0.5,)}
+    with pytest.raises(
+        ValueError, match=rf"(?s)4 masks do not fit.*orientation of '.*' is {tag}, that of .* is 1: was"
+    ):
+        SegmentationFolder(tmp_path, **options)
+    right, wrong = ("own", "image") if mask_tag is None else ("image", "own")
+    assert aligned(SegmentationFolder(tmp_path, mask_orientation=right, **options), upright)
+    assert not aligned(SegmentationFolder(tmp_path, mask_orientation=wrong, **options), upright)
+
+
+def test_the_orientation_of_a_tiff_counts_although_its_decoder_forgets_it(tmp_path: Path) -> None:
+    upright = turnable(tmp_path, 3, None)
+    exif = Image.Exif()
+    exif[0x0112] = 3
+    for path in tmp_path.glob("*/images/*.png"):
+        Image.fromarray(read(path)).save(path.with_suffix(".tif"), exif=exif)
+        path.unlink()
+    with pytest.raises(ValueError, match="is 3, that of .* is 1: was"):
+        SegmentationFolder(tmp_path, image_size=upright.shape)
+
+
+def test_all_files_of_all_parts_that_cannot_be_read_are_named_or_left_out_with_their_partners(tmp_path: Path) -> None:
+    tree(tmp_path)
+    (tmp_path / "train/images/0.jpg").write_text("hello")
+    (tmp_path / "test/masks/1.png").write_bytes(b"")
+    with pytest.raises(ValueError, match=r"(?s)2 of 16 are not:.*/train/images/0\.jpg'.*/test/masks/1\.png'"):
+        SegmentationFolder(tmp_path)
+    with pytest.warns(UserWarning, match="2 of 16 images cannot be read and are left out"):
+        data = SegmentationFolder(tmp_path, unreadable="skip", batch_size=8)
+    assert (len(data.train_images), len(data.test_images)) == (3, 3)
+    ((_, y),) = data.test_dataloader()
+    assert len(y) == 3
+
+
+def test_hidden_files_and_other_names_of_folders_do_not_matter(tmp_path: Path) -> None:
+    tree(tmp_path / "a")
+    for old, new in (("train", "Training"), ("test", "TEST")):
+        (tmp_path / "a" / old).rename(tmp_path / "a" / new)
+        (tmp_path / "a" / new / "images").rename(tmp_path / "a" / new / "Images")
+        for folder in ("Images", "masks"):
+            (tmp_path / "a" / new / folder / "._0.png").write_bytes(b"\0\5\26\7")
+            (tmp_path / "a" / new / folder / ".ipynb_checkpoints").mkdir()
+            write(tmp_path / "a" / new / folder / ".ipynb_checkpoints/x.png", np.zeros((4, 4)))
+            (tmp_path / "a" / new / folder / "city").mkdir()
+            write(tmp_path / "a" / new / folder / "city/0.png", np.zeros((16, 20)))
+    data = SegmentationFolder(tmp_path / "a")
+    assert len(data.train_images) == len(data.test_images) == 5
+
+
+def test_two_images_for_one_mask_are_refused(tmp_path: Path) -> None:
+    tree(tmp_path)
+    write(tmp_path / "train/images/0.png", np.zeros((16, 20, 3)))
+    with pytest.raises(ValueError, match=r"differ in more than their suffix; .* has 0\.jpg and 0\.png"):
+        SegmentationFolder(tmp_path)
+
+
+def test_the_preprocessing_is_said(tmp_path: Path) -> None:
+    data = SegmentationFolder(tree(tmp_path), image_size=8)
+    assert (data.preprocessing["image_size"], data.preprocessing["colour"]) == ([8, 8], "RGB")

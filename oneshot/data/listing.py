@@ -1,0 +1,210 @@
+"""Which files of a folder are images of which class, as a person would say: what is no data is left out.
+
+Nothing is decoded here, and nothing depends on the locale or on the order of the file system.
+"""
+
+from __future__ import annotations
+
+import os
+import unicodedata
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+from .decoding import SUFFIXES
+
+Part = Literal["train", "val", "test"]
+PARTS: dict[Part, tuple[str, ...]] = {
+    "train": ("train", "training"),
+    "val": ("val", "valid", "validation"),
+    "test": ("test", "testing"),
+}
+# Folders that systems make beside images, with copies and previews in them.
+JUNK = frozenset({"__MACOSX", "@eaDir", "$RECYCLE.BIN", "System Volume Information", "lost+found", "__pycache__"})
+NOT_READ = frozenset(
+    {".heic", ".heif", ".avif", ".jxl", ".jp2", ".svg", ".psd", ".tga", ".ico", ".eps"}
+    | {".dng", ".cr2", ".cr3", ".nef", ".arw", ".raw", ".dcm"}
+)
+
+
+@dataclass
+class Listing:
+    """What a folder of images holds.
+
+    Attributes:
+        classes: In the order of their labels.
+        files: Of every part, the images of every class.
+        places: Of every part, the folder of every class.
+        notes: What was left out and may be missed, for people to read.
+    """
+
+    classes: tuple[str, ...]
+    files: dict[Part, dict[str, list[Path]]]
+    places: dict[Part, dict[str, Path]]
+    notes: list[str] = field(default_factory=list)
+
+    def paths(self) -> list[Path]:
+        """All files."""
+        return [path for classes in self.files.values() for paths in classes.values() for path in paths]
+
+
+def is_junk(name: str) -> bool:
+    """Whether a file or folder of this name is hidden, or made by a system."""
+    return name.startswith(".") or name in JUNK
+
+
+def entries(folder: Path) -> list[Path]:
+    """What is in a folder but hidden files and what systems make, sorted by name, whatever the locale."""
+    found = [path for path in folder.iterdir() if not is_junk(path.name)]
+    return sorted(found, key=lambda path: (unicodedata.normalize("NFC", path.name), path.name))
+
+
+def folders(folder: Path) -> list[Path]:
+    """The folders in a folder."""
+    return [path for path in entries(folder) if path.is_dir()]
+
+
+def images_in(folder: Path, suffixes: frozenset[str] = SUFFIXES) -> list[Path]:
+    """Files in a folder and in the folders in it that have an image's suffix, also where they are links to nowhere."""
+    return [path for path in _files(folder, frozenset()) if path.suffix.lower() in suffixes]
+
+
+def _files(folder: Path, above: frozenset[str]) -> Iterator[Path]:
+    real = os.path.realpath(folder)
+    if real in above or not folder.is_dir():
+        return  # a link that leads back to where it is
+    above |= {real} if above else {real, *(str(parent) for parent in Path(real).parents)}
+    for path in entries(folder):
+        if path.is_dir():
+            yield from _files(path, above)
+        else:
+            yield path
+
+
+def list_folder(root: Path, class_names: Sequence[str] | None = None) -> Listing:
+    """The parts, classes and images of a folder, in one of the two layouts of `ImageFolder`.
+
+    Args:
+        root: The folder.
+        class_names: Which classes, in the order of their labels; None takes all, sorted.
+
+    Returns:
+        Its listing. Without ``test`` among the parts, it is to be split off. Classes may be without images.
+
+    Raises:
+        FileNotFoundError: If there is no such folder.
+        ValueError: If the folder is not laid out so.
+    """
+    if not root.is_dir():
+        raise FileNotFoundError(f"root must be an existing folder; {str(root.absolute())!r} is not. Check the path.")
+    parts, notes = _parts(root, class_names)
+    found = {part: _classes(folder) for part, folder in parts.items()}
+    classes = tuple(found["train"]) if class_names is None else tuple(class_names)
+    for part in found:
+        if class_names is None and (unknown := set(found[part]) - set(classes)):
+            raise ValueError(
+                f"Every class must be in train; {part} has {sorted(unknown)}, train has {classes}. Add training "
+                "images of them or list the classes to use as class_names."
+            )
+    files: dict[Part, dict[str, list[Path]]] = {}
+    places: dict[Part, dict[str, Path]] = {}
+    for part, folder in parts.items():
+        notes += _left_out(folder)
+        known = {name: found[part].get(unicodedata.normalize("NFC", name), folder / name) for name in classes}
+        _check_splits_in_classes(known)
+        places[part] = known
+        files[part] = {name: images_in(place) for name, place in known.items()}
+    return Listing(classes, files, places, notes)
+
+
+def part_of(name: str) -> Part | None:
+    """Which part of the data a folder of this name is, if it is one."""
+    return next((part for part, names in PARTS.items() if name.lower() in names), None)
+
+
+def _parts(root: Path, class_names: Sequence[str] | None) -> tuple[dict[Part, Path], list[str]]:
+    """The folders of the parts, and what to say of others; a folder of classes is all training."""
+    inside = folders(root)
+    named = {part: [path for path in inside if part_of(path.name) == part] for part in PARTS}
+    named = {part: paths for part, paths in named.items() if paths}
+    if not named or (class_names is not None and all((root / name).is_dir() for name in class_names)):
+        return {"train": root}, []
+    others = [path for path in inside if part_of(path.name) is None and images_in(path)]
+    if others and len(inside) > 1 and _is_a_class(named):
+        return {"train": root}, []
+    if several := next((paths for paths in named.values() if len(paths) > 1), None):
+        raise ValueError(
+            f"There is one folder for each part; {str(root)!r} has {' and '.join(path.name for path in several)}, "
+            "which mean the same. Join or rename them; if they are classes, list all classes as class_names."
+        )
+    found = {part: paths[0] for part, paths in named.items()}
+    if "train" not in found:
+        raise ValueError(
+            f"A folder with {' and '.join(path.name for path in found.values())} needs train beside it; {str(root)!r} "
+            "has none. Add it; if these are classes and no parts, list all classes as class_names."
+        )
+    if len(found) == 1:
+        raise ValueError(
+            f"A folder with train needs test or val beside it; {str(root)!r} has neither. Add one, or name "
+            f"{str(found['train'])!r} as root to have a test set split off."
+        )
+    if "test" not in found:
+        found["test"] = found.pop("val")
+    names = ", ".join(repr(path.name) for path in others)
+    return found, [f"{names} beside {found['train'].name} are no parts and are not used"] if others else []
+
+
+def _is_a_class(named: dict[Part, list[Path]]) -> bool:
+    """Whether the one folder with the name of a part is a class of that name among others: trains, valid bank notes."""
+    paths = [path for several in named.values() for path in several]
+    if len(paths) != 1 or paths[0].name.lower() not in ("train", "valid"):
+        return False
+    return not any(images_in(folder) for folder in folders(paths[0])) and bool(images_in(paths[0]))
+
+
+def _classes(folder: Path) -> dict[str, Path]:
+    found = {unicodedata.normalize("NFC", path.name): path for path in folders(folder)}
+    if not found:
+        raise ValueError(f"An image folder needs one sub-folder per class; {str(folder)!r} has no sub-folders.")
+    if len(found) == 1:
+        (only,) = found.values()
+        if any(part_of(path.name) for path in folders(only)) or len(folders(only)) > 1:
+            raise ValueError(
+                f"An image folder needs at least two classes; {str(folder)!r} has {only.name!r} only, which holds "
+                f"folders itself. Did you mean {str(only)!r}?"
+            )
+    return found
+
+
+def _check_splits_in_classes(classes: dict[str, Path]) -> None:
+    """Refuse ``root/<class>/train/*``: its test images would be trained on."""
+    for folder in classes.values():
+        inside = {part_of(path.name): path.name for path in folders(folder)} if folder.is_dir() else {}
+        if "train" in inside and len(inside.keys() - {None}) > 1:
+            raise ValueError(
+                f"Parts hold classes, as in train/{folder.name}; {str(folder)!r} is a class that holds parts: "
+                f"{', '.join(name for part, name in inside.items() if part)}. Move them."
+            )
+
+
+def _left_out(folder: Path) -> list[str]:
+    """What to say of images that have no class, or are of kinds that are not read."""
+    stray = [path.name for path in entries(folder) if not path.is_dir() and path.suffix.lower() in SUFFIXES]
+    foreign = [path.name for path in images_in(folder, NOT_READ)]
+    notes = []
+    if stray:
+        notes.append(f"{len(stray)} images in {str(folder)!r} itself have no class and are left out: {some(stray)}")
+    if foreign:
+        kinds = ", ".join(sorted({Path(name).suffix.lower() for name in foreign}))
+        notes.append(
+            f"{len(foreign)} files in {str(folder)!r} are of kinds that are not read ({kinds}) and are left out: "
+            f"{some(foreign)}"
+        )
+    return notes
+
+
+def some(names: Sequence[object], most: int = 5) -> str:
+    """The first names of many."""
+    more = len(names) - most
+    return ", ".join(str(name) for name in names[:most]) + (f" and {more} more" if more > 0 else "")
