@@ -6,7 +6,7 @@ import copy
 import math
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, Literal, cast, get_args
 
 import pytest
 import pytorch_lightning as pl
@@ -20,6 +20,7 @@ from oneshot.data import FakeImages, SearchDataModule
 from oneshot.errors import NonFiniteLossError
 from oneshot.samplers import SoftmaxSampler
 from oneshot.supernets.darts import DARTSSupernet
+from oneshot.supernets.mixed_op import MixedOp
 from oneshot.testing import PlantedSupernet, fit, random_streams
 
 OPTIONS: dict[str, Any] = {  # far from the defaults, so that every term shows
@@ -460,3 +461,17 @@ def test_the_gradient_of_the_alphas_is_never_clipped(kind: type[GradientSearch])
     clipped, free = gradients(1e-3), gradients(1e6)
     assert clipped["weights"] == pytest.approx(1e-3, rel=1e-3) and free["weights"] > 0.01
     assert clipped["alphas"] == free["alphas"] > 1e-3
+
+
+@pytest.mark.parametrize(("epochs", "expected"), [(1, [0.0]), (2, [0.0, 0.4]), (5, [0.0, 0.1, 0.2, 0.3, 0.4])])
+def test_drop_path_rises_in_a_line_and_is_what_was_asked_for_in_the_last_epoch(
+    epochs: int, expected: list[float]
+) -> None:
+    supernet, seen = PlantedSupernet(channels=4), []
+
+    class Look(pl.Callback):
+        def on_train_batch_start(self, *args: Any) -> None:
+            seen.append(cast(MixedOp, supernet.edges[0]).drop_path)
+
+    fit(search(supernet, drop_path=0.4), random_streams(supernet), epochs=epochs, callbacks=[Look()])
+    assert seen[::3] == seen[1::3] == seen[2::3] == pytest.approx(expected)

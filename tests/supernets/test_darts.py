@@ -28,6 +28,7 @@ from oneshot.supernets.darts import (
 from oneshot.supernets.genotype import PUBLISHED, Cell, Genotype
 from oneshot.supernets.space import NONE, Choice, SearchSpace, SubnetConfig
 from oneshot.testing import SpaceContract
+from tests.tables import rows, whole_or_extract
 
 Array = npt.NDArray[np.float64]
 PAPER = darts_space()
@@ -553,3 +554,29 @@ def test_cells_that_concatenate_in_nodes_are_refused() -> None:
     text = f"Genotype(normal={cell}, normal_concat=[2], reduce={cell}, reduce_concat=[2], normal_joined=[2])"
     with pytest.raises(ValueError, match=r"this genotype has nodes that concatenate. NASNetNetwork\(genotype\)"):
         DARTSNetwork(text)
+
+
+@whole_or_extract
+def test_published_random_cells_are_read_and_built(whole: bool) -> None:
+    """1,000 cells of which 718 read one state twice in a node: networks, and no configs of the space."""
+
+    def edges(genotype: Genotype) -> list[list[tuple[int, str]]]:
+        nodes = (*genotype.normal, *genotype.reduce)
+        return [sorted((source, op) for op, source in node if op != NONE) for node in nodes]  # none is no edge
+
+    twice = 0
+    texts = [row["genotype"] for row in rows("darts_archs", whole=whole)]
+    for number, text in enumerate(texts):
+        genotype = Genotype.parse(text)
+        assert Genotype.parse(str(genotype)) == genotype
+        if number < 3:
+            with torch.device("meta"):
+                network = DARTSNetwork(genotype, channels=4, cells=3, num_classes=3).eval()
+                assert network(torch.zeros(1, 3, 32, 32)).shape == (1, 3)
+        if any(len({source for source, _ in node}) < len(node) for node in edges(genotype)):
+            twice += 1
+            with pytest.raises(ValueError, match=r"reads state \d twice. DARTSNetwork\(genotype\) builds it"):
+                PAPER.config(genotype)
+        else:
+            assert edges(PAPER.genotype(PAPER.config(genotype))) == edges(genotype)
+    assert (len(texts), twice) == ((1000, 718) if whole else (40, 32))

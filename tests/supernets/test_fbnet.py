@@ -2,11 +2,7 @@
 
 from __future__ import annotations
 
-import csv
-import gzip
-import os
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -19,6 +15,7 @@ from oneshot.supernets.base import OperationSupernet
 from oneshot.supernets.fbnet import CANDIDATES, FBNET_A, FBNET_C, FBNetNetwork, FBNetSpace, FBNetSupernet
 from oneshot.supernets.space import SubnetConfig
 from oneshot.testing import SpaceContract
+from tests.tables import rows, whole_or_extract
 
 SPACE = FBNetSpace()
 
@@ -38,15 +35,14 @@ def test_the_space_has_22_layers_of_9_blocks_in_the_order_of_the_table() -> None
     assert SPACE.gene_sizes == (9,) * 22
 
 
-@pytest.mark.skipif("ONESHOT_DATA" not in os.environ, reason="needs the table: set ONESHOT_DATA to its folder")
-def test_genes_are_the_numbers_of_the_latency_table() -> None:
-    with gzip.open(Path(os.environ["ONESHOT_DATA"]) / "fbnet_latency.csv.gz", "rt", encoding="utf-8") as file:
-        rows = [[int(op) for op in row["ops"].split()] for row in csv.DictReader(file)]
-    configs = SPACE.decode(rows)
-    assert len(configs) == 5_000
-    assert np.array_equal(SPACE.encode(configs), rows)
+@whole_or_extract
+def test_genes_are_the_numbers_of_the_latency_table(whole: bool) -> None:
+    genes = [[int(op) for op in row["ops"].split()] for row in rows("fbnet_latency", whole=whole)]
+    configs = SPACE.decode(genes)
+    assert len(configs) == (5_000 if whole else 100)
+    assert np.array_equal(SPACE.encode(configs), genes)
     assert SPACE.operations(configs[0])[:4] == ("k5_e6", "skip", "k3_e1_g2", "skip")  # the first row begins 7 8 1 8
-    assert all(set(column) == set(range(9)) for column in zip(*rows, strict=True))  # every block in every layer
+    assert all(set(column) == set(range(9)) for column in zip(*genes, strict=True))  # every block in every layer
 
 
 def test_fbnet_a_has_the_size_and_cost_of_the_paper() -> None:
