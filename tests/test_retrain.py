@@ -586,3 +586,28 @@ def test_loading_a_network_also_starts_its_moving_average_there() -> None:
     module.load_network(source)
     x = torch.randn(4, *source.input_shape)
     torch.testing.assert_close(module.eval()(x), source.eval()(x), rtol=0, atol=0)
+
+
+class Idle(Logits):
+    """Has a gate and two filters without any influence, so that only decay moves them."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.gate, self.filters = nn.Parameter(torch.tensor(0.5)), nn.Parameter(torch.full((2,), 0.5))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x) + 0 * self.gate * self.filters.sum()
+
+
+@pytest.mark.parametrize("optimizer", ["sgd", "adamw"])
+def test_weights_decay_and_gates_of_skips_do_not(optimizer: Any) -> None:
+    """A gate that decays closes its skip, whatever the loss says."""
+    network, lr, decay = Idle(), 0.1, 0.2
+    options: dict[str, Any] = {"optimizer": optimizer, "lr": lr, "lr_min": lr, "weight_decay": decay, "momentum": 0.9}
+    trainer(epochs=5).fit(Retrain(network, **options), datamodule=Noise())
+    expected, speed = 0.5, 0.0
+    for _ in range(5):
+        speed = 0.9 * speed + decay * expected
+        expected -= lr * speed if optimizer == "sgd" else lr * decay * expected
+    assert network.filters.tolist() == pytest.approx([expected] * 2, rel=1e-5)
+    assert network.gate.item() == 0.5

@@ -151,6 +151,14 @@ def test_a_row_that_cannot_be_left_out_keeps_its_best_candidate() -> None:
     assert search.derive()["edge"] == ("nor_conv_3x3",)
 
 
+def test_none_wins_no_row_however_large_its_alpha_is() -> None:
+    """Its alpha has no gradient; in a space whose rule lets candidates compete it would win by chance."""
+    search = FairDARTS(PlantedSupernet(("none", "skip_connect", "nor_conv_3x3"), edges=2))
+    with torch.no_grad():
+        search.alphas["edge"].copy_(torch.tensor([[9.0, logit(0.5), logit(0.9)], [9.0, logit(0.8), logit(0.3)]]))
+    assert search.derive()["edge"] == ("nor_conv_3x3", "none"), "the second row has nothing above the threshold"
+
+
 @pytest.mark.parametrize(
     ("options", "match"),
     [

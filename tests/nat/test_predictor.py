@@ -207,3 +207,18 @@ def test_genes_that_are_left_out_count_as_one_pick() -> None:
     genes = space.repair(space.sample_matrix(60, 0))
     model = fit_accuracy(space, genes, genes.sum(1).astype(float), kinds=["ridge"])
     assert model.tau["ridge"] > 0.9
+
+
+def test_the_scale_of_errors_and_its_inverse_are_their_formulas() -> None:
+    """A deviation is carried back by the slope at its mean: far off, a step on the scale is a large step in errors."""
+    y = np.array([10.0, 11.0, 12.0, 13.0, 90.0])
+    warp = Warp.of(y)
+    assert (warp.median, warp.spread) == (12.0, 2.0), "the middle half"
+    z = warp.forward(y)
+    np.testing.assert_allclose(z, np.log((y - 12) / 2 + np.sqrt(((y - 12) / 2) ** 2 + 1)), rtol=1e-12, atol=1e-12)
+    std, step = np.full(5, 0.01), 1e-6
+    mean, back = warp.back(z, std)
+    np.testing.assert_allclose(mean, y, rtol=1e-12)
+    slope = (warp.back(z + step, std)[0] - warp.back(z - step, std)[0]) / (2 * step)
+    np.testing.assert_allclose(back, slope * std, rtol=1e-6)
+    assert back[4] > 30 * back[2]
