@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 import warnings
+import zipfile
+import zlib
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ import torch
 from pytorch_lightning.callbacks import Checkpoint
 from pytorch_lightning.utilities.exceptions import SIGTERMException
 
-from oneshot.files import write_atomically
+from oneshot.files import sha256_of, write_atomically
 from oneshot.run_log import RunLog
 
 from .base import run_folder
@@ -95,6 +96,8 @@ class RunCheckpoint(Checkpoint):
         try:
             for log in logs:
                 log.sync()
+            if trainer.is_global_zero:
+                new.unlink(missing_ok=True)  # left by a process that was killed, or a link that somebody put there
             trainer.save_checkpoint(new, weights_only=False)
             if trainer.is_global_zero:
                 keep(new)
@@ -123,7 +126,7 @@ def keep(new: Path) -> None:
         os.fsync(file.fileno())
     known = checksums.read_text().split() if checksums.is_file() else []
     # Both are known before either file changes its name, so that no moment leaves a good file without a checksum.
-    write_atomically(checksums, "\n".join([_checksum(new), *known[:2]]) + "\n")
+    write_atomically(checksums, "\n".join([sha256_of(new), *known[:2]]) + "\n")
     if last.exists():
         os.replace(last, previous)  # until the next line, this is the one to resume from
     os.replace(new, last)
@@ -137,15 +140,15 @@ def keep(new: Path) -> None:
 def good_checkpoint(folder: str | Path) -> Path | None:
     """The latest checkpoint of a folder that is whole; ``None`` if there was never one.
 
+    Without the checksums, which other callbacks do not write, those in the file itself are looked at.
+
     Raises:
         ValueError: If there are checkpoints, and all are damaged.
     """
     folder = Path(folder)
     found = [folder / name for name in (LAST, PREVIOUS) if (folder / name).is_file()]
-    checksums = folder / CHECKSUMS
-    known = checksums.read_text().split() if checksums.is_file() else []
     for path in found:
-        if _checksum(path) in known:
+        if _is_whole(path):
             return path
         warnings.warn(f"{path} is damaged, its checksum differs; trying the one before.", stacklevel=2)
     if found:
@@ -155,12 +158,28 @@ def good_checkpoint(folder: str | Path) -> Path | None:
     return None
 
 
-def _checksum(path: Path) -> str:
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while part := file.read(1 << 20):
-            digest.update(part)
-    return digest.hexdigest()
+def check_checkpoint(path: str | Path) -> None:
+    """Check one checkpoint.
+
+    Raises:
+        ValueError: If it is not there, or damaged.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise ValueError(f"There is no checkpoint {path}.")
+    if not _is_whole(path):
+        raise ValueError(f"{path} is not a checkpoint of this run, or is damaged: its checksum differs. Take another.")
+
+
+def _is_whole(path: Path) -> bool:
+    checksums = path.parent / CHECKSUMS
+    if path.name in (LAST, PREVIOUS) and checksums.is_file():
+        return sha256_of(path) in checksums.read_text(errors="replace").split()
+    try:
+        with zipfile.ZipFile(path) as file:  # what torch writes; torch itself does not compare the checksums
+            return file.testzip() is None
+    except (zipfile.BadZipFile, zlib.error, OSError, RuntimeError, NotImplementedError, EOFError, ValueError):
+        return False
 
 
 def _run_logs(trainer: pl.Trainer) -> list[RunLog]:

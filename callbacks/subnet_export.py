@@ -9,7 +9,7 @@ from typing import Any, Literal
 import pytorch_lightning as pl
 
 from oneshot.evaluation import recalibrate_on
-from oneshot.files import write_atomically
+from oneshot.files import write_recorded
 
 from .base import SearchCallback, run_folder
 
@@ -44,7 +44,7 @@ class SubnetExport(SearchCallback):
         if not trainer.is_global_zero:
             return
         folder = Path(self.folder or run_folder(trainer))
-        write_atomically(folder / "subnet.json", config.to_json())
+        write_recorded(folder / "subnet.json", config.to_json())
         if self.network:
             from oneshot.export import export_subnet
 

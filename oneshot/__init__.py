@@ -1,15 +1,17 @@
 """Differentiable and one-shot neural architecture search on PyTorch Lightning."""
 
-from __future__ import annotations
+# `python -m oneshot` lets Python look for modules in the current folder before all others; `-m` stands in sys.argv only
+# while it looks for ours. The folder may be a run of somebody else, so it comes last, before anything is imported.
+import sys
 
+if sys.argv[:1] == ["-m"] and not getattr(sys.flags, "safe_path", False):
+    sys.path.append(sys.path.pop(0))
+
+from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 __version__ = "0.1.0"
-
-# In a checkout that is not installed, supernets/ and callbacks/ lie beside this folder instead of in it.
-if not (Path(__file__).parent / "supernets").is_dir():
-    __path__.append(str(Path(__file__).parents[1]))
 
 if TYPE_CHECKING:
     from .base import BilevelSearch as BilevelSearch
@@ -87,3 +89,20 @@ def __getattr__(name: str) -> Any:
 
 def __dir__() -> list[str]:
     return sorted(__all__)
+
+
+def _mount(name: str, folder: Path) -> None:
+    """Make a folder beside this one the sub-package that it is where oneshot is installed."""
+    full = f"{__name__}.{name}"
+    spec = spec_from_file_location(full, folder / "__init__.py", submodule_search_locations=[str(folder)])
+    if spec is None or spec.loader is None:
+        raise ImportError(f"{folder} is no package of oneshot; the checkout lacks a part.")
+    module = sys.modules[full] = globals()[name] = module_from_spec(spec)
+    spec.loader.exec_module(module)
+
+
+# In a checkout that is not installed, supernets/ and callbacks/ lie beside this folder instead of in it. These two are
+# mounted, and no other folder that happens to lie there.
+for _name in ("supernets", "callbacks"):
+    if not (Path(__file__).parent / _name).is_dir():
+        _mount(_name, Path(__file__).parents[1] / _name)

@@ -8,6 +8,7 @@ import warnings
 from collections.abc import Sequence
 
 from . import __version__
+from .trust import imports_from_here, split_options
 
 EPILOG = """\
 search, retrain and evaluate take every option of the Trainer, the method and the data, from YAML and from the command
@@ -91,6 +92,14 @@ def _parser() -> argparse.ArgumentParser:
         "target", help="run, exported network, subnet.json, published genotype (DARTS_V2) or NAS-Bench-201 string"
     )
     show.add_argument("--out", help="picture to write, .png or .svg (<name>.png here)")
+    for reader in (pick, derive, export, show):
+        reader.add_argument(
+            "--trust",
+            action="append",
+            default=[],
+            metavar="NAME",
+            help="module whose classes may be built",
+        )
     return parser
 
 
@@ -100,50 +109,15 @@ def main(argv: Sequence[str] | None = None) -> int:
     words = list(sys.argv[1:] if argv is None else argv)
     traceback = "--traceback" in words  # wherever it stands
     args, rest = parser.parse_known_args([word for word in words if word != "--traceback"])
+    if args.command in ("pick", "export"):  # where the data of a run are now
+        args.data_options, rest = split_options(rest, "--data")
     if rest and args.command not in ("search", "pareto", "discrete", "retrain", "evaluate", "measure"):
         parser.error(f"{args.command} does not know {' '.join(rest)}")
     # Lightning's tree walk uses a class torch is about to remove; nobody at a command line can do anything about it.
     warnings.filterwarnings("ignore", r"`isinstance\(treespec, LeafSpec\)` is deprecated")
     try:
-        if args.command == "quickstart":
-            from .quickstart import quickstart
-
-            quickstart(args.out, seed=args.seed, overwrite=args.overwrite)
-        elif args.command == "measure":
-            from .measuring import measure
-
-            measure(rest)
-        elif args.command == "discrete":
-            from .studying import discrete
-
-            discrete(rest)
-        elif args.command == "pick":
-            from .picking import pick
-
-            pick(**{name: value for name, value in vars(args).items() if name not in ("command", "traceback")})
-        else:
-            from . import runs
-
-            if args.command == "search":
-                runs.search(rest)
-            elif args.command == "pareto":
-                runs.pareto(rest)
-            elif args.command == "retrain":
-                runs.retrain(rest)
-            elif args.command == "evaluate":
-                runs.evaluate(rest)
-            elif args.command == "derive":
-                runs.derive(args.run, checkpoint=args.checkpoint, out=args.out, measure=args.measure)
-            elif args.command == "export":
-                runs.export(
-                    args.run,
-                    out=args.out,
-                    formats=args.formats,
-                    with_preprocessing=args.with_preprocessing,
-                    overwrite=args.overwrite,
-                )
-            else:
-                runs.show(args.target, out=args.out)
+        with imports_from_here(_read_first(args, rest)):
+            _run(args, rest)
     except KeyboardInterrupt:
         if args.command not in ("measure", "discrete"):
             raise
@@ -156,6 +130,55 @@ def main(argv: Sequence[str] | None = None) -> int:
         sys.stderr.write(f"oneshot {args.command}: {_reason(str(error))}\n")
         return 1
     return 0
+
+
+def _run(args: argparse.Namespace, rest: list[str]) -> None:
+    if args.command == "quickstart":
+        from .quickstart import quickstart
+
+        quickstart(args.out, seed=args.seed, overwrite=args.overwrite)
+    elif args.command == "measure":
+        from .measuring import measure
+
+        measure(rest)
+    elif args.command == "discrete":
+        from .studying import discrete
+
+        discrete(rest)
+    elif args.command == "pick":
+        from .picking import pick
+
+        pick(**{name: value for name, value in vars(args).items() if name not in ("command", "traceback")})
+    else:
+        from . import runs
+
+        if args.command == "search":
+            runs.search(rest)
+        elif args.command == "pareto":
+            runs.pareto(rest)
+        elif args.command == "retrain":
+            runs.retrain(rest)
+        elif args.command == "evaluate":
+            runs.evaluate(rest)
+        elif args.command == "derive":
+            runs.derive(args.run, checkpoint=args.checkpoint, out=args.out, measure=args.measure, trust=args.trust)
+        elif args.command == "export":
+            options = {name: value for name, value in vars(args).items() if name not in ("command", "traceback")}
+            runs.export(**options)
+        else:
+            runs.show(args.target, out=args.out, trust=args.trust)
+
+
+def _read_first(args: argparse.Namespace, rest: Sequence[str]) -> list[str]:
+    """The folder that a command reads, or goes on with."""
+    if named := getattr(args, "run", None) or getattr(args, "target", None):
+        return [named]
+    if args.command in ("evaluate", "retrain"):
+        return list(rest[:1])
+    if "--resume" not in rest:
+        return []
+    pairs = zip(rest, [*rest[1:], ""], strict=True)
+    return [value for word, value in pairs if word == "--out"] + [w[6:] for w in rest if w.startswith("--out=")]
 
 
 def _reason(message: str) -> str:

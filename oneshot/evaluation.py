@@ -109,9 +109,14 @@ def recalibrate_on(data: pl.LightningDataModule, network: Subnet, *, count: int 
         count: Images.
         batch_size: Images in a batch.
     """
-    if any(isinstance(module, nn.modules.batchnorm._BatchNorm) for module in network.modules()):
+    if has_statistics(network):
         images = fitted(network, calibration_images(data, count, batch_size=batch_size))
         recalibrate(network, in_parts(images, batch_size))
+
+
+def has_statistics(network: nn.Module) -> bool:
+    """Whether a network has batch normalisation, and so something to recalibrate."""
+    return any(isinstance(module, nn.modules.batchnorm._BatchNorm) for module in network.modules())
 
 
 @torch.no_grad()

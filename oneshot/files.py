@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
+import secrets
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+
+CHECKSUMS = "sha256sums.txt"
 
 
 def write_atomically(path: str | Path, content: str | bytes) -> Path:
@@ -18,9 +22,9 @@ def write_atomically(path: str | Path, content: str | bytes) -> Path:
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    temporary = beside(path, "tmp")
     try:
-        with temporary.open("wb") as file:
+        with temporary.open("xb") as file:  # fails where something is, a link, too
             file.write(content.encode() if isinstance(content, str) else content)
             file.flush()
             os.fsync(file.fileno())
@@ -44,7 +48,7 @@ def new_folder(folder: Path, *, overwrite: bool, marker: str, keep: str) -> Iter
     Raises:
         FileExistsError: If the folder exists and must not be replaced.
     """
-    backup = folder.with_name(f".{folder.name}.{os.getpid()}.old")
+    backup = beside(folder, "old")
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         if not overwrite:
             raise FileExistsError(
@@ -64,3 +68,77 @@ def new_folder(folder: Path, *, overwrite: bool, marker: str, keep: str) -> Iter
             if backup.exists():
                 backup.rename(folder)
         shutil.rmtree(backup, ignore_errors=True)
+
+
+def beside(path: Path, ending: str) -> Path:
+    """A name beside ``path`` for what is not finished; nobody can know it before and put a link there."""
+    return path.with_name(f".{path.name}.{secrets.token_hex(8)}.{ending}")
+
+
+def write_recorded(path: str | Path, content: str | bytes) -> Path:
+    """:func:`write_atomically`, and the SHA-256 of the content into :data:`CHECKSUMS` beside it, if that is there.
+
+    A process that is killed in between leaves a file of which the checksum is known, the old or the new one.
+    """
+    path = Path(path)
+    if not (path.parent / CHECKSUMS).is_file():
+        return write_atomically(path, content)
+    others = [(known, name) for known, name in _recorded(path.parent) if name != path.name]
+    now = hashlib.sha256(content.encode() if isinstance(content, str) else content).hexdigest(), path.name
+    before = [(sha256_of(path), path.name)] if path.is_file() else []
+    _write_checksums(path.parent, [*others, *before, now])
+    write_atomically(path, content)
+    _write_checksums(path.parent, [*others, now])
+    return path
+
+
+def begin_checksums(folder: Path) -> None:
+    """Let :func:`write_recorded` write down checksums in a folder from now on."""
+    if not (folder / CHECKSUMS).is_file():
+        _write_checksums(folder, [])
+
+
+def is_as_recorded(path: Path) -> bool:
+    """Whether a file has the SHA-256 that :data:`CHECKSUMS` beside it has for its name; also if it has none."""
+    known = [checksum for checksum, name in _recorded(path.parent) if name == path.name]
+    return not known or sha256_of(path) in known
+
+
+def check_recorded(path: Path) -> None:
+    """Check a file that is about to be read against :data:`CHECKSUMS` beside it.
+
+    Raises:
+        ValueError: If it was damaged or changed.
+    """
+    if not is_as_recorded(path):
+        raise ValueError(
+            f"{path} must have the SHA-256 in {CHECKSUMS} beside it and has another: it was damaged or changed. "
+            f"Restore it; after a change on purpose, delete its line in {CHECKSUMS}."
+        )
+
+
+def sha256_of(path: Path) -> str:
+    """SHA-256 of a file, in hexadecimal digits."""
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while part := file.read(1 << 20):
+            digest.update(part)
+    return digest.hexdigest()
+
+
+def _recorded(folder: Path) -> list[tuple[str, str]]:
+    """Checksums and names, as ``sha256sum`` writes them."""
+    path = folder / CHECKSUMS
+    if not path.is_file():
+        return []
+    try:
+        lines = [line.partition("  ") for line in path.read_text(encoding="utf-8").splitlines()]
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path} is damaged ({error}). Restore it, or delete it to read without a check.") from error
+    if bad := next((head + gap + name for head, gap, name in lines if len(head) != 64 or not name), None):
+        raise ValueError(f"{path} has lines 'SHA-256  name'; {bad[:80]!r} is none. Restore it, or delete the line.")
+    return [(head, name) for head, _, name in lines]
+
+
+def _write_checksums(folder: Path, checksums: Sequence[tuple[str, str]]) -> None:
+    write_atomically(folder / CHECKSUMS, "".join(f"{known}  {name}\n" for known, name in checksums))

@@ -28,10 +28,11 @@ from .nat.pick import near as nearest_to
 from .nat.plots import draw_front
 from .report import network_table, save_figure
 from .retrain import Retrain
-from .runs import CONFIG, read_run
+from .run_folder import RunFolder, is_run
 from .studying import read_study
 from .studying import rows as study_rows
 from .tasks import METRICS, metric_of
+from .trust import describe_trust
 
 
 def pick(
@@ -51,6 +52,8 @@ def pick(
     formats: Sequence[Literal["torch_export", "onnx"]] = ("torch_export", "onnx"),
     with_preprocessing: bool = False,
     overwrite: bool = False,
+    data_options: Sequence[str] = (),
+    trust: Sequence[str] = (),
 ) -> Path:
     """Take a network from the front of a search, calibrate its statistics, train it if asked, export it.
 
@@ -73,6 +76,8 @@ def pick(
         formats: See :func:`~oneshot.export.export_subnet`.
         with_preprocessing: Likewise.
         overwrite: Likewise.
+        data_options: Options of the data, ``--data.init_args.root photos``, where they are elsewhere now.
+        trust: Modules besides ``oneshot`` whose classes may be imported and built.
 
     Returns:
         The folder.
@@ -92,11 +97,12 @@ def pick(
         raise ValueError(f"A bound is a finite number; that of {unbounded[0]} is {bounds[unbounded[0]]}. Leave it out.")
     point = _pairs("--near", near)
     if (Path(run) / LOG).is_file():
-        picked = _from_study(run, bounds, point, knee=knee)
+        picked = _from_study(run, bounds, point, knee=knee, trust=trust)
         inside = with_preprocessing
         return _export_of_study(picked, target, finetune, lr, formats, with_preprocessing=inside, overwrite=overwrite)
-    module, data = read_run(run) if (Path(run) / CONFIG).is_file() else (None, None)
-    if not isinstance(module, NAT) or data is None:
+    source = RunFolder(Path(run), tuple(trust)) if is_run(run) else None
+    module = source.module() if source else None
+    if not isinstance(module, NAT) or source is None:
         raise ValueError(
             "There is a front to pick from in runs of 'oneshot pareto' and 'oneshot discrete'; "
             f"{run} is {'no run' if module is None else 'another kind of run'}."
@@ -126,8 +132,7 @@ def pick(
         )
     console.print(network_table(front_rows(names, units, archive.values[row][None])))
 
-    data.prepare_data()
-    data.setup("fit")
+    data = source.opened_data(data_options, "The network of a front has statistics of its own, which needs images")
     network = module.supernet.extract(config)
     images, labels, calibration = decode_images(data, module.calibration_images, batch_size=module.evaluation_batch)
     recalibrate(network, in_parts(fitted(network, calibration), module.evaluation_batch))
@@ -153,15 +158,18 @@ def pick(
         overwrite=overwrite,
     )
     save_figure(draw_front(names, units, archive.values, front.tolist(), picked=row), folder / "picked.png")
-    console.print(f"Exported: {folder}; oneshot.load({str(folder)!r}) gives the network back.", soft_wrap=True)
+    given = describe_trust([type(network).__module__])
+    console.print(f"Exported: {folder}; oneshot.load({str(folder)!r}{given}) gives the network back.", soft_wrap=True)
     return folder
 
 
 def _from_study(
-    run: str, bounds: Mapping[str, float], point: Mapping[str, float], *, knee: bool
+    run: str, bounds: Mapping[str, float], point: Mapping[str, float], *, knee: bool, trust: Sequence[str]
 ) -> tuple[Study, Record]:
     """The record that is asked for, of the front, or of all evaluations if a bound is on another metric."""
-    study = read_study(run, follow=False)  # also of another machine, where a strategy may round differently
+    study = read_study(
+        run, follow=False, trust=trust
+    )  # also of another machine, where a strategy may round differently
     if not (records := study.front()):
         raise ValueError(f"{run} has no front yet: no evaluation has succeeded.")
     signs = {objective.metric: 1.0 if objective.direction == "min" else -1.0 for objective in study.objectives}
@@ -217,7 +225,8 @@ def _export_of_study(
         formats=formats,
         overwrite=overwrite,
     )
-    console.print(f"Exported: {folder}; oneshot.load({str(folder)!r}) gives the network back.", soft_wrap=True)
+    given = describe_trust([type(network).__module__])
+    console.print(f"Exported: {folder}; oneshot.load({str(folder)!r}{given}) gives the network back.", soft_wrap=True)
     return folder
 
 

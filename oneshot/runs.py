@@ -1,7 +1,8 @@
 """Runs: what a command leaves in a folder, and how later commands read it.
 
 A search leaves ``config.yaml``, ``checkpoints/last.ckpt``, ``metrics.csv``, ``subnet.json`` and cell pictures; a
-retraining the same without ``subnet.json``, and ``results.json`` with its test metrics.
+retraining the same without ``subnet.json``, and ``results.json`` with its test metrics. ``data.json`` says what must be
+known of the data where they are not, and ``sha256sums.txt`` whether files are as they were written.
 """
 
 from __future__ import annotations
@@ -16,10 +17,10 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from importlib import import_module
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any, Literal
 
 import pytorch_lightning as pl
-import torch
 import yaml
 from pytorch_lightning.callbacks import Callback, Checkpoint, ProgressBar
 from pytorch_lightning.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
@@ -56,23 +57,28 @@ from oneshot.supernets.darts import REDUCED_SPACES
 
 from .base import GradientSearch, SearchModule
 from .cost.counts import count
-from .discrete.study import LOG
-from .evaluation import recalibrate_on
+from .data.facts import data_facts
+from .evaluation import has_statistics, recalibrate_on
 from .export import MANIFEST, describe, export_subnet, load
-from .files import new_folder, write_atomically
+from .files import begin_checksums, check_recorded, is_as_recorded, new_folder, write_recorded
 from .nat.nat import NAT
 from .nat.pick import front_rows
+from .readers import read_yaml
 from .report import draw_cells, network_table, save_figure
 from .retrain import Retrain
+from .run_folder import DATA, RESULTS, SUBNET, RunFolder, is_run, note, write_facts
+from .run_folder import read_run as read_run
 from .run_log import RunLog
+from .trust import CONFIG, check_classes, describe_trust, importing_only, plain, split_options, split_trust
 
 # What may be other than at the beginning when a run is resumed: nothing that the result depends on.
 FREE = {f"data.{inner}init_args.{name}" for inner in ("", "init_args.data.") for name in ("num_workers", "device")}
 FREE |= {f"model.init_args.{name}" for name in ("ray", "ray_workers", "ray_gpus")}
 COMPARED = ("seed_everything", "model", "data", "trainer")
+LIGHTNING = ("pytorch_lightning", "lightning_fabric", "torch.utils")  # of a Trainer, to which resuming belongs
 FIXED_OF_TRAINER = ("precision", "limit_train_batches", "overfit_batches", "fast_dev_run")
 
-CONFIG, CHECKPOINT, SUBNET, RESULTS = "config.yaml", "checkpoints/last.ckpt", "subnet.json", "results.json"
+CHECKPOINT = "checkpoints/last.ckpt"
 
 
 class _SaveConfig(SaveConfigCallback):
@@ -81,11 +87,19 @@ class _SaveConfig(SaveConfigCallback):
     def save_config(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
         folder = Path(trainer.default_root_dir)
         if self.config.resume and (folder / CONFIG).is_file():
+            if not (folder / DATA).is_file():  # a run of an earlier release
+                self._write_facts(trainer)
             return
         folder.mkdir(parents=True, exist_ok=True)
         config = self.config.clone()
         del config["resume"], config["overwrite"], config["profile"]  # of this start, not of the run
-        self.parser.save(config, folder / CONFIG, overwrite=True, skip_validation=True)
+        begin_checksums(folder)
+        write_recorded(folder / CONFIG, self.parser.dump(config, skip_validation=True))
+        self._write_facts(trainer)
+
+    def _write_facts(self, trainer: pl.Trainer) -> None:
+        if (data := getattr(trainer, "datamodule", None)) is not None:  # which is set up by now
+            write_facts(Path(trainer.default_root_dir), data)
 
 
 class _RunCLI(LightningCLI):
@@ -97,12 +111,14 @@ class _RunCLI(LightningCLI):
         args: Sequence[str],
         *,
         callbacks: Callable[[Path], list[Callback]] | None = None,
+        allowed: Sequence[str] | None = None,
         **kwargs: Any,
     ) -> None:
+        guard = nullcontext() if allowed is None else importing_only(allowed)
         self._command, self._callbacks = command, callbacks
         # Lightning recommends its makers' other packages at every start.
         logging.getLogger("pytorch_lightning.utilities.rank_zero").addFilter(lambda r: "💡" not in r.getMessage())
-        with _argv(f"oneshot {command}", args):
+        with _argv(f"oneshot {command}", args), guard:
             super().__init__(
                 datamodule_class=pl.LightningDataModule,
                 subclass_mode_data=True,
@@ -131,7 +147,7 @@ class _RunCLI(LightningCLI):
     def _compare_with_the_beginning(self, path: Path) -> None:
         """Refuse options that would make a resumed run end differently."""
         now = yaml.safe_load(self.parser.dump(self.config, skip_validation=True))
-        then = yaml.safe_load(path.read_text())
+        then = read_yaml(path)
         for config in (now, then):
             config["trainer"] = {name: config.get("trainer", {}).get(name) for name in FIXED_OF_TRAINER}
         now, then = (dict(_leaves({name: c.get(name) for name in COMPARED})) for c in (now, then))
@@ -208,9 +224,11 @@ class _RunCLI(LightningCLI):
 
 def search(args: Sequence[str]) -> None:
     """``oneshot search``: fit a search and leave its architecture in the run's folder."""
+    options, allowed = _options_of_the_run(args, "search")
     cli = _RunCLI(
         "search",
-        _options_of_the_run(args, "search"),
+        options,
+        allowed=allowed,
         model_class=SearchModule,
         subclass_mode_model=True,
         callbacks=lambda out: [
@@ -229,9 +247,11 @@ def search(args: Sequence[str]) -> None:
 
 def pareto(args: Sequence[str]) -> None:
     """``oneshot pareto``: NAT, or go on with it; the front is in the run's folder after every search."""
+    options, allowed = _options_of_the_run(args, "pareto")
     cli = _RunCLI(
         "pareto",
-        _options_of_the_run(args, "pareto"),
+        options,
+        allowed=allowed,
         model_class=NAT,
         subclass_mode_model=True,
         callbacks=lambda out: [ParetoExport(out), SubnetExport(out), SearchProgressBar()],
@@ -248,16 +268,16 @@ def retrain(args: Sequence[str]) -> None:
     """``oneshot retrain SOURCE``: train the network of a search, an exported network or a published genotype."""
     source, args = _positional("retrain", args, "SOURCE, a search run, an exported network or a published genotype")
     inherit = "--inherit" in args
-    network = _network(source, inherit=inherit)
+    network = _network(source, inherit=inherit, trust=split_trust(args)[1])
     cli = _retrain_cli("retrain", network, [arg for arg in args if arg != "--inherit"])
     if inherit:
         cli.model.load_network(network)
     folder = cli.fit()
     results = cli.trainer.test(cli.model, datamodule=cli.datamodule, verbose=False)[0]
     if cli.trainer.is_global_zero:
-        write_atomically(folder / RESULTS, json.dumps(results, indent=2))
+        write_recorded(folder / RESULTS, json.dumps(results, indent=2))
         if network.config is not None:
-            write_atomically(folder / SUBNET, network.config.to_json())
+            write_recorded(folder / SUBNET, network.config.to_json())
         _say(_metrics(results))
         _say(f"Run: {folder}. Next: oneshot export {folder}")
 
@@ -265,22 +285,42 @@ def retrain(args: Sequence[str]) -> None:
 def evaluate(args: Sequence[str]) -> None:
     """``oneshot evaluate TARGET``: test a retraining on its own data, or an exported network on data that is given."""
     target, args = _positional("evaluate", args, "TARGET, a retraining or an exported network")
-    if (Path(target) / CONFIG).exists():
-        module, _ = read_run(target)
-        if not isinstance(module, Retrain):
-            raise ValueError(f"evaluate tests retrained and exported networks; {target} is a search. Retrain it first.")
-        network, args = module.network_for_export(), ["--config", str(Path(target) / CONFIG), *args]
-    else:
-        network = load(target)
-    cli = _retrain_cli("evaluate", network, [*args, "--trainer.logger=false"])
+    args, trust = split_trust(args)
+    with TemporaryDirectory() as aside:
+        if is_run(target):
+            run = RunFolder(Path(target), trust)
+            module = run.module()
+            if not isinstance(module, Retrain):
+                raise ValueError(
+                    f"evaluate tests retrained and exported networks; {target} is a search. Retrain it first."
+                )
+            network = module.network_for_export()
+            options, args = split_options(args, "--data")
+            given = any(arg == "--config" or arg.startswith("--config=") for arg in args)
+            # Data that are given in a file take the place of the run's, which may not be there.
+            data = {} if given else {"data": run.data_config(options)}
+            seed = plain(run.config, ["seed_everything"])
+            config = Path(aside, CONFIG)  # of the run's, only what a test needs: no callbacks and no loggers
+            config.write_text(yaml.safe_dump({**seed, "trainer": run.trainer_config(), **data}), encoding="utf-8")
+            args = ["--config", str(config), *args, *(options if given else [])]
+        else:
+            network = load(target, trust=trust)
+        cli = _retrain_cli("evaluate", network, [*args, "--trainer.logger=false"])
     cli.model.load_network(network)
     results = cli.trainer.test(cli.model, datamodule=cli.datamodule, verbose=False)[0]
     _say(_metrics(results))
 
 
-def derive(run: str, *, checkpoint: str | None = None, out: str | None = None, measure: bool = False) -> None:
+def derive(
+    run: str,
+    *,
+    checkpoint: str | None = None,
+    out: str | None = None,
+    measure: bool = False,
+    trust: Sequence[str] = (),
+) -> None:
     """``oneshot derive RUN``: write the architecture of a search's checkpoint; measured, if it has a latency target."""
-    module, _ = read_run(run, checkpoint=checkpoint)
+    module = RunFolder(Path(run), tuple(trust)).module(checkpoint)
     if not isinstance(module, SearchModule):
         raise ValueError(f"Only a search has an architecture to derive; {run} is a retraining.")
     if measure:
@@ -290,7 +330,7 @@ def derive(run: str, *, checkpoint: str | None = None, out: str | None = None, m
         for landing in landings:
             _say(f"{landing.measured:.4g} ms measured, {landing.predicted:.4g} ms by the table")
     config, path = landings[-1].config if measure else module.derive(), Path(out or Path(run) / SUBNET)
-    write_atomically(path, config.to_json())
+    write_recorded(path, config.to_json())
     _say(str(config))
     _say(f"Written: {path}")
 
@@ -302,41 +342,56 @@ def export(
     formats: Sequence[Literal["torch_export", "onnx"]],
     with_preprocessing: bool = False,
     overwrite: bool = False,
+    data_options: Sequence[str] = (),
+    trust: Sequence[str] = (),
 ) -> None:
     """``oneshot export RUN``: write the network of a retraining, or of a search with the weights it inherits.
 
-    The statistics that a search has are a mixture of those of all its architectures, so the network gets its own.
+    The statistics that a search has are a mixture of those of all its architectures, so the network gets its own: for
+    that, and for nothing else, the images must be there.
     """
-    module, data = read_run(run)
-    results = Path(run) / RESULTS
+    source = RunFolder(Path(run), tuple(trust))
+    module = source.module()
     if isinstance(module, Retrain):
         network = module.network_for_export()
         network.strip_auxiliary()
-        config = Path(run) / SUBNET
-        network.config = load_config(config) if config.exists() else network.config
+        network.config = source.subnet() or network.config
+        facts = source.known_facts(data_options)
     else:
         network = module.supernet.extract(module.derive())
-        data.prepare_data()
-        data.setup("fit")
-        recalibrate_on(data, network)
+        facts = _calibrate(network, source, data_options)
     folder = export_subnet(
         network,
         Path(out or Path(run) / "export"),
-        mean=getattr(data, "mean", None),
-        std=getattr(data, "std", None),
-        classes=getattr(data, "classes", None),
-        preprocessing=getattr(data, "preprocessing", None),
+        mean=facts["mean"],
+        std=facts["std"],
+        classes=facts["classes"],
+        preprocessing=facts["preprocessing"],
         with_preprocessing=with_preprocessing,
-        metrics=json.loads(results.read_text()) if results.exists() else None,
+        metrics=source.results(),
         formats=formats,
         overwrite=overwrite,
     )
-    _say(f"Exported: {folder}; oneshot.load({str(folder)!r}) gives the network back.")
+    given = describe_trust([type(network).__module__])
+    _say(f"Exported: {folder}; oneshot.load({str(folder)!r}{given}) gives the network back.")
 
 
-def show(target: str, *, out: str | None = None) -> None:
+def _calibrate(network: Subnet, source: RunFolder, data_options: Sequence[str]) -> dict[str, Any]:
+    """Give the network of a search statistics of its own; returns the facts of the data."""
+    if not has_statistics(network):
+        return source.known_facts(data_options)
+    data = source.opened_data(
+        data_options,
+        "The network of a search is exported with statistics of its own, which needs images (that of a retraining "
+        "needs none)",
+    )
+    recalibrate_on(data, network)
+    return source.facts() or data_facts(data)
+
+
+def show(target: str, *, out: str | None = None, trust: Sequence[str] = ()) -> None:
     """``oneshot show TARGET``: picture of the architecture, table of parameters and MACs."""
-    network = _network(target, inherit=False)
+    network = _network(target, inherit=False, trust=trust)
     graphs = network.graphs()
     path = save_figure(draw_cells(graphs, title=Path(target).name), out or f"{_slug(target)}.png")
     counts = count(network, network.input_shape)
@@ -357,56 +412,20 @@ def show(target: str, *, out: str | None = None) -> None:
     _say(f"Picture: {path}")
 
 
-def read_run(
-    run: str | Path, *, checkpoint: str | None = None
-) -> tuple[SearchModule | Retrain, pl.LightningDataModule]:
-    """Build the module and the data of a run and load the run's last checkpoint.
-
-    Raises:
-        ValueError: If the folder is not a run, or the checkpoint is missing or belongs to something else.
-    """
-    folder = Path(run)
-    if not (folder / CONFIG).is_file():
-        raise ValueError(f"A run is a folder with {CONFIG}; {folder} has none. 'oneshot search' makes one.")
-    try:
-        config = yaml.safe_load((folder / CONFIG).read_text())
-        model, data = config["model"], config["data"]
-        is_search = "class_path" in model
-    except (yaml.YAMLError, UnicodeDecodeError, KeyError, TypeError) as error:
-        more = (
-            f"{error!r}" if not (folder / LOG).is_file() else f"{folder} is a study; 'oneshot pick' takes its networks"
-        )
-        raise ValueError(
-            f"{folder / CONFIG} is not the configuration of a run, which has 'model' and 'data': {more}."
-        ) from error
-    with _argv("oneshot", []):
-        parser = LightningArgumentParser()
-        parser.add_lightning_class_args(SearchModule if is_search else Retrain, "model", subclass_mode=is_search)
-        parser.add_lightning_class_args(pl.LightningDataModule, "data", subclass_mode=True)
-        objects = parser.instantiate_classes(parser.parse_object({"model": model, "data": data}))
-    path = Path(checkpoint or folder / CHECKPOINT)
-    if not path.is_file():
-        raise ValueError(f"There is no checkpoint {path}; the run did not finish an epoch.")
-    try:
-        saved = torch.load(path, map_location="cpu", weights_only=True)
-        objects.model.load_state_dict(saved["state_dict"])
-        objects.model.on_load_checkpoint(saved)
-    except Exception as error:  # whatever torch raises for a damaged file
-        raise ValueError(f"{path} is not a checkpoint of this run, or is damaged: {error!r}") from error
-    return objects.model, objects.data
-
-
-def _options_of_the_run(args: Sequence[str], command: str) -> list[str]:
-    """With ``--resume`` and no configuration, that of the run."""
-    args = list(args)
+def _options_of_the_run(args: Sequence[str], command: str) -> tuple[list[str], list[str] | None]:
+    """With ``--resume`` and no configuration, that of the run, and what may be imported to build it."""
+    args, trust = split_trust(args)
     if "--resume" not in args or any(arg == "--config" or arg.startswith("--config=") for arg in args):
-        return args
+        return args, None
     finder = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     finder.add_argument("--out", default=f"runs/{command}")
     config = Path(finder.parse_known_args(args)[0].out) / CONFIG
     if not config.is_file():
         raise ValueError(f"--resume goes on with the run in --out; {config.parent} has no {CONFIG}. Name its folder.")
-    return ["--config", str(config), *args]
+    if not is_as_recorded(config):
+        note(f"{config} was changed, or damaged, since the run began; it goes on as it is now.")
+    allowed = check_classes(read_yaml(config), config, (*trust, *LIGHTNING))
+    return ["--config", str(config), *args], allowed
 
 
 def _leaves(tree: Any, path: str = "") -> Iterator[tuple[str, Any]]:
@@ -421,16 +440,19 @@ def _leaves(tree: Any, path: str = "") -> Iterator[tuple[str, Any]]:
 def _retrain_cli(command: str, network: Subnet, args: Sequence[str]) -> _RunCLI:
     spec = describe(network)["network"]
     # First, so that a YAML file or an option can change the size of the network.
-    arguments = ["--model.network", json.dumps(spec), *_options_of_the_run(args, command)]
+    options, allowed = _options_of_the_run(args, command)
+    arguments = ["--model.network", json.dumps(spec), *options]
     if command == "retrain":
-        cli = _RunCLI(command, arguments, model_class=Retrain, callbacks=lambda out: [SearchProgressBar()])
+        cli = _RunCLI(
+            command, arguments, model_class=Retrain, allowed=allowed, callbacks=lambda out: [SearchProgressBar()]
+        )
     else:
         cli = _RunCLI(command, arguments, model_class=Retrain)
     cli.model.network.config = network.config
     return cli
 
 
-def _network(target: str, *, inherit: bool) -> Subnet:
+def _network(target: str, *, inherit: bool, trust: Sequence[str] = ()) -> Subnet:
     """The network a word on the command line stands for."""
     path = Path(target)
     if target in PUBLISHED:
@@ -439,16 +461,17 @@ def _network(target: str, *, inherit: bool) -> Subnet:
         return NASNetNetwork(NASNET_CELLS[target])
     if target.startswith("|"):
         return NASBench201Network(target)
-    if (path / CONFIG).is_file():
-        module, _ = read_run(path)
+    if is_run(path):
+        run = RunFolder(path, tuple(trust))
+        module = run.module()
         if isinstance(module, Retrain):
             return module.network_for_export()
-        config = load_config(path / SUBNET) if (path / SUBNET).exists() else module.derive()
-        return module.supernet.extract(config, inherit=inherit)
+        return module.supernet.extract(run.subnet() or module.derive(), inherit=inherit)
     exported = path if path.is_dir() else path.parent
     if (exported / MANIFEST).is_file():
-        return load(exported)
+        return load(exported, trust=trust)
     if path.is_file():
+        check_recorded(path)
         return _network_of(load_config(path), path)
     raise ValueError(
         f"Expected a run, an exported network, a NAS-Bench-201 string or one of "

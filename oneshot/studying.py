@@ -6,10 +6,9 @@ import argparse
 import csv
 import inspect
 import io
-import os
-import sys
 import warnings
 from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from importlib import import_module
 from pathlib import Path
 from typing import Any, TypedDict
@@ -29,8 +28,9 @@ from .discrete.study import LOG, Record, Study
 from .files import new_folder, write_atomically
 from .readers import read_yaml
 from .report import network_table, save_figure
+from .trust import CONFIG, check_classes, importing_only, split_trust
 
-CONFIG, TABLE, PICTURE, SUBNET, WEIGHTS = "config.yaml", "evaluations.csv", "study.png", "subnet.json", "weights"
+TABLE, PICTURE, SUBNET, WEIGHTS = "evaluations.csv", "study.png", "subnet.json", "weights"
 OBJECTS = {"strategy": SearchStrategy, "evaluator": Evaluator}
 FREE = ("evaluations", "hours", "workers", "ray", "ray_gpus", "timeout", "retries")  # may change when a study goes on
 
@@ -59,7 +59,8 @@ def discrete(args: Sequence[str]) -> None:
     The folder gets the configuration, the log, all evaluations as CSV, a picture, the best architecture, and the
     weights of what was trained.
     """
-    options, rest = _split(_with_config_of_the_run(args))
+    args, allowed = _with_config_of_the_run(args)
+    options, rest = _split(args)
     parsed = _parser().parse_args(rest)
     config = {name: parsed[name] for name in (*OBJECTS, "objectives", *FREE)}
     for name in OBJECTS:
@@ -70,7 +71,8 @@ def discrete(args: Sequence[str]) -> None:
     folder, console = Path(parsed.out), Console()
     if parsed.resume and (folder / CONFIG).is_file():
         _compare(config, _read_config(folder / CONFIG))
-        study = build(config, folder)
+        with nullcontext() if allowed is None else importing_only(allowed):
+            study = build(config, folder)
         _look_for_cluster(study)
         with study.log.alone():
             _write_config(config, folder)  # the budget that it has now, for the next time
@@ -106,26 +108,29 @@ def _write_config(config: Mapping[str, Any], folder: Path) -> None:
     write_atomically(folder / CONFIG, yaml.safe_dump(dict(config), sort_keys=False))
 
 
-def read_study(run: str | Path, *, follow: bool = True) -> Study:
+def read_study(run: str | Path, *, follow: bool = True, trust: Sequence[str] = ()) -> Study:
     """The study of a folder, as far as it has come.
 
     Args:
         run: The folder.
         follow: See :class:`~oneshot.discrete.study.Study`.
+        trust: Modules besides ``oneshot`` whose classes may be imported and built.
 
     Raises:
-        ValueError: If the folder is none of ``oneshot discrete``.
+        ValueError: If the folder is none of ``oneshot discrete``, or names classes that are not trusted.
     """
     folder = Path(run)
     if not (folder / LOG).is_file() or not (folder / CONFIG).is_file():
         raise ValueError(f"A study is a folder with {CONFIG} and {LOG}, made by 'oneshot discrete'; {folder} is none.")
-    config = _read_config(folder / CONFIG)
+    path = folder / CONFIG
+    config = _read_config(path)
     try:
-        return build(config, folder, follow=follow)
+        with importing_only(check_classes(config, path, trust)):
+            return build(config, folder, follow=follow)
     except ValueError as error:
         if str(folder) in str(error):
             raise
-        raise ValueError(f"{folder / CONFIG}: {error}") from error
+        raise ValueError(f"{path}: {error}") from error
 
 
 def _read_config(path: Path) -> Mapping[str, Any]:
@@ -229,17 +234,17 @@ def _set(config: dict[str, Any], path: Sequence[str], value: Any) -> None:
     config[last] = value
 
 
-def _with_config_of_the_run(args: Sequence[str]) -> list[str]:
-    """With ``--resume`` and no configuration, that of the run."""
-    args = list(args)
+def _with_config_of_the_run(args: Sequence[str]) -> tuple[list[str], list[str] | None]:
+    """With ``--resume`` and no configuration, that of the run, and what may be imported to build it."""
+    args, trust = split_trust(args)
     if "--resume" not in args or any(arg == "--config" or arg.startswith("--config=") for arg in args):
-        return args
+        return args, None
     finder = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     finder.add_argument("--out", default="runs/discrete")
     config = Path(finder.parse_known_args(args)[0].out) / CONFIG
     if not config.is_file():
         raise ValueError(f"--resume goes on with the study in --out; {config.parent} has no {CONFIG}. Name its folder.")
-    return ["--config", str(config), *args]
+    return ["--config", str(config), *args], check_classes(_read_config(config), config, trust)
 
 
 def _compare(now: Mapping[str, Any], then: Mapping[str, Any]) -> None:
@@ -258,8 +263,6 @@ def _object(name: str, given: Mapping[str, Any], known: Mapping[str, Any]) -> An
     if set(given) - {"class_path", "init_args"} or not class_path:
         raise ValueError(f"--{name} has a class_path and init_args; got {dict(given)}.")
     module, _, attribute = class_path.rpartition(".")
-    if (here := os.getcwd()) not in sys.path:  # a script that pip installed does not look there
-        sys.path.append(here)
     try:
         target = getattr(import_module(module), attribute)
     except (ImportError, AttributeError, ValueError) as error:

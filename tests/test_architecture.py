@@ -16,6 +16,7 @@ FOLDERS = {"oneshot": "oneshot", "supernets": "oneshot.supernets", "callbacks": 
 ALLOWED = {
     "supernets": set(),
     "errors": set(),
+    "trust": set(),
     "readers": {"supernets"},
     "functional": {"errors", "supernets"},
     "samplers": {"errors", "functional", "supernets"},
@@ -38,7 +39,7 @@ ALLOWED = {
     | {"readers", "retrain", "sharing", "tasks"},
 }
 # ... and all others everything, except what lies above them.
-TOP = {"__main__", "cli", "picking", "quickstart", "runs", "studying"}
+TOP = {"__main__", "cli", "picking", "quickstart", "run_folder", "runs", "studying"}
 CALLBACKS_ARE_FOR = {"callbacks", *TOP}
 
 SUPERNETS_MAY_USE = {"numpy", "timm", "torch"}

@@ -17,6 +17,7 @@ import torch
 import yaml
 from PIL import Image
 
+from oneshot.callbacks.checkpoint import keep
 from oneshot.cli import _reason, main
 from oneshot.cost import LatencyTable
 from oneshot.data import Digits
@@ -412,6 +413,13 @@ def test_a_picked_network_runs_in_a_fresh_process_from_onnx_and_from_load(nat_ru
     assert float(result.stdout.splitlines()[-1]) < 1e-4
 
 
+def replace_checkpoint(path: Path, content: object) -> None:
+    """Write a checkpoint as a run does, with its checksum."""
+    new = path.with_name(".new")
+    torch.save(content, new)
+    keep(new)
+
+
 def test_a_pick_says_that_the_errors_of_the_front_are_of_older_weights(
     nat_run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -422,7 +430,7 @@ def test_a_pick_says_that_the_errors_of_the_front_are_of_older_weights(
     assert "steps ago" not in capsys.readouterr().out
     saved = torch.load(checkpoint, weights_only=True)
     assert saved["nat"]["measured_at"] == saved["global_step"] == 6
-    torch.save({**saved, "global_step": 8}, checkpoint)
+    replace_checkpoint(checkpoint, {**saved, "global_step": 8})
     assert main([*pick, "--out", str(tmp_path / "later")]) == 0
     assert "weights 2 steps ago" in " ".join(capsys.readouterr().out.split())
 
@@ -438,7 +446,7 @@ def test_a_cost_that_is_only_bounded_can_be_asked_for(
     checkpoint = run / "checkpoints/last.ckpt"
     saved = torch.load(checkpoint, weights_only=True)
     saved["nat"]["constraints"] = ["memory <= 1e+09 bytes"]
-    torch.save(saved, checkpoint)
+    replace_checkpoint(checkpoint, saved)
     assert main(["pick", str(run), "--memory", "1", "--out", str(out)]) == 1
     assert "No network of the front has memory <= 1; the nearest has error" in capsys.readouterr().err
     assert main(["pick", str(run), "--memory", "1e8", "--out", str(out), "--formats"]) == 0
