@@ -25,14 +25,16 @@ import torch
 from PIL import Image, ImageOps
 from torch import Tensor, nn
 
-from oneshot import __version__
+from oneshot import __version__, supernets
 from oneshot.supernets.base import Subnet, vocabulary_of
 from oneshot.supernets.elastic import ElasticNetwork
 from oneshot.supernets.space import SubnetConfig
 
 from .cost.counts import count
 from .errors import missing_extra
+from .limits import BoundedWeights, check_sizes
 from .preprocessing import WithPreprocessing, then_resize
+from .trust import is_ours
 
 SCHEMA_VERSION = 1
 SUBNET, WEIGHTS, MANIFEST = "subnet.json", "model.safetensors", "manifest.json"
@@ -100,7 +102,7 @@ def export_subnet(
     manifest: dict[str, Any] = {
         "schema_version": SCHEMA_VERSION,
         "created": datetime.now(timezone.utc).isoformat(timespec="seconds"),
-        "space": network.config and network.config.space,
+        "space": subnet["config"] and subnet["config"]["space"],
         "config": subnet["config"],
         "class_path": subnet["network"]["class_path"],
         "input_shape": list(network.input_shape),
@@ -194,11 +196,20 @@ def load(folder: str | Path, *, trust: Sequence[str] = ()) -> Subnet:
         ) from error
     kind = _network_class(str(class_path), trust)
     try:
-        with torch.random.fork_rng(devices=[]):  # loading does not shift the caller's random numbers
+        check_sizes(init_args)
+        with torch.random.fork_rng(devices=[]), BoundedWeights():  # loading does not shift the caller's random numbers
             net = kind(**init_args)
-        net.config = None if config is None else SubnetConfig.from_dict(config)
+        architecture = None if config is None else SubnetConfig.from_dict(config)
     except (TypeError, ValueError) as error:
         raise ValueError(f"{path} does not describe a {class_path}: {error}") from error
+    if architecture is not None:
+        if not net.describes(architecture):
+            raise ValueError(
+                f"{path} must be of one architecture; its 'config' is another than 'init_args' build: "
+                f"{str(architecture)[:200]}. It was changed; export again."
+            )
+        net.config = architecture
+    _check_manifest(net, folder)
     _load_weights(net, folder)
     return net.eval()
 
@@ -214,10 +225,12 @@ def describe(network: Subnet) -> dict[str, Any]:
     module, name = type(network).__module__, type(network).__qualname__
     if module == "__main__" or "." in name:
         raise ValueError(f"The class must be importable; {module}.{name} is not. Define it at the top of a module.")
+    # A network that was retrained at another resolution or width is no longer of the architecture it came from.
+    config = network.config if network.config is not None and network.describes(network.config) else None
     subnet = {
         "schema_version": SCHEMA_VERSION,
-        "config": network.config and network.config.to_dict(),
-        "network": {"class_path": f"{module}.{name}", "init_args": network.init_args},
+        "config": config and config.to_dict(),
+        "network": {"class_path": _public_path(type(network)), "init_args": network.init_args},
     }
     try:
         json.dumps(subnet)
@@ -226,19 +239,55 @@ def describe(network: Subnet) -> dict[str, Any]:
     return subnet
 
 
-def _load_weights(net: Subnet, folder: Path) -> None:
-    path, manifest = folder / WEIGHTS, folder / MANIFEST
+def recorded_content(folder: str | Path, name: str) -> bytes:
+    """The content of a file of an export, which is as it was written if there is a manifest.
+
+    Raises:
+        ValueError: If the file is missing or damaged, or the manifest does not list it.
+    """
+    path, manifest = Path(folder) / name, Path(folder) / MANIFEST
     content = _read(path)
     if manifest.exists():
         try:
-            recorded = _read_json(manifest)["files"][WEIGHTS]["sha256"]
+            recorded = _read_json(manifest)["files"][name]["sha256"]
         except (KeyError, TypeError) as error:
-            raise ValueError(f"{manifest} must hold the SHA-256 of {WEIGHTS}. Restore or delete it.") from error
+            raise ValueError(f"{manifest} must hold the SHA-256 of {name}. Restore or delete it.") from error
         if hashlib.sha256(content).hexdigest() != recorded:
             raise ValueError(
                 f"{path} must have the SHA-256 {recorded} of {MANIFEST} and has another: it was damaged or replaced. "
                 f"Copy or export it again; after a change on purpose delete {MANIFEST}."
             )
+    return content
+
+
+def _check_manifest(net: Subnet, folder: Path) -> None:
+    """Check that ``subnet.json`` is as it was written, and that the manifest is of the network it describes."""
+    path = folder / MANIFEST
+    if not path.exists():
+        return
+    subnet, manifest = json.loads(recorded_content(folder, SUBNET)), _read_json(path)
+    ours = {
+        "config": subnet["config"],
+        "space": subnet["config"] and subnet["config"]["space"],
+        "class_path": subnet["network"]["class_path"],
+        "input_shape": list(net.input_shape),
+        "num_classes": net.num_classes,
+    }
+    if wrong := [name for name, value in ours.items() if name in manifest and manifest[name] != value]:
+        raise ValueError(
+            f"{path} must be of the network in {SUBNET}; its {wrong[0]!r} is {str(manifest[wrong[0]])[:80]}, that of "
+            f"the network {str(ours[wrong[0]])[:80]}. It was changed; export again."
+        )
+    scale, classes = manifest.get("normalisation"), manifest.get("classes")
+    channels = net.input_shape[0]
+    if classes is not None and len(classes) != net.num_classes:
+        raise ValueError(f"{path} must name {net.num_classes} classes, or none; it names {len(classes)}. Export again.")
+    if scale is not None and not all(len(scale.get(name, ())) == channels for name in ("mean", "std")):
+        raise ValueError(f"{path} must have a mean and a std for each of {channels} channels. Export again.")
+
+
+def _load_weights(net: Subnet, folder: Path) -> None:
+    path, content = folder / WEIGHTS, recorded_content(folder, WEIGHTS)
     try:
         net.load_state_dict(safetensors.torch.load(content))
     except safetensors.SafetensorError as error:
@@ -247,16 +296,27 @@ def _load_weights(net: Subnet, folder: Path) -> None:
         raise ValueError(f"{path} holds the weights of another network than {SUBNET} beside it: {error}") from error
 
 
+def _public_path(kind: type[Subnet]) -> str:
+    """Where a class is found by those who use it, so that modules can be reordered; else where it is defined."""
+    if kind.__module__.startswith("oneshot.supernets.") and getattr(supernets, kind.__name__, None) is kind:
+        return f"oneshot.supernets.{kind.__name__}"
+    return f"{kind.__module__}.{kind.__qualname__}"
+
+
 def _network_class(class_path: str, trust: Sequence[str]) -> type[Subnet]:
     module, _, name = class_path.rpartition(".")
-    if not any(class_path.startswith(f"{prefix}.") for prefix in ("oneshot", *trust)):
+    ours = class_path.startswith("oneshot.")
+    if not ours and not any(class_path.startswith(f"{prefix}.") for prefix in trust):
         raise ValueError(
             f"Building a network runs its code, so only classes of oneshot are built unasked; this is {class_path}. "
-            f"If you trust it, pass trust=({module.split('.')[0]!r},)."
+            f"If you trust it, pass trust=({module.split('.')[0]!r},), or on the command line "
+            f"--trust {module.split('.')[0]}."
         )
+    if ours and not is_ours(class_path):  # checked before anything is imported
+        raise ValueError(f"{class_path} cannot be imported: No module of oneshot defines it. Export again.")
     try:
         found = getattr(import_module(module), name)
-    except (ImportError, AttributeError) as error:
+    except (ImportError, AttributeError, ValueError) as error:
         raise ValueError(f"{class_path} cannot be imported: {error}. Install what defines it.") from error
     if not (isinstance(found, type) and issubclass(found, Subnet)):
         raise ValueError(f"An exported network is a oneshot Subnet; {class_path} is not. Export again.")
@@ -372,6 +432,8 @@ def _write_programs(
 
 
 def _read(path: Path) -> bytes:
+    if path.exists() and not path.is_file():
+        raise ValueError(f"{path} must be a file; it is a folder, a pipe or a device. Export again.")
     try:
         return path.read_bytes()
     except FileNotFoundError as error:
@@ -381,7 +443,7 @@ def _read(path: Path) -> bytes:
 def _read_json(path: Path) -> Any:
     try:
         return json.loads(_read(path).decode())
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+    except (json.JSONDecodeError, UnicodeDecodeError, RecursionError) as error:
         raise ValueError(f"{path} is not JSON ({error}). It may be truncated; export again.") from error
 
 

@@ -33,6 +33,7 @@ from .data.facts import FACTS, data_facts
 from .discrete.study import LOG
 from .export import MANIFEST
 from .files import CHECKSUMS, check_recorded, is_as_recorded, write_recorded
+from .limits import BoundedWeights, check_sizes_in
 from .readers import read_yaml
 from .retrain import Retrain
 from .trust import CONFIG, check_classes, importing_only, plain
@@ -108,7 +109,9 @@ class RunFolder:
             parser.add_lightning_class_args(kind, "model", subclass_mode=self.is_search)
             with importing_only(self._checked("model")):
                 model = self._found("model", self.config["model"])
-                module = parser.instantiate_classes(parser.parse_object({"model": model})).model
+                parsed = parser.parse_object({"model": model})
+                with BoundedWeights():
+                    module = parser.instantiate_classes(parsed).model
         try:
             saved = torch.load(path, map_location="cpu", weights_only=True)
             module.load_state_dict(saved["state_dict"])
@@ -231,6 +234,10 @@ class RunFolder:
         return f"If the data are elsewhere now, say where, for example {option} FOLDER."
 
     def _checked(self, part: str) -> list[str]:
+        try:
+            check_sizes_in(self.config[part])
+        except ValueError as error:
+            raise ValueError(f"{self.folder / CONFIG}: {error}") from error
         return check_classes(self.config[part], self.folder / CONFIG, self.trust)
 
     def _found(self, part: str, tree: Any) -> Any:

@@ -61,6 +61,7 @@ from .data.facts import data_facts
 from .evaluation import has_statistics, recalibrate_on
 from .export import MANIFEST, describe, export_subnet, load
 from .files import begin_checksums, check_recorded, is_as_recorded, new_folder, write_recorded
+from .limits import check_sizes_in
 from .nat.nat import NAT
 from .nat.pick import front_rows
 from .readers import read_yaml
@@ -140,6 +141,7 @@ class _RunCLI(LightningCLI):
 
     def before_instantiate_classes(self) -> None:
         self.config.trainer.default_root_dir = self.config.out
+        check_sizes_in(self.config.model.as_dict())
         self._fit_to_data()
         if self._callbacks and self.config.resume and (Path(self.config.out) / CONFIG).is_file():
             self._compare_with_the_beginning(Path(self.config.out) / CONFIG)

@@ -60,6 +60,13 @@ class Subnet(nn.Module, ABC):
     def strip_auxiliary(self) -> None:
         """Remove the auxiliary head, if there is one; it is for training only."""
 
+    def describes(self, config: SubnetConfig) -> bool:
+        """Whether a config is of the architecture of this network; the sizes of the network are not part of it.
+
+        True where nothing is known: networks that do not take their own config in the constructor override this.
+        """
+        return self.config is None or self.config == config
+
     def set_drop_path(self, probability: float) -> None:
         """Set the probability of dropping a path in training.
 

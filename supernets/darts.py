@@ -22,7 +22,7 @@ from .base import OperationSupernet, Subnet, check_image_size, inherit_weights
 from .genotype import Cell, Genotype
 from .mixed_op import MixedOp, add_up, check_parts, has_weights, mixed_op
 from .ops import FactorizedReduce, Seen, by_resolution, check_ops, make_op, relu_conv_bn, sum_in_turn
-from .space import NONE, ArchGraph, Candidate, Choice, IntMatrix, SearchSpace, SubnetConfig
+from .space import NONE, ArchGraph, Candidate, Choice, IntMatrix, SearchSpace, SubnetConfig, natural
 
 Kind = Literal["normal", "reduce"]
 KINDS: tuple[Kind, Kind] = ("normal", "reduce")
@@ -636,6 +636,21 @@ class DARTSNetwork(Subnet):
 
     def feature_maps(self, x: Tensor) -> list[Tensor]:
         return by_resolution(self._outputs(x))
+
+    def describes(self, config: SubnetConfig) -> bool:
+        for kind in KINDS:
+            names = [name for name, _ in config.picks if name.split("_")[0] == kind]
+            picks = [str(pick) for name in sorted(names, key=natural) for pick in config[name]]
+            cell: Cell = getattr(self.genotype, kind)
+            first = 0
+            for node, edges in enumerate(cell):
+                entering = picks[first : first + node + 2]
+                first += node + 2
+                if sorted(edges) != sorted((op, state) for state, op in enumerate(entering) if op != NONE):
+                    return False
+            if first != len(picks):
+                return False
+        return True
 
     def strip_auxiliary(self) -> None:
         self.auxiliary_head = None

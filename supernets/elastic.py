@@ -19,7 +19,7 @@ from torch.nn import functional as F
 
 from .base import Subnet, Supernet, lay_out, layout_of
 from .elastic_layers import ElasticBlock, inherit_slices
-from .space import NONE, ArchGraph, Choice, IntMatrix, SearchSpace, SubnetConfig
+from .space import NONE, ArchGraph, Choice, IntMatrix, SearchSpace, SubnetConfig, natural
 
 RESOLUTION, WIDTH = "resolution", "width"
 STEPS = 8  # resolutions are these parts of an image's size, from a half on
@@ -361,6 +361,15 @@ class ElasticNetwork(Subnet, ABC):
 
     def graphs(self) -> list[ArchGraph]:
         return [self.arch.graph(self.space_name)]
+
+    def describes(self, config: SubnetConfig) -> bool:
+        picks = dict(config.picks)
+        if not {RESOLUTION, WIDTH} <= picks.keys() or len(picks[RESOLUTION]) != 1 or len(picks[WIDTH]) != 1:
+            return False
+        names = sorted(picks.keys() - {RESOLUTION, WIDTH}, key=natural)
+        stages = tuple(tuple(str(pick) for pick in picks[name] if pick != NONE) for name in names)
+        settings = picks[RESOLUTION][0], picks[WIDTH][0]
+        return settings == (self.arch.resolution, self.arch.width) and stages == self.arch.stages
 
 
 class ElasticSupernet(Supernet, ABC):

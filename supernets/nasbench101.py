@@ -466,5 +466,12 @@ class NASBench101Network(Subnet):
         logits: Tensor = self.head(x)
         return logits
 
+    def describes(self, config: SubnetConfig) -> bool:
+        space = NASBench101Space()
+        try:
+            return space.canonical(config) == space.canonical(space.from_cell(self.cell))
+        except ValueError:  # of another space
+            return False
+
     def graphs(self) -> list[ArchGraph]:
         return [self.cell.graph()]

@@ -418,6 +418,21 @@ class NASNetNetwork(Subnet):
     def graphs(self) -> list[ArchGraph]:
         return self.genotype.graphs()
 
+    def describes(self, config: SubnetConfig) -> bool:
+        picks, blocks = dict(config.picks), 0
+        for kind in KINDS:
+            joined = getattr(self.genotype, f"{kind}_joined")
+            for block, edges in enumerate(getattr(self.genotype, kind)):
+                inputs, ops, combine = (picks.get(f"{kind}_{block}_{part}") for part in ("inputs", "ops", "combine"))
+                if inputs is None or ops is None or combine is None or len(inputs) != len(ops):
+                    return False
+                if sorted(edges) != sorted(zip(ops, inputs, strict=True)) or (combine == ("concat",)) != (
+                    block + 2 in joined
+                ):
+                    return False
+                blocks += 1
+        return len(picks) == 3 * blocks
+
     def strip_auxiliary(self) -> None:
         self.auxiliary_head = None
         self.init_args = {**self.init_args, "auxiliary": False}

@@ -678,6 +678,11 @@ class RecurrentLanguageModel(LanguageModel):
     def graphs(self) -> list[ArchGraph]:
         return self.cell.genotype.graphs()
 
+    def describes(self, config: SubnetConfig) -> bool:
+        picks = dict(config.picks).get("recurrent", ())
+        kept = [(pick, state) for (state, _), pick in zip(EDGES, picks, strict=False) if pick != NONE]
+        return len(picks) == len(EDGES) and kept == list(self.cell.genotype.recurrent)
+
 
 class LSTMLanguageModel(LanguageModel):
     """The usual baseline: LSTM layers with locked dropout between them (arXiv:1708.02182, without dropped weights).

@@ -447,6 +447,12 @@ def _is_pick(value: object) -> bool:
     return isinstance(value, str) or (isinstance(value, int) and not isinstance(value, bool) and abs(value) < 2**63)
 
 
+def natural(name: str) -> tuple[str, int]:
+    """What sorts ``stage_10`` behind ``stage_2``."""
+    head, _, number = name.rpartition("_")
+    return (head, int(number)) if number.isdecimal() else (name, -1)
+
+
 def describe_space(space: SearchSpace) -> dict[str, Any]:
     """Name and choices of a space, JSON-able: what tells whether genes of one are genes of another."""
     choices = [{"name": c.name, "picks": list(c.picks), "rows": c.rows} for c in space.choices]

@@ -17,6 +17,7 @@ ALLOWED = {
     "supernets": set(),
     "errors": set(),
     "trust": set(),
+    "limits": set(),
     "readers": {"supernets"},
     "functional": {"errors", "supernets"},
     "samplers": {"errors", "functional", "supernets"},

@@ -1,9 +1,12 @@
 from __future__ import annotations
 
 import copy
+import hashlib
 import json
 import math
 import os
+import random
+import resource
 import shutil
 import subprocess
 import sys
@@ -125,7 +128,7 @@ def test_the_manifest_says_what_a_user_of_the_network_must_know(exported: tuple[
         "schema_version": 1,
         "space": network.config and network.config.space,
         "config": network.config and network.config.to_dict(),
-        "class_path": f"{type(network).__module__}.{type(network).__name__}",
+        "class_path": f"oneshot.supernets.{type(network).__name__}",
         "input_shape": list(network.input_shape),
         "num_classes": 10,
         "classes": [f"class {i}" for i in range(10)],
@@ -496,3 +499,107 @@ def test_a_damaged_or_foreign_export_is_refused(folder: Path, damage: Callable[[
 
     with pytest.raises(ValueError, match=f"(?s){message}"):
         load(folder)
+
+
+# One network, said three times: by the config, the arguments and the manifest.
+
+
+@pytest.fixture(params=[nasbench201, mobilenetv3])
+def searched(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
+    return export_subnet(request.param(), tmp_path / "export", formats=(), mean=None, classes=None)
+
+
+@pytest.mark.parametrize("manifest", [True, False], ids=["with a manifest", "without"])
+def test_a_config_of_another_architecture_is_refused(searched: Path, manifest: bool) -> None:
+    assert load(searched).config is not None
+    path = searched / "subnet.json"
+    data = json.loads(path.read_text())
+    name = "cell" if "cell" in data["config"]["picks"] else "resolution"
+    picks = data["config"]["picks"][name]
+    picks[0] = "skip_connect" if picks[0] == "nor_conv_3x3" else "nor_conv_3x3" if name == "cell" else 14
+    path.write_text(json.dumps(data))
+    if not manifest:
+        (searched / "manifest.json").unlink()
+
+    with pytest.raises(ValueError, match=r"subnet.json must be of one architecture; its 'config' is another than"):
+        load(searched)
+
+
+@pytest.mark.parametrize("name", ["subnet.json", "model.safetensors"])
+def test_no_flipped_bit_of_an_export_is_used(folder: Path, name: str) -> None:
+    rng, whole = random.Random(0), (folder / name).read_bytes()
+    for _ in range(60):
+        content = bytearray(whole)
+        content[rng.randrange(len(content))] ^= 1 << rng.randrange(8)
+        (folder / name).write_bytes(content)
+        with pytest.raises(ValueError, match=r"subnet\.|SHA-256|cannot be imported|only classes of oneshot"):
+            load(folder)
+    (folder / name).write_bytes(whole)
+    load(folder)
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("space", "darts"),
+        ("config", None),
+        ("class_path", "oneshot.supernets.DARTSNetwork"),
+        ("input_shape", [3, 8, 8]),
+        ("num_classes", 100),
+        ("classes", ["cat", "dog"]),
+        ("normalisation", {"mean": [0.5] * 3, "std": [0.5] * 3}),
+    ],
+)
+def test_a_manifest_of_another_network_is_refused(folder: Path, field: str, value: object) -> None:
+    path = folder / "manifest.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {field: value}))
+
+    with pytest.raises(ValueError, match=r"manifest.json must"):
+        load(folder)
+
+
+def test_an_export_of_an_earlier_release_is_read(tmp_path: Path) -> None:
+    """Class paths were those of the modules, and the manifest had no checksum that was looked at."""
+    network = nasbench201()
+    folder = export_subnet(network, tmp_path / "export", formats=())
+    path, manifest = folder / "subnet.json", json.loads((folder / "manifest.json").read_text())
+    old = "oneshot.supernets.nasbench201.NASBench201Network"
+    path.write_text(path.read_text().replace("oneshot.supernets.NASBench201Network", old))
+    manifest["class_path"] = old
+    manifest["files"]["subnet.json"]["sha256"] = hashlib.sha256(path.read_bytes()).hexdigest()
+    (folder / "manifest.json").write_text(json.dumps(manifest))
+    x = torch.randn(2, *network.input_shape)
+
+    assert torch.equal(load(folder)(x), outputs(network, x))
+
+
+def test_a_network_that_was_made_larger_is_no_longer_of_its_architecture(tmp_path: Path) -> None:
+    network = mobilenetv3()
+    larger = type(network)(**{**network.init_args, "image_size": 24})
+    larger.config = network.config
+
+    assert load(export_subnet(larger, tmp_path / "export", formats=())).config is None
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"cells_per_stage": 1_000_000_000}, r"cells_per_stage must be at most 1,000; got 1e\+09"),
+        ({"channels": 10**12}, r"channels must be at most 100,000"),
+        ({"channels": 1e12}, r"channels must be at most 100,000"),
+        ({"channels": 60_000}, r"at most 2,147,483,648 weights; this one has more"),
+        ({"num_classes": 10**15}, r"num_classes must be at most 10,000,000"),
+        ({"channels": math.nan}, r"channels must be at most"),
+    ],
+)
+def test_a_network_too_large_to_be_meant_is_not_built(folder: Path, arguments: dict[str, Any], message: str) -> None:
+    path = folder / "subnet.json"
+    data = json.loads(path.read_text())
+    data["network"]["init_args"] |= arguments
+    path.write_text(json.dumps(data))
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+
+    with pytest.raises(ValueError, match=message):
+        load(folder)
+
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 1_000_000, "KiB"
