@@ -209,7 +209,7 @@ def _is_own_module(root: str) -> bool:
     except (ImportError, ValueError):
         return False
     here = os.path.realpath(".")
-    if spec is None or here not in map(os.path.realpath, sys.path) or lies_in_artifact(here):
+    if spec is None or lies_in_artifact(here):
         return False
     places = [spec.origin] if spec.origin else list(spec.submodule_search_locations or ())
     return bool(places) and all(os.path.realpath(place).startswith(f"{here}{os.sep}") for place in places)
