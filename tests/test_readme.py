@@ -65,7 +65,15 @@ def test_a_link_to_a_place_that_is_not_there_is_noticed() -> None:
     text = "# A search\n\n## `oneshot pick`: which one?\n\n```bash\n# no heading\n```\n"
     good = ("LICENSE", "#a-search", "#oneshot-pick-which-one", "README.md", "docs/adding.md#a-cost", "docs")
     assert all(leads_somewhere(link, text) for link in good)
-    bad = ("LICENCE", "#another-search", "#no-heading", "docs/adding.md#no-such-heading", "docs/nowhere.md#a-cost", "")
+    bad = (
+        "LICENCE",
+        "#another-search",
+        "#no-heading",
+        "docs/adding.md#no-such-heading",
+        "docs/nowhere.md#a-cost",
+        "LICENSE#a",
+        "",
+    )
     assert not any(leads_somewhere(link, text) for link in bad)
 
 
@@ -74,7 +82,11 @@ def leads_somewhere(link: str, text: str) -> bool:
     path, _, heading = link.partition("#")
     if not link or not (ROOT / path).exists():
         return False
-    return not heading or heading in headings((ROOT / path).read_text(encoding="utf-8") if path else text)
+    if not heading:
+        return True
+    if path and not path.endswith(".md"):
+        return False
+    return heading in headings((ROOT / path).read_text(encoding="utf-8") if path else text)
 
 
 def headings(text: str) -> list[str]:
