@@ -24,13 +24,25 @@ class SearchCallback(Callback):
         if every_n_epochs < 1:
             raise ValueError(f"every_n_epochs must be at least 1; got {every_n_epochs}.")
         self.every_n_epochs = every_n_epochs
+        self._trained = False
 
     def after_epoch(self, trainer: pl.Trainer, search: SearchModule) -> None:
         """The hook to fill: an epoch is over and all alphas are finite. Called on every rank."""
 
+    def after_finished_fit(self, trainer: pl.Trainer, search: SearchModule) -> None:
+        """The hook to fill: a fit was resumed that had nothing left to train. Called on every rank."""
+
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
         if stage == "fit":
             self.search(pl_module)
+            self._trained = False
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        self._trained = True  # Lightning does not call this, nor the end of the training, where nothing is left
+
+    def on_fit_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        if not self._trained:
+            self.after_finished_fit(trainer, self.search(pl_module))
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         search = self.search(pl_module)

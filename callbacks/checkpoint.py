@@ -6,6 +6,7 @@ import os
 import warnings
 import zipfile
 import zlib
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,9 @@ import torch
 from pytorch_lightning.callbacks import Checkpoint
 from pytorch_lightning.utilities.exceptions import SIGTERMException
 
+from oneshot.faults import Patience, announce, machine_fault
 from oneshot.files import sha256_of, write_atomically
+from oneshot.lock import check_owned
 from oneshot.run_log import RunLog
 
 from .base import run_folder
@@ -27,7 +30,8 @@ class RunCheckpoint(Checkpoint):
 
     A crash, also of the machine, leaves a whole checkpoint: files are written aside, synchronised and renamed, and
     their checksums are kept with them. If a checkpoint can't be written, because the disk is full for example, a
-    warning says so and the fit goes on. Resume with ``trainer.fit(..., ckpt_path=good_checkpoint(folder))``.
+    warning says so and the fit goes on; at its end it waits a while for room, and then ends with the error. Resume with
+    ``trainer.fit(..., ckpt_path=good_checkpoint(folder))``.
 
     Args:
         folder: Where to; by default ``checkpoints`` in the folder of the run.
@@ -46,6 +50,7 @@ class RunCheckpoint(Checkpoint):
         self.folder, self.every_n_steps = folder, every_n_steps
         self.last_model_path = ""
         self._log: dict[str, Any] = {}
+        self._trained = False
 
     def state_dict(self) -> dict[str, Any]:
         return self._log
@@ -53,7 +58,18 @@ class RunCheckpoint(Checkpoint):
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         self._log = state_dict
 
+    def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        self._trained = False
+
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        self._trained = True
+        self._restore_logs(trainer)
+
+    def on_fit_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        if not self._trained:  # there was nothing left to train, and what was logged after it will be logged again
+            self._restore_logs(trainer)
+
+    def _restore_logs(self, trainer: pl.Trainer) -> None:
         for log in _run_logs(trainer):
             log.truncate(self._log.get("rows", 0))
             if self._log.get("next"):
@@ -66,14 +82,15 @@ class RunCheckpoint(Checkpoint):
             self.save(trainer, pending=connector.should_update_logs)
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        self.save(trainer, pending=True, shift=-1)  # Lightning logs an epoch at its last step, not at the next
+        last = trainer.should_stop or trainer.current_epoch + 1 == trainer.max_epochs
+        self.save(trainer, pending=True, shift=-1, last=last)  # Lightning logs an epoch at its last step, not the next
 
     def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
         # Raised between two steps. After the last of an epoch, what was saved at its end is all there is to save.
         if isinstance(exception, SIGTERMException) and trainer.state.fn == "fit" and not trainer.is_last_batch:
             self.save(trainer, pending=False)
 
-    def save(self, trainer: pl.Trainer, *, pending: bool, shift: int = 0) -> None:
+    def save(self, trainer: pl.Trainer, *, pending: bool, shift: int = 0, last: bool = False) -> None:
         """Write a checkpoint; on every process.
 
         Args:
@@ -81,6 +98,10 @@ class RunCheckpoint(Checkpoint):
             pending: Whether Lightning is about to log what this step or epoch has measured. It would be missing in a
                 resumed run, so it is part of the checkpoint.
             shift: From the current step to the one it is logged at.
+            last: Whether no other follows; then it is waited for room, if that is what is missing.
+
+        Raises:
+            OSError: If the last one can't be written.
         """
         row = None
         if pending:
@@ -91,31 +112,44 @@ class RunCheckpoint(Checkpoint):
                 row = {"metrics": {**metrics, "epoch": trainer.current_epoch}, "step": step}
         logs = _run_logs(trainer)
         self._log = {"rows": max((len(log.rows) for log in logs), default=0), "next": row}
-        folder = Path(self.folder or run_folder(trainer) / "checkpoints")
-        new = folder / f".{LAST}.new"
+        folder, patience = Path(self.folder or run_folder(trainer) / "checkpoints"), Patience()
+        while (error := self._write(trainer, logs, folder)) is not None:
+            what = f"No checkpoint was written at step {trainer.fit_loop.total_batch_idx + 1}"
+            if not last:
+                good = self.last_model_path or "none yet"
+                announce(f"{what}: {error}. The run goes on; the last good checkpoint is {good}.")
+                return
+            why = machine_fault(error)
+            again = trainer.is_global_zero and why is not None and patience.wait(what, why)
+            if not trainer.strategy.broadcast(again):  # all processes try again, or none does
+                raise error
+        self.last_model_path = str(folder / LAST)
+
+    def _write(self, trainer: pl.Trainer, logs: Sequence[RunLog], folder: Path) -> Exception | None:
+        """Write the file; what made that impossible. All processes know whether it was, the first knows what."""
+        new, failure, together = folder / f".{LAST}.new", None, False
         try:
+            check_owned(new)
             for log in logs:
                 log.sync()
             if trainer.is_global_zero:
                 new.unlink(missing_ok=True)  # left by a process that was killed, or a link that somebody put there
             trainer.save_checkpoint(new, weights_only=False)
+            together = True
             if trainer.is_global_zero:
                 keep(new)
         except (OSError, RuntimeError) as error:
             # What torch raises when it can't write. Others, such as the death of a worker, may arrive here, too.
-            if isinstance(error, RuntimeError) and "PytorchStreamWriter" not in str(error):
+            if isinstance(error, RuntimeError) and machine_fault(error) is None:
                 raise
-            if trainer.world_size > 1:
+            failure = error
+            if not together:
                 trainer.strategy.barrier("Trainer.save_checkpoint")  # where the other processes are
             if trainer.is_global_zero:
                 new.unlink(missing_ok=True)
-            warnings.warn(
-                f"No checkpoint was written at step {trainer.fit_loop.total_batch_idx + 1}: {error}. The run goes on; "
-                f"the last good checkpoint is {self.last_model_path or 'none yet'}.",
-                stacklevel=2,
-            )
-            return
-        self.last_model_path = str(folder / LAST)
+        if trainer.strategy.broadcast(failure is not None) and failure is None:
+            return OSError("the first process of the run cannot write it")
+        return failure
 
 
 def keep(new: Path) -> None:
@@ -124,7 +158,7 @@ def keep(new: Path) -> None:
     last, previous, checksums = folder / LAST, folder / PREVIOUS, folder / CHECKSUMS
     with new.open("rb") as file:
         os.fsync(file.fileno())
-    known = checksums.read_text().split() if checksums.is_file() else []
+    known = checksums.read_text(encoding="utf-8").split() if checksums.is_file() else []
     # Both are known before either file changes its name, so that no moment leaves a good file without a checksum.
     write_atomically(checksums, "\n".join([sha256_of(new), *known[:2]]) + "\n")
     if last.exists():

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import Literal, get_args
 
 import pytorch_lightning as pl
 
 from oneshot.base import SearchModule
-from oneshot.report import draw_cells, save_figure
+from oneshot.files import Outbox, write_atomically
+from oneshot.report import draw_cells, picture
 
 from .base import SearchCallback, run_folder
 
@@ -33,11 +35,24 @@ class GenotypePlot(SearchCallback):
         if format not in get_args(Format):
             raise ValueError(f"Cells are drawn as one of {get_args(Format)}; got format={format!r}.")
         self.folder, self.format = folder, format
+        self._outbox = Outbox()
 
     def after_epoch(self, trainer: pl.Trainer, search: SearchModule) -> None:
+        self._draw(trainer, search, trainer.current_epoch)
+
+    def after_finished_fit(self, trainer: pl.Trainer, search: SearchModule) -> None:
+        if (epochs := trainer.current_epoch) and epochs % self.every_n_epochs == 0:
+            self._draw(trainer, search, epochs - 1)
+            self._outbox.finish()
+
+    def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        self._outbox.finish()
+
+    def _draw(self, trainer: pl.Trainer, search: SearchModule, epoch: int) -> None:
         config = search.derive()
         if trainer.is_global_zero:
             folder = Path(self.folder or run_folder(trainer))
-            figure = draw_cells(search.supernet.space.graphs(config), title=f"epoch {trainer.current_epoch}")
-            for name in ("cells", f"cells/epoch_{trainer.current_epoch:04d}"):
-                save_figure(figure, folder / f"{name}.{self.format}")
+            figure = draw_cells(search.supernet.space.graphs(config), title=f"epoch {epoch}")
+            for name in ("cells", f"cells/epoch_{epoch:04d}"):
+                path = folder / f"{name}.{self.format}"
+                self._outbox.put(path, partial(write_atomically, path, picture(figure, path)))

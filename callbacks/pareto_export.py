@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
+from functools import partial
 from pathlib import Path
 
 import pytorch_lightning as pl
 
 from oneshot.base import SearchModule
-from oneshot.files import write_atomically
+from oneshot.files import Outbox, write_atomically
 from oneshot.nat.nat import NAT
 from oneshot.nat.plots import draw_front, front_page
 from oneshot.report import save_figure
@@ -31,6 +32,7 @@ class ParetoExport(SearchCallback):
     def __init__(self, folder: str | Path | None = None) -> None:
         super().__init__()
         self.folder = folder
+        self._outbox = Outbox()
 
     def search(self, pl_module: pl.LightningModule) -> NAT:
         if not isinstance(pl_module, NAT):
@@ -43,12 +45,18 @@ class ParetoExport(SearchCallback):
     def after_epoch(self, trainer: pl.Trainer, search: SearchModule) -> None:
         assert isinstance(search, NAT)
         if trainer.is_global_zero and len(search.pareto.archive) and not search.outdated():
-            write_front(search, Path(self.folder or run_folder(trainer)))
+            folder = Path(self.folder or run_folder(trainer))
+            self._outbox.put(folder, partial(write_front, search, folder))
 
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         search = self.search(pl_module)
         search.conclude()  # a fit may be stopped after this callback has looked at its last epoch
         self.after_epoch(trainer, search)
+        self._outbox.finish()
+
+    def after_finished_fit(self, trainer: pl.Trainer, search: SearchModule) -> None:
+        self.after_epoch(trainer, search)
+        self._outbox.finish()
 
 
 def write_front(search: NAT, folder: Path) -> None:

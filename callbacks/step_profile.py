@@ -9,6 +9,7 @@ import pytorch_lightning as pl
 from pytorch_lightning.callbacks import Callback
 from torch.profiler import ProfilerActivity, profile, supported_activities
 
+from oneshot.faults import announce, machine_fault
 from oneshot.files import write_atomically
 
 from .base import run_folder
@@ -56,5 +57,10 @@ class StepProfile(Callback):
         folder = Path(self.folder or run_folder(trainer) / "profile")
         kind = "cuda" if trainer.strategy.root_device.type == "cuda" else "cpu"
         table = record.key_averages().table(f"self_{kind}_time_total", row_limit=40, max_name_column_width=60)
-        write_atomically(folder / "table.txt", table + "\n")
-        record.export_chrome_trace(str(folder / "trace.json"))
+        try:
+            write_atomically(folder / "table.txt", table + "\n")
+            record.export_chrome_trace(str(folder / "trace.json"))
+        except (OSError, RuntimeError) as error:
+            if (why := machine_fault(error)) is None:
+                raise
+            announce(f"The profile cannot be written to {folder}: {why}. The run goes on without.")

@@ -8,7 +8,9 @@ from typing import Any, Literal
 
 import pytorch_lightning as pl
 
+from oneshot.base import SearchModule
 from oneshot.evaluation import recalibrate_on
+from oneshot.faults import patiently
 from oneshot.files import write_recorded
 
 from .base import SearchCallback, run_folder
@@ -39,12 +41,17 @@ class SubnetExport(SearchCallback):
         self.folder, self.network, self.formats = folder, network, formats
 
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        search = self.search(pl_module)
+        self._write(trainer, self.search(pl_module))
+
+    def after_finished_fit(self, trainer: pl.Trainer, search: SearchModule) -> None:
+        self._write(trainer, search)
+
+    def _write(self, trainer: pl.Trainer, search: SearchModule) -> None:
         config = search.derive()
         if not trainer.is_global_zero:
             return
         folder = Path(self.folder or run_folder(trainer))
-        write_recorded(folder / "subnet.json", config.to_json())
+        write_recorded(folder / "subnet.json", config.to_json(), patient=True)
         if self.network:
             from oneshot.export import export_subnet
 
@@ -55,4 +62,8 @@ class SubnetExport(SearchCallback):
             subnet = search.supernet.extract(config)
             if data is not None:
                 recalibrate_on(data, subnet)
-            export_subnet(subnet, folder / "network", formats=self.formats, overwrite=True, **about)
+            where = folder / "network"
+            patiently(
+                lambda: export_subnet(subnet, where, formats=self.formats, overwrite=True, **about),
+                f"{where} cannot be written",
+            )

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import argparse
+import signal
 import sys
 import warnings
 from collections.abc import Sequence
 
 from . import __version__
+from .faults import machine_fault
+from .interrupts import GOES_ON, Terminated, interruption, sigterm_raises
 from .trust import imports_from_here, split_options
 
 EPILOG = """\
@@ -116,18 +119,15 @@ def main(argv: Sequence[str] | None = None) -> int:
     # Lightning's tree walk uses a class torch is about to remove; nobody at a command line can do anything about it.
     warnings.filterwarnings("ignore", r"`isinstance\(treespec, LeafSpec\)` is deprecated")
     try:
-        with imports_from_here(_read_first(args, rest)):
+        with sigterm_raises(), imports_from_here(_read_first(args, rest)):
             _run(args, rest)
-    except KeyboardInterrupt:
-        if args.command not in ("measure", "discrete"):
+    except BaseException as error:
+        if (stopped := interruption(error)) is not None:
+            return _stopped(args.command, stopped)
+        if traceback or not isinstance(error, ValueError | ImportError | RuntimeError | OSError):
             raise
-        way = "the same command goes on" if args.command == "measure" else "the same command with --resume goes on"
-        sys.stderr.write(f"oneshot {args.command}: interrupted; {way}\n")
-        return 130  # what a shell reports for this signal
-    except (ValueError, ImportError, RuntimeError, OSError) as error:
-        if traceback:
-            raise
-        sys.stderr.write(f"oneshot {args.command}: {_reason(str(error))}\n")
+        way = "" if machine_fault(error) is None else f" {_way(args.command)}"
+        sys.stderr.write(f"oneshot {args.command}: {_reason(str(error))}{way}\n")
         return 1
     return 0
 
@@ -179,6 +179,21 @@ def _read_first(args: argparse.Namespace, rest: Sequence[str]) -> list[str]:
         return []
     pairs = zip(rest, [*rest[1:], ""], strict=True)
     return [value for word, value in pairs if word == "--out"] + [w[6:] for w in rest if w.startswith("--out=")]
+
+
+def _stopped(command: str, stopped: BaseException) -> int:
+    """Say how to go on after Ctrl-C or SIGTERM; returns what a shell reports for the signal."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # a second Ctrl-C ends what Python still has to do, without a word
+    what, code = ("stopped by SIGTERM", 143) if isinstance(stopped, Terminated) else ("interrupted", 130)
+    sys.stderr.write(f"oneshot {command}: {what}. {stopped.args[0] if stopped.args else _way(command)}\n")
+    return code
+
+
+def _way(command: str) -> str:
+    """How a command goes on after it was stopped."""
+    if command in ("search", "pareto", "discrete", "retrain"):
+        return GOES_ON
+    return "The same command goes on." if command == "measure" else "Nothing is kept; the same command begins again."
 
 
 def _reason(message: str) -> str:

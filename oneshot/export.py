@@ -32,6 +32,8 @@ from oneshot.supernets.space import SubnetConfig
 
 from .cost.counts import count
 from .errors import missing_extra
+from .faults import machine_fault
+from .interrupts import uninterrupted
 from .limits import BoundedWeights, check_sizes
 from .preprocessing import WithPreprocessing, then_resize
 from .trust import is_ours
@@ -86,6 +88,7 @@ def export_subnet(
         FileExistsError: If the folder exists and is not to be replaced, or is no earlier export.
         MissingExtraError: If ONNX is asked for and not installed.
         RuntimeError: If a file does not reproduce the outputs of the network.
+        OSError: If the disk is full, for example.
     """
     if not set(formats) <= FILES.keys():
         raise ValueError(f"formats are {tuple(FILES)}; got {formats!r}.")
@@ -455,9 +458,10 @@ def _all_or_nothing(folder: Path, overwrite: bool) -> Iterator[Path]:
         raise FileExistsError(f"An export makes its folder; {folder} exists. Replace it: overwrite=True (--overwrite).")
     if folder.exists() and not (folder / SUBNET).is_file():
         raise FileExistsError(f"Only an export is overwritten; {folder} holds something else. Name another folder.")
+    before = "the earlier export is as it was" if folder.exists() else "nothing of it is left"
     new, old = (folder.with_name(f".{folder.name}.{uuid.uuid4().hex}") for _ in range(2))
-    new.mkdir(parents=True)
     try:
+        new.mkdir(parents=True)
         yield new
         for path in new.iterdir():
             with path.open("rb+") as file:
@@ -465,8 +469,13 @@ def _all_or_nothing(folder: Path, overwrite: bool) -> Iterator[Path]:
         if folder.exists():
             folder.rename(old)
         new.rename(folder)
+    except Exception as error:  # torch and ONNX raise errors of many kinds where a disk is full
+        if (why := machine_fault(error)) is None:
+            raise
+        raise OSError(f"{folder} cannot be written: {why}. Export again when there is room; {before}.") from error
     finally:
-        if old.exists() and not folder.exists():
-            old.rename(folder)
-        for rest in (new, old):
-            shutil.rmtree(rest, ignore_errors=True)
+        with uninterrupted():
+            if old.exists() and not folder.exists():
+                old.rename(folder)
+            for rest in (new, old):
+                shutil.rmtree(rest, ignore_errors=True)

@@ -36,6 +36,7 @@ from .cost.few_shot import MEASUREMENTS
 from .cost.predictors import SAMPLES
 from .cost.target import DType, Runtime
 from .files import write_atomically
+from .lock import RunLock
 from .report import draw_agreement, network_table, save_figure
 
 VERIFIED = 50
@@ -63,6 +64,13 @@ def measure(args: Sequence[str], *, console: Console | None = None) -> None:
     target = Device(options.runtime, options.device, batch=options.batch, dtype=options.dtype, threads=options.threads)
     elastic = isinstance(supernet, ElasticSupernet)
     out = Path(options.out or ("runs/latency.csv" if options.few_shot or elastic else "runs/latency.json"))
+    with RunLock(out.parent, out.name):
+        _measure(options, supernet, target, out, console)
+
+
+def _measure(options: Namespace, supernet: Supernet, target: Device, out: Path, console: Console) -> None:
+    """What :func:`measure` does, once no other process does it."""
+    elastic = isinstance(supernet, ElasticSupernet)
     journal, verified = out.with_suffix(".journal"), out.with_suffix(".verify.journal")
     if options.overwrite:
         for path in (out, journal, verified):

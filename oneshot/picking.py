@@ -157,7 +157,8 @@ def pick(
         formats=formats,
         overwrite=overwrite,
     )
-    save_figure(draw_front(names, units, archive.values, front.tolist(), picked=row), folder / "picked.png")
+    figure = draw_front(names, units, archive.values, front.tolist(), picked=row)
+    save_figure(figure, folder / "picked.png", patient=True)
     given = describe_trust([type(network).__module__])
     console.print(f"Exported: {folder}; oneshot.load({str(folder)!r}{given}) gives the network back.", soft_wrap=True)
     return folder

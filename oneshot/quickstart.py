@@ -29,11 +29,12 @@ from .cost.counts import count
 from .data import Digits, SearchDataModule
 from .export import export_subnet, load
 from .files import new_folder, write_atomically
+from .lock import RunLock, check_owned
 from .methods.darts import DARTS
 from .report import comparison_table, draw_alphas, draw_cells, draw_curves, save_figure
 from .retrain import Retrain
 
-RESULTS = "results.json"
+RESULTS, CHECKPOINTS = "results.json", "checkpoints"
 SEARCH_EPOCHS, RETRAIN_EPOCHS, RANDOM_NETWORKS = 25, 20, 5
 
 
@@ -62,7 +63,8 @@ def quickstart(
         FileExistsError: If the folder exists and must not be replaced.
     """
     console = console or Console()
-    with new_folder(Path(out), overwrite=overwrite, marker=RESULTS, keep=RESULTS) as folder:
+    folder = Path(out)
+    with RunLock(folder), new_folder(folder, overwrite=overwrite, marker=RESULTS, keep=RESULTS):
         _run(folder, seed, search_epochs, retrain_epochs, random_networks, console)
 
 
@@ -191,6 +193,7 @@ class _Record(Callback):
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         for name, value in trainer.callback_metrics.items():
             self.curves.setdefault(name, {})[trainer.current_epoch + 1] = float(value)
+        check_owned(Path(trainer.default_root_dir) / CHECKPOINTS)  # what Lightning writes, it writes anywhere
         self.progress.advance(self.task)
 
 
@@ -204,7 +207,7 @@ def _fit(
     callbacks: Sequence[Callback] = (),
 ) -> dict[str, dict[int, float]]:
     record = _Record(progress, progress.add_task(name, total=epochs))
-    checkpoint = ModelCheckpoint(folder / "checkpoints", filename="last", enable_version_counter=False)
+    checkpoint = ModelCheckpoint(folder / CHECKPOINTS, filename="last", enable_version_counter=False)
     _trainer(folder, epochs, [*callbacks, record, checkpoint], CSVLogger(folder, name="", version="")).fit(module, data)
     return record.curves
 

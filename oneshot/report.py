@@ -354,12 +354,13 @@ def _op_colours(ops: Iterable[str]) -> dict[str, str]:
     return {op: _OP_COLOURS[op] if op in _OP_COLOURS else free[unknown.index(op) % len(free)] for op in ops}
 
 
-def save_figure(figure: Figure, path: str | Path) -> Path:
+def save_figure(figure: Figure, path: str | Path, *, patient: bool = False) -> Path:
     """Writes a figure whole or not at all: to a temporary file beside the target, then renamed.
 
     Args:
         figure: Any matplotlib figure.
         path: Target; the suffix says the format. Missing folders are made.
+        patient: Wait a while for room if the disk is full.
 
     Returns:
         The path written.
@@ -367,12 +368,24 @@ def save_figure(figure: Figure, path: str | Path) -> Path:
     Raises:
         ValueError: If the suffix is none of ``.png``, ``.svg``, ``.pdf``.
     """
-    path = Path(path)
+    return write_atomically(path, picture(figure, Path(path)), patient=patient)
+
+
+def picture(figure: Figure, path: Path) -> bytes:
+    """Content of a file with a figure.
+
+    Args:
+        figure: Any matplotlib figure.
+        path: The file; the suffix says the format.
+
+    Raises:
+        ValueError: If the suffix is none of ``.png``, ``.svg``, ``.pdf``.
+    """
     if path.suffix.lower() not in SUFFIXES:
         raise ValueError(f"Pictures are written as one of {SUFFIXES}, got {path.name!r}; change the suffix.")
     buffer = io.BytesIO()
     figure.savefig(buffer, format=path.suffix.lower()[1:], dpi=DPI)
-    return write_atomically(path, buffer.getvalue())
+    return buffer.getvalue()
 
 
 # --- charts

@@ -24,7 +24,6 @@ import pytorch_lightning as pl
 import yaml
 from pytorch_lightning.callbacks import Callback, Checkpoint, ProgressBar
 from pytorch_lightning.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
-from pytorch_lightning.utilities.exceptions import SIGTERMException
 from rich.console import Console
 from rich.table import Table
 
@@ -61,7 +60,9 @@ from .data.facts import data_facts
 from .evaluation import has_statistics, recalibrate_on
 from .export import MANIFEST, describe, export_subnet, load
 from .files import begin_checksums, check_recorded, is_as_recorded, new_folder, write_recorded
+from .interrupts import GOES_ON, graceful, interruption
 from .limits import check_sizes_in
+from .lock import RunLock
 from .nat.nat import NAT
 from .nat.pick import front_rows
 from .readers import read_yaml
@@ -91,11 +92,10 @@ class _SaveConfig(SaveConfigCallback):
             if not (folder / DATA).is_file():  # a run of an earlier release
                 self._write_facts(trainer)
             return
-        folder.mkdir(parents=True, exist_ok=True)
         config = self.config.clone()
         del config["resume"], config["overwrite"], config["profile"]  # of this start, not of the run
         begin_checksums(folder)
-        write_recorded(folder / CONFIG, self.parser.dump(config, skip_validation=True))
+        write_recorded(folder / CONFIG, self.parser.dump(config, skip_validation=True), patient=True)
         self._write_facts(trainer)
 
     def _write_facts(self, trainer: pl.Trainer) -> None:
@@ -182,7 +182,7 @@ class _RunCLI(LightningCLI):
         """Train, or go on with the training, and return the folder of the run."""
         folder, resume = Path(self.config.out), self.config.resume
         checkpoint = good_checkpoint(folder / "checkpoints") if resume else None
-        new: AbstractContextManager[Path] = nullcontext(folder)
+        new: AbstractContextManager[object] = nullcontext()
         # What a run wrote before its first checkpoint, such as evaluations, is used again.
         begun = checkpoint is not None or (resume and (folder / CONFIG).is_file())
         if self.trainer.is_global_zero and not begun:  # the first process looks after the folder
@@ -191,7 +191,8 @@ class _RunCLI(LightningCLI):
             if resume and self.trainer.is_global_zero:
                 _say(f"Resuming from {checkpoint}." if checkpoint else f"No checkpoint in {folder}; starting anew.")
             try:
-                self.trainer.fit(self.model, datamodule=self.datamodule, ckpt_path=checkpoint, weights_only=True)
+                with graceful():
+                    self.trainer.fit(self.model, datamodule=self.datamodule, ckpt_path=checkpoint, weights_only=True)
             except RuntimeError as error:
                 if "DataLoader worker" not in str(error):
                     raise
@@ -200,12 +201,17 @@ class _RunCLI(LightningCLI):
                     "num_workers of the data, 0 prepares them in the process of the run; the same command with "
                     "--resume goes on from the last checkpoint."
                 ) from error
-            except SIGTERMException:
+            except SystemExit as error:
+                if (stopped := interruption(error)) is None:
+                    raise
                 saved = good_checkpoint(folder / "checkpoints") is not None
-                way = "The same command with --resume goes on." if saved else "There is no checkpoint yet."
-                sys.stderr.write(f"oneshot {self._command}: stopped by SIGTERM. {way}\n")
-                raise SystemExit(143) from None  # what a shell reports for this signal
+                stopped.args = (GOES_ON if saved else "There is no checkpoint yet to go on from.",)
+                raise stopped from None
         return folder
+
+    def alone(self) -> AbstractContextManager[object]:
+        """The folder, for this run alone; the first of its processes has it."""
+        return RunLock(self.config.out) if self.trainer.is_global_zero else nullcontext()
 
     def instantiate_trainer(self, **kwargs: Any) -> pl.Trainer:
         trainer, folder = self.config.trainer, Path(self.config.out)
@@ -241,7 +247,8 @@ def search(args: Sequence[str]) -> None:
             SearchProgressBar(),
         ],
     )
-    folder = cli.fit()
+    with cli.alone():
+        folder = cli.fit()
     if cli.trainer.is_global_zero:
         _say(str(cli.model.derive()))
         _say(f"Run: {folder}. Next: oneshot retrain {folder} --config ...")
@@ -258,7 +265,8 @@ def pareto(args: Sequence[str]) -> None:
         subclass_mode_model=True,
         callbacks=lambda out: [ParetoExport(out), SubnetExport(out), SearchProgressBar()],
     )
-    folder = cli.fit()
+    with cli.alone():
+        folder = cli.fit()
     if cli.trainer.is_global_zero:
         search = cli.model.pareto
         units = ["", *(objective.unit for objective in search.objectives)]
@@ -274,12 +282,14 @@ def retrain(args: Sequence[str]) -> None:
     cli = _retrain_cli("retrain", network, [arg for arg in args if arg != "--inherit"])
     if inherit:
         cli.model.load_network(network)
-    folder = cli.fit()
-    results = cli.trainer.test(cli.model, datamodule=cli.datamodule, verbose=False)[0]
+    with cli.alone():
+        folder = cli.fit()
+        results = cli.trainer.test(cli.model, datamodule=cli.datamodule, verbose=False)[0]
+        if cli.trainer.is_global_zero:
+            write_recorded(folder / RESULTS, json.dumps(results, indent=2), patient=True)
+            if network.config is not None:
+                write_recorded(folder / SUBNET, network.config.to_json(), patient=True)
     if cli.trainer.is_global_zero:
-        write_recorded(folder / RESULTS, json.dumps(results, indent=2))
-        if network.config is not None:
-            write_recorded(folder / SUBNET, network.config.to_json())
         _say(_metrics(results))
         _say(f"Run: {folder}. Next: oneshot export {folder}")
 

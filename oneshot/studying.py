@@ -8,7 +8,7 @@ import inspect
 import io
 import warnings
 from collections.abc import Mapping, Sequence
-from contextlib import nullcontext
+from contextlib import nullcontext, suppress
 from importlib import import_module
 from pathlib import Path
 from typing import Any, TypedDict
@@ -26,6 +26,7 @@ from .discrete.plots import draw_study
 from .discrete.protocol import Evaluator, SearchStrategy
 from .discrete.study import LOG, Record, Study
 from .files import new_folder, write_atomically
+from .lock import RunLock
 from .readers import read_yaml
 from .report import network_table, save_figure
 from .trust import CONFIG, check_classes, importing_only, split_trust
@@ -69,25 +70,34 @@ def discrete(args: Sequence[str]) -> None:
     for path, value in options:
         _set(config, path, value)
     folder, console = Path(parsed.out), Console()
-    if parsed.resume and (folder / CONFIG).is_file():
-        _compare(config, _read_config(folder / CONFIG))
-        with nullcontext() if allowed is None else importing_only(allowed):
-            study = build(config, folder)
-        _look_for_cluster(study)
-        with study.log.alone():
-            _write_config(config, folder)  # the budget that it has now, for the next time
-    else:
-        with new_folder(folder, overwrite=parsed.overwrite or parsed.resume, marker=CONFIG, keep=CONFIG):
-            study = build(config, folder)
+    lock = RunLock(folder)
+    with lock:
+        if parsed.resume and (folder / CONFIG).is_file():
+            _compare(config, _read_config(folder / CONFIG))
+            with nullcontext() if allowed is None else importing_only(allowed):
+                study = build(config, folder)
             _look_for_cluster(study)
-            _write_config(config, folder)
+            _write_config(config, folder)  # the budget that it has now, for the next time
+        else:
+            with new_folder(folder, overwrite=parsed.overwrite or parsed.resume, marker=CONFIG, keep=CONFIG):
+                study = build(config, folder)
+                _look_for_cluster(study)
+                _write_config(config, folder)
+        study.log.lock = lock
+        _run(study, folder, console)
+
+
+def _run(study: Study, folder: Path, console: Console) -> None:
+    """Run a study that this process has for itself, and say what came of it."""
     if study.records:
         _say(console, f"Going on after {len(study.evaluated)} evaluations.")
     try:
         study.run()
-    finally:
-        if any(record.result.values is not None for record in study.records):
+    except BaseException:
+        with suppress(OSError):  # what ended the study is what is told
             write_report(study, folder)
+        raise
+    write_report(study, folder, patient=True)
     best, evaluated = study.best, study.evaluated
     _say(console, network_table(rows(study, study.front())))
     _say(console, f"Best: {best.proposal.config}")
@@ -160,8 +170,16 @@ def build(config: Mapping[str, Any], folder: Path, *, follow: bool = True) -> St
     return Study(strategy, evaluator, folder=folder, follow=follow, **config)
 
 
-def write_report(study: Study, folder: Path) -> None:
-    """All evaluations, the picture, and the best architecture; each file whole."""
+def write_report(study: Study, folder: Path, *, patient: bool = False) -> None:
+    """All evaluations, the picture, and the best architecture, once any succeeded; each file whole.
+
+    Args:
+        study: What to report.
+        folder: Where to.
+        patient: Wait a while for room if the disk is full.
+    """
+    if all(record.result.values is None for record in study.records):
+        return
     text = io.StringIO()
     front = {record.proposal.number for record in study.front()}
     metrics = list(dict.fromkeys(name for record in study.records for name in record.result.metrics))
@@ -174,10 +192,10 @@ def write_report(study: Study, folder: Path) -> None:
         seconds = f"{result.seconds:.3f}"
         row = [proposal.number, proposal.parent, proposal.fidelity, *values, kept, seconds, result.failure]
         writer.writerow([*row, proposal.config])
-    write_atomically(folder / TABLE, text.getvalue())
-    write_atomically(folder / SUBNET, study.best.proposal.config.to_json())
+    write_atomically(folder / TABLE, text.getvalue(), patient=patient)
+    write_atomically(folder / SUBNET, study.best.proposal.config.to_json(), patient=patient)
     title = f"{type(study.strategy).__name__}, {len(study.evaluated)} evaluations"
-    save_figure(draw_study(study, title=title), folder / PICTURE)
+    save_figure(draw_study(study, title=title), folder / PICTURE, patient=patient)
 
 
 def rows(study: Study, records: Sequence[Record]) -> list[dict[str, object]]:

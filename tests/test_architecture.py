@@ -21,7 +21,11 @@ ALLOWED = {
     "readers": {"supernets"},
     "functional": {"errors", "supernets"},
     "samplers": {"errors", "functional", "supernets"},
-    "cost": {"errors", "files", "functional", "readers", "supernets"},
+    "faults": set(),
+    "interrupts": set(),
+    "lock": {"faults", "interrupts"},
+    "files": {"faults", "interrupts", "lock"},
+    "cost": {"errors", "faults", "files", "functional", "readers", "supernets"},
     "guard": {"errors", "supernets"},
     "tasks": {"supernets"},
     "batches": {"supernets", "tasks"},
@@ -34,10 +38,10 @@ ALLOWED = {
     "sharing": {"base", "batches", "evaluation", "samplers", "supernets"},
     "sandwich": {"cost", "functional", "sharing", "supernets"},
     "methods": {"errors", "functional", "samplers", "cost", "supernets", "tasks", "base", "sandwich", "sharing"},
-    "nat": {"base", "batches", "cluster", "cost", "errors", "evaluation", "files", "fronts"}
+    "nat": {"base", "batches", "cluster", "cost", "errors", "evaluation", "faults", "files", "fronts"}
     | {"functional", "readers", "sandwich", "sharing", "supernets", "tasks"},
-    "discrete": {"batches", "cluster", "cost", "errors", "evaluation", "files", "fronts", "functional", "supernets"}
-    | {"readers", "retrain", "sharing", "tasks"},
+    "discrete": {"batches", "cluster", "cost", "errors", "evaluation", "faults", "files", "fronts", "functional"}
+    | {"interrupts", "lock", "readers", "retrain", "sharing", "supernets", "tasks"},
 }
 # ... and all others everything, except what lies above them.
 TOP = {"__main__", "cli", "picking", "quickstart", "run_folder", "runs", "studying"}

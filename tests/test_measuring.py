@@ -103,7 +103,7 @@ def test_an_interrupted_run_says_how_to_go_on_and_does(
 
     monkeypatch.setattr(KnownDevice, "time", interrupted)
     assert measure(out) == 130
-    assert "interrupted; the same command goes on" in capsys.readouterr().err
+    assert "interrupted. The same command goes on." in capsys.readouterr().err
     assert not out.exists() and 1 < len((tmp_path / "table.journal").read_text().splitlines()) < 20
     assert measure(out) == 0
     assert LatencyTable.load(out).networks == 20

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import json
 import math
-import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timezone
@@ -24,6 +23,8 @@ import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
+from oneshot.faults import patiently
+from oneshot.files import append
 from oneshot.supernets import mixed_op
 from oneshot.supernets.base import OperationSupernet, Subnet, Supernet
 from oneshot.supernets.space import IntMatrix, SearchSpace
@@ -252,6 +253,7 @@ class Journal:
     def __init__(self, path: str | Path | None, settings: dict[str, Any]) -> None:
         self.path = None if path is None else Path(path)
         self.visits: list[Visit] = []
+        self._size = 0  # bytes of whole lines
         if self.path is None:
             return
         settings = json.loads(json.dumps(settings))
@@ -262,9 +264,13 @@ class Journal:
             self._write(json.dumps(settings))
 
     def append(self, visit: Visit) -> None:
-        """Keep a visit, on the disk if there is a file."""
-        self.visits.append(visit)
+        """Keep a visit, on the disk if there is a file.
+
+        Raises:
+            OSError: If a full disk stays full.
+        """
         self._write(json.dumps(visit._asdict()))
+        self.visits.append(visit)
 
     def reference_ms(self) -> float:
         """Median of all passes of the reference."""
@@ -286,15 +292,12 @@ class Journal:
                 f"Measuring goes on with the settings it began with; in {path} {different}. Use those, delete the "
                 "file to begin anew, or write to another."
             )
-        with path.open("rb+") as file:
-            file.truncate(sum(map(len, whole)))
+        self._size = sum(map(len, whole))
 
     def _write(self, line: str) -> None:
-        if self.path is not None:
-            with self.path.open("ab") as file:
-                file.write(f"{line}\n".encode())
-                file.flush()
-                os.fsync(file.fileno())
+        if (path := self.path) is not None:
+            content = f"{line}\n".encode()
+            self._size = patiently(lambda: append(path, content, at=self._size, sync=True), f"{path} cannot be written")
 
 
 class _Seen(NamedTuple):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fcntl
 import json
 import zlib
 from collections.abc import Iterator, Mapping
@@ -10,6 +9,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeAlias, TypedDict
 
+from oneshot.faults import patiently
+from oneshot.files import append
+from oneshot.lock import RunLock
 from oneshot.supernets.json_files import AtLeast, MayBeNaN, checked, parse_json, read_content
 
 ADVICE = "Restore the file, or begin another study in a new folder."
@@ -101,12 +103,16 @@ class EventLog:
     Args:
         path: The file; it and its folder are made with the first event. None keeps events in memory only.
 
+    Attributes:
+        lock: What :meth:`alone` enters; whoever has it already puts it here.
+
     Raises:
         ValueError: If a line is no event; the line is named.
     """
 
     def __init__(self, path: str | Path | None) -> None:
         self.path = None if path is None else Path(path)
+        self.lock = None if self.path is None else RunLock(self.path.parent)
         self.events: list[dict[str, Any]] = []
         self.altered: int | None = None  # the first line that does not have its checksum
         self._whole = self._size = 0  # bytes of whole lines, and of the file
@@ -163,34 +169,27 @@ class EventLog:
         """While this is entered, no other process, and no other log of this one, may be: they would cut each other off.
 
         Raises:
-            RuntimeError: If another one is, or has written since this log was read.
+            InUseError: If another one is.
+            RuntimeError: If another one has written since this log was read.
         """
-        if self.path is None:
+        if self.path is None or self.lock is None:
             yield
             return
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        with self.path.open("ab") as file:
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError as error:
-                raise RuntimeError(
-                    f"{self.path} is being written by another run. Wait for it, or choose another folder."
-                ) from error
-            if file.tell() != self._size:
+        with self.lock:
+            if (self.path.stat().st_size if self.path.is_file() else 0) != self._size:
                 raise RuntimeError(f"{self.path} was written to since this study was constructed. Construct it again.")
             yield
 
     def append(self, event: Mapping[str, Any]) -> None:
-        """Write an event; the operating system has it when this returns, so killing this process loses nothing."""
+        """Write an event; the operating system has it when this returns, so killing this process loses nothing.
+
+        Raises:
+            OSError: If it cannot be written, and a full disk stays full; the log is what it was then.
+        """
         if self.path is None:
             self.events.append(dict(event))
             return
-        line, crc = self._line(event)
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        with self.path.open("r+b" if self.path.is_file() else "wb") as file:
-            file.truncate(self._whole)
-            file.seek(self._whole)
-            file.write(line)
+        path, (line, crc) = self.path, self._line(event)
+        self._whole = patiently(lambda: append(path, line, at=self._whole), f"{path} cannot be written")
         self.events.append(dict(event))
-        self._whole += len(line)
         self._size, self._crc = self._whole, crc

@@ -16,7 +16,9 @@ import numpy as np
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
+from oneshot.faults import MachineFaultError, Patience
 from oneshot.fronts import Floats, non_dominated
+from oneshot.interrupts import uninterrupted
 from oneshot.supernets.json_files import checked
 from oneshot.supernets.space import SubnetConfig, check_space, describe_space
 
@@ -123,7 +125,10 @@ class Study:
     costs nothing of the budget. (Not for strategies that ask for another training, which have ``retrains``.)
 
     Evaluations that raise, return NaN, take too long or lose their process are tried again, and then recorded as
-    failures, which the strategy is told.
+    failures, which the strategy is told. Those that the machine is to blame for, because its disk is full for example
+    (:func:`~oneshot.faults.machine_fault`), are no failures: the study says so, waits and evaluates them again; if that
+    does not help within two minutes, it stops where it is. That time is not counted. An evaluation that needs more
+    memory than there is has failed.
 
     Args:
         strategy: What proposes; a new one, even where the study goes on.
@@ -304,6 +309,8 @@ class Study:
 
         Raises:
             ConnectionError: If the cluster went away; the same study goes on when it is run or constructed again.
+            MachineFaultError: If a fault of the machine prevents evaluations; likewise.
+            OSError: If the log cannot be written, because the disk stays full for example; construct it again then.
             RuntimeError: If another run writes to the folder, the processes of the evaluator end as they begin, the
                 strategy did not follow the log, or was interrupted while it was asked or told.
         """
@@ -327,7 +334,8 @@ class Study:
                     self._loop(pool, show)
             finally:
                 self._elapsed = self._at()
-                pool.close()
+                with uninterrupted():
+                    pool.close()
         return self
 
     def _pool(self) -> Pool:
@@ -339,7 +347,7 @@ class Study:
 
     def _loop(self, pool: Pool, show: Callable[[int], None]) -> None:
         running: dict[int, Proposal] = {}
-        repeats = 0
+        repeats, patience = 0, Patience()
         while True:
             while len(running) < pool.size and self._wanted(len(running)) and repeats < REPEATS:
                 proposal = self._next()
@@ -356,8 +364,13 @@ class Study:
                 pool.submit(proposal)
             if not running:
                 return
+            faults = []
             for answer in pool.wait():
                 proposal = running.pop(answer.number)
+                if answer.fault:
+                    faults.append(str(answer.failure))
+                    self._queue.appendleft(proposal)
+                    continue
                 failure = answer.failure or self._missing(answer.metrics or {})
                 if failure is not None and self._tries.get(answer.number, 0) < self.retries:
                     self._tries[answer.number] = self._tries.get(answer.number, 0) + 1
@@ -366,6 +379,20 @@ class Study:
                 else:
                     self._tell(proposal, Answer(answer.number, answer.metrics, failure, answer.seconds))
                 show(len(running))
+            if faults:
+                self._pause(patience, faults[0])
+            else:
+                patience.over()
+
+    def _pause(self, patience: Patience, why: str) -> None:
+        """Wait until a fault of the machine may have passed; it counts against nothing."""
+        began = time.monotonic()
+        if not patience.wait("Evaluations are not possible", why):
+            raise MachineFaultError(
+                f"The study stopped because of a fault of the machine: {why}. No architecture is to blame, and nothing "
+                "was recorded. See to it, and go on with the study."
+            )
+        self._start += time.monotonic() - began
 
     def _wanted(self, running: int = 0) -> bool:
         """Whether the budget has room for one more."""

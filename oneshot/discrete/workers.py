@@ -19,6 +19,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from oneshot.cluster import GONE, check_room, check_there, connect, wait_for
+from oneshot.faults import machine_fault
+from oneshot.interrupts import interruption
 
 from .protocol import Evaluator, Proposal
 
@@ -36,12 +38,14 @@ class Answer:
         metrics: What was measured; None if it failed.
         failure: Why it failed, in one line.
         seconds: How long it took.
+        fault: Whether it failed for the machine's fault, such as a full disk.
     """
 
     number: int
     metrics: Mapping[str, float] | None
     failure: str | None
     seconds: float
+    fault: bool = False
 
 
 class Pool(ABC):
@@ -322,7 +326,12 @@ def _attempt_there(evaluator: Evaluator, proposal: Proposal, clock: Any, ticket:
 
 
 def attempt(evaluator: Evaluator, proposal: Proposal) -> Answer:
-    """Evaluate once; whatever is raised becomes a failure in one line."""
+    """Evaluate once; whatever is raised becomes a failure in one line, but for what ends the study.
+
+    Raises:
+        KeyboardInterrupt: Also where Lightning has made an ordinary exit of it.
+        SystemExit: If Lightning ends a training because of SIGTERM.
+    """
     began = time.monotonic()
     try:
         found = evaluator(proposal)
@@ -330,9 +339,12 @@ def attempt(evaluator: Evaluator, proposal: Proposal) -> Answer:
             raise TypeError(f"an evaluator gives {{metric: number}}; got {type(found).__name__}")
         metrics = {name: float(value) for name, value in found.items()}
     except (Exception, SystemExit) as error:  # noqa: BLE001  # an evaluation that fails is a result
+        if isinstance(error, SystemExit) and (interrupt := interruption(error)) is not None:
+            raise interrupt from None
         frame = traceback.extract_tb(error.__traceback__)[-1]
         where = f"{os.path.basename(frame.filename)}:{frame.lineno}"
-        return Answer(proposal.number, None, f"{_one_line(error)} ({where})", time.monotonic() - began)
+        failure, seconds = f"{_one_line(error)} ({where})", time.monotonic() - began
+        return Answer(proposal.number, None, failure, seconds, fault=machine_fault(error) is not None)
     return Answer(proposal.number, metrics, None, time.monotonic() - began)
 
 

@@ -18,6 +18,7 @@ from torch import Tensor
 from oneshot.batches import check_batch
 from oneshot.cluster import check_room, connect, wait_for
 from oneshot.evaluation import fitted, inherited_error
+from oneshot.files import Outbox, append
 from oneshot.supernets.base import Supernet
 from oneshot.supernets.elastic import ElasticSupernet
 from oneshot.supernets.json_files import checked, parse_json, read_content
@@ -167,6 +168,10 @@ class JournalledEvaluator(Evaluator):
         rank = dist.get_rank() if dist.is_available() and dist.is_initialized() else 0
         self.path = Path(folder) / f"evaluations.{rank}.jsonl"
         self._known: dict[str, float] = {}
+        self._outbox = Outbox()
+        self._unwritten, self._size = b"", 0  # of the journal; how much of it is whole lines
+        if self.path.is_file():
+            self._size = self.path.read_bytes().rfind(b"\n") + 1
         for path in sorted(Path(folder).glob("evaluations.*.jsonl")):
             self._known |= dict(self._read(path))
 
@@ -199,15 +204,17 @@ class JournalledEvaluator(Evaluator):
     def _keep(self, done: Done | None) -> Done:
         def keep(config: SubnetConfig, error: float) -> None:
             row = {"weights": self.weights, "config": config.to_json(), "error": None if math.isnan(error) else error}
-            self.path.parent.mkdir(parents=True, exist_ok=True)
-            with self.path.open("ab+") as file:
-                file.seek(max(file.tell() - 1, 0))
-                whole = file.read() in (b"", b"\n")  # or the last line was cut off, and this one must not be part of it
-                file.write((b"" if whole else b"\n") + json.dumps(row).encode() + b"\n")
+            self._unwritten += json.dumps(row).encode() + b"\n"
+            self._outbox.put(self.path, self._append)
             if done is not None:
                 done(config, error)
 
         return keep
+
+    def _append(self) -> None:
+        """Write what is not in the journal yet, after its last whole line."""
+        self._size = append(self.path, self._unwritten, at=self._size)
+        self._unwritten = b""
 
 
 def fingerprint(module: torch.nn.Module, start: int = 0) -> int:
