@@ -341,6 +341,8 @@ class Toy(Subnet):
         if self.kind == "random":
             x = torch.randn_like(x)
         x = self.linear(x)
+        if self.kind == "one logit":  # of one image is random
+            x = x + torch.randn(()) * torch.eye(*x.shape) * (torch.arange(len(x)) == 0)[:, None]
         return x / 0 * 0 if self.kind == "nan" else x
 
     def graphs(self) -> list[ArchGraph]:
@@ -375,6 +377,9 @@ def nested() -> Subnet:
         pytest.param(WrongArguments, ValueError, r"does not describe a .*WrongArguments: .*'depth'", id="arguments"),
         pytest.param(lambda: Toy("nan"), RuntimeError, r"they differ by nan.* or gives NaN", id="nan"),
         pytest.param(lambda: Toy("random"), RuntimeError, r"model.safetensors, loaded again, .*random", id="random"),
+        pytest.param(
+            lambda: Toy("one logit"), RuntimeError, r"model.safetensors, loaded again, .*random", id="one logit"
+        ),
     ],
 )
 def test_a_network_that_cannot_be_had_back_is_refused(
