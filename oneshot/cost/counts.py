@@ -10,7 +10,7 @@ import warnings
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
@@ -24,6 +24,9 @@ from oneshot.supernets.base import vocabulary_of
 from oneshot.supernets.recurrent import LanguageModel
 
 from .operators import macs_of
+
+if TYPE_CHECKING:
+    from typing import Self  # of Python 3.11
 
 Shape = tuple[int, ...]
 
