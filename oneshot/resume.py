@@ -8,10 +8,12 @@ from typing import Any
 
 import numpy as np
 import torch
+from pytorch_lightning.callbacks import Callback
 from torch import Tensor
 
 from . import __version__
 from .guard import FiniteLossGuard
+from .summary import leave_out_flops
 
 KEY, FORMAT = "oneshot", 1  # where a checkpoint holds the facts, and the version of their form
 
@@ -38,6 +40,10 @@ class ResumableModule(FiniteLossGuard):
         super().__init__()
         self.register_buffer("_seed", torch.randint(2**31, ()))
         self._run_seed: int | None = None
+
+    def configure_callbacks(self) -> list[Callback]:
+        leave_out_flops(self.trainer, self)
+        return []
 
     def facts(self) -> dict[str, Any]:
         """What a checkpoint must have in common with the run that goes on from it: plain values by name."""

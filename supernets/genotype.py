@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import ast
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
+from .genotype_text import ERRORS, genotype_fields
 from .space import ArchGraph
 
 Edge: TypeAlias = tuple[str, int]  # operation, input state
@@ -104,16 +104,14 @@ class Genotype:
         """Read ``Genotype(normal=[('sep_conv_3x3', 0), ...], normal_concat=[...], reduce=..., reduce_concat=...)``.
 
         Two pairs in a row are one node, as in the DARTS repository; triples ``(operation, input, node)`` give the node
-        explicitly, as in the FairDARTS repository. The text is parsed, not evaluated.
+        explicitly, as in the FairDARTS repository. Around it may be what repositories and logs print, see
+        :func:`~oneshot.supernets.genotype_text.genotype_fields`. The text is parsed, not evaluated.
 
         Raises:
             ValueError: If the text is not a genotype.
         """
         try:
-            call = ast.parse(text.strip(), mode="eval").body
-            if not isinstance(call, ast.Call) or call.args:
-                raise ValueError("not a call with keyword arguments")
-            fields = {str(keyword.arg): _literal(keyword.value) for keyword in call.keywords}
+            fields = genotype_fields(text)
             return cls(
                 _nodes(fields["normal"], fields["normal_concat"]),
                 tuple(fields["normal_concat"]),
@@ -122,7 +120,7 @@ class Genotype:
                 tuple(fields.get("normal_joined", ())),
                 tuple(fields.get("reduce_joined", ())),
             )
-        except (SyntaxError, KeyError, TypeError, ValueError) as error:
+        except ERRORS as error:
             raise ValueError(
                 "A genotype reads Genotype(normal=[(operation, input), ...], normal_concat=[...], reduce=[...], "
                 f"reduce_concat=[...]), two edges a node; got {text[:200]!r}: {error}"
@@ -143,12 +141,6 @@ class Genotype:
             + "".join(f", {name}={list(states)}" for name, states in joined.items() if states)
             + ")"
         )
-
-
-def _literal(node: ast.expr) -> Any:
-    if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "range":
-        return list(range(*(int(ast.literal_eval(arg)) for arg in node.args)))
-    return ast.literal_eval(node)
 
 
 def _nodes(edges: Sequence[tuple[Any, ...]], concat: Sequence[int]) -> Cell:

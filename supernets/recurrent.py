@@ -10,7 +10,6 @@ and a supernet in evaluation mode is usable.
 
 from __future__ import annotations
 
-import ast
 import itertools
 import math
 from abc import abstractmethod
@@ -26,6 +25,7 @@ from torch.nn import functional as F
 
 from .base import OperationSupernet, Subnet, inherit_weights
 from .genotype import Edge
+from .genotype_text import ERRORS, genotype_fields
 from .mixed_op import MixedOp, add_up
 from .ops import Zero
 from .space import NONE, ArchGraph, Choice, IntMatrix, SearchSpace, SubnetConfig
@@ -74,23 +74,18 @@ class RecurrentGenotype:
 
     @classmethod
     def parse(cls, text: str) -> RecurrentGenotype:
-        """Read ``Genotype(recurrent=[('tanh', 0), ...], concat=range(1, 9))``; the text is parsed, not evaluated.
+        """Read ``Genotype(recurrent=[('tanh', 0), ...], concat=range(1, 9))``, as repositories and logs print it.
+
+        The text is parsed, not evaluated.
 
         Raises:
             ValueError: If the text is not a genotype.
         """
         try:
-            call = ast.parse(text.strip(), mode="eval").body
-            if not isinstance(call, ast.Call) or call.args:
-                raise ValueError("not a call with keyword arguments")
-            fields = {str(keyword.arg): keyword.value for keyword in call.keywords}
-            edges, concat = ast.literal_eval(fields["recurrent"]), fields["concat"]
-            if isinstance(concat, ast.Call) and isinstance(concat.func, ast.Name) and concat.func.id == "range":
-                states = tuple(range(*(int(ast.literal_eval(argument)) for argument in concat.args)))
-            else:
-                states = tuple(int(state) for state in ast.literal_eval(concat))
+            fields = genotype_fields(text)
+            edges, states = fields["recurrent"], tuple(int(state) for state in fields["concat"])
             return cls(tuple((str(name), int(state)) for name, state in edges), states)
-        except (SyntaxError, KeyError, TypeError, ValueError) as error:
+        except ERRORS as error:
             raise ValueError(
                 "A recurrent genotype reads Genotype(recurrent=[(activation, state), ...], concat=[...]); "
                 f"got {text[:200]!r}: {error}"

@@ -30,7 +30,8 @@ ALLOWED = {
     "tasks": {"supernets"},
     "batches": {"supernets", "tasks"},
     "detection": {"supernets"},
-    "resume": {"guard"},
+    "summary": set(),
+    "resume": {"guard", "summary"},
     "cluster": {"errors"},
     "fronts": set(),
     "evaluation": {"batches", "errors", "supernets", "tasks"},
@@ -48,7 +49,12 @@ TOP = {"__main__", "cli", "picking", "quickstart", "run_folder", "runs", "studyi
 CALLBACKS_ARE_FOR = {"callbacks", *TOP}
 
 SUPERNETS_MAY_USE = {"numpy", "timm", "torch"}
-WITHOUT_TORCH = {"oneshot.supernets.space", "oneshot.supernets.genotype", "oneshot.supernets.json_files"}
+WITHOUT_TORCH = {
+    "oneshot.supernets.space",
+    "oneshot.supernets.genotype",
+    "oneshot.supernets.genotype_text",
+    "oneshot.supernets.json_files",
+}
 
 
 def imports(tree: ast.AST, package: str) -> Iterator[tuple[int, str, str | None, bool]]:

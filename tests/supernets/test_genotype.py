@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from oneshot.supernets.genotype import PUBLISHED, Genotype
+from oneshot.supernets.recurrent import PUBLISHED_RECURRENT, RecurrentGenotype
 
 PAIRS = "[('skip_connect', 0), ('sep_conv_3x3', 1), ('none', 2), ('max_pool_3x3', 0)]"
 TEXT = f"Genotype(normal={PAIRS}, normal_concat=range(2, 4), reduce={PAIRS}, reduce_concat=[2, 3])"
@@ -109,4 +110,67 @@ def test_an_edge_or_output_that_names_a_missing_state_is_refused(
 )
 def test_a_text_that_is_no_genotype_is_refused(text: str, message: str) -> None:
     with pytest.raises(ValueError, match=f"A genotype reads Genotype.*{message}"):
+        Genotype.parse(text)
+
+
+DARTS_V2 = str(PUBLISHED["DARTS_V2"])
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        pytest.param(f"genotype = {DARTS_V2}", id="assigned"),
+        pytest.param(f"DARTS_V2 = {DARTS_V2};", id="semicolon"),
+        pytest.param(f"best: Genotype = {DARTS_V2}", id="annotated"),
+        pytest.param(f"\n   {DARTS_V2}   # the best, epoch 49 (of 50)\n", id="indented"),
+        pytest.param(f"# found 3 (three) times\n{DARTS_V2}", id="comment before"),
+        pytest.param(DARTS_V2.replace(", ", ",  # it's (one\n   "), id="comments and lines inside"),
+        pytest.param(DARTS_V2.replace(", 0)", ", np.int64(0))").replace(", 2)", ", numpy.int32(2))"), id="numpy"),
+        pytest.param(DARTS_V2.replace("'sep_conv_3x3'", "np.str_('sep_conv_3x3')"), id="numpy strings"),
+        pytest.param(DARTS_V2.replace("[2, 3, 4, 5]", "range(2, 6)"), id="range"),
+        pytest.param(DARTS_V2.replace("[2, 3, 4, 5]", "list(range(2, 6))"), id="list of a range"),
+        pytest.param(DARTS_V2.replace("[2, 3, 4, 5]", "array([2, 3, 4, 5])"), id="array"),
+        pytest.param(f"genotypes.{DARTS_V2}", id="module"),
+        pytest.param(
+            "from collections import namedtuple\n\nGenotype = namedtuple('Genotype', 'normal normal_concat reduce "
+            f"reduce_concat')\n\nPRIMITIVES = ['none']\n\nDARTS_V2 = {DARTS_V2}\nDARTS = DARTS_V2\n",
+            id="genotypes.py",
+        ),
+        pytest.param(f"03/21 08:12:45 PM genotype = {DARTS_V2}\n03/21 08:12:46 PM train_acc 93.1", id="log"),
+        pytest.param(f"[INFO] epoch 9: {DARTS_V2} (valid 93.1)", id="log with brackets"),
+        pytest.param(f"print({DARTS_V2})", id="printed"),
+    ],
+)
+def test_genotypes_are_read_as_repositories_print_them(text: str) -> None:
+    assert Genotype.parse(text) == PUBLISHED["DARTS_V2"]
+
+
+def test_recurrent_genotypes_are_read_as_repositories_print_them() -> None:
+    cell = PUBLISHED_RECURRENT["DARTS_V1"]
+    printed = f"03/21 genotype = {cell}".replace(", 0)", ", np.int64(0))")
+    text = printed.replace("[1, 2, 3, 4, 5, 6, 7, 8]", "range(1, 9)")
+
+    assert "np.int64" in text and "range" in text
+    assert RecurrentGenotype.parse(text + ";  # best") == cell
+
+
+CONCAT = "[2, 3, 4, 5]"
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        pytest.param(f"{DARTS_V2}\n{PUBLISHED['DARTS_V1']}", "2 genotypes; give one of them", id="two"),
+        pytest.param(DARTS_V2.replace(CONCAT, "range(10**12)"), "malformed", id="arithmetic"),
+        pytest.param(DARTS_V2.replace(CONCAT, "range(1000000000000)"), "at most 1000 make sense", id="bomb"),
+        pytest.param("genotype = ", "invalid syntax", id="nothing"),
+        pytest.param(DARTS_V2[:200], "was never closed", id="cut off"),
+        pytest.param("(" * 5000, "", id="deep"),
+        pytest.param("-" * 100_000 + "1", "", id="deeper"),
+        pytest.param(DARTS_V2.replace(CONCAT, "open('/tmp/x', 'w')"), "malformed: .* is no value", id="code"),
+        pytest.param(DARTS_V2.replace(CONCAT, "list(open('/tmp/x'))"), "malformed: .* is no value", id="wrapped"),
+    ],
+)
+def test_other_texts_are_refused_and_nothing_in_them_runs(text: str, message: str) -> None:
+    with pytest.raises(ValueError, match=f"(?s)A genotype reads Genotype.*{message}"):
         Genotype.parse(text)
