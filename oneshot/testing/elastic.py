@@ -19,7 +19,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from oneshot.supernets.base import Supernet, batch_statistics
+from oneshot.supernets.base import Supernet, batch_statistics, lay_out
 from oneshot.supernets.elastic import RESOLUTION, ElasticSpace, ElasticSupernet, sort_channels
 from oneshot.supernets.elastic_layers import (
     ElasticBatchNorm2d,
@@ -197,7 +197,7 @@ class ElasticContract(SupernetContract):
                 supernet.double()
                 x = x.double()
             if setting == "channels_last":  # as searches have it
-                supernet.to(memory_format=torch.channels_last)
+                lay_out(supernet, torch.channels_last)
             network = supernet.extract(config)
             if setting == "channels_last":
                 with torch.no_grad():
@@ -219,7 +219,7 @@ class ElasticContract(SupernetContract):
             assert all(torch.equal(before[name], tensor) for name, tensor in supernet.state_dict().items())
             for module in (network, supernet):
                 for layer in module.modules():
-                    if isinstance(layer, nn.BatchNorm2d):
+                    if isinstance(layer, nn.modules.batchnorm._BatchNorm):
                         layer.reset_running_stats()
                         layer.momentum = None
                 module.train()
@@ -243,7 +243,7 @@ class ElasticContract(SupernetContract):
                 channels = len(used[name]) if name in used else 0
                 assert torch.equal(tensor[channels:], before[name][channels:])
                 moved |= channels > 0 and not torch.equal(tensor[:channels], before[name][:channels])
-        assert moved
+        assert moved or not before  # a transformer has no statistics
 
     def test_images_of_another_size_are_resized_to_the_resolution(self, supernet: ElasticSupernet) -> None:
         settle(supernet).eval()
@@ -300,7 +300,7 @@ class ElasticContract(SupernetContract):
             if isinstance(module, ElasticDepthwise)
             for key in module.matrices
         }
-        supernet.train()
+        disturb(supernet).train()  # what is initialised by 0, such as tokens, may hide others from the loss
         _backward(supernet, supernet.space.largest)
         without = {name for name, p in supernet.named_parameters() if p.grad is None or not p.grad.any()}
         assert without == matrices
@@ -349,7 +349,7 @@ class ElasticContract(SupernetContract):
 def settle(supernet: ElasticSupernet) -> ElasticSupernet:
     """Move weights from initial values, which would hide mistakes; statistics so that outputs depend on inputs."""
     disturb(supernet).train()
-    layers = [m for m in supernet.modules() if isinstance(m, nn.BatchNorm2d)]
+    layers = [m for m in supernet.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]
     x = torch.randn(8, *supernet.input_shape, generator=torch.Generator().manual_seed(1))
     before = [layer.momentum for layer in layers]
     for layer in layers:

@@ -18,7 +18,7 @@ import pytorch_lightning as pl
 import torch
 from torch import Tensor, nn
 
-from oneshot.supernets.base import OperationSupernet, Supernet
+from oneshot.supernets.base import NORMALISATION, OperationSupernet, Supernet, lay_out
 from oneshot.supernets.mixed_op import MixedOp
 from oneshot.supernets.space import SearchSpace, SubnetConfig, load_config
 
@@ -250,7 +250,7 @@ class SpaceContract(SupernetContract):
     def test_it_equals_its_path_in_the_layout_of_searches(self, supernet: OperationSupernet) -> None:
         """Kernels are chosen, and so numbers rounded, by how weights lie in memory."""
         x = self.inputs(supernet)
-        disturb(supernet).eval().to(memory_format=torch.channels_last)
+        lay_out(disturb(supernet).eval(), torch.channels_last)
         for config in draw_configs(supernet.space, 5):
             with torch.no_grad():
                 output = supernet.extract(config)(x)
@@ -300,7 +300,7 @@ class SpaceContract(SupernetContract):
             supernet.extract(config)
 
     def test_candidate_parameters_are_what_extracted_networks_differ_by(self, supernet: OperationSupernet) -> None:
-        """Scale and shift of batch normalisation are left out: extracted networks may have more of them."""
+        """Scale and shift of normalisation are left out: extracted networks may have more of them."""
         counts = supernet.candidate_parameters()
         for name, rows in supernet.mixed_ops().items():
             for r, row in enumerate(rows):
@@ -319,6 +319,7 @@ class SpaceContract(SupernetContract):
         arch = {c.name: torch.full((c.rows, len(c.candidates)), 1 / len(c.candidates)) for c in choices}
         for weights in arch.values():
             weights.requires_grad_()
+        disturb(supernet)  # what is initialised by 0, such as tokens and last layers, may hide others from the loss
         logits = supernet.train()(self.inputs(supernet), arch)
         labels = (
             torch.arange(logits[:, 0].numel()).view_as(logits[:, 0]) % supernet.num_classes
@@ -346,7 +347,7 @@ def disturb(network: nn.Module, seed: int = 0) -> nn.Module:
         for parameter in network.parameters():
             parameter.add_(0.1 * torch.randn(parameter.shape, generator=generator))
         for module in network.modules():
-            if isinstance(module, nn.modules.batchnorm._BatchNorm) and module.running_mean is not None:
+            if isinstance(module, nn.modules.batchnorm._NormBase) and module.running_mean is not None:
                 module.running_mean.add_(0.1 * torch.randn(module.running_mean.shape, generator=generator))
                 assert module.running_var is not None
                 module.running_var.mul_(0.5 + torch.rand(module.running_var.shape, generator=generator))
@@ -364,11 +365,11 @@ def storage(tensor: Tensor) -> int:
 
 
 def _weights(network: nn.Module, *, only_norm: bool = False) -> int:
-    """Number of trainable scalars outside batch normalisation, or inside."""
+    """Number of trainable scalars outside normalisation, or inside."""
     return sum(
         p.numel()
         for m in network.modules()
-        if isinstance(m, nn.modules.batchnorm._BatchNorm) == only_norm
+        if isinstance(m, NORMALISATION) == only_norm
         for p in m.parameters(recurse=False)
         if p.requires_grad
     )
