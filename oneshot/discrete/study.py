@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import sys
 import time
+import warnings
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
@@ -320,6 +321,13 @@ class Study:
             raise RuntimeError(
                 "This study was interrupted between its strategy and its log. Construct it again, with a new strategy: "
                 "it follows the log and goes on."
+            )
+        if self.evaluations is not None and self.evaluations <= (first := self.strategy.random_first):
+            warnings.warn(
+                f"{type(self.strategy).__name__} draws its first {first} architectures at random and learns from then "
+                f"on; with evaluations={self.evaluations} this is random search. Give the study more evaluations, or "
+                "the strategy a smaller population (or initial).",
+                stacklevel=2,
             )
         self._start = time.monotonic() - self._elapsed
         self._queue = deque(self.strategy.pending.values())

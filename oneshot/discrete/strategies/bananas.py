@@ -73,6 +73,7 @@ class BANANAS(SearchStrategy):
         if encoding == "path" and not space.nodes():
             raise ValueError(f"Space {space.name!r} has no graph with paths; encode it by 'one_hot'.")
         self.initial, self.batch, self.candidates, self.parents = initial, batch, candidates, parents
+        self.random_first = initial
         self.networks = networks
         if encoding == "auto":
             encoding = "path" if space.nodes() and not isinstance(space, NASNetSpace) else "one_hot"

@@ -160,7 +160,7 @@ class GeneticCNN(SearchStrategy):
             )
         self.population, self.crossover, self.stage, self.mutation, self.bit = population, *chances.values()
         self._alive: list[tuple[float, Genes]] = []
-        self._to_draw = population
+        self._to_draw = self.random_first = population
         starts = np.cumsum([0, *(choice.rows for choice in space.choices)])
         self._stages = [np.arange(a, b) for a, b in itertools.pairwise(starts)]
 

@@ -41,6 +41,7 @@ class LocalSearch(SearchStrategy):
         if neighbourhood not in ("first", "full"):
             raise ValueError(f"neighbourhood is 'first' or 'full'; got {neighbourhood!r}.")
         self.initial, self.neighbourhood = initial, neighbourhood
+        self.random_first = initial
         self._losses: dict[bytes, float] = {}
         self._centre: Genes | None = None
         self._around: list[Genes] = []  # neighbours of the centre, in the order in which they are tried

@@ -233,6 +233,7 @@ class NeuralArchitect(SearchStrategy):
                 f"{initial}, {elite}, {children}, {hidden}, {lr} and {entropy}."
             )
         self.initial, self.elite, self.children, self.inherit, self.entropy = initial, elite, children, inherit, entropy
+        self.random_first = initial
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             self.editor = Editor(space, hidden)

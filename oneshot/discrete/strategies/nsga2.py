@@ -35,7 +35,7 @@ class NSGA2(SearchStrategy):
             )
         self.population, self.crossover = population, crossover
         self._members: list[tuple[tuple[float, ...], Genes]] = []  # best first
-        self._to_draw = population
+        self._to_draw = self.random_first = population
 
     def _propose(self) -> Proposal | None:
         if self._to_draw or not self._members:

@@ -40,7 +40,7 @@ class RegularizedEvolution(SearchStrategy):
             raise ValueError(f"population and sample are at least 1; got {population} and {sample}.")
         self.sample = sample
         self._alive: deque[tuple[float, Genes]] = deque(maxlen=population)
-        self._to_draw = population
+        self._to_draw = self.random_first = population
 
     def _propose(self) -> Proposal | None:
         if self._to_draw or not self._alive:

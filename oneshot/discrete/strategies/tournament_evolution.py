@@ -51,7 +51,7 @@ class TournamentEvolution(SearchStrategy):
             raise ValueError(f"remove is 'none' or 'worst'; got {remove!r}.")
         self.population, self.share, self.remove, self.mutations = population, share, remove, mutations
         self._alive: list[tuple[float, Genes]] = []
-        self._to_draw = population
+        self._to_draw = self.random_first = population
 
     def _propose(self) -> Proposal | None:
         if self._to_draw or not self._alive:
