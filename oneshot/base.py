@@ -7,8 +7,8 @@ import itertools
 import warnings
 import zlib
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping
-from typing import Any, Literal, cast
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, ClassVar, Literal, Self, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -33,12 +33,13 @@ from .cost.landing import Landing, land
 from .cost.penalty import CostPenalty
 from .cost.table import LatencyTable
 from .cost.target import Device, Target
-from .functional import expected_cost, frozen_batch_norm, unrolled_arch_grad, warmup_cosine
-from .guard import check_data, explain_memory
+from .functional import NARROW, expected_cost, frozen_batch_norm, in_32_bits, unrolled_arch_grad, warmup_cosine, wide
+from .guard import check_data, check_supernet, explain_memory
 from .resume import ResumableModule
 from .samplers import Perturbation, Sampler
 from .tasks import METRICS, loss_of, metric_of
 
+WIDE = ("alphas", "sampler", "penalty", "perturbation")  # parts of a search that decide about architectures
 Batch = dict[Literal["weights", "arch"], tuple[Tensor, Tensor]]
 
 
@@ -53,10 +54,16 @@ class SearchModule(ResumableModule, ABC):
         alpha_std: Standard deviation of the initial alphas.
 
     Attributes:
-        alphas: ``{choice: [R, O]}``.
+        alphas: ``{choice: [R, O]}``. They and the sampler keep 32 bits where the supernet is trained in 16
+            (``precision="bf16-true"``), or small steps would be lost.
+        supernet_kind: What the method can search.
+
+    Raises:
+        ValueError: If ``supernet`` is none of that kind.
     """
 
     supernet: Supernet
+    supernet_kind: ClassVar[type[Any]] = Supernet
 
     def __init__(
         self,
@@ -67,6 +74,7 @@ class SearchModule(ResumableModule, ABC):
         alpha_std: float = 1e-3,
     ) -> None:
         super().__init__()
+        self.check_kind(supernet)
         self.supernet, self.sampler = supernet, sampler
         self.criterion = criterion or loss_of(supernet.task)
         self.alphas = nn.ParameterDict({c.name: sampler.initial_alpha(c, alpha_std) for c in supernet.space.choices})
@@ -76,6 +84,21 @@ class SearchModule(ResumableModule, ABC):
         self._val_metric = metric_of(supernet.task, supernet.num_classes)
         self._test_metric = metric_of(supernet.task, supernet.num_classes)
 
+    @classmethod
+    def check_kind(cls, supernet: object) -> None:
+        """Check that a method can search a supernet; for constructors that read its space before this class's does.
+
+        Raises:
+            ValueError: If it is not of :attr:`supernet_kind`.
+        """
+        check_supernet(supernet, cls.supernet_kind, cls.__name__)
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
+        """Convert or move everything, but keep what decides about architectures out of 16 bits."""
+        for name, child in self.named_children():
+            child._apply(wide(fn) if name in WIDE else fn)  # type: ignore[no-untyped-call]  # torch
+        return super()._apply(fn, recurse=False)  # type: ignore[no-untyped-call,no-any-return]  # torch
+
     def arch_parameters(self) -> list[nn.Parameter]:
         """The alphas, and what else of the sampler is trained."""
         return [*self.alphas.parameters(), *self.sampler.parameters()]
@@ -83,6 +106,11 @@ class SearchModule(ResumableModule, ABC):
     def edge_weights(self) -> dict[str, Tensor]:
         """Edge weights for one forward pass, ``{choice: [R, O]}``, differentiable in the alphas."""
         return self.sampler(dict(self.alphas.items()))  # type: ignore[no-any-return]  # nn.Module.__call__ is untyped
+
+    def as_supernet(self, x: Tensor) -> Tensor:
+        """``x``, of any shape, in the precision of the supernet; as it is if it holds no digits."""
+        like = next(self.supernet.parameters(), x)
+        return x.to(like.dtype) if x.is_floating_point() else x
 
     @torch.no_grad()
     def probabilities(self) -> dict[str, Tensor]:
@@ -108,8 +136,9 @@ class SearchModule(ResumableModule, ABC):
 
     def run(self, x: Tensor, weights: Mapping[str, Tensor]) -> Tensor:
         """``[B, C, H, W] -> [B, classes]`` under edge weights; if the sampler is sparse, only what has weight runs."""
-        sparse = self.sampler.sparse
-        arch = {name: Path(w) for name, w in weights.items()} if sparse else dict(weights)
+        own = {name: self.as_supernet(w) for name, w in weights.items()}
+        arch = {name: Path(w) for name, w in own.items()} if self.sampler.sparse else own
+        x = self.as_supernet(x)
         logits: Tensor = self.supernet(x, arch)
         check_logits(logits, self.supernet, x)
         return logits
@@ -311,9 +340,9 @@ class SupernetTraining(SearchModule):
 
     def configure_callbacks(self) -> list[Callback]:
         # The first hook of fit, before Lightning's own refusals, which do not know the way out.
-        trainer = self.trainer
+        trainer, callbacks = self.trainer, super().configure_callbacks()
         if trainer.state.fn != "fit":
-            return []
+            return callbacks
         if trainer.max_steps != -1 and not getattr(trainer, "fast_dev_run", 0):  # which sets max_steps itself
             raise ValueError(
                 "max_steps counts the steps of every optimiser, and schedules need max_epochs; "
@@ -340,7 +369,7 @@ class SupernetTraining(SearchModule):
                 "SyncBatchNorm, which the Trainer would put in its place, normalises all channels or fails. Remove "
                 "sync_batchnorm=True and give every process a larger batch; evaluations calibrate statistics anyway."
             )
-        return []
+        return callbacks
 
 
 class GradientSearch(SupernetTraining):
@@ -364,6 +393,7 @@ class GradientSearch(SupernetTraining):
     """
 
     supernet: OperationSupernet
+    supernet_kind = OperationSupernet
 
     def __init__(
         self,
@@ -430,7 +460,7 @@ class GradientSearch(SupernetTraining):
     @torch.no_grad()
     def _strengths(self) -> dict[str, npt.NDArray[np.floating[Any]]]:
         strengths = self.sampler.strengths(dict(self.alphas.items()))
-        return {name: s.cpu().numpy() for name, s in strengths.items()}
+        return {name: in_32_bits(s).cpu().numpy() for name, s in strengths.items()}
 
     # The loop.
 
@@ -544,8 +574,9 @@ class BilevelSearch(GradientSearch):
             return losses[-1]
 
         optimizer = self.optimizer_pair[0].optimizer
-        weights, alphas = list(self.supernet.parameters()), self.arch_parameters()
-        with torch.autocast(self.device.type, enabled=False):  # epsilon is below the resolution of 16 bits
+        weights, alphas = [w for w in self.supernet.parameters() if w.requires_grad], self.arch_parameters()
+        buffers = [optimizer.state[w].get("momentum_buffer") for w in weights]
+        with self.without_16_bits():  # epsilon is below their resolution
             gradients = unrolled_arch_grad(
                 train_loss,
                 val_loss,
@@ -554,13 +585,32 @@ class BilevelSearch(GradientSearch):
                 lr=optimizer.param_groups[0]["lr"],
                 momentum=optimizer.param_groups[0]["momentum"],
                 weight_decay=optimizer.param_groups[0]["weight_decay"],
-                momentum_buffers=[optimizer.state[w].get("momentum_buffer") for w in weights],
+                momentum_buffers=[None if b is None else b.to(w) for b, w in zip(buffers, weights, strict=True)],
                 epsilon=epsilon,
                 average=self.average_gradients,
             )
         for alpha, gradient in zip(alphas, gradients, strict=True):
             alpha.grad = gradient
         return losses[0]
+
+    @contextlib.contextmanager
+    def without_16_bits(self) -> Iterator[None]:
+        """Inside, a supernet of 16 bits computes in 32, without autocast; afterwards its values are what they were."""
+        tensors = [t for t in (*self.supernet.parameters(), *self.supernet.buffers()) if t.dtype in NARROW]
+        before, gradients = [t.data for t in tensors], [t.grad for t in tensors]
+        default = torch.get_default_dtype()
+        for tensor in tensors:
+            tensor.grad = None
+            tensor.data = tensor.data.float()
+        if default in NARROW:
+            torch.set_default_dtype(torch.float32)
+        try:
+            with torch.autocast(self.device.type, enabled=False):
+                yield
+        finally:
+            torch.set_default_dtype(default)
+            for tensor, data, gradient in zip(tensors, before, gradients, strict=True):
+                tensor.data, tensor.grad = data, gradient
 
     def held_out(self, batches: int | None = None) -> Iterator[tuple[Tensor, Tensor]]:
         """Batches of the architecture stream: the same ones in every call, in every process and after any resume.

@@ -12,6 +12,9 @@ from torch import Tensor
 
 from oneshot.supernets.base import frozen_batch_norm as frozen_batch_norm
 
+NARROW = (torch.float16, torch.bfloat16)
+LEAST_TEMPERATURE = 1e-20
+
 
 def unrolled_arch_grad(
     train_loss: Callable[[], Tensor],
@@ -408,6 +411,30 @@ def warmup_cosine(step: int, *, steps: int, warmup: int = 0, floor: float = 0.0)
         return (step + 1) / (warmup + 1)
     progress = min(1.0, (step - warmup) / max(1, steps - warmup))
     return floor + (1 - floor) * 0.5 * (1 + math.cos(math.pi * progress))
+
+
+def is_temperature(value: float) -> bool:
+    """Whether logits can be divided by a temperature: near 0 the quotient overflows, and the softmax is NaN.
+
+    Args:
+        value: The temperature; from 1e-20, where a softmax is one-hot long since, to 1e20, where it is uniform.
+    """
+    return LEAST_TEMPERATURE <= value <= 1 / LEAST_TEMPERATURE
+
+
+def in_32_bits(x: Tensor) -> Tensor:
+    """``x``, in 32 bits if it had 16, which NumPy may not know; of any shape."""
+    return x.float() if x.dtype in NARROW else x
+
+
+def wide(fn: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]:
+    """A conversion of tensors that does all that ``fn`` does, but goes no further down than 32 bits."""
+
+    def converted(x: Tensor) -> Tensor:
+        new = fn(x)
+        return new if new.dtype not in NARROW or x.dtype in NARROW else x.to(new.device)
+
+    return converted
 
 
 def _grad(loss: Tensor, inputs: Sequence[Tensor]) -> list[Tensor]:

@@ -8,12 +8,42 @@ from typing import Any
 
 import pytorch_lightning as pl
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from oneshot.supernets.base import Subnet, Supernet
 from oneshot.supernets.elastic import ElasticSupernet
 
 from .errors import NonFiniteLossError
+
+
+def check_supernet(supernet: object, kind: type[Supernet], method: str) -> None:
+    """Check that a method can search what it was given.
+
+    Args:
+        supernet: What was given.
+        kind: What the method can search.
+        method: Its name.
+
+    Raises:
+        ValueError: If it is no supernet of that kind.
+    """
+    if isinstance(supernet, kind):
+        return
+    if isinstance(supernet, type):
+        name = supernet.__name__
+        raise ValueError(f"{method} searches a supernet; got the class {name}. Build one: {method}({name}(...)).")
+    name = type(supernet).__name__
+    if not isinstance(supernet, Supernet):
+        raise ValueError(
+            f"{method} searches a supernet, which holds the weights of all architectures of a space; got a {name}, "
+            f"{'one network' if isinstance(supernet, nn.Module) else 'which is none'}. Give one of "
+            "oneshot.supernets, such as NASBench201Supernet(), or a subclass of OperationSupernet of your own."
+        )
+    raise ValueError(
+        f"{method} mixes candidate operations under edge weights, and needs an OperationSupernet; architectures of "
+        f"{name} differ in sizes or picks that nothing mixes. Search it by NAT, BigNAS, ENAS or RandomSharing, or give "
+        f"{method} another supernet, such as ProxylessSupernet()."
+    )
 
 
 class FiniteLossGuard(pl.LightningModule):

@@ -11,6 +11,8 @@ from torch.nn import functional as F
 
 from oneshot.supernets.space import Choice, SearchSpace
 
+from .functional import LEAST_TEMPERATURE, is_temperature
+
 
 class Sampler(nn.Module, ABC):
     """Turns alphas ``{choice: [R, O]}`` into edge weights of the same shapes, differentiably.
@@ -78,15 +80,18 @@ class LinearTemperature(Sampler):
         end: Temperature of the last epoch.
 
     Raises:
-        ValueError: If a temperature is not above 0.
+        ValueError: If a temperature is not from 1e-20 to 1e20.
     """
 
     temperature: Tensor
 
     def __init__(self, start: float, end: float) -> None:
         super().__init__()
-        if not (start > 0 and end > 0):
-            raise ValueError(f"Temperatures are above 0; got {start} to {end}.")
+        if not (is_temperature(start) and is_temperature(end)):
+            raise ValueError(
+                f"Temperatures are above 0; got {start} to {end}. They must be from {LEAST_TEMPERATURE:g} to "
+                f"{1 / LEAST_TEMPERATURE:g}, beyond which a softmax is NaN."
+            )
         self.start, self.end = start, end
         self.register_buffer("temperature", torch.tensor(float(start)))
 

@@ -16,6 +16,8 @@ from torch.utils.checkpoint import checkpoint
 from .mixed_op import MixedOp, Path
 from .space import ArchGraph, SearchSpace, SubnetConfig
 
+INSTANCE = (nn.InstanceNorm1d, nn.InstanceNorm2d, nn.InstanceNorm3d)
+NORMALISATION = (nn.modules.batchnorm._NormBase, nn.GroupNorm, nn.LayerNorm, nn.RMSNorm)
 Task: TypeAlias = Literal["classification", "segmentation"]  # one label an image, or one a pixel
 
 
@@ -250,15 +252,24 @@ class OperationSupernet(Supernet):
 
 @contextlib.contextmanager
 def frozen_batch_norm(module: nn.Module) -> Iterator[None]:
-    """Inside, batch normalisation uses batch statistics as ever, but does not move its running statistics."""
+    """Inside, batch normalisation uses batch statistics as ever, but does not move its running statistics.
+
+    The same for instance normalisation that keeps running statistics.
+    """
     layers = _layers_with_statistics(module)
+    instances = [m for m in module.modules() if isinstance(m, INSTANCE) and m.track_running_stats]
+    momenta = [layer.momentum for layer in instances]
     for layer in layers:
         layer.track_running_stats = False
+    for instance in instances:
+        instance.momentum = 0.0  # it moves its statistics even if it does not track them
     try:
         yield
     finally:
         for layer in layers:
             layer.track_running_stats = True
+        for instance, momentum in zip(instances, momenta, strict=True):
+            instance.momentum = momentum
 
 
 @contextlib.contextmanager
@@ -267,7 +278,7 @@ def batch_statistics(module: nn.Module) -> Iterator[None]:
 
     Running statistics of a supernet are those of no single architecture.
     """
-    layers = _layers_with_statistics(module)
+    layers = [m for m in module.modules() if isinstance(m, nn.modules.batchnorm._NormBase) and m.track_running_stats]
     training = [layer.training for layer in layers]
     with frozen_batch_norm(module):
         for layer in layers:
@@ -327,24 +338,28 @@ def lay_out(module: nn.Module, layout: torch.memory_format) -> None:
 def inherit_weights(target: nn.Module, source: nn.Module) -> None:
     """Copy all tensors of ``source`` into ``target``, in the layout they have in memory, sharing nothing.
 
-    The target may have learnable scale and shift where the source has none (``affine``): these keep their initial 1
-    and 0, so the function stays the same and becomes trainable.
+    The target's normalisation (batch, instance, group, layer or RMS) may have learnable scale and shift where the
+    source has none (``affine``): these become 1 and 0, so the function stays the same and is trainable.
 
     Raises:
         ValueError: If anything else does not match.
     """
     affine = {
-        f"{name}.{part}".lstrip(".")
+        f"{name}.{part}".lstrip("."): getattr(module, part)
         for name, module in target.named_modules()
-        if isinstance(module, nn.BatchNorm2d)
+        if isinstance(module, NORMALISATION)
         for part in ("weight", "bias")
+        if getattr(module, part, None) is not None
     }
     lay_out(target, layout_of(*source.parameters()))
     missing, unexpected = target.load_state_dict(source.state_dict(), strict=False)
-    if set(missing) - affine or unexpected:
+    with torch.no_grad():
+        for name in affine.keys() & set(missing):
+            affine[name].fill_(float(name.endswith("weight")))
+    if set(missing) - affine.keys() or unexpected:
         raise ValueError(
             f"Weights of {type(source).__name__} do not fit {type(target).__name__}: "
-            f"missing {sorted(set(missing) - affine)}, unexpected {unexpected}."
+            f"missing {sorted(set(missing) - affine.keys())}, unexpected {unexpected}."
         )
 
 

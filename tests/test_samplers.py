@@ -9,7 +9,13 @@ import pytest
 import torch
 
 from oneshot.methods.fbnet import ExponentialGumbelSampler
-from oneshot.samplers import GumbelSoftmaxSampler, StraightThroughSampler, gumbel_like, straight_through
+from oneshot.samplers import (
+    GumbelSoftmaxSampler,
+    LinearTemperature,
+    StraightThroughSampler,
+    gumbel_like,
+    straight_through,
+)
 
 ALPHA = torch.tensor([[0.0, 1.0, -1.0], [2.0, 0.0, 0.5]], dtype=torch.float64)
 
@@ -80,7 +86,35 @@ def test_fbnets_temperature_falls_exponentially() -> None:
     assert sampler.temperature.item() == pytest.approx(5 * math.exp(-0.9))
 
 
-@pytest.mark.parametrize("temperatures", [(0.0, 1.0), (1.0, -1.0)])
-def test_a_temperature_that_is_not_positive_is_refused(temperatures: tuple[float, float]) -> None:
-    with pytest.raises(ValueError, match="Temperatures are above 0; got"):
-        GumbelSoftmaxSampler(*temperatures)
+@pytest.mark.parametrize("bad", [0.0, -1.0, math.nan, math.inf, -math.inf, 1e-40, 1e-30, 1e39])
+@pytest.mark.parametrize("last", [False, True], ids=["first", "last"])
+@pytest.mark.parametrize("kind", [GumbelSoftmaxSampler, StraightThroughSampler])
+def test_a_temperature_that_a_softmax_cannot_stand_is_refused(
+    kind: type[LinearTemperature], last: bool, bad: float
+) -> None:
+    with pytest.raises(ValueError, match=r"Temperatures are above 0; got .* They must be from 1e-20 to 1e\+20"):
+        kind(*((1.0, bad) if last else (bad, 1.0)))
+    with pytest.raises(ValueError, match="Temperatures are above 0; got|a temperature falls must be finite"):
+        ExponentialGumbelSampler(bad, 0.045)
+
+
+def test_the_limits_of_temperatures_are_far_from_where_softmaxes_fail() -> None:
+    for temperature in (1e-20, 1e20):
+        sampler = GumbelSoftmaxSampler(temperature, temperature)
+        alpha = (30 * torch.randn(50, 4)).requires_grad_()
+        weights = sampler({"edge": alpha})["edge"]
+        weights.square().sum().backward()
+        assert torch.isfinite(weights).all()
+        assert alpha.grad is not None and torch.isfinite(alpha.grad).all()
+    assert not torch.isfinite((alpha.detach() / torch.tensor(1e-40)).softmax(-1)).all()
+
+
+@pytest.mark.parametrize(("rate", "epochs"), [(0.045, 2000), (5.0, 90), (-5.0, 90), (1e9, 2)])
+def test_a_schedule_that_ends_where_softmaxes_fail_is_refused_at_its_beginning(rate: float, epochs: int) -> None:
+    sampler = ExponentialGumbelSampler(5.0, rate)
+
+    with pytest.raises(ValueError, match=f"of epoch {epochs} is .*, and a softmax NaN. .* or fewer epochs"):
+        sampler.schedule(0, epochs)
+    ExponentialGumbelSampler(5.0, 0.045).schedule(0, 400)  # as long as one may want to search
+    with pytest.raises(ValueError, match="must be finite; got nan. 0 keeps it"):
+        ExponentialGumbelSampler(5.0, math.nan)

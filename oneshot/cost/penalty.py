@@ -10,7 +10,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
-from oneshot.functional import most_likely_within
+from oneshot.functional import in_32_bits, most_likely_within
 from oneshot.supernets.base import OperationSupernet
 from oneshot.supernets.space import SearchSpace, SubnetConfig
 
@@ -170,6 +170,7 @@ class CostPenalty(nn.Module):
         """
         if self.cost is None:
             raise RuntimeError("The candidates are counted when the penalty is given to a search; call bind(supernet).")
+        loss = in_32_bits(loss)  # 16 bits do not tell a cost from its target
         cost = self.cost.expected(weights).to(loss)
         if self.form == "fbnet":
             return self.a * loss * positive_log(cost) ** self.b

@@ -39,7 +39,7 @@ from oneshot.supernets.json_files import checked
 from oneshot.supernets.space import RNG
 
 from ..evaluation import recalibrate
-from ..functional import alpha_divergence
+from ..functional import alpha_divergence, is_temperature
 from .draft import (
     Draft,
     chain_of,
@@ -425,8 +425,8 @@ def distil(
     """
     if len(images) < 2 or epochs < 1:
         raise ValueError(f"distil needs two images and an epoch or more; got {len(images)} images, epochs={epochs}.")
-    if not temperature > 0:
-        raise ValueError(f"temperature must be above 0; got {temperature}.")
+    if not is_temperature(temperature):
+        raise ValueError(f"temperature must be above 0; got {temperature}. A softmax over it must be finite.")
     rng, like = np.random.default_rng(rng), next(child.parameters())
     modes = {module: module.training for net in (child, parent) for module in net.modules()}
     optimiser = torch.optim.Adam(child.parameters(), lr=lr)

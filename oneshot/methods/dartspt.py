@@ -126,6 +126,7 @@ class DARTSPT(BilevelSearch):
         batches: int | None = None,
         **kwargs: Any,
     ) -> None:
+        self.check_kind(supernet)
         super().__init__(supernet, Projection(SoftmaxSampler(), supernet.space), **kwargs)
         if train_epochs is not None and train_epochs < 1:
             raise ValueError(f"The supernet is trained for at least one epoch; got train_epochs={train_epochs}.")

@@ -101,6 +101,7 @@ class DSNAS(SingleLevelSearch):
         arch_weight_decay: float = 0.0,
         **kwargs: Any,
     ) -> None:
+        self.check_kind(supernet)
         super().__init__(
             supernet,
             ScoreFunctionSampler(supernet.space),

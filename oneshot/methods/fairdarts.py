@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from oneshot.base import BilevelSearch
+from oneshot.functional import in_32_bits
 from oneshot.samplers import Sampler
 from oneshot.supernets.base import OperationSupernet
 from oneshot.supernets.space import NONE, SubnetConfig
@@ -108,7 +109,7 @@ class FairDARTS(BilevelSearch):
         for name, live in self._live.items():
             best[name] = weights[name][:, live].amax(-1)
             weights[name][:, [o for o in range(weights[name].shape[1]) if o not in live]] = 0.0
-        config = space.most_likely({name: w.cpu().numpy() for name, w in weights.items()})
+        config = space.most_likely({name: in_32_bits(w).cpu().numpy() for name, w in weights.items()})
         picks = {
             choice.name: [
                 NONE if w < self.threshold and NONE in choice.picks else pick

@@ -2,25 +2,39 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import numpy as np
 
 from oneshot.base import BilevelSearch
 from oneshot.cost import CostPenalty
+from oneshot.functional import in_32_bits, is_temperature
 from oneshot.samplers import GumbelSoftmaxSampler
 from oneshot.supernets.base import OperationSupernet
 from oneshot.supernets.space import SubnetConfig
 
 
 class ExponentialGumbelSampler(GumbelSoftmaxSampler):
-    """A concrete distribution whose temperature is ``start * exp(-rate * epoch)``."""
+    """A concrete distribution whose temperature is ``start * exp(-rate * epoch)``.
+
+    Raises:
+        ValueError: If a temperature or the rate is out of its range; at the first epoch, if the last temperature is.
+    """
 
     def __init__(self, start: float, rate: float) -> None:
         super().__init__(start, start)
+        if not math.isfinite(rate):
+            raise ValueError(f"The rate at which a temperature falls must be finite; got {rate}. 0 keeps it.")
         self.rate = rate
 
     def schedule(self, epoch: int, epochs: int) -> None:
+        exponent = -self.rate * max(0, epochs - 1)
+        if not is_temperature(end := self.start * math.exp(min(700.0, max(-700.0, exponent)))):
+            raise ValueError(
+                f"Temperatures are above 0; at a rate of {self.rate} that of epoch {epochs} is {end:.1e}, and a "
+                "softmax NaN. Choose a temperature_rate nearer to 0, or fewer epochs."
+            )
         self.temperature.fill_(self.start).mul_((-self.rate * self.temperature.new_tensor(epoch)).exp())
 
 
@@ -88,5 +102,5 @@ class FBNet(BilevelSearch):
     def sample(self, seed: int) -> SubnetConfig:
         """Draw an architecture from the distribution the search has learned (by the Gumbel-max trick)."""
         rng = np.random.default_rng(seed)
-        scores = {name: p.cpu().numpy() for name, p in self.probabilities().items()}
+        scores = {name: in_32_bits(p).cpu().numpy() for name, p in self.probabilities().items()}
         return self.supernet.space.most_likely({name: p / rng.exponential(size=p.shape) for name, p in scores.items()})

@@ -26,7 +26,7 @@ class GDAS(BilevelSearch):
         **kwargs: See :class:`~oneshot.base.GradientSearch`.
 
     Raises:
-        ValueError: If a temperature is not above 0.
+        ValueError: If a temperature is not above 0, or so near to it that a softmax is NaN.
 
     Example:
         >>> from oneshot.supernets import NASBench201Supernet

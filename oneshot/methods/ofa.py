@@ -50,6 +50,7 @@ class OnceForAll(SandwichSearch):
         fixed_teacher: bool = False,
         **kwargs: Any,
     ) -> None:
+        self.check_kind(supernet)
         phases = shrinking(supernet.space, shrink_epochs)
         super().__init__(supernet, **{"distillation": "kl", "smallest": False, "phases": phases, **kwargs})
         self._largest_epochs, self._epochs_of_wide_blocks, self.teacher = shrink_epochs[0], sum(shrink_epochs[:3]), None

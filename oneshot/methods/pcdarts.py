@@ -47,6 +47,7 @@ class PCDARTS(BilevelSearch):
         arch_warmup_epochs: int = 15,
         **kwargs: Any,
     ) -> None:
+        self.check_kind(supernet)
         if supernet.partial_channels == 1:
             raise ValueError(
                 f"PC-DARTS searches on a part of the channels; this {type(supernet).__name__} reads them all. Build it "

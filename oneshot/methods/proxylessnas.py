@@ -182,7 +182,9 @@ class ProxylessNAS(BilevelSearch):
             pair = draw_pair(alpha.detach())
             self._pairs[name] = pair, alpha.detach().gather(1, pair)
             gates[name] = torch.zeros_like(alpha).scatter(1, pair[:, :1], 1.0).detach().requires_grad_()
-            arch[name] = Path(gates[name], torch.zeros_like(alpha, dtype=torch.bool).scatter(1, pair, True))
+            arch[name] = Path(
+                self.as_supernet(gates[name]), torch.zeros_like(alpha, dtype=torch.bool).scatter(1, pair, True)
+            )
         probabilities = {name: alpha.softmax(-1) for name, alpha in alphas.items()}
         loss = self.arch_loss(self.criterion(self.supernet(x, arch), y), probabilities)
         scale, inputs = self._arch_scale(), [*gates.values(), *alphas.values()]

@@ -133,14 +133,14 @@ class RobustDARTS(BilevelSearch):
         try:
             with (
                 batch_statistics(self.supernet),
-                torch.autocast(self.device.type, enabled=False),
+                self.without_16_bits(),
                 torch.enable_grad(),
             ):
                 gradients = []
                 for x, y in self.held_out(self.batches):
                     # Neither code that was compiled nor cells that are computed again can be differentiated twice, so
                     # not self.supernet(...), which may be compiled.
-                    loss = self.criterion(self.supernet.forward(x, self.edge_weights()), y)
+                    loss = self.criterion(self.supernet.forward(self.as_supernet(x), self.edge_weights()), y)
                     gradients.append(_flat_gradient(loss, alphas, create_graph=True))
                 gradient = torch.stack(gradients).mean(0)
 

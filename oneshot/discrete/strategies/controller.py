@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
@@ -9,6 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from oneshot.functional import is_temperature
 from oneshot.supernets.darts import DARTSSpace
 from oneshot.supernets.recurrent import RecurrentSpace
 from oneshot.supernets.space import NONE, Choice, IntMatrix, SearchSpace, SubnetConfig
@@ -256,9 +258,11 @@ class Controller(nn.Module):
         super().__init__()
         if hidden < 1 or layers < 1:
             raise ValueError(f"A controller has at least one layer of at least one unit; got {layers} of {hidden}.")
-        if not temperature > 0 or (tanh is not None and not tanh > 0) or not init > 0:
+        finite = 0 < init < math.inf and (tanh is None or 0 < tanh < math.inf)
+        if not (finite and is_temperature(temperature)):
             raise ValueError(
-                f"temperature, tanh and init are above 0; got {temperature}, {tanh}, {init}. tanh=None is no bound."
+                f"temperature, tanh and init are above 0; got {temperature}, {tanh}, {init}. They must be finite "
+                "as well, and the temperature at least 1e-20; tanh=None is no bound."
             )
         self.decisions, self.temperature, self.tanh = decisions, temperature, tanh
         count, largest = len(decisions.sizes), max(decisions.sizes)
