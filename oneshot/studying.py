@@ -91,6 +91,8 @@ def _run(study: Study, folder: Path, console: Console) -> None:
     """Run a study that this process has for itself, and say what came of it."""
     if study.records:
         _say(console, f"Going on after {len(study.evaluated)} evaluations.")
+    if note := study.random_search():
+        _say(console, f"Note: {note}")
     try:
         study.run()
     except BaseException:

@@ -211,3 +211,18 @@ def table(path: str) -> TabularEvaluator:
     assert run(*bare, "--evaluator.init_args.path", "t.csv", *options, "bare") == 0
     assert read_study("bare").best.result.metrics == {"error": 1.0}
     assert "oneshot pick" not in capsys.readouterr().out, "a table has no networks"
+
+
+@pytest.mark.parametrize(("evaluations", "population", "said"), [(4, 4, True), (6, 4, False), (6, 100, True)])
+def test_a_budget_that_makes_a_strategy_random_search_is_said(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], evaluations: int, population: int, said: bool
+) -> None:
+    options = {"population": population, "sample": 2}
+    strategy = {"class_path": "oneshot.discrete.RegularizedEvolution", "init_args": options}
+    config = write({**table(tmp_path), "strategy": strategy, "evaluations": evaluations}, tmp_path / "study.yaml")
+
+    assert run("--config", config, "--out", tmp_path / "run") == 0
+
+    words = " ".join(capsys.readouterr().out.split())
+    assert (f"its first {population} architectures at random" in words) == said
+    assert ("this is random search. Give the study more evaluations" in words) == said

@@ -302,6 +302,17 @@ class Study:
 
     # Running.
 
+    def random_search(self) -> str | None:
+        """Why this study is random search, whatever its strategy is called; None if it is not."""
+        first = self.strategy.random_first
+        if self.evaluations is None or self.evaluations > first:
+            return None
+        return (
+            f"{type(self.strategy).__name__} draws its first {first} architectures at random and learns from then on; "
+            f"with evaluations={self.evaluations} this is random search. Give the study more evaluations, or the "
+            "strategy a smaller population (or initial)."
+        )
+
     def run(self) -> Study:
         """Go on until the budget is used up, or the strategy has nothing left.
 
@@ -322,13 +333,8 @@ class Study:
                 "This study was interrupted between its strategy and its log. Construct it again, with a new strategy: "
                 "it follows the log and goes on."
             )
-        if self.evaluations is not None and self.evaluations <= (first := self.strategy.random_first):
-            warnings.warn(
-                f"{type(self.strategy).__name__} draws its first {first} architectures at random and learns from then "
-                f"on; with evaluations={self.evaluations} this is random search. Give the study more evaluations, or "
-                "the strategy a smaller population (or initial).",
-                stacklevel=2,
-            )
+        if self.log.path is None and (note := self.random_search()):  # with a folder it may go on with more
+            warnings.warn(note, stacklevel=2)
         self._start = time.monotonic() - self._elapsed
         self._queue = deque(self.strategy.pending.values())
         if not self._wanted():

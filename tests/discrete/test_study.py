@@ -7,6 +7,7 @@ import socket
 import subprocess
 import sys
 import time
+import warnings
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import SimpleNamespace
@@ -17,6 +18,7 @@ import pytest
 
 from oneshot import cluster
 from oneshot.discrete import (
+    BANANAS,
     NSGA2,
     GridSearch,
     LocalSearch,
@@ -25,9 +27,11 @@ from oneshot.discrete import (
     Proposal,
     RandomSearch,
     RegularizedEvolution,
+    Result,
     SearchStrategy,
     Study,
     TabularEvaluator,
+    TournamentEvolution,
     workers,
 )
 from oneshot.discrete.log import EventLog
@@ -115,6 +119,42 @@ def test_a_study_that_was_stopped_ends_as_one_that_was_not(build: Callable[[], S
         parts = Study(build(), table(), ["max accuracy"], folder=tmp_path / "parts", evaluations=stop).run()
     assert [r.proposal for r in parts.records] == [r.proposal for r in whole.records]
     assert [r.result.values for r in parts.records] == [r.result.values for r in whole.records]
+
+
+@pytest.mark.parametrize(
+    ("strategy", "first"),
+    [
+        pytest.param(lambda n: RegularizedEvolution(SPACE, population=n, sample=2), 6, id="evolution"),
+        pytest.param(lambda n: NSGA2(SPACE, population=n), 6, id="nsga2"),
+        pytest.param(lambda n: TournamentEvolution(SPACE, population=n), 6, id="tournaments"),
+        pytest.param(lambda n: BANANAS(SPACE, initial=n), 6, id="bananas"),
+        pytest.param(lambda n: LocalSearch(SPACE, initial=n), 6, id="local-search"),
+    ],
+)
+def test_a_budget_that_makes_a_strategy_random_search_is_said(
+    strategy: Callable[[int], SearchStrategy], first: int
+) -> None:
+    """Up to the last random architecture, results have no part in what is proposed."""
+    other, better = ([p.config for p in _told(strategy(first), sign)] for sign in (1, -1))
+    assert other[:first] == better[:first]
+
+    for evaluations in (2, first):
+        with pytest.warns(UserWarning, match=f"first {first} .* with evaluations={evaluations} this is random search"):
+            Study(strategy(first), table(), ["max accuracy"], evaluations=evaluations).run()
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        Study(strategy(first), table(), ["max accuracy"], evaluations=first + 1).run()
+        Study(RandomSearch(SPACE), table(), ["max accuracy"], evaluations=2).run()
+        Study(strategy(first), table(), ["max accuracy"], hours=1e-9).run()
+
+
+def _told(strategy: SearchStrategy, sign: int) -> list[Proposal]:
+    """The first proposals of a strategy that is told made-up results."""
+    found = []
+    for number in range(6):
+        found += strategy.ask()
+        strategy.tell(Result(number, (sign * float(number),) * 2))
+    return found
 
 
 def test_every_cut_of_the_log_is_a_place_to_go_on_from(tmp_path: Path) -> None:
