@@ -90,6 +90,9 @@ def _parser() -> argparse.ArgumentParser:
     export.add_argument("--with-preprocessing", action="store_true", help=INSIDE)
     export.add_argument("--overwrite", action="store_true", help="replace the folder if it exists")
 
+    data = commands.add_parser("data", help="look at a folder of images: classes, sizes, duplicates, problems")
+    data.add_argument("folder", help="folder of images in a folder for each class, or of images and masks")
+
     show = commands.add_parser("show", help="picture of the cells and table of parameters and MACs")
     show.add_argument(
         "target", help="run, exported network, subnet.json, published genotype (DARTS_V2) or NAS-Bench-201 string"
@@ -120,7 +123,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     warnings.filterwarnings("ignore", r"`isinstance\(treespec, LeafSpec\)` is deprecated")
     try:
         with sigterm_raises(), imports_from_here(_read_first(args, rest)):
-            _run(args, rest)
+            return _run(args, rest)
     except BaseException as error:
         if (stopped := interruption(error)) is not None:
             return _stopped(args.command, stopped)
@@ -129,10 +132,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         way = "" if machine_fault(error) is None else f" {_way(args.command)}"
         sys.stderr.write(f"oneshot {args.command}: {_reason(str(error))}{way}\n")
         return 1
-    return 0
 
 
-def _run(args: argparse.Namespace, rest: list[str]) -> None:
+def _run(args: argparse.Namespace, rest: list[str]) -> int:
+    """Run the command; returns the exit code."""
     if args.command == "quickstart":
         from .quickstart import quickstart
 
@@ -145,6 +148,10 @@ def _run(args: argparse.Namespace, rest: list[str]) -> None:
         from .studying import discrete
 
         discrete(rest)
+    elif args.command == "data":
+        from .examining import examine
+
+        return 0 if examine(args.folder) else 1
     elif args.command == "pick":
         from .picking import pick
 
@@ -167,6 +174,7 @@ def _run(args: argparse.Namespace, rest: list[str]) -> None:
             runs.export(**options)
         else:
             runs.show(args.target, out=args.out, trust=args.trust)
+    return 0
 
 
 def _read_first(args: argparse.Namespace, rest: Sequence[str]) -> list[str]:

@@ -98,6 +98,25 @@ def fitted(network: Supernet | Subnet, x: Tensor, config: SubnetConfig | None = 
     return x
 
 
+class FittedBatches:
+    """Batches ``(x, y)`` with inputs as a network reads them, see :func:`fitted`.
+
+    Args:
+        batches: A loader.
+        network: What reads them.
+    """
+
+    def __init__(self, batches: Any, network: Subnet) -> None:
+        self.batches, self.network = batches, network
+
+    def __len__(self) -> int:
+        return len(self.batches)
+
+    def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
+        for x, y in self.batches:
+            yield fitted(self.network, x), y
+
+
 def recalibrate_on(data: pl.LightningDataModule, network: Subnet, *, count: int = 2048, batch_size: int = 256) -> None:
     """:func:`recalibrate` on training images of a data module, at the resolution of the network.
 

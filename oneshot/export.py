@@ -263,6 +263,14 @@ def recorded_content(folder: str | Path, name: str) -> bytes:
     return content
 
 
+def exported_preprocessing(folder: str | Path) -> dict[str, Any] | None:
+    """What was done to the images that an exported network was trained on; None where the export does not say."""
+    path = Path(folder) / MANIFEST
+    manifest = _read_json(path) if path.is_file() else None
+    said = manifest.get("preprocessing") if isinstance(manifest, dict) else None
+    return said if isinstance(said, dict) else None
+
+
 def _check_manifest(net: Subnet, folder: Path) -> None:
     """Check that ``subnet.json`` is as it was written, and that the manifest is of the network it describes."""
     path = folder / MANIFEST

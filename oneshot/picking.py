@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -17,7 +17,7 @@ from oneshot.supernets.base import Subnet
 
 from .batches import check_labels, check_logits
 from .discrete.study import LOG, Record, Study
-from .evaluation import decode_images, fitted, in_parts, recalibrate
+from .evaluation import FittedBatches, decode_images, fitted, in_parts, recalibrate
 from .export import export_subnet
 from .nat.nat import NAT
 from .nat.objectives import ERROR
@@ -268,22 +268,8 @@ def _finetuned(network: Subnet, data: pl.LightningDataModule, epochs: int, lr: f
     module = Retrain(network, lr=lr, label_smoothing=0.1)
     batches = data.train_dataloader()
     batches = batches["weights"] if isinstance(batches, dict) else batches  # the others are what it is tested on
-    trainer.fit(module, _Fitted(batches, network), [])
+    trainer.fit(module, FittedBatches(batches, network), [])
     return module.network_for_export().cpu()
-
-
-class _Fitted:
-    """Batches as a network reads them."""
-
-    def __init__(self, batches: Any, network: Subnet) -> None:
-        self.batches, self.network = batches, network
-
-    def __len__(self) -> int:
-        return len(self.batches)
-
-    def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
-        for x, y in self.batches:
-            yield fitted(self.network, x), y
 
 
 @torch.no_grad()

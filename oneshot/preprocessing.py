@@ -152,3 +152,28 @@ def then_resize(size: Sequence[int]) -> dict[str, Any]:
         "step": "x[0, c] = numpy.asarray(PIL.Image.fromarray(x[0, c]).resize("
         f"({width}, {height}), PIL.Image.Resampling.BILINEAR)) for every channel c, mode F",
     }
+
+
+def differences(trained: Mapping[str, Any], given: Mapping[str, Any] | None) -> list[str]:
+    """In what the preprocessing of data is not that of an export, in words.
+
+    Args:
+        trained: Of the manifest.
+        given: Of the data; None says nothing.
+    """
+    if given is None:
+        return []
+    told = []
+    for name in ("image_size", "colour", "orientation", "transparency", "resize"):
+        if trained.get(name) != given.get(name):
+            told.append(f"{name} was {trained.get(name)}, is {given.get(name)}")
+    scales = [preprocessing.get("normalisation") or {} for preprocessing in (trained, given)]
+    for name in ("mean", "std"):
+        before, now = (scale.get(name) or [] for scale in scales)
+        if len(before) != len(now) or any(abs(a - b) > 1e-6 for a, b in zip(before, now, strict=True)):
+            told.append(f"{name} was {_short(before)}, is {_short(now)}")
+    return told
+
+
+def _short(values: Sequence[float]) -> str:
+    return "[" + ", ".join(f"{value:.4f}" for value in values) + "]"

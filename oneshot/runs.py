@@ -53,18 +53,20 @@ from oneshot.supernets import (
 )
 from oneshot.supernets.base import Subnet
 from oneshot.supernets.darts import REDUCED_SPACES
+from oneshot.supernets.elastic import ElasticNetwork
 
 from .base import GradientSearch, SearchModule
 from .cost.counts import count
 from .data.facts import data_facts
-from .evaluation import has_statistics, recalibrate_on
-from .export import MANIFEST, describe, export_subnet, load
+from .evaluation import FittedBatches, has_statistics, recalibrate_on
+from .export import MANIFEST, describe, export_subnet, exported_preprocessing, load
 from .files import begin_checksums, check_recorded, is_as_recorded, new_folder, write_recorded
 from .interrupts import GOES_ON, graceful, interruption
 from .limits import check_sizes_in
 from .lock import RunLock
 from .nat.nat import NAT
 from .nat.pick import front_rows
+from .preprocessing import differences
 from .readers import read_yaml
 from .report import draw_cells, network_table, save_figure
 from .retrain import Retrain
@@ -298,6 +300,7 @@ def evaluate(args: Sequence[str]) -> None:
     """``oneshot evaluate TARGET``: test a retraining on its own data, or an exported network on data that is given."""
     target, args = _positional("evaluate", args, "TARGET, a retraining or an exported network")
     args, trust = split_trust(args)
+    trained: dict[str, Any] | None = None
     with TemporaryDirectory() as aside:
         if is_run(target):
             run = RunFolder(Path(target), trust)
@@ -317,10 +320,36 @@ def evaluate(args: Sequence[str]) -> None:
             args = ["--config", str(config), *args, *(options if given else [])]
         else:
             network = load(target, trust=trust)
+            trained = exported_preprocessing(target)
         cli = _retrain_cli("evaluate", network, [*args, "--trainer.logger=false"])
     cli.model.load_network(network)
-    results = cli.trainer.test(cli.model, datamodule=cli.datamodule, verbose=False)[0]
+    results = _tested(cli, network)
+    if trained is not None and (changed := differences(trained, getattr(cli.datamodule, "preprocessing", None))):
+        _say(
+            f"Note: these images were not prepared as those the network was trained on: {'; '.join(changed)}. "
+            "Give the data the same image_size, mean and std to see what the network is worth."
+        )
     _say(_metrics(results))
+
+
+def _tested(cli: _RunCLI, network: Subnet) -> Mapping[str, float]:
+    """Test metrics. Images of another size than an elastic network's resolution are resized, as in its search.
+
+    Raises:
+        ValueError: If the data do not fit the network.
+    """
+    data, shape = cli.datamodule, getattr(cli.datamodule, "input_shape", None)
+    if not isinstance(network, ElasticNetwork) or shape is None or tuple(shape) == tuple(network.input_shape):
+        return cli.trainer.test(cli.model, datamodule=data, verbose=False)[0]
+    classes = getattr(data, "num_classes", None)
+    if classes not in (None, network.num_classes) or shape[0] != network.input_shape[0]:
+        raise ValueError(
+            f"The network was built for {network.num_classes} classes and {network.input_shape[0]} channels; "
+            f"{type(data).__name__} has {classes} and {shape[0]}. Test it on data like those it was trained on."
+        )
+    data.prepare_data()
+    data.setup("test")
+    return cli.trainer.test(cli.model, FittedBatches(data.test_dataloader(), network), verbose=False)[0]
 
 
 def derive(

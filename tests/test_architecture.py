@@ -45,7 +45,7 @@ ALLOWED = {
     | {"interrupts", "lock", "readers", "retrain", "sharing", "supernets", "tasks"},
 }
 # ... and all others everything, except what lies above them.
-TOP = {"__main__", "cli", "picking", "quickstart", "run_folder", "runs", "studying"}
+TOP = {"__main__", "cli", "examining", "picking", "quickstart", "run_folder", "runs", "studying"}
 CALLBACKS_ARE_FOR = {"callbacks", *TOP}
 
 SUPERNETS_MAY_USE = {"numpy", "timm", "torch"}

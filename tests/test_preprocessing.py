@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import re
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -21,8 +23,7 @@ from oneshot.preprocessing import WithPreprocessing, _filtered, cover, shrink, t
 from oneshot.supernets import MobileNetV3Supernet, NASBench201Supernet
 from oneshot.supernets.base import Subnet
 from oneshot.supernets.elastic import resized
-
-from .reference.manifest import logits, normalised
+from tests.reference.manifest import logits, normalised
 
 MEAN, STD = (0.4, 0.5, 0.6), (0.2, 0.25, 0.3)
 
@@ -183,6 +184,30 @@ def test_a_second_resizing_to_a_resolution_is_in_the_manifest_and_in_the_file(in
     got = logits(tmp_path / "export", paths)
     np.testing.assert_allclose(got, wanted, rtol=0, atol=0.02 if inside else 1e-4)
     assert abs(at_once - wanted).max() > 0.05  # the test can tell them apart
+
+
+@pytest.mark.parametrize("second", [False, True], ids=["at once", "resized again"])
+def test_the_code_of_the_documentation_runs_and_gives_the_logits_of_the_network(
+    second: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    page = (Path(__file__).parents[1] / "docs/own_images.md").read_text(encoding="utf-8")
+    (code,) = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
+    net, side = (elastic(16), 28) if second else (network(), 8)
+    preprocessing = of_files((3, side, side), MEAN, STD)
+    exported(net, tmp_path / "export", preprocessing, inside=False, formats=("onnx",))
+    monkeypatch.chdir(tmp_path)
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    with Image.open(pictures(tmp_path)[0]) as picture:
+        picture.save("photo.jpg", exif=exif)
+    names: dict[str, Any] = {}
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ResourceWarning)  # the page is short: it closes nothing
+        exec(code, names)  # of our own page
+    x = torch.from_numpy(normalised(Path("photo.jpg"), preprocessing))
+    with torch.no_grad():
+        wanted = net(resized(x, 16) if second else x)
+    np.testing.assert_allclose(names["logits"], wanted, rtol=0, atol=1e-4)
 
 
 def test_a_resolution_that_the_images_have_needs_no_second_resizing(tmp_path: Path) -> None:

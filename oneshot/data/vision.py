@@ -44,7 +44,8 @@ wardrobe whale willow_tree wolf woman worm
 """
 
 
-def _as_it_is(batch: Any) -> Any:
+def as_it_is(batch: Any) -> Any:
+    """A batch that is one already."""
     return batch  # ``ImageStream`` returns batches, nothing is left to collate
 
 
@@ -272,7 +273,7 @@ class VisionData(pl.LightningDataModule, ABC):
             dataset,
             batch_size,
             num_workers=self.num_workers,
-            collate_fn=_as_it_is,
+            collate_fn=as_it_is,
             persistent_workers=self.num_workers > 0,
             generator=torch.Generator().manual_seed(self.seed),  # or it would draw from torch's global state
             pin_memory=self.device.type == "cpu" and torch.cuda.is_available(),

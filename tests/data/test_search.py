@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 from itertools import chain
+from pathlib import Path
 from typing import Any
 
 import pytest
 import pytorch_lightning as pl
 import torch
+from torch.utils.data import DataLoader, Dataset, IterableDataset, TensorDataset
 
-from oneshot.data import Digits, FakeImages, SearchDataModule
+from oneshot.data import Digits, FakeImages, SearchDataModule, TextData
+from oneshot.methods.darts import DARTS
+from oneshot.supernets import NASBench201Supernet
 
 Streams = dict[str, tuple[torch.Tensor, torch.Tensor]]
 
@@ -188,3 +192,129 @@ def test_a_stream_smaller_than_a_batch_is_refused(fraction: float, name: str, co
     search = SearchDataModule(FakeImages(train_size=40), arch_fraction=fraction, batch_size=12)
     with pytest.raises(ValueError, match=f"{name} stream needs at least one full batch of 12 images; it has {count}"):
         search.train_dataloader()
+
+
+# Other people's data modules.
+
+
+class Pictures(Dataset[tuple[torch.Tensor, int]]):
+    """Images that are their own index plus random noise below 1/2; labels are listed."""
+
+    def __init__(self, size: int = 40) -> None:
+        self.targets = [i % 2 for i in range(size)]
+
+    def __len__(self) -> int:
+        return len(self.targets)
+
+    def __getitem__(self, index: int) -> tuple[torch.Tensor, int]:
+        return torch.full((1, 4, 4), float(index)) + 0.4 * torch.rand(()), self.targets[index]
+
+
+class Own(pl.LightningDataModule):
+    num_classes = 2
+
+    def __init__(self, dataset: Any = None, **options: Any) -> None:
+        super().__init__()
+        self.dataset, self.options = dataset or Pictures(), {"batch_size": 4, **options}
+
+    def train_dataloader(self) -> Any:
+        return DataLoader(self.dataset, **self.options)
+
+    def test_dataloader(self) -> Any:
+        return DataLoader(self.dataset, 8)
+
+
+def test_any_data_module_is_split_into_two_streams() -> None:
+    search, model = SearchDataModule(Own()), TwoStreams()
+    assert (search.num_classes, search.batch_size, search.input_shape, search.preprocessing) == (2, 4, None, None)
+    runner = trainer(max_epochs=2, num_sanity_val_steps=0)
+    runner.fit(model, datamodule=search)
+    runner.test(model, datamodule=search, verbose=False)
+    assert model.evaluated == {"val": 40, "test": 40}  # twice 20
+    assert len(model.batches) == 10
+    epochs = {
+        name: [[i for b in model.batches[e : e + 5] for i in indices(b[name][0])] for e in (0, 5)]
+        for name in ("weights", "arch")
+    }
+    for first, second in epochs.values():
+        assert sorted(first) == sorted(second) and first != second and len(set(first)) == 20
+        assert sum(i % 2 for i in first) == 10  # stratified
+    assert not set(epochs["weights"][0]) & set(epochs["arch"][0])
+
+
+def test_its_batches_and_what_it_draws_follow_the_seed() -> None:
+    def batches(seed: int) -> list[torch.Tensor]:
+        torch.rand(seed + 1)
+        loaders = SearchDataModule(Own(), seed=seed).train_dataloader()
+        return [x for loader in loaders.values() for x, _ in loader]
+
+    assert all(map(torch.equal, batches(0), batches(0)))
+    assert not all(map(torch.equal, batches(0), batches(1)))
+    loaders = SearchDataModule(Own()).train_dataloader()
+    state = torch.get_rng_state()
+    _ = [batch for loader in loaders.values() for batch in loader]
+    assert torch.equal(torch.get_rng_state(), state)  # nobody's random numbers are touched
+
+
+def test_two_streams_of_another_data_module_can_be_resumed_within_an_epoch() -> None:
+    def loader() -> Any:
+        return SearchDataModule(Own()).train_dataloader()["weights"]
+
+    whole = [x for x, _ in loader()]
+    begun = loader()
+    stopped = iter(begun)
+    next(stopped), next(stopped)
+    again = loader()
+    again.load_state_dict(begun.state_dict())
+    assert all(map(torch.equal, whole[2:], [x for x, _ in again]))
+
+
+def test_a_search_runs_on_the_data_module_of_a_plain_data_set() -> None:
+    torch.manual_seed(0)
+    pictures = TensorDataset(torch.randn(16, 1, 8, 8), torch.arange(16) % 2)
+    data = pl.LightningDataModule.from_datasets(pictures, test_dataset=pictures, batch_size=4)
+    supernet = NASBench201Supernet(channels=4, cells_per_stage=1, in_channels=1, image_size=8, num_classes=2)
+    search = DARTS(supernet)
+    trainer(limit_train_batches=2).fit(search, datamodule=SearchDataModule(data, batch_size=4))
+    assert search.derive().space == "nasbench201"
+
+
+class Hooked(Own):
+    def on_after_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:
+        return batch
+
+
+class Endless(IterableDataset[Any]):
+    def __iter__(self) -> Any:
+        yield torch.zeros(1), 0
+
+
+def pairs(x: Any, y: Any) -> list[tuple[Any, Any]]:
+    return [(x, y)] * 8
+
+
+@pytest.mark.parametrize(
+    ("data", "message"),
+    [
+        (Pictures(), r"takes a LightningDataModule; got a Pictures\. .*from_datasets"),
+        (SearchDataModule(FakeImages()), "splits images with labels; got SearchDataModule"),
+        (Own(Endless()), "gives a DataLoader over an IterableDataset"),
+        (Own(Pictures(), batch_size=None), "has a batch sampler of its own or none"),
+        (Hooked(), "Lightning calls on_after_batch_transfer of the data module it is given"),
+        (Own(pairs(torch.zeros(1, 4, 4, dtype=torch.uint8), 1)), "the first of Own is a tensor of torch.uint8"),
+        (Own(pairs("picture", 1)), "the first of Own is a str. Add a transform, such as"),
+        (Own(pairs(torch.zeros(1, 4, 4), 1.5)), r"whole numbers; the first of Own is 1\.5"),
+        (Own(pairs(torch.zeros(1, 4, 4), torch.tensor(2.0))), r"whole numbers; the first of Own is tensor\(2\.\)"),
+        (Own([torch.zeros(1, 4, 4)] * 8), "its label; the first of Own is a Tensor"),
+        (Own(batch_size=30), "The weights stream needs at least one full batch of 30 images; it has 20"),
+    ],
+)
+def test_data_that_cannot_be_split_are_refused(data: Any, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        SearchDataModule(data).train_dataloader()
+
+
+def test_words_are_not_images(tmp_path: Path) -> None:
+    (tmp_path / "text").write_text("a b c\n" * 50)
+    with pytest.raises(ValueError, match="got TextData. TextSearchData is that for words"):
+        SearchDataModule(TextData(tmp_path / "text"))
