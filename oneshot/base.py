@@ -31,6 +31,7 @@ from oneshot.supernets.space import SubnetConfig
 from .batches import check_batch, check_logits, pair_of
 from .cost.landing import Landing, land
 from .cost.penalty import CostPenalty
+from .cost.record import Record, latency_facts
 from .cost.table import LatencyTable
 from .cost.target import Device, Target
 from .functional import NARROW, expected_cost, frozen_batch_norm, in_32_bits, unrolled_arch_grad, warmup_cosine, wide
@@ -428,6 +429,9 @@ class GradientSearch(SupernetTraining):
         self.arch_warmup_epochs, self.arch_every = arch_warmup_epochs, arch_every
         self.penalty, self.perturbation = penalty, perturbation
 
+    def facts(self) -> dict[str, Any]:
+        return {**super().facts(), **latency_facts({"penalty": self.penalty and self.penalty.cost})}
+
     # What a method supplies.
 
     def arch_loss(self, loss: Tensor, weights: dict[str, Tensor]) -> Tensor:
@@ -445,16 +449,17 @@ class GradientSearch(SupernetTraining):
         """Derive, measure on the device and derive again until the penalty's target is met; the best is the last.
 
         Args:
-            device: By default the one that the penalty's table was measured on, as it says.
+            device: By default the one that the penalty's table, or its measured networks, were measured on.
 
         Raises:
             ValueError: If there is no penalty with a target, or neither a device nor a table.
         """
         if self.penalty is None:
             raise ValueError("There is no target to meet; give the search a CostPenalty(table, 'target', target=...).")
-        if device is None and self.penalty.table is None:
-            raise ValueError("Only a latency table says what it was measured on; name the device: land(Device(...)).")
-        device = device or Device.of(cast(LatencyTable, self.penalty.table))
+        measured = self.penalty.table or (self.penalty.cost and self.penalty.cost.record)
+        if device is None and (measured is None or not measured.device):
+            raise ValueError("Only measured latencies say what they were measured on; name it: land(Device(...)).")
+        device = device or Device.of(cast(LatencyTable | Record, measured))
         return land(self.penalty, self.supernet, self._strengths(), device)
 
     @torch.no_grad()

@@ -72,13 +72,16 @@ def _parser() -> argparse.ArgumentParser:
     )
     pick.add_argument("--with-preprocessing", action="store_true", help=INSIDE)
     pick.add_argument("--overwrite", action="store_true", help="replace the folder if it exists")
+    pick.add_argument("--no-measure", dest="measure", action="store_false", help="do not measure its latency here")
 
     derive = commands.add_parser("derive", help="derive the architecture of a search from its checkpoint")
     derive.add_argument("run", help="folder of a search")
     derive.add_argument("--checkpoint", help="another checkpoint than RUN/checkpoints/last.ckpt")
     derive.add_argument("--out", help="file to write (RUN/subnet.json)")
     derive.add_argument(
-        "--measure", action="store_true", help="meet the latency target of the search on this machine, measured"
+        "--measure",
+        action="store_true",
+        help="meet the latency target of the search on this machine, measured; exit code 3 if it is not met",
     )
 
     export = commands.add_parser("export", help="write a network as safetensors, torch.export and ONNX, each verified")
@@ -89,6 +92,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     export.add_argument("--with-preprocessing", action="store_true", help=INSIDE)
     export.add_argument("--overwrite", action="store_true", help="replace the folder if it exists")
+    export.add_argument("--no-measure", dest="measure", action="store_false", help="do not measure its latency here")
 
     data = commands.add_parser("data", help="look at a folder of images: classes, sizes, duplicates, problems")
     data.add_argument("folder", help="folder of images in a folder for each class, or of images and masks")
@@ -168,7 +172,9 @@ def _run(args: argparse.Namespace, rest: list[str]) -> int:
         elif args.command == "evaluate":
             runs.evaluate(rest)
         elif args.command == "derive":
-            runs.derive(args.run, checkpoint=args.checkpoint, out=args.out, measure=args.measure, trust=args.trust)
+            return runs.derive(
+                args.run, checkpoint=args.checkpoint, out=args.out, measure=args.measure, trust=args.trust
+            )
         elif args.command == "export":
             options = {name: value for name, value in vars(args).items() if name not in ("command", "traceback")}
             runs.export(**options)

@@ -6,11 +6,13 @@ import json
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import pytorch_lightning as pl
 from jsonargparse import ArgumentParser, Namespace
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
@@ -23,18 +25,24 @@ from .cost import (
     Device,
     FewShot,
     LatencyTable,
+    Record,
     Verification,
     bundled_sources,
+    describe_supernet,
     fit_predictor,
-    measure_latencies,
+    measure_samples,
     read_csv,
+    read_record,
     write_csv,
 )
 from .cost import measure as measure_table
 from .cost import verify as verify_table
 from .cost.few_shot import MEASUREMENTS
 from .cost.predictors import SAMPLES
+from .cost.record import changes, noise_doubt
+from .cost.table import UNRECORDED
 from .cost.target import DType, Runtime
+from .data_defaults import build_data, fit_to_data
 from .files import write_atomically
 from .lock import RunLock
 from .report import draw_agreement, network_table, save_figure
@@ -55,12 +63,7 @@ def measure(args: Sequence[str], *, console: Console | None = None) -> None:
         FileExistsError: If the table is there, and neither to be verified nor replaced.
     """
     console = console or Console()
-    parser = _parser()
-    options = parser.parse_args(list(args))
-    with warnings.catch_warnings():
-        # jsonargparse is about to rename this method; older releases do not know the other name.
-        warnings.filterwarnings("ignore", r"(?s).*(JsonargparseDeprecationWarning|instantiate_classes)")
-        supernet = parser.instantiate_classes(options).supernet
+    options, supernet = _parse(args)
     target = Device(options.runtime, options.device, batch=options.batch, dtype=options.dtype, threads=options.threads)
     elastic = isinstance(supernet, ElasticSupernet)
     out = Path(options.out or ("runs/latency.csv" if options.few_shot or elastic else "runs/latency.json"))
@@ -88,7 +91,8 @@ def _measure(options: Namespace, supernet: Supernet, target: Device, out: Path, 
             )
         table.save(out)
         verified.unlink(missing_ok=True)  # it was measured against another table
-        _describe(table, console)
+        _describe(table, supernet, console)
+        _warn_of_doubts(out, table.doubts, console)
         _say(console, f"Table: {out}. Next: --verify {VERIFIED}, or --model.penalty.cost {out} in a search.")
     if options.verify:
         with _progress(console, "networks to verify") as progress:
@@ -124,7 +128,7 @@ def _few_shot(
 
     if (measured := _measured(options, supernet, target, out, journal, console, propose)) is None:
         return
-    genes, ms = measured
+    genes, ms, record = measured
     cost = FewShot(space, sources).fit(genes, ms)
     others = space.sample_matrix(1000, options.seed)
     predicted, (low, high) = cost.costs(others), cost.interval(others, 0.9)
@@ -134,6 +138,7 @@ def _few_shot(
         f"{predicted.max():.3g} {cost.unit}, each ± {((high - low) / 2 / predicted).mean():.0%} with a probability of "
         "90 %.",
     )
+    _warn_of_noise(out, record, console)
     _say(console, f"Measurements: {out}. Next: --model.penalty.cost {out} in a search.")
 
 
@@ -155,13 +160,14 @@ def _elastic(
 
     if (measured := _measured(options, supernet, target, out, journal, console, draw)) is None:
         return
-    genes, ms = measured
+    genes, ms, record = measured
     agreement = fit_predictor(space, genes, ms, kind="elastic").validation["elastic"]
     _say(
         console,
         f"{len(ms)} networks need {ms.min():.3g} to {ms.max():.3g} ms; learned from the others, "
         f"{agreement.within_10:.0%} of them are predicted within 10 %, Kendall's tau {agreement.kendall:.3f}.",
     )
+    _warn_of_noise(out, record, console)
     _say(console, f"Measurements: {out}, an objective for 'oneshot pareto'.")
 
 
@@ -173,28 +179,80 @@ def _measured(
     journal: Path,
     console: Console,
     networks: Callable[[], IntMatrix],
-) -> tuple[IntMatrix, npt.NDArray[np.float64]] | None:
-    """Networks and their latencies in ms, as ``out`` has them, measured if need be; none if that is done elsewhere."""
+) -> tuple[IntMatrix, npt.NDArray[np.float64], Record | None] | None:
+    """Networks, their latencies in ms and their record, as ``out`` has them, measured if need be.
+
+    None if that is done elsewhere.
+    """
     space = supernet.space
     if not out.exists():
         genes = networks()
         if options.elsewhere:
-            write_csv(out, space, genes)
+            record = Record(describe_supernet(supernet), seed=options.seed, networks=_asked(options))
+            write_csv(out, space, genes, record=record)
             _say(
                 console,
                 f"Measure the {len(genes)} networks of {out}, fill in the column ms, and give the same command.",
             )
             return None
         with _progress(console, "networks") as progress:
-            ms = measure_latencies(supernet, target, genes, seed=options.seed, journal=journal, progress=progress)
-        write_csv(out, space, genes, ms)
-    return read_csv(out, space)
+            ms, now = measure_samples(supernet, target, genes, seed=options.seed, journal=journal, progress=progress)
+        write_csv(out, space, genes, ms, record=replace(now, networks=_asked(options)))
+        return genes, ms, now
+    then = read_record(out)
+    if then is None:
+        warnings.warn(UNRECORDED.format(source=out), stacklevel=2)
+    else:
+        _check_continued(options, then, supernet, target, out)
+    return *read_csv(out, space), then
+
+
+def _asked(options: Namespace) -> int | None:
+    networks: int | None = options.few_shot or options.networks
+    return networks
+
+
+def _check_continued(options: Namespace, record: Record, supernet: Supernet, target: Device, out: Path) -> None:
+    """Refuse a file that is there, and was measured with other settings than are given."""
+    record.check_supernet(supernet)
+    then = {"seed": record.seed, "networks": record.networks}
+    now = {"seed": options.seed, "networks": _asked(options)}
+    if record.device:  # else it was filled in elsewhere
+        names = ("runtime", "device", "name", "threads")
+        then |= {name: record.device.get(name) for name in names} | {"batch": record.batch, "dtype": record.dtype}
+        facts = target.facts()
+        now |= {name: facts.get(name) for name in names} | {"batch": target.batch, "dtype": target.dtype}
+    if different := changes(then, now):
+        raise ValueError(
+            f"{out} was measured with other settings: {different}. Give those, replace the file with --overwrite, or "
+            "write to another --out."
+        )
+
+
+def _parse(args: Sequence[str]) -> tuple[Namespace, Supernet]:
+    """The options, and the supernet: that of the data where it is left at its defaults, as a search builds it."""
+    parser = _parser()
+    options = parser.parse_args(list(args))
+    with warnings.catch_warnings():
+        # jsonargparse is about to rename this method; older releases do not know the other name.
+        warnings.filterwarnings("ignore", r"(?s).*(JsonargparseDeprecationWarning|instantiate_classes)")
+        if options.data is not None:
+            fit_to_data(options.supernet, build_data(options.data))
+            options.data = None
+        supernet: Supernet = parser.instantiate_classes(options).supernet
+    return options, supernet
 
 
 def _parser() -> ArgumentParser:
     parser = ArgumentParser(prog="oneshot measure", description="Measure what a supernet's candidates need here.")
     parser.add_argument("--config", action="config", help="YAML file with these options")
     parser.add_subclass_arguments(Supernet, "supernet", required=True, help="the search space to measure")
+    parser.add_subclass_arguments(
+        pl.LightningDataModule,
+        "data",
+        required=False,
+        help="what a search will read: the supernet gets its image size, channels and number of classes",
+    )
     parser.add_argument("--out", type=str | None, default=None, help="table to write or to verify (runs/latency.json)")
     parser.add_argument("--runtime", type=Runtime, default="eager", help="what runs the networks")
     parser.add_argument("--device", type=str, default="cpu", help="cpu, cuda or cuda:1")
@@ -221,8 +279,24 @@ def _parser() -> ArgumentParser:
     return parser
 
 
-def _describe(table: LatencyTable, console: Console) -> None:
+def _warn_of_doubts(out: Path, doubts: Sequence[str], console: Console) -> None:
+    if doubts:
+        _say(
+            console,
+            f"WARNING: {out} is doubtful: {'; '.join(doubts)}. Measure again with --overwrite when nothing else runs "
+            "on the machine; a search refuses it unless it is given allow_noisy.",
+        )
+
+
+def _warn_of_noise(out: Path, record: Record | None, console: Console) -> None:
+    doubt = noise_doubt(record.noise) if record is not None else None
+    _warn_of_doubts(out, [doubt] if doubt else [], console)
+
+
+def _describe(table: LatencyTable, supernet: Supernet, console: Console) -> None:
     device = table.device
+    arguments = ", ".join(f"{name} {value}" for name, value in (table.supernet or {}).get("arguments", {}).items())
+    _say(console, f"Networks of {type(supernet).__name__}: {arguments or 'without arguments in common'}.")
     _say(
         console,
         f"{device['runtime']} on {device['name']}, {_threads(device)}, batch {table.batch}, {table.dtype}: "

@@ -19,6 +19,7 @@ from .batches import check_labels, check_logits
 from .discrete.study import LOG, Record, Study
 from .evaluation import FittedBatches, decode_images, fitted, in_parts, recalibrate
 from .export import export_subnet
+from .latency import predictions, record_latency
 from .nat.nat import NAT
 from .nat.objectives import ERROR
 from .nat.pick import at_most as best_at_most
@@ -54,6 +55,7 @@ def pick(
     overwrite: bool = False,
     data_options: Sequence[str] = (),
     trust: Sequence[str] = (),
+    measure: bool = True,
 ) -> Path:
     """Take a network from the front of a search, calibrate its statistics, train it if asked, export it.
 
@@ -78,6 +80,7 @@ def pick(
         overwrite: Likewise.
         data_options: Options of the data, ``--data.init_args.root photos``, where they are elsewhere now.
         trust: Modules besides ``oneshot`` whose classes may be imported and built.
+        measure: Measure the latency of what was exported, see :func:`~oneshot.latency.record_latency`.
 
     Returns:
         The folder.
@@ -98,8 +101,8 @@ def pick(
     point = _pairs("--near", near)
     if (Path(run) / LOG).is_file():
         picked = _from_study(run, bounds, point, knee=knee, trust=trust)
-        inside = with_preprocessing
-        return _export_of_study(picked, target, finetune, lr, formats, with_preprocessing=inside, overwrite=overwrite)
+        options = {"with_preprocessing": with_preprocessing, "overwrite": overwrite, "measure": measure}
+        return _export_of_study(picked, target, finetune, lr, formats, **options)
     source = RunFolder(Path(run), tuple(trust)) if is_run(run) else None
     module = source.module() if source else None
     if not isinstance(module, NAT) or source is None:
@@ -159,6 +162,8 @@ def pick(
     )
     figure = draw_front(names, units, archive.values, front.tolist(), picked=row)
     save_figure(figure, folder / "picked.png", patient=True)
+    for told in record_latency(folder, network, predictions(module, config), measure=measure):
+        console.print(told, soft_wrap=True, highlight=False, markup=False)
     given = describe_trust([type(network).__module__])
     console.print(f"Exported: {folder}; oneshot.load({str(folder)!r}{given}) gives the network back.", soft_wrap=True)
     return folder
@@ -201,6 +206,7 @@ def _export_of_study(
     *,
     with_preprocessing: bool,
     overwrite: bool,
+    measure: bool,
 ) -> Path:
     study, record = picked
     console, data = Console(), getattr(study.evaluator, "data", None)
@@ -226,6 +232,8 @@ def _export_of_study(
         formats=formats,
         overwrite=overwrite,
     )
+    for told in record_latency(folder, network, measure=measure):
+        console.print(told, soft_wrap=True, highlight=False, markup=False)
     given = describe_trust([type(network).__module__])
     console.print(f"Exported: {folder}; oneshot.load({str(folder)!r}{given}) gives the network back.", soft_wrap=True)
     return folder

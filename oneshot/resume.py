@@ -15,6 +15,7 @@ from . import __version__
 from .guard import FiniteLossGuard
 from .summary import leave_out_flops
 
+LATER = {"checksums of latencies"}  # facts that earlier releases did not write
 KEY, FORMAT = "oneshot", 1  # where a checkpoint holds the facts, and the version of their form
 
 
@@ -95,6 +96,13 @@ class ResumableModule(FiniteLossGuard):
             )
         then, now = made_by["facts"], self.facts()
         changed = {name for name in then.keys() | now.keys() if then.get(name) != now.get(name)}
+        if changed & LATER - then.keys():
+            changed -= LATER - then.keys()
+            warnings.warn(
+                "The checkpoint is of an earlier release, which did not write down the latencies of its search: "
+                "whether they are the same now cannot be checked.",
+                stacklevel=2,
+            )
         # Between two epochs the images can be dealt out anew; within one, some would be seen twice and others not.
         loops = checkpoint["loops"]["fit_loop"]
         progress = loops["epoch_progress"]["current"]

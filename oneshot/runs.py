@@ -8,14 +8,12 @@ known of the data where they are not, and ``sha256sums.txt`` whether files are a
 from __future__ import annotations
 
 import argparse
-import inspect
 import json
 import logging
 import sys
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from importlib import import_module
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, Literal
@@ -57,11 +55,14 @@ from oneshot.supernets.elastic import ElasticNetwork
 
 from .base import GradientSearch, SearchModule
 from .cost.counts import count
+from .cost.landing import Landing
 from .data.facts import data_facts
+from .data_defaults import build_data, fit_to_data
 from .evaluation import FittedBatches, has_statistics, recalibrate_on
 from .export import MANIFEST, describe, export_subnet, exported_preprocessing, load
 from .files import begin_checksums, check_recorded, is_as_recorded, new_folder, write_recorded
 from .interrupts import GOES_ON, graceful, interruption
+from .latency import Prediction, measured_on, predictions, record_latency
 from .limits import check_sizes_in
 from .lock import RunLock
 from .nat.nat import NAT
@@ -83,6 +84,7 @@ LIGHTNING = ("pytorch_lightning", "lightning_fabric", "torch.utils")  # of a Tra
 FIXED_OF_TRAINER = ("precision", "limit_train_batches", "overfit_batches", "fast_dev_run")
 
 CHECKPOINT = "checkpoints/last.ckpt"
+MISSED = 3  # exit code where a network was derived and does not meet its target
 
 
 class _SaveConfig(SaveConfigCallback):
@@ -169,16 +171,7 @@ class _RunCLI(LightningCLI):
         network = model.get("supernet") or model.get("network")
         if not network or "init_args" not in network:
             return
-        parser = LightningArgumentParser()
-        parser.add_lightning_class_args(pl.LightningDataModule, "data", subclass_mode=True)
-        data = parser.instantiate_classes(parser.parse_object({"data": self.config.data})).data
-        module, _, name = network.class_path.rpartition(".")
-        defaults = inspect.signature(getattr(import_module(module), name)).parameters
-        shape = getattr(data, "input_shape", (None, None, None))
-        known = {"num_classes": getattr(data, "num_classes", None), "in_channels": shape[0], "image_size": shape[1]}
-        for key, value in known.items():
-            if value is not None and key in network.init_args and network.init_args[key] == defaults[key].default:
-                network.init_args[key] = value
+        fit_to_data(network, build_data(self.config.data))
 
     def fit(self) -> Path:
         """Train, or go on with the training, and return the folder of the run."""
@@ -249,6 +242,7 @@ def search(args: Sequence[str]) -> None:
             SearchProgressBar(),
         ],
     )
+    _say_latencies(cli)
     with cli.alone():
         folder = cli.fit()
     if cli.trainer.is_global_zero:
@@ -267,6 +261,7 @@ def pareto(args: Sequence[str]) -> None:
         subclass_mode_model=True,
         callbacks=lambda out: [ParetoExport(out), SubnetExport(out), SearchProgressBar()],
     )
+    _say_latencies(cli)
     with cli.alone():
         folder = cli.fit()
     if cli.trainer.is_global_zero:
@@ -274,6 +269,13 @@ def pareto(args: Sequence[str]) -> None:
         units = ["", *(objective.unit for objective in search.objectives)]
         _say(network_table(front_rows(search.archive.objectives, units, search.archive.values[search.front()])))
         _say(f"Run: {folder}, with front.png and front.html. Next: oneshot pick {folder} --knee")
+
+
+def _say_latencies(cli: _RunCLI) -> None:
+    """What the latencies of a search were measured on, which may well be another machine."""
+    if cli.trainer.is_global_zero:
+        for told in measured_on(cli.model):
+            _say(told)
 
 
 def retrain(args: Sequence[str]) -> None:
@@ -359,21 +361,32 @@ def derive(
     out: str | None = None,
     measure: bool = False,
     trust: Sequence[str] = (),
-) -> None:
-    """``oneshot derive RUN``: write the architecture of a search's checkpoint; measured, if it has a latency target."""
+) -> int:
+    """``oneshot derive RUN``: write the architecture of a search's checkpoint; measured, if it has a latency target.
+
+    Returns:
+        The exit code: 3 if the target is not met, which is when the measured latency is more than 1 % above it.
+    """
     module = RunFolder(Path(run), tuple(trust)).module(checkpoint)
     if not isinstance(module, SearchModule):
         raise ValueError(f"Only a search has an architecture to derive; {run} is a retraining.")
+    landings: list[Landing] = []
     if measure:
         if not isinstance(module, GradientSearch):
             raise ValueError(f"--measure needs a search with a latency target; {type(module).__name__} has none.")
+        for told in measured_on(module):
+            _say(told)
         landings = module.land()
         for landing in landings:
             _say(f"{landing.measured:.4g} ms measured, {landing.predicted:.4g} ms by the table")
-    config, path = landings[-1].config if measure else module.derive(), Path(out or Path(run) / SUBNET)
+    config, path = landings[-1].config if landings else module.derive(), Path(out or Path(run) / SUBNET)
     write_recorded(path, config.to_json())
     _say(str(config))
     _say(f"Written: {path}")
+    if landings and isinstance(module, GradientSearch) and module.penalty is not None:
+        _say(landings[-1].verdict(module.penalty.target))
+        return 0 if landings[-1].meets(module.penalty.target) else MISSED
+    return 0
 
 
 def export(
@@ -385,13 +398,15 @@ def export(
     overwrite: bool = False,
     data_options: Sequence[str] = (),
     trust: Sequence[str] = (),
+    measure: bool = True,
 ) -> None:
     """``oneshot export RUN``: write the network of a retraining, or of a search with the weights it inherits.
 
     The statistics that a search has are a mixture of those of all its architectures, so the network gets its own: for
-    that, and for nothing else, the images must be there.
+    that, and for nothing else, the images must be there. With ``measure`` its latency is measured and written into the
+    manifest, see :func:`~oneshot.latency.record_latency`.
     """
-    source = RunFolder(Path(run), tuple(trust))
+    source, predicted = RunFolder(Path(run), tuple(trust)), list[Prediction]()
     module = source.module()
     if isinstance(module, Retrain):
         network = module.network_for_export()
@@ -399,7 +414,8 @@ def export(
         network.config = source.subnet() or network.config
         facts = source.known_facts(data_options)
     else:
-        network = module.supernet.extract(module.derive())
+        derived = module.derive()
+        network, predicted = module.supernet.extract(derived), predictions(module, derived)
         facts = _calibrate(network, source, data_options)
     folder = export_subnet(
         network,
@@ -413,6 +429,8 @@ def export(
         formats=formats,
         overwrite=overwrite,
     )
+    for told in record_latency(folder, network, predicted, measure=measure):
+        _say(told)
     given = describe_trust([type(network).__module__])
     _say(f"Exported: {folder}; oneshot.load({str(folder)!r}{given}) gives the network back.")
 

@@ -11,7 +11,7 @@ import pytest
 import yaml
 
 from oneshot.cli import main
-from oneshot.cost import Agreement, CostPenalty, LatencyTable, TransferredCost, read_csv, transferred_cost
+from oneshot.cost import Agreement, CostPenalty, LatencyTable, TransferredCost, read_csv, read_record, transferred_cost
 from oneshot.cost.target import Run, Target
 from oneshot.nat.nat import NAT
 from oneshot.supernets import MobileNetV3Network, MobileNetV3Supernet, NASBench201Space, NASBench201Supernet
@@ -143,10 +143,10 @@ def test_networks_are_measured_elsewhere_and_filled_in(tmp_path: Path, capsys: p
     assert measure(out, "--few-shot=5", "--elsewhere") == 0
     assert "fill in the column ms" in capsys.readouterr().out
     assert measure(out, "--few-shot=5") == 1
-    assert "line 2: the time is missing" in capsys.readouterr().err
-    header, *lines = out.read_text().splitlines()
+    assert "line 4: the time is missing" in capsys.readouterr().err
+    *header, lines = *out.read_text().splitlines()[:3], out.read_text().splitlines()[3:]
     filled = [f"{line}{2.0 + sum(MS[pick] for pick in line.split(',')[:-1])}" for line in lines]
-    out.write_text("\n".join([header, *filled]))
+    out.write_text("\n".join([*header, *filled]))
     assert measure(out, "--few-shot=5") == 0
     assert "5 measurements" in capsys.readouterr().out
     penalty = CostPenalty(str(out), "target", target=3.0)
@@ -224,6 +224,109 @@ def test_an_elastic_space_has_no_table(
     assert main(["measure", *ELASTIC, "--out=phone.csv", *options]) == 1
     assert "there is no table: at least 30 random networks are measured" in capsys.readouterr().err
     assert not list(tmp_path.iterdir())
+
+
+# What is measured, and what it is measured for.
+
+
+def test_a_measurement_follows_the_data_as_a_search_does(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out = tmp_path / "table.json"
+    small = ["--supernet", "oneshot.supernets.NASBench201Supernet", "--supernet.channels=4", "--networks=20"]
+    data = ["--data", "oneshot.data.Digits", "--data.image_size=16"]
+    assert main(["measure", *small, "--supernet.cells_per_stage=1", *data, "--out", str(out)]) == 0
+    table = LatencyTable.load(out)
+    assert table.input_shape == (1, 16, 16) and table.supernet is not None and table.supernet["num_classes"] == 10
+    assert "Networks of NASBench201Supernet: channels 4" in " ".join(capsys.readouterr().out.split())
+    # What is given stays, and is another table than that of the data.
+    other = tmp_path / "other.json"
+    assert main(["measure", *small, *data, "--supernet.num_classes=7", "--out", str(other)]) == 0
+    assert (LatencyTable.load(other).supernet or {})["num_classes"] == 7
+    supernet = NASBench201Supernet(channels=4, cells_per_stage=1, in_channels=1, image_size=16)
+    CostPenalty(str(out), "additive", a=0.1).bind(supernet)
+    with pytest.raises(ValueError, match=r"num_classes is 7 there, 10 here.*cells_per_stage is 5 there, 1 here"):
+        CostPenalty(str(other), "additive", a=0.1).bind(supernet)
+
+
+def test_the_data_of_a_search_are_followed_too(tmp_path: Path) -> None:
+    out = tmp_path / "table.json"
+    small = ["--supernet", "oneshot.supernets.NASBench201Supernet", "--supernet.channels=4", "--networks=20"]
+    data = ["--data", "oneshot.data.SearchDataModule", "--data.data=oneshot.data.Digits", "--data.seed=3"]
+    assert main(["measure", *small, "--supernet.cells_per_stage=1", *data, "--out", str(out)]) == 0
+    table = LatencyTable.load(out)
+    assert table.input_shape == (1, 8, 8) and (table.supernet or {})["num_classes"] == 10
+
+
+class Noisy(KnownDevice):
+    """The first twelve networks take half as long again when they are measured a second time."""
+
+    measured = 0
+
+    def prepare(self, network: Subnet) -> Run:
+        run = super().prepare(network)
+        Noisy.measured += 1
+        slow = 1.5 if Noisy.measured > 21 else 1.0  # the reference, and 20 networks
+        return lambda: run() * slow  # type: ignore[operator]  # a number
+
+
+def test_noise_is_said_when_it_is_measured_and_a_search_refuses_the_file(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("oneshot.measuring.Device", Noisy)
+    monkeypatch.setattr(Noisy, "measured", 0)
+    out = tmp_path / "table.json"
+    assert measure(out) == 0
+    said = " ".join(capsys.readouterr().out.split())
+    assert f"WARNING: {out} is doubtful: its noise from one measurement to the next is" in said
+    assert "a search refuses it unless it is given allow_noisy" in said
+    supernet = NASBench201Supernet(channels=4, cells_per_stage=1, image_size=8)
+    with pytest.raises(ValueError, match="above 10%"):
+        CostPenalty(str(out), "additive", a=0.1).bind(supernet)
+    phone = tmp_path / "phone.csv"
+    monkeypatch.setattr(Noisy, "measured", 0)
+    assert measure(phone, "--few-shot=20") == 0
+    assert f"WARNING: {phone} is doubtful: its noise" in " ".join(capsys.readouterr().out.split())
+    with pytest.raises(ValueError, match="phone.csv is doubtful: its noise"):
+        NAT(supernet, objectives=[str(phone)])
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        pytest.param(["--threads=2"], "threads was 1, is 2", id="threads"),
+        pytest.param(["--runtime=compile"], "runtime was 'eager', is 'compile'", id="runtime"),
+        pytest.param(["--batch=4"], "batch was 1, is 4", id="batch"),
+        pytest.param(["--dtype=bfloat16"], "dtype was 'float32', is 'bfloat16'", id="dtype"),
+        pytest.param(["--few-shot=9"], "networks was 10, is 9", id="networks"),
+        pytest.param(["--seed=5"], "seed was 0, is 5", id="seed"),
+        pytest.param(
+            ["--supernet.channels=8", "--supernet.num_classes=3"], "num_classes is 10 there, 3 here", id="net"
+        ),
+    ],
+)
+def test_a_file_of_other_settings_is_not_gone_on_with(
+    options: list[str], message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "phone.csv"
+    assert measure(out, "--few-shot=10", "--threads=1") == 0
+    before = out.read_bytes()
+    assert measure(out, "--few-shot=10", "--threads=1") == 0  # the same settings: what is there is shown
+    assert measure(out, "--few-shot=10", "--threads=1", *options) == 1
+    assert message in capsys.readouterr().err and out.read_bytes() == before
+
+
+def test_measurements_made_elsewhere_are_used_whatever_the_options_of_this_machine(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "phone.csv"
+    assert measure(out, "--few-shot=5", "--elsewhere", "--supernet.num_classes=3") == 0
+    record = read_record(out)
+    assert record is not None and record.device == {} and record.supernet["num_classes"] == 3
+    lines = out.read_text().splitlines()
+    filled = [f"{line}{2.0 + sum(MS[pick] for pick in line.split(',')[:-1])}" for line in lines[3:]]
+    out.write_text("\n".join([*lines[:3], *filled]))
+    assert measure(out, "--few-shot=5", "--threads=3", "--supernet.num_classes=3") == 0
+    assert measure(out, "--few-shot=5") == 1
+    assert "num_classes is 3 there, 10 here" in capsys.readouterr().err
 
 
 @pytest.mark.slow

@@ -37,7 +37,8 @@ from oneshot.supernets import FBNetSupernet  # noqa: E402
 def search(args: argparse.Namespace, target: float) -> dict[str, Any]:
     pl.seed_everything(args.seed, verbose=False)
     start, table = time.perf_counter(), LatencyTable.load(args.table)
-    supernet = FBNetSupernet(num_classes=10, image_size=table.input_shape[-1])
+    # As many logits as the networks of the table have; the ten classes of CIFAR-10 are the first of them.
+    supernet = FBNetSupernet(image_size=table.input_shape[-1])
     data = PackedCIFAR10(
         Path(os.environ["ONESHOT_DATA"]),
         image_size=table.input_shape[-1],

@@ -10,7 +10,6 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Sequence
-from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import TypeAlias
 
@@ -36,6 +35,7 @@ from .conditional import count_elastic
 from .counts import Counts, Visit, count, trace
 from .joint import PeakCost, Segment, always
 from .model import AdditiveCost, CostModel
+from .record import Record, describe_supernet, own_random_numbers
 
 UNITS: dict[Counted, str] = {"params": "params", "macs": "MACs", "memory": "bytes"}
 LARGEST = 2**22  # entries of a table over the edges of a node
@@ -60,7 +60,7 @@ def count_candidates(supernet: Supernet, what: Counted, *, image_size: int | Non
         image_size: Height and width of square images; by default the supernet's. Not of elastic spaces, which choose.
 
     Returns:
-        The costs in params, MACs or bytes. Those of MACs and memory remember the ``input_shape``.
+        The costs in params, MACs or bytes. They remember the networks that were counted, and are refused for others.
 
     Raises:
         ValueError: If there is no such count, there are no images of this size, an unknown space has counts that are no
@@ -86,25 +86,32 @@ def count_candidates(supernet: Supernet, what: Counted, *, image_size: int | Non
                 f"The resolution is a choice of space {supernet.space.name!r}, counted at all of "
                 f"{supernet.space['resolution'].candidates}; got image_size={image_size}. Leave it out."
             )
-        with _own_random_numbers(supernet):
-            return count_elastic(supernet, what, UNITS[what])
+        with own_random_numbers(supernet):
+            counted = count_elastic(supernet, what, UNITS[what])
+        counted.record = _record(supernet, what, shape)
+        return counted
     if not isinstance(supernet, OperationSupernet):
         raise ValueError(
             f"Counted are supernets of operation choices and elastic ones; got a {type(supernet).__name__}. Write a "
             "CostModel for it; count(supernet.extract(config), shape) has the counts of one architecture."
         )
     shape = shape if image_size is None else (shape[0], image_size, image_size)
-    with _own_random_numbers(supernet):
+    with own_random_numbers(supernet):
         found = _count(supernet, what, shape)
     if what != "params":
         found.input_shape = tuple(shape)
         found.image_size = shape[-1] if len(shape) == 3 and shape[1] == shape[2] else None
+    found.record = _record(supernet, what, shape)
     return found
 
 
-def _own_random_numbers(supernet: Supernet) -> AbstractContextManager[None]:
-    device = next(supernet.parameters()).device
-    return torch.random.fork_rng([device] if device.type == "cuda" else [])
+def _record(supernet: Supernet, what: Counted, shape: tuple[int, ...]) -> Record:
+    """The networks that were counted; parameters are the same for images of all sizes."""
+    found = describe_supernet(supernet, input_shape=None if isinstance(supernet, ElasticSupernet) else shape)
+    if what == "params":
+        found = {name: value for name, value in found.items() if name not in ("input_shape", "macs")}
+        found["arguments"] = {name: value for name, value in found["arguments"].items() if name != "image_size"}
+    return Record(found)
 
 
 def _count(supernet: OperationSupernet, what: Counted, shape: tuple[int, ...]) -> CostModel:

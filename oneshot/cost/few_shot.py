@@ -17,25 +17,30 @@ network and no meta-training is needed here.
 
 from __future__ import annotations
 
-import csv
-import io
 import json
 import warnings
+import zlib
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from importlib.resources import files
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from oneshot.files import write_atomically
 from oneshot.supernets.elastic import ElasticSpace
 from oneshot.supernets.space import IntMatrix, SearchSpace
 
 from .model import CostModel
 from .predictors import LinearPredictor, Predictor, check_samples, fit_predictor, one_hot, soft_one_hot
+from .record import Record, noise_doubt
+from .samples import read_csv as read_csv
+from .samples import read_record
+from .samples import write_csv as write_csv
+from .table import UNIT, UNRECORDED
 
 Floats = npt.NDArray[np.float64]
 
@@ -49,6 +54,7 @@ UNEXPLAINED = 0.7  # noise from which on the sources say little about the device
 STUDENT = 4.0  # degrees of freedom of the errors of measurements
 ROUNDS = 3  # of down-weighting what is far from what the others say
 MEASUREMENTS = 3
+BENCHMARK = "{name} is of the networks of a benchmark, and not of this supernet's; give it to FewShot with measurements"
 POPULATION = 2000  # random architectures that stand for the space
 PROPOSAL = 2  # deviation that proposals are made for
 
@@ -446,7 +452,7 @@ def bundled_sources(space: SearchSpace) -> dict[str, CostModel]:
 
     Fitted by ``experiments/latency/bundle.py`` to the measurements of HELP (arXiv:2106.08630) and HW-NAS-Bench
     (arXiv:2103.10584), in the networks of these benchmarks; the shapes carry over to other widths and resolutions as
-    far as they go.
+    far as they go. So they are sources of :class:`FewShot`, and a search refuses one of them as its own latency.
 
     Args:
         space: ``FBNetSpace()`` or ``NASBench201Space()``.
@@ -462,35 +468,25 @@ def bundled_sources(space: SearchSpace) -> dict[str, CostModel]:
             "cost models of your own, two or more."
         )
     data = json.loads((folder / f"{space.name}.json").read_text(encoding="utf-8"))
-    return {name: LinearPredictor.from_dict(space, device) for name, device in data["devices"].items()}
-
-
-def write_csv(path: str | Path, space: SearchSpace, genes: IntMatrix, values: npt.ArrayLike | None = None) -> Path:
-    """Write architectures with a column ``ms``, empty unless given, to be filled in where they are measured.
-
-    Args:
-        path: The file.
-        space: The search space.
-        genes: Architectures, ``[N, G]``.
-        values: Milliseconds, ``[N]``.
-    """
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(_header(space))
-    times = [""] * len(genes) if values is None else [f"{ms:.6g}" for ms in np.asarray(values)]
-    for config, ms in zip(space.decode(genes), times, strict=True):
-        writer.writerow([*(pick for choice in space.choices for pick in config[choice.name]), ms])
-    return write_atomically(path, text.getvalue())
+    sources: dict[str, CostModel] = {}
+    for name, device in data["devices"].items():
+        sources[name] = source = LinearPredictor.from_dict(space, device)
+        if source.unit == UNIT:
+            source.doubts = (BENCHMARK.format(name=name),)
+    return sources
 
 
 def transferred_cost(path: str | Path, space: SearchSpace) -> TransferredCost:
     """Cost model of the device whose measurements a CSV file holds, from the bundled sources.
 
+    It has the record of the file, by which it is refused for other networks. A warning says so if the file has none.
+
     Raises:
-        ValueError: See :func:`read_csv`, :func:`bundled_sources` and :meth:`FewShot.fit`.
+        ValueError: See :func:`~oneshot.cost.samples.read_csv`, :func:`bundled_sources` and :meth:`FewShot.fit`.
     """
     genes, values = read_csv(path, space)
-    return FewShot(space, list(bundled_sources(space).values())).fit(genes, values)
+    model = FewShot(space, list(bundled_sources(space).values())).fit(genes, values)
+    return _with_record(model, path, _checksum(genes, values))
 
 
 def measured_cost(path: str | Path, space: SearchSpace) -> TransferredCost | Predictor:
@@ -499,65 +495,30 @@ def measured_cost(path: str | Path, space: SearchSpace) -> TransferredCost | Pre
     In others it is :func:`transferred_cost`.
 
     Raises:
-        ValueError: See :func:`read_csv`, :func:`fit_predictor` and :func:`transferred_cost`.
+        ValueError: See :func:`~oneshot.cost.samples.read_csv`, :func:`fit_predictor` and :func:`transferred_cost`.
     """
     if isinstance(space, ElasticSpace):
-        return fit_predictor(space, *read_csv(path, space), kind="elastic")
+        genes, values = read_csv(path, space)
+        return _with_record(fit_predictor(space, genes, values, kind="elastic"), path, _checksum(genes, values))
     return transferred_cost(path, space)
 
 
-def read_csv(path: str | Path, space: SearchSpace) -> tuple[IntMatrix, Floats]:
-    """Read what :func:`write_csv` wrote and somebody filled in.
-
-    Returns:
-        Genes ``[N, G]`` and milliseconds ``[N]``.
-
-    Raises:
-        ValueError: If the file is missing or empty, columns are wrong, a pick is not of the space, or a time is
-            missing, not a number or not above 0; the line is named.
-    """
-    path = Path(path)
-    try:
-        rows = list(csv.reader(io.StringIO(path.read_text(encoding="utf-8-sig"))))
-    except (FileNotFoundError, UnicodeDecodeError) as error:
-        raise ValueError(
-            f"{path} cannot be read as a CSV file: {error}. 'oneshot measure' or write_csv makes one."
-        ) from error
-    header = _header(space)
-    if not rows or [name.strip() for name in rows[0]] != header:
-        raise ValueError(
-            f"{path}, line 1: the columns for space {space.name!r} are {', '.join(header)}; got "
-            f"{', '.join(rows[0]) if rows else 'nothing'}. Fill in the file as it was written."
-        )
-    genes, times = [], []
-    indices = [{str(pick): i for i, pick in enumerate(c.picks)} for c in space.choices for _ in range(c.rows)]
-    for line, row in enumerate(rows[1:], 2):
-        cells = [cell.strip() for cell in row]
-        if not any(cells):
-            continue
-        if len(cells) != len(header):
-            raise ValueError(f"{path}, line {line}: {len(header)} columns are needed; got {len(cells)}.")
-        for name, cell, index in zip(header, cells, indices):
-            if cell not in index:
-                raise ValueError(f"{path}, line {line}: {cell!r} is not a candidate of {name}; they are {list(index)}.")
-        times.append(_milliseconds(cells[-1], f"{path}, line {line}"))
-        genes.append([index[cell] for cell, index in zip(cells, indices)])
-    if not genes:
-        raise ValueError(f"{path} has no architectures; fill in the file that write_csv made.")
-    return np.array(genes, dtype=np.int64), np.array(times)
+Learned = TypeVar("Learned", bound=CostModel)
 
 
-def _header(space: SearchSpace) -> list[str]:
-    return [f"{choice.name}_{row}" for choice in space.choices for row in range(choice.rows)] + ["ms"]
+def _checksum(genes: IntMatrix, values: Floats) -> str:
+    return f"{zlib.crc32(json.dumps([genes.tolist(), values.tolist()]).encode()):08x}"
 
 
-def _milliseconds(cell: str, where: str) -> float:
-    if not cell:
-        raise ValueError(f"{where}: the time is missing. Fill in the column ms, or delete the line.")
-    try:
-        value = float(cell)
-    except ValueError as error:
-        raise ValueError(f"{where}: {cell!r} is not a number of milliseconds, such as 12.5.") from error
-    if not (np.isfinite(value) and value > 0):
-        raise ValueError(f"{where}: a time is finite and above 0; got {cell}.")
-    return value
+def _with_record(model: Learned, path: str | Path, checksum: str) -> Learned:
+    record = read_record(path)
+    if record is None:
+        warnings.warn(UNRECORDED.format(source=path), stacklevel=4)
+    model.record = replace(record or Record({}, source=str(path)), checksum=checksum)
+    random = model.space.sample_matrix(POPULATION, 0)
+    costs = model.predict(random) if isinstance(model, Predictor) else model.costs(random)
+    below, doubt = int((costs <= 0).sum()), noise_doubt(model.record.noise)
+    model.doubts = () if doubt is None else (doubt,)
+    if below:
+        model.doubts += (f"{below} of {POPULATION} random networks are predicted to need 0 {model.unit} or less",)
+    return model

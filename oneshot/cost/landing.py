@@ -14,6 +14,7 @@ from oneshot.supernets.space import SubnetConfig
 
 from .measurement import Progress, measure_latencies
 from .penalty import CostPenalty
+from .table import UNIT
 from .target import Target
 
 REPEATS = 5  # measurements of a network, whose median counts
@@ -36,6 +37,20 @@ class Landing:
     predicted: float
     measured: float
     measurements: tuple[float, ...]
+
+    def meets(self, target: float) -> bool:
+        """Whether what was measured keeps to a target: 1 % above it is no more than timers are wrong by."""
+        return self.measured <= ABOVE * target
+
+    def verdict(self, target: float) -> str:
+        """Whether a target was met, and by how much, in a sentence."""
+        off, (low, high) = self.measured / target - 1, (min(self.measurements), max(self.measurements))
+        where = f"{abs(off):.1%} {'above' if off > 0 else 'below'} it"
+        return (
+            f"Target of {target:g} {UNIT} {'met' if self.meets(target) else 'NOT met'}: {self.measured:.4g} {UNIT} "
+            f"measured ({len(self.measurements)} times, {low:.4g} to {high:.4g}), {where}; up to {ABOVE - 1:.0%} above "
+            "counts as met."
+        )
 
 
 def land(
@@ -71,6 +86,8 @@ def land(
     """
     if penalty.form != "target" or penalty.cost is None:
         raise ValueError(f"A network lands on a target: the penalty's form is 'target'; got {penalty.form!r}.")
+    if penalty.cost.unit != UNIT:
+        raise ValueError(f"A target that is measured is in {UNIT}; that of the penalty is in {penalty.cost.unit}.")
     if not (0 < within < 1 and attempts >= 1):
         raise ValueError(f"within is between 0 and 1, attempts at least 1; got {within} and {attempts}.")
     aim, landings, space = penalty.target, list[Landing](), supernet.space
@@ -80,9 +97,9 @@ def land(
             break  # there is nothing between these
         times = measure_latencies(supernet, device, space.encode([config] * REPEATS), progress=progress)
         landings.append(Landing(config, penalty.cost.cost(config), float(np.median(times)), tuple(times.tolist())))
-        if (1 - 2 * within) * penalty.target <= landings[-1].measured <= ABOVE * penalty.target:
+        if (1 - 2 * within) * penalty.target <= landings[-1].measured and landings[-1].meets(penalty.target):
             break
         aim *= AIM * penalty.target / landings[-1].measured
-    kept = [landing for landing in landings if landing.measured <= ABOVE * penalty.target]
+    kept = [landing for landing in landings if landing.meets(penalty.target)]
     best = max(kept, key=lambda it: it.measured) if kept else min(landings, key=lambda it: it.measured)
     return [*(landing for landing in landings if landing is not best), best]

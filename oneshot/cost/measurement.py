@@ -30,7 +30,8 @@ from oneshot.supernets.base import OperationSupernet, Subnet, Supernet
 from oneshot.supernets.space import IntMatrix, SearchSpace
 
 from .counts import count
-from .table import LatencyTable, describe_choices
+from .record import Record, changes, describe_choices, describe_supernet
+from .table import LatencyTable
 from .target import Run, Target, example_input
 
 Matrix = npt.NDArray[np.float64]
@@ -161,6 +162,7 @@ def measure(
         reference={"config": space.decode(reference[None])[0].to_dict(), "ms": anchor, **_size(network)},
         device=target.facts(),
         date=datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        supernet=describe_supernet(supernet),
     )
 
 
@@ -193,6 +195,44 @@ def measure_latencies(
     reference = space.encode([space.sample(seed)])[0]
     measure_networks(supernet, target, reference, list(genes), log, progress, runs=LONE_RUNS)
     return log.reference_ms() * np.array([visit.ratio for visit in log.visits])
+
+
+def measure_samples(
+    supernet: Supernet,
+    target: Target,
+    genes: IntMatrix,
+    *,
+    seed: int = 0,
+    journal: str | Path | None = None,
+    progress: Progress | None = None,
+) -> tuple[Matrix, Record]:
+    """Latency of given whole networks as :func:`measure_latencies`, ``[N]``, ms, and what it was measured for and on.
+
+    The first networks are measured once more at the end, which tells the noise.
+
+    Args:
+        supernet: Extracts the networks.
+        target: What is measured on.
+        genes: The networks, ``[N, G]``.
+        seed: The reference network is drawn from it.
+        journal: See :func:`measure`.
+        progress: Likewise.
+
+    Raises:
+        ValueError: If the journal has other settings.
+        RuntimeError: If the device fails, or gives times that are not positive.
+    """
+    space, count = supernet.space, len(genes)
+    again = genes[:REPEATED]
+    about = describe(supernet, target)
+    settings = {"measured": np.asarray(genes).tolist(), "repeated": len(again), "seed": seed, **about}
+    log = Journal(journal, settings)
+    reference = space.encode([space.sample(seed)])[0]
+    measure_networks(supernet, target, reference, [*genes, *again], log, progress, runs=LONE_RUNS)
+    ratios = np.array([visit.ratio for visit in log.visits])
+    date = datetime.now(timezone.utc).isoformat(timespec="seconds")
+    record = Record(**about, noise=repeat_noise(ratios[: len(again)], ratios[count:]), date=date, seed=seed)
+    return log.reference_ms() * ratios[:count], record
 
 
 def measure_networks(
@@ -284,10 +324,8 @@ class Journal:
             self.visits = [Visit(**{k: tuple(v) for k, v in json.loads(line).items()}) for line in whole[1:]]
         except (ValueError, TypeError, AttributeError) as error:
             raise ValueError(f"{path} is not a journal of timings ({error!r}). Delete it to begin anew.") from error
-        if not isinstance(then, dict) or then != settings:
-            known = then if isinstance(then, dict) else {}
-            changed = sorted(k for k in known.keys() | settings.keys() if known.get(k) != settings.get(k))
-            different = "; ".join(f"{k} was {known.get(k)}, is {settings.get(k)}" for k in changed)
+        if then != settings:
+            different = changes(then if isinstance(then, dict) else {}, settings)
             raise ValueError(
                 f"Measuring goes on with the settings it began with; in {path} {different}. Use those, delete the "
                 "file to begin anew, or write to another."
@@ -478,13 +516,8 @@ def repeat_noise(first: npt.ArrayLike, second: npt.ArrayLike) -> float:
 
 def describe(supernet: Supernet, target: Target) -> dict[str, Any]:
     """What timings depend on, JSON-able."""
-    with torch.random.fork_rng(devices=[]):
-        network = supernet.extract(supernet.space.sample(0), inherit=False)
     return {
-        "space": supernet.space.name,
-        "choices": describe_choices(supernet.space),
-        "input_shape": list(supernet.input_shape),
-        "network": _size(network),
+        "supernet": describe_supernet(supernet),
         "batch": target.batch,
         "dtype": target.dtype,
         "device": target.facts(),

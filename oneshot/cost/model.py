@@ -13,6 +13,8 @@ from oneshot.functional import expected_cost
 from oneshot.supernets.base import Supernet
 from oneshot.supernets.space import IntMatrix, SearchSpace, SubnetConfig
 
+from .record import Record
+
 CHUNK = 4096  # architectures at a time, so that their genes and sums stay in the cache of a core
 
 
@@ -25,12 +27,16 @@ class CostModel(nn.Module, ABC):
         image_size: Height and width of the square images it holds for; None where that doesn't matter, isn't known, or
             follows from ``input_shape``.
         input_shape: Shape of the inputs it holds for, where it was counted or measured for one.
+        record: The networks it was counted or measured for, and the device; None if nobody has said.
+        doubts: Why its numbers may be wrong, such as the noise of its measurements.
     """
 
     space: SearchSpace
     unit: str
     image_size: int | None = None
     input_shape: tuple[int, ...] | None = None
+    record: Record | None = None
+    doubts: tuple[str, ...] = ()
 
     def cost(self, config: SubnetConfig) -> float:
         """Cost of one architecture.
@@ -52,7 +58,7 @@ class CostModel(nn.Module, ABC):
         """Check that the costs are those of the architectures of ``supernet``.
 
         Raises:
-            ValueError: If it is of another space, or reads inputs of another shape.
+            ValueError: If it is of another space, or its networks are others: every setting that differs is named.
         """
         if repr(self.space) != repr(supernet.space):
             raise ValueError(
@@ -64,13 +70,19 @@ class CostModel(nn.Module, ABC):
         if self.image_size is not None and sides != self.image_size:
             raise ValueError(
                 f"The cost model holds for images of {self.image_size} pixels, the supernet reads {sides}. Count or "
-                f"measure it at {sides}, or build the supernet with image_size={self.image_size}."
+                f"measure it at {sides}, or build the supernet with image_size={self.image_size}.{self._all(supernet)}"
             )
         if self.input_shape not in (None, shape):
             raise ValueError(
                 f"The cost model holds for inputs of shape {list(self.input_shape)}, the supernet reads {list(shape)}. "
-                "Count or measure it for the supernet that is searched."
+                f"Count or measure it for the supernet that is searched.{self._all(supernet)}"
             )
+        if self.record is not None:
+            self.record.check_supernet(supernet)
+
+    def _all(self, supernet: Supernet) -> str:
+        """Every setting that differs, where that is known."""
+        return f" All that differs: {self.record.differs(supernet)}." if self.record is not None else ""
 
 
 class AdditiveCost(CostModel):

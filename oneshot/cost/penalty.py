@@ -17,6 +17,7 @@ from oneshot.supernets.space import SearchSpace, SubnetConfig
 from .candidates import Counted, count_candidates
 from .few_shot import transferred_cost
 from .model import AdditiveCost, CostModel
+from .record import check_doubts
 from .table import UNIT, LatencyTable
 
 SLACK = 0.05  # what is derived may cost this much less than the target
@@ -50,6 +51,8 @@ class CostPenalty(nn.Module):
         a: Factor; FBNet 0.2, ProxylessNAS 0.2 (``mul_log``) and 0.1 (``add_linear``); 0.01 for ``target``.
         b: Exponent; FBNet 0.6, ProxylessNAS 0.3. Stiffness of ``target``; 1.
         target: T in the unit of the cost.
+        allow_noisy: Take latencies also where the file says, or shows, that they may be wrong: noise above 10 %, or
+            networks that need less than nothing. Otherwise they are refused.
 
     Raises:
         ValueError: If the form is unknown, a number is missing, superfluous or out of its range.
@@ -65,6 +68,7 @@ class CostPenalty(nn.Module):
         a: float | None = None,
         b: float | None = None,
         target: float | None = None,
+        allow_noisy: bool = False,
     ) -> None:
         super().__init__()
         if form not in get_args(Form):
@@ -90,7 +94,7 @@ class CostPenalty(nn.Module):
         self._named = cost if isinstance(cost, str) else None  # what bind counts or reads
         self.table: LatencyTable | None = None
         self.cost: CostModel | None = None if isinstance(cost, str) else cost
-        self.form, self.target = form, target or 1.0
+        self.form, self.target, self.allow_noisy = form, target or 1.0, allow_noisy
         self.a, self.b = default_a if a is None else a, default_b if b is None else b
         if not (self.a > 0 and self.b > 0):
             raise ValueError(f"A penalty has a > 0 and b > 0; got a={self.a}, b={self.b}.")
@@ -100,18 +104,20 @@ class CostPenalty(nn.Module):
         """Get ready for a search: count the candidates of ``supernet``, or read the table, if that is the cost.
 
         Raises:
-            ValueError: If the cost model or the table is of another space, or of images of another size, or if a
-                ``target`` is below the cheapest architecture.
+            ValueError: If the cost model or the table is of another space or of other networks, if its latencies are
+                doubtful, or if a ``target`` is below the cheapest architecture.
         """
         if self._named in get_args(Counted):
             self.cost = count_candidates(supernet, cast(Counted, self._named))
         elif self._named is not None and self._named.endswith(".csv"):
             self.cost = transferred_cost(self._named, supernet.space)
         elif self._named is not None:
-            self.table = LatencyTable.load(self._named)
+            self.table = LatencyTable.load(self._named, warn=False)
+            check_doubts(self.table.doubts, self._named, allowed=self.allow_noisy)
             self.cost = self.table.cost_of(supernet)
-        elif self.cost is not None:
+        if self.cost is not None and self.table is None:
             self.cost.check_supernet(supernet)
+            check_doubts(self.cost.doubts, self._named or "This cost model", allowed=self.allow_noisy)
         if self.form == "target" and isinstance(self.cost, AdditiveCost):
             cheapest = self.cost.fixed + sum(row.min() for row in self._rows(self.cost))
             if cheapest > self.target:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import math
-from dataclasses import asdict, dataclass, fields
+import warnings
+import zlib
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
@@ -16,11 +18,19 @@ from oneshot.supernets.space import SearchSpace, SubnetConfig
 
 from .counts import count
 from .model import AdditiveCost
+from .record import Record, noise_doubt
+from .record import describe_choices as describe_choices
 
 SIZE_TOLERANCE = 0.05  # relative, of MACs: another number of classes is no other network
 
 SCHEMA_VERSION = 1
 UNIT = "ms"
+OPTIONAL = {"supernet"}  # earlier releases did not write it
+UNRECORDED = (
+    "{source} does not say which networks it was measured for: an earlier release wrote it, or its record was removed. "
+    "Whether width, stem, channels and number of classes are those of this supernet cannot be checked. 'oneshot "
+    "measure' writes a table that says it."
+)
 
 
 @dataclass(frozen=True)
@@ -47,6 +57,9 @@ class LatencyTable:
         device: What was measured on: runtime, device, driver, threads, versions.
         date: When, ISO 8601.
         unit: Of all latencies, ``"ms"``.
+        supernet: The networks it holds for, as :func:`~oneshot.cost.record.describe_supernet` has them; ``None`` in
+            tables of earlier releases.
+        source: The file it was read from, for messages; not written.
 
     Raises:
         ValueError: If a value is not what it must be; candidates without a latency are named.
@@ -67,6 +80,8 @@ class LatencyTable:
     device: dict[str, Any]
     date: str
     unit: str = UNIT
+    supernet: dict[str, Any] | None = None
+    source: str = field(default="", compare=False)
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "input_shape", tuple(self.input_shape))
@@ -96,13 +111,49 @@ class LatencyTable:
         if wrong:
             raise ValueError(f"Latencies are finite and not negative; wrong: {', '.join(wrong)}. Measure again.")
 
+    @property
+    def record(self) -> Record:
+        """What it was measured for and on."""
+        return Record(
+            supernet=self.supernet or {},
+            device=self.device,
+            batch=self.batch,
+            dtype=self.dtype,
+            noise=self.noise,
+            date=self.date,
+            networks=self.networks,
+            source=self.source,
+            checksum=f"{zlib.crc32(json.dumps([self.table, self.fixed], sort_keys=True).encode()):08x}",
+        )
+
+    @property
+    def doubts(self) -> tuple[str, ...]:
+        """Why its latencies may be wrong; empty for a good table."""
+        found = [noise_doubt(self.noise)]
+        cheapest = self.fixed
+        for choice in self.choices:
+            droppable = choice.get("droppable", False)
+            cheapest += sum(0.0 if droppable else min(row) for row in self.table[choice["name"]][: choice["rows"]])
+        if self.fixed < 0:
+            found.append(f"what is in every network needs {self.fixed:.3g} {UNIT}, less than nothing")
+        if cheapest <= 0:
+            found.append(f"the cheapest network needs {cheapest:.3g} {UNIT}")
+        if not (math.isfinite(self.residual) and self.residual >= 0):
+            found.append(f"how far networks are from their sums is {self.residual}")
+        return tuple(doubt for doubt in found if doubt)
+
     def save(self, path: str | Path) -> Path:
         """Write the table as JSON, whole or not at all."""
-        return write_atomically(path, json.dumps({"schema_version": SCHEMA_VERSION, **asdict(self)}, indent=1))
+        content = {name: value for name, value in asdict(self).items() if name != "source"}
+        return write_atomically(path, json.dumps({"schema_version": SCHEMA_VERSION, **content}, indent=1))
 
     @classmethod
-    def load(cls, path: str | Path) -> LatencyTable:
+    def load(cls, path: str | Path, *, warn: bool = True) -> LatencyTable:
         """Read a table.
+
+        Args:
+            path: The file.
+            warn: Whether to warn of a table that is doubtful, see :attr:`doubts`.
 
         Raises:
             ValueError: If the file is missing, truncated, not a table, or one of another schema version.
@@ -121,16 +172,20 @@ class LatencyTable:
                 f"{path} has schema version {version!r}; this release reads version {SCHEMA_VERSION}. Measure again, "
                 "or read it with the release that wrote it."
             )
-        names = {field.name for field in fields(cls)}
-        if data.keys() != names:
+        names = {field.name for field in fields(cls)} - {"source"}
+        if not names - OPTIONAL <= data.keys() <= names:
             raise ValueError(
-                f"{path} is not a latency table: missing {sorted(names - data.keys())}, unknown "
+                f"{path} is not a latency table: missing {sorted(names - OPTIONAL - data.keys())}, unknown "
                 f"{sorted(data.keys() - names)}. Measure again."
             )
         try:
-            return cls(**data)
+            table = cls(**data, source=str(path))
+            doubts = table.doubts
         except (ValueError, TypeError, KeyError, AttributeError) as error:
             raise ValueError(f"{path}: {error}") from error
+        if doubts and warn:
+            warnings.warn(f"{path} is doubtful: {'; '.join(doubts)}. Measure again on a quiet machine.", stacklevel=2)
+        return table
 
     def cost(self, space: SearchSpace, *, input_shape: tuple[int, ...] | None = None) -> AdditiveCost:
         """The table as a cost model, in ms.
@@ -161,43 +216,41 @@ class LatencyTable:
         square = len(self.input_shape) == 3 and self.input_shape[1] == self.input_shape[2]
         size = self.input_shape[-1] if square else None
         cost = AdditiveCost(space, table, unit=self.unit, fixed=self.fixed, image_size=size)
-        cost.input_shape = self.input_shape
+        cost.input_shape, cost.record, cost.doubts = self.input_shape, self.record, self.doubts
         return cost
 
     def cost_of(self, supernet: Supernet) -> AdditiveCost:
         """The table as the cost model of a supernet, in ms.
 
-        The networks need not be the same to the last class: what is compared beside space and input is the size of the
-        reference network, up to 5 % of its MACs.
-
         Raises:
-            ValueError: As of :meth:`cost`, or if the supernet's networks are larger or smaller than those measured.
+            ValueError: If it was measured for other networks: every setting that differs is named. A table of an
+                earlier release does not say them all; a warning says so, and space, choices, input and, up to 5 %, the
+                MACs of the reference network are compared.
         """
+        self.record.check_supernet(supernet)
         cost = self.cost(supernet.space, input_shape=supernet.input_shape)
-        if (then := self.reference.get("macs")) is not None:
-            with torch.random.fork_rng([]):
-                network = supernet.extract(self.reference_config, inherit=False)
-            now = count(network, supernet.input_shape).macs
-            if abs(now / then - 1) > SIZE_TOLERANCE:
-                raise ValueError(
-                    f"This latency table was measured with networks of another size: its reference network has "
-                    f"{then:,} MACs, here {now:,}. Build the supernet with the width and channels that were measured, "
-                    "or measure this one."
-                )
+        if self.supernet is None:
+            self._check_size(supernet)
+            warnings.warn(UNRECORDED.format(source=self.source or "This latency table"), stacklevel=2)
         return cost
+
+    def _check_size(self, supernet: Supernet) -> None:
+        if (then := self.reference.get("macs")) is None:
+            return
+        with torch.random.fork_rng([]):
+            network = supernet.extract(self.reference_config, inherit=False)
+        now = count(network, supernet.input_shape).macs
+        if abs(now / then - 1) > SIZE_TOLERANCE:
+            raise ValueError(
+                f"This latency table was measured with networks of another size: its reference network has "
+                f"{then:,} MACs, here {now:,}. Build the supernet with the width and channels that were measured, "
+                "or measure this one."
+            )
 
     @property
     def reference_config(self) -> SubnetConfig:
         """The reference network's architecture."""
         return SubnetConfig.from_dict(self.reference["config"])
-
-
-def describe_choices(space: SearchSpace) -> list[dict[str, Any]]:
-    """What a file says of a space, JSON-able."""
-    return [
-        {"name": c.name, "candidates": list(c.candidates), "rows": c.rows, "droppable": c.droppable}
-        for c in space.choices
-    ]
 
 
 def _positive(value: object) -> bool:

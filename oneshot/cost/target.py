@@ -10,13 +10,15 @@ import subprocess
 import time
 import warnings
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from importlib import metadata
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Literal, cast, get_args
 
+import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
@@ -24,12 +26,21 @@ from oneshot.errors import missing_extra
 from oneshot.supernets.base import Subnet, vocabulary_of
 from oneshot.supernets.recurrent import LanguageModel
 
+from .record import Record
 from .table import LatencyTable
 
 Runtime = Literal["eager", "compile", "onnxruntime"]
 DType = Literal["float32", "bfloat16", "float16"]
 Run = Callable[[], object]
 
+ONNX_TYPES: dict[str, Any] = {
+    "tensor(float)": np.float32,
+    "tensor(float16)": np.float16,
+    "tensor(double)": np.float64,
+    "tensor(uint8)": np.uint8,
+    "tensor(int32)": np.int32,
+    "tensor(int64)": np.int64,
+}
 PACKAGES = ("oneshot-nas", "torch", "numpy", "onnx", "onnxruntime", "triton")
 
 
@@ -112,8 +123,8 @@ class Device(Target):
         self.threads = torch.get_num_threads() if threads is None else threads
 
     @classmethod
-    def of(cls, table: LatencyTable) -> Device:
-        """What a table was measured on, to measure on it again.
+    def of(cls, table: LatencyTable | Record) -> Device:
+        """What a table, or a file of measured networks, was measured on, to measure on it again.
 
         Raises:
             ValueError: If it was not a device of this kind, or is not there.
@@ -125,7 +136,8 @@ class Device(Target):
                 f"{', '.join(sorted(table.device)) or 'nothing'}. Name the device: Device('eager', 'cpu', threads=1)."
             )
         settings = {name: table.device[name] for name in sorted(known)}
-        return cls(**settings, batch=table.batch, dtype=cast(DType, table.dtype))  # checked like any other
+        # checked like any other
+        return cls(**settings, batch=table.batch or 1, dtype=cast(DType, table.dtype or "float32"))
 
     def prepare(self, network: Subnet) -> Run:
         dtype: torch.dtype = getattr(torch, self.dtype)
@@ -140,8 +152,6 @@ class Device(Target):
         return lambda: compiled(x)
 
     def _session(self, network: Subnet, x: Tensor) -> Run:
-        import onnxruntime
-
         buffer = io.BytesIO()
         with warnings.catch_warnings():
             # The exporter `oneshot export` uses needs ten seconds for a network, this one half of one. ONNX Runtime
@@ -150,17 +160,50 @@ class Device(Target):
             names: dict[str, Any] = {"input_names": ["x"], "output_names": ["logits"]}
             # the annotation of torch leaves out the buffers its documentation allows
             torch.onnx.export(network, (x,), buffer, dynamo=False, verbose=False, **names)  # type: ignore[arg-type]
+        return self._bound(buffer.getvalue(), lambda session: {"x": x.numpy()})
+
+    def prepare_file(self, path: str | Path, sizes: Sequence[int] = ()) -> Run:
+        """What runs an ONNX file once, ready on the device; its first dimension, if it is free, is the batch.
+
+        Args:
+            path: The file. Every input of it gets a fixed random tensor of its type, whole numbers are 0.
+            sizes: Of its other free dimensions, such as height and width, in order.
+
+        Raises:
+            ValueError: If this is another runtime, or there are more free dimensions than sizes.
+        """
+        if self.runtime != "onnxruntime":
+            raise ValueError(f"ONNX Runtime runs ONNX files; this device has the runtime {self.runtime!r}.")
+
+        def inputs(session: Any) -> dict[str, npt.NDArray[Any]]:
+            random, found = np.random.default_rng(0), {}
+            for given in session.get_inputs():
+                free = iter((self.batch, *sizes) if given.shape and not isinstance(given.shape[0], int) else sizes)
+                shape = [size if isinstance(size, int) else next(free, 0) for size in given.shape]
+                if 0 in shape or given.type not in ONNX_TYPES:
+                    raise ValueError(f"{path} reads {given.type} of shape {given.shape}; not all of it is known.")
+                kind = ONNX_TYPES[given.type]
+                values = random.standard_normal(shape) if np.issubdtype(kind, np.floating) else np.zeros(shape)
+                found[given.name] = values.astype(kind)
+            return found
+
+        return self._bound(str(path), inputs)
+
+    def _bound(self, model: bytes | str, inputs: Callable[[Any], dict[str, npt.NDArray[Any]]]) -> Run:
+        import onnxruntime
+
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads, options.inter_op_num_threads = self.threads, 1
         kind, _, index = self.device.partition(":")
         providers: list[Any] = ["CPUExecutionProvider"]
         if kind == "cuda":
             providers.insert(0, ("CUDAExecutionProvider", {"device_id": int(index or 0)}))
-        session = onnxruntime.InferenceSession(buffer.getvalue(), options, providers=providers)
+        session = onnxruntime.InferenceSession(model, options, providers=providers)
         binding = session.io_binding()
-        value = onnxruntime.OrtValue.ortvalue_from_numpy(x.numpy(), kind, int(index or 0))
-        binding.bind_ortvalue_input("x", value)
-        binding.bind_output("logits", kind, int(index or 0))
+        for name, x in inputs(session).items():
+            binding.bind_ortvalue_input(name, onnxruntime.OrtValue.ortvalue_from_numpy(x, kind, int(index or 0)))
+        for output in session.get_outputs():
+            binding.bind_output(output.name, kind, int(index or 0))
         return lambda: session.run_with_iobinding(binding)
 
     def time(self, run: Run) -> float:
@@ -179,6 +222,8 @@ class Device(Target):
 
     def facts(self) -> dict[str, Any]:
         facts: dict[str, Any] = {"runtime": self.runtime, "device": self.device, "threads": self.threads}
+        if self.runtime == "compile":
+            facts["compile_mode"] = "default"
         facts["name"], facts["driver"] = _processor(), None
         if self.device != "cpu":
             facts["name"], facts["driver"] = torch.cuda.get_device_name(self.device), _driver()

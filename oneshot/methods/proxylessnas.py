@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from oneshot.base import Batch, BilevelSearch
 from oneshot.cost import CostModel, CostPenalty
+from oneshot.cost.record import check_doubts
 from oneshot.samplers import OneHotSampler, gumbel_like
 from oneshot.supernets.base import OperationSupernet
 from oneshot.supernets.mixed_op import Path
@@ -28,6 +29,7 @@ class Reward(nn.Module):
         exponent: How much the cost counts.
         samples: Networks drawn for each step of the alphas, M.
         decay: Of the moving average.
+        allow_noisy: See :class:`~oneshot.cost.CostPenalty`.
 
     Raises:
         ValueError: If there is a cost without a target or the other way round, or a number is out of its range.
@@ -44,8 +46,10 @@ class Reward(nn.Module):
         exponent: float = 0.1,
         samples: int = 10,
         decay: float = 0.99,
+        allow_noisy: bool = False,
     ) -> None:
         super().__init__()
+        self.allow_noisy = allow_noisy
         if (cost is None) != (target is None) or (target is not None and not target > 0):
             raise ValueError(f"A cost is compared with a target above 0, one needs the other; got target={target}.")
         if samples < 1:
@@ -168,6 +172,7 @@ class ProxylessNAS(BilevelSearch):
             )
         if reward is not None and reward.cost is not None:
             reward.cost.check_supernet(supernet)
+            check_doubts(reward.cost.doubts, "The cost of the reward", allowed=reward.allow_noisy)
         self.reward = (reward or Reward()) if gradient == "reinforce" else None
         self._pairs: dict[str, tuple[Tensor, Tensor]] = {}  # of the step that is about to come
         self._baseline = torch.zeros(())

@@ -18,6 +18,8 @@ from torch import Tensor
 from oneshot.cost import count_candidates
 from oneshot.cost.candidates import Counted
 from oneshot.cost.few_shot import measured_cost
+from oneshot.cost.model import CostModel
+from oneshot.cost.record import check_doubts, latency_facts
 from oneshot.cost.table import LatencyTable
 from oneshot.evaluation import decode_images, joined, training_images
 from oneshot.sandwich import SandwichSearch
@@ -86,6 +88,8 @@ class NAT(SandwichSearch):
         calibration_images: Training images that batch normalisation is calibrated on.
         evaluation_batch: Images in a batch of evaluations.
         search_seed: Of archive, predictor and evolution.
+        allow_noisy: Take latencies also where their file says, or shows, that they may be wrong: noise above 10 %, or
+            networks that need less than nothing. Otherwise they are refused.
         ray: Address of a Ray cluster that evaluates; ``"auto"`` takes the one that runs, ``"local"`` starts one on this
             machine. ``None`` evaluates where the training is.
         ray_workers: Processes there, with a core each.
@@ -121,6 +125,7 @@ class NAT(SandwichSearch):
         calibration_images: int = 2048,
         evaluation_batch: int = 256,
         search_seed: int = 0,
+        allow_noisy: bool = False,
         ray: str | None = None,
         ray_workers: int = 2,
         ray_gpus: float = 0.0,
@@ -143,8 +148,14 @@ class NAT(SandwichSearch):
         self.calibration_images, self.evaluation_batch = calibration_images, evaluation_batch
         macs = Objective("macs", model=self.macs)
         several = sum(isinstance(given, str) and given.endswith(FILES) for given in objectives) > 1
-        known = [macs if given == "macs" else objective_of(given, supernet, by_file=several) for given in objectives]
-        bounds = [_bound(name, bound, [*known, macs], supernet) for name, bound in (constraints or {}).items()]
+        known = [
+            macs if given == "macs" else objective_of(given, supernet, by_file=several, allow_noisy=allow_noisy)
+            for given in objectives
+        ]
+        bounds = [
+            _bound(name, bound, [*known, macs], supernet, allow_noisy=allow_noisy)
+            for name, bound in (constraints or {}).items()
+        ]
         self.pareto = ParetoSearch(
             supernet.space,
             known,
@@ -341,7 +352,8 @@ class NAT(SandwichSearch):
     def facts(self) -> dict[str, Any]:
         names = [f"{o.name} [{o.unit}]" for o in self.pareto.objectives]
         turns = f"{self.warmup_epochs} + {self.iterations} x {self.adapt_epochs}"
-        return {**super().facts(), "objectives": ", ".join(names), "turns": turns}
+        models = {o.name: o.model for o in [*self.pareto.objectives, *(c.objective for c in self.pareto.constraints)]}
+        return {**super().facts(), "objectives": ", ".join(names), "turns": turns, **latency_facts(models)}
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         super().on_save_checkpoint(checkpoint)
@@ -364,41 +376,59 @@ def _ignore(what: str, done: int, total: int) -> None:
     """Nobody wants to know."""
 
 
-def objective_of(given: str | Objective, supernet: Supernet, *, by_file: bool = False) -> Objective:
+def objective_of(
+    given: str | Objective, supernet: Supernet, *, by_file: bool = False, allow_noisy: bool = False
+) -> Objective:
     """An objective by the name of a count or the path of a file.
 
     Args:
         given: See :class:`NAT`.
         supernet: Whose architectures cost it.
         by_file: Whether a latency is named for its file.
+        allow_noisy: See :class:`NAT`.
 
     Raises:
-        ValueError: If it is neither, or the table is of another supernet.
+        ValueError: If it is neither, or the costs are of another supernet, or doubtful.
     """
     if isinstance(given, Objective):
+        if isinstance(given.model, CostModel):
+            given.model.check_supernet(supernet)
+            check_doubts(given.model.doubts, f"The model of objective {given.name!r}", allowed=allow_noisy)
         return given
     if given in COUNTED:
         return Objective(given, model=count_candidates(supernet, cast(Counted, given)))
     name = Path(given).stem if by_file else "latency"
     if given.endswith(".json"):
-        table = LatencyTable.load(given)
-        return Objective(name, model=table.cost_of(supernet), deviation=table.residual)
+        table = LatencyTable.load(given, warn=False)
+        check_doubts(table.doubts, given, allowed=allow_noisy)
+        known = math.isfinite(table.residual) and table.residual >= 0
+        return Objective(name, model=table.cost_of(supernet), deviation=table.residual if known else 0.0)
     if given.endswith(".csv"):
-        return Objective(name, model=measured_cost(given, supernet.space))
+        model = measured_cost(given, supernet.space)
+        model.check_supernet(supernet)
+        check_doubts(model.doubts, given, allowed=allow_noisy)
+        return Objective(name, model=model)
     raise ValueError(
         f"An objective is {', '.join(map(repr, COUNTED))}, the .json of a latency table, the .csv of measured networks "
         f"or an Objective; got {given!r}. The error is always one."
     )
 
 
-def _bound(name: str, bound: float | tuple[float, float], known: Sequence[Objective], supernet: Supernet) -> Constraint:
+def _bound(
+    name: str,
+    bound: float | tuple[float, float],
+    known: Sequence[Objective],
+    supernet: Supernet,
+    *,
+    allow_noisy: bool,
+) -> Constraint:
     by_name = {objective.name: objective for objective in known}
     if name not in by_name and name not in COUNTED and not name.endswith(FILES):
         raise ValueError(
             f"A constraint is on one of the objectives {', '.join(by_name)}, on one of {', '.join(COUNTED)}, or on the "
             f"file of a latency; got {name!r}."
         )
-    objective = by_name[name] if name in by_name else objective_of(name, supernet)
+    objective = by_name[name] if name in by_name else objective_of(name, supernet, allow_noisy=allow_noisy)
     pair = tuple(bound) if isinstance(bound, list | tuple) else (bound, 0.5)
     if len(pair) != 2 or not all(isinstance(number, Real) for number in pair):
         raise ValueError(

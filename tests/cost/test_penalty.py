@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Callable
 from pathlib import Path
@@ -13,7 +14,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from oneshot.cost import AdditiveCost, CostPenalty, LatencyTable, count_candidates
+from oneshot.cost import AdditiveCost, CostPenalty, LatencyTable, count_candidates, describe_supernet
 from oneshot.cost.penalty import positive_log
 from oneshot.cost.table import describe_choices
 from oneshot.methods.fbnet import FBNet
@@ -237,6 +238,7 @@ def write_table(folder: Path, supernet: NASBench201Supernet, space: str = "nasbe
         reference={"config": supernet.space.sample(0).to_dict(), "ms": 6.0, "macs": macs},
         device={},
         date="2026-01-01",
+        supernet=describe_supernet(supernet),
     )
     return str(table.save(folder / "table.json"))
 
@@ -254,17 +256,30 @@ def test_a_path_is_that_of_a_latency_table(tmp_path: Path) -> None:
 
 def test_a_table_of_wider_networks_is_refused(tmp_path: Path) -> None:
     path = write_table(tmp_path, NASBench201Supernet(channels=16, cells_per_stage=1, image_size=8))
-    with pytest.raises(ValueError, match="networks of another size: its reference network has .* MACs, here"):
+    with pytest.raises(ValueError, match="channels is 16 there, 8 here"):
         FBNet(NASBench201Supernet(channels=8, cells_per_stage=1, image_size=8), CostPenalty(path, "fbnet"))
     more_classes = NASBench201Supernet(channels=16, cells_per_stage=1, image_size=8, num_classes=100)
-    FBNet(more_classes, CostPenalty(path, "fbnet"))
+    with pytest.raises(ValueError, match="num_classes is 10 there, 100 here"):
+        FBNet(more_classes, CostPenalty(path, "fbnet"))
+
+
+def test_a_table_of_an_earlier_release_is_compared_by_the_size_of_its_reference(tmp_path: Path) -> None:
+    path = Path(write_table(tmp_path, NASBench201Supernet(channels=16, cells_per_stage=1, image_size=8)))
+    content = json.loads(path.read_text())
+    del content["supernet"]
+    path.write_text(json.dumps(content))
+    with pytest.raises(ValueError, match="networks of another size: its reference network has .* MACs, here"):
+        FBNet(NASBench201Supernet(channels=8, cells_per_stage=1, image_size=8), CostPenalty(str(path), "fbnet"))
+    more_classes = NASBench201Supernet(channels=16, cells_per_stage=1, image_size=8, num_classes=100)
+    with pytest.warns(UserWarning, match="table.json does not say which networks it was measured for"):
+        FBNet(more_classes, CostPenalty(str(path), "fbnet"))
 
 
 @pytest.mark.parametrize(
     ("space", "size", "message"),
     [
         pytest.param("other", 8, "of space 'other'; needed is 'nasbench201'", id="space"),
-        pytest.param("nasbench201", 16, r"inputs of shape \[3, 8, 8\]; the supernet's are \[3, 16, 16\]", id="size"),
+        pytest.param("nasbench201", 16, r"input_shape is \[3, 8, 8\] there, \[3, 16, 16\] here", id="size"),
     ],
 )
 def test_a_table_of_something_else_is_refused(space: str, size: int, message: str, tmp_path: Path) -> None:

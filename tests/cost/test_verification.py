@@ -66,7 +66,7 @@ def test_an_interrupted_verification_goes_on(table: LatencyTable, tmp_path: Path
 
 def test_the_journal_of_the_table_is_not_taken_for_that_of_a_verification(table: LatencyTable, tmp_path: Path) -> None:
     measure(ToySupernet(), ToyTarget(), networks=25, journal=tmp_path / "j")
-    with pytest.raises(ValueError, match="measured was table, is networks"):
+    with pytest.raises(ValueError, match="measured was 'table', is 'networks'"):
         verify(table, ToySupernet(), ToyTarget(), networks=25, journal=tmp_path / "j")
 
 
@@ -81,7 +81,11 @@ def test_a_result_is_json(table: LatencyTable) -> None:
     [
         pytest.param({"networks": 1}, "needs two networks or more; got 1", id="one"),
         pytest.param({"target": ToyTarget(name="other")}, "name was toy, is other. Use the same", id="device"),
-        pytest.param({"supernet": ToySupernet(image_size=16)}, r"the supernet's are \[4, 16, 16\]", id="resolution"),
+        pytest.param(
+            {"supernet": ToySupernet(image_size=16)},
+            r"input_shape is \[4, 8, 8\] there, \[4, 16, 16\] here",
+            id="resolution",
+        ),
     ],
 )
 def test_what_the_table_is_not_of_is_refused(options: dict[str, Any], message: str, table: LatencyTable) -> None:

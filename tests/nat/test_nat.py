@@ -23,7 +23,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, TensorDataset
 
 from oneshot.callbacks import ParetoExport, SearchProgressBar
-from oneshot.cost import LatencyTable, count_candidates
+from oneshot.cost import LatencyTable, count_candidates, describe_supernet
 from oneshot.cost.table import describe_choices
 from oneshot.guard import check_data
 from oneshot.nat import evaluators
@@ -288,6 +288,7 @@ def table_of(supernet: Supernet, residual: float) -> LatencyTable:
         reference={"config": supernet.space.sample(0).to_dict(), "ms": 5.0},
         device={"runtime": "eager", "name": "a chip", "threads": 1},
         date="2026-01-01T00:00:00+00:00",
+        supernet=describe_supernet(supernet),
     )
 
 
