@@ -89,6 +89,9 @@ def test_from_seven_objectives_on_it_is_estimated() -> None:
 def test_what_the_reference_point_excludes_adds_nothing() -> None:
     assert hypervolume([[0.5, 1.5], [np.nan, 0.0]], [1.0, 1.0]) == 0.0
     assert hypervolume(np.empty((0, 2)), [1.0, 1.0]) == 0.0
+    many, outside = sphere(50, 8), np.array([[1.5, 1.5, *[0.1] * 6]])  # beyond in two of eight, so its box has a volume
+    assert hypervolume(np.concatenate([many, outside]), np.ones(8)) == hypervolume(many, np.ones(8))
+    assert hypervolume(outside, np.ones(8)) == 0.0
     assert hypervolume([[0.5, 0.5], [0.5, 0.5], [0.6, 0.6]], [1.0, 1.0]) == pytest.approx(0.25)
     with pytest.raises(ValueError, match="one value for each of 2"):
         hypervolume([[1.0, 2.0]], [1.0])

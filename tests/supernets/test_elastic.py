@@ -10,16 +10,28 @@ import torch
 from torch import nn
 
 from oneshot.supernets.base import batch_statistics, frozen_batch_norm
-from oneshot.supernets.elastic import ElasticArch, ElasticSpace, default_resolutions, elastic_choices, resized
+from oneshot.supernets.elastic import (
+    ElasticArch,
+    ElasticSpace,
+    ElasticSupernet,
+    default_resolutions,
+    elastic_choices,
+    resized,
+    sort_channels,
+)
 from oneshot.supernets.elastic_layers import (
     ElasticBatchNorm2d,
+    ElasticBlock,
     ElasticConv2d,
     ElasticDepthwise,
     ElasticLinear,
     ElasticSqueezeExcitation,
     SqueezeExcitation,
+    by_importance,
     inherit_slices,
 )
+from oneshot.supernets.elastic_resnet import ElasticResNetSupernet
+from oneshot.supernets.mobilenetv3 import MobileNetV3Supernet
 from oneshot.supernets.space import Choice, SubnetConfig
 
 BLOCKS = ("small", "large")
@@ -266,3 +278,42 @@ def test_networks_whose_names_differ_cannot_inherit() -> None:
         inherit_slices(nn.Sequential(nn.Conv2d(9, 3, 1)), nn.Sequential(ElasticConv2d(8, 8)))
     with pytest.raises(ValueError, match="needs 1.weight"):
         inherit_slices(nn.Sequential(nn.ReLU(), nn.Linear(1, 1)), nn.Sequential(nn.ReLU()))
+
+
+@pytest.mark.parametrize("size", [3, 5, 7])
+@pytest.mark.parametrize("stride", [1, 2])
+@pytest.mark.parametrize("transform", [True, False])
+def test_a_smaller_depthwise_kernel_is_one_with_its_own_padding(size: int, stride: int, transform: bool) -> None:
+    layer = ElasticDepthwise(4, (3, 5, 7), stride=stride, transform=transform).double()
+    for matrix in layer.matrices.values():
+        nn.init.normal_(matrix)
+    x = torch.randn(2, 4, 9, 9, dtype=torch.float64)
+    plain = nn.Conv2d(4, 4, size, stride, padding=(size - 1) // 2, groups=4, bias=False).double()
+    plain.weight.data.copy_(layer.kernel(4, size))
+    ours = layer(x, size)
+    torch.testing.assert_close(ours, plain(x), rtol=1e-12, atol=1e-12)
+    assert ours.shape[2:] == ((9, 9) if stride == 1 else (5, 5))
+
+
+def test_channels_that_are_read_with_large_weights_come_first() -> None:
+    """A narrow network has the first ones (OFA, arXiv:1908.09791, section 3.2: the sum of absolute values)."""
+    weight = torch.zeros(2, 4, 1, 1)
+    weight[:, :, 0, 0] = torch.tensor([[1.0, -9.0, 0.0, 3.0], [2.0, 9.0, 0.5, 3.0]])  # sums 3, 18, 0.5, 6
+    assert by_importance(weight).tolist() == [1, 3, 0, 2]
+
+
+@pytest.mark.parametrize("kind", [MobileNetV3Supernet, ElasticResNetSupernet])
+def test_sorted_channels_fall_in_importance_in_every_block(kind: type[ElasticSupernet]) -> None:
+    torch.manual_seed(0)
+    supernet = kind(num_classes=3, image_size=32)
+    sort_channels(supernet)
+    readers = []
+    for block in supernet.modules():
+        if isinstance(block, ElasticBlock):
+            names = ("project",) if kind is MobileNetV3Supernet else ("conv2", "conv3")
+            if getattr(block, "expand", block) is not None:  # a block that does not expand stays as it is
+                readers += [getattr(block, name).conv for name in names]
+    assert len(readers) > 10
+    for reader in readers:
+        norms = reader.weight.detach().abs().sum((0, 2, 3))
+        assert (norms[:-1] >= norms[1:]).all() and norms[0] > norms[-1]

@@ -213,3 +213,17 @@ def test_convolutions_of_one_state_are_one_with_more_channels(monkeypatch: pytes
     together = [edge(x, w, seen) for edge, w in zip(edges, weights, strict=True)]
     assert channels == [12, 12]
     torch.testing.assert_close(together, alone)
+
+
+def test_an_edge_that_drops_paths_loses_whole_images_and_scales_the_others_up() -> None:
+    """In training only; the mean over many draws is the edge as it is."""
+    torch.manual_seed(0)
+    mixed = MixedOp([make_op("skip_connect", 4, 1, affine=False), make_op("avg_pool_3x3", 4, 1, affine=False)])
+    x, weights = torch.rand(4000, 4, 3, 3) + 1, torch.tensor([0.3, 0.7])
+    whole = mixed(x, weights)
+    mixed.drop_path = 0.25
+    dropped = mixed(x, weights)
+    kept = dropped.flatten(1).ne(0).all(1)
+    assert dropped[~kept].eq(0).all() and abs(float((~kept).float().mean()) - 0.25) < 0.03
+    torch.testing.assert_close(dropped[kept], whole[kept] / 0.75)
+    torch.testing.assert_close(mixed.eval()(x, weights), whole, rtol=0, atol=0)

@@ -54,3 +54,17 @@ def test_bad_arguments_are_refused() -> None:
         LocalSearch(SPACE, initial=0)
     with pytest.raises(ValueError, match="'first' or 'full'; got 'best'"):
         LocalSearch(SPACE, neighbourhood="best")  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("neighbourhood", ["first", "full"])
+def test_a_neighbour_that_is_as_good_is_no_reason_to_move(neighbourhood: str) -> None:
+    """On a plateau a walk would go on for ever; here a new start follows, and is far away."""
+    space = SearchSpace("plateau", (Choice("layer", ("a", "b", "c"), rows=20),))
+    strategy = LocalSearch(space, neighbourhood=neighbourhood, seed=0)  # type: ignore[arg-type]
+    genes = []
+    for _ in range(1 + 40 + 2):
+        (proposal,) = strategy.ask()
+        genes.append(space.encode([proposal.config])[0])
+        strategy.tell(Result(proposal.number, (1.0,)))
+    assert [int((row != genes[0]).sum()) for row in genes[1:41]] == [1] * 40
+    assert (genes[41] != genes[0]).sum() > 5 and (genes[42] != genes[41]).sum() == 1
