@@ -7,23 +7,25 @@ import signal
 import sys
 import warnings
 from collections.abc import Sequence
+from typing import TextIO
 
-from . import __version__
+from . import __version__, short_help
 from .faults import machine_fault
 from .interrupts import GOES_ON, Terminated, interruption, sigterm_raises
+from .options import OneLineErrors, did_you_mean, explain, name_classes
 from .trust import imports_from_here, split_options
 
 EPILOG = """\
 search, retrain and evaluate take every option of the Trainer, the method and the data, from YAML and from the command
 line: --config FILE, --model.arch_lr 6e-4, --data.init_args.batch_size 32, --trainer.max_epochs 10; 'oneshot search
---help' lists them. Examples are in experiments/.
+--help' shows the common ones, --help-all every one. Examples are in experiments/.
 """
 
 INSIDE = "let the files take decoded images, uint8 [B, H, W, C], and resize and normalise them"
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+    parser = OneLineErrors(
         prog="oneshot", description="Neural architecture search on PyTorch Lightning.", epilog=EPILOG
     )
     parser.add_argument("--version", action="version", version=f"oneshot {__version__}")
@@ -119,10 +121,17 @@ def main(argv: Sequence[str] | None = None) -> int:
     words = list(sys.argv[1:] if argv is None else argv)
     traceback = "--traceback" in words  # wherever it stands
     args, rest = parser.parse_known_args([word for word in words if word != "--traceback"])
+    if (text := short_help.wanted(args.command, rest)) is not None:
+        sys.stdout.write(text)
+        return 0
+    if argv is None and not traceback:  # on a real command line a path of ours means nothing
+        warnings.showwarning = _show_warning
     if args.command in ("pick", "export"):  # where the data of a run are now
         args.data_options, rest = split_options(rest, "--data")
     if rest and args.command not in ("search", "pareto", "discrete", "retrain", "evaluate", "measure"):
-        parser.error(f"{args.command} does not know {' '.join(rest)}")
+        parser.error(f"{args.command} does not know {' '.join(rest)}.{_nearest(parser, args.command, rest[0])}")
+    if args.command in short_help.COMMANDS:
+        rest = short_help.show_all(rest)
     # Lightning's tree walk uses a class torch is about to remove; nobody at a command line can do anything about it.
     warnings.filterwarnings("ignore", r"`isinstance\(treespec, LeafSpec\)` is deprecated")
     try:
@@ -131,10 +140,16 @@ def main(argv: Sequence[str] | None = None) -> int:
     except BaseException as error:
         if (stopped := interruption(error)) is not None:
             return _stopped(args.command, stopped)
-        if traceback or not isinstance(error, ValueError | ImportError | RuntimeError | OSError):
+        if traceback or not isinstance(error, Exception):
             raise
         way = "" if machine_fault(error) is None else f" {_way(args.command)}"
-        sys.stderr.write(f"oneshot {args.command}: {_reason(str(error))}{way}\n")
+        said = _reason(str(error))
+        if not isinstance(error, ValueError | ImportError | RuntimeError | OSError):
+            said = (
+                f"{type(error).__name__}: {said} This is a bug of oneshot, or of a class it was given, or a file is "
+                "damaged in a way it does not know; --traceback shows where."
+            )
+        sys.stderr.write(f"oneshot {args.command}: {said}{way}\n")
         return 1
 
 
@@ -211,9 +226,23 @@ def _way(command: str) -> str:
 
 
 def _reason(message: str) -> str:
-    """What went wrong, without the listing of all types an option might have had and of all options that were given."""
-    if not message.startswith("Does not validate against any of the Union subtypes"):
-        return message
-    reasons = [line.strip()[2:] for line in message.splitlines() if line.strip().startswith("- ")]
-    told = [reason for reason in reasons if not reason.startswith("Expected a <class 'NoneType'>")]
-    return " ".join(told) or message
+    """What went wrong, in one line, without the listing of all types an option might have had."""
+    marks = ("Does not validate against any of the Union subtypes", "Problem with given class_path", 'Parser key "')
+    return name_classes(explain(message) if any(mark in message for mark in marks) else " ".join(message.split()))
+
+
+def _nearest(parser: argparse.ArgumentParser, command: str, word: str) -> str:
+    """The option of a command that is nearest to a word that is none."""
+    commands = next(action for action in parser._actions if isinstance(action, argparse._SubParsersAction))
+    return did_you_mean(word.partition("=")[0], commands.choices[command]._option_string_actions)
+
+
+def _show_warning(
+    message: Warning | str,
+    category: type[Warning],
+    filename: str,
+    lineno: int,
+    file: TextIO | None = None,
+    line: str | None = None,
+) -> None:
+    (file or sys.stderr).write(f"oneshot: warning: {' '.join(str(message).split())}\n")

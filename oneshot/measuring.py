@@ -45,6 +45,7 @@ from .cost.target import DType, Runtime
 from .data_defaults import build_data, fit_to_data
 from .files import write_atomically
 from .lock import RunLock
+from .options import OneLineErrors
 from .report import draw_agreement, network_table, save_figure
 
 VERIFIED = 50
@@ -243,8 +244,12 @@ def _parse(args: Sequence[str]) -> tuple[Namespace, Supernet]:
     return options, supernet
 
 
+class _Parser(OneLineErrors, ArgumentParser):
+    """A parser with errors of one line."""
+
+
 def _parser() -> ArgumentParser:
-    parser = ArgumentParser(prog="oneshot measure", description="Measure what a supernet's candidates need here.")
+    parser = _Parser(prog="oneshot measure", description="Measure what a supernet's candidates need here.")
     parser.add_argument("--config", action="config", help="YAML file with these options")
     parser.add_subclass_arguments(Supernet, "supernet", required=True, help="the search space to measure")
     parser.add_subclass_arguments(

@@ -67,6 +67,7 @@ from .limits import check_sizes_in
 from .lock import RunLock
 from .nat.nat import NAT
 from .nat.pick import front_rows
+from .options import OneLineErrors, did_you_mean
 from .preprocessing import differences
 from .readers import read_yaml
 from .report import draw_cells, network_table, save_figure
@@ -107,6 +108,10 @@ class _SaveConfig(SaveConfigCallback):
             write_facts(Path(trainer.default_root_dir), data)
 
 
+class _Parser(OneLineErrors, LightningArgumentParser):
+    """Lightning's parser, with errors of one line."""
+
+
 class _RunCLI(LightningCLI):
     """Lightning's command line with ``--out`` and ``--overwrite``; objects are built, nothing is run."""
 
@@ -133,6 +138,7 @@ class _RunCLI(LightningCLI):
                 load_from_checkpoint_support=False,
                 auto_configure_optimizers=False,
                 run=False,
+                parser_class=_Parser,
                 **kwargs,
             )
 
@@ -321,8 +327,9 @@ def evaluate(args: Sequence[str]) -> None:
             config.write_text(yaml.safe_dump({**seed, "trainer": run.trainer_config(), **data}), encoding="utf-8")
             args = ["--config", str(config), *args, *(options if given else [])]
         else:
-            network = load(target, trust=trust)
-            trained = exported_preprocessing(target)
+            asked = "--help" in args
+            network = _network(target, inherit=False) if asked else load(target, trust=trust)
+            trained = None if asked else exported_preprocessing(target)
         cli = _retrain_cli("evaluate", network, [*args, "--trainer.logger=false"])
     cli.model.load_network(network)
     results = _tested(cli, network)
@@ -535,7 +542,7 @@ def _network(target: str, *, inherit: bool, trust: Sequence[str] = ()) -> Subnet
     raise ValueError(
         f"Expected a run, an exported network, a NAS-Bench-201 string or one of "
         f"{', '.join([*PUBLISHED, *NASNET_CELLS])}; "
-        f"got {target!r}, which is none of these."
+        f"got {target!r}, which is none of these.{did_you_mean(target, [*PUBLISHED, *NASNET_CELLS])}"
     )
 
 

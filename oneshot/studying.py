@@ -27,6 +27,7 @@ from .discrete.protocol import Evaluator, SearchStrategy
 from .discrete.study import LOG, Record, Study
 from .files import new_folder, write_atomically
 from .lock import RunLock
+from .options import OneLineErrors, explain
 from .readers import read_yaml
 from .report import network_table, save_figure
 from .trust import CONFIG, check_classes, importing_only, split_trust
@@ -211,8 +212,12 @@ def rows(study: Study, records: Sequence[Record]) -> list[dict[str, object]]:
     return found
 
 
+class _Parser(OneLineErrors, ArgumentParser):
+    """A parser with errors of one line."""
+
+
 def _parser() -> ArgumentParser:
-    parser = ArgumentParser(prog="oneshot discrete", description="Search by asking and telling.")
+    parser = _Parser(prog="oneshot discrete", description="Search by asking and telling.")
     parser.add_argument("--config", action="config", help="YAML file with the options below")
     for name, kind in OBJECTS.items():
         what = f"class of the {kind.__name__}, or class_path and init_args; also --{name}.init_args.ARGUMENT VALUE"
@@ -301,10 +306,10 @@ def _object(name: str, given: Mapping[str, Any], known: Mapping[str, Any]) -> An
         try:
             parsed = parser.parse_object({name: {"class_path": class_path, "init_args": arguments}})
         except argparse.ArgumentError as error:
-            reason = " ".join(line.strip() for line in str(error).splitlines())
+            reason = explain(str(error))
             if "does not correspond to a subclass" in reason:
                 reason += f": a class has that base, and a function the return type {OBJECTS[name].__name__}."
-            raise ValueError(reason.removeprefix(f'Parser key "{name}": ')) from error
+            raise ValueError(reason) from error
         return parser.instantiate_classes(parsed)[name]
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import logging
 import os
 import shutil
 import signal
@@ -146,11 +147,10 @@ def test_some_damage_is_named_or_changes_nothing(name: str, tmp_path: Path) -> N
 
 @pytest.mark.nightly
 @pytest.mark.parametrize("name", TARGETS)
-def test_damage_is_named_or_changes_nothing(
-    name: str, tmp_path: Path, record_property: Any, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_damage_is_named_or_changes_nothing(name: str, tmp_path: Path) -> None:
+    """The outcomes are logged: ``--log-cli-level=INFO`` shows them."""
     found = fuzz(name, FULL, tmp_path)
-    record_property("outcomes", dict(found))
+    logging.getLogger("fuzz").info("%s: %s", name, dict(found))
     assert found["refused"] > FULL / 10
 
 

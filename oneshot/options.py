@@ -1,0 +1,158 @@
+"""What the command line says of an option that is wrong: one line, with the nearest name.
+
+Nothing heavy is imported: ``--help`` answers at once.
+"""
+
+from __future__ import annotations
+
+import argparse
+import ast
+import difflib
+import inspect
+import re
+import sys
+from collections.abc import Iterable, Sequence
+from importlib import import_module
+from typing import Any, NoReturn
+
+NOISE = (
+    "Does not validate against any of the Union subtypes",
+    "Subtypes: ",
+    "Errors:",
+    "Given value type: ",
+    "Expected a <class 'NoneType'>",
+    "Expected a path but ",
+)
+WORDS = {"int": "a whole number", "float": "a number", "str": "a text", "bool": "true or false", "NoneType": "null"}
+
+
+def did_you_mean(name: str, known: Iterable[str], *, dashes: str = "") -> str:
+    """``" Did you mean 'x'?"``, or nothing if no known name is near.
+
+    Args:
+        name: What was written.
+        known: What could have been.
+        dashes: In front of the name that is shown.
+    """
+    found = difflib.get_close_matches(name, [*known], n=1, cutoff=0.6)
+    return f" Did you mean {dashes + found[0]!r}?" if found else ""
+
+
+def explain(message: str, known: Sequence[str] = ()) -> str:
+    """An error of argparse or jsonargparse as one line: the option, the rule, what came, and the nearest name.
+
+    Args:
+        message: The error; jsonargparse lists every type an option might have had.
+        known: Options there are, with their dashes.
+    """
+    if match := re.search(r"unrecognized arguments: (\S+)", message):
+        name = match[1].partition("=")[0]
+        return f"There is no option {name}.{did_you_mean(name, known)} --help lists them."
+    if match := re.search(r"argument (\S+): invalid choice: '(.*?)' \(choose from (.*)\)", message):
+        choices = [choice.strip("' ") for choice in match[3].split(",")]
+        there = f"must be one of {', '.join(choices)}; got {match[2]!r}."
+        return f"{match[1]} {there}{did_you_mean(match[2], choices)}"
+    if (match := re.match(r"the following arguments are required: (.*)", message)) and known:
+        names = ", ".join(f"--{name}" if f"--{name}" in known else name for name in match[1].split(", "))
+        return f"{names} must be given: as an option, or in a YAML file with --config. --help shows how."
+    if match := re.match(r"Group '(.+?)' does not accept option '(.+?)'", message.removeprefix("Parser key ")):
+        group = [option.removeprefix(f"--{match[1]}.") for option in known if option.startswith(f"--{match[1]}.")]
+        return f"{match[1]} has no option {match[2]!r}.{did_you_mean(match[2], group)} --help-all lists them."
+    reasons = _reasons(message)
+    if not reasons:
+        return " ".join(message.split())
+    deepest = max(place.count(".") if place else -1 for place, _ in reasons)
+    chosen = [(place, text) for place, text in reasons if (place.count(".") if place else -1) == deepest]
+    place = f"--{chosen[0][0]}: " if chosen[0][0] else ""
+    return place + " ".join(dict.fromkeys(text for _, text in chosen))
+
+
+def _reasons(message: str) -> list[tuple[str, str]]:
+    """What jsonargparse objects to, innermost texts with the dotted name of the option each is about."""
+    stack: list[tuple[int, str]] = []
+    classes: list[tuple[int, str]] = []
+    found: list[tuple[str, str]] = []
+    wanted: list[tuple[str, str]] = []
+    value = ""
+    for line in message.splitlines():
+        indent, text = len(line) - len(line.lstrip(" -")), line.strip(" -")
+        if match := re.match(r"Given value: (?:NestedArg\(key='.*?', val=)?(.*?)\)?$", text):
+            value = "" if match[1].startswith("Namespace") else match[1]
+            continue
+        while match := re.match(r"(?:Parser key \"(.+?)\"|Problem with given class_path '(.+?)'):\s*", text):
+            stack = [entry for entry in stack if entry[0] < indent]
+            classes = [entry for entry in classes if entry[0] < indent]
+            stack += [(indent, match[1])] if match[1] else []
+            classes += [(indent, match[2])] if match[2] else []
+            indent, text = indent + 1, text[match.end() :]
+        if not text or text.startswith(NOISE):
+            continue
+        place = ".".join(name for level, name in stack if level < indent)
+        kind = next((name for level, name in reversed(classes) if level < indent), "")
+        if match := re.match(r"Expected a (.*?)(?:\. Got value: (.*))?$", text):
+            if match[2] is None:
+                wanted.append((place, match[1]))
+            else:
+                found.append((place, _must_be([match[1]], match[2])))
+        else:
+            found.append((place, _plain(text, kind)))
+    if wanted and not found:
+        found.append((wanted[0][0], _must_be([kind for _, kind in wanted], value)))
+    return found
+
+
+def _must_be(kinds: Sequence[str], value: str) -> str:
+    choices: list[str] = []
+    words: list[str] = []
+    for kind in kinds:
+        if match := re.match(r"typing\.Literal(\[.*\])", kind):
+            choices += [str(choice) for choice in ast.literal_eval(match[1])]
+        else:
+            name = re.sub(r"<class '(.*)'>", r"\1", kind)
+            words.append(WORDS.get(name, name))
+    if choices:
+        words.append(f"one of {', '.join(dict.fromkeys(choices))}")
+    value = value if len(value) <= 80 else f"{value[:80]}..."
+    return f"must be {' or '.join(dict.fromkeys(words))}; got {value}.{did_you_mean(value.strip(chr(39)), choices)}"
+
+
+def _plain(text: str, kind: str) -> str:
+    """One reason, with the nearest name where a name is wrong."""
+    if match := re.match(r"Option '(.+?)' is not accepted", text):
+        return f"{kind} has no option {match[1]!r}.{did_you_mean(match[1], _arguments(kind))}"
+    if match := re.match(r"(?:Key|Group key) '(.+?)' is not expected", text):
+        return f"{text.rstrip('.')}."
+    if match := re.match(r"the following arguments are required: (.*)", text):
+        return f"{kind or 'it'} needs {match[1]} (the following arguments are required: {match[1]})."
+    return name_classes(text)
+
+
+def name_classes(text: str) -> str:
+    """A message, with the nearest name in the module if one has no class of the name that was written."""
+    match = re.search(r"module '([\w.]+)' has no attribute '(\w+)'", text)
+    if match is None or "Did you mean" in text or (module := sys.modules.get(match[1])) is None:
+        return text
+    return f"{text.rstrip('.')}.{did_you_mean(match[2], dir(module), dashes=match[1] + '.')}"
+
+
+def _arguments(class_path: str) -> list[str]:
+    module, _, name = class_path.rpartition(".")
+    try:
+        found: Any = getattr(import_module(module), name)
+        kinds = inspect.getmro(found) if isinstance(found, type) else (found,)
+        # What a class passes on to its parent are options, too.
+        return [argument for kind in kinds if kind is not object for argument in inspect.signature(kind).parameters]
+    except (ImportError, AttributeError, ValueError, TypeError):
+        return []
+
+
+class OneLineErrors(argparse.ArgumentParser):
+    """A parser, of argparse or jsonargparse, that says what is wrong in one line."""
+
+    def error(self, message: str, ex: Exception | None = None) -> NoReturn:
+        if not getattr(self, "exit_on_error", True):
+            super().error(message, *(() if ex is None else (ex,)))
+        known = [option for action in self._actions for option in action.option_strings]
+        sys.stderr.write(f"{self.prog}: {explain(message, known)}\n")
+        self.exit(2)
+        raise SystemExit(2)  # a parser whose exit returns

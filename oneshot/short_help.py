@@ -1,0 +1,175 @@
+"""The help of commands with hundreds of options: the common ones on one screen. ``--help-all`` shows everything."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from importlib import import_module
+
+_RUN = """
+  --config FILE         YAML file with any of these options; may be given several times. Examples: experiments/
+  --out FOLDER          folder of the run (runs/{command})
+  --overwrite           replace the folder if it holds a run
+  --resume              go on where the run in the folder was stopped
+  --seed_everything N   seed of everything (0)
+"""
+
+_TRAINER = """
+  --trainer.max_epochs N
+  --trainer.accelerator auto|cpu|gpu     where to train
+  --trainer.devices N                    how many of them
+  --trainer.precision 32|bf16-mixed|16-mixed
+  --trainer.limit_train_batches N        of an epoch, for a quick look
+  --trainer.enable_progress_bar false
+"""
+
+_DATA = """
+  --data CLASS          such as oneshot.data.SearchDataModule, ImageFolder or Digits of oneshot.data, or your own
+  --data.NAME VALUE     its arguments, such as --data.init_args.batch_size 32; --data.help CLASS lists them
+"""
+
+_MODEL = """
+  --model CLASS         the method, such as oneshot.{methods}, or your own
+  --model.NAME VALUE    its arguments, such as {example}; --model.help CLASS lists them
+  --model.supernet CLASS, --model.supernet.NAME VALUE
+                        such as oneshot.supernets.{supernets}
+"""
+
+_TEXTS = {
+    "search": (
+        "oneshot search --config FILE [options]",
+        "Train a supernet and derive an architecture.",
+        "",
+        _RUN,
+        _MODEL.format(
+            methods="DARTS, GDAS, PCDARTS, ProxylessNAS",
+            example="--model.arch_lr 6e-4",
+            supernets="DARTSSupernet, NASBench201Supernet, FBNetSupernet, ProxylessSupernet",
+        ),
+        "oneshot search --config experiments/digits/search.yaml --trainer.max_epochs 10",
+    ),
+    "pareto": (
+        "oneshot pareto --config FILE [options]",
+        "Search a front of networks, the best of every size: NAT.",
+        "",
+        _RUN,
+        _MODEL.format(
+            methods="NAT",
+            example="--model.objectives \"['macs']\"",
+            supernets="MobileNetV3Supernet, ElasticResNetSupernet",
+        ),
+        "oneshot pareto --config experiments/nat/digits.yaml, then: oneshot pick runs/pareto --knee",
+    ),
+    "retrain": (
+        "oneshot retrain SOURCE --config FILE [options]",
+        "Train the network of a search, an exported network or a published genotype, from new weights.",
+        """
+  SOURCE                folder of a search or an export, a subnet.json, DARTS_V2 or another published cell, or a
+                        NAS-Bench-201 string
+  --inherit             begin with the weights of the search
+""",
+        _RUN,
+        """
+  --model.lr VALUE      options of the training, see oneshot.Retrain
+  --model.network.NAME VALUE
+                        size of the network, such as --model.network.init_args.channels 36
+""",
+        "oneshot retrain runs/search --config experiments/digits/retrain.yaml",
+    ),
+    "evaluate": (
+        "oneshot evaluate TARGET [options]",
+        "Test a retrained network on its own data, or an exported network on data that is given.",
+        """
+  TARGET                folder of a retraining or of an export
+""",
+        """
+  --config FILE         YAML file with any of these options
+""",
+        "",
+        "oneshot evaluate runs/retrain",
+    ),
+}
+
+_OTHERS = {
+    "measure": """\
+usage: oneshot measure --supernet CLASS [options]
+
+Measure the latencies of a space on this machine, and verify them.
+
+  --supernet CLASS      such as oneshot.supernets.FBNetSupernet; --supernet.NAME VALUE its arguments
+  --config FILE         YAML file with any of these options
+  --out FILE            table to write (runs/latency.json; .csv with --few-shot and of elastic spaces)
+  --runtime eager|compile|onnxruntime
+  --device NAME         what to measure on: cpu, cuda
+  --threads N           of the CPU
+  --batch N             inputs in one pass
+  --networks N          how many are measured
+  --verify N            compare with this many whole random networks
+  --few-shot N          measure this many only, and take the rest from known devices
+  --elsewhere           write a .csv to be filled in on another machine
+  --seed N              of the networks
+  --overwrite           begin anew
+
+example: oneshot measure --supernet oneshot.supernets.FBNetSupernet --out table.json --verify 50
+--help-all shows all options.
+""",
+    "discrete": """\
+usage: oneshot discrete --config FILE [options]
+
+Search by evolution, reinforcement learning, Bayesian optimisation or morphisms.
+
+  --config FILE         YAML file with any of these options. Examples: experiments/discrete/
+  --out FOLDER          folder of the study (runs/discrete)
+  --resume              go on with the study in the folder
+  --overwrite           replace the folder if it holds a study
+  --strategy CLASS      such as oneshot.discrete.RegularizedEvolution, BANANAS or LEMONADE of oneshot.discrete
+  --strategy.init_args.NAME VALUE
+                        its arguments, such as --strategy.init_args.seed 3
+  --evaluator CLASS     such as oneshot.discrete.TrainingEvaluator, or your own
+  --evaluator.init_args.NAME VALUE
+                        its arguments
+  --objectives LIST     such as "['max accuracy', 'min params']"
+  --evaluations N       budget
+  --hours N             budget of time
+  --workers N           evaluations at a time; 0 in this process
+  --timeout SECONDS     for one evaluation
+  --retries N           how often a failed evaluation is tried again
+
+example: oneshot discrete --config FILE --out runs/study, then: oneshot pick runs/study --knee
+--help-all shows all options.
+""",
+}
+
+COMMANDS = (*_TEXTS, *_OTHERS)
+
+
+def short_help(command: str) -> str:
+    """The common options of a command."""
+    if command in _OTHERS:
+        return _OTHERS[command]
+    usage, what, source, run, model, example = _TEXTS[command]
+    parts = [
+        f"usage: {usage}\n\n{what}",
+        source.strip("\n"),
+        run.strip("\n").replace("{command}", command),
+        f"method and network:\n{model.strip(chr(10))}" if model else "",
+        f"data:\n{_DATA.strip(chr(10))}",
+        f"training:\n{_TRAINER.strip(chr(10))}" if command != "evaluate" else "",
+        f"example: {example}\n--help-all shows all options, --print_config the configuration they make.",
+    ]
+    return "\n\n".join(part for part in parts if part) + "\n"
+
+
+def wanted(command: str, words: Sequence[str]) -> str | None:
+    """What to print if the options ask for help: the common options, or nothing, for the parser shows all then."""
+    return short_help(command) if command in COMMANDS and any(word in ("-h", "--help") for word in words) else None
+
+
+def show_all(words: Sequence[str]) -> list[str]:
+    """Options with ``--help-all`` as the parsers know it; all classes are imported, so that their help names them."""
+    if "--help-all" in words or any(word.endswith(".help") or ".help=" in word for word in words):
+        for name in ("oneshot", "oneshot.supernets", "oneshot.data", "oneshot.discrete", "oneshot.cost"):
+            package = import_module(name)
+            for public in dir(package):
+                if not public.startswith("_"):
+                    getattr(package, public)
+    return ["--help" if word == "--help-all" else word for word in words]
