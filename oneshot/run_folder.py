@@ -6,9 +6,11 @@ and only of classes that are trusted (``oneshot.trust``). Files that were damage
 
 from __future__ import annotations
 
+import argparse
 import inspect
 import json
 import os
+import re
 import sys
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
@@ -258,7 +260,14 @@ class RunFolder:
         with warnings.catch_warnings():
             # jsonargparse is about to rename a method; older releases do not know the other name.
             warnings.filterwarnings("ignore", r"(?s).*(JsonargparseDeprecationWarning|instantiate_classes)")
-            yield LightningArgumentParser(exit_on_error=False)
+            try:
+                yield LightningArgumentParser(exit_on_error=False)
+            except argparse.ArgumentError as error:
+                reason = " ".join(str(error).split())
+                if (denied := re.search(r"Importing '([\w.]+)' is not allowed", reason)) is not None:
+                    root = denied[1].partition(".")[0]
+                    reason = f"it names {denied[1]}, which is not trusted. If you trust it, say --trust {root}."
+                raise ValueError(f"{self.folder / CONFIG}: {reason}") from error
 
 
 def note(sentence: str) -> None:

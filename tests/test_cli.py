@@ -415,7 +415,7 @@ def test_a_picked_network_runs_in_a_fresh_process_from_onnx_and_from_load(nat_ru
 
 def replace_checkpoint(path: Path, content: object) -> None:
     """Write a checkpoint as a run does, with its checksum."""
-    new = path.with_name(".new")
+    new = path.with_name(".last.ckpt.new")
     torch.save(content, new)
     keep(new)
 
