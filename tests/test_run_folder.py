@@ -9,20 +9,26 @@ import random
 import shutil
 import subprocess
 import warnings
+import zipfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
+import pytorch_lightning as pl
 import torch
 import yaml
 from PIL import Image
+from torch.utils.data import DataLoader, TensorDataset
 
-from oneshot.callbacks.checkpoint import check_checkpoint, good_checkpoint
+from oneshot.callbacks.checkpoint import RunCheckpoint, check_checkpoint, good_checkpoint
 from oneshot.cli import main
 from oneshot.export import load
-from oneshot.files import begin_checksums, check_recorded, is_as_recorded, write_recorded
+from oneshot.files import begin_checksums, beside, check_recorded, is_as_recorded, write_atomically, write_recorded
+from oneshot.retrain import Retrain
 from oneshot.run_folder import RunFolder, read_run
+from oneshot.supernets import NASBench201Network
 
 EXPERIMENTS = Path(__file__).parents[1] / "experiments"
 SHORT = [
@@ -317,3 +323,64 @@ def test_relative_paths_lead_from_where_the_run_began(
     (tmp_path / "elsewhere").mkdir()
     monkeypatch.chdir(tmp_path / "elsewhere")
     assert main(["evaluate", str(run)]) == 0
+
+
+# Hostile files.
+
+
+def test_a_checkpoint_that_is_packed_is_refused(tmp_path: Path) -> None:
+    """torch packs nothing, so a packed one is foreign, and may unpack to more than any memory holds."""
+    path = tmp_path / "epoch=1.ckpt"
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as file:
+        file.writestr("archive/data.pkl", bytes(1 << 24))
+    with pytest.raises(ValueError, match="is damaged"):
+        check_checkpoint(path)
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="pipes with names are of POSIX")
+@pytest.mark.parametrize("name", ["config.yaml", "checkpoints/last.ckpt", "data.json", "sha256sums.txt"])
+def test_a_pipe_in_a_run_is_not_waited_for(name: str, project: Path, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    shutil.copytree(project / "runs/search", run)
+    (run / name).unlink()
+    os.mkfifo(run / name)
+    main(["derive", str(run), "--out", str(tmp_path / "subnet.json")])
+
+
+def test_a_link_in_place_of_a_temporary_file_is_not_followed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Names of temporary files cannot be known before; and if one were, what it leads to would stay."""
+    precious, run = tmp_path / "precious", tmp_path / "run"
+    precious.write_text("mine")
+    run.mkdir()
+    names = {beside(run / "results.json", "tmp").name for _ in range(100)}
+    assert len(names) == 100
+    monkeypatch.setattr("oneshot.files.beside", lambda path, ending: run / ".planted")
+    (run / ".planted").symlink_to(precious)
+    with pytest.raises(FileExistsError):
+        write_atomically(run / "results.json", "{}")
+    assert precious.read_text() == "mine" and not (run / "results.json").exists()
+
+
+def test_a_link_in_place_of_a_new_checkpoint_is_not_followed(tmp_path: Path) -> None:
+    precious, folder = tmp_path / "precious", tmp_path / "checkpoints"
+    precious.write_text("mine")
+    folder.mkdir()
+    (folder / ".last.ckpt.new").symlink_to(precious)
+    saves = RunCheckpoint(folder)
+    data = DataLoader(TensorDataset(torch.randn(8, 1, 8, 8), torch.zeros(8, dtype=torch.long)), batch_size=4)
+    network = NASBench201Network("|none~0|+|none~0|none~1|+|skip_connect~0|none~1|none~2|", **SMALL)
+    trainer = pl.Trainer(
+        max_epochs=1,
+        callbacks=[saves],
+        logger=False,
+        accelerator="cpu",
+        default_root_dir=tmp_path,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+    )
+    trainer.fit(Retrain(network), data)
+    assert precious.read_text() == "mine" and good_checkpoint(folder) == folder / "last.ckpt"
+    assert not (folder / "last.ckpt").is_symlink()
+
+
+SMALL: dict[str, Any] = {"channels": 4, "cells_per_stage": 1, "in_channels": 1, "image_size": 8}

@@ -35,6 +35,8 @@ from .tables import TabularEvaluator
 
 State: TypeAlias = Mapping[Any, Any]
 
+LEAST_UNPACKED, MOST_PACKED = 64 << 20, 100  # bytes, and times the bytes of a file, that it may unpack to
+
 # NAS-Bench-101. Fields of the message EvaluationData, nasbench/lib/model_metrics.proto.
 METRICS_101 = {2: "training_time", 3: "train_accuracy", 4: "validation_accuracy", 5: "test_accuracy"}
 
@@ -134,13 +136,15 @@ def tf_records(path: str | Path, *, checksums: bool = False) -> Iterator[bytes]:
     path = Path(path)
     if not path.is_file():
         raise ValueError(f"There is no file {path}.")
+    end = path.stat().st_size
     with path.open("rb") as file:
         while head := file.read(12):
             start = file.tell() - len(head)
             if len(head) == 12 and masked_crc32c(head[:8]) != int.from_bytes(head[8:], "little"):
                 raise ValueError(f"{path} is no TFRecord file, or damaged: the length at byte {start} has no checksum.")
             size = int.from_bytes(head[:8], "little")
-            content = file.read(size) if len(head) == 12 else b""
+            fits = len(head) == 12 and size <= end - file.tell()  # a length of 2^50 must not ask for the memory
+            content = file.read(size) if fits else b""
             tail = file.read(4)
             if len(head) < 12 or len(content) < size or len(tail) < 4:
                 raise ValueError(f"{path} ends within the record at byte {start}; it is truncated. Download it again.")
@@ -368,11 +372,22 @@ def _existing(path: Path) -> Path:
 def _unpickled(path: Path) -> Any:
     path = _existing(path)
     try:
-        with bz2.open(path) as file:
-            return _PlainUnpickler(io.BytesIO(file.read())).load()
+        return _PlainUnpickler(io.BytesIO(_unpacked(path))).load()
     except Exception as error:  # a damaged file makes pickle raise almost anything
         reason = " ".join((str(error) or type(error).__name__).split())
         raise ValueError(f"{path} cannot be read as a pickle packed with bzip2: {reason}") from error
+
+
+def _unpacked(path: Path) -> bytes:
+    """The content of a bzip2 file, if it is not packed as only a bomb is: official files shrink to a tenth or so."""
+    most = LEAST_UNPACKED + MOST_PACKED * path.stat().st_size
+    parts, size = list[bytes](), 0
+    with bz2.open(path) as file:
+        while part := file.read(1 << 20):
+            parts.append(part)
+            if (size := size + len(part)) > most:
+                raise ValueError(f"its {path.stat().st_size:,} bytes unpack to more than {most:,}")
+    return b"".join(parts)
 
 
 class _PlainUnpickler(pickle.Unpickler):

@@ -6,6 +6,7 @@ import base64
 import bz2
 import collections
 import json
+import os
 import pickle
 import struct
 import sys
@@ -24,6 +25,7 @@ from oneshot.discrete import (
     RegularizedEvolution,
     Study,
     TabularEvaluator,
+    benchmarks,
     nas_bench_101,
     nas_bench_201_file,
     nats_bench,
@@ -408,3 +410,35 @@ def test_without_its_package_the_way_to_it_is_told(tmp_path: Path, monkeypatch: 
         MissingExtraError, match="its own package, nasbench301, .* https://github.com/automl/nasbench301"
     ):
         NASBench301Evaluator(tmp_path)
+
+
+def test_a_record_longer_than_its_file_asks_for_no_memory(tmp_path: Path) -> None:
+    path = tmp_path / "records.tfrecord"
+    length = (2**50).to_bytes(8, "little")
+    path.write_bytes(length + benchmarks.masked_crc32c(length).to_bytes(4, "little") + b"short")
+    with pytest.raises(ValueError, match="ends within the record at byte 0; it is truncated"):
+        list(benchmarks.tf_records(path))
+
+
+def test_a_file_packed_as_only_a_bomb_is_is_not_unpacked(tmp_path: Path) -> None:
+    path, packer = tmp_path / "NATS-tss-v1_0-3ffb9.pickle.pbz2", bz2.BZ2Compressor()
+    with path.open("wb") as file:
+        for _ in range(128):
+            file.write(packer.compress(bytes(1 << 20)))
+        file.write(packer.flush())
+    assert path.stat().st_size < 1000
+    with pytest.raises(ValueError, match=r"3ffb9.pickle.pbz2 .*its .* bytes unpack to more than 67,1"):
+        benchmarks.nats_bench(path)
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="pipes with names are of POSIX")
+@pytest.mark.parametrize("name", ["records.tfrecord", "all.pickle.pbz2", "all.pth"])
+def test_a_pipe_in_place_of_a_file_is_refused_and_not_waited_for(name: str, tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / name)
+    read = {
+        "records.tfrecord": benchmarks.nas_bench_101,
+        "all.pickle.pbz2": benchmarks.nats_bench,
+        "all.pth": benchmarks.nas_bench_201_file,
+    }[name]
+    with pytest.raises(ValueError, match=name):
+        read(tmp_path / name)
