@@ -100,7 +100,7 @@ def pick(
         raise ValueError(f"A bound is a finite number; that of {unbounded[0]} is {bounds[unbounded[0]]}. Leave it out.")
     point = _pairs("--near", near)
     if (Path(run) / LOG).is_file():
-        picked = _from_study(run, bounds, point, knee=knee, trust=trust)
+        picked = _from_study(run, bounds, point, knee=knee, trust=trust, data_options=data_options)
         options = {"with_preprocessing": with_preprocessing, "overwrite": overwrite, "measure": measure}
         return _export_of_study(picked, target, finetune, lr, formats, **options)
     source = RunFolder(Path(run), tuple(trust)) if is_run(run) else None
@@ -170,12 +170,17 @@ def pick(
 
 
 def _from_study(
-    run: str, bounds: Mapping[str, float], point: Mapping[str, float], *, knee: bool, trust: Sequence[str]
+    run: str,
+    bounds: Mapping[str, float],
+    point: Mapping[str, float],
+    *,
+    knee: bool,
+    trust: Sequence[str],
+    data_options: Sequence[str],
 ) -> tuple[Study, Record]:
     """The record that is asked for, of the front, or of all evaluations if a bound is on another metric."""
-    study = read_study(
-        run, follow=False, trust=trust
-    )  # also of another machine, where a strategy may round differently
+    # Also of another machine, where a strategy may round differently.
+    study = read_study(run, follow=False, trust=trust, data_options=data_options)
     if not (records := study.front()):
         raise ValueError(f"{run} has no front yet: no evaluation has succeeded.")
     signs = {objective.metric: 1.0 if objective.direction == "min" else -1.0 for objective in study.objectives}

@@ -7,7 +7,7 @@ import csv
 import inspect
 import io
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import nullcontext, suppress
 from importlib import import_module
 from pathlib import Path
@@ -121,13 +121,16 @@ def _write_config(config: Mapping[str, Any], folder: Path) -> None:
     write_atomically(folder / CONFIG, yaml.safe_dump(dict(config), sort_keys=False))
 
 
-def read_study(run: str | Path, *, follow: bool = True, trust: Sequence[str] = ()) -> Study:
+def read_study(
+    run: str | Path, *, follow: bool = True, trust: Sequence[str] = (), data_options: Sequence[str] = ()
+) -> Study:
     """The study of a folder, as far as it has come.
 
     Args:
         run: The folder.
         follow: See :class:`~oneshot.discrete.study.Study`.
         trust: Modules besides ``oneshot`` whose classes may be imported and built.
+        data_options: ``--data.init_args.root photos``, where the data of its evaluator are elsewhere now.
 
     Raises:
         ValueError: If the folder is none of ``oneshot discrete``, or names classes that are not trusted.
@@ -136,9 +139,12 @@ def read_study(run: str | Path, *, follow: bool = True, trust: Sequence[str] = (
     if not (folder / LOG).is_file() or not (folder / CONFIG).is_file():
         raise ValueError(f"A study is a folder with {CONFIG} and {LOG}, made by 'oneshot discrete'; {folder} is none.")
     path = folder / CONFIG
-    config = _read_config(path)
+    config = dict(_read_config(path))
+    allowed = check_classes(config, path, trust)
+    for option, value in _split(data_options, ("data",))[0]:
+        _set(config, ["evaluator", "init_args", *option], value)
     try:
-        with importing_only(check_classes(config, path, trust)):
+        with importing_only(allowed):
             return build(config, folder, follow=follow)
     except ValueError as error:
         if str(folder) in str(error):
@@ -236,12 +242,12 @@ def _parser() -> ArgumentParser:
     return parser
 
 
-def _split(args: Sequence[str]) -> tuple[list[tuple[list[str], Any]], list[str]]:
+def _split(args: Sequence[str], objects: Iterable[str] = OBJECTS) -> tuple[list[tuple[list[str], Any]], list[str]]:
     """Options of the strategy and the evaluator, ``--strategy.init_args.seed 3``, and all others."""
     options, rest, words = [], list[str](), iter(args)
     for word in words:
         name, equals, value = word.partition("=")
-        if any(name.startswith(f"--{of}.") for of in OBJECTS):
+        if any(name.startswith(f"--{of}.") for of in objects):
             text = value if equals else next(words, None)
             if text is None:
                 raise ValueError(f"{name} needs a value.")

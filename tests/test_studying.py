@@ -90,6 +90,8 @@ def test_a_study_runs_is_reported_goes_on_and_yields_a_network(
     assert told == list(range(6))
 
     assert main(["pick", str(out), "--params", "1e9", "--out", str(tmp_path / "picked"), "--formats"]) == 0
+    moved: Any = read_study(out, follow=False, data_options=["--data.init_args.batch_size=8"]).evaluator
+    assert moved.data.batch_size == 8, "options say where its data are now, and come first"
     network = oneshot.load(tmp_path / "picked")
     assert network(torch.zeros(2, 1, 8, 8)).shape == (2, 3)
     manifest = json.loads((tmp_path / "picked" / "manifest.json").read_text())
