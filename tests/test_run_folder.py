@@ -375,10 +375,11 @@ def test_a_link_in_place_of_a_new_checkpoint_is_not_followed(tmp_path: Path) -> 
         logger=False,
         accelerator="cpu",
         default_root_dir=tmp_path,
+        log_every_n_steps=1,
         enable_progress_bar=False,
         enable_model_summary=False,
     )
-    trainer.fit(Retrain(network), data)
+    trainer.fit(Retrain(network), data, data)
     assert precious.read_text() == "mine" and good_checkpoint(folder) == folder / "last.ckpt"
     assert not (folder / "last.ckpt").is_symlink()
 
