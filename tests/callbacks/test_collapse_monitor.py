@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import math
 import re
 import warnings
 from pathlib import Path
@@ -130,6 +131,18 @@ def test_the_entropy_of_equal_alphas_is_the_logarithm_of_their_number(tmp_path: 
     fit(trainer, search)
 
     torch.testing.assert_close(trainer.callback_metrics["collapse/entropy"], torch.tensor(5.0).log())
+
+
+def test_the_entropy_is_the_mean_of_all_rows(tmp_path: Path) -> None:
+    search = make_search(arch_lr=0.0, alpha_std=0.0)
+    with torch.no_grad():
+        search.alphas["cell"][0, 1], search.alphas["cell"][1, 2] = 50.0, 1.0
+    trainer = make_trainer(tmp_path, CollapseMonitor(), max_epochs=1)
+    fit(trainer, search)
+
+    p = torch.tensor([math.e, 1.0, 1.0, 1.0, 1.0], dtype=torch.float64) / (math.e + 4)
+    one = float(-(p * p.log()).sum())  # of the second row; the first is certain, and four are equal
+    assert float(trainer.callback_metrics["collapse/entropy"]) == pytest.approx((one + 4 * math.log(5)) / 6, rel=1e-5)
 
 
 # It goes on for longer on purpose, to see it stop early; tests/test_resume.py checks the warning.
