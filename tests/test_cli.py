@@ -301,7 +301,7 @@ def test_a_damaged_checkpoint_is_named(search_run: Path, tmp_path: Path, capsys:
 
 def test_help_names_every_command() -> None:
     result = subprocess.run([sys.executable, "-m", "oneshot", "--help"], capture_output=True, text=True, check=True)
-    for command in ("search", "derive", "retrain", "evaluate", "export", "show", "quickstart"):
+    for command in ("search", "derive", "retrain", "evaluate", "export", "show", "data", "quickstart"):
         assert command in result.stdout
 
 

@@ -6,6 +6,7 @@ Nothing is decoded here, and nothing depends on the locale or on the order of th
 from __future__ import annotations
 
 import os
+import re
 import unicodedata
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
@@ -107,6 +108,8 @@ def list_folder(root: Path, class_names: Sequence[str] | None = None) -> Listing
                 f"Every class must be in train; {part} has {sorted(unknown)}, train has {classes}. Add training "
                 "images of them or list the classes to use as class_names."
             )
+    if alike := [name for name in classes if sum(name.casefold() == other.casefold() for other in classes) > 1]:
+        notes.append(f"The classes {', '.join(map(repr, alike))} differ in upper and lower case only")
     files: dict[Part, dict[str, list[Path]]] = {}
     places: dict[Part, dict[str, Path]] = {}
     for part, folder in parts.items():
@@ -123,11 +126,23 @@ def part_of(name: str) -> Part | None:
     return next((part for part, names in PARTS.items() if name.lower() in names), None)
 
 
+def _like_a_part(name: str) -> Part | None:
+    """Which part a folder of this name may be meant to be: ``train_images``, ``val2017``, ``TestSet``."""
+    words = re.split(r"[\W\d_]+", re.sub(r"(?i)(?<=[a-z])(set|split|images|imgs|data)$", "", name).lower())
+    return next((part for word in words if (part := part_of(word)) is not None), None)
+
+
 def _parts(root: Path, class_names: Sequence[str] | None) -> tuple[dict[Part, Path], list[str]]:
     """The folders of the parts, and what to say of others; a folder of classes is all training."""
     inside = folders(root)
     named = {part: [path for path in inside if part_of(path.name) == part] for part in PARTS}
     named = {part: paths for part, paths in named.items() if paths}
+    like = {_like_a_part(path.name) for path in inside if images_in(path)} - {None}
+    if not named and class_names is None and len(like) > 1:
+        raise ValueError(
+            f"Parts are called train, val and test; {str(root)!r} has {', '.join(path.name for path in inside)}, which "
+            "look like parts. Rename them; if they are classes, list all classes as class_names."
+        )
     if not named or (class_names is not None and all((root / name).is_dir() for name in class_names)):
         return {"train": root}, []
     others = [path for path in inside if part_of(path.name) is None and images_in(path)]

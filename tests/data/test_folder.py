@@ -310,6 +310,9 @@ def test_parts_with_three_other_names_are_three_parts(tmp_path: Path) -> None:
     ("folders", "message"),
     [
         (("train/ant", "Training/ant", "test/ant"), "has Training and train, which mean the same"),
+        (("train_images/ant", "test_images/ant"), "has test_images, train_images, which look like parts. Rename them"),
+        (("train2017", "val2017"), "has train2017, val2017, which look like parts"),
+        (("TrainSet", "TestSet"), "which look like parts. Rename them; if they are classes, list"),
         (("val/ant", "test/ant"), "A folder with val and test needs train beside it"),
         (("ant", "bee", "test"), "A folder with test needs train beside it; .* list all classes as class_names"),
         (("ant/train", "ant/test", "bee/train", "bee/test"), "'.*/ant' is a class that holds parts: test, train. Move"),
@@ -332,6 +335,21 @@ def test_other_layouts_are_refused(folders: tuple[str, ...], message: str, tmp_p
 @pytest.mark.parametrize("name", ["train", "valid"])
 def test_a_class_may_have_the_name_of_a_part(name: str, tmp_path: Path) -> None:
     assert ImageFolder(tree(tmp_path, ".", classes=("bus", name))).classes == ("bus", name)
+
+
+def test_classes_may_have_names_that_begin_like_parts(tmp_path: Path) -> None:
+    names = ("trainers", "testament", "valley")
+    assert ImageFolder(tree(tmp_path, ".", classes=names)).classes == tuple(sorted(names))
+
+
+def test_classes_that_differ_in_case_only_are_said(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    for i, name in enumerate(("cat", "Cat", "dog")):
+        for j in range(3):
+            write(tmp_path / name / f"{j}.png", seed=3 * i + j)
+    if len(list(tmp_path.iterdir())) == 2:
+        pytest.skip("this file system does not tell them apart")
+    ImageFolder(tmp_path)
+    assert "The classes 'Cat', 'cat' differ in upper and lower case only" in caplog.text
 
 
 def test_listed_classes_may_have_the_names_of_parts(tmp_path: Path) -> None:
