@@ -73,6 +73,8 @@ class SupernetEvaluator(Evaluator):
             )
         if len(images) != len(labels):
             raise ValueError(f"Every validation image has a label; got {len(images)} images, {len(labels)} labels.")
+        if isinstance(supernet, ElasticSupernet) and images.dim() == calibration.dim() == 4:
+            supernet.check_images(min(*images.shape[2:], *calibration.shape[2:]))
         for part in (images, calibration):
             fitted(supernet, part[:1], supernet.space.sample(0))  # raises where their shape is another one
         check_batch(supernet, images, labels, first=True)
@@ -84,8 +86,6 @@ class SupernetEvaluator(Evaluator):
             )
         if batch_size < 1:
             raise ValueError(f"batch_size must be at least 1; got {batch_size}.")
-        if isinstance(supernet, ElasticSupernet) and images.dim() == calibration.dim() == 4:
-            supernet.check_images(min(*images.shape[2:], *calibration.shape[2:]))
         self.supernet, self.images, self.labels, self.calibration = supernet, images, labels, calibration
         self.batch_size = batch_size
         self._sized: tuple[tuple[tuple[int, ...], torch.device, torch.dtype], Tensor, Tensor] | None = None

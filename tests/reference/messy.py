@@ -42,9 +42,8 @@ def make_messy_folder(root: Path, *, train: int = 27, val: int = 9, broken: bool
             folder = root / part / name
             folder.mkdir(parents=True)
             for i in range(count):
-                path = _save(
-                    _picture(label, colour, rng), folder / ("IMG_{}", "Foto {} (Kopie)", "写真.{}")[i % 3].format(i), i
-                )
+                stem = ("IMG_{}", "Foto {} (Kopie)", "写真.{}")[i % 3].format(i)
+                path = _save(_picture(label, colour, rng), folder / stem, i)
                 if part == "val":
                     good[path] = label
             _litter(folder)
