@@ -18,7 +18,6 @@ from oneshot.supernets.base import Subnet
 from oneshot.supernets.space import ArchGraph, Choice, SearchSpace, SubnetConfig
 
 SPACE = "network_graph"
-GRAPHS = SearchSpace(SPACE, (Choice("nodes", ("any",)),))  # a name for the log; there is no end to its architectures
 IMAGE = "image"  # the name of the input
 ACTIVATIONS: dict[str, type[nn.Module]] = {
     "relu": nn.ReLU,
@@ -351,6 +350,22 @@ class Classifier(nn.Linear):
 
     def forward(self, input: Tensor) -> Tensor:
         return super().forward(input.flatten(1))
+
+
+@dataclass(frozen=True)
+class GraphSpace(SearchSpace):
+    """A name for logs and configs: there is no end to its architectures, and they have no genes."""
+
+    def validate(self, config: SubnetConfig) -> None:
+        """Check that ``config`` is the text of a graph.
+
+        Raises:
+            ValueError: If it is not.
+        """
+        NetworkGraph.from_config(config)
+
+
+GRAPHS = GraphSpace(SPACE, (Choice("nodes", ("any",)),))
 
 
 class GraphNetwork(Subnet):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import pickle
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 
@@ -16,8 +17,8 @@ from torch import Tensor
 
 from oneshot import export_subnet, load
 from oneshot.cost import count
-from oneshot.discrete import GraphNetwork, NetworkGraph, Node, plain_graph
-from oneshot.discrete.graph import IMAGE, GatedAdd
+from oneshot.discrete import LEMONADE, Evaluator, GraphNetwork, NetworkGraph, Node, Proposal, Study, plain_graph
+from oneshot.discrete.graph import GRAPHS, IMAGE, GatedAdd
 from oneshot.supernets import SubnetConfig
 from tests.reference.random_graphs import CLASSES, IMAGES, SHAPE, random_graph, random_network
 
@@ -313,3 +314,31 @@ def test_a_copy_runs_alone() -> None:
     for parameter in other.parameters():
         parameter.data.zero_()
     assert torch.equal(network(IMAGES), expected)
+
+
+class NumberOfNodes(Evaluator):
+    space = GRAPHS
+
+    @property
+    def metrics(self) -> tuple[str, ...]:
+        return "error", "params"
+
+    def __call__(self, proposal: Proposal) -> Mapping[str, float]:
+        nodes = len(proposal.config["nodes"])
+        return {"error": 1 / nodes, "params": float(nodes)}
+
+
+def test_a_study_of_graphs_is_read_again(tmp_path: Path) -> None:
+    """The space of graphs has no genes, and knows all the same what is one of its architectures."""
+
+    def study(evaluations: int) -> Study:
+        strategy = LEMONADE([[4]], SHAPE, CLASSES, children=4, accepted=2, seed=0)
+        return Study(strategy, NumberOfNodes(), ["min error", "min params"], folder=tmp_path, evaluations=evaluations)
+
+    before = study(4).run()
+    after = study(8).run()
+    assert [r.proposal for r in after.records[:4]] == [r.proposal for r in before.records] and len(after.records) == 8
+    GRAPHS.validate(before.records[0].proposal.config)
+    for picks in ({"nodes": ["nonsense(0)"]}, {"others": ["any"]}):
+        with pytest.raises(ValueError):
+            GRAPHS.validate(SubnetConfig("network_graph", picks))
