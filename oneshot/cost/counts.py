@@ -89,7 +89,7 @@ def count(network: nn.Module, input_shape: Shape | Sequence[Shape], *, dtype: to
         network: Takes ``[B, C, H, W]``, or what else ``input_shape`` says; a
             :class:`~oneshot.supernets.recurrent.LanguageModel` takes ``[B, T]``.
         input_shape: Shape of one input, C, H, W; of a language model T; of a sequence L, E. Several shapes are those of
-            several inputs. A layer of ``torch.nn`` that takes several gets as many of the one shape, so
+            several inputs. A layer of ``torch.nn`` that takes several gets the same one as often, so
             ``nn.MultiheadAttention`` attends to its own input. If the network, or the first layer of an
             ``nn.Sequential``, is one of ``torch.nn`` with ``batch_first=False``, the batch of 1 is put in the middle.
         dtype: Type of the inputs; by default that of the first parameter with digits, and ``int64`` if the network
@@ -175,12 +175,13 @@ def _inputs(network: nn.Module, input_shape: Shape | Sequence[Shape], dtype: tor
         dtype = torch.int64 if words else like.dtype if digits else torch.get_default_dtype()
     given: Sequence[Any] = input_shape
     shapes: list[Shape] = list(given) if any(isinstance(size, Sequence) for size in given) else [tuple(given)]
+    batch = 0 if _batch_first(first) else 1
+    zeros = [torch.zeros(*shape[:batch], 1, *shape[batch:], device=like.device, dtype=dtype) for shape in shapes]
     if len(shapes) == 1 and type(network).__module__.startswith("torch.nn."):
         kinds = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
         arguments = inspect.signature(network.forward).parameters.values()
-        shapes *= max(1, sum(a.default is a.empty and a.kind in kinds for a in arguments))
-    batch = 0 if _batch_first(first) else 1
-    return [torch.zeros(*shape[:batch], 1, *shape[batch:], device=like.device, dtype=dtype) for shape in shapes]
+        zeros *= max(1, sum(a.default is a.empty and a.kind in kinds for a in arguments))  # fused if it is one tensor
+    return zeros
 
 
 def _batch_first(layer: nn.Module) -> bool:

@@ -256,6 +256,35 @@ def test_layers_multiply_what_their_formulas_say(make: Callable[[], nn.Module], 
     assert count(network.to("meta"), shape).macs == macs
 
 
+@pytest.mark.parametrize(
+    ("make", "fused"),
+    [
+        pytest.param(lambda: nn.MultiheadAttention(16, 4, batch_first=True), "_native_multi_head_attention", id="mha"),
+        pytest.param(lambda: encoder(batch_first=True), "_transformer_encoder_layer_fwd", id="encoder"),
+    ],
+)
+def test_fused_and_plain_layers_count_the_same(make: Callable[[], nn.Module], fused: str) -> None:
+    """Without gradients a kernel does all of it; with them it is made of parts."""
+    network, seen = make().eval(), set()
+
+    class Watch(MacCounter):
+        def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+            seen.add(func._overloadpacket.__name__)
+            return super().__torch_dispatch__(func, types, args, kwargs)
+
+    x = torch.ones(1, 10, 16)
+    inputs = (x,) * (3 if fused == "_native_multi_head_attention" else 1)
+    with torch.no_grad(), Watch() as at_once:
+        network(*inputs)
+    assert fused in seen
+    seen.clear()
+    with Watch() as in_parts:
+        network(*inputs)
+    assert fused not in seen
+
+    assert at_once.macs == in_parts.macs > 0
+
+
 @pytest.mark.parametrize(("function", "shape", "macs"), [pytest.param(*case, id=name) for name, *case in OPERATIONS])
 def test_operators_multiply_what_their_formulas_say(
     function: Callable[[Tensor], Any], shape: tuple[int, ...], macs: int
