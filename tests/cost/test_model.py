@@ -220,7 +220,7 @@ class Shared(PlantedSupernet):
         ),
         pytest.param(
             lambda: count_candidates(SUPERNETS["recurrent"](), "macs", image_size=8),
-            r"image_size is that of images.*of shape \[5\]. Leave it out",
+            r"image_size is the height and width of square images.*of shape \[5\]. Leave it out",
             id="words",
         ),
         pytest.param(
@@ -357,7 +357,8 @@ def test_edge_weights_of_another_shape_are_refused() -> None:
 
 
 def test_costs_meet_a_supernet_of_their_space_and_resolution_only() -> None:
-    supernet, other = SUPERNETS["nasbenchmacro"](), NASBenchMacroSupernet(channels=4, image_size=16)
+    supernet, other = SUPERNETS["nasbenchmacro"](), NASBenchMacroSupernet(channels=4, num_classes=3, image_size=16)
+    more = NASBenchMacroSupernet(channels=4, image_size=16)
     for what in COUNTED:
         count_candidates(supernet, what).check_supernet(supernet)
     count_candidates(supernet, "params").check_supernet(other)
@@ -366,5 +367,7 @@ def test_costs_meet_a_supernet_of_their_space_and_resolution_only() -> None:
         with pytest.raises(ValueError, match="images of 9 pixels, the supernet reads 16.*at 16, or .*image_size=9"):
             model.check_supernet(other)
         count_candidates(supernet, what, image_size=16).check_supernet(other)
+        with pytest.raises(ValueError, match="num_classes is 3 there, 10 here"):
+            count_candidates(supernet, what, image_size=16).check_supernet(more)
     with pytest.raises(ValueError, match="is of space 'nasbenchmacro', the supernet of 'planted'"):
         count_candidates(supernet, "params").check_supernet(PlantedSupernet())
