@@ -28,6 +28,7 @@ from torch import Tensor, nn
 from oneshot import __version__, supernets
 from oneshot.supernets.base import Subnet, vocabulary_of
 from oneshot.supernets.elastic import ElasticNetwork
+from oneshot.supernets.json_files import parse_json
 from oneshot.supernets.space import SubnetConfig
 
 from .cost.counts import count
@@ -197,13 +198,16 @@ def load(folder: str | Path, *, trust: Sequence[str] = ()) -> Subnet:
             f"{path} must be a JSON object with 'schema_version', 'config' and 'network' (class_path, init_args); got "
             f"{repr(data)[:120]}. Export again (a bare config is read by oneshot.supernets.load_config)."
         ) from error
-    kind = _network_class(str(class_path), trust)
+    try:
+        kind = _network_class(str(class_path), trust)
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from error
     try:
         check_sizes(init_args)
         with torch.random.fork_rng(devices=[]), BoundedWeights():  # loading does not shift the caller's random numbers
             net = kind(**init_args)
         architecture = None if config is None else SubnetConfig.from_dict(config)
-    except (TypeError, ValueError) as error:
+    except (TypeError, ValueError, LookupError, ArithmeticError, AttributeError, RuntimeError) as error:
         raise ValueError(f"{path} does not describe a {class_path}: {error}") from error
     if architecture is not None:
         if not net.describes(architecture):
@@ -453,9 +457,9 @@ def _read(path: Path) -> bytes:
 
 def _read_json(path: Path) -> Any:
     try:
-        return json.loads(_read(path).decode())
-    except (json.JSONDecodeError, UnicodeDecodeError, RecursionError) as error:
-        raise ValueError(f"{path} is not JSON ({error}). It may be truncated; export again.") from error
+        return parse_json(_read(path), "it")
+    except ValueError as error:
+        raise ValueError(f"{path} is not JSON ({error}) It may be truncated; export again.") from error
 
 
 @contextlib.contextmanager

@@ -111,6 +111,9 @@ def csv_rows(text: str, where: str, *, advice: str = "") -> Iterator[tuple[int, 
     Raises:
         ValueError: If a row is not CSV; its line is named.
     """
+    if "\0" in text:
+        line = text.count("\n", 0, text.index("\0")) + 1
+        raise ValueError(f"{where}, line {line} must be text; it has a byte that is 0. {advice}".strip())
     reader = csv.reader(io.StringIO(text, newline=""), strict=True)
     while True:
         try:

@@ -298,7 +298,12 @@ def _object(name: str, given: Mapping[str, Any], known: Mapping[str, Any]) -> An
         target = getattr(import_module(module), attribute)
     except (ImportError, AttributeError, ValueError) as error:
         raise ValueError(f"--{name}: there is no {class_path!r} to import ({error}).") from error
-    arguments = dict(given.get("init_args") or {})
+    init_args = given.get("init_args") or {}
+    if not callable(target) or not isinstance(init_args, Mapping):
+        raise ValueError(
+            f"--{name}: {class_path!r} must be a class or a function, and init_args its arguments by name."
+        )
+    arguments = dict(init_args)
     for argument in inspect.signature(target).parameters:
         if known.get(argument) is not None:
             value = known[argument]

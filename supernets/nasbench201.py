@@ -16,6 +16,7 @@ import numpy as np
 from torch import Tensor, nn
 
 from .base import OperationSupernet, Subnet, check_image_size, inherit_weights
+from .json_files import shorten
 from .mixed_op import MixedOp, add_up, check_parts, has_weights, mixed_op, run_together
 from .ops import make_op, relu_conv_bn, sum_in_turn
 from .space import NONE, ArchGraph, Candidate, Choice, IntMatrix, SearchSpace, SubnetConfig
@@ -66,7 +67,7 @@ class NASBench201Space(SearchSpace):
         if sources != [[0], [0, 1], [0, 1, 2]] or rebuilt != text.strip():
             raise ValueError(
                 "A NAS-Bench-201 architecture reads '|op~0|+|op~0|op~1|+|op~0|op~1|op~2|', node by node with the "
-                f"inputs in order; got {text!r}."
+                f"inputs in order; got {shorten(text)}."
             )
         config = SubnetConfig(self.name, {"cell": [op for node in pairs for op, _ in node]})
         self.validate(config)

@@ -406,7 +406,7 @@ class SearchSpace:
             for row, pick in enumerate(picks):
                 if pick not in index:
                     raise ValueError(
-                        f"{pick!r} is not a candidate of {choice.name!r} (row {row}) in space {self.name!r}; "
+                        f"{shorten(pick)} is not a candidate of {choice.name!r} (row {row}) in space {self.name!r}; "
                         f"candidates are {choice.picks}."
                     )
                 genes.append(index[pick])

@@ -16,7 +16,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timezone
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypedDict
 
 import numpy as np
 import numpy.typing as npt
@@ -27,6 +27,7 @@ from oneshot.faults import patiently
 from oneshot.files import append
 from oneshot.supernets import mixed_op
 from oneshot.supernets.base import OperationSupernet, Subnet, Supernet
+from oneshot.supernets.json_files import checked, parse_json, read_content
 from oneshot.supernets.space import IntMatrix, SearchSpace
 
 from .counts import count
@@ -279,6 +280,14 @@ def measure_networks(
         ) from error
 
 
+class _Visit(TypedDict):
+    """A :class:`Visit` as JSON."""
+
+    genes: list[int]
+    ms: list[float]
+    reference_ms: list[float]
+
+
 class Journal:
     """Raw timings, one line of JSON a visit, after a line with the settings they were measured under.
 
@@ -297,7 +306,7 @@ class Journal:
         if self.path is None:
             return
         settings = json.loads(json.dumps(settings))
-        if self.path.is_file():
+        if self.path.exists():
             self._read(self.path, settings)
         else:
             self.path.parent.mkdir(parents=True, exist_ok=True)
@@ -317,13 +326,14 @@ class Journal:
         return float(np.median([ms for visit in self.visits for ms in visit.reference_ms]))
 
     def _read(self, path: Path, settings: dict[str, Any]) -> None:
-        lines = path.read_bytes().splitlines(keepends=True)
-        whole = [line for line in lines if line.endswith(b"\n")]  # the last may have been cut off
+        whole = [line + b"\n" for line in read_content(path).split(b"\n")[:-1]]  # the last may have been cut off
         try:
-            then = json.loads(whole[0]) if whole else None
-            self.visits = [Visit(**{k: tuple(v) for k, v in json.loads(line).items()}) for line in whole[1:]]
-        except (ValueError, TypeError, AttributeError) as error:
-            raise ValueError(f"{path} is not a journal of timings ({error!r}). Delete it to begin anew.") from error
+            then, *rows = [parse_json(line, f"line {number}") for number, line in enumerate(whole, 1)] or [None]
+            for number, row in enumerate(rows, 2):
+                checked(row, _Visit, f"line {number}")
+                self.visits.append(Visit(**{name: tuple(values) for name, values in row.items()}))
+        except ValueError as error:
+            raise ValueError(f"{path} is not a journal of timings ({error}). Delete it to begin anew.") from error
         if then != settings:
             different = changes(then if isinstance(then, dict) else {}, settings)
             raise ValueError(

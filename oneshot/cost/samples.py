@@ -13,6 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from oneshot.files import write_atomically
+from oneshot.supernets.json_files import parse_json, read_text, shorten
 from oneshot.supernets.space import IntMatrix, SearchSpace
 
 from .record import OF_THE_FILE, Record
@@ -82,7 +83,9 @@ def read_csv(path: str | Path, space: SearchSpace) -> tuple[IntMatrix, Floats]:
             raise ValueError(f"{path}, line {line}: {len(header)} columns are needed; got {len(cells)}.")
         for name, cell, index in zip(header, cells, indices):
             if cell not in index:
-                raise ValueError(f"{path}, line {line}: {cell!r} is not a candidate of {name}; they are {list(index)}.")
+                raise ValueError(
+                    f"{path}, line {line}: {shorten(cell)} is not a candidate of {name}; they are {list(index)}."
+                )
         times.append(_milliseconds(cells[-1], f"{path}, line {line}"))
         genes.append([index[cell] for cell, index in zip(cells, indices)])
     if not genes:
@@ -103,7 +106,7 @@ def read_record(path: str | Path) -> Record | None:
         if not text.startswith(MARK):
             continue
         try:
-            data = json.loads(text.removeprefix(MARK))
+            data = parse_json(text.removeprefix(MARK), "it")
             if data.pop("format") != FORMAT:
                 raise ValueError("it is of another release")
             names = {field.name for field in fields(Record)} - set(OF_THE_FILE)
@@ -121,7 +124,7 @@ def read_record(path: str | Path) -> Record | None:
 def _rows(path: Path) -> Iterator[tuple[int, list[str]]]:
     """Number of a line, from 1, and its cells."""
     try:
-        reader = csv.reader(io.StringIO(path.read_text(encoding="utf-8-sig")))
+        reader = csv.reader(io.StringIO(read_text(path)))
         for cells in reader:
             yield reader.line_num, cells
     except (OSError, UnicodeDecodeError, csv.Error) as error:
@@ -140,7 +143,7 @@ def _milliseconds(cell: str, where: str) -> float:
     try:
         value = float(cell)
     except ValueError as error:
-        raise ValueError(f"{where}: {cell!r} is not a number of milliseconds, such as 12.5.") from error
+        raise ValueError(f"{where}: {shorten(cell)} is not a number of milliseconds, such as 12.5.") from error
     if not (np.isfinite(value) and value > 0):
-        raise ValueError(f"{where}: a time is finite and above 0; got {cell}.")
+        raise ValueError(f"{where}: a time is finite and above 0; got {shorten(cell)}.")
     return value

@@ -8,12 +8,13 @@ import warnings
 import zlib
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
-from typing import Any
+from typing import Any, get_type_hints
 
 import torch
 
 from oneshot.files import write_atomically
 from oneshot.supernets.base import Supernet
+from oneshot.supernets.json_files import MayBeNaN, checked, read_json
 from oneshot.supernets.space import SearchSpace, SubnetConfig
 
 from .counts import count
@@ -159,11 +160,11 @@ class LatencyTable:
             ValueError: If the file is missing, truncated, not a table, or one of another schema version.
         """
         try:
-            data = json.loads(Path(path).read_text(encoding="utf-8"))
+            data = read_json(path, not_finite=True)
         except FileNotFoundError as error:
             raise ValueError(f"There is no latency table {path}. 'oneshot measure --out {path}' makes one.") from error
-        except (json.JSONDecodeError, UnicodeDecodeError) as error:
-            raise ValueError(f"{path} is not a latency table: {error}. It may be truncated; measure again.") from error
+        except ValueError as error:
+            raise ValueError(f"{path} is not a latency table: {error} It may be truncated; measure again.") from error
         if not isinstance(data, dict) or "schema_version" not in data:
             raise ValueError(f"{path} is not a latency table: it has no schema_version. 'oneshot measure' makes one.")
         version = data.pop("schema_version")
@@ -177,6 +178,11 @@ class LatencyTable:
             raise ValueError(
                 f"{path} is not a latency table: missing {sorted(names - OPTIONAL - data.keys())}, unknown "
                 f"{sorted(data.keys() - names)}. Measure again."
+            )
+        kinds: dict[str, Any] = get_type_hints(cls)
+        for name, value in data.items():
+            checked(
+                value, MayBeNaN if kinds[name] is float else kinds[name], f"{path}: {name}", advice="Measure again."
             )
         try:
             table = cls(**data, source=str(path))

@@ -49,6 +49,7 @@ class Target:
         form: ``"json"``, ``"lines"`` (of JSON), ``"csv"``, or ``""``: what can be changed in it besides bytes.
         protected: Whether a checksum stands beside it, so that no change at all may go unnoticed.
         cut: Whether it may end earlier, because it grows at its end: what it held then is what is read.
+        any_header: Whether the columns of a CSV file may have any names.
     """
 
     make: Callable[[Path], Path]
@@ -56,6 +57,7 @@ class Target:
     form: str = ""
     protected: bool = False
     cut: bool = False
+    any_header: bool = False
 
 
 # Studies.
@@ -325,10 +327,13 @@ TARGETS: dict[str, Target] = {
     ),
     "study config": Target(_make_study_of_command, lambda path: _records(read_study(path.parent)), "yaml"),
     "weights of a study": Target(_make_weights, lambda path: _outputs(_training(path.parent).load(0)), protected=True),
-    "metrics": Target(_make_metrics, lambda path: RunLog(path.parent).rows, "csv", cut=True),
+    "metrics": Target(_make_metrics, lambda path: RunLog(path.parent).rows, "csv", cut=True, any_header=True),
     "journal of errors": Target(_make_journal, _read_journal, "lines", cut=True),
     "state of a front": Target(_make_search, _read_search, "json"),
     "archive": Target(_make_archive, _read_archive, "json"),
+    "latency table": Target(lambda f: test_table.make().save(f / "table.json"), _read_latencies, "json"),
+    "latency csv": Target(_make_latency_csv, _read_latency_csv, "csv", cut=True),
+    "journal of timings": Target(_make_timings, lambda path: Journal(path, SETTINGS).visits, "lines", cut=True),
     "table": Target(_make_csv, _read_table, "csv", cut=True),
     "packed table": Target(lambda f: _make_csv(f, "table.csv.gz"), _read_table, protected=True),
     "nas-bench-101": Target(
@@ -336,6 +341,9 @@ TARGETS: dict[str, Target] = {
     ),
     "nats-bench": Target(_make_nats, lambda path: _lookups(nats_bench(path.parent, complete=False)), protected=True),
     "nas-bench-201": Target(_make_pth, lambda path: _lookups(nas_bench_201_file(path, complete=False))),
+    "subnet of an export": Target(lambda f: _make_export(f) / "subnet.json", _read_export, "json", protected=True),
+    "manifest": Target(lambda f: _make_export(f) / "manifest.json", _read_export, "json"),
+    "weights": Target(lambda f: _make_export(f) / "model.safetensors", _read_export, protected=True),
     "config of a network": Target(_make_config, _read_config, "json"),
     "genotype": _text(str(PUBLISHED["DARTS_V2"]), Genotype.parse),
     "recurrent genotype": _text(str(next(iter(PUBLISHED_RECURRENT.values()))), RecurrentGenotype.parse),
