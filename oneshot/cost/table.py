@@ -179,16 +179,15 @@ class LatencyTable:
                 f"{path} is not a latency table: missing {sorted(names - OPTIONAL - data.keys())}, unknown "
                 f"{sorted(data.keys() - names)}. Measure again."
             )
-        kinds: dict[str, Any] = get_type_hints(cls)
-        for name, value in data.items():
-            checked(
-                value, MayBeNaN if kinds[name] is float else kinds[name], f"{path}: {name}", advice="Measure again."
-            )
         try:
             table = cls(**data, source=str(path))
             doubts = table.doubts
-        except (ValueError, TypeError, KeyError, AttributeError) as error:
+        except (ValueError, TypeError, LookupError, AttributeError, ArithmeticError) as error:
             raise ValueError(f"{path}: {error}") from error
+        kinds: dict[str, Any] = get_type_hints(cls)
+        for name, value in data.items():  # what the class does not look at itself
+            kind = MayBeNaN if kinds[name] is float else kinds[name]
+            checked(value, kind, f"{path}: {name}", advice="Measure again.")
         if doubts and warn:
             warnings.warn(f"{path} is doubtful: {'; '.join(doubts)}. Measure again on a quiet machine.", stacklevel=2)
         return table

@@ -383,7 +383,7 @@ class ParetoSearch:
             ValueError: If it is of another space, other objectives, constraints or seed, or costs are no longer what
                 they were; then nothing is loaded.
         """
-        if not isinstance(state, Mapping) or state.get("schema_version") != SCHEMA_VERSION:
+        if state.get("schema_version") != SCHEMA_VERSION:
             raise ValueError(f"The state of a search is a dictionary with schema_version {SCHEMA_VERSION}.")
         state = checked({key: state[key] for key in _State.__annotations__ if key in state}, _State, "The state")
         archive = Archive.from_dict(self.space, state["archive"])

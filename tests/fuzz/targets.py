@@ -30,7 +30,7 @@ from oneshot.run_log import RunLog
 from oneshot.studying import read_study
 from oneshot.supernets import Choice, NASBench201Supernet, SearchSpace, SubnetConfig, load_config
 from oneshot.supernets.genotype import PUBLISHED, Genotype
-from oneshot.supernets.json_files import read_json
+from oneshot.supernets.json_files import checked, read_json
 from oneshot.supernets.nasbench201 import NASBench201Space
 from oneshot.supernets.recurrent import PUBLISHED_RECURRENT, RecurrentGenotype
 from tests.cost import test_table
@@ -162,7 +162,7 @@ def _make_search(folder: Path) -> Path:
 
 
 def _read_search(path: Path) -> object:
-    state, search = read_json(path), _search()
+    state, search = checked(read_json(path), dict[str, Any], str(path)), _search()
     try:
         search.load_state_dict(state)
     except ValueError as error:  # the file is known to whoever has read it
