@@ -17,7 +17,7 @@ from datetime import datetime, timezone
 from importlib import import_module, metadata
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypedDict
 
 import numpy as np
 import safetensors.torch
@@ -28,7 +28,7 @@ from torch import Tensor, nn
 from oneshot import __version__, supernets
 from oneshot.supernets.base import Subnet, vocabulary_of
 from oneshot.supernets.elastic import ElasticNetwork
-from oneshot.supernets.json_files import parse_json
+from oneshot.supernets.json_files import checked, parse_json
 from oneshot.supernets.space import SubnetConfig
 
 from .cost.counts import count
@@ -275,6 +275,13 @@ def exported_preprocessing(folder: str | Path) -> dict[str, Any] | None:
     return said if isinstance(said, dict) else None
 
 
+class _Facts(TypedDict, total=False):
+    """What of a manifest is compared by its parts."""
+
+    classes: list[str] | None
+    normalisation: dict[str, list[float]] | None
+
+
 def _check_manifest(net: Subnet, folder: Path) -> None:
     """Check that ``subnet.json`` is as it was written, and that the manifest is of the network it describes."""
     path = folder / MANIFEST
@@ -293,6 +300,7 @@ def _check_manifest(net: Subnet, folder: Path) -> None:
             f"{path} must be of the network in {SUBNET}; its {wrong[0]!r} is {str(manifest[wrong[0]])[:80]}, that of "
             f"the network {str(ours[wrong[0]])[:80]}. It was changed; export again."
         )
+    checked({name: manifest[name] for name in _Facts.__annotations__ if name in manifest}, _Facts, str(path))
     scale, classes = manifest.get("normalisation"), manifest.get("classes")
     channels = net.input_shape[0]
     if classes is not None and len(classes) != net.num_classes:

@@ -71,7 +71,7 @@ def read_csv(path: str | Path, space: SearchSpace) -> tuple[IntMatrix, Floats]:
     if not rows or [name.strip() for name in rows[0][1]] != header:
         raise ValueError(
             f"{path}, line {rows[0][0] if rows else 1}: the columns for space {space.name!r} are {', '.join(header)}; "
-            f"got {', '.join(rows[0][1]) if rows else 'nothing'}. Fill in the file as it was written."
+            f"got {', '.join(rows[0][1])[:200] if rows else 'nothing'}. Fill in the file as it was written."
         )
     genes, times = [], []
     indices = [{str(pick): i for i, pick in enumerate(c.picks)} for c in space.choices for _ in range(c.rows)]
