@@ -13,6 +13,7 @@ import shutil
 import uuid
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from datetime import datetime, timezone
 from importlib import import_module, metadata
 from importlib.util import find_spec
@@ -122,30 +123,16 @@ def export_subnet(
             manifest["versions"][package] = metadata.version(package)
     with _all_or_nothing(Path(folder), overwrite) as new, torch.inference_mode(False), torch.no_grad():
         reference = copy.deepcopy(network).cpu().float().eval()
-        generator = torch.Generator().manual_seed(0)
-        if (words := vocabulary_of(network, network.input_shape)) is not None:
-            batch = torch.randint(words, (CHECKED_BATCH, *network.input_shape), generator=generator)
-        else:
-            batch = torch.randn(CHECKED_BATCH, *network.input_shape, generator=generator)
-        expected = reference(batch)
+        batch = _example(network)
+        takes = _takes(network.input_shape, batch)
 
         (new / SUBNET).write_text(json.dumps(subnet, indent=2), encoding="utf-8")
         weights = {n: t.clone(memory_format=torch.contiguous_format) for n, t in reference.state_dict().items()}
         (new / WEIGHTS).write_bytes(safetensors.torch.save(weights))  # save_file would make it unreadable to others
         rebuilt = load(new, trust=(type(network).__module__,))
-        outputs = {WEIGHTS: [rebuilt(batch)]}
-        programs = [FILES[name] for name in formats]
-        wanted = {name: [expected] for name in (WEIGHTS, *programs)}
-        takes = dict.fromkeys(wanted, _takes(network.input_shape))
-        if with_preprocessing and preprocessing is not None and formats:
-            whole, program = WithPreprocessing(reference, preprocessing), WithPreprocessing(rebuilt, preprocessing)
-            batches = _decoded(whole, channels)
-            logits = [whole(images) for images in batches]
-            wanted |= {name: logits for name in programs}
-            takes |= dict.fromkeys(programs, _takes_images(whole, channels))
-            outputs |= _write_programs(program.eval(), new, batches, formats, sizes=whole.resizes)
-        else:
-            outputs |= _write_programs(rebuilt, new, [batch], formats)
+        checked = {WEIGHTS: _Checked(takes, [reference(batch)], [rebuilt(batch)])}
+        inside = preprocessing if with_preprocessing else None
+        checked |= _programs(reference, rebuilt, inside, new, batch, formats, takes)
 
         counts = count(rebuilt, network.input_shape)
         manifest |= {"params": counts.params, "macs": counts.macs, "memory": counts.memory}
@@ -154,15 +141,8 @@ def export_subnet(
         manifest["files"] = {
             file.name: {"sha256": hashlib.sha256(file.read_bytes()).hexdigest()} for file in sorted(new.iterdir())
         }
-        for name, ours in outputs.items():
-            output, expected = torch.cat(ours), torch.cat(wanted[name])
-            difference = (output - expected).abs().max().item()
-            if not difference <= TOLERANCE * max(1.0, expected.abs().max().item()):  # NaN fails too
-                raise RuntimeError(
-                    f"{name}, loaded again, must give the outputs of the network; they differ by {difference:.1e}. "
-                    "A network that draws random numbers in eval mode, or gives NaN or infinity, cannot be exported."
-                )
-            manifest["files"][name] |= {"max_abs_difference": difference, "input": takes[name]}
+        for name, file in checked.items():
+            manifest["files"][name] |= {"max_abs_difference": file.difference(name), "input": file.takes}
         (new / MANIFEST).write_text(json.dumps(manifest, indent=2), encoding="utf-8")
     return Path(folder)
 
@@ -368,10 +348,69 @@ def _completed(preprocessing: Mapping[str, Any] | None, network: Subnet, *, requ
     return done
 
 
-def _takes(shape: Sequence[int]) -> dict[str, Any]:
-    """What a file of a network takes."""
-    layout = {3: "NCHW", 2: "NCT", 1: "NT"}.get(len(shape))
-    return {"layout": layout, "shape": ["batch", *shape], "dtype": "float32", "range": "normalised"}
+@dataclass(frozen=True)
+class _Checked:
+    """What a file takes, what the network gives for some batches, and what the file gives, loaded again."""
+
+    takes: dict[str, Any]
+    wanted: list[Tensor]
+    got: list[Tensor]
+
+    def difference(self, name: str) -> float:
+        """The largest difference.
+
+        Raises:
+            RuntimeError: If it is not small.
+        """
+        wanted = torch.cat(self.wanted)
+        difference = (torch.cat(self.got) - wanted).abs().max().item()
+        if not difference <= TOLERANCE * max(1.0, wanted.abs().max().item()):  # NaN fails too
+            raise RuntimeError(
+                f"{name}, loaded again, must give the outputs of the network; they differ by {difference:.1e}. "
+                "A network that draws random numbers in eval mode, or gives NaN or infinity, cannot be exported."
+            )
+        return difference
+
+
+def _example(network: Subnet) -> Tensor:
+    """A batch of random inputs: images, or numbers of words."""
+    shape, generator = (CHECKED_BATCH, *network.input_shape), torch.Generator().manual_seed(0)
+    if (words := vocabulary_of(network, network.input_shape)) is not None:
+        return torch.randint(words, shape, generator=generator)
+    return torch.randn(shape, generator=generator)
+
+
+def _takes(shape: Sequence[int], batch: Tensor) -> dict[str, Any]:
+    """What a file of a network takes that is like the network."""
+    layout = {3: "NCHW", 1: "NT"}.get(len(shape))
+    words = not batch.is_floating_point()
+    return {
+        "layout": layout,
+        "shape": ["batch", *shape],
+        "dtype": str(batch.dtype).removeprefix("torch."),
+        "range": "numbers of words" if words else "normalised",
+    }
+
+
+def _programs(
+    reference: Subnet,
+    rebuilt: Subnet,
+    preprocessing: Mapping[str, Any] | None,
+    folder: Path,
+    batch: Tensor,
+    formats: Sequence[str],
+    takes: dict[str, Any],
+) -> dict[str, _Checked]:
+    """Write the other files, with the preprocessing inside if there is one, to compare them with ``reference``."""
+    if preprocessing is None or not formats:
+        wanted = [reference(batch)] if formats else []
+        outputs = _write_programs(rebuilt, folder, [batch], formats)
+    else:
+        whole, program = WithPreprocessing(reference, preprocessing), WithPreprocessing(rebuilt, preprocessing)
+        batches, takes = _decoded(whole, batch.shape[1]), _takes_images(whole, batch.shape[1])
+        wanted = [whole(images) for images in batches]
+        outputs = _write_programs(program.eval(), folder, batches, formats, sizes=whole.resizes)
+    return {name: _Checked(takes, wanted, got) for name, got in outputs.items()}
 
 
 def _takes_images(program: WithPreprocessing, channels: int) -> dict[str, Any]:

@@ -18,7 +18,7 @@ from oneshot import preprocessing as module
 from oneshot.data import CIFAR10, Digits, FakeImages, ImageFolder, SearchDataModule, Shapes
 from oneshot.data.images import normalise
 from oneshot.data.preprocessing import of_arrays, of_files
-from oneshot.export import export_subnet
+from oneshot.export import _takes, export_subnet
 from oneshot.preprocessing import WithPreprocessing, _filtered, cover, shrink, then_resize, triangles
 from oneshot.supernets import MobileNetV3Supernet, NASBench201Supernet
 from oneshot.supernets.base import Subnet
@@ -220,6 +220,12 @@ def test_images_that_are_not_resized_come_in_their_size(tmp_path: Path) -> None:
     manifest = exported(network(), tmp_path / "e", preprocessing, formats=("torch_export",))
     takes = manifest["files"]["model.pt2"]["input"]
     assert (takes["shape"], takes["inside"], takes["exact"]) == (["batch", 8, 8, 3], ["normalisation"], True)
+
+
+def test_networks_of_texts_take_numbers_of_words() -> None:
+    takes = _takes((7,), torch.zeros(3, 7, dtype=torch.int64))
+    wanted = {"layout": "NT", "shape": ["batch", 7], "dtype": "int64", "range": "numbers of words"}
+    assert takes == wanted
 
 
 def test_what_cannot_be_part_of_a_file_is_refused(tmp_path: Path) -> None:
