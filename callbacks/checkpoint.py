@@ -208,7 +208,7 @@ def check_checkpoint(path: str | Path) -> None:
 def _is_whole(path: Path) -> bool:
     checksums = path.parent / CHECKSUMS
     if path.name in (LAST, PREVIOUS) and checksums.is_file():
-        return sha256_of(path) in checksums.read_text(errors="replace").split()
+        return sha256_of(path) in checksums.read_text(errors="replace", encoding="utf-8").split()
     try:
         with zipfile.ZipFile(path) as file:  # what torch writes; torch itself does not compare the checksums
             packed = any(part.compress_type != zipfile.ZIP_STORED for part in file.infolist())

@@ -135,9 +135,9 @@ def main() -> None:
     made, readme = table(), ROOT / "README.md"
     print(made)
     if "--write" in sys.argv:
-        text = readme.read_text()
+        text = readme.read_text(encoding="utf-8")
         start, end = text.index(BEGIN) + len(BEGIN), text.index(END)
-        readme.write_text(f"{text[:start]}\n{made}\n{text[end:]}")
+        readme.write_text(f"{text[:start]}\n{made}\n{text[end:]}", encoding="utf-8")
 
 
 if __name__ == "__main__":

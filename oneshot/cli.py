@@ -13,6 +13,7 @@ from . import __version__, short_help
 from .faults import machine_fault
 from .interrupts import GOES_ON, Terminated, interruption, sigterm_raises
 from .options import OneLineErrors, did_you_mean, explain, name_classes
+from .terminal import tolerate_encodings
 from .trust import imports_from_here, split_options
 
 EPILOG = """\
@@ -117,6 +118,7 @@ def _parser() -> argparse.ArgumentParser:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; returns the exit code. Errors are one line, ``--traceback`` shows where they come from."""
+    tolerate_encodings()
     parser = _parser()
     words = list(sys.argv[1:] if argv is None else argv)
     traceback = "--traceback" in words  # wherever it stands

@@ -16,6 +16,7 @@ import numpy as np
 from rich.console import Console
 from rich.text import Text
 
+from . import terminal
 from .data.decoding import UnreadableImageError, is_grey, opened, upright
 from .data.folder import ImageFolder
 from .data.listing import Part, list_folder, some
@@ -57,7 +58,7 @@ def examine(folder: str, *, console: Console | None = None) -> bool:
     Raises:
         FileNotFoundError: If there is no such folder.
     """
-    console, root = console or Console(), Path(folder)
+    console, root = console or terminal.console(), Path(folder)
     if not root.is_dir():
         raise FileNotFoundError(f"'oneshot data' looks at a folder of images; there is no folder {folder}.")
     masks = any((place / "masks").is_dir() for place in _folders_of_parts(root))

@@ -36,7 +36,8 @@ def write_atomically(path: str | Path, content: str | bytes, *, patient: bool = 
     temporary = beside(path, "tmp")
     try:
         with temporary.open("xb") as file:  # fails where something is, a link, too
-            file.write(content.encode() if isinstance(content, str) else content)
+            # Parts of a path that the locale could not decode are written as they are in the file system.
+            file.write(content.encode("utf-8", "surrogateescape") if isinstance(content, str) else content)
             file.flush()
             os.fsync(file.fileno())
         os.replace(temporary, path)

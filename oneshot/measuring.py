@@ -21,6 +21,7 @@ from oneshot.supernets.base import Supernet
 from oneshot.supernets.elastic import ElasticSupernet
 from oneshot.supernets.space import IntMatrix
 
+from . import terminal
 from .cost import (
     Device,
     FewShot,
@@ -63,7 +64,7 @@ def measure(args: Sequence[str], *, console: Console | None = None) -> None:
     Raises:
         FileExistsError: If the table is there, and neither to be verified nor replaced.
     """
-    console = console or Console()
+    console = console or terminal.console()
     options, supernet = _parse(args)
     target = Device(options.runtime, options.device, batch=options.batch, dtype=options.dtype, threads=options.threads)
     elastic = isinstance(supernet, ElasticSupernet)
@@ -233,7 +234,7 @@ def _check_continued(options: Namespace, record: Record, supernet: Supernet, tar
 def _parse(args: Sequence[str]) -> tuple[Namespace, Supernet]:
     """The options, and the supernet: that of the data where it is left at its defaults, as a search builds it."""
     parser = _parser()
-    options = parser.parse_args(list(args))
+    options = parser.parse_args(terminal.with_configurations_as_utf8(args))
     with warnings.catch_warnings():
         # jsonargparse is about to rename this method; older releases do not know the other name.
         warnings.filterwarnings("ignore", r"(?s).*(JsonargparseDeprecationWarning|instantiate_classes)")
@@ -354,7 +355,7 @@ def _say(console: Console, text: str) -> None:
 
 @contextmanager
 def _progress(console: Console, what: str) -> Iterator[Callable[[int, int], None]]:
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
+    columns = (TextColumn("{task.description}", markup=False), BarColumn(), MofNCompleteColumn())
     with Progress(*columns, TimeElapsedColumn(), TimeRemainingColumn(), console=console) as bar:
         task = bar.add_task(what, total=None)
         yield lambda done, total: bar.update(task, completed=done, total=total)

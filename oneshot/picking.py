@@ -10,11 +10,11 @@ from typing import Any, Literal
 import numpy as np
 import pytorch_lightning as pl
 import torch
-from rich.console import Console
 from torch import Tensor
 
 from oneshot.supernets.base import Subnet
 
+from . import terminal
 from .batches import check_labels, check_logits
 from .discrete.study import LOG, Record, Study
 from .evaluation import FittedBatches, decode_images, fitted, in_parts, recalibrate
@@ -113,7 +113,7 @@ def pick(
     for name, share in [*bounds.items(), *point.items()]:
         if name == ERROR and not 0 <= share <= 1:
             raise ValueError(f"Errors are shares between 0 and 1, 5 % is 0.05; got {share:g}.")
-    archive, front, console = module.pareto.archive, module.pareto.front(), Console()
+    archive, front, console = module.pareto.archive, module.pareto.front(), terminal.console()
     if not len(front):
         if len(archive):
             raise ValueError(
@@ -214,7 +214,7 @@ def _export_of_study(
     measure: bool,
 ) -> Path:
     study, record = picked
-    console, data = Console(), getattr(study.evaluator, "data", None)
+    console, data = terminal.console(), getattr(study.evaluator, "data", None)
     console.print(network_table(study_rows(study, [record])))
     network = study.evaluator.network(record.proposal)
     if network is None:

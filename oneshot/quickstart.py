@@ -25,6 +25,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from oneshot.callbacks import ArchLogger, CollapseMonitor, GenotypePlot, SubnetExport
 from oneshot.supernets import NASBench201Supernet
 
+from . import terminal
 from .cost.counts import count
 from .data import Digits, SearchDataModule
 from .export import export_subnet, load
@@ -62,7 +63,7 @@ def quickstart(
     Raises:
         FileExistsError: If the folder exists and must not be replaced.
     """
-    console = console or Console()
+    console = console or terminal.console()
     folder = Path(out)
     with RunLock(folder), new_folder(folder, overwrite=overwrite, marker=RESULTS, keep=RESULTS):
         _run(folder, seed, search_epochs, retrain_epochs, random_networks, console)
@@ -128,7 +129,7 @@ def _run(
         with torch.no_grad():
             difference = float((load(export)(x) - best(x)).abs().max())
         _pictures(folder, method, history, search_curves, retrain_curves)
-        manifest = json.loads((export / "manifest.json").read_text())
+        manifest = json.loads((export / "manifest.json").read_text(encoding="utf-8"))
         report = {"seed": seed, "found": results[0], "random": results[1:], "seconds": time.monotonic() - start}
         write_atomically(folder / RESULTS, json.dumps(report, indent=2))
 
@@ -230,7 +231,7 @@ def _trainer(
 
 
 def _progress(console: Console) -> Progress:
-    columns = TextColumn("{task.description:<10}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn()
+    columns = TextColumn("{task.description:<10}", markup=False), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn()
     return Progress(*columns, console=console)
 
 

@@ -123,7 +123,7 @@ def draw_cells(graphs: Sequence[ArchGraph], *, title: str | None = None) -> Figu
         width = max(width, _text_width(title, 12.0) + 2 * _MARGIN)
     figure = Figure(figsize=(width / 72, height / 72), dpi=DPI, facecolor="white")
     if title:
-        figure.text(_MARGIN / width, 1 - 18 / height, title, fontsize=12, color=_INK, va="center")
+        figure.text(_MARGIN / width, 1 - 18 / height, title, fontsize=12, color=_INK, va="center", parse_math=False)
     x, y = 0.0, top
     for graph, layout in zip(graphs, layouts):
         y += heading

@@ -22,7 +22,6 @@ import pytorch_lightning as pl
 import yaml
 from pytorch_lightning.callbacks import Callback, Checkpoint, ProgressBar
 from pytorch_lightning.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
-from rich.console import Console
 from rich.table import Table
 
 from oneshot.callbacks import (
@@ -75,6 +74,7 @@ from .retrain import Retrain
 from .run_folder import DATA, RESULTS, SUBNET, RunFolder, is_run, note, write_facts
 from .run_folder import read_run as read_run
 from .run_log import RunLog
+from .terminal import console, with_configurations_as_utf8
 from .trust import CONFIG, check_classes, describe_trust, importing_only, plain, split_options, split_trust
 
 # What may be other than at the beginning when a run is resumed: nothing that the result depends on.
@@ -128,7 +128,7 @@ class _RunCLI(LightningCLI):
         self._command, self._callbacks = command, callbacks
         # Lightning recommends its makers' other packages at every start.
         logging.getLogger("pytorch_lightning.utilities.rank_zero").addFilter(lambda r: "💡" not in r.getMessage())
-        with _argv(f"oneshot {command}", args), guard:
+        with _argv(f"oneshot {command}", with_configurations_as_utf8(args)), guard:
             super().__init__(
                 datamodule_class=pl.LightningDataModule,
                 subclass_mode_data=True,
@@ -565,7 +565,7 @@ def _metrics(results: Mapping[str, float]) -> Table:
 
 
 def _say(what: str | Table) -> None:
-    Console().print(what, soft_wrap=True, highlight=False)
+    console().print(what, soft_wrap=True)
 
 
 def _positional(command: str, args: Sequence[str], what: str) -> tuple[str, list[str]]:

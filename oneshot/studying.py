@@ -20,6 +20,7 @@ from rich.console import Console
 from oneshot.supernets.json_files import checked
 from oneshot.supernets.space import SearchSpace
 
+from . import terminal
 from .cluster import connect
 from .discrete.graph import GRAPHS
 from .discrete.plots import draw_study
@@ -63,14 +64,14 @@ def discrete(args: Sequence[str]) -> None:
     """
     args, allowed = _with_config_of_the_run(args)
     options, rest = _split(args)
-    parsed = _parser().parse_args(rest)
+    parsed = _parser().parse_args(terminal.with_configurations_as_utf8(rest))
     config = {name: parsed[name] for name in (*OBJECTS, "objectives", *FREE)}
     for name in OBJECTS:
         if isinstance(config[name], str):
             config[name] = {"class_path": config[name]}
     for path, value in options:
         _set(config, path, value)
-    folder, console = Path(parsed.out), Console()
+    folder, console = Path(parsed.out), terminal.console()
     lock = RunLock(folder)
     with lock:
         if parsed.resume and (folder / CONFIG).is_file():

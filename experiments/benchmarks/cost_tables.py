@@ -95,7 +95,7 @@ def main() -> None:
         "torch": torch.__version__,
         "results": results,
     }
-    (HERE / "cost_tables_cpu.json").write_text(json.dumps(report, indent=2) + "\n")
+    (HERE / "cost_tables_cpu.json").write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
 
 
 def ratio(tables: list[float], traced: list[float]) -> dict[str, float]:

@@ -101,7 +101,7 @@ def main() -> None:
         "chosen": chosen.kind,
         "results": results,
     }
-    (HERE / "pareto_search_cpu.json").write_text(json.dumps(report, indent=2) + "\n")
+    (HERE / "pareto_search_cpu.json").write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":

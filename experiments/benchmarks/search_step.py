@@ -114,7 +114,7 @@ def print_peak(args: argparse.Namespace) -> None:
 
 def status(name: str) -> float:
     """MiB from the kernel; getrusage would also count the process that started this one."""
-    lines = Path("/proc/self/status").read_text().splitlines()
+    lines = Path("/proc/self/status").read_text(encoding="utf-8").splitlines()
     return next(int(line.split()[1]) for line in lines if line.startswith(name)) / 1024
 
 
@@ -172,7 +172,7 @@ def main() -> None:
     settings = {key: getattr(args, key) for key in ("device", "batch", "rounds", "threads")}
     report = {"settings": settings, "hardware": name, "torch": torch.__version__, "results": results}
     path = HERE / f"search_step_{args.device}.json"
-    path.write_text(json.dumps(report, indent=2) + "\n")
+    path.write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
     draw(results, path.with_suffix(".png"))
 
 

@@ -302,7 +302,7 @@ class Table:
     """CIFAR-10 test accuracy in percent of every architecture of NAS-Bench-201."""
 
     def __init__(self, folder: Path) -> None:
-        with gzip.open(folder / "nats_bench_tss.csv.gz", "rt", newline="") as file:
+        with gzip.open(folder / "nats_bench_tss.csv.gz", "rt", newline="", encoding="utf-8") as file:
             self.rows = {row["arch"]: float(row["cifar10_test_accuracy"]) for row in csv.DictReader(file)}
         self.values, self.space = np.sort(list(self.rows.values())), NASBench201Space()
 
@@ -330,7 +330,7 @@ def main() -> None:
     warnings.filterwarnings("ignore", module="pytorch_lightning|lightning_utilities")  # advice on loaders and loggers
     warnings.filterwarnings("ignore", "The search has collapsed")  # it is in the table
     settings, path = settings_of(args), args.out / "settings.json"
-    if path.is_file() and (before := json.loads(path.read_text())) != settings:
+    if path.is_file() and (before := json.loads(path.read_text(encoding="utf-8"))) != settings:
         different = sorted(name for name in settings if before.get(name) != settings[name])
         raise SystemExit(f"{args.out} holds runs that differ in {', '.join(different)}; choose another folder: --out.")
     write_atomically(path, json.dumps(settings, indent=2) + "\n")
@@ -352,7 +352,7 @@ def main() -> None:
             print(f"{name}, seed {seed}: {result['seconds']:.0f} s, {score(result):.2f} %, {result['arch']}")
 
     files = [args.out / "runs" / f"{name}-{seed}.json" for name in args.methods for seed in args.seeds]
-    runs = [json.loads(file.read_text()) for file in files if file.is_file()]
+    runs = [json.loads(file.read_text(encoding="utf-8")) for file in files if file.is_file()]
     report = {
         "command": [Path(sys.argv[0]).name, *sys.argv[1:]],
         "settings": settings,

@@ -152,7 +152,7 @@ def search(name: str, strategy: str, seed: int, budget: float, out: Path) -> Non
     """Search until the budget is spent; then, once, test the front."""
     task, folder = TASKS[name], out / f"{name}-{strategy}-{seed}"
     done = folder / "result.json"
-    if done.exists() and json.loads(done.read_text())["budget"] >= budget:
+    if done.exists() and json.loads(done.read_text(encoding="utf-8"))["budget"] >= budget:
         return
     data, test = make_data(name, seed)
     epochs = task.short if strategy != "RandomGraphs" else task.long
@@ -371,8 +371,8 @@ def _plain(axis: Axes) -> None:
 
 
 def report(out: Path, to: Path) -> None:
-    runs = [json.loads(path.read_text()) for path in sorted(out.glob("*/result.json"))]
-    adapted = [json.loads(path.read_text()) for path in sorted(out.glob("netadapt-*.json"))]
+    runs = [json.loads(path.read_text(encoding="utf-8")) for path in sorted(out.glob("*/result.json"))]
+    adapted = [json.loads(path.read_text(encoding="utf-8")) for path in sorted(out.glob("netadapt-*.json"))]
     if not runs and not adapted:
         raise SystemExit(f"There are no results in {out}; run the searches first.")
     content = {

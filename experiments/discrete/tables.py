@@ -120,7 +120,7 @@ def run(table: TabularEvaluator, metric: str, build: Build, seed: int, evaluatio
 
 def measure(args: argparse.Namespace) -> None:
     out = args.out
-    results = json.loads(out.read_text())["results"] if out.is_file() else []
+    results = json.loads(out.read_text(encoding="utf-8"))["results"] if out.is_file() else []
     for name in args.tables:
         load, metric = TABLES[name]
         table = load()
@@ -156,7 +156,7 @@ def line(row: dict[str, Any]) -> str:
 def plot(out: Path) -> None:
     from matplotlib.figure import Figure
 
-    results = json.loads(out.read_text())["results"]
+    results = json.loads(out.read_text(encoding="utf-8"))["results"]
     tables = list(dict.fromkeys(row["table"] for row in results))
     figure = Figure(figsize=(4.6 * len(tables), 4.4), layout="constrained")
     for axis, table in zip(figure.subplots(1, len(tables), squeeze=False)[0], tables):

@@ -49,7 +49,7 @@ def distinct(space: NASBenchMacroSpace, count: int, seed: int) -> list[SubnetCon
 
 
 def accuracies() -> dict[str, float]:
-    with gzip.open(data_folder() / "nas_bench_macro.csv.gz", "rt") as file:
+    with gzip.open(data_folder() / "nas_bench_macro.csv.gz", "rt", encoding="utf-8") as file:
         return {row["arch"]: float(row["cifar10_test_accuracy_mean"]) for row in csv.DictReader(file)}
 
 
@@ -106,7 +106,7 @@ def main() -> None:
     warnings.filterwarnings("ignore", module="pytorch_lightning")  # advice on loaders and loggers
     logging.getLogger("pytorch_lightning").setLevel(logging.ERROR)
     settings = {name: value for name, value in vars(args).items() if name not in ("out", "method", "seeds")}
-    results = json.loads(args.out.read_text())["results"] if args.out.is_file() else []
+    results = json.loads(args.out.read_text(encoding="utf-8"))["results"] if args.out.is_file() else []
     for seed in args.seeds:
         results.append({**run(args, seed), "settings": settings})
         print(results[-1])

@@ -257,10 +257,10 @@ def main() -> None:
     args = parser.parse_args()
     torch.set_num_threads(1)
     path = HERE / "tables.json"
-    results = json.loads(path.read_text()) if path.exists() else {}
+    results = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
     for name in [] if args.plot else args.tables:
         results[name] = compare(name, args.seeds, args.evaluations)
-        path.write_text(json.dumps(results, indent=1) + "\n")
+        path.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
     plot([results[name] for name in TABLES if name in results])
 
 

@@ -85,7 +85,7 @@ def picture(args: argparse.Namespace, networks: dict[str, SegmentationNetwork]) 
 
 def cpu_name() -> str:
     information = Path("/proc/cpuinfo")  # Linux; elsewhere the architecture has to do
-    lines = information.read_text().splitlines() if information.exists() else []
+    lines = information.read_text(encoding="utf-8").splitlines() if information.exists() else []
     return next((line.partition(": ")[2] for line in lines if line.startswith("model name")), platform.machine())
 
 

@@ -300,7 +300,7 @@ def _check_provider(kind: str) -> None:
 
 def _processor() -> str:
     path = Path("/proc/cpuinfo")
-    for line in path.read_text().splitlines() if path.is_file() else ():
+    for line in path.read_text(encoding="utf-8").splitlines() if path.is_file() else ():
         if line.startswith("model name"):
             return line.partition(":")[2].strip()
     return platform.processor() or platform.machine()

@@ -546,7 +546,12 @@ class _Bar:
     """Best so far, size of the front, evaluations in flight."""
 
     def __init__(self, study: Study) -> None:
-        columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+        columns = (
+            TextColumn("{task.description}", markup=False),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TimeElapsedColumn(),
+        )
         self._study = study
         self._progress = Progress(*columns, console=Console(stderr=True), transient=False)
         self._task = self._progress.add_task("", total=study.evaluations)

@@ -1,0 +1,64 @@
+"""What is said on a terminal: plain text, whatever characters it is made of and the terminal has."""
+
+from __future__ import annotations
+
+import codecs
+import locale
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TextIO
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+ERRORS = "oneshot.plain"
+PLAIN = {"→": "->", "×": "x", "±": "+-", "–": "-", "—": "-", "…": "...", "·": "."}  # others become "?"
+
+
+def console(file: TextIO | None = None, *, stderr: bool = False) -> Console:
+    """A console that shows text as it is: brackets in a path or a name are no markup, and ``:x:`` is no picture."""
+    from rich.console import Console  # the command line imports this file, and answers --help at once
+
+    return Console(file=file, stderr=stderr, markup=False, emoji=False, highlight=False)
+
+
+def tolerate_encodings() -> None:
+    """Let standard output and errors replace what their encodings lack, where Python would raise."""
+    codecs.register_error(ERRORS, _plain)
+    for stream in (sys.stdout, sys.stderr):
+        reconfigure: Any = getattr(stream, "reconfigure", None)  # not every replacement of a stream has it
+        if reconfigure is not None:
+            reconfigure(errors=ERRORS)
+
+
+def _plain(error: UnicodeError) -> tuple[str, int]:
+    if not isinstance(error, UnicodeEncodeError):
+        raise error
+    missing = error.object[error.start : error.end]
+    return "".join(PLAIN.get(character, "?") for character in missing), error.end
+
+
+def with_configurations_as_utf8(words: Sequence[str]) -> list[str]:
+    """Options in which the content stands for a configuration file, where the locale would read it as another encoding.
+
+    Args:
+        words: Of a command line, with ``--config FILE`` or ``--config=FILE``.
+    """
+    words = list(words)
+    if codecs.lookup(locale.getpreferredencoding(False)).name == "utf-8":
+        return words
+    for i, word in enumerate(words):
+        if word.startswith("--config="):
+            words[i] = f"--config={_content(word.removeprefix('--config='))}"
+        elif i and words[i - 1] == "--config":
+            words[i] = _content(word)
+    return words
+
+
+def _content(file: str) -> str:
+    try:
+        text = Path(file).read_text(encoding="utf-8")
+    except (OSError, ValueError):
+        return file  # whoever reads it says what is wrong
+    return file if text.isascii() else text
