@@ -93,7 +93,9 @@ def _reasons(message: str) -> list[tuple[str, str]]:
             if match[2] is None:
                 wanted.append((place, match[1]))
             else:
-                found.append((place, _must_be([match[1]], match[2])))
+                plain = _must_be([match[1]], match[2])
+                raw = "" if "Literal" in match[1] else f" ({text.rstrip('.')})"
+                found.append((place, plain[:-1] + f"{raw}." if raw else plain))
         else:
             found.append((place, _plain(text, kind)))
     if wanted and not found:
@@ -119,7 +121,7 @@ def _must_be(kinds: Sequence[str], value: str) -> str:
 def _plain(text: str, kind: str) -> str:
     """One reason, with the nearest name where a name is wrong."""
     if match := re.match(r"Option '(.+?)' is not accepted", text):
-        return f"{kind} has no option {match[1]!r}.{did_you_mean(match[1], _arguments(kind))}"
+        return f"Option {match[1]!r} is not accepted by {kind}.{did_you_mean(match[1], _arguments(kind))}"
     if match := re.match(r"(?:Key|Group key) '(.+?)' is not expected", text):
         return f"{text.rstrip('.')}."
     if match := re.match(r"the following arguments are required: (.*)", text):
