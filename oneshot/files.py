@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import re
 import secrets
 import shutil
 from collections.abc import Callable, Iterator, Sequence
@@ -160,6 +161,13 @@ def new_folder(folder: Path, *, overwrite: bool, marker: str, keep: str) -> Iter
 def beside(path: Path, ending: str) -> Path:
     """A name beside ``path`` for what is not finished; nobody can know it before and put a link there."""
     return path.with_name(f".{path.name}.{secrets.token_hex(8)}.{ending}")
+
+
+def remove_unfinished(folder: Path) -> None:
+    """Remove the files that a process was writing in a folder, or below it, when it was killed."""
+    for path in folder.rglob(".*.tmp"):
+        if re.fullmatch(r"\..+\.[0-9a-f]{16}\.tmp", path.name) and path.is_file():
+            path.unlink(missing_ok=True)
 
 
 def write_recorded(path: str | Path, content: str | bytes, *, patient: bool = False) -> Path:

@@ -59,7 +59,7 @@ from .data.facts import data_facts
 from .data_defaults import build_data, fit_to_data
 from .evaluation import FittedBatches, has_statistics, recalibrate_on
 from .export import MANIFEST, describe, export_subnet, exported_preprocessing, load
-from .files import begin_checksums, check_recorded, is_as_recorded, new_folder, write_recorded
+from .files import begin_checksums, check_recorded, is_as_recorded, new_folder, remove_unfinished, write_recorded
 from .interrupts import GOES_ON, graceful, interruption
 from .latency import Prediction, measured_on, predictions, record_latency
 from .limits import check_sizes_in
@@ -184,6 +184,8 @@ class _RunCLI(LightningCLI):
         folder, resume = Path(self.config.out), self.config.resume
         checkpoint = good_checkpoint(folder / "checkpoints") if resume else None
         new: AbstractContextManager[object] = nullcontext()
+        if resume and self.trainer.is_global_zero:
+            remove_unfinished(folder)
         # What a run wrote before its first checkpoint, such as evaluations, is used again.
         begun = checkpoint is not None or (resume and (folder / CONFIG).is_file())
         if self.trainer.is_global_zero and not begun:  # the first process looks after the folder

@@ -26,7 +26,7 @@ from .discrete.graph import GRAPHS
 from .discrete.plots import draw_study
 from .discrete.protocol import Evaluator, SearchStrategy
 from .discrete.study import LOG, Record, Study
-from .files import new_folder, write_atomically
+from .files import new_folder, remove_unfinished, write_atomically
 from .lock import RunLock
 from .options import OneLineErrors, explain
 from .readers import read_yaml
@@ -75,6 +75,7 @@ def discrete(args: Sequence[str]) -> None:
     lock = RunLock(folder)
     with lock:
         if parsed.resume and (folder / CONFIG).is_file():
+            remove_unfinished(folder)
             _compare(config, _read_config(folder / CONFIG))
             with nullcontext() if allowed is None else importing_only(allowed):
                 study = build(config, folder)

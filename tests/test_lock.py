@@ -24,7 +24,7 @@ from pytorch_lightning.callbacks import Callback
 from oneshot import cli, lock
 from oneshot.discrete import TabularEvaluator
 from oneshot.discrete.protocol import Proposal
-from oneshot.files import append, new_folder, write_atomically
+from oneshot.files import append, new_folder, remove_unfinished, write_atomically
 from oneshot.lock import FolderLostError, InUseError, RunLock
 
 from .test_resume import configuration
@@ -337,3 +337,16 @@ def test_a_folder_that_is_replaced_comes_back_if_the_new_run_fails(tmp_path: Pat
         with new_folder(folder, **options):
             write_atomically(folder / "done", "new")
     assert [p.name for p in folder.iterdir()] == ["done"]
+
+
+def test_what_a_killed_process_was_writing_is_removed_and_nothing_else(tmp_path: Path) -> None:
+    for name in (
+        ".metrics.csv.0123456789abcdef.tmp",
+        "deep/.a.0123456789abcdef.tmp",
+        ".mine.tmp",
+        "a.tmp",
+        "metrics.csv",
+    ):
+        write_atomically(tmp_path / name, name)
+    remove_unfinished(tmp_path)
+    assert sorted(p.name for p in tmp_path.rglob("*") if p.is_file()) == [".mine.tmp", "a.tmp", "metrics.csv"]

@@ -412,7 +412,7 @@ def test_a_worker_that_dies_ends_the_run_with_the_way_on(
     assert "worker (pid 7) is killed" in error and "Lower num_workers" in error and "--resume goes on" in error
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 @pytest.mark.timeout(1800)
 def test_a_run_killed_twenty_times_ends_as_one_that_was_not(tmp_path: Path) -> None:
     config = configuration(tmp_path)
