@@ -102,7 +102,8 @@ def _parser() -> argparse.ArgumentParser:
 
     show = commands.add_parser("show", help="picture of the cells and table of parameters and MACs")
     show.add_argument(
-        "target", help="run, exported network, subnet.json, published genotype (DARTS_V2) or NAS-Bench-201 string"
+        "target",
+        help="run, export, subnet.json, published genotype (DARTS_V2), 'Genotype(...)' or NAS-Bench-201 string",
     )
     show.add_argument("--out", help="picture to write, .png or .svg (<name>.png here)")
     for reader in (pick, derive, export, show):

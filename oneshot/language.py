@@ -146,7 +146,7 @@ class RetrainLanguage(ResumableModule):
         if trainer.world_size > 1:
             raise ValueError(
                 "The state that goes on from batch to batch is saved by one process, so a language model trains in "
-                f"one; got {trainer.world_size}. Use Trainer(devices=1)."
+                f"one; got {trainer.world_size}. Use Trainer(devices=1), --trainer.devices 1."
             )
         if trainer.gradient_clip_val is not None or trainer.accumulate_grad_batches != 1:
             raise ValueError(

@@ -39,6 +39,7 @@ from oneshot.supernets import (
     NASNET_CELLS,
     PUBLISHED,
     DARTSNetwork,
+    Genotype,
     NASBench201Network,
     NASBench201Space,
     NASNetNetwork,
@@ -461,7 +462,8 @@ def show(target: str, *, out: str | None = None, trust: Sequence[str] = ()) -> N
     """``oneshot show TARGET``: picture of the architecture, table of parameters and MACs."""
     network = _network(target, inherit=False, trust=trust)
     graphs = network.graphs()
-    path = save_figure(draw_cells(graphs, title=Path(target).name), out or f"{_slug(target)}.png")
+    name = "genotype" if "Genotype" in target else Path(target).name
+    path = save_figure(draw_cells(graphs, title=name), out or f"{_slug(name)}.png")
     counts = count(network, network.input_shape)
     edges = [
         {"cell": graph.name, "edge": f"{graph.nodes[source]} → {graph.nodes[end]}", "operation": label}
@@ -522,6 +524,8 @@ def _retrain_cli(command: str, network: Subnet, args: Sequence[str]) -> _RunCLI:
 
 def _network(target: str, *, inherit: bool, trust: Sequence[str] = ()) -> Subnet:
     """The network a word on the command line stands for."""
+    if "Genotype" in target:  # as logs and repositories print it
+        return DARTSNetwork(Genotype.parse(target))
     path = Path(target)
     if target in PUBLISHED:
         return DARTSNetwork(PUBLISHED[target])
@@ -542,7 +546,7 @@ def _network(target: str, *, inherit: bool, trust: Sequence[str] = ()) -> Subnet
         check_recorded(path)
         return _network_of(load_config(path), path)
     raise ValueError(
-        f"Expected a run, an exported network, a NAS-Bench-201 string or one of "
+        f"Expected a run, an exported network, a NAS-Bench-201 string, the text of a Genotype(...) or one of "
         f"{', '.join([*PUBLISHED, *NASNET_CELLS])}; "
         f"got {target!r}, which is none of these.{did_you_mean(target, [*PUBLISHED, *NASNET_CELLS])}"
     )

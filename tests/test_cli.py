@@ -28,7 +28,7 @@ from oneshot.nat.nat import NAT
 from oneshot.picking import _finetuned
 from oneshot.runs import _network, _RunCLI, read_run
 from oneshot.studying import build
-from oneshot.supernets import MobileNetV3Supernet
+from oneshot.supernets import PUBLISHED, MobileNetV3Supernet
 from oneshot.supernets.nasbench201 import NASBench201Space
 from oneshot.supernets.nasnet import NASNetNetwork, NASNetSpace
 from oneshot.supernets.space import load_config
@@ -297,6 +297,15 @@ def test_a_damaged_checkpoint_is_named(search_run: Path, tmp_path: Path, capsys:
     (tmp_path / "last.ckpt").write_bytes(b"junk")
     assert main(["derive", str(search_run), "--checkpoint", str(tmp_path / "last.ckpt")]) == 1
     assert "last.ckpt is not a checkpoint of this run, or is damaged" in capsys.readouterr().err
+
+
+def test_a_genotype_is_shown_as_repositories_print_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    cell = "[('skip_connect', np.int64(0)), ('sep_conv_3x3', 1)] * 1"
+    text = str(PUBLISHED["DARTS_V2"]).replace("normal_concat", "# of the last epoch\n normal_concat")
+    assert main(["show", f"genotype = {text}"]) == 0
+    assert (tmp_path / "genotype.png").stat().st_size > 1000
+    assert main(["show", f"Genotype(normal={cell})"]) == 1
 
 
 def test_help_names_every_command() -> None:

@@ -30,7 +30,7 @@ from oneshot.supernets.base import OperationSupernet, Subnet, Supernet
 from oneshot.supernets.json_files import checked, parse_json, read_content
 from oneshot.supernets.space import IntMatrix, SearchSpace
 
-from .counts import count
+from .counts import MacCounter, count
 from .record import Record, changes, describe_choices, describe_supernet
 from .table import LatencyTable
 from .target import Run, Target, example_input
@@ -554,23 +554,22 @@ def _size(network: Subnet) -> dict[str, int]:
 
 
 def _work(op: nn.Module, x: Tensor) -> Matrix:
-    """MACs, elements read and written, modules run and parameters of ``op(x)``, ``[4]``; by hooks, in eval mode."""
+    """MACs, elements read and written, modules run and parameters of ``op(x)``, ``[4]``; in eval mode."""
     work = np.zeros(4)
 
     def add(module: nn.Module, args: tuple[Any, ...], output: Tensor) -> None:
         if isinstance(module, nn.Identity) or next(module.children(), None) is not None:
             return
-        weight = getattr(module, "weight", None)
-        if isinstance(module, nn.modules.conv._ConvNd | nn.Linear) and isinstance(weight, Tensor):
-            work[0] += output.numel() * weight[0].numel()
         work[1:] += args[0].numel() + output.numel(), 1, sum(p.numel() for p in module.parameters())
 
     hooks = [module.register_forward_hook(add) for module in op.modules()]
     try:
-        op(x)
+        with MacCounter() as counter:
+            op(x)
     finally:
         for hook in hooks:
             hook.remove()
+    work[0] = counter.macs
     return work
 
 

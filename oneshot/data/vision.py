@@ -118,7 +118,7 @@ class VisionData(pl.LightningDataModule, ABC):
         if device != "cpu" and num_workers:
             raise ValueError(
                 f"Images on {device!r} cannot be shared with worker processes; got num_workers={num_workers}. "
-                "Use num_workers=0 or device='cpu'."
+                "Use num_workers=0 (--data.init_args.num_workers 0) or device='cpu'."
             )
         self.batch_size, self.num_workers, self.val_fraction = batch_size, num_workers, val_fraction
         self.seed = int(os.environ.get("PL_GLOBAL_SEED", 0)) if seed is None else seed

@@ -219,7 +219,7 @@ class Study:
                 f"{', '.join(unknown)}."
             )
         if self.evaluations is None and self.hours is None:
-            raise ValueError("A study ends by a budget: evaluations=100, or hours=8.")
+            raise ValueError("A study ends by a budget: evaluations=100 (--evaluations 100), or hours=8 (--hours 8).")
         for what, value in (("evaluations", self.evaluations), ("hours", self.hours), ("timeout", self.timeout)):
             if value is not None and not value > 0:
                 raise ValueError(f"{what} is above 0; got {value}.")
@@ -228,7 +228,7 @@ class Study:
         if self.workers == 0 and (self.timeout is not None or self.ray is not None):
             raise ValueError(
                 "Nothing stops an evaluation in the process of the study, and a cluster needs to know how many run at "
-                "a time. With timeout or ray, say workers=1 or more."
+                "a time. With timeout or ray, say workers=1 or more (--workers 1)."
             )
         if self.ray_gpus < 0 or (self.ray_gpus and self.ray is None):
             raise ValueError(
