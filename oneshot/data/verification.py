@@ -176,8 +176,14 @@ def report_unreadable(reasons: Mapping[Path, str], total: int, unreadable: Unrea
         raise ValueError("\n".join(said))
 
 
+_warned: set[str] = set()
+
+
 def _warn(message: str) -> None:
-    rank_zero_warn(message, stacklevel=8)
+    """Warn once in a process: a command makes its data modules several times."""
+    if message not in _warned:
+        _warned.add(message)
+        rank_zero_warn(message, stacklevel=8)
 
 
 def repeated(groups: Mapping[str, Iterable[Path]], facts: Mapping[Path, ImageFacts]) -> list[list[tuple[str, Path]]]:

@@ -242,6 +242,7 @@ def test_all_files_that_cannot_be_read_are_named_at_once_or_left_out_with_a_warn
     for name, reason in named.items():
         assert re.search(rf"/{name}' (is not )?\([^)]*{reason}", str(refused.value).replace("\n", " ")), name
         assert f"/{name}' (" in str(warned[0].message)
+    ImageFolder(tmp_path, unreadable="skip")  # said once: a second warning would be an error here
     assert (len(data.train_images), len(data.test_images)) == (10, 10)
     assert sum(len(y) for _, y in data.test_dataloader()) == 10
     with pytest.raises(ValueError, match="unreadable is 'refuse' or 'skip'; got 'ignore'"):
