@@ -20,6 +20,7 @@ import torch
 import yaml
 
 from oneshot import cli
+from oneshot.callbacks import good_checkpoint
 
 from .test_resume import assert_equal, configuration
 
@@ -120,7 +121,16 @@ def kill(folder: Path, arguments: Sequence[str], rng: random.Random) -> str:
     os.kill(process.pid or 0, signal.SIGKILL)
     process.join()
     lines = {name: (run / name).read_bytes().count(b"\n") for name in WATCHED if (run / name).is_file()}
-    return ", ".join(f"{count} {Path(name).name}" for name, count in lines.items() if not name.endswith(".ckpt"))
+    counts = [f"{count} lines of {Path(name).name}" for name, count in lines.items() if not name.endswith(".ckpt")]
+    if (checkpoint := good_checkpoint(run / "checkpoints")) is not None:
+        counts.append(f"checkpoint of step {torch.load(checkpoint, weights_only=True)['global_step']}")
+    return ", ".join(counts)
+
+
+def without_times(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: without_times(each) for key, each in value.items() if key not in TIMES}
+    return [without_times(each) for each in value] if isinstance(value, list) else value
 
 
 def outcome(run: Path) -> dict[str, Any]:
@@ -144,11 +154,12 @@ def outcome(run: Path) -> dict[str, Any]:
         if name.endswith(".ckpt"):
             saved = torch.load(path, weights_only=True)
             parts = ("state_dict", "optimizer_states", "callbacks", "oneshot", "loops", "epoch", "global_step", "nat")
-            found[name] = {part: saved.get(part) for part in parts}
+            found[name] = without_times({part: saved.get(part) for part in parts})
         elif name.endswith(".jsonl"):
-            lines = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
-            timeless = [{key: value for key, value in line.items() if key not in TIMES} for line in lines]
+            timeless = [without_times(json.loads(line)) for line in path.read_text(encoding="utf-8").splitlines()]
             found[name] = sorted(timeless, key=str) if "evaluations" in name else timeless
+        elif name == "history.json":
+            found[name] = without_times(json.loads(path.read_text(encoding="utf-8")))
         elif name == "evaluations.csv":
             rows = csv.DictReader(path.read_text(encoding="utf-8").splitlines())
             found[name] = [{key: value for key, value in row.items() if key not in TIMES} for row in rows]
