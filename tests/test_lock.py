@@ -250,6 +250,8 @@ def test_a_study_whose_folder_is_deleted_ends_with_an_error(
 def commands(folder: Path) -> dict[str, list[str]]:
     """Each with a small configuration, and the folder or file that it writes to last."""
     config = configuration(folder, epochs=1)
+    retrain = folder / "retrain.yaml"
+    retrain.write_text("trainer: {max_epochs: 1}\n", encoding="utf-8")
     study = folder / "study.yaml"
     study.write_text(yaml.safe_dump(table(folder)), encoding="utf-8")
     digits = [
@@ -267,7 +269,8 @@ def commands(folder: Path) -> dict[str, list[str]]:
             "|none~0|+|skip_connect~0|none~1|+|none~0|none~1|nor_conv_1x1~2|",
             "--model.network.init_args.channels=4",
             "--model.network.init_args.cells_per_stage=1",
-            "--trainer.max_epochs=1",
+            "--config",
+            str(retrain),
             "--trainer.accelerator=cpu",
             "--trainer.enable_progress_bar=false",
             *digits,
