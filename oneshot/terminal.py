@@ -57,8 +57,11 @@ def with_configurations_as_utf8(words: Sequence[str]) -> list[str]:
 
 
 def _content(file: str) -> str:
+    import yaml
+
     try:
         text = Path(file).read_text(encoding="utf-8")
-    except (OSError, ValueError):
+        # With escapes, because whoever gets it looks whether there is a file of that name.
+        return file if text.isascii() else yaml.safe_dump(yaml.safe_load(text), sort_keys=False)
+    except (OSError, ValueError, yaml.YAMLError):
         return file  # whoever reads it says what is wrong
-    return file if text.isascii() else text
