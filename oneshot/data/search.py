@@ -76,6 +76,10 @@ class SearchDataModule(pl.LightningDataModule):
             return self._batch_size
         return int(self.data.batch_size if self._is_ours else self._training_set.batch_size)
 
+    @batch_size.setter
+    def batch_size(self, size: int) -> None:
+        self._batch_size = size
+
     @property
     def _is_ours(self) -> bool:
         return isinstance(self.data, VisionData)
