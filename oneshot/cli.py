@@ -12,7 +12,7 @@ from typing import TextIO
 from . import __version__, short_help
 from .faults import machine_fault
 from .interrupts import GOES_ON, Terminated, interruption, sigterm_raises
-from .options import OneLineErrors, did_you_mean, explain, name_classes
+from .options import OneLineErrors, did_you_mean, name_classes, one_line
 from .terminal import tolerate_encodings
 from .trust import imports_from_here, split_options
 
@@ -230,8 +230,7 @@ def _way(command: str) -> str:
 
 def _reason(message: str) -> str:
     """What went wrong, in one line, without the listing of all types an option might have had."""
-    marks = ("Does not validate against any of the Union subtypes", "Problem with given class_path", 'Parser key "')
-    return name_classes(explain(message) if any(mark in message for mark in marks) else " ".join(message.split()))
+    return name_classes(one_line(message))
 
 
 def _nearest(parser: argparse.ArgumentParser, command: str, word: str) -> str:

@@ -206,9 +206,9 @@ def evaluate_configs(
     Example:
         >>> from oneshot.supernets import NASBench201Supernet
         >>> supernet = NASBench201Supernet(channels=4, cells_per_stage=1, image_size=8)
-        >>> batch = torch.zeros(5, 3, 8, 8), torch.full((5,), -1)
+        >>> batch = torch.zeros(10, 3, 8, 8), torch.arange(10)  # images alike, of all classes
         >>> evaluate_configs(supernet, [supernet.space.sample(0)], [batch])
-        [0.0]
+        [0.1]
     """
     for config in configs:
         supernet.space.validate(config)

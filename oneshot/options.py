@@ -67,6 +67,12 @@ def explain(message: str, known: Sequence[str] = ()) -> str:
     return place + " ".join(dict.fromkeys(text for _, text in chosen))
 
 
+def one_line(message: str) -> str:
+    """Any error as one line; one of jsonargparse without the listing of all types an option might have had."""
+    marks = ("Does not validate against any of the Union subtypes", "Problem with given class_path", 'Parser key "')
+    return explain(message) if any(mark in message for mark in marks) else " ".join(message.split())
+
+
 def _reasons(message: str) -> list[tuple[str, str]]:
     """What jsonargparse objects to, innermost texts with the dotted name of the option each is about."""
     stack: list[tuple[int, str]] = []

@@ -36,6 +36,7 @@ from .discrete.study import LOG
 from .export import MANIFEST
 from .files import CHECKSUMS, check_recorded, is_as_recorded, write_recorded
 from .limits import BoundedWeights, check_sizes_in
+from .options import one_line
 from .readers import read_yaml
 from .retrain import Retrain
 from .trust import CONFIG, check_classes, importing_only, plain
@@ -168,7 +169,9 @@ class RunFolder:
             try:
                 data: pl.LightningDataModule = parser.instantiate_classes(parser.parse_object({"data": config})).data
             except (OSError, ValueError) as error:
-                raise ValueError(f"The data of {self.folder} cannot be opened: {error} {self.where()}") from error
+                raise ValueError(
+                    f"The data of {self.folder} cannot be opened: {one_line(str(error))} {self.where()}"
+                ) from error
         return data
 
     def opened_data(self, overrides: Sequence[str] = (), what: str = "This needs images") -> pl.LightningDataModule:

@@ -367,4 +367,6 @@ def test_costs_of_one_shape_are_refused_for_another() -> None:
         AdditiveCost(SPACE, {"layer": torch.ones(2, 3)}, unit="ms", image_size=32).check_supernet(wide)
     with pytest.raises(ValueError, match="height and width of square images"):
         count_candidates(wide, "macs", image_size=32)
-    count_candidates(wide, "params").check_supernet(square)
+    count_candidates(wide, "params").check_supernet(wide)
+    with pytest.raises(ValueError, match=r"shape is \[1, 16, 32\] there, \[1, 32, 32\] here"):
+        count_candidates(wide, "params").check_supernet(square)

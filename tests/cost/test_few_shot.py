@@ -307,8 +307,8 @@ HEADER = ",".join([f"layer_{i}" for i in range(8)] + ["edge_0", "ms"])
         pytest.param(f"{HEADER}\n{ROW}1\n{ROW.replace('c', 'd', 1)}2\n", "line 3: 'd' is not .* layer_2", id="pick"),
         pytest.param(f"{HEADER}\n{ROW}\n", "line 2: the time is missing", id="missing"),
         pytest.param(f"{HEADER}\n{ROW}fast\n", "line 2: 'fast' is not a number", id="text"),
-        pytest.param(f"{HEADER}\n{ROW}nan\n", "line 2: a time is finite and above 0; got nan", id="nan"),
-        pytest.param(f"{HEADER}\n{ROW}-3\n", "line 2: a time is finite and above 0; got -3", id="negative"),
+        pytest.param(f"{HEADER}\n{ROW}nan\n", "line 2: a time is finite and above 0; got 'nan'", id="nan"),
+        pytest.param(f"{HEADER}\n{ROW}-3\n", "line 2: a time is finite and above 0; got '-3'", id="negative"),
     ],
 )
 def test_a_file_that_is_not_right_is_refused_with_the_line(tmp_path: Path, text: str, message: str) -> None:
