@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import random
+import signal
 import socket
 import sys
 from collections.abc import Iterator
@@ -14,6 +15,10 @@ import pytest
 
 # Before torch is imported, here and in every subprocess: on tensors this small, threads mostly wait for each other.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+# Shells start what runs in the background with SIGINT ignored, and children inherit that; tests of Ctrl-C send it.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:

@@ -611,7 +611,7 @@ def build(**changes: Any) -> Study:
         pytest.param({"objectives": ["accuracy"]}, "reads 'max accuracy' or 'min latency'", id="no direction"),
         pytest.param({"objectives": []}, "at least one; got \\[\\]", id="none"),
         pytest.param({"objectives": ["max accuracy", "min accuracy"]}, "different metrics", id="twice"),
-        pytest.param({"evaluations": None}, "ends by a budget: evaluations=100, or hours=8", id="no budget"),
+        pytest.param({"evaluations": None}, r"ends by a budget: evaluations=100 .*, or hours=8", id="no budget"),
         pytest.param({"evaluations": 0}, "evaluations is above 0; got 0", id="zero"),
         pytest.param({"hours": -1}, "hours is above 0; got -1", id="hours"),
         pytest.param({"workers": -1}, "at least 0; got -1 and 1", id="workers"),
