@@ -10,6 +10,7 @@ from __future__ import annotations
 import argparse
 import json
 import logging
+import re
 import sys
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -87,6 +88,7 @@ FIXED_OF_TRAINER = ("precision", "limit_train_batches", "overfit_batches", "fast
 
 CHECKPOINT = "checkpoints/last.ckpt"
 MISSED = 3  # exit code where a network was derived and does not meet its target
+GENOTYPE = re.compile(r"\bGenotype\s*\(")  # a text, and no folder that is called so
 
 
 class _SaveConfig(SaveConfigCallback):
@@ -462,7 +464,7 @@ def show(target: str, *, out: str | None = None, trust: Sequence[str] = ()) -> N
     """``oneshot show TARGET``: picture of the architecture, table of parameters and MACs."""
     network = _network(target, inherit=False, trust=trust)
     graphs = network.graphs()
-    name = "genotype" if "Genotype" in target else Path(target).name
+    name = "genotype" if GENOTYPE.search(target) else Path(target).name
     path = save_figure(draw_cells(graphs, title=name), out or f"{_slug(name)}.png")
     counts = count(network, network.input_shape)
     edges = [
@@ -524,7 +526,7 @@ def _retrain_cli(command: str, network: Subnet, args: Sequence[str]) -> _RunCLI:
 
 def _network(target: str, *, inherit: bool, trust: Sequence[str] = ()) -> Subnet:
     """The network a word on the command line stands for."""
-    if "Genotype" in target:  # as logs and repositories print it
+    if GENOTYPE.search(target):  # as logs and repositories print it
         return DARTSNetwork(Genotype.parse(target))
     path = Path(target)
     if target in PUBLISHED:

@@ -310,6 +310,15 @@ def test_a_genotype_is_shown_as_repositories_print_it(tmp_path: Path, monkeypatc
     assert main(["show", f"Genotype(normal={cell})"]) == 1
 
 
+def test_a_folder_may_be_called_like_a_genotype(
+    search_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    shutil.copytree(search_run, "Genotype_search")
+    assert main(["show", "Genotype_search"]) == 0
+    assert (tmp_path / "Genotype_search.png").is_file()
+
+
 def test_help_names_every_command() -> None:
     result = subprocess.run([sys.executable, "-m", "oneshot", "--help"], capture_output=True, text=True, check=True)
     for command in ("search", "derive", "retrain", "evaluate", "export", "show", "data", "quickstart"):
