@@ -1,0 +1,117 @@
+"""What an earlier release has written is read, evaluated, exported and resumed. See tests/data/earlier_release/README.md."""
+
+from __future__ import annotations
+
+import csv
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+import oneshot
+from oneshot import cli
+from oneshot.cost import LatencyTable
+from oneshot.supernets import NASBenchMacroSupernet
+
+pytestmark = pytest.mark.filterwarnings("ignore")
+
+WRITTEN = Path(__file__).parent / "data/earlier_release"
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A copy of all files, and the current folder: what a command writes stays out of the checkout."""
+    shutil.copytree(WRITTEN, tmp_path / "written")
+    monkeypatch.chdir(tmp_path / "written")
+    return tmp_path / "written"
+
+
+def run(*words: str) -> None:
+    assert cli.main(list(words)) == 0
+
+
+def test_an_export_is_loaded_and_computes_the_same(folder: Path) -> None:
+    onnxruntime = pytest.importorskip("onnxruntime")
+    network = oneshot.load("exported").eval()
+    images = torch.rand(4, 1, 8, 8, generator=torch.Generator().manual_seed(0))
+    session = onnxruntime.InferenceSession("exported/model.onnx", providers=["CPUExecutionProvider"])
+    (theirs,) = session.run(None, {session.get_inputs()[0].name: images.numpy()})
+    with torch.no_grad():
+        np.testing.assert_allclose(network(images).numpy(), theirs, atol=1e-5)
+
+
+def test_a_retraining_is_evaluated_and_exported(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    then = json.loads((folder / "retrained/results.json").read_text(encoding="utf-8"))
+    run("evaluate", "retrained")
+    assert f"{then['test/accuracy']:.4f}" in capsys.readouterr().out
+    run("export", "retrained", "--formats", "--no-measure")
+    assert oneshot.load("retrained/export").config == oneshot.load("exported").config
+
+
+def test_a_finished_search_is_derived_and_shown(folder: Path) -> None:
+    then = (folder / "search/subnet.json").read_text(encoding="utf-8")
+    run("derive", "search", "--out", "again.json")
+    assert (folder / "again.json").read_text(encoding="utf-8") == then
+    run("show", "search", "--out", "cells.png")
+
+
+@pytest.mark.parametrize("kind", ["front", "study"])
+def test_a_network_is_picked_of_a_front_and_of_a_study(folder: Path, kind: str) -> None:
+    run("pick", kind, "--knee", "--formats", "--no-measure")
+    assert oneshot.load(folder / kind / "picked").config is not None
+
+
+def metrics(run: Path) -> list[dict[str, str]]:
+    with (run / "metrics.csv").open(encoding="utf-8", newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def assert_same_metrics(one: Path, other: Path) -> None:
+    """Close, not equal: another machine rounds otherwise."""
+    ours, theirs = metrics(one), metrics(other)
+    assert len(ours) == len(theirs)
+    for a, b in zip(ours, theirs, strict=True):
+        assert a.keys() == b.keys()
+        for name in a:
+            assert (a[name] == "") == (b[name] == ""), name
+            if a[name]:
+                assert float(a[name]) == pytest.approx(float(b[name]), rel=1e-2, abs=1e-3), name
+
+
+def test_a_search_that_was_killed_goes_on_to_the_end_it_would_have_had(folder: Path) -> None:
+    run("search", "--config", "search.yaml", "--out", "killed_search", "--resume")
+    ours, theirs = (json.loads((folder / f"{name}/subnet.json").read_text()) for name in ("killed_search", "search"))
+    assert ours == theirs
+    assert_same_metrics(folder / "killed_search", folder / "search")
+
+
+def test_a_study_that_was_killed_asks_what_it_would_have_asked(folder: Path) -> None:
+    asked_before = (folder / "killed_study/log.jsonl").read_text(encoding="utf-8").count('"event": "ask"')
+    run("discrete", "--config", "discrete.yaml", "--out", "killed_study", "--resume")
+
+    def asked(study: str) -> list[object]:
+        lines = map(json.loads, (folder / study / "log.jsonl").read_text(encoding="utf-8").splitlines())
+        return [(line["number"], line["config"]) for line in lines if line["event"] == "ask"]
+
+    ours, theirs = asked("killed_study"), asked("study")
+    assert len(ours) == len(theirs) == 10 > asked_before
+    assert ours[:6] == theirs[:6], "later ones depend on accuracies, which another machine may round otherwise"
+
+
+def test_a_search_of_a_front_that_was_killed_goes_on_to_its_end(folder: Path) -> None:
+    run("pareto", "--config", "pareto.yaml", "--out", "killed_front", "--resume")
+    history = json.loads((folder / "killed_front/history.json").read_text(encoding="utf-8"))
+    theirs = json.loads((folder / "front/history.json").read_text(encoding="utf-8"))
+    assert [turn["evaluations"] for turn in history] == [turn["evaluations"] for turn in theirs]
+    run("pick", "killed_front", "--knee", "--formats", "--no-measure")
+
+
+def test_a_latency_table_is_read_and_knows_its_supernet(folder: Path) -> None:
+    supernet = NASBenchMacroSupernet(channels=2, num_classes=3, in_channels=1, image_size=8)
+    table = LatencyTable.load("latency.json")
+    assert table.cost_of(supernet).costs(supernet.space.sample_matrix(5, 0)).min() > 0
+    with pytest.raises(ValueError, match="other networks"):
+        table.cost_of(NASBenchMacroSupernet(channels=4, num_classes=3, in_channels=1, image_size=8))
