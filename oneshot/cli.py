@@ -9,7 +9,8 @@ import warnings
 from collections.abc import Sequence
 from typing import TextIO
 
-from . import __version__, short_help
+from . import short_help
+from ._version import __version__
 from .faults import machine_fault
 from .interrupts import GOES_ON, Terminated, interruption, sigterm_raises
 from .options import OneLineErrors, did_you_mean, name_classes, one_line

@@ -26,12 +26,13 @@ import torch
 from PIL import Image, ImageOps
 from torch import Tensor, nn
 
-from oneshot import __version__, supernets
 from oneshot.supernets.base import Subnet, vocabulary_of
 from oneshot.supernets.elastic import ElasticNetwork
 from oneshot.supernets.json_files import checked, parse_json
 from oneshot.supernets.space import SubnetConfig
 
+from ._version import __version__
+from .class_paths import public_path
 from .cost.counts import count
 from .errors import missing_extra
 from .faults import machine_fault
@@ -217,7 +218,7 @@ def describe(network: Subnet) -> dict[str, Any]:
     subnet = {
         "schema_version": SCHEMA_VERSION,
         "config": config and config.to_dict(),
-        "network": {"class_path": _public_path(type(network)), "init_args": network.init_args},
+        "network": {"class_path": public_path(type(network)), "init_args": network.init_args},
     }
     try:
         json.dumps(subnet)
@@ -297,13 +298,6 @@ def _load_weights(net: Subnet, folder: Path) -> None:
         raise ValueError(f"{path} is not a safetensors file, or a truncated one ({error}). Export again.") from error
     except RuntimeError as error:  # names missing and unexpected tensors and those of another shape
         raise ValueError(f"{path} holds the weights of another network than {SUBNET} beside it: {error}") from error
-
-
-def _public_path(kind: type[Subnet]) -> str:
-    """Where a class is found by those who use it, so that modules can be reordered; else where it is defined."""
-    if kind.__module__.startswith("oneshot.supernets.") and getattr(supernets, kind.__name__, None) is kind:
-        return f"oneshot.supernets.{kind.__name__}"
-    return f"{kind.__module__}.{kind.__qualname__}"
 
 
 def _network_class(class_path: str, trust: Sequence[str]) -> type[Subnet]:

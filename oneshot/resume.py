@@ -11,7 +11,8 @@ import torch
 from pytorch_lightning.callbacks import Callback
 from torch import Tensor
 
-from . import __version__
+from ._version import __version__
+from .class_paths import public_path, stable_name
 from .guard import FiniteLossGuard
 from .summary import leave_out_flops
 
@@ -48,7 +49,7 @@ class ResumableModule(FiniteLossGuard):
 
     def facts(self) -> dict[str, Any]:
         """What a checkpoint must have in common with the run that goes on from it: plain values by name."""
-        facts: dict[str, Any] = {"method": f"{type(self).__module__}.{type(self).__qualname__}"}
+        facts: dict[str, Any] = {"method": public_path(type(self))}
         data = getattr(self.trainer, "datamodule", None)
         if (describe := getattr(data, "fingerprint", None)) is not None:
             facts |= {f"data, {name}": value for name, value in describe().items()}
@@ -95,6 +96,9 @@ class ResumableModule(FiniteLossGuard):
                 stacklevel=2,
             )
         then, now = made_by["facts"], self.facts()
+        if "method" in then:  # earlier releases wrote the module that defined it
+            then = {**then, "method": stable_name(str(then["method"]))}
+            now = {**now, "method": stable_name(now["method"])}
         changed = {name for name in then.keys() | now.keys() if then.get(name) != now.get(name)}
         if changed & LATER - then.keys():
             changed -= LATER - then.keys()

@@ -1,4 +1,4 @@
-"""What an earlier release has written is read, evaluated, exported and resumed. See tests/data/earlier_release/README.md."""
+"""What an earlier release has written is read and resumed. See tests/data/earlier_release/README.md."""
 
 from __future__ import annotations
 

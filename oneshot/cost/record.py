@@ -13,6 +13,7 @@ from typing import Any
 
 import torch
 
+from oneshot.class_paths import public_path, stable_name
 from oneshot.supernets.base import Subnet, Supernet
 from oneshot.supernets.space import SearchSpace
 
@@ -126,13 +127,13 @@ def _look_at(supernet: Supernet, input_shape: tuple[int, ...] | None) -> tuple[d
         common["image_size"] = input_shape[-1]
     at = networks[0].input_shape if input_shape is None else input_shape
     found = {
-        "supernet": _name(supernet),
+        "supernet": public_path(type(supernet)),
         "space": space.name,
         "choices": describe_choices(space),
         "input_shape": list(shape),
         "num_classes": supernet.num_classes,
         "task": supernet.task,
-        "network": _name(networks[0]),
+        "network": public_path(type(networks[0])),
         "arguments": common,
         "params": [sum(p.numel() for p in network.parameters()) for network in networks],
         "macs": count(networks[0], at).macs if len(at) == 3 else None,
@@ -170,6 +171,7 @@ def differences(
     # Which class the supernet has does not matter where it builds the same networks.
     shared = [name for name in now if name in then and name not in ("supernet", "arguments", "choices", *SIZES)]
     found = [(name, then[name], now[name]) for name in shared if then[name] != now[name]]
+    found = [f for f in found if f[0] != "network" or stable_name(str(f[1])) != stable_name(str(f[2]))]
     if "choices" in then and then["choices"] != now["choices"]:
         ours, theirs = (_by_choice(which["choices"]) for which in (now, then))
         names = dict.fromkeys([*theirs, *ours])
@@ -254,10 +256,6 @@ def _defaults(network: Subnet) -> dict[str, Any]:
 def _plain(value: Any) -> Any:
     """As a file of JSON gives it back."""
     return json.loads(json.dumps(value, default=repr))
-
-
-def _name(thing: object) -> str:
-    return f"{type(thing).__module__}.{type(thing).__qualname__}"
 
 
 def _said(value: object) -> str:
