@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from oneshot.supernets._lazy import lazy
 
 if TYPE_CHECKING:
     from .arch_logger import ArchLogger as ArchLogger
@@ -16,29 +18,4 @@ if TYPE_CHECKING:
     from .step_profile import StepProfile as StepProfile
     from .subnet_export import SubnetExport as SubnetExport
 
-# Imported on first use: a command line that answers --help must not wait for torch.
-_WHERE = {
-    "ArchLogger": "arch_logger",
-    "CollapseMonitor": "collapse_monitor",
-    "CostMonitor": "cost_monitor",
-    "GenotypePlot": "genotype_plot",
-    "ParetoExport": "pareto_export",
-    "RunCheckpoint": "checkpoint",
-    "SearchProgressBar": "progress",
-    "StepProfile": "step_profile",
-    "SubnetExport": "subnet_export",
-    "good_checkpoint": "checkpoint",
-}
-__all__ = list(_WHERE)
-
-
-def __getattr__(name: str) -> Any:
-    if name not in _WHERE:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    from importlib import import_module
-
-    return getattr(import_module(f".{_WHERE[name]}", __name__), name)
-
-
-def __dir__() -> list[str]:
-    return sorted(__all__)
+__getattr__, __dir__, __all__ = lazy(__name__)

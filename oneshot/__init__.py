@@ -9,7 +9,7 @@ if sys.argv[:1] == ["-m"] and not getattr(sys.flags, "safe_path", False):
 
 from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from ._version import __version__ as __version__
 
@@ -44,52 +44,6 @@ if TYPE_CHECKING:
     from .sandwich import SandwichSearch as SandwichSearch
     from .sharing import WeightSharingSearch as WeightSharingSearch
 
-# Imported on first use, so that `import oneshot` and `oneshot --help` cost nothing.
-_WHERE = {
-    "AlphaNet": "methods.alphanet",
-    "BigNAS": "methods.bignas",
-    "BilevelSearch": "base",
-    "DARTS": "methods.darts",
-    "DARTSPT": "methods.dartspt",
-    "DSNAS": "methods.dsnas",
-    "DrNAS": "methods.drnas",
-    "ENAS": "discrete.enas",
-    "FBNet": "methods.fbnet",
-    "FairDARTS": "methods.fairdarts",
-    "FairNAS": "methods.fairnas",
-    "GDAS": "methods.gdas",
-    "NAT": "nat.nat",
-    "OnceForAll": "methods.ofa",
-    "PCDARTS": "methods.pcdarts",
-    "ProxylessNAS": "methods.proxylessnas",
-    "RandomSharing": "methods.random_sharing",
-    "Retrain": "retrain",
-    "RobustDARTS": "methods.robustdarts",
-    "SNAS": "methods.snas",
-    "RetrainLanguage": "language",
-    "SandwichSearch": "sandwich",
-    "SearchModule": "base",
-    "SingleLevelSearch": "base",
-    "SmoothDARTS": "methods.smoothdarts",
-    "WeightSharingSearch": "sharing",
-    "evaluate_configs": "evaluation",
-    "export_subnet": "export",
-    "load": "export",
-}
-__all__ = ["__version__", *_WHERE]
-
-
-def __getattr__(name: str) -> Any:
-    if name not in _WHERE:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    from importlib import import_module
-
-    return getattr(import_module(f".{_WHERE[name]}", __name__), name)
-
-
-def __dir__() -> list[str]:
-    return sorted(__all__)
-
 
 def _mount(name: str, folder: Path) -> None:
     """Make a folder beside this one the sub-package that it is where oneshot is installed."""
@@ -106,3 +60,8 @@ def _mount(name: str, folder: Path) -> None:
 for _name in ("supernets", "callbacks"):
     if not (Path(__file__).parent / _name).is_dir():
         _mount(_name, Path(__file__).parents[1] / _name)
+
+from oneshot.supernets._lazy import lazy  # noqa: E402  # found when supernets/ is mounted
+
+__getattr__, __dir__, _names = lazy(__name__)
+__all__ = ["__version__", *_names]

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from ._lazy import lazy
 
 if TYPE_CHECKING:
     from .base import OperationSupernet as OperationSupernet
@@ -68,81 +70,4 @@ if TYPE_CHECKING:
     from .space import SubnetConfig as SubnetConfig
     from .space import load_config as load_config
 
-# Imported on first use: a command line that answers --help must not wait for torch.
-_WHERE = {
-    "ArchGraph": "space",
-    "Choice": "space",
-    "DARTSNetwork": "darts",
-    "DARTSSpace": "darts",
-    "DARTSSupernet": "darts",
-    "ElasticArch": "elastic",
-    "ElasticNetwork": "elastic",
-    "ElasticResNetNetwork": "elastic_resnet",
-    "ElasticResNetSpace": "elastic_resnet",
-    "ElasticResNetSupernet": "elastic_resnet",
-    "ElasticSpace": "elastic",
-    "ElasticSupernet": "elastic",
-    "FBNetNetwork": "fbnet",
-    "FBNetSpace": "fbnet",
-    "FBNetSupernet": "fbnet",
-    "Genotype": "genotype",
-    "LSTMLanguageModel": "recurrent",
-    "MixedOp": "mixed_op",
-    "Loaded": "pretrained",
-    "MobileNetV3Network": "mobilenetv3",
-    "MobileNetV3Space": "mobilenetv3",
-    "MobileNetV3Supernet": "mobilenetv3",
-    "NASBench101Cell": "nasbench101",
-    "NASBench101Network": "nasbench101",
-    "NASBench101Space": "nasbench101",
-    "NASBench1Shot1Network": "nasbench1shot1",
-    "NASBench1Shot1Space": "nasbench1shot1",
-    "NASBench1Shot1Supernet": "nasbench1shot1",
-    "NASBench201Network": "nasbench201",
-    "NASBench201Space": "nasbench201",
-    "NASBench201Supernet": "nasbench201",
-    "NASBenchMacroNetwork": "nasbenchmacro",
-    "NASBenchMacroSpace": "nasbenchmacro",
-    "NASBenchMacroSupernet": "nasbenchmacro",
-    "NASNET_CELLS": "nasnet",
-    "NASNetNetwork": "nasnet",
-    "NASNetSpace": "nasnet",
-    "NASNetSupernet": "nasnet",
-    "OperationSupernet": "base",
-    "PUBLISHED": "genotype",
-    "ProxylessNetwork": "proxyless",
-    "ProxylessSpace": "proxyless",
-    "ProxylessSupernet": "proxyless",
-    "SQUEEZENAS": "segmentation",
-    "PUBLISHED_RECURRENT": "recurrent",
-    "RecurrentGenotype": "recurrent",
-    "RecurrentLanguageModel": "recurrent",
-    "RecurrentSpace": "recurrent",
-    "RecurrentSupernet": "recurrent",
-    "SearchSpace": "space",
-    "SegmentationNetwork": "segmentation",
-    "SegmentationSupernet": "segmentation",
-    "SubnetConfig": "space",
-    "Subnet": "base",
-    "Supernet": "base",
-    "darts_space": "darts",
-    "convert_ofa": "pretrained",
-    "load_config": "space",
-    "load_timm": "pretrained",
-    "reduced_space": "darts",
-    "segmentation_space": "segmentation",
-    "sort_channels": "elastic",
-}
-__all__ = list(_WHERE)
-
-
-def __getattr__(name: str) -> Any:
-    if name not in _WHERE:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    from importlib import import_module
-
-    return getattr(import_module(f".{_WHERE[name]}", __name__), name)
-
-
-def __dir__() -> list[str]:
-    return sorted(__all__)
+__getattr__, __dir__, __all__ = lazy(__name__)

@@ -5,8 +5,9 @@ The names are imported on first use (PEP 562), so ``import oneshot.data`` costs 
 
 from __future__ import annotations
 
-import importlib
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from oneshot.supernets._lazy import lazy
 
 if TYPE_CHECKING:
     from .folder import ImageFolder as ImageFolder
@@ -30,36 +31,4 @@ if TYPE_CHECKING:
     from .vision import FashionMNIST as FashionMNIST
     from .vision import VisionData as VisionData
 
-_HOME = {
-    "ImageFolder": "folder",
-    "Augmentation": "images",
-    "ImageSet": "images",
-    "channel_statistics": "images",
-    "stratified_split": "images",
-    "SearchDataModule": "search",
-    "JointAugmentation": "segmentation",
-    "SegmentationData": "segmentation",
-    "SegmentationFolder": "segmentation",
-    "Shapes": "segmentation",
-    "write_shapes": "segmentation",
-    "TextData": "text",
-    "TextSearchData": "text",
-    "Vocabulary": "text",
-    "CIFAR10": "vision",
-    "CIFAR100": "vision",
-    "Digits": "vision",
-    "FakeImages": "vision",
-    "FashionMNIST": "vision",
-    "VisionData": "vision",
-}
-__all__ = list(_HOME)
-
-
-def __getattr__(name: str) -> Any:
-    if name not in _HOME:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(importlib.import_module(f".{_HOME[name]}", __name__), name)
-
-
-def __dir__() -> list[str]:
-    return sorted({*globals(), *_HOME})
+__getattr__, __dir__, __all__ = lazy(__name__)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from oneshot.supernets._lazy import lazy
 
 if TYPE_CHECKING:
     from .benchmarks import NASBench301Evaluator as NASBench301Evaluator
@@ -61,74 +63,4 @@ if TYPE_CHECKING:
     from .tables import TabularEvaluator as TabularEvaluator
     from .training import TrainingEvaluator as TrainingEvaluator
 
-# Imported on first use, as everywhere.
-_WHERE = {
-    "APPROXIMATE_OPERATORS": "morphism",
-    "BANANAS": "strategies.bananas",
-    "CGPCNN": "strategies.cgp_cnn",
-    "CGPSpace": "strategies.cgp_cnn",
-    "ConstrainedScalar": "strategies.neural_architect",
-    "ENAS": "enas",
-    "EXACT_OPERATORS": "morphism",
-    "Evaluator": "protocol",
-    "EventLog": "log",
-    "GeneticCNN": "strategies.genetic_cnn",
-    "GeneticCNNSpace": "strategies.genetic_cnn",
-    "GraphNetwork": "graph",
-    "GraphSpace": "encoding",
-    "GridSearch": "strategies.random_search",
-    "HierarchicalSpace": "strategies.hierarchical",
-    "Hyperband": "strategies.hyperband",
-    "LEMONADE": "strategies.lemonade",
-    "LEMONADE_OPERATORS": "morphism",
-    "LargeScaleEvolution": "strategies.large_scale_evolution",
-    "LocalSearch": "strategies.local_search",
-    "MnasNet": "strategies.mnasnet",
-    "MnasNetScalar": "strategies.mnasnet",
-    "MorphismRecord": "morphism",
-    "NASBench301Evaluator": "benchmarks",
-    "NASH": "strategies.nash",
-    "NASH_OPERATORS": "morphism",
-    "NSGA2": "strategies.nsga2",
-    "NetAdapt": "strategies.netadapt",
-    "NetworkGraph": "graph",
-    "NeuralArchitect": "strategies.neural_architect",
-    "Node": "graph",
-    "Objective": "study",
-    "PPO": "strategies.ppo",
-    "Proposal": "protocol",
-    "REINFORCE": "strategies.reinforce",
-    "RandomGraphs": "strategies.morphing",
-    "RandomSearch": "strategies.random_search",
-    "RegularizedEvolution": "strategies.regularized_evolution",
-    "Result": "protocol",
-    "SearchStrategy": "protocol",
-    "Study": "study",
-    "SuccessiveHalving": "strategies.hyperband",
-    "SupernetEvaluator": "inherited",
-    "TabularEvaluator": "tables",
-    "TournamentEvolution": "strategies.tournament_evolution",
-    "TrainingEvaluator": "training",
-    "ZophLeSpace": "strategies.controller",
-    "distil": "morphism",
-    "morph": "morphism",
-    "nas_bench_101": "benchmarks",
-    "nas_bench_201_file": "benchmarks",
-    "nats_bench": "benchmarks",
-    "plain_graph": "graph",
-    "random_morphism": "morphism",
-    "replay": "morphism",
-}
-__all__ = list(_WHERE)
-
-
-def __getattr__(name: str) -> Any:
-    if name not in _WHERE:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    from importlib import import_module
-
-    return getattr(import_module(f".{_WHERE[name]}", __name__), name)
-
-
-def __dir__() -> list[str]:
-    return sorted(__all__)
+__getattr__, __dir__, __all__ = lazy(__name__)

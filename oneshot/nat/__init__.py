@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from oneshot.supernets._lazy import lazy
 
 if TYPE_CHECKING:
     from .archive import Archive as Archive
@@ -17,30 +19,4 @@ if TYPE_CHECKING:
     from .selection import diverse_subset as diverse_subset
     from .selection import largest_gain as largest_gain
 
-# Imported on first use, as everywhere.
-_WHERE = {
-    "AccuracyPredictor": "predictor",
-    "Archive": "archive",
-    "Constraint": "objectives",
-    "Iteration": "search",
-    "Marginals": "marginals",
-    "Objective": "objectives",
-    "ParetoSearch": "search",
-    "diverse_subset": "selection",
-    "evolve": "evolution",
-    "fit_accuracy": "predictor",
-    "largest_gain": "selection",
-}
-__all__ = list(_WHERE)
-
-
-def __getattr__(name: str) -> Any:
-    if name not in _WHERE:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    from importlib import import_module
-
-    return getattr(import_module(f".{_WHERE[name]}", __name__), name)
-
-
-def __dir__() -> list[str]:
-    return sorted(__all__)
+__getattr__, __dir__, __all__ = lazy(__name__)
