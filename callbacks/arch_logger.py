@@ -12,9 +12,10 @@ import torch
 from pytorch_lightning.loggers import TensorBoardLogger, WandbLogger
 from torch import Tensor
 
-from oneshot.base import SearchModule
+from oneshot.engine.module import SearchModule
 from oneshot.functional import entropy
-from oneshot.report import draw_alpha_heatmap, draw_alphas, draw_cells
+from oneshot.report.cells import draw_cells
+from oneshot.report.curves import draw_alpha_heatmap, draw_alphas
 from oneshot.supernets.space import SubnetConfig
 
 from .base import SearchCallback
@@ -61,7 +62,7 @@ class ArchLogger(SearchCallback):
 
     @property
     def history(self) -> History:
-        """Probabilities of all logged epochs, ``{choice: [T, R, O]}``, for :func:`oneshot.report.draw_alphas`."""
+        """Probabilities of all logged epochs, ``{choice: [T, R, O]}``: what ``oneshot.report.draw_alphas`` takes."""
         return self._stack(1)
 
     @property

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytorch_lightning as pl
 from pytorch_lightning.callbacks import Callback
 
-from oneshot.base import SearchModule
+from oneshot.engine.module import SearchModule
 
 
 class SearchCallback(Callback):

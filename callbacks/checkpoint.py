@@ -15,10 +15,10 @@ import torch
 from pytorch_lightning.callbacks import Checkpoint
 from pytorch_lightning.utilities.exceptions import SIGTERMException
 
-from oneshot.faults import Patience, announce, machine_fault
-from oneshot.files import sha256_of, write_atomically
-from oneshot.lock import check_owned
-from oneshot.run_log import RunLog
+from oneshot.storage.faults import Patience, announce, machine_fault
+from oneshot.storage.files import sha256_of, write_atomically
+from oneshot.storage.lock import check_owned
+from oneshot.storage.run_log import RunLog
 
 from .base import run_folder
 

@@ -8,7 +8,7 @@ import pytorch_lightning as pl
 import torch
 from pytorch_lightning.utilities import rank_zero_warn
 
-from oneshot.base import SearchModule
+from oneshot.engine.module import SearchModule
 from oneshot.functional import entropy
 from oneshot.supernets.darts import DARTSSpace
 from oneshot.supernets.space import ArchGraph, SearchSpace, SubnetConfig

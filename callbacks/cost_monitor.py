@@ -8,10 +8,10 @@ from typing import get_args
 import pytorch_lightning as pl
 import torch
 
-from oneshot.base import SearchModule
 from oneshot.cost import CostModel, Counted, count_candidates
-from oneshot.cost.candidates import UNITS
-from oneshot.sharing import WeightSharingSearch
+from oneshot.cost.counting.candidates import UNITS
+from oneshot.engine.module import SearchModule
+from oneshot.engine.sharing import WeightSharingSearch
 
 from .base import SearchCallback
 
@@ -20,7 +20,7 @@ class CostMonitor(SearchCallback):
     """Logs, after a training epoch, the expected and the derived cost in every unit.
 
     ``cost/expected_<unit>`` is the expected cost under the current probabilities
-    (:meth:`~oneshot.base.SearchModule.probabilities`), which temperature and noise of the sampler don't move;
+    (:meth:`~oneshot.engine.module.SearchModule.probabilities`), which temperature and noise of the sampler don't move;
     ``cost/derived_<unit>`` is that of the architecture that would be derived now. They meet as the search makes up its
     mind. A search by weight sharing alone has no preferences: nothing is logged before it has ranked architectures, and
     then the derived cost.

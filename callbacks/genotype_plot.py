@@ -8,9 +8,10 @@ from typing import Literal, get_args
 
 import pytorch_lightning as pl
 
-from oneshot.base import SearchModule
-from oneshot.files import Outbox, write_atomically
-from oneshot.report import draw_cells, picture
+from oneshot.engine.module import SearchModule
+from oneshot.report.cells import draw_cells
+from oneshot.report.style import picture
+from oneshot.storage.files import Outbox, write_atomically
 
 from .base import SearchCallback, run_folder
 

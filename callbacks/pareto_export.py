@@ -8,11 +8,11 @@ from pathlib import Path
 
 import pytorch_lightning as pl
 
-from oneshot.base import SearchModule
-from oneshot.files import Outbox, write_atomically
+from oneshot.engine.module import SearchModule
 from oneshot.nat.nat import NAT
-from oneshot.nat.plots import draw_front, front_page
-from oneshot.report import save_figure
+from oneshot.report.fronts import draw_front, front_page
+from oneshot.report.style import save_figure
+from oneshot.storage.files import Outbox, write_atomically
 
 from .base import SearchCallback, run_folder
 

@@ -10,7 +10,7 @@ import pytorch_lightning as pl
 from pytorch_lightning.callbacks import RichProgressBar
 from rich.progress import TaskID
 
-from oneshot.base import SearchModule
+from oneshot.engine.module import SearchModule
 from oneshot.nat.nat import NAT
 from oneshot.supernets.base import OperationSupernet
 from oneshot.supernets.space import SubnetConfig

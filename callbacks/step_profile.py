@@ -9,8 +9,8 @@ import pytorch_lightning as pl
 from pytorch_lightning.callbacks import Callback
 from torch.profiler import ProfilerActivity, profile, supported_activities
 
-from oneshot.faults import announce, machine_fault
-from oneshot.files import write_atomically
+from oneshot.storage.faults import announce, machine_fault
+from oneshot.storage.files import write_atomically
 
 from .base import run_folder
 

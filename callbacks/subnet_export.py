@@ -8,10 +8,10 @@ from typing import Any, Literal
 
 import pytorch_lightning as pl
 
-from oneshot.base import SearchModule
-from oneshot.evaluation import recalibrate_on
-from oneshot.faults import patiently
-from oneshot.files import write_recorded
+from oneshot.engine.module import SearchModule
+from oneshot.evaluation.recalibration import recalibrate_on
+from oneshot.storage.faults import patiently
+from oneshot.storage.files import write_recorded
 
 from .base import SearchCallback, run_folder
 
@@ -25,8 +25,8 @@ class SubnetExport(SearchCallback):
         folder: Where to; by default the folder of the run, where the logger writes.
         network: Also extract the network with the weights it shared, and export it to the sub-folder ``network``. Its
             statistics of batch normalisation are its own if the fit has a data module, or else those it shared.
-        formats: What :func:`oneshot.export.export_subnet` then writes besides the safetensors; ``"onnx"`` needs the
-            extra of that name.
+        formats: What :func:`oneshot.deploy.export.export_subnet` then writes besides the safetensors; ``"onnx"`` needs
+            the extra of that name.
 
     Files of an earlier fit in the same folder are replaced, once the new ones are complete.
 
@@ -53,7 +53,7 @@ class SubnetExport(SearchCallback):
         folder = Path(self.folder or run_folder(trainer))
         write_recorded(folder / "subnet.json", config.to_json(), patient=True)
         if self.network:
-            from oneshot.export import export_subnet
+            from oneshot.deploy.export import export_subnet
 
             data = getattr(trainer, "datamodule", None)
             about: dict[str, Any] = {

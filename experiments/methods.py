@@ -23,9 +23,10 @@ import pytorch_lightning as pl  # noqa: E402
 import torch  # noqa: E402
 
 import oneshot  # noqa: E402
-from oneshot.base import BilevelSearch, GradientSearch, SearchModule  # noqa: E402
 from oneshot.cost import CostPenalty  # noqa: E402
-from oneshot.cost.counts import MacCounter  # noqa: E402  (FlopCounterMode cannot look into torch.autograd.grad)
+from oneshot.cost.counting.network import MacCounter  # noqa: E402  (FlopCounterMode cannot look into torch.autograd.grad)
+from oneshot.engine.gradient import BilevelSearch, GradientSearch  # noqa: E402
+from oneshot.engine.module import SearchModule  # noqa: E402
 from oneshot.supernets import DARTSSupernet, OperationSupernet, darts_space  # noqa: E402
 from oneshot.testing.methods import fit, random_streams  # noqa: E402
 

@@ -14,14 +14,15 @@ from typing import TYPE_CHECKING
 from ._version import __version__ as __version__
 
 if TYPE_CHECKING:
-    from .base import BilevelSearch as BilevelSearch
-    from .base import SearchModule as SearchModule
-    from .base import SingleLevelSearch as SingleLevelSearch
+    from .deploy.export import export_subnet as export_subnet
+    from .deploy.export import load as load
     from .discrete.enas import ENAS as ENAS
-    from .evaluation import evaluate_configs as evaluate_configs
-    from .export import export_subnet as export_subnet
-    from .export import load as load
-    from .language import RetrainLanguage as RetrainLanguage
+    from .engine.gradient import BilevelSearch as BilevelSearch
+    from .engine.gradient import SingleLevelSearch as SingleLevelSearch
+    from .engine.module import SearchModule as SearchModule
+    from .engine.sandwich import SandwichSearch as SandwichSearch
+    from .engine.sharing import WeightSharingSearch as WeightSharingSearch
+    from .evaluation.accuracy import evaluate_configs as evaluate_configs
     from .methods.alphanet import AlphaNet as AlphaNet
     from .methods.bignas import BigNAS as BigNAS
     from .methods.darts import DARTS as DARTS
@@ -40,9 +41,8 @@ if TYPE_CHECKING:
     from .methods.smoothdarts import SmoothDARTS as SmoothDARTS
     from .methods.snas import SNAS as SNAS
     from .nat.nat import NAT as NAT
-    from .retrain import Retrain as Retrain
-    from .sandwich import SandwichSearch as SandwichSearch
-    from .sharing import WeightSharingSearch as WeightSharingSearch
+    from .training.language import RetrainLanguage as RetrainLanguage
+    from .training.retrain import Retrain as Retrain
 
 
 def _mount(name: str, folder: Path) -> None:

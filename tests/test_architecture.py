@@ -91,7 +91,7 @@ def find_violations(root: Path) -> list[str]:
         is_package = path.name == "__init__.py"
         package = module if is_package else module.rpartition(".")[0]
         for line, target, name, relative in imports(ast.parse(path.read_text(encoding="utf-8")), package):
-            # `from oneshot import base` means oneshot.base; `from oneshot.base import SearchModule` means oneshot.base.
+            # `from oneshot import errors` means oneshot.errors; so does `from oneshot.errors import X`.
             full = f"{target}.{name}" if f"{target}.{name}" in modules else target
             rule = broken_rule(module, full, name, relative, is_package=is_package)
             if rule:
@@ -162,14 +162,23 @@ def test_the_test_reads_all_three_folders() -> None:
         pytest.param(
             "oneshot/methods/gdas.py", "from oneshot.methods import darts", "relative", id="absolute-in-methods"
         ),
-        pytest.param("oneshot/base.py", "import supernets", "one import root", id="bare-supernets"),
-        pytest.param("oneshot/base.py", "from callbacks.plot import X", "one import root", id="bare-callbacks"),
-        pytest.param("oneshot/base.py", "def f():\n    from .retrain import X", "base may import", id="in-a-function"),
+        pytest.param("oneshot/engine/module.py", "import supernets", "one import root", id="bare-supernets"),
         pytest.param(
-            "oneshot/base.py", "if TYPE_CHECKING:\n    from .data import X", "base may import", id="type-checking"
+            "oneshot/engine/module.py", "from callbacks.plot import X", "one import root", id="bare-callbacks"
         ),
-        pytest.param("oneshot/base.py", "from . import methods", "base may import", id="module-from-package"),
-        pytest.param("oneshot/samplers.py", "from .base import X", "samplers may import", id="sampler-imports-base"),
+        pytest.param(
+            "oneshot/engine/module.py", "def f():\n    from .retrain import X", "base may import", id="in-a-function"
+        ),
+        pytest.param(
+            "oneshot/engine/module.py",
+            "if TYPE_CHECKING:\n    from .data import X",
+            "base may import",
+            id="type-checking",
+        ),
+        pytest.param("oneshot/engine/module.py", "from . import methods", "base may import", id="module-from-package"),
+        pytest.param(
+            "oneshot/engine/samplers.py", "from .base import X", "samplers may import", id="sampler-imports-base"
+        ),
         pytest.param(
             "oneshot/functional.py", "from .methods.darts import X", "functional may", id="maths-imports-method"
         ),
@@ -182,13 +191,15 @@ def test_the_test_reads_all_three_folders() -> None:
         ),
         pytest.param("oneshot/nat/search.py", "from ..methods.darts import X", "nat may import", id="front-method"),
         pytest.param(
-            "oneshot/retrain.py", "from oneshot.callbacks import X", "callbacks", id="engine-imports-callbacks"
+            "oneshot/training/retrain.py", "from oneshot.callbacks import X", "callbacks", id="engine-imports-callbacks"
         ),
         pytest.param("oneshot/data/x.py", "import oneshot.callbacks.plot", "callbacks", id="plain-import"),
         pytest.param(
             "oneshot/data/x.py", "importlib.import_module('oneshot.callbacks')", "callbacks", id="dynamic-import"
         ),
-        pytest.param("oneshot/export.py", "from .cli import main", "top layer", id="engine-imports-command-line"),
+        pytest.param(
+            "oneshot/deploy/export.py", "from .cli import main", "top layer", id="engine-imports-command-line"
+        ),
         pytest.param("oneshot/methods/gdas.py", "from . import DARTS", "each other", id="method-from-list-of-methods"),
         pytest.param("callbacks/plot.py", "from oneshot import DARTS", "front door", id="through-the-front-door"),
         pytest.param("oneshot/methods/gdas.py", "from .. import DARTS", "front door", id="relative-front-door"),
@@ -211,11 +222,11 @@ def test_a_planted_violation_is_found(tmp_path: Path, path: str, source: str, me
     [
         pytest.param("supernets/darts.py", "import math, torch, timm.layers\nfrom .base import X", id="supernet"),
         pytest.param("oneshot/methods/gdas.py", "from ..base import X\nfrom oneshot.supernets import Y", id="method"),
-        pytest.param("oneshot/methods/gdas.py", "from oneshot.base import X, Y", id="method-absolute"),
+        pytest.param("oneshot/methods/gdas.py", "from oneshot.engine.module import X, Y", id="method-absolute"),
         pytest.param("oneshot/methods/__init__.py", "from .gdas import GDAS as GDAS", id="list-of-methods"),
         pytest.param("oneshot/__init__.py", "from .methods.darts import DARTS as DARTS", id="front-door"),
-        pytest.param("oneshot/cli.py", "def f():\n    from oneshot.callbacks import X", id="command-line"),
-        pytest.param("callbacks/plot.py", "from .logger import X\nfrom oneshot.base import Y", id="callback"),
+        pytest.param("oneshot/cli/main.py", "def f():\n    from oneshot.callbacks import X", id="command-line"),
+        pytest.param("callbacks/plot.py", "from .logger import X\nfrom oneshot.engine.module import Y", id="callback"),
     ],
 )
 def test_a_permitted_import_passes(tmp_path: Path, path: str, source: str) -> None:

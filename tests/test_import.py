@@ -154,7 +154,7 @@ def test_type_checkers_and_users_see_the_same_names(module: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "module", ["oneshot", "oneshot.cli", "oneshot.supernets.space", "oneshot.supernets.genotype", "oneshot.data"]
+    "module", ["oneshot", "oneshot.cli.main", "oneshot.supernets.space", "oneshot.supernets.genotype", "oneshot.data"]
 )
 def test_a_module_that_answers_quickly_imports_nothing_heavy(module: str, tmp_path: Path) -> None:
     assert heavy_modules_after(f"import {module}", tmp_path) == set()
@@ -162,7 +162,7 @@ def test_a_module_that_answers_quickly_imports_nothing_heavy(module: str, tmp_pa
 
 def test_the_help_text_imports_nothing_heavy(tmp_path: Path) -> None:
     script = (
-        "import contextlib, io, sys\nsys.argv = ['oneshot', '--help']\nfrom oneshot.cli import main\n"
+        "import contextlib, io, sys\nsys.argv = ['oneshot', '--help']\nfrom oneshot.cli.main import main\n"
         "with contextlib.redirect_stdout(io.StringIO()) as text, contextlib.suppress(SystemExit): main()\n"
         "assert 'search' in text.getvalue() and 'quickstart' in text.getvalue()"
     )

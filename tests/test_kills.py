@@ -19,10 +19,10 @@ import safetensors.torch
 import torch
 import yaml
 
-from oneshot import cli
 from oneshot.callbacks import good_checkpoint
+from oneshot.cli.main import main as cli
 
-from .test_resume import assert_equal, configuration
+from .training.test_resume import assert_equal, configuration
 
 RETRAINED = "|none~0|+|skip_connect~0|none~1|+|none~0|none~1|nor_conv_1x1~2|"
 IMAGES = {"input_shape": [1, 8, 8], "num_classes": 3, "batch_size": 4, "train_size": 32, "test_size": 12}
@@ -85,7 +85,8 @@ def work(folder: str, arguments: Sequence[str]) -> None:
 
 def start(folder: Path, arguments: Sequence[str]) -> multiprocessing.process.BaseProcess:
     context = multiprocessing.get_context("forkserver")  # imports once, not in each of dozens of processes
-    context.set_forkserver_preload(["oneshot.runs", "oneshot.studying", "oneshot.data", "oneshot.nat"])
+    commands = [f"oneshot.cli.{name}" for name in ("search", "pareto", "retrain", "discrete")]
+    context.set_forkserver_preload([*commands, "oneshot.data", "oneshot.nat"])
     process = context.Process(target=work, args=(str(folder), list(arguments)))
     process.start()
     return process

@@ -15,10 +15,11 @@ from pytorch_lightning.callbacks import ModelSummary, RichModelSummary
 from torch import Tensor, nn
 
 import oneshot
-from oneshot.base import BilevelSearch, SearchModule
 from oneshot.cost import CostPenalty
+from oneshot.engine.gradient import BilevelSearch
+from oneshot.engine.module import SearchModule
+from oneshot.engine.samplers import SoftmaxSampler
 from oneshot.functional import in_32_bits, wide
-from oneshot.samplers import SoftmaxSampler
 from oneshot.supernets import MobileNetV3Supernet, NASBench201Network
 from oneshot.supernets.base import (
     OperationSupernet,

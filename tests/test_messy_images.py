@@ -12,7 +12,7 @@ import torch
 import yaml
 
 import oneshot
-from oneshot.cli import main
+from oneshot.cli.main import main
 from oneshot.data import ImageFolder
 
 from .reference.manifest import logits

@@ -12,10 +12,10 @@ import pytest
 import torch
 import yaml
 
-from oneshot.cli import main
+from oneshot.cli.main import main
 from oneshot.data import ImageFolder
-from oneshot.evaluation import fitted
-from oneshot.export import load
+from oneshot.deploy.export import load
+from oneshot.evaluation.images import fitted
 from tests.messy import messy
 from tests.reference.manifest import logits
 

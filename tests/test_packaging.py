@@ -64,7 +64,7 @@ def test_the_wheel_has_one_top_level_package_with_all_modules_and_the_type_marke
 def test_the_wheel_brings_the_command_and_the_licence(wheel: Path) -> None:
     with zipfile.ZipFile(wheel) as archive:
         (entry_points,) = (name for name in archive.namelist() if name.endswith("entry_points.txt"))
-        assert "oneshot = oneshot.cli:main" in archive.read(entry_points).decode()
+        assert "oneshot = oneshot.cli.main:main" in archive.read(entry_points).decode()
         assert any(name.endswith("licenses/LICENSE") for name in archive.namelist())
 
 

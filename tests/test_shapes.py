@@ -13,25 +13,27 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 
 import oneshot
-from oneshot.batches import check_shape
+from oneshot.cli.pick import _finetuned
 from oneshot.cost import AdditiveCost, count, count_candidates
-from oneshot.cost.target import example_input
+from oneshot.cost.latency.device import example_input
+from oneshot.deploy.export import export_subnet
 from oneshot.discrete import Proposal, RandomSearch, Study, TrainingEvaluator
 from oneshot.discrete import SupernetEvaluator as InheritedEvaluator
-from oneshot.evaluation import evaluate_configs, fitted, inherited_error, recalibrate_on
-from oneshot.export import export_subnet
-from oneshot.guard import check_data
+from oneshot.evaluation.accuracy import evaluate_configs, inherited_error
+from oneshot.evaluation.images import fitted
+from oneshot.evaluation.recalibration import recalibrate_on
 from oneshot.methods.darts import DARTS
 from oneshot.methods.fairnas import FairNAS
 from oneshot.methods.random_sharing import RandomSharing
 from oneshot.nat.evaluators import SupernetEvaluator
 from oneshot.nat.nat import NAT
-from oneshot.picking import _finetuned
-from oneshot.retrain import Retrain
 from oneshot.supernets import ArchGraph, Choice, MobileNetV3Supernet, SearchSpace, SubnetConfig
 from oneshot.supernets.base import OperationSupernet, Subnet, inherit_weights
 from oneshot.supernets.elastic import resized
 from oneshot.supernets.mixed_op import MixedOp
+from oneshot.training.batches import check_shape
+from oneshot.training.finite_loss import check_data
+from oneshot.training.retrain import Retrain
 
 SPACE = SearchSpace("any_shape", (Choice("layer", ("one", "three", "skip"), rows=2),))
 CLASSES, WIDTH, WORDS = 3, 6, 11

@@ -28,7 +28,7 @@ import torch  # noqa: E402
 
 from oneshot.cost import AdditiveCost  # noqa: E402
 from oneshot.nat import evolve, fit_accuracy  # noqa: E402
-from oneshot.nat.surrogates import KINDS  # noqa: E402
+from oneshot.regression.surrogates import KINDS  # noqa: E402
 from oneshot.supernets import FBNetSpace  # noqa: E402
 
 Values = np.ndarray

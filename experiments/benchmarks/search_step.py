@@ -32,7 +32,7 @@ from torch import Tensor, nn  # noqa: E402
 from torch.nn import functional as F  # noqa: E402
 
 from oneshot.functional import frozen_batch_norm, unrolled_arch_grad  # noqa: E402
-from oneshot.report import save_figure  # noqa: E402
+from oneshot.report.style import save_figure  # noqa: E402
 from oneshot.supernets import DARTSSupernet, NASBench201Supernet, OperationSupernet  # noqa: E402
 from tests.reference.darts_net import DARTSSearchNet  # noqa: E402
 from tests.reference.nasbench201_net import NASBench201SearchNet  # noqa: E402

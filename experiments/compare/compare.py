@@ -44,17 +44,18 @@ import pytorch_lightning as pl  # noqa: E402
 import torch  # noqa: E402
 from PIL import Image  # noqa: E402
 
-from oneshot.base import SearchModule, SingleLevelSearch  # noqa: E402
 from oneshot.callbacks import CollapseMonitor  # noqa: E402
 from oneshot.callbacks.collapse_monitor import skip_connections  # noqa: E402
 from oneshot.cost import CostPenalty, count_candidates  # noqa: E402
-from oneshot.cost.counts import count  # noqa: E402
+from oneshot.cost.counting.network import count  # noqa: E402
 from oneshot.data import Digits, ImageFolder, SearchDataModule, VisionData  # noqa: E402
 from oneshot.data.images import ImageSet  # noqa: E402
-from oneshot.files import write_atomically  # noqa: E402
-from oneshot.report import draw_curves, save_figure  # noqa: E402
-from oneshot.retrain import Retrain  # noqa: E402
-from oneshot.sharing import WeightSharingSearch  # noqa: E402
+from oneshot.engine.gradient import SingleLevelSearch  # noqa: E402
+from oneshot.engine.module import SearchModule  # noqa: E402
+from oneshot.engine.sharing import WeightSharingSearch  # noqa: E402
+from oneshot.report.curves import draw_curves  # noqa: E402
+from oneshot.report.style import save_figure  # noqa: E402
+from oneshot.storage.files import write_atomically  # noqa: E402
 from oneshot.supernets import (  # noqa: E402
     DARTSNetwork,
     DARTSSpace,
@@ -67,6 +68,7 @@ from oneshot.supernets import (  # noqa: E402
     SubnetConfig,
     reduced_space,
 )
+from oneshot.training.retrain import Retrain  # noqa: E402
 
 SPACES = ("nasbench201", "darts", "s1", "s2", "s3", "s4")
 

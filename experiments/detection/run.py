@@ -31,9 +31,9 @@ from matplotlib.patches import Rectangle  # noqa: E402
 from torch import Tensor  # noqa: E402
 from torchvision.ops import box_iou  # noqa: E402
 
-from oneshot.detection import faster_rcnn  # noqa: E402
-from oneshot.files import write_atomically  # noqa: E402
-from oneshot.report import save_figure  # noqa: E402
+from oneshot.deploy.detection import faster_rcnn  # noqa: E402
+from oneshot.report.style import save_figure  # noqa: E402
+from oneshot.storage.files import write_atomically  # noqa: E402
 from oneshot.supernets import NASNET_CELLS, PUBLISHED, DARTSNetwork, NASNetNetwork, NASNetSpace, Subnet  # noqa: E402
 from oneshot.supernets.base import count_parameters  # noqa: E402
 

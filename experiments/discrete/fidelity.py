@@ -28,8 +28,8 @@ from oneshot.discrete import (  # noqa: E402
     SuccessiveHalving,
     TabularEvaluator,
 )
-from oneshot.discrete.tables import nas_bench_201  # noqa: E402
-from oneshot.files import write_atomically  # noqa: E402
+from oneshot.discrete.evaluators.tables import nas_bench_201  # noqa: E402
+from oneshot.storage.files import write_atomically  # noqa: E402
 
 SHORT, FULL, SEEDS = 12, 192, 50
 BUDGETS = (10, 20, 40, 80)  # full trainings

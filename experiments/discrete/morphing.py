@@ -35,7 +35,7 @@ from compare import PackedCIFAR10, data_folder  # noqa: E402
 from matplotlib.axes import Axes  # noqa: E402
 from matplotlib.figure import Figure  # noqa: E402
 
-from oneshot.cost.counts import count  # noqa: E402
+from oneshot.cost.counting.network import count  # noqa: E402
 from oneshot.data import Digits, VisionData  # noqa: E402
 from oneshot.data.images import ImageSet  # noqa: E402
 from oneshot.discrete import (  # noqa: E402
@@ -51,12 +51,12 @@ from oneshot.discrete import (  # noqa: E402
     TrainingEvaluator,
     plain_graph,
 )
-from oneshot.discrete.morphism import NASH_OPERATORS  # noqa: E402
+from oneshot.discrete.graphs.morphism import NASH_OPERATORS  # noqa: E402
 from oneshot.discrete.study import Record  # noqa: E402
-from oneshot.evaluation import joined  # noqa: E402
-from oneshot.files import write_atomically  # noqa: E402
-from oneshot.fronts import hypervolume  # noqa: E402
-from oneshot.report import save_figure  # noqa: E402
+from oneshot.evaluation.images import joined  # noqa: E402
+from oneshot.fronts.pareto import hypervolume  # noqa: E402
+from oneshot.report.style import save_figure  # noqa: E402
+from oneshot.storage.files import write_atomically  # noqa: E402
 from oneshot.supernets import SubnetConfig  # noqa: E402
 
 FOLDER = Path(__file__).parent

@@ -26,9 +26,10 @@ from torch import Tensor
 
 from oneshot.data import Digits
 from oneshot.discrete import GraphNetwork, MorphismRecord, distil, morph, plain_graph, random_morphism
-from oneshot.discrete.morphism import EXACT_OPERATORS, prune, remove_layer, remove_skip, separate
-from oneshot.evaluation import recalibrate
-from oneshot.files import write_atomically
+from oneshot.discrete.graphs.approximate import prune, remove_layer, remove_skip, separate
+from oneshot.discrete.graphs.morphism import EXACT_OPERATORS
+from oneshot.evaluation.recalibration import recalibrate
+from oneshot.storage.files import write_atomically
 
 FOLDER = Path(__file__).parent
 APPROXIMATE: dict[str, Callable[[GraphNetwork], GraphNetwork]] = {

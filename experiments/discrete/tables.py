@@ -39,8 +39,8 @@ from oneshot.discrete import (  # noqa: E402
     TabularEvaluator,
     TournamentEvolution,
 )
-from oneshot.discrete.tables import accel_nasbench, nas_bench_201, nas_bench_macro  # noqa: E402
-from oneshot.files import write_atomically  # noqa: E402
+from oneshot.discrete.evaluators.tables import accel_nasbench, nas_bench_201, nas_bench_macro  # noqa: E402
+from oneshot.storage.files import write_atomically  # noqa: E402
 from oneshot.supernets import SearchSpace  # noqa: E402
 
 EVERY = 10  # queries between the points of a curve

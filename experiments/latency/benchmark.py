@@ -19,9 +19,9 @@ import numpy as np
 from tables import Table, accel_nasbench, fbnet, nasbench201
 
 from oneshot.cost import Agreement, CostModel, FewShot, fit_predictor, nonnegative_mixture
-from oneshot.cost.predictors import robust_additive, robust_pairwise
-from oneshot.files import write_atomically
-from oneshot.report import save_figure
+from oneshot.cost.learned.predictors import robust_additive, robust_pairwise
+from oneshot.report.style import save_figure
+from oneshot.storage.files import write_atomically
 
 HERE = Path(__file__).parent
 MEASUREMENTS, CANDIDATES, TRIM = 10, 1000, 0.1

@@ -12,8 +12,8 @@ import numpy as np
 from tables import Table, fbnet, nasbench201
 
 from oneshot.cost import LinearPredictor, count_candidates
-from oneshot.cost.predictors import robust_additive, robust_pairwise
-from oneshot.files import write_atomically
+from oneshot.cost.learned.predictors import robust_additive, robust_pairwise
+from oneshot.storage.files import write_atomically
 from oneshot.supernets import FBNetSupernet, NASBench201Supernet, OperationSupernet
 
 ROWS = {False: 5000, True: 2500}  # all of FBNet; plenty for the 405 coefficients of NAS-Bench-201

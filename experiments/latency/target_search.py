@@ -30,7 +30,7 @@ from compare import PackedCIFAR10  # noqa: E402
 import oneshot  # noqa: E402
 from oneshot.cost import CostPenalty, Device, LatencyTable, land  # noqa: E402
 from oneshot.data import SearchDataModule  # noqa: E402
-from oneshot.files import write_atomically  # noqa: E402
+from oneshot.storage.files import write_atomically  # noqa: E402
 from oneshot.supernets import FBNetSupernet  # noqa: E402
 
 

@@ -30,8 +30,9 @@ import oneshot
 from oneshot.callbacks import ParetoExport
 from oneshot.cost import Device, LatencyTable, measure, measure_latencies
 from oneshot.data import Digits
-from oneshot.evaluation import decode_images, recalibrate
-from oneshot.files import write_atomically
+from oneshot.evaluation.images import decode_images
+from oneshot.evaluation.recalibration import recalibrate
+from oneshot.storage.files import write_atomically
 from oneshot.supernets import NASBenchMacroSupernet
 from oneshot.supernets.base import Subnet
 

@@ -32,9 +32,9 @@ from scipy.stats import kendalltau  # noqa: E402
 
 import oneshot  # noqa: E402
 from oneshot.cost import count_candidates  # noqa: E402
-from oneshot.evaluation import decode_images  # noqa: E402
-from oneshot.files import write_atomically  # noqa: E402
+from oneshot.evaluation.images import decode_images  # noqa: E402
 from oneshot.nat.evaluators import SupernetEvaluator  # noqa: E402
+from oneshot.storage.files import write_atomically  # noqa: E402
 from oneshot.supernets import NASBenchMacroSpace, NASBenchMacroSupernet, SubnetConfig  # noqa: E402
 
 METHODS = {"bignas": oneshot.BigNAS, "alphanet": oneshot.AlphaNet, "fairnas": oneshot.FairNAS}

@@ -29,10 +29,10 @@ sys.path.insert(0, str(HERE.parents[1]))
 import numpy as np  # noqa: E402
 import torch  # noqa: E402
 
-from oneshot.cost.predictors import one_hot  # noqa: E402
-from oneshot.fronts import hypervolume, igd_plus, non_dominated  # noqa: E402
+from oneshot.fronts.pareto import hypervolume, igd_plus, non_dominated  # noqa: E402
 from oneshot.nat import Objective, ParetoSearch, evolve  # noqa: E402
 from oneshot.nat.archive import keys  # noqa: E402
+from oneshot.regression.encoding import one_hot  # noqa: E402
 from oneshot.supernets import Choice, NASBench201Space, NASBenchMacroSpace, SearchSpace  # noqa: E402
 from oneshot.supernets.nasbenchmacro import DEPTHS  # noqa: E402
 

@@ -23,10 +23,10 @@ import pytorch_lightning as pl
 import torch
 
 from oneshot.data.text import TextData, TextSearchData
-from oneshot.language import RetrainLanguage
 from oneshot.methods.darts import DARTS
 from oneshot.supernets.base import count_parameters
 from oneshot.supernets.recurrent import LanguageModel, LSTMLanguageModel, RecurrentSupernet
+from oneshot.training.language import RetrainLanguage
 
 SIZE = 64
 DROPOUT = {"dropout_words": 0.0, "dropout_embedding": 0.2, "dropout_hidden": 0.2, "dropout_output": 0.3}

@@ -32,11 +32,12 @@ import torch  # noqa: E402
 
 from oneshot.cost import count  # noqa: E402
 from oneshot.data import SearchDataModule, Shapes  # noqa: E402
-from oneshot.files import write_atomically  # noqa: E402
 from oneshot.methods.darts import DARTS  # noqa: E402
-from oneshot.report import draw_segmentations, save_figure  # noqa: E402
-from oneshot.retrain import Retrain  # noqa: E402
+from oneshot.report.segmentation import draw_segmentations  # noqa: E402
+from oneshot.report.style import save_figure  # noqa: E402
+from oneshot.storage.files import write_atomically  # noqa: E402
 from oneshot.supernets import SegmentationNetwork, SegmentationSupernet, segmentation_space  # noqa: E402
+from oneshot.training.retrain import Retrain  # noqa: E402
 
 SIZE: dict[str, Any] = {"layers_per_stage": 2, "width": 0.5, "num_classes": 4, "image_size": 64}
 SPACE = segmentation_space(layers_per_stage=SIZE["layers_per_stage"])

@@ -7,41 +7,42 @@ from typing import TYPE_CHECKING
 from oneshot.supernets._lazy import lazy
 
 if TYPE_CHECKING:
-    from .agreement import Agreement as Agreement
-    from .candidates import Counted as Counted
-    from .candidates import count_candidates as count_candidates
-    from .conditional import ConditionalCost as ConditionalCost
-    from .counts import Counts as Counts
-    from .counts import count as count
-    from .few_shot import FewShot as FewShot
-    from .few_shot import TransferredCost as TransferredCost
-    from .few_shot import bundled_sources as bundled_sources
-    from .few_shot import measured_cost as measured_cost
-    from .few_shot import nonnegative_mixture as nonnegative_mixture
-    from .few_shot import transferred_cost as transferred_cost
-    from .joint import PeakCost as PeakCost
-    from .joint import Segment as Segment
-    from .landing import Landing as Landing
-    from .landing import land as land
-    from .measurement import measure as measure
-    from .measurement import measure_latencies as measure_latencies
-    from .measurement import measure_samples as measure_samples
+    from oneshot.regression.scores import Agreement as Agreement
+
+    from .counting.candidates import Counted as Counted
+    from .counting.candidates import count_candidates as count_candidates
+    from .counting.elastic import ConditionalCost as ConditionalCost
+    from .counting.network import Counts as Counts
+    from .counting.network import count as count
+    from .counting.peak import PeakCost as PeakCost
+    from .counting.peak import Segment as Segment
+    from .latency.device import Device as Device
+    from .latency.device import Target as Target
+    from .latency.measure import measure as measure
+    from .latency.measure import measure_latencies as measure_latencies
+    from .latency.measure import measure_samples as measure_samples
+    from .latency.meet_target import Landing as Landing
+    from .latency.meet_target import land as land
+    from .latency.samples import read_csv as read_csv
+    from .latency.samples import read_record as read_record
+    from .latency.samples import write_csv as write_csv
+    from .latency.table import LatencyTable as LatencyTable
+    from .latency.verify import Verification as Verification
+    from .latency.verify import verify as verify
+    from .learned.few_shot import FewShot as FewShot
+    from .learned.few_shot import TransferredCost as TransferredCost
+    from .learned.few_shot import bundled_sources as bundled_sources
+    from .learned.few_shot import measured_cost as measured_cost
+    from .learned.few_shot import nonnegative_mixture as nonnegative_mixture
+    from .learned.few_shot import transferred_cost as transferred_cost
+    from .learned.predictors import LinearPredictor as LinearPredictor
+    from .learned.predictors import Predictor as Predictor
+    from .learned.predictors import ResolutionPredictor as ResolutionPredictor
+    from .learned.predictors import fit_predictor as fit_predictor
     from .model import AdditiveCost as AdditiveCost
     from .model import CostModel as CostModel
     from .penalty import CostPenalty as CostPenalty
-    from .predictors import LinearPredictor as LinearPredictor
-    from .predictors import Predictor as Predictor
-    from .predictors import ResolutionPredictor as ResolutionPredictor
-    from .predictors import fit_predictor as fit_predictor
     from .record import Record as Record
     from .record import describe_supernet as describe_supernet
-    from .samples import read_csv as read_csv
-    from .samples import read_record as read_record
-    from .samples import write_csv as write_csv
-    from .table import LatencyTable as LatencyTable
-    from .target import Device as Device
-    from .target import Target as Target
-    from .verification import Verification as Verification
-    from .verification import verify as verify
 
 __getattr__, __dir__, __all__ = lazy(__name__)

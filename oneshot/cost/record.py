@@ -13,11 +13,11 @@ from typing import Any
 
 import torch
 
-from oneshot.class_paths import public_path, stable_name
+from oneshot.storage.class_paths import public_path, stable_name
 from oneshot.supernets.base import Subnet, Supernet
 from oneshot.supernets.space import SearchSpace
 
-from .counts import count
+from .counting.network import count
 
 SAMPLES = 3  # networks that are looked at: what they have in common are the settings of all
 FOR_TRAINING = ("dropout", "drop_path", "auxiliary")  # how arguments begin that change no network in eval mode

@@ -16,7 +16,7 @@ from torch import Tensor
 from torch.nn import functional as F
 from torch.utils.data import DataLoader
 
-from oneshot.batches import check_labels
+from oneshot.training.batches import check_labels
 
 from .images import (
     Augmentation,

@@ -7,27 +7,30 @@ from typing import TYPE_CHECKING
 from oneshot.supernets._lazy import lazy
 
 if TYPE_CHECKING:
-    from .benchmarks import NASBench301Evaluator as NASBench301Evaluator
-    from .benchmarks import nas_bench_101 as nas_bench_101
-    from .benchmarks import nas_bench_201_file as nas_bench_201_file
-    from .benchmarks import nats_bench as nats_bench
+    from oneshot.storage.journal import EventLog as EventLog
+
     from .enas import ENAS as ENAS
-    from .encoding import GraphSpace as GraphSpace
-    from .graph import GraphNetwork as GraphNetwork
-    from .graph import NetworkGraph as NetworkGraph
-    from .graph import Node as Node
-    from .graph import plain_graph as plain_graph
-    from .inherited import SupernetEvaluator as SupernetEvaluator
-    from .log import EventLog as EventLog
-    from .morphism import APPROXIMATE_OPERATORS as APPROXIMATE_OPERATORS
-    from .morphism import EXACT_OPERATORS as EXACT_OPERATORS
-    from .morphism import LEMONADE_OPERATORS as LEMONADE_OPERATORS
-    from .morphism import NASH_OPERATORS as NASH_OPERATORS
-    from .morphism import MorphismRecord as MorphismRecord
-    from .morphism import distil as distil
-    from .morphism import morph as morph
-    from .morphism import random_morphism as random_morphism
-    from .morphism import replay as replay
+    from .evaluators.benchmarks import NASBench301Evaluator as NASBench301Evaluator
+    from .evaluators.benchmarks import nas_bench_101 as nas_bench_101
+    from .evaluators.benchmarks import nas_bench_201_file as nas_bench_201_file
+    from .evaluators.benchmarks import nats_bench as nats_bench
+    from .evaluators.inherited import SupernetEvaluator as SupernetEvaluator
+    from .evaluators.tables import TabularEvaluator as TabularEvaluator
+    from .evaluators.training import TrainingEvaluator as TrainingEvaluator
+    from .graphs.approximate import distil as distil
+    from .graphs.encoding import GraphSpace as GraphSpace
+    from .graphs.graph import NetworkGraph as NetworkGraph
+    from .graphs.graph import Node as Node
+    from .graphs.graph import plain_graph as plain_graph
+    from .graphs.morphism import APPROXIMATE_OPERATORS as APPROXIMATE_OPERATORS
+    from .graphs.morphism import EXACT_OPERATORS as EXACT_OPERATORS
+    from .graphs.morphism import LEMONADE_OPERATORS as LEMONADE_OPERATORS
+    from .graphs.morphism import NASH_OPERATORS as NASH_OPERATORS
+    from .graphs.morphism import MorphismRecord as MorphismRecord
+    from .graphs.morphism import morph as morph
+    from .graphs.morphism import random_morphism as random_morphism
+    from .graphs.morphism import replay as replay
+    from .graphs.network import GraphNetwork as GraphNetwork
     from .protocol import Evaluator as Evaluator
     from .protocol import Proposal as Proposal
     from .protocol import Result as Result
@@ -60,7 +63,5 @@ if TYPE_CHECKING:
     from .strategies.tournament_evolution import TournamentEvolution as TournamentEvolution
     from .study import Objective as Objective
     from .study import Study as Study
-    from .tables import TabularEvaluator as TabularEvaluator
-    from .training import TrainingEvaluator as TrainingEvaluator
 
 __getattr__, __dir__, __all__ = lazy(__name__)

@@ -13,8 +13,9 @@ from pytorch_lightning.core.optimizer import LightningOptimizer
 from torch import Tensor
 from torch.nn.parallel import DistributedDataParallel
 
-from oneshot.evaluation import evaluate_configs, shuffled
-from oneshot.sharing import WeightSharingSearch, draw_operating, over_processes
+from oneshot.engine.sharing import WeightSharingSearch, draw_operating, over_processes
+from oneshot.evaluation.accuracy import evaluate_configs
+from oneshot.evaluation.images import shuffled
 from oneshot.supernets.base import Supernet
 from oneshot.supernets.space import SubnetConfig
 
@@ -28,7 +29,7 @@ class ENAS(WeightSharingSearch):
     Every step trains one path that the controller draws. After every epoch the weights rest, and the controller takes
     ``updates`` steps of REINFORCE; the reward is the accuracy on a held-out batch in the statistics of that batch, the
     baseline an average of the rewards before. At the end ``candidates`` architectures are drawn from the controller and
-    compared as in :class:`~oneshot.sharing.WeightSharingSearch`; the best is derived (section 2.2).
+    compared as in :class:`~oneshot.engine.sharing.WeightSharingSearch`; the best is derived (section 2.2).
 
     Defaults of the controller are those of the authors' search for CNN cells (melodyguan/enas): one layer of 64 units,
     logits bounded to 1.1, no temperature, Adam with 0.0035, 30 updates of 10 architectures, entropy 0.0001, a baseline
@@ -49,7 +50,7 @@ class ENAS(WeightSharingSearch):
         temperature: See :class:`~oneshot.discrete.strategies.controller.Controller`.
         tanh: Likewise.
         candidates: Architectures drawn at the end.
-        **kwargs: See :class:`~oneshot.sharing.WeightSharingSearch`.
+        **kwargs: See :class:`~oneshot.engine.sharing.WeightSharingSearch`.
 
     Raises:
         ValueError: If a number is out of its range.

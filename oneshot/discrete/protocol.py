@@ -37,7 +37,7 @@ class Proposal:
         number: Counts the proposals of a study, from 0.
         config: The architecture.
         parent: Number of the evaluation whose weights this one begins with.
-        trace: How the network is made from its parent's, JSON-able; see ``oneshot.discrete.morphism``.
+        trace: How the network is made from its parent's, JSON-able; see ``oneshot.discrete.graphs.morphism``.
         fidelity: How thorough the evaluation is, in the units of the evaluator (epochs in all); None is its full one.
         trained: Fidelity at which the weights it begins with were trained; 0 for none.
     """

@@ -17,13 +17,13 @@ import numpy as np
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
-from oneshot.faults import MachineFaultError, Patience
-from oneshot.fronts import Floats, non_dominated
-from oneshot.interrupts import uninterrupted
+from oneshot.fronts.pareto import Floats, non_dominated
+from oneshot.storage.faults import MachineFaultError, Patience
+from oneshot.storage.interrupts import uninterrupted
+from oneshot.storage.journal import ADVICE, Asked, Event, EventLog, Header, checked_event
 from oneshot.supernets.json_files import checked
 from oneshot.supernets.space import SubnetConfig, check_space, describe_space
 
-from .log import ADVICE, Asked, Event, EventLog, Header, checked_event
 from .protocol import Evaluator, Proposal, Result, SearchStrategy
 from .workers import Answer, InProcess, Pool, Processes, RayPool
 
@@ -127,9 +127,9 @@ class Study:
 
     Evaluations that raise, return NaN, take too long or lose their process are tried again, and then recorded as
     failures, which the strategy is told. Those that the machine is to blame for, because its disk is full for example
-    (:func:`~oneshot.faults.machine_fault`), are no failures: the study says so, waits and evaluates them again; if that
-    does not help within two minutes, it stops where it is. That time is not counted. An evaluation that needs more
-    memory than there is has failed.
+    (:func:`~oneshot.storage.faults.machine_fault`), are no failures: the study says so, waits and evaluates them again;
+    if that does not help within two minutes, it stops where it is. That time is not counted. An evaluation that needs
+    more memory than there is has failed.
 
     Args:
         strategy: What proposes; a new one, even where the study goes on.

@@ -18,9 +18,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from oneshot.cluster import GONE, check_room, check_there, connect, wait_for
-from oneshot.faults import machine_fault
-from oneshot.interrupts import interruption
+from oneshot.parallel.ray import GONE, check_room, check_there, connect, wait_for
+from oneshot.storage.faults import machine_fault
+from oneshot.storage.interrupts import interruption
 
 from .protocol import Evaluator, Proposal
 

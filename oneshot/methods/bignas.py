@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from oneshot.sandwich import SandwichSearch
+from oneshot.engine.sandwich import SandwichSearch
 from oneshot.supernets.base import Supernet
 
 
@@ -17,7 +17,7 @@ class BigNAS(SandwichSearch):
 
     Args:
         supernet: Any supernet, elastic or of operation choices.
-        **kwargs: See :class:`~oneshot.sandwich.SandwichSearch`.
+        **kwargs: See :class:`~oneshot.engine.sandwich.SandwichSearch`.
 
     Example:
         >>> from oneshot.supernets import NASBenchMacroSupernet

@@ -6,8 +6,9 @@ from typing import Any, Literal
 
 from torch import Tensor
 
-from oneshot.base import Batch, BilevelSearch
-from oneshot.samplers import SoftmaxSampler
+from oneshot.engine.gradient import BilevelSearch
+from oneshot.engine.module import Batch
+from oneshot.engine.samplers import SoftmaxSampler
 from oneshot.supernets.base import OperationSupernet
 
 
@@ -22,7 +23,7 @@ class DARTS(BilevelSearch):
         order: 1 takes the weights as they are, 2 looks one weight step ahead (equations 7 and 8), at about three times
             the cost of a step.
         epsilon: Length of the finite difference of the second order.
-        **kwargs: See :class:`~oneshot.base.BilevelSearch`.
+        **kwargs: See :class:`~oneshot.engine.gradient.BilevelSearch`.
 
     Raises:
         ValueError: If ``order`` is neither 1 nor 2.

@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from oneshot.base import BilevelSearch
-from oneshot.samplers import Sampler, SoftmaxSampler
+from oneshot.engine.gradient import BilevelSearch
+from oneshot.engine.samplers import Sampler, SoftmaxSampler
 from oneshot.supernets.base import OperationSupernet, batch_statistics
 from oneshot.supernets.darts import DARTSSpace
 from oneshot.supernets.space import NONE, SearchSpace, SubnetConfig
@@ -97,7 +97,7 @@ class DARTSPT(BilevelSearch):
         fixed_alphas: The alphas stay as they are, near 0: the paper's "blank" supernet (section 4.3).
         metric: What a supernet is worse by; ``"loss"`` also decides between candidates of equal accuracy.
         batches: Batches of the architecture stream decisions are made on, always the same; ``None`` takes all.
-        **kwargs: See :class:`~oneshot.base.GradientSearch`.
+        **kwargs: See :class:`~oneshot.engine.gradient.GradientSearch`.
 
     Raises:
         ValueError: If a number is out of its range, or the space forbids a candidate in every row; at the start of

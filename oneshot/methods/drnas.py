@@ -10,8 +10,8 @@ from torch import Tensor
 from torch.distributions import Dirichlet, kl_divergence
 from torch.nn import functional as F
 
-from oneshot.base import BilevelSearch
-from oneshot.samplers import Sampler
+from oneshot.engine.gradient import BilevelSearch
+from oneshot.engine.samplers import Sampler
 from oneshot.supernets.base import OperationSupernet
 
 
@@ -42,7 +42,7 @@ class DrNAS(BilevelSearch):
         supernet: The supernet of any space of operation choices.
         regularizer: Distance from the uniform distribution.
         regularizer_weight: Its weight. The authors' 1e-3 is for ``"l2"``.
-        **kwargs: See :class:`~oneshot.base.GradientSearch`, without ``arch_weight_decay``, which ``"l2"`` is.
+        **kwargs: See :class:`~oneshot.engine.gradient.GradientSearch`; no ``arch_weight_decay``, which ``"l2"`` is.
 
     Raises:
         ValueError: If the regularizer is unknown or its weight negative.

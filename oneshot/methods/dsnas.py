@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from oneshot.base import SingleLevelSearch
-from oneshot.samplers import OneHotSampler, draw_one_hot
+from oneshot.engine.gradient import SingleLevelSearch
+from oneshot.engine.samplers import OneHotSampler, draw_one_hot
 from oneshot.supernets.base import OperationSupernet
 from oneshot.supernets.space import SearchSpace
 
@@ -68,13 +68,13 @@ class DSNAS(SingleLevelSearch):
     Args:
         supernet: The supernet of any space of operation choices.
         settle_margin: Difference of probabilities that settles a row; 1 never does.
-        alpha_std: See :class:`~oneshot.base.SearchModule`.
-        weight_lr: See :class:`~oneshot.base.GradientSearch`.
-        weight_lr_min: See :class:`~oneshot.base.GradientSearch`.
-        weight_decay: See :class:`~oneshot.base.GradientSearch`.
-        arch_lr: See :class:`~oneshot.base.GradientSearch`.
-        arch_weight_decay: See :class:`~oneshot.base.GradientSearch`.
-        **kwargs: See :class:`~oneshot.base.GradientSearch`.
+        alpha_std: See :class:`~oneshot.engine.module.SearchModule`.
+        weight_lr: See :class:`~oneshot.engine.gradient.GradientSearch`.
+        weight_lr_min: See :class:`~oneshot.engine.gradient.GradientSearch`.
+        weight_decay: See :class:`~oneshot.engine.gradient.GradientSearch`.
+        arch_lr: See :class:`~oneshot.engine.gradient.GradientSearch`.
+        arch_weight_decay: See :class:`~oneshot.engine.gradient.GradientSearch`.
+        **kwargs: See :class:`~oneshot.engine.gradient.GradientSearch`.
 
     Raises:
         ValueError: If the margin is no difference of probabilities.

@@ -8,9 +8,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from oneshot.base import BilevelSearch
+from oneshot.engine.gradient import BilevelSearch
+from oneshot.engine.samplers import Sampler
 from oneshot.functional import in_32_bits
-from oneshot.samplers import Sampler
 from oneshot.supernets.base import OperationSupernet
 from oneshot.supernets.space import NONE, SubnetConfig
 
@@ -47,11 +47,11 @@ class FairDARTS(BilevelSearch):
         supernet: The supernet of any space of operation choices.
         zero_one_weight: Weight of the zero-one loss.
         threshold: Smallest weight of a candidate that stays.
-        alpha_std: See :class:`~oneshot.base.SearchModule`.
-        weight_lr: See :class:`~oneshot.base.GradientSearch`.
-        arch_lr: See :class:`~oneshot.base.GradientSearch`.
-        arch_betas: See :class:`~oneshot.base.GradientSearch`.
-        **kwargs: See :class:`~oneshot.base.GradientSearch`.
+        alpha_std: See :class:`~oneshot.engine.module.SearchModule`.
+        weight_lr: See :class:`~oneshot.engine.gradient.GradientSearch`.
+        arch_lr: See :class:`~oneshot.engine.gradient.GradientSearch`.
+        arch_betas: See :class:`~oneshot.engine.gradient.GradientSearch`.
+        **kwargs: See :class:`~oneshot.engine.gradient.GradientSearch`.
 
     Raises:
         ValueError: If the weight is negative, the threshold no probability, or a row has no candidate but ``none``.

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from oneshot.engine.sharing import WeightSharingSearch
 from oneshot.functional import fair_paths
-from oneshot.sharing import WeightSharingSearch
 from oneshot.supernets.base import OperationSupernet
 from oneshot.supernets.space import SubnetConfig
 
@@ -23,11 +23,11 @@ class FairNAS(WeightSharingSearch):
 
     The search of the paper, an evolution with several objectives, is left out: the best of the architectures that are
     drawn at the end is derived. The authors published no search code; learning rates and the like are those of
-    :class:`~oneshot.base.SupernetTraining`, not the paper's for ImageNet.
+    :class:`~oneshot.engine.supernet_training.SupernetTraining`, not the paper's for ImageNet.
 
     Args:
         supernet: The supernet of any space of operation choices.
-        **kwargs: See :class:`~oneshot.sharing.WeightSharingSearch`.
+        **kwargs: See :class:`~oneshot.engine.sharing.WeightSharingSearch`.
 
     Raises:
         ValueError: If the rules of the space forbid that every row holds a candidate.

@@ -7,10 +7,10 @@ from typing import Any
 
 import numpy as np
 
-from oneshot.base import BilevelSearch
 from oneshot.cost import CostPenalty
+from oneshot.engine.gradient import BilevelSearch
+from oneshot.engine.samplers import GumbelSoftmaxSampler
 from oneshot.functional import in_32_bits, is_temperature
-from oneshot.samplers import GumbelSoftmaxSampler
 from oneshot.supernets.base import OperationSupernet
 from oneshot.supernets.space import SubnetConfig
 
@@ -54,14 +54,14 @@ class FBNet(BilevelSearch):
         penalty: What an architecture costs and how that counts.
         temperature: At the first epoch.
         temperature_rate: Rate of its exponential decay, per epoch.
-        weight_lr: See :class:`~oneshot.base.GradientSearch`.
-        weight_lr_min: See :class:`~oneshot.base.GradientSearch`.
-        weight_decay: See :class:`~oneshot.base.GradientSearch`.
-        arch_lr: See :class:`~oneshot.base.GradientSearch`.
-        arch_betas: See :class:`~oneshot.base.GradientSearch`.
-        arch_weight_decay: See :class:`~oneshot.base.GradientSearch`.
-        arch_warmup_epochs: See :class:`~oneshot.base.GradientSearch`.
-        **kwargs: See :class:`~oneshot.base.GradientSearch`.
+        weight_lr: See :class:`~oneshot.engine.gradient.GradientSearch`.
+        weight_lr_min: See :class:`~oneshot.engine.gradient.GradientSearch`.
+        weight_decay: See :class:`~oneshot.engine.gradient.GradientSearch`.
+        arch_lr: See :class:`~oneshot.engine.gradient.GradientSearch`.
+        arch_betas: See :class:`~oneshot.engine.gradient.GradientSearch`.
+        arch_weight_decay: See :class:`~oneshot.engine.gradient.GradientSearch`.
+        arch_warmup_epochs: See :class:`~oneshot.engine.gradient.GradientSearch`.
+        **kwargs: See :class:`~oneshot.engine.gradient.GradientSearch`.
 
     Example:
         >>> from oneshot.supernets import NASBench201Supernet

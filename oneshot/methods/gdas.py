@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from oneshot.base import BilevelSearch
-from oneshot.samplers import StraightThroughSampler
+from oneshot.engine.gradient import BilevelSearch
+from oneshot.engine.samplers import StraightThroughSampler
 from oneshot.supernets.base import OperationSupernet
 
 
@@ -21,9 +21,9 @@ class GDAS(BilevelSearch):
     Args:
         supernet: The supernet of any space of operation choices.
         temperature: At the first epoch and at the last; falls in a straight line.
-        weight_decay: See :class:`~oneshot.base.GradientSearch`.
-        weight_nesterov: See :class:`~oneshot.base.GradientSearch`.
-        **kwargs: See :class:`~oneshot.base.GradientSearch`.
+        weight_decay: See :class:`~oneshot.engine.gradient.GradientSearch`.
+        weight_nesterov: See :class:`~oneshot.engine.gradient.GradientSearch`.
+        **kwargs: See :class:`~oneshot.engine.gradient.GradientSearch`.
 
     Raises:
         ValueError: If a temperature is not above 0, or so near to it that a softmax is NaN.

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from oneshot.sandwich import Phase, SandwichSearch
+from oneshot.engine.sandwich import Phase, SandwichSearch
 from oneshot.supernets.base import Subnet, Supernet, batch_statistics
 from oneshot.supernets.elastic import ElasticSupernet, resized, sort_channels
 from oneshot.supernets.space import NONE, Candidate, SearchSpace, SubnetConfig
@@ -35,7 +35,7 @@ class OnceForAll(SandwichSearch):
             and expansions; what is left of the fit trains the whole space.
         fixed_teacher: Whether, from the second phase on, a copy of the largest network from its beginning teaches at
             the largest resolution, and the largest network is trained no more than others.
-        **kwargs: See :class:`~oneshot.sandwich.SandwichSearch`.
+        **kwargs: See :class:`~oneshot.engine.sandwich.SandwichSearch`.
 
     Raises:
         ValueError: If the space has no such blocks, there are not four numbers of epochs, or a fixed teacher has nobody

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from oneshot.base import BilevelSearch
-from oneshot.samplers import EdgeNormalization, SoftmaxSampler
+from oneshot.engine.gradient import BilevelSearch
+from oneshot.engine.samplers import EdgeNormalization, SoftmaxSampler
 from oneshot.supernets.base import OperationSupernet
 
 
@@ -21,11 +21,11 @@ class PCDARTS(BilevelSearch):
 
     Args:
         supernet: A supernet with ``partial_channels`` of 2 or more, whose nodes read several edges.
-        weight_lr: See :class:`~oneshot.base.GradientSearch`.
-        weight_lr_min: See :class:`~oneshot.base.GradientSearch`.
-        arch_lr: See :class:`~oneshot.base.GradientSearch`.
-        arch_warmup_epochs: See :class:`~oneshot.base.GradientSearch`.
-        **kwargs: See :class:`~oneshot.base.GradientSearch`.
+        weight_lr: See :class:`~oneshot.engine.gradient.GradientSearch`.
+        weight_lr_min: See :class:`~oneshot.engine.gradient.GradientSearch`.
+        arch_lr: See :class:`~oneshot.engine.gradient.GradientSearch`.
+        arch_warmup_epochs: See :class:`~oneshot.engine.gradient.GradientSearch`.
+        **kwargs: See :class:`~oneshot.engine.gradient.GradientSearch`.
 
     Raises:
         ValueError: If the supernet reads all channels, or its space has no nodes with several edges.

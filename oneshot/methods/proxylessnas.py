@@ -7,13 +7,14 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from oneshot.base import Batch, BilevelSearch
 from oneshot.cost import CostModel, CostPenalty
 from oneshot.cost.record import check_doubts
-from oneshot.samplers import OneHotSampler, gumbel_like
+from oneshot.engine.gradient import BilevelSearch
+from oneshot.engine.module import Batch
+from oneshot.engine.samplers import OneHotSampler, gumbel_like
 from oneshot.supernets.base import OperationSupernet
 from oneshot.supernets.mixed_op import Path
-from oneshot.tasks import IGNORED
+from oneshot.training.tasks import IGNORED
 
 
 class Reward(nn.Module):
@@ -107,17 +108,17 @@ class ProxylessNAS(BilevelSearch):
         supernet: The supernet of any space of operation choices.
         gradient: How the alphas get theirs, from two paths or from rewards.
         reward: What a network earns; with ``"reinforce"`` only, where its accuracy is the default.
-        penalty: See :class:`~oneshot.base.GradientSearch`; with ``"two_path"`` only.
-        weight_lr_min: See :class:`~oneshot.base.GradientSearch`.
-        weight_decay: See :class:`~oneshot.base.GradientSearch`.
-        weight_nesterov: See :class:`~oneshot.base.GradientSearch`.
-        arch_lr: See :class:`~oneshot.base.GradientSearch`.
-        arch_betas: See :class:`~oneshot.base.GradientSearch`. With a first beta above 0, candidates that were not drawn
-            move along with what they remember.
-        arch_weight_decay: See :class:`~oneshot.base.GradientSearch`.
-        arch_warmup_epochs: See :class:`~oneshot.base.GradientSearch`.
-        arch_every: See :class:`~oneshot.base.GradientSearch`.
-        **kwargs: See :class:`~oneshot.base.GradientSearch`.
+        penalty: See :class:`~oneshot.engine.gradient.GradientSearch`; with ``"two_path"`` only.
+        weight_lr_min: See :class:`~oneshot.engine.gradient.GradientSearch`.
+        weight_decay: See :class:`~oneshot.engine.gradient.GradientSearch`.
+        weight_nesterov: See :class:`~oneshot.engine.gradient.GradientSearch`.
+        arch_lr: See :class:`~oneshot.engine.gradient.GradientSearch`.
+        arch_betas: See :class:`~oneshot.engine.gradient.GradientSearch`. With a first beta above 0, candidates that
+            were not drawn move along with what they remember.
+        arch_weight_decay: See :class:`~oneshot.engine.gradient.GradientSearch`.
+        arch_warmup_epochs: See :class:`~oneshot.engine.gradient.GradientSearch`.
+        arch_every: See :class:`~oneshot.engine.gradient.GradientSearch`.
+        **kwargs: See :class:`~oneshot.engine.gradient.GradientSearch`.
 
     Raises:
         ValueError: If the gradient is unknown, costs are in the wrong place, or those of a reward are of another space.

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from oneshot.sharing import WeightSharingSearch
+from oneshot.engine.sharing import WeightSharingSearch
 from oneshot.supernets.base import Supernet
 from oneshot.supernets.space import SubnetConfig
 
@@ -23,8 +23,8 @@ class RandomSharing(WeightSharingSearch):
 
     Args:
         supernet: The supernet of any space.
-        grad_clip: See :class:`~oneshot.base.SupernetTraining`.
-        **kwargs: See :class:`~oneshot.sharing.WeightSharingSearch`.
+        grad_clip: See :class:`~oneshot.engine.supernet_training.SupernetTraining`.
+        **kwargs: See :class:`~oneshot.engine.sharing.WeightSharingSearch`.
 
     Example:
         >>> from oneshot.supernets import NASBench201Supernet

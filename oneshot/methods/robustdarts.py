@@ -8,9 +8,10 @@ from typing import Any, Literal, get_args
 import torch
 from torch import Tensor
 
-from oneshot.base import Batch, BilevelSearch
+from oneshot.engine.gradient import BilevelSearch
+from oneshot.engine.module import Batch
+from oneshot.engine.samplers import SoftmaxSampler
 from oneshot.functional import largest_eigenvalue, sharpening_since
-from oneshot.samplers import SoftmaxSampler
 from oneshot.supernets.base import OperationSupernet, batch_statistics
 from oneshot.supernets.space import SubnetConfig
 
@@ -54,7 +55,7 @@ class RobustDARTS(BilevelSearch):
         max_weight_decay: Largest weight decay of ``"adapt"``.
         batches: Batches of the architecture stream the Hessian is averaged over, as large as those of the search. All
             of them are in memory at once, with their graphs, also under ``gradient_checkpointing``.
-        **kwargs: See :class:`~oneshot.base.GradientSearch`.
+        **kwargs: See :class:`~oneshot.engine.gradient.GradientSearch`.
 
     Attributes:
         measurements: Epochs and eigenvalues, in order; without the epochs that were gone back behind.

@@ -8,9 +8,9 @@ from typing import Any, Literal, get_args
 import torch
 from torch import Tensor
 
-from oneshot.base import BilevelSearch
+from oneshot.engine.gradient import BilevelSearch
+from oneshot.engine.samplers import Perturbation, SoftmaxSampler
 from oneshot.functional import clip_to_simplex, worst_weights
-from oneshot.samplers import Perturbation, SoftmaxSampler
 from oneshot.supernets.base import OperationSupernet
 
 Attack = Literal["random", "adversarial"]
@@ -102,7 +102,7 @@ class SmoothDARTS(BilevelSearch):
         attack: ``"random"`` is SDARTS-RS, ``"adversarial"`` SDARTS-ADV, better in the paper and several times slower.
         epsilon: Size of the perturbation in the first epoch, and what it grows to.
         steps: Gradient steps of the adversary.
-        **kwargs: See :class:`~oneshot.base.GradientSearch`.
+        **kwargs: See :class:`~oneshot.engine.gradient.GradientSearch`.
 
     Raises:
         ValueError: If the attack is neither of both, or a number is out of range.

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from oneshot.base import SingleLevelSearch
-from oneshot.samplers import GumbelSoftmaxSampler
+from oneshot.engine.gradient import SingleLevelSearch
+from oneshot.engine.samplers import GumbelSoftmaxSampler
 from oneshot.supernets.base import OperationSupernet
 
 
@@ -21,8 +21,8 @@ class SNAS(SingleLevelSearch):
     Args:
         supernet: The supernet of any space of operation choices.
         temperature: At the first epoch and at the last; falls in a straight line.
-        drop_path: See :class:`~oneshot.base.GradientSearch`.
-        **kwargs: See :class:`~oneshot.base.GradientSearch`.
+        drop_path: See :class:`~oneshot.engine.gradient.GradientSearch`.
+        **kwargs: See :class:`~oneshot.engine.gradient.GradientSearch`.
 
     Raises:
         ValueError: If a temperature is not above 0, or so near to it that a softmax is NaN.

@@ -15,15 +15,16 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from oneshot.batches import check_batch
-from oneshot.cluster import check_room, connect, wait_for
-from oneshot.evaluation import fitted, inherited_error
-from oneshot.files import Outbox, append
+from oneshot.evaluation.accuracy import inherited_error
+from oneshot.evaluation.images import fitted
+from oneshot.parallel.ray import check_room, connect, wait_for
+from oneshot.storage.files import Outbox, append
 from oneshot.supernets.base import Supernet
 from oneshot.supernets.elastic import ElasticSupernet
 from oneshot.supernets.json_files import checked, parse_json, read_content
 from oneshot.supernets.space import SubnetConfig
-from oneshot.tasks import IGNORED
+from oneshot.training.batches import check_batch
+from oneshot.training.tasks import IGNORED
 
 Done = Callable[[SubnetConfig, float], None]  # told of every error as soon as it is known
 
@@ -48,8 +49,9 @@ class SupernetEvaluator(Evaluator):
     """Validation error with inherited weights, after batch normalisation was calibrated for each architecture.
 
     Images are held in memory as they come, decoded and normalised, and resized once for all architectures of one
-    resolution, where the space has resolutions; other inputs stay as they are (:func:`~oneshot.evaluation.fitted`).
-    Nothing of the supernet changes. A network whose output is not finite has failed.
+    resolution, where the space has resolutions; other inputs stay as they are
+    (:func:`~oneshot.evaluation.images.fitted`). Nothing of the supernet changes. A network whose output is not finite
+    has failed.
 
     Args:
         supernet: Shared weights; on the device where it is when asked.

@@ -10,7 +10,7 @@ from typing import Any, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
-from oneshot.fronts import Floats, non_dominated
+from oneshot.fronts.pareto import Floats, non_dominated
 from oneshot.supernets.space import IntMatrix, SearchSpace
 
 from .archive import check_canonical, keys

@@ -16,13 +16,14 @@ import numpy.typing as npt
 from torch import Tensor
 
 from oneshot.cost import count_candidates
-from oneshot.cost.candidates import Counted
-from oneshot.cost.few_shot import measured_cost
+from oneshot.cost.counting.candidates import Counted
+from oneshot.cost.latency.table import LatencyTable
+from oneshot.cost.learned.few_shot import measured_cost
 from oneshot.cost.model import CostModel
 from oneshot.cost.record import check_doubts, latency_facts
-from oneshot.cost.table import LatencyTable
-from oneshot.evaluation import decode_images, joined, training_images
-from oneshot.sandwich import SandwichSearch
+from oneshot.engine.sandwich import SandwichSearch
+from oneshot.evaluation.images import decode_images, joined, training_images
+from oneshot.regression.surrogates import KINDS, Kind
 from oneshot.supernets.base import Supernet
 from oneshot.supernets.space import IntMatrix, SubnetConfig
 
@@ -39,7 +40,6 @@ from .evaluators import (
 from .marginals import Marginals
 from .objectives import Constraint, Objective
 from .search import ParetoSearch
-from .surrogates import KINDS, Kind
 
 COUNTED = ("params", "macs", "memory")
 FILES = (".json", ".csv")
@@ -94,7 +94,7 @@ class NAT(SandwichSearch):
             machine. ``None`` evaluates where the training is.
         ray_workers: Processes there, with a core each.
         ray_gpus: GPUs of each.
-        **kwargs: See :class:`~oneshot.sandwich.SandwichSearch`.
+        **kwargs: See :class:`~oneshot.engine.sandwich.SandwichSearch`.
 
     Raises:
         ValueError: If a number is out of its range, an objective has no model, or no architecture keeps the

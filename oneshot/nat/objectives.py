@@ -10,10 +10,10 @@ from typing import TypeAlias
 import numpy as np
 import numpy.typing as npt
 
-from oneshot.cost.few_shot import TransferredCost
+from oneshot.cost.learned.few_shot import TransferredCost
+from oneshot.cost.learned.predictors import Predictor
 from oneshot.cost.model import CostModel
-from oneshot.cost.predictors import Predictor
-from oneshot.fronts import Floats, rounded_up
+from oneshot.fronts.pareto import Floats, rounded_up
 from oneshot.supernets.space import IntMatrix, SearchSpace
 
 from .evolution import minimise

@@ -9,10 +9,9 @@ from typing import Literal
 import numpy as np
 import numpy.typing as npt
 
-from oneshot.fronts import Floats
+from oneshot.fronts.pareto import Floats
+from oneshot.regression.surrogates import CHUNK, KINDS, SAMPLES, Kind, Surrogate, fit
 from oneshot.supernets.space import IntMatrix, SearchSpace
-
-from .surrogates import CHUNK, KINDS, SAMPLES, Kind, Surrogate, fit
 
 FOLDS = 5
 

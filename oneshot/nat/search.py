@@ -13,7 +13,8 @@ from typing import Annotated, Any, TypedDict
 import numpy as np
 import numpy.typing as npt
 
-from oneshot.fronts import Floats, by_rank_and_crowding, hypervolume, non_dominated, reference_point
+from oneshot.fronts.pareto import Floats, by_rank_and_crowding, hypervolume, non_dominated, reference_point
+from oneshot.regression.surrogates import KINDS, SAMPLES, Kind
 from oneshot.supernets.json_files import AtLeast, MayBeNaN, checked
 from oneshot.supernets.space import IntMatrix, SearchSpace
 
@@ -22,7 +23,6 @@ from .evolution import MOST_ENUMERATED, check_population, enumerate_space, evolv
 from .objectives import ERROR, Constraint, Objective, check_feasible, excesses
 from .predictor import AccuracyPredictor, fit_accuracy
 from .selection import largest_gain, spread_sample
-from .surrogates import KINDS, SAMPLES, Kind
 
 SCHEMA_VERSION = 1
 OPTIMISM = 0.5  # standard deviations of the predicted error that a candidate is given credit for

@@ -16,8 +16,9 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 
-from oneshot.base import BilevelSearch, SearchModule, SingleLevelSearch
-from oneshot.sharing import WeightSharingSearch
+from oneshot.engine.gradient import BilevelSearch, SingleLevelSearch
+from oneshot.engine.module import SearchModule
+from oneshot.engine.sharing import WeightSharingSearch
 from oneshot.supernets.base import OperationSupernet, Subnet, inherit_weights
 from oneshot.supernets.mixed_op import MixedOp, add_up, mixed_op
 from oneshot.supernets.nasbench201 import NASBench201Supernet

@@ -13,8 +13,8 @@ import wandb
 from pytorch_lightning.callbacks import Callback, ModelCheckpoint
 from pytorch_lightning.loggers import CSVLogger, TensorBoardLogger, WandbLogger
 
-from oneshot.base import SearchModule
 from oneshot.callbacks import ArchLogger
+from oneshot.engine.module import SearchModule
 from oneshot.supernets.space import SubnetConfig
 
 from .searches import Unrelated, fit, make_darts_supernet, make_search, make_trainer

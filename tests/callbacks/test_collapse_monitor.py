@@ -145,7 +145,7 @@ def test_the_entropy_is_the_mean_of_all_rows(tmp_path: Path) -> None:
     assert float(trainer.callback_metrics["collapse/entropy"]) == pytest.approx((one + 4 * math.log(5)) / 6, rel=1e-5)
 
 
-# It goes on for longer on purpose, to see it stop early; tests/test_resume.py checks the warning.
+# It goes on for longer on purpose, to see it stop early; tests/training/test_resume.py checks the warning.
 @pytest.mark.filterwarnings("ignore:The run goes on to 5 epochs")
 def test_a_resumed_search_still_stops_and_does_not_warn_again(tmp_path: Path) -> None:
     search = make_search(arch_lr=0.0)

@@ -10,12 +10,12 @@ import torch
 from pytorch_lightning.callbacks import Callback
 
 import oneshot
-from oneshot.base import SearchModule
 from oneshot.callbacks import CostMonitor
 from oneshot.cost import AdditiveCost, CostModel, CostPenalty, count, count_candidates
+from oneshot.engine.module import SearchModule
+from oneshot.engine.sharing import WeightSharingSearch
 from oneshot.methods.darts import DARTS
 from oneshot.methods.fbnet import FBNet
-from oneshot.sharing import WeightSharingSearch
 from oneshot.supernets import FBNetSupernet, NASBenchMacroSupernet
 
 from .searches import IMAGES, Unrelated, choose, fit, make_darts_supernet, make_search, make_trainer

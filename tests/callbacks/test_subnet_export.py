@@ -9,7 +9,8 @@ from pytorch_lightning.loggers import CSVLogger, WandbLogger
 import oneshot
 from oneshot.callbacks import SubnetExport
 from oneshot.callbacks.base import run_folder
-from oneshot.evaluation import calibration_images, recalibrate
+from oneshot.evaluation.images import calibration_images
+from oneshot.evaluation.recalibration import recalibrate
 from oneshot.supernets import load_config
 
 from .searches import Unrelated, fit, make_search, make_trainer

@@ -15,8 +15,8 @@ import torch
 from torch import Tensor
 
 from oneshot.cost import AdditiveCost, CostPenalty, LatencyTable, count_candidates, describe_supernet
+from oneshot.cost.latency.table import describe_choices
 from oneshot.cost.penalty import positive_log
-from oneshot.cost.table import describe_choices
 from oneshot.methods.fbnet import FBNet
 from oneshot.supernets import Choice, NASBench201Supernet, SearchSpace
 

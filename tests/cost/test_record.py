@@ -28,7 +28,7 @@ from oneshot.cost import (
     verify,
     write_csv,
 )
-from oneshot.cost.measurement import measure_samples
+from oneshot.cost.latency.measure import measure_samples
 from oneshot.cost.record import describe_choices
 from oneshot.methods.proxylessnas import ProxylessNAS, Reward
 from oneshot.nat.nat import NAT, objective_of
@@ -48,7 +48,7 @@ from oneshot.supernets import (
     Supernet,
 )
 
-from .latency import SPACE, ToyNetwork, ToySupernet, ToyTarget
+from .toys import SPACE, ToyNetwork, ToySupernet, ToyTarget
 
 SMALL: dict[str, Any] = {"num_classes": 5, "image_size": 32}
 ELASTIC: dict[str, Any] = {

@@ -16,7 +16,6 @@ from typing import Any
 import numpy as np
 import pytest
 
-from oneshot import cluster
 from oneshot.discrete import (
     BANANAS,
     NSGA2,
@@ -34,9 +33,10 @@ from oneshot.discrete import (
     TournamentEvolution,
     workers,
 )
-from oneshot.discrete.log import EventLog
 from oneshot.discrete.protocol import listed
 from oneshot.discrete.workers import Processes
+from oneshot.parallel import ray as cluster
+from oneshot.storage.journal import EventLog
 from oneshot.supernets import Choice, SearchSpace
 from oneshot.testing.strategies import SPACE
 

@@ -18,7 +18,8 @@ from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 from torch.utils.data.distributed import DistributedSampler
 
-from oneshot.base import GradientSearch, SearchModule, SingleLevelSearch
+from oneshot.engine.gradient import GradientSearch, SingleLevelSearch
+from oneshot.engine.module import SearchModule
 from oneshot.methods.darts import DARTS
 from oneshot.methods.gdas import GDAS
 from oneshot.methods.snas import SNAS

@@ -15,26 +15,26 @@ import numpy as np
 import torch
 import yaml
 
+from oneshot.cli.discrete import read_study
 from oneshot.cost import LatencyTable, read_csv, write_csv
-from oneshot.cost.measurement import Journal, Visit
+from oneshot.cost.latency.measure import Journal, Visit
+from oneshot.deploy.export import export_subnet, load
 from oneshot.discrete import RandomSearch, Study, TabularEvaluator
-from oneshot.discrete.benchmarks import nas_bench_101, nas_bench_201_file, nats_bench
+from oneshot.discrete.evaluators.benchmarks import nas_bench_101, nas_bench_201_file, nats_bench
+from oneshot.discrete.evaluators.training import TrainingEvaluator
 from oneshot.discrete.protocol import Proposal
-from oneshot.discrete.training import TrainingEvaluator
-from oneshot.export import export_subnet, load
 from oneshot.nat.archive import Archive
 from oneshot.nat.evaluators import Evaluator, JournalledEvaluator
 from oneshot.nat.objectives import Objective
 from oneshot.nat.search import ParetoSearch
-from oneshot.run_log import RunLog
-from oneshot.studying import read_study
+from oneshot.storage.run_log import RunLog
 from oneshot.supernets import Choice, NASBench201Supernet, SearchSpace, SubnetConfig, load_config
 from oneshot.supernets.genotype import PUBLISHED, Genotype
 from oneshot.supernets.json_files import checked, read_json
 from oneshot.supernets.nasbench201 import NASBench201Space
 from oneshot.supernets.recurrent import PUBLISHED_RECURRENT, RecurrentGenotype
 from tests.cost import test_table
-from tests.discrete.test_benchmarks import BEST, CANONICAL, FULL, folder, pth, write_records
+from tests.discrete.evaluators.test_benchmarks import BEST, CANONICAL, FULL, folder, pth, write_records
 
 SPACE = SearchSpace("toy", (Choice("layer", ("a", "b", "c"), rows=4), Choice("width", (8, 16, 0.5))))
 

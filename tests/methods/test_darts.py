@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.func import functional_call
 from torch.nn import functional as F
 
-from oneshot.base import Batch
+from oneshot.engine.module import Batch
 from oneshot.methods.darts import DARTS
 from oneshot.supernets.base import OperationSupernet
 from oneshot.supernets.nasbench201 import NASBench201Supernet

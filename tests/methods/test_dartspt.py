@@ -10,9 +10,9 @@ import pytorch_lightning as pl
 import torch
 from torch.nn import functional as F
 
+from oneshot.engine.samplers import SoftmaxSampler
 from oneshot.methods.dartspt import DARTSPT, Projection
 from oneshot.methods.smoothdarts import RandomPerturbation
-from oneshot.samplers import SoftmaxSampler
 from oneshot.supernets.base import OperationSupernet
 from oneshot.supernets.darts import DARTSSpace, DARTSSupernet, darts_space
 from oneshot.supernets.nasbench201 import NASBench201Supernet

@@ -10,8 +10,8 @@ import torch
 from torch.utils.data import DataLoader, TensorDataset
 
 import oneshot
-from oneshot.base import SearchModule
 from oneshot.cost import CostPenalty
+from oneshot.engine.module import SearchModule
 from oneshot.supernets import (
     DARTSSupernet,
     FBNetSupernet,

@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from oneshot.base import Batch
+from oneshot.engine.module import Batch
 from oneshot.methods.fairdarts import FairDARTS, zero_one_loss
 from oneshot.supernets.base import OperationSupernet
 from oneshot.supernets.darts import DARTSSupernet, darts_space

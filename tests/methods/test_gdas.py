@@ -10,8 +10,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from oneshot.engine.samplers import gumbel_like
 from oneshot.methods.gdas import GDAS
-from oneshot.samplers import gumbel_like
 from oneshot.supernets import DARTSSupernet, NASBench201Supernet
 from oneshot.supernets.base import OperationSupernet, frozen_batch_norm
 from oneshot.testing import MethodContract, fit, random_streams

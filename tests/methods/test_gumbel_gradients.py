@@ -10,9 +10,9 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from oneshot.cost import AdditiveCost, CostPenalty
+from oneshot.engine.samplers import gumbel_like
 from oneshot.methods.fbnet import FBNet
 from oneshot.methods.snas import SNAS
-from oneshot.samplers import gumbel_like
 from oneshot.supernets import NASBench201Supernet
 from oneshot.supernets.base import frozen_batch_norm
 from oneshot.testing import fit, random_streams

@@ -11,8 +11,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from oneshot.engine.samplers import EdgeNormalization, SoftmaxSampler, StraightThroughSampler
 from oneshot.methods.pcdarts import PCDARTS
-from oneshot.samplers import EdgeNormalization, SoftmaxSampler, StraightThroughSampler
 from oneshot.supernets import DARTSSupernet, NASBench201Supernet, darts_space, reduced_space
 from oneshot.supernets.base import OperationSupernet
 from oneshot.supernets.mixed_op import PartialMixedOp, Path

@@ -11,8 +11,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from oneshot.base import Batch
 from oneshot.cost import AdditiveCost, CostPenalty, count_candidates
+from oneshot.engine.module import Batch
 from oneshot.methods.proxylessnas import (
     ProxylessNAS,
     Reward,

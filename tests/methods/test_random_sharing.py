@@ -10,8 +10,8 @@ import pytest
 import torch
 from torch import Tensor
 
+from oneshot.engine.sharing import Stream
 from oneshot.methods.random_sharing import RandomSharing
-from oneshot.sharing import Stream
 from oneshot.supernets.darts import DARTSSupernet
 from oneshot.supernets.nasbench201 import NASBench201Supernet
 from oneshot.testing import PlantedSupernet, SharingContract, find_planted_winner

@@ -12,14 +12,14 @@ import pytorch_lightning as pl
 import torch
 from torch import Tensor
 
-from oneshot.base import BilevelSearch
+from oneshot.engine.gradient import BilevelSearch
+from oneshot.engine.samplers import Perturbation
 from oneshot.functional import clip_to_simplex, worst_weights
 from oneshot.methods.darts import DARTS
 from oneshot.methods.gdas import GDAS
 from oneshot.methods.pcdarts import PCDARTS
 from oneshot.methods.smoothdarts import AdversarialPerturbation, RandomPerturbation, SmoothDARTS
 from oneshot.methods.snas import SNAS
-from oneshot.samplers import Perturbation
 from oneshot.supernets.nasbench201 import NASBench201Supernet
 from oneshot.testing import MethodContract, PlantedSupernet, find_planted_winner, fit, random_streams
 from oneshot.testing.methods import WINNER, Method

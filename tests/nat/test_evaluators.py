@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from oneshot.evaluation import recalibrate
+from oneshot.evaluation.recalibration import recalibrate
 from oneshot.nat import evaluators
 from oneshot.nat.evaluators import (
     Done,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from oneshot.fronts import non_dominated
+from oneshot.fronts.pareto import non_dominated
 from oneshot.nat import evolve
 from oneshot.nat.evolution import (
     _algorithm,

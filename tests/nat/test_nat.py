@@ -24,15 +24,15 @@ from torch.utils.data import DataLoader, TensorDataset
 
 from oneshot.callbacks import ParetoExport, SearchProgressBar
 from oneshot.cost import LatencyTable, count_candidates, describe_supernet
-from oneshot.cost.table import describe_choices
-from oneshot.guard import check_data
+from oneshot.cost.latency.table import describe_choices
 from oneshot.nat import evaluators
 from oneshot.nat.evaluators import SupernetEvaluator
 from oneshot.nat.nat import NAT
 from oneshot.nat.objectives import Objective
-from oneshot.run_log import RunLog
+from oneshot.storage.run_log import RunLog
 from oneshot.supernets import MobileNetV3Supernet, NASBenchMacroSupernet, SubnetConfig, Supernet
 from oneshot.testing.methods import WINNER, PlantedSupernet, stripes
+from oneshot.training.finite_loss import check_data
 
 ROOT = Path(__file__).parents[2]
 

@@ -7,11 +7,11 @@ import pytest
 import torch
 from scipy.interpolate import RBFInterpolator
 
-from oneshot.cost.predictors import one_hot
 from oneshot.nat import fit_accuracy
-from oneshot.nat import surrogates as module
 from oneshot.nat.predictor import Warp, _cross_validate, kendall, kendall_within
-from oneshot.nat.surrogates import KINDS, HammingGP, HammingRBF, Kind, matern
+from oneshot.regression import surrogates as module
+from oneshot.regression.encoding import one_hot
+from oneshot.regression.surrogates import KINDS, HammingGP, HammingRBF, Kind, matern
 from oneshot.supernets import Choice, NASBench201Space, SearchSpace
 
 SPACE = SearchSpace("toy", (Choice("layer", ("a", "b", "c", "d"), rows=8, droppable=True),))

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from oneshot.fronts import hypervolume, non_dominated
+from oneshot.fronts.pareto import hypervolume, non_dominated
 from oneshot.nat import Constraint, Objective, ParetoSearch
 from oneshot.nat.predictor import fit_accuracy
 from oneshot.supernets import Choice, DARTSSpace, SearchSpace, darts_space

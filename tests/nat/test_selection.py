@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from oneshot.fronts import hypervolume
+from oneshot.fronts.pareto import hypervolume
 from oneshot.nat import diverse_subset, largest_gain
 from oneshot.nat.selection import spread_sample
 

@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from oneshot.discrete import GraphNetwork, NetworkGraph, Node
-from oneshot.discrete.graph import GatedAdd
+from oneshot.discrete.graphs.network import GatedAdd
 
 CLASSES = 5
 SHAPE = (3, 8, 8)

@@ -6,7 +6,8 @@ from collections.abc import Callable
 
 import pytest
 
-from oneshot.discrete.graph import GraphNetwork, plain_graph
+from oneshot.discrete.graphs.graph import plain_graph
+from oneshot.discrete.graphs.network import GraphNetwork
 from oneshot.supernets import (
     DARTSSupernet,
     ElasticResNetSupernet,

@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import nn
 
-from oneshot.cost.counts import count
+from oneshot.cost.counting.network import count
 from oneshot.supernets.base import OperationSupernet
 from oneshot.supernets.fbnet import CANDIDATES, FBNET_A, FBNET_C, FBNetNetwork, FBNetSpace, FBNetSupernet
 from oneshot.supernets.space import SubnetConfig

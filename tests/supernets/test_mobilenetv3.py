@@ -12,9 +12,9 @@ import pytest
 import torch
 from torch import nn
 
-from oneshot.cli import main
-from oneshot.cost.counts import count
-from oneshot.export import export_subnet, load
+from oneshot.cli.main import main
+from oneshot.cost.counting.network import count
+from oneshot.deploy.export import export_subnet, load
 from oneshot.supernets.elastic import ElasticSupernet
 from oneshot.supernets.mobilenetv3 import Block, MobileNetV3Network, MobileNetV3Space, MobileNetV3Supernet
 from oneshot.supernets.space import load_config

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from oneshot.cost.counts import Counts, count
+from oneshot.cost.counting.network import Counts, count
 from oneshot.supernets.base import OperationSupernet
 from oneshot.supernets.nasbenchmacro import NASBenchMacroNetwork, NASBenchMacroSpace, NASBenchMacroSupernet
 from oneshot.testing import SpaceContract

@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import nn
 
-from oneshot.cost.counts import count
+from oneshot.cost.counting.network import count
 from oneshot.supernets.base import OperationSupernet
 from oneshot.supernets.proxyless import PROXYLESS_MOBILE, ProxylessNetwork, ProxylessSpace, ProxylessSupernet
 from oneshot.testing import SpaceContract

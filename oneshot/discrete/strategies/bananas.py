@@ -10,7 +10,7 @@ from typing import Any, Literal, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
-from oneshot.cost.predictors import one_hot
+from oneshot.regression.encoding import one_hot
 from oneshot.supernets.nasnet import NASNetSpace
 from oneshot.supernets.space import NONE, IntMatrix, SearchSpace, SubnetConfig
 

@@ -9,10 +9,10 @@ from typing import Literal
 import numpy as np
 import numpy.typing as npt
 
+from oneshot.discrete.graphs.encoding import GraphBuilder, GraphSpace, GraphWriter
+from oneshot.discrete.graphs.graph import IMAGE, NetworkGraph
 from oneshot.supernets.space import Choice, IntMatrix, SubnetConfig
 
-from ..encoding import GraphBuilder, GraphSpace, GraphWriter
-from ..graph import IMAGE, NetworkGraph
 from ..protocol import TRIES, Genes, Proposal, Result, Scalar, SearchStrategy
 
 Mask = npt.NDArray[np.bool_]

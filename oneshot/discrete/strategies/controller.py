@@ -10,13 +10,12 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from oneshot.discrete.graphs.encoding import GraphSpace, GraphWriter
+from oneshot.discrete.graphs.graph import IMAGE, NetworkGraph
 from oneshot.functional import is_temperature
 from oneshot.supernets.darts import DARTSSpace
 from oneshot.supernets.recurrent import RecurrentSpace
 from oneshot.supernets.space import NONE, Choice, IntMatrix, SearchSpace, SubnetConfig
-
-from ..encoding import GraphSpace, GraphWriter
-from ..graph import IMAGE, NetworkGraph
 
 NEVER = float("-inf")
 

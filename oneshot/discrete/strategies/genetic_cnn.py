@@ -9,10 +9,10 @@ from functools import lru_cache
 import numpy as np
 import numpy.typing as npt
 
+from oneshot.discrete.graphs.encoding import GraphSpace, GraphWriter, pairs
+from oneshot.discrete.graphs.graph import IMAGE, NetworkGraph
 from oneshot.supernets.space import Choice, IntMatrix, SearchSpace, SubnetConfig
 
-from ..encoding import GraphSpace, GraphWriter, pairs
-from ..graph import IMAGE, NetworkGraph
 from ..protocol import Genes, Proposal, Result, Scalar, SearchStrategy
 
 MOST_RELABELLED = 5  # nodes of a stage whose 2^(K (K - 1) / 2) wirings are compared under all K! orders

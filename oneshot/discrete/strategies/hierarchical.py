@@ -12,10 +12,9 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from oneshot.discrete.graphs.encoding import GraphSpace, GraphWriter, pairs
+from oneshot.discrete.graphs.graph import IMAGE, NetworkGraph
 from oneshot.supernets.space import NONE, Choice, IntMatrix, SubnetConfig
-
-from ..encoding import GraphSpace, GraphWriter, pairs
-from ..graph import IMAGE, NetworkGraph
 
 PRIMITIVES = (
     "identity",

@@ -9,11 +9,11 @@ from typing import Any, Literal
 import numpy as np
 import numpy.typing as npt
 
-from oneshot.fronts import Floats, non_dominated
+from oneshot.discrete.graphs.morphism import LEMONADE_OPERATORS
+from oneshot.discrete.graphs.network import GraphNetwork
+from oneshot.fronts.pareto import Floats, non_dominated
 from oneshot.supernets.space import SubnetConfig
 
-from ..graph import GraphNetwork
-from ..morphism import LEMONADE_OPERATORS
 from ..protocol import TRIES, Proposal, Result
 from .morphing import Cost, MorphismSearch, Start
 

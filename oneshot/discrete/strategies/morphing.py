@@ -8,10 +8,11 @@ from typing import Any
 
 import torch
 
+from oneshot.discrete.graphs.graph import GRAPHS, NetworkGraph, plain_graph
+from oneshot.discrete.graphs.morphism import EXACT_OPERATORS, MorphismRecord, random_morphism
+from oneshot.discrete.graphs.network import GraphNetwork
 from oneshot.supernets.space import SubnetConfig
 
-from ..graph import GRAPHS, GraphNetwork, NetworkGraph, plain_graph
-from ..morphism import EXACT_OPERATORS, MorphismRecord, random_morphism
 from ..protocol import TRIES, Proposal, Scalar, SearchStrategy
 
 Cost = Callable[[GraphNetwork], float]
@@ -28,7 +29,7 @@ class MorphismSearch(SearchStrategy, ABC):
         start: Networks to begin with; numbers of filters stand for a plain graph.
         input_shape: C, H, W of the images.
         num_classes: Number of logits.
-        operators: Names of morphisms, see ``oneshot.discrete.morphism``.
+        operators: Names of morphisms, see ``oneshot.discrete.graphs.morphism``.
         max_params: Children have at most so many parameters.
         seed: Of all random choices.
         scalar: What is minimised, given all values.

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from ..morphism import NASH_OPERATORS
+from oneshot.discrete.graphs.morphism import NASH_OPERATORS
+
 from ..protocol import Proposal, Result, Scalar
 from .morphing import MorphismSearch, Start
 

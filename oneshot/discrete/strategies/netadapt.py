@@ -5,10 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Literal
 
-from oneshot.cost.counts import count
+from oneshot.cost.counting.network import count
+from oneshot.discrete.graphs.approximate import prune
+from oneshot.discrete.graphs.graph import NetworkGraph
+from oneshot.discrete.graphs.morphism import MorphismRecord
+from oneshot.discrete.graphs.network import GraphNetwork
 
-from ..graph import GraphNetwork, NetworkGraph
-from ..morphism import MorphismRecord, prune
 from ..protocol import Proposal, Result, Scalar
 from .morphing import Cost, MorphismSearch, Start
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from oneshot.fronts import by_rank_and_crowding
+from oneshot.fronts.pareto import by_rank_and_crowding
 from oneshot.supernets.space import SearchSpace
 
 from ..protocol import Genes, Proposal, Result, SearchStrategy

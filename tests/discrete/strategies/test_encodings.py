@@ -29,7 +29,8 @@ from oneshot.discrete import (
     TrainingEvaluator,
     ZophLeSpace,
 )
-from oneshot.discrete.morphism import branch, enlarge_kernel, separate
+from oneshot.discrete.graphs.approximate import separate
+from oneshot.discrete.graphs.exact import branch, enlarge_kernel
 from oneshot.discrete.strategies.genetic_cnn import relabelled, roulette
 from oneshot.supernets import SearchSpace, SubnetConfig
 from oneshot.testing.strategies import SPACE, StrategyContract

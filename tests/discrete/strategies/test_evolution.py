@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from oneshot.discrete import NSGA2, Proposal, RegularizedEvolution, Result, SearchStrategy
-from oneshot.fronts import non_dominated
+from oneshot.fronts.pareto import non_dominated
 from oneshot.supernets import SearchSpace
 from oneshot.testing.strategies import SPACE, StrategyContract
 

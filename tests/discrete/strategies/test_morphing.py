@@ -26,7 +26,7 @@ from oneshot.discrete import (
     plain_graph,
     replay,
 )
-from oneshot.discrete.morphism import prune
+from oneshot.discrete.graphs.approximate import prune
 from oneshot.discrete.strategies.lemonade import BANDWIDTH, log_params, rarity
 from oneshot.discrete.strategies.morphing import MorphismSearch
 from oneshot.supernets import SearchSpace
@@ -222,7 +222,7 @@ def test_lemonade_asks_without_building_a_layer(monkeypatch: pytest.MonkeyPatch)
     def refuse(*args: Any) -> Any:
         raise AssertionError("a layer was built")
 
-    monkeypatch.setattr("oneshot.discrete.graph._module", refuse)
+    monkeypatch.setattr("oneshot.discrete.graphs.network._module", refuse)
     strategy = LEMONADE(START, SHAPE, CLASSES, children=4, accepted=2, seed=0)
     for _ in range(6):
         (proposal,) = strategy.ask()

@@ -25,8 +25,8 @@ from oneshot.discrete import (
     Study,
     ZophLeSpace,
 )
+from oneshot.discrete.evaluators.tables import nas_bench_201
 from oneshot.discrete.strategies.policy import Advantages
-from oneshot.discrete.tables import nas_bench_201
 from oneshot.supernets.nasbench201 import NASBench201Space
 from oneshot.supernets.recurrent import RecurrentSpace
 from oneshot.supernets.space import Choice, SearchSpace

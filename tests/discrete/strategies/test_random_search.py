@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from oneshot.discrete import GridSearch, RandomSearch, RegularizedEvolution, Result, SearchStrategy
+from oneshot.discrete.evaluators.tables import TableSpace
 from oneshot.discrete.protocol import listed
-from oneshot.discrete.tables import TableSpace
 from oneshot.supernets import Choice, NASBench201Space, SearchSpace
 from oneshot.testing.strategies import SPACE, StrategyContract
 

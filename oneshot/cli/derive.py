@@ -1,0 +1,54 @@
+"""``oneshot derive``: the architecture of a search's checkpoint."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from oneshot.cost.latency.meet_target import Landing
+from oneshot.engine.gradient import GradientSearch
+from oneshot.engine.module import SearchModule
+from oneshot.storage.files import (
+    write_recorded,
+)
+
+from .exported_latency import measured_on
+from .run import SUBNET, RunFolder
+from .trainer import say
+
+MISSED = 3  # exit code where a network was derived and does not meet its target
+
+
+def derive(
+    run: str,
+    *,
+    checkpoint: str | None = None,
+    out: str | None = None,
+    measure: bool = False,
+    trust: Sequence[str] = (),
+) -> int:
+    """``oneshot derive RUN``: write the architecture of a search's checkpoint; measured, if it has a latency target.
+
+    Returns:
+        The exit code: 3 if the target is not met, which is when the measured latency is more than 1 % above it.
+    """
+    module = RunFolder(Path(run), tuple(trust)).module(checkpoint)
+    if not isinstance(module, SearchModule):
+        raise ValueError(f"Only a search has an architecture to derive; {run} is a retraining.")
+    landings: list[Landing] = []
+    if measure:
+        if not isinstance(module, GradientSearch):
+            raise ValueError(f"--measure needs a search with a latency target; {type(module).__name__} has none.")
+        for told in measured_on(module):
+            say(told)
+        landings = module.land()
+        for landing in landings:
+            say(f"{landing.measured:.4g} ms measured, {landing.predicted:.4g} ms by the table")
+    config, path = landings[-1].config if landings else module.derive(), Path(out or Path(run) / SUBNET)
+    write_recorded(path, config.to_json())
+    say(str(config))
+    say(f"Written: {path}")
+    if landings and isinstance(module, GradientSearch) and module.penalty is not None:
+        say(landings[-1].verdict(module.penalty.target))
+        return 0 if landings[-1].meets(module.penalty.target) else MISSED
+    return 0

@@ -1,0 +1,331 @@
+"""``oneshot discrete``: studies of the discrete search from a configuration, and what they leave in a folder."""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import inspect
+import io
+import warnings
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import nullcontext, suppress
+from importlib import import_module
+from pathlib import Path
+from typing import Any, TypedDict
+
+import yaml
+from jsonargparse import ArgumentParser, set_parsing_settings
+from rich.console import Console
+
+from oneshot.discrete.graphs.graph import GRAPHS
+from oneshot.discrete.plots import draw_study
+from oneshot.discrete.protocol import Evaluator, SearchStrategy
+from oneshot.discrete.study import LOG, Record, Study
+from oneshot.parallel.ray import connect
+from oneshot.report.style import save_figure
+from oneshot.report.tables import network_table
+from oneshot.storage.files import new_folder, remove_unfinished, write_atomically
+from oneshot.storage.lock import RunLock
+from oneshot.storage.readers import read_yaml
+from oneshot.storage.trust import CONFIG, check_classes, importing_only, split_trust
+from oneshot.supernets.json_files import checked
+from oneshot.supernets.space import SearchSpace
+
+from . import terminal
+from .options import OneLineErrors, explain
+
+TABLE, PICTURE, SUBNET, WEIGHTS = "evaluations.csv", "study.png", "subnet.json", "weights"
+OBJECTS = {"strategy": SearchStrategy, "evaluator": Evaluator}
+FREE = ("evaluations", "hours", "workers", "ray", "ray_gpus", "timeout", "retries")  # may change when a study goes on
+
+
+class _Budget(TypedDict, total=False):
+    evaluations: int | None
+    hours: float | None
+    workers: int
+    ray: str | None
+    ray_gpus: float
+    timeout: float | None
+    retries: int
+
+
+class _Config(_Budget):
+    """Configuration of a study."""
+
+    strategy: dict[str, Any]
+    evaluator: dict[str, Any]
+    objectives: list[str]
+
+
+def discrete(args: Sequence[str]) -> None:
+    """``oneshot discrete``: run a study, or go on with it.
+
+    The folder gets the configuration, the log, all evaluations as CSV, a picture, the best architecture, and the
+    weights of what was trained.
+    """
+    args, allowed = _with_config_of_the_run(args)
+    options, rest = _split(args)
+    parsed = _parser().parse_args(terminal.with_configurations_as_utf8(rest))
+    config = {name: parsed[name] for name in (*OBJECTS, "objectives", *FREE)}
+    for name in OBJECTS:
+        if isinstance(config[name], str):
+            config[name] = {"class_path": config[name]}
+    for path, value in options:
+        _set(config, path, value)
+    folder, console = Path(parsed.out), terminal.console()
+    lock = RunLock(folder)
+    with lock:
+        if parsed.resume and (folder / CONFIG).is_file():
+            remove_unfinished(folder)
+            _compare(config, _read_config(folder / CONFIG))
+            with nullcontext() if allowed is None else importing_only(allowed):
+                study = build(config, folder)
+            _look_for_cluster(study)
+            _write_config(config, folder)  # the budget that it has now, for the next time
+        else:
+            with new_folder(folder, overwrite=parsed.overwrite or parsed.resume, marker=CONFIG, keep=CONFIG):
+                study = build(config, folder)
+                _look_for_cluster(study)
+                _write_config(config, folder)
+        study.log.lock = lock
+        _run(study, folder, console)
+
+
+def _run(study: Study, folder: Path, console: Console) -> None:
+    """Run a study that this process has for itself, and say what came of it."""
+    if study.records:
+        _say(console, f"Going on after {len(study.evaluated)} evaluations.")
+    if note := study.random_search():
+        _say(console, f"Note: {note}")
+    try:
+        study.run()
+    except BaseException:
+        with suppress(OSError):  # what ended the study is what is told
+            write_report(study, folder)
+        raise
+    write_report(study, folder, patient=True)
+    best, evaluated = study.best, study.evaluated
+    _say(console, network_table(rows(study, study.front())))
+    _say(console, f"Best: {best.proposal.config}")
+    if failed := sum(record.result.values is None for record in evaluated):
+        _say(console, f"{failed} of {len(evaluated)} evaluations failed; {folder / TABLE} says why.")
+    no_networks = type(study.evaluator).network is Evaluator.network
+    then = "" if no_networks else f" Next: oneshot pick {folder} --knee"
+    _say(console, f"Run: {folder}, with {TABLE} and {PICTURE}.{then}")
+
+
+def _look_for_cluster(study: Study) -> None:
+    """A cluster that is not there is not written down: the next time would look for it, too."""
+    if study.ray is not None:
+        connect(study.ray, study.workers, "Evaluating on a cluster")
+
+
+def _write_config(config: Mapping[str, Any], folder: Path) -> None:
+    write_atomically(folder / CONFIG, yaml.safe_dump(dict(config), sort_keys=False))
+
+
+def read_study(
+    run: str | Path, *, follow: bool = True, trust: Sequence[str] = (), data_options: Sequence[str] = ()
+) -> Study:
+    """The study of a folder, as far as it has come.
+
+    Args:
+        run: The folder.
+        follow: See :class:`~oneshot.discrete.study.Study`.
+        trust: Modules besides ``oneshot`` whose classes may be imported and built.
+        data_options: ``--data.init_args.root photos``, where the data of its evaluator are elsewhere now.
+
+    Raises:
+        ValueError: If the folder is none of ``oneshot discrete``, or names classes that are not trusted.
+    """
+    folder = Path(run)
+    if not (folder / LOG).is_file() or not (folder / CONFIG).is_file():
+        raise ValueError(f"A study is a folder with {CONFIG} and {LOG}, made by 'oneshot discrete'; {folder} is none.")
+    path = folder / CONFIG
+    config = dict(_read_config(path))
+    allowed = check_classes(config, path, trust)
+    for option, value in _split(data_options, ("data",))[0]:
+        _set(config, ["evaluator", "init_args", *option], value)
+    try:
+        with importing_only(allowed):
+            return build(config, folder, follow=follow)
+    except ValueError as error:
+        if str(folder) in str(error):
+            raise
+        raise ValueError(f"{path}: {error}") from error
+
+
+def _read_config(path: Path) -> Mapping[str, Any]:
+    """The configuration of a study, with what every study has.
+
+    Raises:
+        ValueError: If it is damaged, or of something else.
+    """
+    advice = "It must be the configuration of a study, as 'oneshot discrete' writes it: restore it."
+    return checked(read_yaml(path, advice=advice), _Config, str(path), advice=advice)
+
+
+def build(config: Mapping[str, Any], folder: Path, *, follow: bool = True) -> Study:
+    """Evaluator, strategy and study; what the strategy leaves open is taken from the evaluator.
+
+    That is the ``space``, and the ``input_shape`` and ``num_classes`` of the data.
+    """
+    config = {name: value for name, value in config.items() if value is not None}
+    evaluator = _object("evaluator", config.pop("evaluator"), {"folder": str(folder / WEIGHTS)})
+    data, space = getattr(evaluator, "data", None), getattr(evaluator, "space", None)
+    known = {
+        "space": None if space is GRAPHS else space,  # graphs have no genes to search in
+        "input_shape": getattr(data, "input_shape", None),
+        "num_classes": getattr(data, "num_classes", None),
+    }
+    strategy = _object("strategy", config.pop("strategy"), known)
+    return Study(strategy, evaluator, folder=folder, follow=follow, **config)
+
+
+def write_report(study: Study, folder: Path, *, patient: bool = False) -> None:
+    """All evaluations, the picture, and the best architecture, once any succeeded; each file whole.
+
+    Args:
+        study: What to report.
+        folder: Where to.
+        patient: Wait a while for room if the disk is full.
+    """
+    if all(record.result.values is None for record in study.records):
+        return
+    text = io.StringIO()
+    front = {record.proposal.number for record in study.front()}
+    metrics = list(dict.fromkeys(name for record in study.records for name in record.result.metrics))
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(["number", "parent", "fidelity", *metrics, "in_front", "seconds", "failure", "architecture"])
+    for record in study.evaluated:
+        proposal, result = record.proposal, record.result
+        values = [repr(result.metrics[name]) if name in result.metrics else "" for name in metrics]
+        kept = int(proposal.number in front)
+        seconds = f"{result.seconds:.3f}"
+        row = [proposal.number, proposal.parent, proposal.fidelity, *values, kept, seconds, result.failure]
+        writer.writerow([*row, proposal.config])
+    write_atomically(folder / TABLE, text.getvalue(), patient=patient)
+    write_atomically(folder / SUBNET, study.best.proposal.config.to_json(), patient=patient)
+    title = f"{type(study.strategy).__name__}, {len(study.evaluated)} evaluations"
+    save_figure(draw_study(study, title=title), folder / PICTURE, patient=patient)
+
+
+def rows(study: Study, records: Sequence[Record]) -> list[dict[str, object]]:
+    """Records as a table: their objectives as they were measured."""
+    found: list[dict[str, object]] = []
+    for record in records:
+        metrics = {o.metric: f"{record.result.metrics[o.metric]:.5g}" for o in study.objectives}
+        architecture = str(record.proposal.config)
+        short = architecture if len(architecture) <= 60 else f"{architecture[:57]}..."
+        found.append({"number": record.proposal.number, **metrics, "architecture": short})
+    return found
+
+
+class _Parser(OneLineErrors, ArgumentParser):
+    """A parser with errors of one line."""
+
+
+def _parser() -> ArgumentParser:
+    parser = _Parser(prog="oneshot discrete", description="Search by asking and telling.")
+    parser.add_argument("--config", action="config", help="YAML file with the options below")
+    for name, kind in OBJECTS.items():
+        what = f"class of the {kind.__name__}, or class_path and init_args; also --{name}.init_args.ARGUMENT VALUE"
+        parser.add_argument(f"--{name}", type=dict | str, required=True, help=what)
+    parser.add_argument("--objectives", type=list[str], required=True, help="such as ['max accuracy', 'min params']")
+    parser.add_argument("--evaluations", type=int | None, default=None, help="budget")
+    parser.add_argument("--hours", type=float | None, default=None, help="budget of time")
+    parser.add_argument("--workers", type=int, default=0, help="evaluations at a time; 0 in this process")
+    parser.add_argument("--ray", type=str | None, default=None, help="address of a Ray cluster; 'local' starts one")
+    parser.add_argument("--ray_gpus", type=float, default=0.0, help="GPUs of an evaluation there")
+    parser.add_argument("--timeout", type=float | None, default=None, help="seconds for one evaluation")
+    parser.add_argument("--retries", type=int, default=1, help="how often a failed evaluation is tried again")
+    parser.add_argument("--out", type=str, default="runs/discrete", help="folder of the study")
+    parser.add_argument("--resume", action="store_true", help="go on with the study in the folder")
+    parser.add_argument("--overwrite", action="store_true", help="replace the folder if it exists")
+    return parser
+
+
+def _split(args: Sequence[str], objects: Iterable[str] = OBJECTS) -> tuple[list[tuple[list[str], Any]], list[str]]:
+    """Options of the strategy and the evaluator, ``--strategy.init_args.seed 3``, and all others."""
+    options, rest, words = [], list[str](), iter(args)
+    for word in words:
+        name, equals, value = word.partition("=")
+        if any(name.startswith(f"--{of}.") for of in objects):
+            text = value if equals else next(words, None)
+            if text is None:
+                raise ValueError(f"{name} needs a value.")
+            options.append((name[2:].split("."), yaml.safe_load(text)))
+        else:
+            rest.append(word)
+    return options, rest
+
+
+def _set(config: dict[str, Any], path: Sequence[str], value: Any) -> None:
+    *parents, last = path
+    for name in parents:
+        config[name] = dict(config.get(name) or {})
+        config = config[name]
+    config[last] = value
+
+
+def _with_config_of_the_run(args: Sequence[str]) -> tuple[list[str], list[str] | None]:
+    """With ``--resume`` and no configuration, that of the run, and what may be imported to build it."""
+    args, trust = split_trust(args)
+    if "--resume" not in args or any(arg == "--config" or arg.startswith("--config=") for arg in args):
+        return args, None
+    finder = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    finder.add_argument("--out", default="runs/discrete")
+    config = Path(finder.parse_known_args(args)[0].out) / CONFIG
+    if not config.is_file():
+        raise ValueError(f"--resume goes on with the study in --out; {config.parent} has no {CONFIG}. Name its folder.")
+    return ["--config", str(config), *args], check_classes(_read_config(config), config, trust)
+
+
+def _compare(now: Mapping[str, Any], then: Mapping[str, Any]) -> None:
+    changed = [name for name in now if name not in FREE and now[name] != then.get(name)]
+    if changed:
+        different = "; ".join(f"{name} was {then.get(name)}, is {now[name]}" for name in changed)
+        raise ValueError(
+            f"A study goes on with the options it began with; {different}. Leave them out (--resume --out FOLDER alone "
+            "takes those of the run), or begin another."
+        )
+
+
+def _object(name: str, given: Mapping[str, Any], known: Mapping[str, Any]) -> Any:
+    """An object of a class path and arguments, and of what is known where these leave it open."""
+    class_path = str(given.get("class_path", ""))
+    if set(given) - {"class_path", "init_args"} or not class_path:
+        raise ValueError(f"--{name} has a class_path and init_args; got {dict(given)}.")
+    module, _, attribute = class_path.rpartition(".")
+    try:
+        target = getattr(import_module(module), attribute)
+    except (ImportError, AttributeError, ValueError) as error:
+        raise ValueError(f"--{name}: there is no {class_path!r} to import ({error}).") from error
+    init_args = given.get("init_args") or {}
+    if not callable(target) or not isinstance(init_args, Mapping):
+        raise ValueError(
+            f"--{name}: {class_path!r} must be a class or a function, and init_args its arguments by name."
+        )
+    arguments = dict(init_args)
+    for argument in inspect.signature(target).parameters:
+        if known.get(argument) is not None:
+            value = known[argument]
+            arguments.setdefault(argument, list(value) if isinstance(value, tuple) else value)
+    parser = ArgumentParser(exit_on_error=False)
+    set_parsing_settings(subclasses_enabled=[SearchSpace])  # a dataclass, which jsonargparse takes for final
+    parser.add_argument(f"--{name}", type=OBJECTS[name])
+    with warnings.catch_warnings():
+        # jsonargparse is about to rename this method; older releases do not know the other name.
+        warnings.filterwarnings("ignore", r"(?s).*(JsonargparseDeprecationWarning|instantiate_classes)")
+        try:
+            parsed = parser.parse_object({name: {"class_path": class_path, "init_args": arguments}})
+        except argparse.ArgumentError as error:
+            reason = explain(str(error))
+            if "does not correspond to a subclass" in reason:
+                reason += f": a class has that base, and a function the return type {OBJECTS[name].__name__}."
+            raise ValueError(reason) from error
+        return parser.instantiate_classes(parsed)[name]
+
+
+def _say(console: Console, what: object) -> None:
+    console.print(what, soft_wrap=True, highlight=False)

@@ -1,0 +1,84 @@
+"""``oneshot evaluate``: test a retrained or an exported network."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import yaml
+
+from oneshot.deploy.export import exported_preprocessing, load
+from oneshot.deploy.preprocessing import differences
+from oneshot.evaluation.images import FittedBatches
+from oneshot.storage.trust import (
+    CONFIG,
+    plain,
+    split_options,
+    split_trust,
+)
+from oneshot.supernets.base import Subnet
+from oneshot.supernets.elastic import ElasticNetwork
+from oneshot.training.retrain import Retrain
+
+from .networks import metrics, network_named, positional
+from .run import RunFolder, is_run
+from .trainer import RunCLI, retrain_cli, say
+
+
+def evaluate(args: Sequence[str]) -> None:
+    """``oneshot evaluate TARGET``: test a retraining on its own data, or an exported network on data that is given."""
+    target, args = positional("evaluate", args, "TARGET, a retraining or an exported network")
+    args, trust = split_trust(args)
+    trained: dict[str, Any] | None = None
+    with TemporaryDirectory() as aside:
+        if is_run(target):
+            run = RunFolder(Path(target), trust)
+            module = run.module()
+            if not isinstance(module, Retrain):
+                raise ValueError(
+                    f"evaluate tests retrained and exported networks; {target} is a search. Retrain it first."
+                )
+            network = module.network_for_export()
+            options, args = split_options(args, "--data")
+            given = any(arg == "--config" or arg.startswith("--config=") for arg in args)
+            # Data that are given in a file take the place of the run's, which may not be there.
+            data = {} if given else {"data": run.data_config(options)}
+            seed = plain(run.config, ["seed_everything"])
+            config = Path(aside, CONFIG)  # of the run's, only what a test needs: no callbacks and no loggers
+            config.write_text(yaml.safe_dump({**seed, "trainer": run.trainer_config(), **data}), encoding="utf-8")
+            args = ["--config", str(config), *args, *(options if given else [])]
+        else:
+            asked = "--help" in args
+            network = network_named(target, inherit=False) if asked else load(target, trust=trust)
+            trained = None if asked else exported_preprocessing(target)
+        cli = retrain_cli("evaluate", network, [*args, "--trainer.logger=false"])
+    cli.model.load_network(network)
+    results = _tested(cli, network)
+    if trained is not None and (changed := differences(trained, getattr(cli.datamodule, "preprocessing", None))):
+        say(
+            f"Note: these images were not prepared as those the network was trained on: {'; '.join(changed)}. "
+            "Give the data the same image_size, mean and std to see what the network is worth."
+        )
+    say(metrics(results))
+
+
+def _tested(cli: RunCLI, network: Subnet) -> Mapping[str, float]:
+    """Test metrics. Images of another size than an elastic network's resolution are resized, as in its search.
+
+    Raises:
+        ValueError: If the data do not fit the network.
+    """
+    data, shape = cli.datamodule, getattr(cli.datamodule, "input_shape", None)
+    if not isinstance(network, ElasticNetwork) or shape is None or tuple(shape) == tuple(network.input_shape):
+        return cli.trainer.test(cli.model, datamodule=data, verbose=False)[0]
+    classes = getattr(data, "num_classes", None)
+    if classes not in (None, network.num_classes) or shape[0] != network.input_shape[0]:
+        raise ValueError(
+            f"The network was built for {network.num_classes} classes and {network.input_shape[0]} channels; "
+            f"{type(data).__name__} has {classes} and {shape[0]}. Test it on data like those it was trained on."
+        )
+    data.prepare_data()
+    data.setup("test")
+    return cli.trainer.test(cli.model, FittedBatches(data.test_dataloader(), network), verbose=False)[0]

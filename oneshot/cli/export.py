@@ -1,0 +1,79 @@
+"""``oneshot export``: write the network of a run to files that need nothing of the run."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+from oneshot.data.facts import data_facts
+from oneshot.deploy.export import export_subnet
+from oneshot.evaluation.recalibration import has_statistics, recalibrate_on
+from oneshot.storage.trust import (
+    describe_trust,
+)
+from oneshot.supernets.base import Subnet
+from oneshot.training.retrain import Retrain
+
+from .exported_latency import Prediction, predictions, record_latency
+from .run import RunFolder
+from .trainer import say
+
+
+def export(
+    run: str,
+    *,
+    out: str | None = None,
+    formats: Sequence[Literal["torch_export", "onnx"]],
+    with_preprocessing: bool = False,
+    overwrite: bool = False,
+    data_options: Sequence[str] = (),
+    trust: Sequence[str] = (),
+    measure: bool = True,
+) -> None:
+    """``oneshot export RUN``: write the network of a retraining, or of a search with the weights it inherits.
+
+    The statistics that a search has are a mixture of those of all its architectures, so the network gets its own: for
+    that, and for nothing else, the images must be there. With ``measure`` its latency is measured and written into the
+    manifest, see :func:`~oneshot.cli.exported_latency.record_latency`.
+    """
+    source, predicted = RunFolder(Path(run), tuple(trust)), list[Prediction]()
+    module = source.module()
+    if isinstance(module, Retrain):
+        network = module.network_for_export()
+        network.strip_auxiliary()
+        network.config = source.subnet() or network.config
+        facts = source.known_facts(data_options)
+    else:
+        derived = module.derive()
+        network, predicted = module.supernet.extract(derived), predictions(module, derived)
+        facts = _calibrate(network, source, data_options)
+    folder = export_subnet(
+        network,
+        Path(out or Path(run) / "export"),
+        mean=facts["mean"],
+        std=facts["std"],
+        classes=facts["classes"],
+        preprocessing=facts["preprocessing"],
+        with_preprocessing=with_preprocessing,
+        metrics=source.results(),
+        formats=formats,
+        overwrite=overwrite,
+    )
+    for told in record_latency(folder, network, predicted, measure=measure):
+        say(told)
+    given = describe_trust([type(network).__module__])
+    say(f"Exported: {folder}; oneshot.load({str(folder)!r}{given}) gives the network back.")
+
+
+def _calibrate(network: Subnet, source: RunFolder, data_options: Sequence[str]) -> dict[str, Any]:
+    """Give the network of a search statistics of its own; returns the facts of the data."""
+    if not has_statistics(network):
+        return source.known_facts(data_options)
+    data = source.opened_data(
+        data_options,
+        "The network of a search is exported with statistics of its own, which needs images (that of a retraining "
+        "needs none)",
+    )
+    recalibrate_on(data, network)
+    return source.facts() or data_facts(data)

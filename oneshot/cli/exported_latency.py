@@ -1,0 +1,234 @@
+"""Latency of an exported network: what a search has predicted and what this machine needs, in the manifest."""
+
+from __future__ import annotations
+
+import copy
+import json
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from datetime import datetime, timezone
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from oneshot.cost.latency.device import Device, Run
+from oneshot.cost.latency.table import UNIT
+from oneshot.cost.record import Record
+from oneshot.deploy.export import FILES, MANIFEST
+from oneshot.engine.gradient import GradientSearch
+from oneshot.engine.module import SearchModule
+from oneshot.nat.nat import NAT
+from oneshot.nat.objectives import Objective
+from oneshot.storage.files import write_atomically
+from oneshot.supernets.base import Subnet
+from oneshot.supernets.space import SubnetConfig
+
+WARM_UP, LEAST, MOST = 3, 5, 50  # passes
+BUDGET = 500.0  # ms of passes of one network in one runtime, where the least number does not need more
+NOT_KNOWN = "what the prediction is for is not recorded"
+NOT_ASKED = "--no-measure"
+NO_FILE = f"no {FILES['onnx']} was written"
+NO_RUNTIME = "onnxruntime is not installed"
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """What a search takes the latency of a network to be.
+
+    Args:
+        objective: Its name in the search.
+        ms: Milliseconds.
+        record: What the costs were measured on.
+    """
+
+    objective: str
+    ms: float
+    record: Record | None = None
+
+    @property
+    def by(self) -> str:
+        """Who predicts it, in words."""
+        return (self.record and self.record.source) or f"objective {self.objective!r}"
+
+
+@dataclass
+class _Plan:
+    """One latency of a network: predicted, to be measured, or both."""
+
+    prediction: Prediction | None = None
+    device: Device | None = None
+    file: str | None = None
+    reason: str | None = None  # for not measuring
+    run: Run | None = None
+    times: list[float] = field(default_factory=list)
+
+
+def predictions(module: SearchModule, config: SubnetConfig) -> list[Prediction]:
+    """Latencies of an architecture by the cost models of a search, all that are in ms."""
+    if isinstance(module, NAT):
+        genes = module.supernet.space.encode([config])
+        known: dict[str, Objective] = {objective.name: objective for objective in module.pareto.objectives}
+        known |= {constraint.objective.name: constraint.objective for constraint in module.pareto.constraints}
+        return [
+            Prediction(name, float(objective.values(genes)[0]), getattr(objective.model, "record", None))
+            for name, objective in known.items()
+            if objective.unit == UNIT
+        ]
+    penalty = module.penalty if isinstance(module, GradientSearch) else None
+    if penalty is None or penalty.cost is None or penalty.cost.unit != UNIT:
+        return []
+    return [Prediction("latency", penalty.cost.cost(config), penalty.cost.record)]
+
+
+def measured_on(module: SearchModule) -> list[str]:
+    """What the latencies of a search were measured on: a sentence for each of them."""
+    models = [objective.model for objective in module.pareto.objectives] if isinstance(module, NAT) else []
+    models += [c.objective.model for c in module.pareto.constraints] if isinstance(module, NAT) else []
+    penalty = module.penalty if isinstance(module, GradientSearch) else None
+    models += [penalty.cost] if penalty is not None else []
+    records = [getattr(model, "record", None) for model in models]
+    told = [f"Latencies of {r.source or 'the search'}: {r.on()}.{_elsewhere(r)}" for r in records if r and r.device]
+    return list(dict.fromkeys(told))
+
+
+def record_latency(
+    folder: Path, network: Subnet, predicted: Sequence[Prediction] = (), *, measure: bool = True
+) -> list[str]:
+    """Measure an exported network, and write predicted and measured latencies into its manifest.
+
+    Measured is ``model.onnx`` in ONNX Runtime, and the network in the runtime of each prediction, with its threads and
+    batch, where that is here; pass by pass in turn. Without an ONNX file PyTorch runs the network.
+
+    Args:
+        folder: The export.
+        network: What was exported; it is not changed.
+        predicted: Latencies that a search has predicted.
+        measure: Whether to measure; otherwise only predictions are written.
+
+    Returns:
+        A sentence for each latency.
+    """
+    manifest = folder / MANIFEST
+    content = json.loads(manifest.read_text(encoding="utf-8"))
+    if measure:
+        plans = _plans(folder, predicted, content)
+        with torch.random.fork_rng(devices=[]):
+            _measure(plans, folder, network)
+    else:
+        plans = [_Plan(prediction, reason=NOT_ASKED) for prediction in predicted]
+    entries = [_entry(plan) for plan in plans]
+    write_atomically(manifest, json.dumps({**content, "latency": entries}, indent=2))
+    return [_sentence(plan) for plan in plans]
+
+
+def _plans(folder: Path, predicted: Sequence[Prediction], manifest: dict[str, Any]) -> list[_Plan]:
+    file = FILES["onnx"] if (folder / FILES["onnx"]).is_file() and find_spec("onnxruntime") else None
+    plans = []
+    takes = manifest["files"].get(file, {}).get("input") or {}
+    alone = not takes.get("inside")  # a file that resizes does more than the network that was predicted
+    for prediction in predicted:
+        plan = _Plan(prediction)
+        if prediction.record is None or "runtime" not in prediction.record.device:
+            plan.reason = NOT_KNOWN
+        else:
+            try:
+                plan.device = device = Device.of(prediction.record)
+                plain = (device.runtime, device.device, device.dtype) == ("onnxruntime", "cpu", "float32")
+                plan.file = file if plain and alone else None
+            except (ValueError, ImportError) as error:  # a device that is not here, a runtime that is not installed
+                plan.reason = str(error)
+        plans.append(plan)
+    like = next((plan.device for plan in plans if plan.device is not None), None)
+    threads, batch = (None, 1) if like is None else (like.threads, like.batch)
+    if file is not None and not any(plan.file for plan in plans):
+        plans.append(_Plan(device=Device("onnxruntime", "cpu", batch=batch, threads=threads), file=file))
+    elif file is None and like is None:
+        plans.append(_Plan(device=Device("eager", "cpu", batch=batch, threads=threads)))
+    return plans
+
+
+def _measure(plans: Sequence[_Plan], folder: Path, network: Subnet) -> None:
+    """Time all of them, in turn, so that what slows the machine for a while slows all alike."""
+    for plan in plans:
+        if plan.device is None:
+            continue
+        try:
+            with plan.device.ready():
+                if plan.file is not None:
+                    plan.run = plan.device.prepare_file(folder / plan.file, network.input_shape[1:])
+                else:
+                    plan.run = plan.device.prepare(copy.deepcopy(network).cpu())
+                for _ in range(WARM_UP):
+                    plan.device.time(plan.run)
+        except Exception as error:  # noqa: BLE001  # whatever a runtime raises: the export is whole nevertheless
+            plan.run, plan.reason = None, f"{type(error).__name__}: {error}".splitlines()[0]
+    for number in range(MOST):
+        for plan in plans:
+            if plan.device is None or plan.run is None or (number >= LEAST and sum(plan.times) >= BUDGET):
+                continue
+            with plan.device.ready():
+                plan.times.append(plan.device.time(plan.run))
+    for plan in plans:
+        if not all(math.isfinite(ms) and ms > 0 for ms in plan.times):
+            plan.times, plan.reason = [], "the clock gave times that are not above 0"
+
+
+def _entry(plan: _Plan) -> dict[str, Any]:
+    prediction, device = plan.prediction, plan.device
+    entry: dict[str, Any] = {"file": plan.file}
+    if prediction is not None:
+        entry |= {"objective": prediction.objective, "predicted_ms": prediction.ms, "predicted_by": prediction.by}
+        entry["predicted_for"] = prediction.record.to_dict() if prediction.record else None
+        if entry["predicted_for"]:
+            del entry["predicted_for"]["supernet"]  # of this network
+    if not plan.times or device is None:
+        return entry | {"measured_ms": None, "not_measured": plan.reason}
+    median = float(np.median(plan.times))
+    entry |= {
+        "measured_ms": median,
+        "spread_ms": _spread(plan.times),
+        "passes": len(plan.times),
+        "difference": None if prediction is None else median / prediction.ms - 1 if prediction.ms else None,
+        "batch": device.batch,
+        "dtype": device.dtype,
+        "date": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+    }
+    return entry | device.facts()
+
+
+def _spread(times: Sequence[float]) -> float:
+    """Half of the distance between the quartiles."""
+    low, high = np.quantile(times, (0.25, 0.75))
+    return float(high - low) / 2
+
+
+def _sentence(plan: _Plan) -> str:
+    prediction, device = plan.prediction, plan.device
+    predicted = "" if prediction is None else f"{prediction.ms:.4g} {UNIT} predicted by {prediction.by}"
+    if not plan.times or device is None:
+        return f"Latency: {predicted or 'not predicted'}; not measured: {plan.reason}."
+    median = float(np.median(plan.times))
+    what = f"{plan.file} in ONNX Runtime" if plan.file else f"the network, {device.runtime}"
+    threads = f"{device.threads} thread{'' if device.threads == 1 else 's'}"
+    told = f"{median:.4g} ± {_spread(plan.times):.2g} {UNIT} measured ({what}, {threads}, batch {device.batch})"
+    if prediction is None:
+        why = "" if plan.file else f" {NO_FILE.capitalize()}, or {NO_RUNTIME}."
+        return f"Latency: {told}.{why}"
+    if not prediction.ms:
+        return f"Latency: {predicted}, {told}."
+    off = median / prediction.ms - 1
+    away = f"{abs(off):.1%} {'more' if off > 0 else 'less'} than predicted"
+    return f"Latency: {predicted}, {told}, {away}.{_elsewhere(prediction.record)}"
+
+
+def _elsewhere(record: Record | None) -> str:
+    """A sentence, if a record is of another processor than this machine's."""
+    if record is None or record.device.get("device", "cpu") != "cpu" or not record.device.get("name"):
+        return ""
+    here = Device("eager", "cpu").facts()["name"]
+    there = record.device["name"]
+    return "" if here == there else f" They were measured on {there}, this is {here}."

@@ -1,0 +1,363 @@
+"""``oneshot measure``: latency tables of this machine, and how wrong they are."""
+
+from __future__ import annotations
+
+import json
+import warnings
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pytorch_lightning as pl
+from jsonargparse import ArgumentParser, Namespace
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+from oneshot.cost import (
+    Device,
+    FewShot,
+    LatencyTable,
+    Record,
+    Verification,
+    bundled_sources,
+    describe_supernet,
+    fit_predictor,
+    measure_samples,
+    read_csv,
+    read_record,
+    write_csv,
+)
+from oneshot.cost import measure as measure_table
+from oneshot.cost import verify as verify_table
+from oneshot.cost.latency.device import DType, Runtime
+from oneshot.cost.latency.table import UNRECORDED
+from oneshot.cost.learned.few_shot import MEASUREMENTS
+from oneshot.cost.learned.predictors import SAMPLES
+from oneshot.cost.record import changes, noise_doubt
+from oneshot.report.latency import draw_agreement
+from oneshot.report.style import save_figure
+from oneshot.report.tables import network_table
+from oneshot.storage.files import write_atomically
+from oneshot.storage.lock import RunLock
+from oneshot.supernets.base import Supernet
+from oneshot.supernets.elastic import ElasticSupernet
+from oneshot.supernets.space import IntMatrix
+
+from . import terminal
+from .data_defaults import build_data, fit_to_data
+from .options import OneLineErrors
+
+VERIFIED = 50
+NETWORKS = 200  # of an elastic space that are measured
+
+
+def measure(args: Sequence[str], *, console: Console | None = None) -> None:
+    """``oneshot measure``: measure a table, unless there is one already, and verify it if that is asked for.
+
+    The table of ``--out table.json`` has ``table.journal`` beside it, with the raw timings by which an interrupted run
+    goes on; verification writes ``table.verify.json``, ``table.verify.png`` and ``table.verify.journal``. With
+    ``--few-shot``, and of elastic spaces, there is no table but a ``.csv`` of some networks, which a cost model is made
+    from.
+
+    Raises:
+        FileExistsError: If the table is there, and neither to be verified nor replaced.
+    """
+    console = console or terminal.console()
+    options, supernet = _parse(args)
+    target = Device(options.runtime, options.device, batch=options.batch, dtype=options.dtype, threads=options.threads)
+    elastic = isinstance(supernet, ElasticSupernet)
+    out = Path(options.out or ("runs/latency.csv" if options.few_shot or elastic else "runs/latency.json"))
+    with RunLock(out.parent, out.name):
+        _measure(options, supernet, target, out, console)
+
+
+def _measure(options: Namespace, supernet: Supernet, target: Device, out: Path, console: Console) -> None:
+    """What :func:`measure` does, once no other process does it."""
+    elastic = isinstance(supernet, ElasticSupernet)
+    journal, verified = out.with_suffix(".journal"), out.with_suffix(".verify.journal")
+    if options.overwrite:
+        for path in (out, journal, verified):
+            path.unlink(missing_ok=True)
+    if elastic:
+        return _elastic(options, supernet, target, out, journal, console)
+    if options.few_shot or options.elsewhere:
+        return _few_shot(options, supernet, target, out, journal, console)
+    if out.exists() and not options.verify:
+        raise FileExistsError(f"{out} exists. Verify it with --verify {VERIFIED}, or replace it with --overwrite.")
+    if not out.exists():
+        with _progress(console, "networks of the table") as progress:
+            table = measure_table(
+                supernet, target, networks=options.networks, seed=options.seed, journal=journal, progress=progress
+            )
+        table.save(out)
+        verified.unlink(missing_ok=True)  # it was measured against another table
+        _describe(table, supernet, console)
+        _warn_of_doubts(out, table.doubts, console)
+        _say(console, f"Table: {out}. Next: --verify {VERIFIED}, or --model.penalty.cost {out} in a search.")
+    if options.verify:
+        with _progress(console, "networks to verify") as progress:
+            result = verify_table(
+                LatencyTable.load(out),
+                supernet,
+                target,
+                networks=options.verify,
+                seed=options.seed + 1,
+                journal=verified,
+                progress=progress,
+            )
+        write_atomically(out.with_suffix(".verify.json"), json.dumps(result.to_dict(), indent=1))
+        picture = save_figure(draw_agreement(result, title=_title(result)), out.with_suffix(".verify.png"))
+        _report(result, console)
+        _say(console, f"Picture: {picture}")
+
+
+def _few_shot(
+    options: Namespace, supernet: Supernet, target: Device, out: Path, journal: Path, console: Console
+) -> None:
+    """Propose a few networks, measure them or have them measured, and say what that tells about the others."""
+    space = supernet.space
+    if options.few_shot < MEASUREMENTS or options.verify or out.suffix != ".csv":
+        raise ValueError(
+            f"--few-shot takes {MEASUREMENTS} networks or more, better 10, writes --out FILE.csv, and has no --verify; "
+            f"got --few-shot {options.few_shot} --verify {options.verify} --out {out}."
+        )
+    sources = list(bundled_sources(space).values())
+
+    def propose() -> IntMatrix:
+        return FewShot(space, sources).propose(options.few_shot, seed=options.seed)
+
+    if (measured := _measured(options, supernet, target, out, journal, console, propose)) is None:
+        return
+    genes, ms, record = measured
+    cost = FewShot(space, sources).fit(genes, ms)
+    others = space.sample_matrix(1000, options.seed)
+    predicted, (low, high) = cost.costs(others), cost.interval(others, 0.9)
+    _say(
+        console,
+        f"{len(ms)} measurements and {len(sources)} known devices: random networks need {predicted.min():.3g} to "
+        f"{predicted.max():.3g} {cost.unit}, each ± {((high - low) / 2 / predicted).mean():.0%} with a probability of "
+        "90 %.",
+    )
+    _warn_of_noise(out, record, console)
+    _say(console, f"Measurements: {out}. Next: --model.penalty.cost {out} in a search.")
+
+
+def _elastic(
+    options: Namespace, supernet: Supernet, target: Device, out: Path, journal: Path, console: Console
+) -> None:
+    """Measure random networks of an elastic space, and say what they tell about the others."""
+    space, networks = supernet.space, options.networks or NETWORKS
+    if options.few_shot or options.verify or out.suffix != ".csv" or networks < SAMPLES["elastic"]:
+        raise ValueError(
+            f"In space {space.name!r} what a block needs depends on other choices, so there is no table: at least "
+            f"{SAMPLES['elastic']} random networks are measured (--networks, {NETWORKS} by default) and written to "
+            f"--out FILE.csv, without --verify and --few-shot; got --networks {networks} --verify {options.verify} "
+            f"--few-shot {options.few_shot} --out {out}."
+        )
+
+    def draw() -> IntMatrix:
+        return space.encode(space.unique(space.decode(space.sample_matrix(networks, options.seed))))
+
+    if (measured := _measured(options, supernet, target, out, journal, console, draw)) is None:
+        return
+    genes, ms, record = measured
+    agreement = fit_predictor(space, genes, ms, kind="elastic").validation["elastic"]
+    _say(
+        console,
+        f"{len(ms)} networks need {ms.min():.3g} to {ms.max():.3g} ms; learned from the others, "
+        f"{agreement.within_10:.0%} of them are predicted within 10 %, Kendall's tau {agreement.kendall:.3f}.",
+    )
+    _warn_of_noise(out, record, console)
+    _say(console, f"Measurements: {out}, an objective for 'oneshot pareto'.")
+
+
+def _measured(
+    options: Namespace,
+    supernet: Supernet,
+    target: Device,
+    out: Path,
+    journal: Path,
+    console: Console,
+    networks: Callable[[], IntMatrix],
+) -> tuple[IntMatrix, npt.NDArray[np.float64], Record | None] | None:
+    """Networks, their latencies in ms and their record, as ``out`` has them, measured if need be.
+
+    None if that is done elsewhere.
+    """
+    space = supernet.space
+    if not out.exists():
+        genes = networks()
+        if options.elsewhere:
+            record = Record(describe_supernet(supernet), seed=options.seed, networks=_asked(options))
+            write_csv(out, space, genes, record=record)
+            _say(
+                console,
+                f"Measure the {len(genes)} networks of {out}, fill in the column ms, and give the same command.",
+            )
+            return None
+        with _progress(console, "networks") as progress:
+            ms, now = measure_samples(supernet, target, genes, seed=options.seed, journal=journal, progress=progress)
+        write_csv(out, space, genes, ms, record=replace(now, networks=_asked(options)))
+        return genes, ms, now
+    then = read_record(out)
+    if then is None:
+        warnings.warn(UNRECORDED.format(source=out), stacklevel=2)
+    else:
+        _check_continued(options, then, supernet, target, out)
+    return *read_csv(out, space), then
+
+
+def _asked(options: Namespace) -> int | None:
+    networks: int | None = options.few_shot or options.networks
+    return networks
+
+
+def _check_continued(options: Namespace, record: Record, supernet: Supernet, target: Device, out: Path) -> None:
+    """Refuse a file that is there, and was measured with other settings than are given."""
+    record.check_supernet(supernet)
+    then = {"seed": record.seed, "networks": record.networks}
+    now = {"seed": options.seed, "networks": _asked(options)}
+    if record.device:  # else it was filled in elsewhere
+        names = ("runtime", "device", "name", "threads")
+        then |= {name: record.device.get(name) for name in names} | {"batch": record.batch, "dtype": record.dtype}
+        facts = target.facts()
+        now |= {name: facts.get(name) for name in names} | {"batch": target.batch, "dtype": target.dtype}
+    if different := changes(then, now):
+        raise ValueError(
+            f"{out} was measured with other settings: {different}. Give those, replace the file with --overwrite, or "
+            "write to another --out."
+        )
+
+
+def _parse(args: Sequence[str]) -> tuple[Namespace, Supernet]:
+    """The options, and the supernet: that of the data where it is left at its defaults, as a search builds it."""
+    parser = _parser()
+    options = parser.parse_args(terminal.with_configurations_as_utf8(args))
+    with warnings.catch_warnings():
+        # jsonargparse is about to rename this method; older releases do not know the other name.
+        warnings.filterwarnings("ignore", r"(?s).*(JsonargparseDeprecationWarning|instantiate_classes)")
+        if options.data is not None:
+            fit_to_data(options.supernet, build_data(options.data))
+            options.data = None
+        supernet: Supernet = parser.instantiate_classes(options).supernet
+    return options, supernet
+
+
+class _Parser(OneLineErrors, ArgumentParser):
+    """A parser with errors of one line."""
+
+
+def _parser() -> ArgumentParser:
+    parser = _Parser(prog="oneshot measure", description="Measure what a supernet's candidates need here.")
+    parser.add_argument("--config", action="config", help="YAML file with these options")
+    parser.add_subclass_arguments(Supernet, "supernet", required=True, help="the search space to measure")
+    parser.add_subclass_arguments(
+        pl.LightningDataModule,
+        "data",
+        required=False,
+        help="what a search will read: the supernet gets its image size, channels and number of classes",
+    )
+    parser.add_argument("--out", type=str | None, default=None, help="table to write or to verify (runs/latency.json)")
+    parser.add_argument("--runtime", type=Runtime, default="eager", help="what runs the networks")
+    parser.add_argument("--device", type=str, default="cpu", help="cpu, cuda or cuda:1")
+    parser.add_argument("--threads", type=int | None, default=None, help="of the CPU; PyTorch's number by default")
+    parser.add_argument("--batch", type=int, default=1, help="inputs in one pass")
+    parser.add_argument("--dtype", type=DType, default="float32", help="of weights and inputs")
+    parser.add_argument(
+        "--networks",
+        type=int | None,
+        default=None,
+        help="to measure; by default 3 for each unknown, of elastic spaces 200",
+    )
+    parser.add_argument("--verify", type=int, default=0, help="compare with this many whole random networks")
+    parser.add_argument(
+        "--few-shot", type=int, default=0, help="measure this many networks only, and take the rest from known devices"
+    )
+    parser.add_argument(
+        "--elsewhere",
+        action="store_true",
+        help="with --few-shot, or of an elastic space: write a .csv, to be filled in elsewhere",
+    )
+    parser.add_argument("--seed", type=int, default=0, help="of the networks")
+    parser.add_argument("--overwrite", action="store_true", help="begin anew, where otherwise a run is gone on with")
+    return parser
+
+
+def _warn_of_doubts(out: Path, doubts: Sequence[str], console: Console) -> None:
+    if doubts:
+        _say(
+            console,
+            f"WARNING: {out} is doubtful: {'; '.join(doubts)}. Measure again with --overwrite when nothing else runs "
+            "on the machine; a search refuses it unless it is given allow_noisy.",
+        )
+
+
+def _warn_of_noise(out: Path, record: Record | None, console: Console) -> None:
+    doubt = noise_doubt(record.noise) if record is not None else None
+    _warn_of_doubts(out, [doubt] if doubt else [], console)
+
+
+def _describe(table: LatencyTable, supernet: Supernet, console: Console) -> None:
+    device = table.device
+    arguments = ", ".join(f"{name} {value}" for name, value in (table.supernet or {}).get("arguments", {}).items())
+    _say(console, f"Networks of {type(supernet).__name__}: {arguments or 'without arguments in common'}.")
+    _say(
+        console,
+        f"{device['runtime']} on {device['name']}, {_threads(device)}, batch {table.batch}, {table.dtype}: "
+        f"{table.networks} networks of space {table.space!r}.",
+    )
+    _say(
+        console,
+        f"Noise from one measurement to the next {table.noise:.1%}; a network differs from its sum by "
+        f"{table.residual:.1%}. The reference needs {table.reference['ms']:.3g} ms.",
+    )
+
+
+def _report(result: Verification, console: Console) -> None:
+    rows = [
+        {
+            "compared": name,
+            "within 5 %": f"{agreement.within_5:.0%}",
+            "within 10 %": f"{agreement.within_10:.0%}",
+            "RMSE, ms": f"{agreement.rmse:.3g}",
+            "tau": f"{agreement.kendall:.3f}",
+            "rho": f"{agreement.spearman:.3f}",
+        }
+        for name, agreement in (
+            ("measured", result.agreement),
+            ("by the clock", result.by_the_clock),
+            ("measured twice", result.repeat),
+        )
+    ]
+    console.print(network_table(rows, title=f"{len(result.genes)} random networks, {_title(result)}"))
+    _say(
+        console,
+        "'measured' compares the table with relative latencies, 'by the clock' with milliseconds as they were, "
+        f"'measured twice' the networks with themselves. Noise {result.noise:.1%}; the reference was "
+        f"{abs(result.drift):.1%} {'slower' if result.drift > 0 else 'faster'} than when the table was made.",
+    )
+
+
+def _title(result: Verification) -> str:
+    device = result.device
+    return f"{device['runtime']} on {device['name']}, {_threads(device)}"
+
+
+def _threads(device: Mapping[str, Any]) -> str:
+    return f"{device['threads']} thread{'' if device['threads'] == 1 else 's'}"
+
+
+def _say(console: Console, text: str) -> None:
+    console.print(text, soft_wrap=True, highlight=False)
+
+
+@contextmanager
+def _progress(console: Console, what: str) -> Iterator[Callable[[int, int], None]]:
+    columns = (TextColumn("{task.description}", markup=False), BarColumn(), MofNCompleteColumn())
+    with Progress(*columns, TimeElapsedColumn(), TimeRemainingColumn(), console=console) as bar:
+        task = bar.add_task(what, total=None)
+        yield lambda done, total: bar.update(task, completed=done, total=total)

@@ -1,0 +1,99 @@
+"""The network that a word on the command line stands for."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from rich.table import Table
+
+from oneshot.deploy.export import MANIFEST, load
+from oneshot.report.tables import network_table
+from oneshot.storage.files import (
+    check_recorded,
+)
+from oneshot.supernets import (
+    NASNET_CELLS,
+    PUBLISHED,
+    DARTSNetwork,
+    Genotype,
+    NASBench201Network,
+    NASBench201Space,
+    NASNetNetwork,
+    NASNetSpace,
+    SubnetConfig,
+    darts_space,
+    load_config,
+    reduced_space,
+)
+from oneshot.supernets.base import Subnet
+from oneshot.supernets.darts import REDUCED_SPACES
+from oneshot.training.retrain import Retrain
+
+from .options import did_you_mean
+from .run import RunFolder, is_run
+
+GENOTYPE = re.compile(r"\bGenotype\s*\(")  # a text, and no folder that is called so
+
+
+def network_named(target: str, *, inherit: bool, trust: Sequence[str] = ()) -> Subnet:
+    """The network a word on the command line stands for."""
+    if GENOTYPE.search(target):  # as logs and repositories print it
+        return DARTSNetwork(Genotype.parse(target))
+    path = Path(target)
+    if target in PUBLISHED:
+        return DARTSNetwork(PUBLISHED[target])
+    if target in NASNET_CELLS:
+        return NASNetNetwork(NASNET_CELLS[target])
+    if target.startswith("|"):
+        return NASBench201Network(target)
+    if is_run(path):
+        run = RunFolder(path, tuple(trust))
+        module = run.module()
+        if isinstance(module, Retrain):
+            return module.network_for_export()
+        return module.supernet.extract(run.subnet() or module.derive(), inherit=inherit)
+    exported = path if path.is_dir() else path.parent
+    if (exported / MANIFEST).is_file():
+        return load(exported, trust=trust)
+    if path.is_file():
+        check_recorded(path)
+        return network_of(load_config(path), path)
+    raise ValueError(
+        f"Expected a run, an exported network, a NAS-Bench-201 string, the text of a Genotype(...) or one of "
+        f"{', '.join([*PUBLISHED, *NASNET_CELLS])}; "
+        f"got {target!r}, which is none of these.{did_you_mean(target, [*PUBLISHED, *NASNET_CELLS])}"
+    )
+
+
+def network_of(config: SubnetConfig, path: Path) -> Subnet:
+    """The paper's network of a bare config: only our own spaces can be told by their names."""
+    if config.space == "nasbench201":
+        return NASBench201Network(NASBench201Space().arch_string(config))
+    for space in [darts_space(), *(reduced_space(name) for name in REDUCED_SPACES)]:
+        if config.space == space.name:
+            return DARTSNetwork(space.genotype(config))
+    if config.space == NASNetSpace.name:
+        return NASNetSpace().network(config)
+    raise ValueError(
+        f"{path} holds a config of space {config.space!r}, which says nothing of the network. Name the run it is from."
+    )
+
+
+def metrics(results: Mapping[str, float]) -> Table:
+    """The metrics of a test, as a table."""
+    return network_table([{"metric": name, "value": f"{value:.4f}"} for name, value in results.items()])
+
+
+def positional(command: str, args: Sequence[str], what: str) -> tuple[str, list[str]]:
+    """The first argument, and the others; with ``--help``, something in its place.
+
+    Raises:
+        ValueError: If there is none.
+    """
+    if args and args[0] in ("-h", "--help"):
+        return next(iter(PUBLISHED)), list(args)
+    if not args or args[0].startswith("-"):
+        raise ValueError(f"oneshot {command} needs {what} as its first argument.")
+    return args[0], list(args[1:])

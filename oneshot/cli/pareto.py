@@ -1,0 +1,37 @@
+"""``oneshot pareto``: search a front of networks."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from oneshot.callbacks import (
+    ParetoExport,
+    SearchProgressBar,
+    SubnetExport,
+)
+from oneshot.fronts.pick import front_rows
+from oneshot.nat.nat import NAT
+from oneshot.report.tables import network_table
+
+from .trainer import RunCLI, options_of_the_run, say, say_latencies
+
+
+def pareto(args: Sequence[str]) -> None:
+    """``oneshot pareto``: NAT, or go on with it; the front is in the run's folder after every search."""
+    options, allowed = options_of_the_run(args, "pareto")
+    cli = RunCLI(
+        "pareto",
+        options,
+        allowed=allowed,
+        model_class=NAT,
+        subclass_mode_model=True,
+        callbacks=lambda out: [ParetoExport(out), SubnetExport(out), SearchProgressBar()],
+    )
+    say_latencies(cli)
+    with cli.alone():
+        folder = cli.fit()
+    if cli.trainer.is_global_zero:
+        search = cli.model.pareto
+        units = ["", *(objective.unit for objective in search.objectives)]
+        say(network_table(front_rows(search.archive.objectives, units, search.archive.values[search.front()])))
+        say(f"Run: {folder}, with front.png and front.html. Next: oneshot pick {folder} --knee")

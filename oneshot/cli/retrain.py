@@ -1,0 +1,37 @@
+"""``oneshot retrain``: train the network of a search, an exported network or a published genotype."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+
+from oneshot.storage.files import (
+    write_recorded,
+)
+from oneshot.storage.trust import (
+    split_trust,
+)
+
+from .networks import metrics, network_named, positional
+from .run import RESULTS, SUBNET
+from .trainer import retrain_cli, say
+
+
+def retrain(args: Sequence[str]) -> None:
+    """``oneshot retrain SOURCE``: train the network of a search, an exported network or a published genotype."""
+    source, args = positional("retrain", args, "SOURCE, a search run, an exported network or a published genotype")
+    inherit = "--inherit" in args
+    network = network_named(source, inherit=inherit, trust=split_trust(args)[1])
+    cli = retrain_cli("retrain", network, [arg for arg in args if arg != "--inherit"])
+    if inherit:
+        cli.model.load_network(network)
+    with cli.alone():
+        folder = cli.fit()
+        results = cli.trainer.test(cli.model, datamodule=cli.datamodule, verbose=False)[0]
+        if cli.trainer.is_global_zero:
+            write_recorded(folder / RESULTS, json.dumps(results, indent=2), patient=True)
+            if network.config is not None:
+                write_recorded(folder / SUBNET, network.config.to_json(), patient=True)
+    if cli.trainer.is_global_zero:
+        say(metrics(results))
+        say(f"Run: {folder}. Next: oneshot export {folder}")

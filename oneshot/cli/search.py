@@ -1,0 +1,41 @@
+"""``oneshot search``: train a supernet, and derive an architecture."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from oneshot.callbacks import (
+    ArchLogger,
+    CollapseMonitor,
+    GenotypePlot,
+    SearchProgressBar,
+    SubnetExport,
+)
+from oneshot.engine.module import SearchModule
+
+from .trainer import RunCLI, options_of_the_run, say, say_latencies
+
+
+def search(args: Sequence[str]) -> None:
+    """``oneshot search``: fit a search and leave its architecture in the run's folder."""
+    options, allowed = options_of_the_run(args, "search")
+    cli = RunCLI(
+        "search",
+        options,
+        allowed=allowed,
+        model_class=SearchModule,
+        subclass_mode_model=True,
+        callbacks=lambda out: [
+            ArchLogger(),
+            GenotypePlot(out),
+            SubnetExport(out),
+            CollapseMonitor(),
+            SearchProgressBar(),
+        ],
+    )
+    say_latencies(cli)
+    with cli.alone():
+        folder = cli.fit()
+    if cli.trainer.is_global_zero:
+        say(str(cli.model.derive()))
+        say(f"Run: {folder}. Next: oneshot retrain {folder} --config ...")

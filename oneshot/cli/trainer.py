@@ -1,0 +1,277 @@
+"""What the commands that train share: options of Lightning, a folder for the run, how it is resumed."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import logging
+import sys
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from pathlib import Path
+from typing import Any
+
+import pytorch_lightning as pl
+import yaml
+from pytorch_lightning.callbacks import Callback, Checkpoint, ProgressBar
+from pytorch_lightning.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
+from rich.table import Table
+
+from oneshot.callbacks import (
+    RunCheckpoint,
+    SearchProgressBar,
+    StepProfile,
+    good_checkpoint,
+)
+from oneshot.deploy.export import describe
+from oneshot.storage.files import (
+    begin_checksums,
+    is_as_recorded,
+    new_folder,
+    remove_unfinished,
+    write_recorded,
+)
+from oneshot.storage.interrupts import GOES_ON, graceful, interruption
+from oneshot.storage.limits import check_sizes_in
+from oneshot.storage.lock import RunLock
+from oneshot.storage.readers import read_yaml
+from oneshot.storage.run_log import RunLog
+from oneshot.storage.trust import (
+    CONFIG,
+    check_classes,
+    importing_only,
+    split_trust,
+)
+from oneshot.supernets.base import Subnet
+from oneshot.training.retrain import Retrain
+
+from .data_defaults import build_data, fit_to_data
+from .exported_latency import measured_on
+from .options import OneLineErrors
+from .run import DATA, note, write_facts
+from .terminal import console, with_configurations_as_utf8
+
+# What may be other than at the beginning when a run is resumed: nothing that the result depends on.
+FREE = {f"data.{inner}init_args.{name}" for inner in ("", "init_args.data.") for name in ("num_workers", "device")}
+
+FREE |= {f"model.init_args.{name}" for name in ("ray", "ray_workers", "ray_gpus")}
+
+COMPARED = ("seed_everything", "model", "data", "trainer")
+
+LIGHTNING = ("pytorch_lightning", "lightning_fabric", "torch.utils")  # of a Trainer, to which resuming belongs
+
+FIXED_OF_TRAINER = ("precision", "limit_train_batches", "overfit_batches", "fast_dev_run")
+
+CHECKPOINT = "checkpoints/last.ckpt"
+
+
+class _SaveConfig(SaveConfigCallback):
+    """Keeps the resolved configuration in the run's folder, whatever logger is used."""
+
+    def save_config(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
+        folder = Path(trainer.default_root_dir)
+        if self.config.resume and (folder / CONFIG).is_file():
+            if not (folder / DATA).is_file():  # a run of an earlier release
+                self._write_facts(trainer)
+            return
+        config = self.config.clone()
+        del config["resume"], config["overwrite"], config["profile"]  # of this start, not of the run
+        begin_checksums(folder)
+        write_recorded(folder / CONFIG, self.parser.dump(config, skip_validation=True), patient=True)
+        self._write_facts(trainer)
+
+    def _write_facts(self, trainer: pl.Trainer) -> None:
+        if (data := getattr(trainer, "datamodule", None)) is not None:  # which is set up by now
+            write_facts(Path(trainer.default_root_dir), data)
+
+
+class _Parser(OneLineErrors, LightningArgumentParser):
+    """Lightning's parser, with errors of one line."""
+
+
+class RunCLI(LightningCLI):
+    """Lightning's command line with ``--out`` and ``--overwrite``; objects are built, nothing is run."""
+
+    def __init__(
+        self,
+        command: str,
+        args: Sequence[str],
+        *,
+        callbacks: Callable[[Path], list[Callback]] | None = None,
+        allowed: Sequence[str] | None = None,
+        **kwargs: Any,
+    ) -> None:
+        guard = nullcontext() if allowed is None else importing_only(allowed)
+        self._command, self._callbacks = command, callbacks
+        # Lightning recommends its makers' other packages at every start.
+        logging.getLogger("pytorch_lightning.utilities.rank_zero").addFilter(lambda r: "💡" not in r.getMessage())
+        with _argv(f"oneshot {command}", with_configurations_as_utf8(args)), guard:
+            super().__init__(
+                datamodule_class=pl.LightningDataModule,
+                subclass_mode_data=True,
+                save_config_callback=_SaveConfig if callbacks else None,
+                save_config_kwargs={"save_to_log_dir": False},
+                seed_everything_default=0,
+                load_from_checkpoint_support=False,
+                auto_configure_optimizers=False,
+                run=False,
+                parser_class=_Parser,
+                **kwargs,
+            )
+
+    def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+        parser.add_argument("--out", type=str, default=f"runs/{self._command}", help="folder of the run")
+        parser.add_argument("--overwrite", action="store_true", help="replace the folder if it exists")
+        if self._callbacks:
+            parser.add_argument("--resume", action="store_true", help="go on where the run in the folder was stopped")
+            parser.add_argument("--profile", action="store_true", help="record some steps in the folder's profile/")
+
+    def before_instantiate_classes(self) -> None:
+        self.config.trainer.default_root_dir = self.config.out
+        check_sizes_in(self.config.model.as_dict())
+        self._fit_to_data()
+        if self._callbacks and self.config.resume and (Path(self.config.out) / CONFIG).is_file():
+            self._compare_with_the_beginning(Path(self.config.out) / CONFIG)
+
+    def _compare_with_the_beginning(self, path: Path) -> None:
+        """Refuse options that would make a resumed run end differently."""
+        now = yaml.safe_load(self.parser.dump(self.config, skip_validation=True))
+        then = read_yaml(path)
+        for config in (now, then):
+            config["trainer"] = {name: config.get("trainer", {}).get(name) for name in FIXED_OF_TRAINER}
+        now, then = (dict(_leaves({name: c.get(name) for name in COMPARED})) for c in (now, then))
+        changed = sorted(key for key in (now.keys() | then.keys()) - FREE if now.get(key) != then.get(key))
+        if changed:
+            different = "; ".join(f"{key} was {then.get(key)}, is {now.get(key)}" for key in changed)
+            raise ValueError(
+                f"A run is resumed with the options it began with; {different}. Leave them out (--resume --out "
+                f"{self.config.out} alone takes those of the run), or begin another run."
+            )
+
+    def _fit_to_data(self) -> None:
+        """Build the network for the data, where the configuration leaves it at its defaults."""
+        model = self.config.model.get("init_args", self.config.model)
+        network = model.get("supernet") or model.get("network")
+        if not network or "init_args" not in network:
+            return
+        fit_to_data(network, build_data(self.config.data))
+
+    def fit(self) -> Path:
+        """Train, or go on with the training, and return the folder of the run."""
+        folder, resume = Path(self.config.out), self.config.resume
+        checkpoint = good_checkpoint(folder / "checkpoints") if resume else None
+        new: AbstractContextManager[object] = nullcontext()
+        if resume and self.trainer.is_global_zero:
+            remove_unfinished(folder)
+        # What a run wrote before its first checkpoint, such as evaluations, is used again.
+        begun = checkpoint is not None or (resume and (folder / CONFIG).is_file())
+        if self.trainer.is_global_zero and not begun:  # the first process looks after the folder
+            new = new_folder(folder, overwrite=self.config.overwrite, marker=CONFIG, keep=CHECKPOINT)
+        with new:
+            if resume and self.trainer.is_global_zero:
+                say(f"Resuming from {checkpoint}." if checkpoint else f"No checkpoint in {folder}; starting anew.")
+            try:
+                with graceful():
+                    self.trainer.fit(self.model, datamodule=self.datamodule, ckpt_path=checkpoint, weights_only=True)
+            except RuntimeError as error:
+                if "DataLoader worker" not in str(error):
+                    raise
+                raise RuntimeError(
+                    f"A process that prepares batches died, which often means that memory ran out: {error} Lower "
+                    "num_workers of the data, 0 prepares them in the process of the run; the same command with "
+                    "--resume goes on from the last checkpoint."
+                ) from error
+            except SystemExit as error:
+                if (stopped := interruption(error)) is None:
+                    raise
+                saved = good_checkpoint(folder / "checkpoints") is not None
+                stopped.args = (GOES_ON if saved else "There is no checkpoint yet to go on from.",)
+                raise stopped from None
+        return folder
+
+    def alone(self) -> AbstractContextManager[object]:
+        """The folder, for this run alone; the first of its processes has it."""
+        return RunLock(self.config.out) if self.trainer.is_global_zero else nullcontext()
+
+    def instantiate_trainer(self, **kwargs: Any) -> pl.Trainer:
+        trainer, folder = self.config.trainer, Path(self.config.out)
+        if trainer.logger in (None, True):
+            kwargs["logger"] = RunLog(folder)
+        callbacks = self._callbacks(folder) if self._callbacks else []
+        given = self.config_init.trainer.callbacks or []
+        if trainer.enable_progress_bar is False or any(isinstance(c, ProgressBar) for c in given):
+            callbacks = [c for c in callbacks if not isinstance(c, ProgressBar)]
+        if self._callbacks and self.config.profile:
+            callbacks.append(StepProfile(folder / "profile"))
+        keeps = trainer.enable_checkpointing is False or any(isinstance(c, Checkpoint) for c in given)
+        if self._callbacks and not keeps:
+            callbacks.append(RunCheckpoint(folder / "checkpoints"))
+        self.trainer_defaults = {"callbacks": callbacks}
+        return super().instantiate_trainer(**kwargs)
+
+
+def say_latencies(cli: RunCLI) -> None:
+    """What the latencies of a search were measured on, which may well be another machine."""
+    if cli.trainer.is_global_zero:
+        for told in measured_on(cli.model):
+            say(told)
+
+
+def options_of_the_run(args: Sequence[str], command: str) -> tuple[list[str], list[str] | None]:
+    """With ``--resume`` and no configuration, that of the run, and what may be imported to build it."""
+    args, trust = split_trust(args)
+    if "--resume" not in args or any(arg == "--config" or arg.startswith("--config=") for arg in args):
+        return args, None
+    finder = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    finder.add_argument("--out", default=f"runs/{command}")
+    config = Path(finder.parse_known_args(args)[0].out) / CONFIG
+    if not config.is_file():
+        raise ValueError(f"--resume goes on with the run in --out; {config.parent} has no {CONFIG}. Name its folder.")
+    if not is_as_recorded(config):
+        note(f"{config} was changed, or damaged, since the run began; it goes on as it is now.")
+    allowed = check_classes(read_yaml(config), config, (*trust, *LIGHTNING))
+    return ["--config", str(config), *args], allowed
+
+
+def _leaves(tree: Any, path: str = "") -> Iterator[tuple[str, Any]]:
+    """Dotted names and values."""
+    if isinstance(tree, dict) and tree:
+        for name, branch in tree.items():
+            yield from _leaves(branch, f"{path}.{name}" if path else str(name))
+    else:
+        yield path, tree
+
+
+def retrain_cli(command: str, network: Subnet, args: Sequence[str]) -> RunCLI:
+    """Lightning's command line for the training, or the test, of one network."""
+    spec = describe(network)["network"]
+    # First, so that a YAML file or an option can change the size of the network.
+    options, allowed = options_of_the_run(args, command)
+    arguments = ["--model.network", json.dumps(spec), *options]
+    if command == "retrain":
+        cli = RunCLI(
+            command, arguments, model_class=Retrain, allowed=allowed, callbacks=lambda out: [SearchProgressBar()]
+        )
+    else:
+        cli = RunCLI(command, arguments, model_class=Retrain)
+    cli.model.network.config = network.config
+    return cli
+
+
+def say(what: str | Table) -> None:
+    """Print to the terminal; long lines are not broken."""
+    console().print(what, soft_wrap=True)
+
+
+@contextmanager
+def _argv(program: str, args: Sequence[str]) -> Iterator[None]:
+    """Lightning reads the command line itself, and warns when it is given arguments beside one."""
+    before, sys.argv = sys.argv, [program, *args]
+    try:
+        with warnings.catch_warnings():
+            # Lightning calls methods that jsonargparse is about to rename; neither is ours to change.
+            warnings.filterwarnings("ignore", r"(?s).*(JsonargparseDeprecationWarning|instantiate_classes)")
+            yield
+    finally:
+        sys.argv = before

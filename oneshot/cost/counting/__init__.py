@@ -1,0 +1,1 @@
+"""Counts: parameters, multiply-accumulates and memory, exact for every architecture."""

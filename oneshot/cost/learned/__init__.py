@@ -1,0 +1,1 @@
+"""Costs learned from measurements."""

@@ -1,0 +1,526 @@
+r"""Latency of a new device from a handful of measurements there and the cost models of known devices.
+
+The *shape* of a device is its cost over the space, shifted and scaled to mean 0 and standard deviation 1. The prior
+says that a new device has the shape of a known one plus a deviation, unknown offset, scale and noise:
+
+.. math:: y = \mu + \sigma (z_j(x) + \delta(x)) + \varepsilon, \quad
+    \delta \sim GP(0, a K_{devices} + b K_{places} + c K_{candidates}), \quad
+    \varepsilon \sim N(0, \sigma^2 \nu^2), \quad \log(\sigma / \mu) \sim N(\log(\sigma_j / \mu_j), \tau^2)
+
+with a kernel of the differences between devices, one in which every candidate in its place costs what it likes, and one
+in which it costs the same in all places. All are linear in known features, so everything is in closed form (Rasmussen
+and Williams, Gaussian Processes for Machine Learning, section 2.7), and :math:`j, \sigma, \nu` and :math:`(a, b, c)`
+are summed over a grid by their evidence. How often a device needs which deviation is learned from the sources, each in
+the role of the new device. To transfer between devices from ten measurements is HELP's idea (arXiv:2106.08630); no
+network and no meta-training is needed here.
+"""
+
+from __future__ import annotations
+
+import json
+import warnings
+import zlib
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from importlib.resources import files
+from pathlib import Path
+from typing import TypeVar
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from oneshot.cost.latency.samples import read_csv as read_csv
+from oneshot.cost.latency.samples import read_record
+from oneshot.cost.latency.samples import write_csv as write_csv
+from oneshot.cost.latency.table import UNIT, UNRECORDED
+from oneshot.cost.model import CostModel
+from oneshot.cost.record import Record, noise_doubt
+from oneshot.regression.encoding import one_hot, soft_one_hot
+from oneshot.supernets.elastic import ElasticSpace
+from oneshot.supernets.space import IntMatrix, SearchSpace
+
+from .predictors import LinearPredictor, Predictor, check_samples, fit_predictor
+
+Floats = npt.NDArray[np.float64]
+
+# Variances of the deviation, relative to that of the shape: differences between devices, places, candidates.
+DEVIATIONS = ((0.1, 0.003, 0.003), (0.1, 0.01, 0.03), (0.3, 0.01, 0.01), (1.0, 0.03, 0.1), (1.0, 0.3, 1.0))
+NOISES = (0.05, 0.1, 0.2, 0.4, 0.8, 1.6)  # standard deviation of a measurement, relative to that of the shape
+SCALES = (0.4, 0.6, 0.8, 1.0, 1.25, 1.6, 2.5)  # factors to the scale that fits the average device
+SPREAD = 0.4  # standard deviation of the logarithm of sigma / mu around that of the device that is resembled, tau
+OFFSET = 100.0  # variance of the offset in units of the scale: as good as unknown
+UNEXPLAINED = 0.7  # noise from which on the sources say little about the device
+STUDENT = 4.0  # degrees of freedom of the errors of measurements
+ROUNDS = 3  # of down-weighting what is far from what the others say
+MEASUREMENTS = 3
+BENCHMARK = "{name} is of the networks of a benchmark, and not of this supernet's; give it to FewShot with measurements"
+POPULATION = 2000  # random architectures that stand for the space
+PROPOSAL = 2  # deviation that proposals are made for
+
+
+class TransferredCost(CostModel):
+    """Costs on a new device: a sum of the sources' costs and of a table, as :meth:`FewShot.fit` makes it.
+
+    Args:
+        space: The search space.
+        sources: Cost models of the same space, S of them.
+        mean: Coefficients of offset, sources and candidates, ``[1 + S + P]``, P the picks of all genes.
+        covariance: Of the coefficients, ``[1 + S + P, 1 + S + P]``; zero if nothing is known.
+        noise: Standard deviation of one measurement, in ``unit``.
+        freedom: Degrees of freedom of the Student-t interval.
+        unit: Unit of the costs.
+
+    Attributes:
+        noise: See above. It holds what the sources cannot explain, be it noise or a device like none of them.
+    """
+
+    def __init__(
+        self,
+        space: SearchSpace,
+        sources: Sequence[CostModel],
+        mean: Floats,
+        covariance: Floats,
+        *,
+        noise: float,
+        freedom: int,
+        unit: str = "ms",
+    ) -> None:
+        super().__init__()
+        self.space, self.unit, self.noise, self.freedom = space, unit, noise, freedom
+        self.sources = torch.nn.ModuleList(sources)
+        self.mean, self.covariance = mean, covariance
+
+    def costs(self, genes: IntMatrix) -> npt.NDArray[np.float64]:
+        return np.asarray(self._features(genes) @ self.mean)
+
+    def interval(self, genes: IntMatrix, level: float = 0.9) -> tuple[Floats, Floats]:
+        """Where a measurement of each architecture falls with probability ``level``.
+
+        Args:
+            genes: Architectures, ``[N, G]``.
+            level: Between 0 and 1.
+
+        Returns:
+            Lower and upper ends, ``[N]`` each.
+
+        Raises:
+            ValueError: If the level is not between 0 and 1.
+        """
+        from scipy.stats import t
+
+        if not 0 < level < 1:
+            raise ValueError(f"The level of an interval is between 0 and 1, such as 0.9; got {level}.")
+        x = self._features(genes)
+        width = t.ppf((1 + level) / 2, self.freedom) * np.sqrt(
+            np.einsum("np,pq,nq->n", x, self.covariance, x, optimize=True).clip(0) + self.noise**2
+        )
+        middle = x @ self.mean
+        return np.maximum(middle - width, 0.0), middle + width
+
+    def expected(self, weights: Mapping[str, Tensor]) -> Tensor:
+        x = soft_one_hot(self.space, weights)
+        mean = torch.from_numpy(self.mean).to(x)
+        total = mean[0] + mean[1 + len(self.sources) :] @ x
+        for weight, source in zip(mean[1:], self.sources):
+            assert isinstance(source, CostModel)
+            if weight:
+                total = total + weight * source.expected(weights).to(x)
+        return total
+
+    def _features(self, genes: IntMatrix) -> Floats:
+        return _features(self.space, [s for s in self.sources if isinstance(s, CostModel)], genes)
+
+
+def _features(space: SearchSpace, sources: Sequence[CostModel], genes: IntMatrix) -> Floats:
+    """Constant, sources and picks: ``[N, G]`` -> ``[N, 1 + S + P]``."""
+    return np.column_stack([np.ones(len(genes)), *(source.costs(genes) for source in sources), one_hot(space, genes)])
+
+
+def nonnegative_mixture(sources: Sequence[CostModel], genes: IntMatrix, values: npt.ArrayLike) -> TransferredCost:
+    """The baseline: a sum of the sources with weights that are not negative, and a constant, by least squares.
+
+    Args:
+        sources: Cost models of one space.
+        genes: Measured architectures, ``[K, G]``.
+        values: Their costs in ms, ``[K]``.
+
+    Raises:
+        ValueError: If the values are not positive and finite.
+    """
+    from scipy.optimize import nnls
+
+    space = sources[0].space
+    y, x = check_samples(space, genes, values), _features(space, sources, genes)
+    weights = nnls(x[:, : 1 + len(sources)], y)[0]
+    mean = np.concatenate([weights, np.zeros(x.shape[1] - len(weights))])
+    left = max(1, len(y) - int((weights > 0).sum()))
+    noise = float(np.sqrt(((y - x @ mean) ** 2).sum() / left))
+    return TransferredCost(space, sources, mean, np.zeros((len(mean),) * 2), noise=noise, freedom=left)
+
+
+def log_evidence(y: Floats, centres: Floats, kernels: Floats, noises: Floats, scales: Floats) -> Floats:
+    """Logarithm of the density of measurements under every hypothesis.
+
+    Under one of them, ``y ~ N(s * c, s^2 (K + v^2 I))``.
+
+    Args:
+        y: Measurements, ``[K]``.
+        centres: c, ``[K, J]``.
+        kernels: K, ``[H, K, K]``.
+        noises: v, ``[V]``.
+        scales: s, ``[S]``.
+
+    Returns:
+        ``[H, V, S, J]``, without the constant ``-K/2 log(2 pi)`` they share.
+    """
+    values, vectors = np.linalg.eigh(kernels)
+    variance = values[:, None, :].clip(0) + noises[:, None] ** 2  # [H, V, K]
+    rotated_y, rotated = np.einsum("hkl,k->hl", vectors, y), np.einsum("hkl,kj->hjl", vectors, centres)
+    # (y - s c)' C^-1 (y - s c), multiplied out
+    precision = 1 / variance
+    yy = np.einsum("hk,hvk->hv", rotated_y**2, precision)[:, :, None, None]
+    yc = np.einsum("hk,hjk,hvk->hvj", rotated_y, rotated, precision)[:, :, None, :]
+    cc = np.einsum("hjk,hvk->hvj", rotated**2, precision)[:, :, None, :]
+    s = scales[None, None, :, None]
+    determinant = np.log(variance).sum(-1)[:, :, None, None] + 2 * len(y) * np.log(s)
+    return np.asarray(-0.5 * ((yy - 2 * s * yc + s**2 * cc) / s**2 + determinant))
+
+
+class FewShot:
+    """Transfer from known devices to a new one.
+
+    Args:
+        space: The search space.
+        sources: Cost models of known devices, two or more, in any units; counts of MACs and parameters may be among
+            them. :func:`bundled_sources` has some.
+
+    Raises:
+        ValueError: If there are fewer than two sources, one is of another space, or costs the same everywhere.
+
+    Example:
+        >>> from oneshot.supernets import FBNetSpace
+        >>> space = FBNetSpace()
+        >>> sources = bundled_sources(space)
+        >>> phone = sources.pop("pixel3")  # let this be the new device
+        >>> few_shot = FewShot(space, list(sources.values()))
+        >>> genes = few_shot.propose(10)
+        >>> latency = few_shot.fit(genes, phone.costs(genes))
+        >>> test = space.sample_matrix(200, 1)
+        >>> bool(abs(latency.costs(test) / phone.costs(test) - 1).mean() < 0.05)
+        True
+    """
+
+    def __init__(self, space: SearchSpace, sources: Sequence[CostModel]) -> None:
+        if len(sources) < 2:
+            raise ValueError(f"Transfer needs two or more source devices; got {len(sources)}. Use fit_predictor.")
+        for source in sources:
+            if repr(source.space) != repr(space):
+                raise ValueError(
+                    f"The sources are cost models of space {space.name!r}; one is of {source.space.name!r}, or of "
+                    "other choices. Leave it out."
+                )
+        self.space, self.sources = space, list(sources)
+        self._population = space.sample_matrix(POPULATION, 0)
+        raw = _features(space, self.sources, self._population)
+        n = 1 + len(sources)
+        self._mean, self._std = raw[:, 1:n].mean(0), raw[:, 1:n].std(0)
+        if not (self._std > 1e-9 * np.abs(self._mean)).all():
+            raise ValueError("A source device costs the same for all architectures, which says nothing. Leave it out.")
+        self._picks_mean = raw[:, n:].mean(0)
+        self._factors = self._factor_kernels(raw[:, n:])
+
+    def propose(
+        self, n: int = 10, *, seed: int = 0, candidates: IntMatrix | None = None, noise: float = 0.3
+    ) -> IntMatrix:
+        """Architectures to measure: those that together tell most about all others.
+
+        Greedy reduction of the mean posterior variance over the space (A-optimal design; Krause, Singh and Guestrin,
+        JMLR 2008, for the greedy choice), which needs no measurement to be decided.
+
+        Args:
+            n: How many.
+            seed: Of the candidates.
+            candidates: What can be measured, ``[N, G]``; random architectures unless given.
+            noise: Standard deviation of a measurement, relative to that of the costs over the space.
+
+        Returns:
+            Genes, ``[n, G]``, distinct, the most informative first.
+
+        Raises:
+            ValueError: If ``n`` is below 1 or there are fewer candidates.
+        """
+        pool = self.space.sample_matrix(POPULATION, seed) if candidates is None else np.asarray(candidates)
+        pool = np.unique(pool, axis=0)
+        if not 1 <= n <= len(pool):
+            raise ValueError(f"Between 1 and {len(pool)} distinct architectures can be proposed; got n={n}.")
+        factor = np.hstack([self._factors[PROPOSAL], self._scale_factor()])
+        x, everywhere = self._shapes(pool) @ factor, self._shapes(self._population) @ factor
+        goal = everywhere.T @ everywhere / len(everywhere)
+        projected, towards = x.copy(), x @ goal  # x C and x C goal, C the posterior covariance, at first 1
+        chosen: list[int] = []
+        for _ in range(n):
+            variance = (projected * x).sum(1) + noise**2
+            gain = (towards * projected).sum(1) / variance
+            gain[chosen] = -1.0
+            best = int(gain.argmax())
+            chosen.append(best)
+            step, shared = projected[best].copy(), x @ projected[best] / variance[best]
+            projected -= np.outer(shared, step)
+            towards -= np.outer(shared, step @ goal)
+        return pool[chosen]
+
+    def fit(self, genes: IntMatrix, values: npt.ArrayLike, *, unit: str = "ms") -> TransferredCost:
+        """Cost model of the device that was measured.
+
+        Args:
+            genes: Measured architectures, ``[K, G]``, three or more; ten are good.
+            values: What they cost there, ``[K]``.
+            unit: Unit of the values.
+
+        Returns:
+            The model. A warning says so if the sources explain little of what was measured.
+
+        Raises:
+            ValueError: If there are too few measurements, some are not positive and finite (the rows are named), or
+                all are the same.
+        """
+        y = check_samples(self.space, genes, values, what="times")
+        if len(y) < MEASUREMENTS:
+            raise ValueError(f"Transfer needs at least {MEASUREMENTS} measurements, better 10; got {len(y)}.")
+        if np.ptp(y) == 0:
+            raise ValueError(
+                f"All {len(y)} measurements are {y[0]} {unit}, which tells nothing. Is the timer too coarse? Measure "
+                "larger batches, or architectures that differ more."
+            )
+        x = self._shapes(genes)
+        devices, frequency = list(range(len(self.sources))), self._frequency(x)
+        trust = np.ones(len(y))
+        for _ in range(ROUNDS):
+            root = np.sqrt(trust)[:, None]
+            middle, scale, evidence, kernels = self._evidence(y, x, devices, trust)
+            evidence += np.log(frequency)[:, None, None, None]
+            weights = np.exp(evidence - evidence.max())
+            weights /= weights.sum()
+            weighted = (y - middle) / scale * root[:, 0], x * root
+            trust = (STUDENT + 1) / (STUDENT + self._surprise(*weighted, weights, kernels) / trust)
+        mean, covariance, noise = self._posterior(*weighted, weights, kernels)
+        if noise > UNEXPLAINED:
+            warnings.warn(
+                f"The known devices explain little of these {len(y)} measurements: this device is like none of them, "
+                "or the measurements are noisy. The interval is wide; measure more often, or more architectures.",
+                stacklevel=2,
+            )
+        # from shapes back to the costs of the sources, and to the unit
+        to_raw = np.eye(x.shape[1])
+        n = 1 + len(self.sources)
+        to_raw[range(1, n), range(1, n)] = 1 / self._std
+        to_raw[0, 1:n] = -self._mean / self._std
+        to_raw[0, n:] = -self._picks_mean
+        mean, covariance = scale * to_raw @ mean, scale**2 * to_raw @ covariance @ to_raw.T
+        mean[0] += middle
+        return TransferredCost(
+            self.space, self.sources, mean, covariance, noise=scale * noise, freedom=len(y) - 1, unit=unit
+        )
+
+    def _shapes(self, genes: IntMatrix) -> Floats:
+        """Constant, shapes of the sources, centred picks: ``[N, G]`` -> ``[N, 1 + S + P]``."""
+        x = _features(self.space, self.sources, genes)
+        n = 1 + len(self.sources)
+        x[:, 1:n] = (x[:, 1:n] - self._mean) / self._std
+        x[:, n:] -= self._picks_mean
+        return x
+
+    def _factor_kernels(self, picks: Floats) -> list[Floats]:
+        """For each deviation, F with ``kernel = (shapes F)(shapes F)'``, of which each part has mean variance 1."""
+        devices, places = len(self.sources), picks.shape[1]
+        centred = picks - self._picks_mean
+        tied, start = np.zeros((places, 0)), 0
+        for choice in self.space.choices:
+            size = len(choice.picks)
+            part = np.zeros((places, size))
+            part[start : start + choice.rows * size] = np.tile(np.eye(size), (choice.rows, 1))
+            tied, start = np.hstack([tied, part]), start + choice.rows * size
+        by_place = np.eye(places) / np.sqrt((centred**2).sum(1).mean())
+        by_candidate = tied / np.sqrt(((centred @ tied) ** 2).sum(1).mean())
+        factors = []
+        for device, place, candidate in DEVIATIONS:
+            factor = np.zeros((1 + devices + places, 1 + devices + places + tied.shape[1]))
+            factor[0, 0] = np.sqrt(OFFSET)
+            factor[1 : 1 + devices, 1 : 1 + devices] = _differences(devices, device)
+            factor[1 + devices :, 1 + devices :] = np.hstack(
+                [np.sqrt(place) * by_place, np.sqrt(candidate) * by_candidate]
+            )
+            factors.append(factor)
+        return factors
+
+    def _scale_factor(self) -> Floats:
+        """The direction of an unknown scale: the average device, half of it up or down."""
+        factor = np.zeros((len(self._factors[0]), 1))
+        factor[1 : 1 + len(self.sources)] = 0.5 / len(self.sources)
+        return factor
+
+    def _evidence(self, y: Floats, x: Floats, devices: list[int], trust: Floats) -> tuple[float, float, Floats, Floats]:
+        """Middle and scale of measurements, their evidence ``[H, V, S, J]`` from these devices, and the kernels."""
+        columns, scales = [1 + d for d in devices], np.array(SCALES)
+        average = x[:, columns].mean(1)
+        middle, scale = _middle_and_scale(y, average, trust)
+        root = np.sqrt(trust)
+        rows = x * root[:, None]
+        kernels = []
+        for factor, (device, _, _) in zip(self._factors, DEVIATIONS):
+            part = factor.copy()
+            part[1 : 1 + len(self.sources)] = 0
+            part[np.ix_(columns, columns)] = _differences(len(devices), device)
+            kernels.append((rows @ part) @ (rows @ part).T)
+        centred = (y - middle) / scale * root
+        evidence = log_evidence(centred, rows[:, columns], np.stack(kernels), np.array(NOISES), scales)
+        everywhere = middle - scale * float(
+            trust @ average / trust.sum()
+        )  # mean over the space, if this is the average device
+        if everywhere > 0:
+            known = np.log(self._std[devices] / np.abs(self._mean[devices]))
+            evidence -= 0.5 * ((np.log(scale * scales / everywhere)[:, None] - known) / SPREAD) ** 2
+        return middle, scale, evidence, np.stack(kernels)
+
+    def _frequency(self, x: Floats) -> Floats:
+        """How often each deviation is needed, ``[H]``: every source in the role of the new device, and one of each."""
+        count = np.ones(len(DEVIATIONS))
+        for device in range(len(self.sources)):
+            others = [d for d in range(len(self.sources)) if d != device]
+            y = self._mean[device] + self._std[device] * x[:, 1 + device]
+            if np.ptp(y) == 0:
+                continue
+            *_, evidence, _ = self._evidence(y, x, others, np.ones(len(y)))
+            share = np.exp(evidence - evidence.max()).sum((1, 2, 3))
+            count += share / share.sum()
+        return np.asarray(count / count.sum())
+
+    def _surprise(self, y: Floats, x: Floats, weights: Floats, kernels: Floats) -> Floats:
+        """Squared errors of measurements predicted from all others, in units of their variance, ``[K]``.
+
+        In closed form (Rasmussen and Williams, section 5.4.2), averaged over all hypotheses.
+        """
+        total, scales = np.zeros(len(y)), np.array(SCALES)
+        centres = x[:, 1 : 1 + len(self.sources)]
+        for h, kernel in enumerate(kernels):
+            for v, noise in enumerate(NOISES):
+                inverse = np.linalg.inv(kernel + noise**2 * np.eye(len(y)))
+                alone = (inverse @ y)[:, None, None] / scales[:, None] - (inverse @ centres)[:, None]  # [K, S, J]
+                total += np.einsum("ksj,sj->k", alone**2, weights[h, v]) / np.diag(inverse)
+        return total
+
+    def _posterior(self, y: Floats, x: Floats, weights: Floats, kernels: Floats) -> tuple[Floats, Floats, float]:
+        """Mean and covariance of the coefficients of the shapes, and noise, averaged over all hypotheses."""
+        size, devices = x.shape[1], len(self.sources)
+        noises, scales = np.array(NOISES), np.array(SCALES)
+        means, shares, covariance = [], [], np.zeros((size, size))
+        for h, (factor, kernel) in enumerate(zip(self._factors, kernels)):
+            prior = factor @ factor.T
+            for v, noise in enumerate(noises):
+                gain = np.linalg.solve(kernel + noise**2 * np.eye(len(y)), x @ prior).T  # [D, K]
+                covariance += (weights[h, v].sum(1) * scales**2).sum() * (prior - gain @ x @ prior)
+                from_centres = np.eye(size)[:, 1 : 1 + devices] - gain @ x[:, 1 : 1 + devices]
+                means.append((gain @ y)[:, None, None] + scales[:, None] * from_centres[:, None, :])  # [D, S, J]
+                shares.append(weights[h, v])
+        every, share = (
+            np.concatenate([m.reshape(size, -1) for m in means], axis=1),
+            np.concatenate([w.ravel() for w in shares]),
+        )
+        mean = every @ share
+        spread = (every - mean[:, None]) * np.sqrt(share)
+        variance = np.einsum("hvsj,v,s->", weights, noises**2, scales**2)
+        return mean, covariance + spread @ spread.T, float(np.sqrt(variance))
+
+
+def _differences(devices: int, variance: float) -> Floats:
+    """Factor of the kernel of the differences between devices, ``[S, S]``."""
+    return np.asarray(np.sqrt(variance / devices) * (np.eye(devices) - 1 / devices))
+
+
+def _middle_and_scale(y: Floats, average: Floats, trust: Floats) -> tuple[float, float]:
+    """Mean of y, and the scale that fits the average device, at least half of what the spread of y says."""
+    share = trust / trust.sum()
+    middle, reference = float(share @ y), average - share @ average
+    squares = max(float(share @ reference**2), 1e-12)
+    spread = float(np.sqrt(share @ (y - middle) ** 2 / squares))
+    return middle, max(float(share @ ((y - middle) * reference)) / squares, 0.5 * spread)
+
+
+def bundled_sources(space: SearchSpace) -> dict[str, CostModel]:
+    """Cost models of known devices that come with the package, and counts of MACs and parameters.
+
+    Fitted by ``experiments/latency/bundle.py`` to the measurements of HELP (arXiv:2106.08630) and HW-NAS-Bench
+    (arXiv:2103.10584), in the networks of these benchmarks; the shapes carry over to other widths and resolutions as
+    far as they go. So they are sources of :class:`FewShot`, and a search refuses one of them as its own latency.
+
+    Args:
+        space: ``FBNetSpace()`` or ``NASBench201Space()``.
+
+    Raises:
+        ValueError: If nothing is bundled for the space.
+    """
+    folder = files(__package__) / "devices"
+    known = sorted(path.name.removesuffix(".json") for path in folder.iterdir() if path.name.endswith(".json"))
+    if space.name not in known:
+        raise ValueError(
+            f"Source devices are bundled for the spaces {', '.join(known)}; got {space.name!r}. Give FewShot "
+            "cost models of your own, two or more."
+        )
+    data = json.loads((folder / f"{space.name}.json").read_text(encoding="utf-8"))
+    sources: dict[str, CostModel] = {}
+    for name, device in data["devices"].items():
+        sources[name] = source = LinearPredictor.from_dict(space, device)
+        if source.unit == UNIT:
+            source.doubts = (BENCHMARK.format(name=name),)
+    return sources
+
+
+def transferred_cost(path: str | Path, space: SearchSpace) -> TransferredCost:
+    """Cost model of the device whose measurements a CSV file holds, from the bundled sources.
+
+    It has the record of the file, by which it is refused for other networks. A warning says so if the file has none.
+
+    Raises:
+        ValueError: See :func:`~oneshot.cost.latency.samples.read_csv`, :func:`bundled_sources` and :meth:`FewShot.fit`.
+    """
+    genes, values = read_csv(path, space)
+    model = FewShot(space, list(bundled_sources(space).values())).fit(genes, values)
+    return _with_record(model, path, _checksum(genes, values))
+
+
+def measured_cost(path: str | Path, space: SearchSpace) -> TransferredCost | Predictor:
+    """Cost model of the device whose measurements a CSV file holds: learned from them alone in elastic spaces.
+
+    In others it is :func:`transferred_cost`.
+
+    Raises:
+        ValueError: See :func:`~oneshot.cost.latency.samples.read_csv`, :func:`fit_predictor` and
+            :func:`transferred_cost`.
+    """
+    if isinstance(space, ElasticSpace):
+        genes, values = read_csv(path, space)
+        return _with_record(fit_predictor(space, genes, values, kind="elastic"), path, _checksum(genes, values))
+    return transferred_cost(path, space)
+
+
+Learned = TypeVar("Learned", bound=CostModel)
+
+
+def _checksum(genes: IntMatrix, values: Floats) -> str:
+    return f"{zlib.crc32(json.dumps([genes.tolist(), values.tolist()]).encode()):08x}"
+
+
+def _with_record(model: Learned, path: str | Path, checksum: str) -> Learned:
+    record = read_record(path)
+    if record is None:
+        warnings.warn(UNRECORDED.format(source=path), stacklevel=4)
+    model.record = replace(record or Record({}, source=str(path)), checksum=checksum)
+    random = model.space.sample_matrix(POPULATION, 0)
+    costs = model.predict(random) if isinstance(model, Predictor) else model.costs(random)
+    below, doubt = int((costs <= 0).sum()), noise_doubt(model.record.noise)
+    model.doubts = () if doubt is None else (doubt,)
+    if below:
+        model.doubts += (f"{below} of {POPULATION} random networks are predicted to need 0 {model.unit} or less",)
+    return model

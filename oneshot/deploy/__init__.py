@@ -1,0 +1,1 @@
+"""What leaves: networks as files that need nothing of the search."""

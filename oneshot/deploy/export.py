@@ -1,0 +1,534 @@
+"""Write a network to files that need nothing of the search, each checked by loading it again; and read it back."""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+import hashlib
+import json
+import math
+import os
+import platform
+import shutil
+import uuid
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime, timezone
+from importlib import import_module, metadata
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any, Literal, TypedDict
+
+import numpy as np
+import safetensors.torch
+import torch
+from PIL import Image, ImageOps
+from torch import Tensor, nn
+
+from oneshot._version import __version__
+from oneshot.cost.counting.network import count
+from oneshot.errors import missing_extra
+from oneshot.storage.class_paths import public_path
+from oneshot.storage.faults import machine_fault
+from oneshot.storage.interrupts import uninterrupted
+from oneshot.storage.limits import BoundedWeights, check_sizes
+from oneshot.storage.trust import is_ours
+from oneshot.supernets.base import Subnet, vocabulary_of
+from oneshot.supernets.elastic import ElasticNetwork
+from oneshot.supernets.json_files import checked, parse_json
+from oneshot.supernets.space import SubnetConfig
+
+from .preprocessing import WithPreprocessing, then_resize
+
+SCHEMA_VERSION = 1
+SUBNET, WEIGHTS, MANIFEST = "subnet.json", "model.safetensors", "manifest.json"
+FILES = {"torch_export": "model.pt2", "onnx": "model.onnx"}
+TOLERANCE = 1e-5  # largest difference of a reloaded file, relative to the largest output where that exceeds 1
+TRACED_BATCH, CHECKED_BATCH = 2, 3  # different, so that a batch size frozen into a file is found
+PACKAGES = ("timm", "numpy", "pillow", "safetensors", "pytorch-lightning", "onnx", "onnxscript", "onnxruntime")
+
+
+def export_subnet(
+    network: Subnet,
+    folder: str | Path,
+    *,
+    mean: Sequence[float] | None = None,
+    std: Sequence[float] | None = None,
+    classes: Sequence[str] | None = None,
+    metrics: Mapping[str, float] | None = None,
+    preprocessing: Mapping[str, Any] | None = None,
+    with_preprocessing: bool = False,
+    formats: Sequence[Literal["torch_export", "onnx"]] = ("torch_export", "onnx"),
+    overwrite: bool = False,
+) -> Path:
+    """Write ``network`` as plain files: all of them, or none.
+
+    These are ``subnet.json`` and ``model.safetensors`` (see :func:`load`), ``model.pt2`` (``torch.export``) and
+    ``model.onnx`` for batches of any size, and ``manifest.json`` with all that a user of the network must know, such as
+    the largest difference between the outputs of each file, loaded again, and of ``network`` for a fixed random batch.
+    Weights are written as float32. ``network`` itself is not changed. The manifest says of every file what it takes.
+
+    Args:
+        network: The network, on any device, in any mode. It is exported in eval mode.
+        folder: Folder to make.
+        mean: Per channel, subtracted from the images the network was trained on. Not part of the exported network.
+        std: Per channel, divided by afterwards.
+        classes: Class names in the order of the logits.
+        metrics: Measured results to keep with the network; a value that is not finite becomes ``null``.
+        preprocessing: What was done to the images the network was trained on, ``preprocessing`` of a data module. If
+            that leaves them at another size than an elastic network's resolution, the manifest has the second resizing.
+        with_preprocessing: Make resizing, cropping and normalising part of ``model.pt2`` and ``model.onnx``. They take
+            uint8 ``[B, H, W, C]`` then, upright and opaque: what Pillow decodes, turns and converts.
+        formats: Which files to write besides the safetensors.
+        overwrite: Replace an earlier export, once the new one is complete.
+
+    Returns:
+        The folder.
+
+    Raises:
+        ValueError: If an argument does not fit the network, or its class cannot be built again.
+        FileExistsError: If the folder exists and is not to be replaced, or is no earlier export.
+        MissingExtraError: If ONNX is asked for and not installed.
+        RuntimeError: If a file does not reproduce the outputs of the network.
+        OSError: If the disk is full, for example.
+    """
+    if not set(formats) <= FILES.keys():
+        raise ValueError(f"formats are {tuple(FILES)}; got {formats!r}.")
+    for package in ("onnx", "onnxscript", "onnxruntime") if "onnx" in formats else ():
+        if find_spec(package) is None:
+            raise missing_extra(package, "onnx", "Exporting to ONNX")
+    subnet, channels = describe(network), network.input_shape[0]
+    preprocessing = _completed(preprocessing, network, required=with_preprocessing)
+    scale = {"mean": [float(v) for v in mean or ()], "std": [float(v) for v in std or ()]}
+    if not (mean is None and std is None) and not len(scale["mean"]) == len(scale["std"]) == channels:
+        raise ValueError(f"mean and std come together, one value for each of {channels} channels; got {mean}, {std}.")
+    if classes is not None and len(classes) != network.num_classes:
+        raise ValueError(f"classes names each of the {network.num_classes} logits; got {len(classes)}: {classes}.")
+    manifest: dict[str, Any] = {
+        "schema_version": SCHEMA_VERSION,
+        "created": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        "space": subnet["config"] and subnet["config"]["space"],
+        "config": subnet["config"],
+        "class_path": subnet["network"]["class_path"],
+        "input_shape": list(network.input_shape),
+        "num_classes": network.num_classes,
+        "classes": classes and list(classes),
+        "normalisation": scale if mean else None,
+        "preprocessing": preprocessing,
+        "metrics": {name: float(v) if math.isfinite(v) else None for name, v in (metrics or {}).items()},
+        "versions": {"oneshot": __version__, "python": platform.python_version(), "torch": str(torch.__version__)},
+    }
+    for package in PACKAGES:
+        with contextlib.suppress(metadata.PackageNotFoundError):
+            manifest["versions"][package] = metadata.version(package)
+    with _all_or_nothing(Path(folder), overwrite) as new, torch.inference_mode(False), torch.no_grad():
+        reference = copy.deepcopy(network).cpu().float().eval()
+        batch = _example(network)
+        takes = _takes(network.input_shape, batch)
+
+        (new / SUBNET).write_text(json.dumps(subnet, indent=2), encoding="utf-8")
+        weights = {n: t.clone(memory_format=torch.contiguous_format) for n, t in reference.state_dict().items()}
+        (new / WEIGHTS).write_bytes(safetensors.torch.save(weights))  # save_file would make it unreadable to others
+        rebuilt = load(new, trust=(type(network).__module__,))
+        checked = {WEIGHTS: _Checked(takes, [reference(batch)], [rebuilt(batch)])}
+        inside = preprocessing if with_preprocessing else None
+        checked |= _programs(reference, rebuilt, inside, new, batch, formats, takes)
+
+        counts = count(rebuilt, network.input_shape)
+        manifest |= {"params": counts.params, "macs": counts.macs, "memory": counts.memory}
+        if counts.uncounted:
+            manifest["uncounted"] = list(counts.uncounted)  # macs is a lower bound
+        manifest["files"] = {
+            file.name: {"sha256": hashlib.sha256(file.read_bytes()).hexdigest()} for file in sorted(new.iterdir())
+        }
+        for name, file in checked.items():
+            manifest["files"][name] |= {"max_abs_difference": file.difference(name), "input": file.takes}
+        (new / MANIFEST).write_text(json.dumps(manifest, indent=2), encoding="utf-8")
+    return Path(folder)
+
+
+def load(folder: str | Path, *, trust: Sequence[str] = ()) -> Subnet:
+    """Read an exported network. Nothing is unpickled, and Lightning is not needed.
+
+    Args:
+        folder: What :func:`export_subnet` wrote; ``subnet.json`` and ``model.safetensors`` are enough.
+        trust: Packages besides ``oneshot`` whose classes may be imported and built.
+
+    Returns:
+        The network on the CPU, in eval mode.
+
+    Raises:
+        ValueError: If a file is missing, damaged, foreign or of another schema version, if its class is not trusted,
+            or if the weights are not those of the network.
+    """
+    folder = Path(folder)
+    if not folder.is_dir():
+        raise ValueError(f"An exported network is a folder; there is no folder {folder}. 'oneshot export' makes one.")
+    path = folder / SUBNET
+    data = _read_json(path)
+    if isinstance(data, dict) and data.get("schema_version", SCHEMA_VERSION) != SCHEMA_VERSION:
+        raise ValueError(
+            f"{path} has schema version {data['schema_version']!r}; this release reads version {SCHEMA_VERSION}. "
+            "Read it with the release that wrote it, or export again."
+        )
+    try:
+        config, class_path, init_args = data["config"], data["network"]["class_path"], data["network"]["init_args"]
+    except (KeyError, TypeError) as error:
+        raise ValueError(
+            f"{path} must be a JSON object with 'schema_version', 'config' and 'network' (class_path, init_args); got "
+            f"{repr(data)[:120]}. Export again (a bare config is read by oneshot.supernets.load_config)."
+        ) from error
+    try:
+        kind = _network_class(str(class_path), trust)
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from error
+    try:
+        check_sizes(init_args)
+        with torch.random.fork_rng(devices=[]), BoundedWeights():  # loading does not shift the caller's random numbers
+            net = kind(**init_args)
+        architecture = None if config is None else SubnetConfig.from_dict(config)
+    except (TypeError, ValueError, LookupError, ArithmeticError, AttributeError, RuntimeError) as error:
+        raise ValueError(f"{path} does not describe a {class_path}: {error}") from error
+    if architecture is not None:
+        if not net.describes(architecture):
+            raise ValueError(
+                f"{path} must be of one architecture; its 'config' is another than 'init_args' build: "
+                f"{str(architecture)[:200]}. It was changed; export again."
+            )
+        net.config = architecture
+    _check_manifest(net, folder)
+    _load_weights(net, folder)
+    return net.eval()
+
+
+def describe(network: Subnet) -> dict[str, Any]:
+    """What ``subnet.json`` says of ``network``: its architecture, its class, and the arguments that build it again.
+
+    Raises:
+        ValueError: If it could not be built again in another process.
+    """
+    if not isinstance(network, Subnet):
+        raise ValueError(f"A Subnet is exported; got a {type(network).__name__}. Use supernet.extract(config).")
+    module, name = type(network).__module__, type(network).__qualname__
+    if module == "__main__" or "." in name:
+        raise ValueError(f"The class must be importable; {module}.{name} is not. Define it at the top of a module.")
+    # A network that was retrained at another resolution or width is no longer of the architecture it came from.
+    config = network.config if network.config is not None and network.describes(network.config) else None
+    subnet = {
+        "schema_version": SCHEMA_VERSION,
+        "config": config and config.to_dict(),
+        "network": {"class_path": public_path(type(network)), "init_args": network.init_args},
+    }
+    try:
+        json.dumps(subnet)
+    except TypeError as error:
+        raise ValueError(f"init_args of {name} must be JSON ({error}); got {network.init_args}.") from error
+    return subnet
+
+
+def recorded_content(folder: str | Path, name: str) -> bytes:
+    """The content of a file of an export, which is as it was written if there is a manifest.
+
+    Raises:
+        ValueError: If the file is missing or damaged, or the manifest does not list it.
+    """
+    path, manifest = Path(folder) / name, Path(folder) / MANIFEST
+    content = _read(path)
+    if manifest.exists():
+        try:
+            recorded = _read_json(manifest)["files"][name]["sha256"]
+        except (KeyError, TypeError) as error:
+            raise ValueError(f"{manifest} must hold the SHA-256 of {name}. Restore or delete it.") from error
+        if hashlib.sha256(content).hexdigest() != recorded:
+            raise ValueError(
+                f"{path} must have the SHA-256 {recorded} of {MANIFEST} and has another: it was damaged or replaced. "
+                f"Copy or export it again; after a change on purpose delete {MANIFEST}."
+            )
+    return content
+
+
+def exported_preprocessing(folder: str | Path) -> dict[str, Any] | None:
+    """What was done to the images that an exported network was trained on; None where the export does not say."""
+    path = Path(folder) / MANIFEST
+    manifest = _read_json(path) if path.is_file() else None
+    said = manifest.get("preprocessing") if isinstance(manifest, dict) else None
+    return said if isinstance(said, dict) else None
+
+
+class _Facts(TypedDict, total=False):
+    """What of a manifest is compared by its parts."""
+
+    classes: list[str] | None
+    normalisation: dict[str, list[float]] | None
+
+
+def _check_manifest(net: Subnet, folder: Path) -> None:
+    """Check that ``subnet.json`` is as it was written, and that the manifest is of the network it describes."""
+    path = folder / MANIFEST
+    if not path.exists():
+        return
+    subnet, manifest = json.loads(recorded_content(folder, SUBNET)), _read_json(path)
+    ours = {
+        "config": subnet["config"],
+        "space": subnet["config"] and subnet["config"]["space"],
+        "class_path": subnet["network"]["class_path"],
+        "input_shape": list(net.input_shape),
+        "num_classes": net.num_classes,
+    }
+    if wrong := [name for name, value in ours.items() if name in manifest and manifest[name] != value]:
+        raise ValueError(
+            f"{path} must be of the network in {SUBNET}; its {wrong[0]!r} is {str(manifest[wrong[0]])[:80]}, that of "
+            f"the network {str(ours[wrong[0]])[:80]}. It was changed; export again."
+        )
+    checked({name: manifest[name] for name in _Facts.__annotations__ if name in manifest}, _Facts, str(path))
+    scale, classes = manifest.get("normalisation"), manifest.get("classes")
+    channels = net.input_shape[0]
+    if classes is not None and len(classes) != net.num_classes:
+        raise ValueError(f"{path} must name {net.num_classes} classes, or none; it names {len(classes)}. Export again.")
+    if scale is not None and not all(len(scale.get(name, ())) == channels for name in ("mean", "std")):
+        raise ValueError(f"{path} must have a mean and a std for each of {channels} channels. Export again.")
+
+
+def _load_weights(net: Subnet, folder: Path) -> None:
+    path, content = folder / WEIGHTS, recorded_content(folder, WEIGHTS)
+    try:
+        net.load_state_dict(safetensors.torch.load(content))
+    except safetensors.SafetensorError as error:
+        raise ValueError(f"{path} is not a safetensors file, or a truncated one ({error}). Export again.") from error
+    except RuntimeError as error:  # names missing and unexpected tensors and those of another shape
+        raise ValueError(f"{path} holds the weights of another network than {SUBNET} beside it: {error}") from error
+
+
+def _network_class(class_path: str, trust: Sequence[str]) -> type[Subnet]:
+    module, _, name = class_path.rpartition(".")
+    ours = class_path.startswith("oneshot.")
+    if not ours and not any(class_path.startswith(f"{prefix}.") for prefix in trust):
+        raise ValueError(
+            f"Building a network runs its code, so only classes of oneshot are built unasked; this is {class_path}. "
+            f"If you trust it, pass trust=({module.split('.')[0]!r},), or on the command line "
+            f"--trust {module.split('.')[0]}."
+        )
+    if ours and not is_ours(class_path):  # checked before anything is imported
+        raise ValueError(f"{class_path} cannot be imported: No module of oneshot defines it. Export again.")
+    try:
+        found = getattr(import_module(module), name)
+    except (ImportError, AttributeError, ValueError) as error:
+        raise ValueError(f"{class_path} cannot be imported: {error}. Install what defines it.") from error
+    if not (isinstance(found, type) and issubclass(found, Subnet)):
+        raise ValueError(f"An exported network is a oneshot Subnet; {class_path} is not. Export again.")
+    return found
+
+
+def _completed(preprocessing: Mapping[str, Any] | None, network: Subnet, *, required: bool) -> dict[str, Any] | None:
+    """What the manifest says of the preprocessing: also of the second resizing, where there is one."""
+    if preprocessing is None:
+        if required:
+            raise ValueError(
+                "The files take decoded images where it is known how those are prepared; the data have no "
+                "preprocessing. Export without it, or give export_subnet(preprocessing=...)."
+            )
+        return None
+    done, size = dict(preprocessing), list(network.input_shape[1:])
+    done.pop("then_resize", None)
+    given = done.get("image_size")
+    if given is not None and list(given) != size:
+        if not isinstance(network, ElasticNetwork):
+            raise ValueError(
+                f"A network is exported with the preprocessing of the images it takes, which have {size} pixels; that "
+                f"of the data makes {list(given)}. Pass the preprocessing of the data it was trained on."
+            )
+        done["then_resize"] = then_resize(size)
+    return done
+
+
+@dataclass(frozen=True)
+class _Checked:
+    """What a file takes, what the network gives for some batches, and what the file gives, loaded again."""
+
+    takes: dict[str, Any]
+    wanted: list[Tensor]
+    got: list[Tensor]
+
+    def difference(self, name: str) -> float:
+        """The largest difference.
+
+        Raises:
+            RuntimeError: If it is not small.
+        """
+        wanted = torch.cat(self.wanted)
+        difference = (torch.cat(self.got) - wanted).abs().max().item()
+        if not difference <= TOLERANCE * max(1.0, wanted.abs().max().item()):  # NaN fails too
+            raise RuntimeError(
+                f"{name}, loaded again, must give the outputs of the network; they differ by {difference:.1e}. "
+                "A network that draws random numbers in eval mode, or gives NaN or infinity, cannot be exported."
+            )
+        return difference
+
+
+def _example(network: Subnet) -> Tensor:
+    """A batch of random inputs: images, or numbers of words."""
+    shape, generator = (CHECKED_BATCH, *network.input_shape), torch.Generator().manual_seed(0)
+    if (words := vocabulary_of(network, network.input_shape)) is not None:
+        return torch.randint(words, shape, generator=generator)
+    return torch.randn(shape, generator=generator)
+
+
+def _takes(shape: Sequence[int], batch: Tensor) -> dict[str, Any]:
+    """What a file of a network takes that is like the network."""
+    layout = {3: "NCHW", 1: "NT"}.get(len(shape))
+    words = not batch.is_floating_point()
+    return {
+        "layout": layout,
+        "shape": ["batch", *shape],
+        "dtype": str(batch.dtype).removeprefix("torch."),
+        "range": "numbers of words" if words else "normalised",
+    }
+
+
+def _programs(
+    reference: Subnet,
+    rebuilt: Subnet,
+    preprocessing: Mapping[str, Any] | None,
+    folder: Path,
+    batch: Tensor,
+    formats: Sequence[str],
+    takes: dict[str, Any],
+) -> dict[str, _Checked]:
+    """Write the other files, with the preprocessing inside if there is one, to compare them with ``reference``."""
+    if preprocessing is None or not formats:
+        wanted = [reference(batch)] if formats else []
+        outputs = _write_programs(rebuilt, folder, [batch], formats)
+    else:
+        whole, program = WithPreprocessing(reference, preprocessing), WithPreprocessing(rebuilt, preprocessing)
+        batches, takes = _decoded(whole, batch.shape[1]), _takes_images(whole, batch.shape[1])
+        wanted = [whole(images) for images in batches]
+        outputs = _write_programs(program.eval(), folder, batches, formats, sizes=whole.resizes)
+    return {name: _Checked(takes, wanted, got) for name, got in outputs.items()}
+
+
+def _takes_images(program: WithPreprocessing, channels: int) -> dict[str, Any]:
+    """What a file takes that has the preprocessing inside."""
+    size: list[str | int] = ["height", "width"] if program.resizes else [program.height, program.width]
+    inside = ["resize", "crop"] if program.resizes else []
+    return {
+        "layout": "NHWC",
+        "shape": ["batch", *size, channels],
+        "dtype": "uint8",
+        "range": [0, 255],
+        "inside": [*inside, "normalisation", *(["then_resize"] if program.resizes_again else [])],
+        "exact": not program.resizes
+        or "where Pillow makes its vertical pass first, pixels differ from its by at most one of 255 levels",
+    }
+
+
+def _decoded(program: WithPreprocessing, channels: int) -> list[Tensor]:
+    """Images of several sizes to compare files with, uint8 ``[B, H, W, C]``, checked to be resized as Pillow does."""
+    generator = torch.Generator().manual_seed(0)
+    height, width = program.height, program.width
+    sizes = [(height, width)]
+    if program.resizes:
+        sizes = [(2 * height + 3, 3 * width + 1), (height + 1, max(2, width // 2)), (height, 2 * width)]
+    batches = [
+        torch.randint(256, (CHECKED_BATCH, *size, channels), generator=generator, dtype=torch.uint8) for size in sizes
+    ]
+    for images in batches if program.resizes else []:
+        difference = (program.pixels(images) - _by_pillow(images, (width, height))).abs().max().item()
+        if difference > 1:
+            raise RuntimeError(
+                f"Images must be resized as Pillow resizes them, but for rounding; they differ by {difference:g} of "
+                "255 levels. Export without the preprocessing."
+            )
+    return batches
+
+
+def _by_pillow(images: Tensor, size: tuple[int, int]) -> Tensor:
+    """Images ``[B, H, W, C]`` resized to cover a size, cropped at the centre, ``[B, C, H, W]``."""
+    pictures = [Image.fromarray(image.squeeze(2).numpy() if image.shape[2] == 1 else image.numpy()) for image in images]
+    fitted = [np.atleast_3d(np.asarray(ImageOps.fit(p, size, Image.Resampling.BILINEAR))) for p in pictures]
+    return torch.from_numpy(np.stack(fitted)).permute(0, 3, 1, 2).float()
+
+
+def _write_programs(
+    net: nn.Module, folder: Path, batches: Sequence[Tensor], formats: Sequence[str], *, sizes: bool = False
+) -> dict[str, list[Tensor]]:
+    """Write the files, load them again, and return their outputs for all batches; the first is what is traced.
+
+    Args:
+        net: The network.
+        folder: Where to write.
+        batches: ``[B, ...]``.
+        formats: Which files.
+        sizes: Whether the second and third dimension may change, too.
+    """
+    if not formats:
+        return {}
+    dimensions = ("batch", "height", "width") if sizes else ("batch",)
+    dynamic = ({d: torch.export.Dim(name) for d, name in enumerate(dimensions)},)
+    example, outputs = (batches[0][:TRACED_BATCH],), {}
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # the exporters warn about their own insides; what they write is checked
+        program = torch.export.export(net, example, dynamic_shapes=dynamic, strict=False)
+        if "torch_export" in formats:
+            path = folder / FILES["torch_export"]
+            torch.export.save(program, path)
+            module = torch.export.load(path).module()
+            outputs[path.name] = [module(batch) for batch in batches]
+        if "onnx" in formats:
+            import onnxruntime
+
+            path = folder / FILES["onnx"]
+            names: dict[str, Any] = {"input_names": ["images"], "output_names": ["logits"], "dynamic_shapes": dynamic}
+            torch.onnx.export(program, example, path, dynamo=True, external_data=False, verbose=False, **names)
+            session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
+            outputs[path.name] = [
+                torch.from_numpy(session.run(None, {"images": batch.numpy()})[0]) for batch in batches
+            ]
+    return outputs
+
+
+def _read(path: Path) -> bytes:
+    if path.exists() and not path.is_file():
+        raise ValueError(f"{path} must be a file; it is a folder, a pipe or a device. Export again.")
+    try:
+        return path.read_bytes()
+    except FileNotFoundError as error:
+        raise ValueError(f"An exported network has a {path.name}; {path.parent} has none. Export again.") from error
+
+
+def _read_json(path: Path) -> Any:
+    try:
+        return parse_json(_read(path), "it")
+    except ValueError as error:
+        raise ValueError(f"{path} is not JSON ({error}) It may be truncated; export again.") from error
+
+
+@contextlib.contextmanager
+def _all_or_nothing(folder: Path, overwrite: bool) -> Iterator[Path]:
+    """A new folder beside ``folder`` to write into, which takes its place when the block succeeds."""
+    folder = folder.resolve()  # what a link points to is replaced, not the link
+    if folder.exists() and not overwrite:
+        raise FileExistsError(f"An export makes its folder; {folder} exists. Replace it: overwrite=True (--overwrite).")
+    if folder.exists() and not (folder / SUBNET).is_file():
+        raise FileExistsError(f"Only an export is overwritten; {folder} holds something else. Name another folder.")
+    before = "the earlier export is as it was" if folder.exists() else "nothing of it is left"
+    new, old = (folder.with_name(f".{folder.name}.{uuid.uuid4().hex}") for _ in range(2))
+    try:
+        new.mkdir(parents=True)
+        yield new
+        for path in new.iterdir():
+            with path.open("rb+") as file:
+                os.fsync(file.fileno())
+        if folder.exists():
+            folder.rename(old)
+        new.rename(folder)
+    except Exception as error:  # torch and ONNX raise errors of many kinds where a disk is full
+        if (why := machine_fault(error)) is None:
+            raise
+        raise OSError(f"{folder} cannot be written: {why}. Export again when there is room; {before}.") from error
+    finally:
+        with uninterrupted():
+            if old.exists() and not folder.exists():
+                old.rename(folder)
+            for rest in (new, old):
+                shutil.rmtree(rest, ignore_errors=True)

@@ -1,0 +1,1 @@
+"""Evaluators: by table, by inherited weights, by training."""

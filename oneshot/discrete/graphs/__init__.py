@@ -1,0 +1,1 @@
+"""Networks as graphs, and the morphisms that change them."""

@@ -1,0 +1,1 @@
+"""The search loops, written once, and the samplers they train with."""

@@ -1,0 +1,259 @@
+"""From alphas to edge weights. A sampler is a module, so that temperatures and the like are saved with the search."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from oneshot.functional import LEAST_TEMPERATURE, is_temperature
+from oneshot.supernets.space import Choice, SearchSpace
+
+
+class Sampler(nn.Module, ABC):
+    """Turns alphas ``{choice: [R, O]}`` into edge weights of the same shapes, differentiably.
+
+    Parameters of a sampler are trained with the alphas.
+
+    Attributes:
+        sparse: Most edge weights are exactly zero, and the candidates behind them do not run.
+        simplex: What :meth:`rows` returns sums to 1 in every row.
+    """
+
+    sparse = False
+    simplex = True
+
+    def initial_alpha(self, choice: Choice, std: float) -> Tensor:
+        """Alphas of a choice to start from, ``[R, O]``: normal with standard deviation ``std``."""
+        return std * torch.randn(choice.rows, len(choice.candidates))
+
+    def schedule(self, epoch: int, epochs: int) -> None:
+        """An epoch begins, of ``epochs`` in all: set temperatures and the like. A function of the epoch only."""
+
+    @abstractmethod
+    def forward(self, alphas: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Edge weights for one forward pass; may be random.
+
+        Args:
+            alphas: ``{choice: [R, O]}``.
+
+        Returns:
+            Edge weights, ``{choice: [R, O]}``.
+        """
+
+    def rows(self, alphas: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """The candidates of each row against each other, ``[R, O]``: what :meth:`finish` turns into edge weights."""
+        return self(alphas)  # type: ignore[no-any-return]  # nn.Module.__call__ is untyped
+
+    def finish(self, rows: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Edge weights from :meth:`rows`, where a sampler does more than weighing candidates; ``[R, O]``."""
+        return dict(rows)
+
+    @abstractmethod
+    def probabilities(self, alphas: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """How much each candidate counts, without randomness: what is logged and drawn, ``[R, O]``."""
+
+    def strengths(self, alphas: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """What an architecture is derived from, comparable between rows, ``[R, O]``; the probabilities by default."""
+        return self.probabilities(alphas)
+
+
+class SoftmaxSampler(Sampler):
+    """Softmax over the candidates of each row (DARTS, arXiv:1806.09055, equation 2)."""
+
+    def forward(self, alphas: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        return {name: alpha.softmax(-1) for name, alpha in alphas.items()}
+
+    def probabilities(self, alphas: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        return self(alphas)  # type: ignore[no-any-return]  # nn.Module.__call__ is untyped
+
+
+class LinearTemperature(Sampler):
+    """A sampler whose temperature falls in a straight line, from the first epoch to the last.
+
+    Args:
+        start: Temperature of the first epoch.
+        end: Temperature of the last epoch.
+
+    Raises:
+        ValueError: If a temperature is not from 1e-20 to 1e20.
+    """
+
+    temperature: Tensor
+
+    def __init__(self, start: float, end: float) -> None:
+        super().__init__()
+        if not (is_temperature(start) and is_temperature(end)):
+            raise ValueError(
+                f"Temperatures are above 0; got {start} to {end}. They must be from {LEAST_TEMPERATURE:g} to "
+                f"{1 / LEAST_TEMPERATURE:g}, beyond which a softmax is NaN."
+            )
+        self.start, self.end = start, end
+        self.register_buffer("temperature", torch.tensor(float(start)))
+
+    def schedule(self, epoch: int, epochs: int) -> None:
+        self.temperature.fill_(self.start + (self.end - self.start) * epoch / max(1, epochs - 1))
+
+    def probabilities(self, alphas: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        return {name: alpha.softmax(-1) for name, alpha in alphas.items()}
+
+
+class GumbelSoftmaxSampler(LinearTemperature):
+    """Samples of the concrete distribution, ``softmax((log p + G) / tau)`` with ``G`` Gumbel(0, 1) noise.
+
+    Source: SNAS (arXiv:1812.09926, equation 5), with ``log p = log_softmax(alpha)``. The noise is drawn from torch's
+    default generator, so it is the same in every process of a search.
+    """
+
+    def forward(self, alphas: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        return {
+            name: ((alpha.log_softmax(-1) + gumbel_like(alpha)) / self.temperature).softmax(-1)
+            for name, alpha in alphas.items()
+        }
+
+
+class StraightThroughSampler(GumbelSoftmaxSampler):
+    """One candidate a row, drawn by :class:`GumbelSoftmaxSampler`, with the gradient of the sample before rounding.
+
+    Source: GDAS (arXiv:1910.04465, equations 5 and 6): ``one_hot(argmax p) - stop(p) + p``.
+    """
+
+    sparse = True
+
+    def forward(self, alphas: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        return {name: straight_through(p) for name, p in super().forward(alphas).items()}
+
+
+class OneHotSampler(Sampler):
+    """One candidate a row, drawn from the softmax of its alphas; without a gradient."""
+
+    sparse = True
+
+    def forward(self, alphas: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        return {name: draw_one_hot(alpha.detach()) for name, alpha in alphas.items()}
+
+    def probabilities(self, alphas: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        return {name: alpha.softmax(-1) for name, alpha in alphas.items()}
+
+
+class EdgeNormalization(Sampler):
+    """Weights the edges that enter a node against each other (PC-DARTS, arXiv:1907.05737, equation 2).
+
+    Edge weights of the inner sampler are multiplied by a softmax over the edges of the node, and so is what an
+    architecture is derived from.
+
+    Args:
+        inner: Turns alphas into edge weights.
+        space: Says which edges enter a node.
+        std: Standard deviation of the initial betas.
+
+    Raises:
+        ValueError: If the space has no nodes with several edges, or the inner sampler runs single candidates.
+    """
+
+    node_of: Tensor
+
+    def __init__(self, inner: Sampler, space: SearchSpace, *, std: float = 1e-3) -> None:
+        super().__init__()
+        self.inner, self.simplex, nodes = inner, inner.simplex, space.nodes()
+        if not any(len(node) > 1 for node in nodes):
+            raise ValueError(
+                f"Edge normalisation weights the edges that enter a node; space {space.name!r} has no node with "
+                "several. Leave it out."
+            )
+        if inner.sparse:
+            raise ValueError(
+                f"Edge normalisation scales what the candidates of an edge add up to; {type(inner).__name__} runs one "
+                "candidate at a time. Use a sampler that mixes them, such as SoftmaxSampler."
+            )
+        self.rows_of = {choice.name: choice.rows for choice in space.choices}
+        self.betas = nn.Parameter(std * torch.randn(space.num_genes))
+        node_of = torch.arange(len(nodes), len(nodes) + space.num_genes)  # an edge of no node is alone
+        for number, node in enumerate(nodes):
+            node_of[node] = number
+        self.count = len(nodes) + space.num_genes
+        self.register_buffer("node_of", node_of, persistent=False)
+
+    def schedule(self, epoch: int, epochs: int) -> None:
+        self.inner.schedule(epoch, epochs)
+
+    def edges(self) -> dict[str, Tensor]:
+        """Weights of the edges, ``{choice: [R]}``; those that enter one node sum to 1."""
+        exp = (self.betas - self.betas.detach().max()).exp()
+        sums = exp.new_zeros(self.count).index_add(0, self.node_of, exp)
+        weights = exp / sums[self.node_of]
+        return dict(zip(self.rows_of, torch.split(weights, list(self.rows_of.values())), strict=True))
+
+    def forward(self, alphas: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        return self.finish(self.rows(alphas))
+
+    def rows(self, alphas: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        return self.inner.rows(alphas)
+
+    def finish(self, rows: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        edges = self.edges()
+        return {name: weights * edges[name][:, None] for name, weights in self.inner.finish(rows).items()}
+
+    def probabilities(self, alphas: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        return self.inner.probabilities(alphas)
+
+    def strengths(self, alphas: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        edges = self.edges()
+        return {name: weights * edges[name][:, None] for name, weights in self.inner.strengths(alphas).items()}
+
+
+class Perturbation(nn.Module, ABC):
+    """Changes the edge weights that the weights of the supernet are trained under (SmoothDARTS, arXiv:2002.05283)."""
+
+    def schedule(self, epoch: int, epochs: int) -> None:
+        """An epoch begins, of ``epochs`` in all. A function of the epoch only."""
+
+    @abstractmethod
+    def forward(
+        self,
+        rows: Mapping[str, Tensor],
+        loss: Callable[[Mapping[str, Tensor]], Tensor],
+        average: Callable[[list[Tensor]], list[Tensor]] = list,
+    ) -> dict[str, Tensor]:
+        """Perturb.
+
+        Args:
+            rows: What :meth:`Sampler.rows` returns, without gradient: ``{choice: [R, O]}`` on the simplex.
+            loss: Training loss of this step's batch under given rows; leaves statistics alone.
+            average: Averages over the processes that see parts of one batch, so that all perturb alike.
+
+        Returns:
+            Rows on the simplex, ``{choice: [R, O]}``.
+        """
+
+
+def gumbel_like(x: Tensor) -> Tensor:
+    """Gumbel(0, 1) noise in the shape of ``x``, finite: ``-log E`` with exponential ``E``.
+
+    Args:
+        x: Any shape.
+    """
+    noise = torch.empty_like(x, memory_format=torch.contiguous_format).exponential_()
+    return -noise.clamp_min(torch.finfo(x.dtype).tiny).log()
+
+
+def draw_one_hot(logits: Tensor) -> Tensor:
+    """One-hot rows, drawn from the softmax of each row (by the Gumbel-max trick); ``[R, O] -> [R, O]``."""
+    return F.one_hot((logits + gumbel_like(logits)).argmax(-1), logits.shape[-1]).to(logits)
+
+
+def straight_through(p: Tensor) -> Tensor:
+    """One-hot rows in value, the gradient of ``p``.
+
+    Args:
+        p: ``[R, O]``.
+
+    Example:
+        >>> straight_through(torch.tensor([[0.2, 0.8]]))
+        tensor([[0., 1.]])
+    """
+    hard = F.one_hot(p.argmax(-1), p.shape[-1]).to(p)
+    return hard + (p - p.detach())

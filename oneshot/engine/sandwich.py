@@ -1,0 +1,168 @@
+"""Training of a supernet whose sub-networks are all to be used: the sandwich rule, distillation in place, phases."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from oneshot.cost import count_candidates
+from oneshot.cost.extremes import extremes, restrict
+from oneshot.functional import alpha_divergence
+from oneshot.supernets.base import Supernet
+from oneshot.supernets.space import Candidate, IntMatrix, SearchSpace, SubnetConfig
+
+from .sharing import WeightSharingSearch
+
+
+@dataclass(frozen=True)
+class Phase:
+    """Some epochs in which only part of the space is trained.
+
+    Args:
+        epochs: How many.
+        picks: Allowed picks of the choices that are restricted, ``{choice: picks}``; the others are free. A name that
+            ends in ``*`` stands for all choices that begin so. ``none`` must be listed to be allowed.
+    """
+
+    epochs: int
+    picks: Mapping[str, Sequence[Candidate]] = field(default_factory=dict)
+
+    def allowed(self, space: SearchSpace) -> list[npt.NDArray[np.bool_]]:
+        """Which picks of every gene are trained, G of ``[P]``.
+
+        Raises:
+            ValueError: If a choice or a pick is not of the space, or two names stand for one choice.
+        """
+        masks, used = [], set[str]()
+        for choice in space.choices:
+            names = [name for name in self.picks if _matches(name, choice.name)]
+            if len(names) > 1:
+                raise ValueError(
+                    f"A phase restricts a choice once; {names[0]!r} and {names[1]!r} both stand for {choice.name!r}. "
+                    "Leave one out, or name the choices one by one."
+                )
+            used.update(names)
+            picks = self.picks[names[0]] if names else choice.picks
+            unknown = [pick for pick in picks if pick not in choice.picks]
+            if unknown or not picks:
+                raise ValueError(
+                    f"A phase trains picks of choice {choice.name!r}, at least one of {choice.picks}; got "
+                    f"{unknown[0] if unknown else 'none'!r}."
+                )
+            masks += [np.array([pick in picks for pick in choice.picks])] * choice.rows
+        if unknown_names := sorted(set(self.picks) - used):
+            raise ValueError(
+                f"A phase restricts choices of space {space.name!r}, {[c.name for c in space.choices]}; got "
+                f"{unknown_names[0]!r}."
+            )
+        return masks
+
+
+def _matches(pattern: str, name: str) -> bool:
+    return name.startswith(pattern[:-1]) if pattern.endswith("*") else name == pattern
+
+
+class SandwichSearch(WeightSharingSearch):
+    """Trains the largest, the smallest and some random sub-networks in every step; the largest teaches the others.
+
+    The sandwich rule and distillation in place are those of BigNAS (arXiv:2003.11142, section 3.1, after
+    arXiv:1903.05134): the largest sub-network learns from the labels, all others from its predictions. Gradients of all
+    are added up, clipped together, and the weights move once. Phases restrict what is trained to parts of the space,
+    such as progressive shrinking does (arXiv:1908.09791, section 3.2); the largest and the smallest are those of the
+    phase.
+
+    Running statistics of batch normalisation are nobody's; see :func:`~oneshot.evaluation.recalibration.recalibrated`.
+
+    Args:
+        supernet: Any supernet, elastic or of operation choices.
+        random_paths: Sub-networks that are drawn in every step.
+        smallest: Whether the smallest is trained in every step.
+        distillation: ``"alpha"`` and ``"kl"`` have the others learn from the largest; ``"none"`` from the labels.
+        alphas: Of ``"alpha"``, see :func:`~oneshot.functional.alpha_divergence`.
+        clip: Likewise.
+        phases: Restrictions, one after the other; the whole space after the last. Their epochs are at most those of the
+            fit.
+        **kwargs: See :class:`~oneshot.engine.sharing.WeightSharingSearch`.
+
+    Raises:
+        ValueError: If a number is out of its range, or a phase does not fit the space.
+
+    Attributes:
+        macs: Multiply-accumulates of every architecture, which say what is large and what small.
+    """
+
+    def __init__(
+        self,
+        supernet: Supernet,
+        *,
+        random_paths: int = 2,
+        smallest: bool = True,
+        distillation: str = "kl",
+        alphas: Sequence[float] = (-1.0, 1.0),
+        clip: float = 5.0,
+        phases: Sequence[Phase] = (),
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(supernet, **kwargs)
+        if random_paths < 0:
+            raise ValueError(f"random_paths sub-networks are drawn in every step, at least 0; got {random_paths}.")
+        if distillation not in ("alpha", "kl", "none"):
+            raise ValueError(f"distillation is 'alpha', 'kl' or 'none'; got {distillation!r}.")
+        if any(phase.epochs < 1 for phase in phases):
+            raise ValueError(f"A phase lasts at least one epoch; got {[phase.epochs for phase in phases]}.")
+        self.random_paths, self.smallest, self.phases = random_paths, smallest, tuple(phases)
+        self.distillation, self.divergences, self.clip = distillation, tuple(alphas), clip
+        space, self.macs = supernet.space, count_candidates(supernet, "macs")
+        self._picks: list[list[IntMatrix]] = []  # of every phase and gene
+        self._ends: list[tuple[IntMatrix, IntMatrix]] = []
+        for phase in (*self.phases, Phase(1)):
+            masks = phase.allowed(space)
+            self._picks.append([np.flatnonzero(mask) for mask in masks])
+            self._ends.append(extremes(self.macs, masks))
+
+    def on_fit_start(self) -> None:
+        super().on_fit_start()
+        epochs = sum(phase.epochs for phase in self.phases)
+        if epochs > (self.trainer.max_epochs or 0) and not getattr(self.trainer, "fast_dev_run", 0):
+            raise ValueError(
+                f"The phases last {epochs} epochs; the fit has max_epochs={self.trainer.max_epochs}. Raise it, or "
+                "shorten the phases."
+            )
+
+    def facts(self) -> dict[str, Any]:
+        paths = f"{self.random_paths} random{', the smallest' if self.smallest else ''}"
+        distillation = f"{self.distillation} {self.divergences}, clip {self.clip}"
+        phases = [(phase.epochs, {name: list(picks) for name, picks in phase.picks.items()}) for phase in self.phases]
+        own = {"paths": paths, "phases": repr(phases)}
+        return {
+            **super().facts(),
+            **own,
+            "distillation": distillation if self.distillation == "alpha" else self.distillation,
+        }
+
+    def phase(self) -> int:
+        """Number of the phase of the current epoch, from 0; the number of phases once the whole space is trained."""
+        ends = np.cumsum([phase.epochs for phase in self.phases])
+        return int(np.searchsorted(ends, self.current_epoch, side="right"))
+
+    def draw(self, n: int, rng: np.random.Generator) -> IntMatrix:
+        """Random sub-networks of a step, ``[n, G]``; uniform, unless a method knows better."""
+        return self.supernet.space.sample_matrix(n, rng)
+
+    def paths(self, step: int) -> list[SubnetConfig]:
+        rng, phase, space = np.random.default_rng(int(torch.randint(2**31, ()))), self.phase(), self.supernet.space
+        least, most = self._ends[phase]
+        drawn = space.repair(restrict(space, self.draw(self.random_paths, rng), self._picks[phase], rng))
+        return space.decode(np.stack([most, *drawn, *([least] if self.smallest else [])]))
+
+    def path_loss(self, logits: Tensor, labels: Tensor, first: Tensor | None) -> Tensor:
+        if first is None or self.distillation == "none":
+            return super().path_loss(logits, labels, first)
+        alphas, clip = ((1.0,), float("inf")) if self.distillation == "kl" else (self.divergences, self.clip)
+        return alpha_divergence(first, logits, alphas=alphas, clip=clip)

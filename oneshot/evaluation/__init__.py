@@ -1,0 +1,1 @@
+"""How good networks are, with the weights they share or their own."""

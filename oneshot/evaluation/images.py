@@ -1,0 +1,172 @@
+"""Images to evaluate and to calibrate with: at the network's size, mixed, in batches that fit the memory."""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import random
+from collections.abc import Iterable, Iterator, Mapping, Sized
+from itertools import islice
+from typing import TYPE_CHECKING, Any, TypeGuard, cast
+
+import numpy as np
+import torch
+from pytorch_lightning.utilities.seed import isolate_rng
+from torch import Tensor
+from torch.utils.data import DataLoader, IterableDataset, Subset
+
+from oneshot.supernets.base import Subnet, Supernet
+from oneshot.supernets.elastic import ElasticNetwork, ElasticSupernet, resized
+from oneshot.supernets.space import SubnetConfig
+from oneshot.training.batches import check_shape
+
+if TYPE_CHECKING:
+    import pytorch_lightning as pl
+
+
+def fitted(network: Supernet | Subnet, x: Tensor, config: SubnetConfig | None = None) -> Tensor:
+    """Inputs as a network reads them: of its shape, on its device, in its type.
+
+    Only images for elastic networks, whose space has resolutions, are resized, in their proportions; all others must
+    have the shape the network was built for, to the last side. Numbers of words stay whole numbers, and texts may have
+    any length.
+
+    Args:
+        network: A supernet or a network.
+        x: ``[B, ...]``.
+        config: The architecture that a supernet runs; needed for elastic ones.
+
+    Raises:
+        ValueError: If the inputs do not fit, naming both shapes.
+    """
+    shape = network.input_shape
+    if isinstance(network, Supernet) and config is not None:
+        shape = network.shape_of(config)
+    like = next(network.parameters(), None)
+    if like is not None:
+        x = x.to(like if x.is_floating_point() else like.device)
+    if isinstance(network, ElasticSupernet | ElasticNetwork) and x.dim() == 4 and x.shape[1] == shape[0]:
+        return resized(x, shape[1:])
+    check_shape(network, x, shape)
+    return x
+
+
+class FittedBatches:
+    """Batches ``(x, y)`` with inputs as a network reads them, see :func:`fitted`.
+
+    Args:
+        batches: A loader.
+        network: What reads them.
+    """
+
+    def __init__(self, batches: Any, network: Subnet) -> None:
+        self.batches, self.network = batches, network
+
+    def __len__(self) -> int:
+        return len(self.batches)
+
+    def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
+        for x, y in self.batches:
+            yield fitted(self.network, x), y
+
+
+def decode_images(
+    data: pl.LightningDataModule, calibration: int, *, batch_size: int = 256
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Validation images ``[N, C, H, W]``, their labels, and so many training images, all read once, none augmented.
+
+    Training images of a data module without ``eval_loader`` come as :func:`training_images` has them, augmented if they
+    are.
+
+    Raises:
+        ValueError: If there are no validation images.
+    """
+    validation = data.val_dataloader()
+    if not validation:
+        raise ValueError("Architectures are compared on validation images; there are none. Use val_fraction=0.1.")
+    return (*joined(validation), calibration_images(data, calibration, batch_size=batch_size))
+
+
+def calibration_images(data: pl.LightningDataModule, count: int, *, batch_size: int = 256) -> Tensor:
+    """So many training images ``[N, C, H, W]``, if there are, not augmented; see :func:`decode_images`.
+
+    Drawn by a fixed seed: in folders the images of a class stand together, and the first ones are of a class or two.
+    """
+    inner: Any = getattr(data, "data", data)
+    if hasattr(inner, "eval_loader"):
+        train = data.weights_images if hasattr(data, "weights_images") else inner.train_images
+        drawn = torch.randperm(len(train), generator=torch.Generator().manual_seed(0))[:count]
+        return first((x for x, _ in inner.eval_loader(train.subset(drawn), batch_size=batch_size)), count)
+    return training_images(data.train_dataloader(), count, batch_size=batch_size)
+
+
+def training_images(loader: Any, count: int, *, batch_size: int = 256) -> Tensor:
+    """So many images of a training loader, ``[N, C, H, W]``, if there are; the same ones every time.
+
+    Drawn by a fixed seed from its data set, however it shuffles and whichever part of it is this process's; of a loader
+    without one, the first. Random augmentation is seeded, too, and nobody else's random numbers are touched.
+    """
+    loader = loader["weights"] if isinstance(loader, Mapping) else loader
+    with _own_random_numbers():
+        if _is_shuffleable(loader):
+            drawn: Any = Subset(loader.dataset, torch.randperm(len(cast(Sized, loader.dataset)))[:count].tolist())
+            loader = DataLoader(drawn, batch_size, collate_fn=loader.collate_fn)
+        batches = (batch["weights"] if isinstance(batch, Mapping) else batch for batch in loader)
+        return first((batch[0] for batch in batches), count)
+
+
+def mixed(loader: Iterable[Any]) -> list[Any]:
+    """One batch, drawn from all that a loader has: the same one every time. Nobody's random numbers are touched."""
+    with _own_random_numbers():
+        return list(islice(shuffled(loader), 1))
+
+
+def shuffled(loader: Iterable[Any], seed: int = 0) -> Iterable[Any]:
+    """The batches of a loader, each drawn from all it has: in order, a batch of a folder would be of a class or two.
+
+    What is no ``DataLoader`` over a data set with a length, such as a list, stays as it is.
+    """
+    if not _is_shuffleable(loader):
+        return loader
+    size = max(2, loader.batch_size or 0)  # one image has no variance
+    generator = torch.Generator().manual_seed(seed)
+    return DataLoader(loader.dataset, size, shuffle=True, collate_fn=loader.collate_fn, generator=generator)
+
+
+def _is_shuffleable(loader: Iterable[Any]) -> TypeGuard[DataLoader[Any]]:
+    if not isinstance(loader, DataLoader) or loader.batch_size is None:
+        return False
+    return not isinstance(loader.dataset, IterableDataset)
+
+
+@contextlib.contextmanager
+def _own_random_numbers() -> Iterator[None]:
+    with isolate_rng():
+        random.seed(0)
+        np.random.seed(0)
+        torch.manual_seed(0)
+        yield
+
+
+def in_parts(images: Tensor, most: int) -> tuple[Tensor, ...]:
+    """Batches of at most so many, as large as each other up to one: the mean over batches is that of the images.
+
+    A last batch of a few would count as much as the others, and of one image there is no variance.
+    """
+    return torch.tensor_split(images, max(1, math.ceil(len(images) / most)))
+
+
+def joined(batches: Iterable[tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor]:
+    """All images and labels of a loader."""
+    images, labels = zip(*batches, strict=True)
+    return torch.cat(images), torch.cat(labels)
+
+
+def first(batches: Iterable[Tensor], count: int) -> Tensor:
+    """The first images of batches, so many if there are."""
+    taken: list[Tensor] = []
+    for x in batches:
+        taken.append(x)
+        if sum(map(len, taken)) >= count:
+            break
+    return torch.cat(taken)[:count] if taken else torch.empty(0)

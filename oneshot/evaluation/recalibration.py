@@ -1,0 +1,122 @@
+"""Statistics of batch normalisation that belong to one sub-network, not to the mixture of all."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor, nn
+
+from oneshot.supernets.base import Subnet, Supernet
+from oneshot.supernets.space import SubnetConfig
+
+from .images import calibration_images, fitted, in_parts
+
+if TYPE_CHECKING:
+    import pytorch_lightning as pl
+
+
+@contextlib.contextmanager
+def recalibrated(supernet: Supernet, config: SubnetConfig, images: Iterable[Tensor]) -> Iterator[None]:
+    """Inside, running statistics are those of one architecture, and the supernet is in eval mode.
+
+    See :func:`recalibrate`. Afterwards everything is as it was before.
+
+    Args:
+        supernet: Shared weights.
+        config: The architecture.
+        images: Batches ``[B, C, H, W]`` of training images, as they are evaluated: not augmented.
+    """
+    layers, modes = batch_norms(supernet), {module: module.training for module in supernet.modules()}
+    before = running_statistics(layers)
+    try:
+        _set_statistics(supernet, images, lambda x: supernet.run_config(x, config))
+        supernet.eval()
+        yield
+    finally:
+        put_statistics(layers, before)
+        for module, mode in modes.items():
+            module.training = mode
+
+
+def recalibrate(network: nn.Module, images: Iterable[Tensor]) -> None:
+    """Give a network whose weights come from a supernet running statistics of its own.
+
+    Those it inherits are a mixture of all architectures that were trained. Here they are computed anew as the plain
+    mean over all batches: batch normalisation, and nothing else, is in training mode, with cumulative instead of
+    exponential averages (Universally Slimmable Networks, arXiv:1903.05134, section 3.4). Nothing is trained.
+
+    Args:
+        network: Any network; its training flags are restored.
+        images: Batches ``[B, C, H, W]`` of training images, not augmented.
+
+    Raises:
+        ValueError: If there are no images.
+    """
+    modes = {module: module.training for module in network.modules()}
+    try:
+        _set_statistics(network, images, network)
+    finally:
+        for module, mode in modes.items():
+            module.training = mode
+
+
+def recalibrate_on(data: pl.LightningDataModule, network: Subnet, *, count: int = 2048, batch_size: int = 256) -> None:
+    """:func:`recalibrate` on training images of a data module, at the resolution of the network.
+
+    Does nothing where there is no batch normalisation.
+
+    Args:
+        data: Set up for a fit.
+        network: See :func:`recalibrate`.
+        count: Images.
+        batch_size: Images in a batch.
+    """
+    if has_statistics(network):
+        images = fitted(network, calibration_images(data, count, batch_size=batch_size))
+        recalibrate(network, in_parts(images, batch_size))
+
+
+def has_statistics(network: nn.Module) -> bool:
+    """Whether a network has batch normalisation, and so something to recalibrate."""
+    return any(isinstance(module, nn.modules.batchnorm._BatchNorm) for module in network.modules())
+
+
+@torch.no_grad()
+def _set_statistics(module: nn.Module, images: Iterable[Tensor], run: Callable[[Tensor], Tensor]) -> None:
+    layers = batch_norms(module)
+    momenta, batches = [layer.momentum for layer in layers], 0
+    module.eval()
+    for layer in layers:
+        layer.reset_running_stats()
+        layer.momentum, layer.training = None, True  # the mean of all batches
+    like = next(module.parameters())
+    try:
+        for x in images:
+            run(x.to(like if x.is_floating_point() else like.device))  # words stay whole numbers
+            batches += 1
+    finally:
+        for layer, momentum in zip(layers, momenta, strict=True):
+            layer.momentum = momentum
+    if not batches and layers:
+        raise ValueError("Statistics need at least one batch of images; got none. Pass a loader that is not used up.")
+
+
+def batch_norms(module: nn.Module) -> list[nn.modules.batchnorm._BatchNorm]:
+    """The layers that keep statistics."""
+    return [m for m in module.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm) and m.track_running_stats]
+
+
+def running_statistics(layers: Sequence[nn.Module]) -> list[Tensor]:
+    """Copies of what the layers keep, for :func:`put_statistics`."""
+    return [buffer.clone() for layer in layers for buffer in layer.buffers(recurse=False)]
+
+
+@torch.no_grad()
+def put_statistics(layers: Sequence[nn.Module], statistics: Sequence[Tensor]) -> None:
+    """Give the layers what :func:`running_statistics` has copied."""
+    buffers = (buffer for layer in layers for buffer in layer.buffers(recurse=False))
+    for buffer, value in zip(buffers, statistics, strict=True):
+        buffer.copy_(value)

@@ -1,0 +1,1 @@
+"""More processes and more machines."""

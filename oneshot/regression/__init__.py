@@ -1,0 +1,1 @@
+"""Regression: encodings of architectures, models, and scores of how well they predict."""

@@ -1,0 +1,90 @@
+"""Ridge regression whose penalty is chosen by leaving one out, robust against outliers."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+
+from .encoding import Floats
+
+Decompose = Callable[[Floats, Floats], tuple[Floats, Floats]]  # of shares in the mean and roots of weights, [N] each
+
+PENALTIES = np.logspace(-6, 4, 21)
+
+CAUCHY = 2.385  # times the standard deviation: 95 % efficient for normal errors
+
+ROUNDS = 5
+
+
+def robust_ridge(x: Floats, y: Floats) -> tuple[Floats, float]:
+    """Ridge regression that outliers do not move much; the intercept is free.
+
+    Minimises the weighted squares plus the penalty that has the smallest leave-one-out error (Golub, Heath and Wahba,
+    Technometrics 1979, before their rotation); five rounds of Cauchy weights ``1 / (1 + (e / c s)^2)`` of the
+    leave-one-out residuals e, s from their median (Holland and Welsch, 1977).
+
+    Args:
+        x: Features, ``[N, P]``.
+        y: Targets, ``[N]``.
+
+    Returns:
+        Coefficients, ``[P]``, and intercept.
+    """
+    dual, share, middle, _ = robust_dual(y, of_features(x))
+    coefficients = x.T @ dual
+    return coefficients, float(middle - share @ x @ coefficients)
+
+
+def of_features(x: Floats) -> Decompose:
+    """Left singular vectors and squared singular values of the weighted, centred features ``[N, P]``."""
+
+    def decompose(share: Floats, root: Floats) -> tuple[Floats, Floats]:
+        centred = root[:, None] * (x - share @ x)
+        if len(x) <= x.shape[1]:
+            return _nonempty(*np.linalg.eigh(centred @ centred.T))
+        values, vectors = _nonempty(*np.linalg.eigh(centred.T @ centred))[::-1]
+        return centred @ (vectors / np.sqrt(values)), values
+
+    return decompose
+
+
+def of_gram(gram: Floats) -> Decompose:
+    """The same where only the inner products ``[N, N]`` of the features are at hand."""
+
+    def decompose(share: Floats, root: Floats) -> tuple[Floats, Floats]:
+        rows = gram @ share
+        return _nonempty(*np.linalg.eigh(root[:, None] * (gram - rows[:, None] - rows + share @ rows) * root))
+
+    return decompose
+
+
+def _nonempty(values: Floats, vectors: Floats) -> tuple[Floats, Floats]:
+    """Eigenvectors, eigenvalues; without the directions that centring, and one-hot rows that sum to 1, leave empty."""
+    kept = values > 1e-12 * values[-1]
+    return vectors[:, kept], values[kept]
+
+
+def robust_dual(y: Floats, decompose: Decompose) -> tuple[Floats, Floats, float, float]:
+    """Weights of the samples in the coefficients, shares of the samples in the means, mean of y, median error."""
+    weights = np.ones(len(y))
+    for _ in range(ROUNDS):
+        share, root = weights / weights.sum(), np.sqrt(weights)
+        left, squares = decompose(share, root)
+        middle = float(share @ y)
+        target = root * (y - middle)
+        inside = left.T @ target
+        # One minus the leverage, and the error, in terms that do not cancel when the penalty is tiny; a column each.
+        left_over = PENALTIES / (squares[:, None] + PENALTIES)
+        outside = np.maximum(1 - (left**2).sum(1) - share, 0)[:, None]
+        freedom = np.maximum(left**2 @ left_over + outside, 1e-12)
+        residuals = (left @ (left_over * inside[:, None]) + (target - left @ inside)[:, None]) / freedom
+        best = int((residuals**2).mean(0).argmin())
+        dual = root * (left @ (inside / (squares + PENALTIES[best])))
+        dual -= share * dual.sum()
+        error = np.abs(residuals[:, best] / root)
+        typical = 1.4826 * float(np.median(error))
+        if typical <= 1e-9 * abs(middle):
+            break
+        weights = 1 / (1 + (error / (CAUCHY * typical)) ** 2)
+    return dual, share, middle, typical

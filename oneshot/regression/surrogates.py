@@ -1,0 +1,277 @@
+"""The kinds of models that an accuracy predictor is chosen from; all fit standardised targets.
+
+Three of them see architectures only through how many genes differ between two, the Hamming distance, which is half the
+squared distance of their one-hot encodings; so their kernels are tables of at most G + 1 numbers.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from itertools import pairwise
+from typing import Any, Literal, TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+
+from oneshot.fronts.pareto import Floats
+from oneshot.supernets.space import IntMatrix, SearchSpace
+
+from .encoding import one_hot
+
+Array: TypeAlias = npt.NDArray[np.floating[Any]]
+Kind = Literal["rbf", "gp", "boosting", "mlp", "ridge"]
+KINDS: tuple[Kind, ...] = ("rbf", "gp", "boosting", "mlp", "ridge")
+SAMPLES: dict[Kind, int] = {"ridge": 6, "rbf": 12, "gp": 12, "boosting": 40, "mlp": 40}  # fewer are refused
+
+CHUNK = 1024  # architectures predicted at a time
+MEMBERS = 12  # of the ensemble of radial basis functions
+TAIL = 100.0  # prior variance of the linear tail over that of the cubic part: almost free, as in the saddle system
+SMOOTHING = tuple(np.logspace(-4, 3, 15))
+LENGTHS = (0.25, 0.5, 1.0, 2.0)  # of the Gaussian process, in units of the mean distance of two samples
+LINEAR = (0.0, 1.0, 10.0)  # prior variance of its linear part
+NOISE = (1e-4, 1e-3, 1e-2, 1e-1, 1.0)
+TREES = 100  # of boosting
+NETWORKS, HIDDEN, STEPS = 4, 32, 120  # of the ensemble of networks
+RATE, DECAY = 1e-2, 3e-2  # of its training, full batches
+
+
+class Surrogate(ABC):
+    """A model of standardised targets."""
+
+    @abstractmethod
+    def predict(self, genes: IntMatrix) -> tuple[Floats, Floats]:
+        """Mean and standard deviation, ``[N]`` each, of ``[N, G]``; zeros where it does not know how sure it is."""
+
+
+def fit(kind: Kind, space: SearchSpace, genes: IntMatrix, targets: Floats, seed: int) -> Surrogate:
+    """Fit a model.
+
+    Args:
+        kind: Which.
+        space: The search space.
+        genes: ``[N, G]``.
+        targets: ``[N]``, of mean about 0 and standard deviation about 1.
+        seed: Of subsets, trees and initial weights.
+    """
+    if kind == "rbf":
+        rng, half = np.random.default_rng(seed), (space.num_genes + 1) // 2
+        subsets = np.stack([rng.permutation(space.num_genes)[:half] for _ in range(MEMBERS)])
+        return HammingRBF(space, genes, targets, subsets)
+    if kind == "ridge":
+        return HammingRBF(space, genes, targets, np.arange(space.num_genes)[None], cubic=False)
+    if kind == "gp":
+        return HammingGP(space, genes, targets)
+    if kind == "boosting":
+        return Boosting(space, genes, targets, seed)
+    return Networks(space, genes, targets, seed)
+
+
+class HammingRBF(Surrogate):
+    """Cubic radial basis functions with a linear tail, one for each of some subsets of genes; or the tail alone.
+
+    What interpolates is a kernel sum, ``sum_i a_i k(h_i)`` with ``k(h) = h^(3/2) + t (1 + G - h)`` of the Hamming
+    distances h: the cubic ``r^3`` and, with a large t, the linear functions of the one-hot genes. Targets have noise,
+    so they are smoothed by what minimises the leave-one-out error (Golub, Heath and Wahba, Technometrics 1979).
+
+    Args:
+        space: The search space.
+        genes: ``[N, G]``.
+        targets: ``[N]``.
+        subsets: Genes that each member sees, ``[members, size]``.
+        cubic: Without it there is the tail alone, a ridge regression.
+    """
+
+    def __init__(
+        self,
+        space: SearchSpace,
+        genes: IntMatrix,
+        targets: Floats,
+        subsets: npt.NDArray[np.int64],
+        *,
+        cubic: bool = True,
+    ) -> None:
+        self.space, n, size = space, len(genes), subsets.shape[1]
+        distance = np.arange(size + 1)
+        self.kernel = TAIL * (1.0 + size - distance) / (1 + size) + (distance / size) ** 1.5 * cubic
+        gene = np.repeat(np.arange(space.num_genes), space.gene_sizes)
+        self.masks = np.array([np.isin(gene, subset) for subset in subsets], dtype=np.float32)
+        self.size, self.samples = size, one_hot(space, genes).astype(np.float32)
+        grams = self._kernels(self.samples).transpose(1, 0, 2)
+        values, vectors = np.linalg.eigh(grams)
+        inside = np.einsum("eij,i->ej", vectors, targets)
+        best, self.dual = np.inf, np.zeros((len(subsets), n))
+        for smoothing in SMOOTHING:
+            inverse = 1 / np.maximum(values + smoothing, 1e-10)
+            dual = np.einsum("eij,ej->ei", vectors, inside * inverse)
+            left_out = dual / np.einsum("eij,ej->ei", vectors**2, inverse)
+            error = float((left_out.mean(0) ** 2).mean())
+            if error < best:
+                best, self.dual = error, dual
+
+    def _kernels(self, encoded: npt.NDArray[np.float32]) -> Floats:
+        """``[n, P] -> [n, members, N]``."""
+        masked = (self.masks[:, None] * self.samples).reshape(-1, self.samples.shape[1])
+        distance = self.size - np.rint(encoded @ masked.T).astype(np.int64)
+        return np.asarray(self.kernel[distance].reshape(len(encoded), len(self.masks), -1))
+
+    def predict(self, genes: IntMatrix) -> tuple[Floats, Floats]:
+        members = np.einsum("nek,ek->ne", self._kernels(one_hot(self.space, genes).astype(np.float32)), self.dual)
+        return members.mean(1), members.std(1)
+
+
+class HammingGP(Surrogate):
+    """Gaussian process: Matern 5/2 of the weighted Hamming distance, a linear part, and noise.
+
+    Genes weigh alike, or as the variance of their main effects in a ridge regression; that, the length, the linear part
+    and the noise are those of the largest marginal likelihood on a grid, the overall variance is the best in closed
+    form (Rasmussen and Williams, 2006, equations 4.17 and 5.8).
+
+    Args:
+        space: The search space.
+        genes: ``[N, G]``.
+        targets: ``[N]``.
+    """
+
+    def __init__(self, space: SearchSpace, genes: IntMatrix, targets: Floats) -> None:
+        self.space, n = space, len(genes)
+        self.samples = one_hot(space, genes)
+        self.gene = np.repeat(np.arange(space.num_genes), space.gene_sizes)
+        identity, self.evidence = np.eye(n), -np.inf
+        for weights in (np.ones(space.num_genes), self._importance(fit("ridge", space, genes, targets, 0))):
+            root = np.sqrt(weights / weights.sum())[self.gene]
+            matches = (self.samples * root) @ (self.samples * root).T
+            distance = np.sqrt(np.maximum(1 - matches, 0))
+            mean = distance.sum() / max(n * (n - 1), 1) or 1.0
+            for length in LENGTHS:
+                cubic = matern(distance / (length * mean))
+                for linear in LINEAR:
+                    for noise in NOISE:
+                        factor = np.linalg.cholesky((cubic + linear * matches) / (1 + linear) + noise * identity)
+                        white = _solve(factor, targets)
+                        variance = float(white @ white) / n or 1e-12
+                        evidence = -0.5 * n * np.log(variance) - np.log(np.diag(factor)).sum()
+                        if evidence > self.evidence:
+                            self.evidence, self.variance = evidence, variance
+                            self.root, self.scale, self.linear = root, length * mean, linear
+                            self.factor, self.white = factor, white
+
+    def _importance(self, ridge: Surrogate) -> Floats:
+        """Variance of each gene's main effect, and a floor, ``[G]``."""
+        assert isinstance(ridge, HammingRBF)
+        effects = ridge.dual[0] @ self.samples
+        share = self.samples.mean(0)
+        main = np.bincount(self.gene, share * effects**2) - np.bincount(self.gene, share * effects) ** 2
+        main = np.maximum(main, 0.0)
+        return np.asarray(main + 0.1 * main.mean() + 1e-12)
+
+    def predict(self, genes: IntMatrix) -> tuple[Floats, Floats]:
+        matches = (one_hot(self.space, genes) * self.root) @ (self.samples * self.root).T
+        cross = matern(np.sqrt(np.maximum(1 - matches, 0)) / self.scale) + self.linear * matches
+        white = _solve(self.factor, cross.T / (1 + self.linear))
+        left = np.maximum(1 - (white**2).sum(0), 0)
+        return white.T @ self.white, np.sqrt(self.variance * left)
+
+
+def matern(r: Floats) -> Floats:
+    """Matern kernel of smoothness 5/2 (Rasmussen and Williams, 2006, equation 4.17)."""
+    s = np.sqrt(5.0) * r
+    return np.asarray((1 + s + s**2 / 3) * np.exp(-s))
+
+
+def _solve(factor: Floats, right: Floats) -> Floats:
+    """``factor^-1 right`` of a lower triangular factor."""
+    from scipy.linalg import solve_triangular
+
+    return np.asarray(solve_triangular(factor, right, lower=True, check_finite=False))
+
+
+class Boosting(Surrogate):
+    """Gradient boosting of scikit-learn on the genes as categories; it does not say how sure it is."""
+
+    def __init__(self, space: SearchSpace, genes: IntMatrix, targets: Floats, seed: int) -> None:
+        from sklearn.ensemble import HistGradientBoostingRegressor
+
+        self.model: Any = HistGradientBoostingRegressor(
+            max_iter=TREES,
+            min_samples_leaf=5,
+            max_leaf_nodes=8,
+            categorical_features=[g for g, size in enumerate(space.gene_sizes) if size <= 255],
+            early_stopping=False,
+            random_state=seed,
+        )
+        self.model.fit(genes, targets)
+
+    def predict(self, genes: IntMatrix) -> tuple[Floats, Floats]:
+        mean = np.asarray(self.model.predict(genes), np.float64)
+        return mean, np.zeros_like(mean)
+
+
+class Networks(Surrogate):
+    """An ensemble of networks with two hidden layers of SiLU on the one-hot genes; its spread is its uncertainty.
+
+    Trained on all samples at once by AdamW (arXiv:1711.05101) with a cosine schedule. In NumPy, because a step is so
+    small that most of it would be the calls.
+
+    Args:
+        space: The search space.
+        genes: ``[N, G]``.
+        targets: ``[N]``.
+        seed: Of the initial weights.
+    """
+
+    def __init__(self, space: SearchSpace, genes: IntMatrix, targets: Floats, seed: int) -> None:
+        self.space, rng = space, np.random.default_rng(seed)
+        x, y = one_hot(space, genes).astype(np.float32), targets.astype(np.float32)
+        sizes = (x.shape[1], HIDDEN, HIDDEN, 1)
+        shapes = [s for fan_in, out in pairwise(sizes) for s in ((NETWORKS, fan_in, out), (NETWORKS, 1, out))]
+        ends = np.cumsum([int(np.prod(shape)) for shape in shapes])
+        flat = np.zeros(
+            ends[-1], dtype=np.float32
+        )  # all weights, so that a step of the optimiser is one operation each
+        self.weights = [part.reshape(shape) for part, shape in zip(np.split(flat, ends[:-1]), shapes)]
+        for layer, fan_in in enumerate((space.num_genes, HIDDEN, HIDDEN)):
+            weight = self.weights[2 * layer]
+            weight[:] = rng.normal(0, (2 / fan_in) ** 0.5, weight.shape)
+        first, second = np.zeros_like(flat), np.zeros_like(flat)
+        for step in range(STEPS):
+            gradient = np.concatenate([part.ravel() for part in gradients(self.weights, x, y)])
+            first += 0.1 * (gradient - first)
+            second += 0.001 * (gradient**2 - second)
+            ratio = first / (1 - 0.9 ** (step + 1)) / (np.sqrt(second / (1 - 0.999 ** (step + 1))) + 1e-8)
+            flat -= 0.5 * RATE * (1 + np.cos(np.pi * step / STEPS)) * (ratio + DECAY * flat)
+
+    def predict(self, genes: IntMatrix) -> tuple[Floats, Floats]:
+        x = one_hot(self.space, genes).astype(np.float32)
+        members = forward(self.weights, x)[-1][..., 0].astype(np.float64)
+        return members.mean(0), members.std(0)
+
+
+def forward(weights: list[Array], x: Array) -> tuple[list[Array], list[Array], Array]:
+    """Run all networks.
+
+    Args:
+        weights: Of the layers, ``[E, fan in, fan out]``, and their shifts, ``[E, 1, fan out]``, in turn.
+        x: ``[N, P]``.
+
+    Returns:
+        What enters each activation, ``[E, N, H]``, its logistic function, and the outputs, ``[E, N, 1]``.
+    """
+    entering: list[Array] = []
+    gates: list[Array] = []
+    for layer in (0, 2):
+        entering.append(x @ weights[layer] + weights[layer + 1])
+        gates.append(1 / (1 + np.exp(-entering[-1])))
+        x = entering[-1] * gates[-1]
+    return entering, gates, x @ weights[4] + weights[5]
+
+
+def gradients(weights: list[Array], x: Array, targets: Array) -> list[Array]:
+    """Of the mean squared error over samples and networks, in the order of the weights."""
+    entering, gates, out = forward(weights, x)
+    found: list[Array] = []
+    error = 2 * (out - targets[:, None]) / out.size
+    for layer in (2, 1):
+        before, gate = entering[layer - 1], gates[layer - 1]
+        found += [error.sum(1, keepdims=True), (before * gate).swapaxes(1, 2) @ error]
+        error = (error @ weights[2 * layer].swapaxes(1, 2)) * gate * (1 + before * (1 - gate))
+    return [x.T @ error, error.sum(1, keepdims=True), *found[::-1]]

@@ -1,0 +1,1 @@
+"""Files: written whole, read strictly, locked while a run writes them."""

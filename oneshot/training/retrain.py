@@ -1,0 +1,319 @@
+"""Training of one standalone network: what a search found, from scratch or from inherited weights."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+from typing import Any, Literal
+
+import torch
+from timm.data.mixup import Mixup
+from timm.utils.model_ema import ModelEmaV3
+from torch import Tensor, nn
+from torch.optim import Optimizer
+from torchmetrics import Metric, MetricCollection
+from torchmetrics.classification import MulticlassAccuracy, MulticlassCalibrationError, MulticlassConfusionMatrix
+
+from oneshot.functional import warmup_cosine
+from oneshot.supernets.base import Subnet, Task, inherit_weights
+from oneshot.supernets.ops import scheduled_drop_path
+
+from .batches import check_batch, check_logits, pair_of
+from .finite_loss import check_data
+from .resume import ResumableModule
+from .tasks import IGNORED, METRICS, loss_of, metric_of
+
+
+class Retrain(ResumableModule):
+    """Trains the network it is given. Defaults are those of DARTS for CIFAR-10 (arXiv:1806.09055, appendix A.2).
+
+    The paper's drop-path of 0.2 is off by default, because many networks have no paths to drop.
+
+    Takes a data module (or loaders) of batches ``(x, y)``. Logs ``train/loss`` (what is minimised), ``train/accuracy``
+    and, per ``val`` and ``test``, ``loss`` (plain cross-entropy), ``accuracy``, ``top5`` (with more than five classes)
+    and ``ece`` (expected calibration error, 15 bins, arXiv:1706.04599). In segmentation these are ``train/loss``,
+    ``train/miou`` (mean intersection over union) and ``loss``, ``miou`` and ``accuracy`` (of pixels).
+
+    The learning rate is set at every step; without warm-up it is the paper's per-epoch value at the first step of each
+    epoch. The probability of dropping a path is set at every epoch, as in the authors' code: ``drop_path * epoch /
+    max_epochs``, so that the first epoch has none and ``drop_path`` itself is never quite reached; or at every step, as
+    in NASNet's (arXiv:1707.07012, ScheduledDropPath). In NASNet's networks it grows with the depth as well.
+
+    Args:
+        network: The network. It is trained in place; its weights are the starting point, whatever they are.
+        optimizer: SGD, or AdamW with ``momentum`` as its first beta.
+        lr: Learning rate after warm-up, annealed by a cosine.
+        lr_min: Learning rate at the end.
+        momentum: Momentum of SGD, first beta of AdamW.
+        weight_decay: Weight decay of all parameters but single numbers, which are gates.
+        grad_clip: Largest norm of the gradient.
+        warmup_epochs: Epochs in which the learning rate rises in a straight line.
+        label_smoothing: Share of the target spread evenly over all classes (arXiv:1512.00567).
+        auxiliary_weight: Weight of the auxiliary head's loss, for a network that has one.
+        drop_path: Probability of dropping a path that the linear schedule heads for.
+        drop_path_every: ``"epoch"`` or ``"step"``: how often it is set.
+        ema_decay: Validate, test and export a moving average of the weights instead of the weights. After ``t`` steps
+            its decay is ``min(ema_decay, 1 - (1 + t) ** (-2 / 3))``, so that the initial weights are soon forgotten.
+        mixup: Alpha of Mixup (arXiv:1710.09412); 0 is off.
+        cutmix: Alpha of CutMix (arXiv:1905.04899); 0 is off. With both on, a coin decides for each batch.
+
+    Raises:
+        ValueError: If an argument is out of its range or ``network`` has no paths to drop; at the start of ``fit``, if
+            the data or the Trainer's settings do not fit.
+        NonFiniteLossError: If the loss or the gradient is NaN or infinite; the last checkpoint is a good one.
+    """
+
+    seed_per_process = True
+
+    def __init__(
+        self,
+        network: Subnet,
+        *,
+        optimizer: Literal["sgd", "adamw"] = "sgd",
+        lr: float = 0.025,
+        lr_min: float = 0.0,
+        momentum: float = 0.9,
+        weight_decay: float = 3e-4,
+        grad_clip: float = 5.0,
+        warmup_epochs: int = 0,
+        label_smoothing: float = 0.0,
+        auxiliary_weight: float = 0.4,
+        drop_path: float = 0.0,
+        drop_path_every: Literal["epoch", "step"] = "epoch",
+        ema_decay: float | None = None,
+        mixup: float = 0.0,
+        cutmix: float = 0.0,
+    ) -> None:
+        super().__init__()
+        if optimizer not in ("sgd", "adamw"):
+            raise ValueError(f"optimizer is 'sgd' or 'adamw'; got {optimizer!r}.")
+        if drop_path_every not in ("epoch", "step"):
+            raise ValueError(f"drop_path_every is 'epoch' or 'step'; got {drop_path_every!r}.")
+        if not 0 <= lr_min <= lr or lr == 0:
+            raise ValueError(f"The learning rate falls from lr > 0 to lr_min >= 0; got lr={lr}, lr_min={lr_min}.")
+        for name, share in (("label_smoothing", label_smoothing), ("drop_path", drop_path)):
+            if not 0 <= share < 1:
+                raise ValueError(f"{name} must be in [0, 1); got {share}. 0 is off.")
+        if not grad_clip > 0:
+            raise ValueError(f"grad_clip must be positive; got {grad_clip}. float('inf') is off.")
+        if ema_decay is not None and not 0 < ema_decay < 1:
+            raise ValueError(f"ema_decay must be in (0, 1); got {ema_decay}. None is off.")
+        if min(mixup, cutmix) < 0:
+            raise ValueError(f"mixup and cutmix must not be negative; got {mixup} and {cutmix}. 0 is off.")
+        if (mixup or cutmix) and network.task == "segmentation":
+            raise ValueError(
+                f"Mixup and CutMix mix labels of images, and segmentation has labels of pixels; got mixup={mixup}, "
+                f"cutmix={cutmix}. Use 0."
+            )
+        for probability in (drop_path, 0.0):  # a network without droppable paths says so here, not in the second epoch
+            network.set_drop_path(probability)
+
+        self.network, self.optimizer = network, optimizer
+        self.lr, self.lr_min, self.momentum, self.weight_decay = lr, lr_min, momentum, weight_decay
+        self.grad_clip, self.warmup_epochs, self.drop_path_every = grad_clip, warmup_epochs, drop_path_every
+        self.label_smoothing, self.auxiliary_weight, self.drop_path = label_smoothing, auxiliary_weight, drop_path
+        self.ema: ModelEmaV3 | None = None
+        if ema_decay is not None:
+            self.ema = ModelEmaV3(network, decay=ema_decay, use_warmup=True)
+            self.ema.requires_grad_(False)
+        classes = network.num_classes
+        self._mix: Mixup | None = None
+        if mixup or cutmix:
+            self._mix = Mixup(mixup, cutmix, label_smoothing=0.0, num_classes=classes)  # type: ignore[no-untyped-call]  # timm
+        task = network.task
+        self._fit_loss, self._loss = loss_of(task, label_smoothing=label_smoothing), loss_of(task)
+        self._fit_metric = metric_of(task, classes)
+        self._fit_metric.persistent(True)  # a fit may be resumed in the middle of an epoch
+        self._val, self._test = (_metrics(stage, task, classes) for stage in ("val", "test"))
+        ignored = IGNORED if task == "segmentation" else None
+        self._counts = MulticlassConfusionMatrix(classes, ignore_index=ignored, validate_args=False)
+        self._confusion: Tensor | None = None
+
+    def forward(self, x: Tensor) -> Tensor:
+        """``[B, C, H, W] -> [B, classes, ...]``; outside training, of the averaged weights if there are any."""
+        logits: Tensor = (self.network if self.ema is None or self.training else self.ema.module)(x)
+        return logits
+
+    def load_network(self, source: Subnet) -> None:
+        """Start from the weights of another network of the same architecture; their moving average starts there too."""
+        inherit_weights(self.network, source)
+        if self.ema is not None:
+            self.ema.module.load_state_dict(self.network.state_dict())
+
+    def network_for_export(self) -> Subnet:
+        """A copy of the network in evaluation mode, without drop-path, with the averaged weights if there are any."""
+        network = copy.deepcopy(self.network)
+        if self.ema is not None:
+            network.load_state_dict(self.ema.module.state_dict())
+        network.set_drop_path(0.0)
+        return network.eval()
+
+    def confusion(self) -> Tensor:
+        """How often each class was taken for each other in the last test.
+
+        Returns:
+            Numbers of images, or of pixels, ``[classes, classes]``: a row per true class, a column per predicted one.
+
+        Raises:
+            RuntimeError: If there was none yet.
+        """
+        if self._confusion is None:
+            raise RuntimeError(
+                "The confusion matrix is counted in a test, and there was none. Call trainer.test first."
+            )
+        return self._confusion
+
+    # Training.
+
+    def setup(self, stage: str) -> None:
+        trainer = self.trainer
+        check_data(getattr(trainer, "datamodule", None), self.network)
+        if stage != "fit":
+            return
+        epochs = trainer.max_epochs or 0
+        if epochs < 1:
+            raise ValueError(
+                f"Learning rate and drop-path follow schedules over max_epochs, which must be at least 1; got "
+                f"max_epochs={epochs}. Use Trainer(max_epochs=...)."
+            )
+        if not 0 <= self.warmup_epochs < epochs:
+            raise ValueError(
+                f"Warm-up must end before training does; got warmup_epochs={self.warmup_epochs}, "
+                f"max_epochs={epochs}. Train longer or warm up for fewer epochs."
+            )
+        if trainer.gradient_clip_val is not None:
+            raise ValueError(
+                f"Gradients are clipped by Retrain, to a norm of grad_clip={self.grad_clip}; the Trainer came with "
+                f"gradient_clip_val={trainer.gradient_clip_val}. Remove that and pass grad_clip to Retrain."
+            )
+        self.train()  # a network that was loaded or searched may be in evaluation mode, and Lightning would keep it so
+
+    def on_train_start(self) -> None:
+        super().on_train_start()
+        self._schedule_drop_path()  # a fit that is resumed within an epoch does not start that epoch again
+
+    def on_train_epoch_start(self) -> None:
+        self._fit_metric.reset()  # or a fit resumed from the end of an epoch would go on counting
+        self._schedule_drop_path()
+
+    def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
+        super().on_train_batch_start(batch, batch_idx)
+        if self.drop_path_every == "step":
+            self._schedule_drop_path()
+
+    def _schedule_drop_path(self) -> None:
+        step, steps = self.current_epoch, self.trainer.max_epochs or 1
+        if self.drop_path_every == "step":
+            step, steps = self.trainer.global_step, int(self.trainer.estimated_stepping_batches)
+        self.network.set_drop_path(scheduled_drop_path(self.drop_path, step=step, steps=steps))
+
+    def training_step(self, batch: Any, batch_idx: int) -> Tensor:
+        if not isinstance(batch, (tuple, list)) or len(batch) != 2:
+            raise ValueError(
+                f"Retrain needs batches (x, y); got {type(batch).__name__}. Pass the data itself, not the "
+                "SearchDataModule that splits it for a search."
+            )
+        x, y = batch
+        check_batch(self.network, x, y, first=batch_idx == 0)
+        if self._mix is not None:
+            if len(y) % 2:
+                raise ValueError(
+                    f"Mixup and CutMix pair the images of a batch, so there must be an even number; got {len(y)}. "
+                    "Choose an even batch_size and drop the incomplete last batch."
+                )
+            x, y = self._mix(x.clone(), y)  # in place; y is now [B, classes]
+        logits, auxiliary = self.network.forward_with_auxiliary(x)
+        check_logits(logits, self.network, x)
+        loss: Tensor = self._fit_loss(logits, y)
+        if auxiliary is not None:
+            loss = loss + self.auxiliary_weight * self._fit_loss(auxiliary, y)
+        self.watch(loss)
+        self.log("train/loss", loss.detach(), batch_size=len(y))
+        self._fit_metric.update(logits.detach(), y.argmax(dim=1) if y.is_floating_point() else y)
+        name = f"train/{METRICS[self.network.task]}"
+        self.log(name, self._fit_metric, on_step=False, on_epoch=True, batch_size=len(y))
+        return loss
+
+    def configure_gradient_clipping(
+        self,
+        optimizer: Optimizer,
+        gradient_clip_val: int | float | None = None,
+        gradient_clip_algorithm: str | None = None,
+    ) -> None:
+        norm = nn.utils.clip_grad_norm_(self.network.parameters(), self.grad_clip)
+        if self.trainer.precision != "16-mixed":  # whose scaler skips a step that overflowed and goes on
+            self.watch(norm)
+
+    def optimizer_step(
+        self,
+        epoch: int,
+        batch_idx: int,
+        optimizer: Any,
+        optimizer_closure: Callable[[], Any] | None = None,
+    ) -> None:
+        super().optimizer_step(epoch, batch_idx, optimizer, optimizer_closure)
+        if self.ema is not None:
+            self.ema.update(self.network, step=self.trainer.global_step + 1)  # which does not count this step yet
+
+    def configure_optimizers(self) -> Any:
+        trained = [weight for weight in self.network.parameters() if weight.requires_grad]
+        gates = [weight for weight in trained if weight.dim() == 0]  # of skips: decay would close them
+        weights: list[Any] = [weight for weight in trained if weight.dim() > 0]
+        if gates:
+            weights = [{"params": weights}, {"params": gates, "weight_decay": 0.0}]
+        optimizer: Optimizer
+        if self.optimizer == "sgd":
+            optimizer = torch.optim.SGD(weights, self.lr, momentum=self.momentum, weight_decay=self.weight_decay)
+        else:
+            optimizer = torch.optim.AdamW(weights, self.lr, (self.momentum, 0.999), weight_decay=self.weight_decay)
+        steps = int(self.trainer.estimated_stepping_batches)
+        warmup = steps * self.warmup_epochs // (self.trainer.max_epochs or 1)
+        schedule = torch.optim.lr_scheduler.LambdaLR(
+            optimizer, lambda step: warmup_cosine(step, steps=steps, warmup=warmup, floor=self.lr_min / self.lr)
+        )
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+
+    # Evaluation.
+
+    def validation_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:
+        check_batch(self.network, *pair_of(batch), first=batch_idx == 0)
+        self._evaluate("val", self._val, *batch)
+
+    def on_test_start(self) -> None:
+        self._counts.reset()
+
+    def test_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:
+        check_batch(self.network, *pair_of(batch), first=batch_idx == 0)
+        self._counts.update(self._evaluate("test", self._test, *batch), batch[1])
+
+    def on_test_epoch_end(self) -> None:
+        self._confusion = self._counts.compute()
+
+    def _evaluate(self, stage: str, metrics: MetricCollection, x: Tensor, y: Tensor) -> Tensor:
+        """Log loss and metrics of images ``[B, C, H, W]`` and labels ``[B, ...]``; return ``[B, classes, ...]``."""
+        logits: Tensor = self(x)
+        check_logits(logits, self.network, x)
+        logits = logits.float()
+        loss = self._loss(logits, y)
+        self.log(f"{stage}/loss", loss, on_step=False, on_epoch=True, batch_size=len(y), sync_dist=True)
+        # Just below 1, because torchmetrics puts a probability of exactly 1 into a bin of its own.
+        probabilities = logits.softmax(dim=1).clamp(max=1 - torch.finfo(logits.dtype).eps)
+        metrics.update(probabilities, y)
+        for name, metric in metrics.items():
+            shown = name.endswith(METRICS[self.network.task])
+            self.log(name, metric, on_step=False, on_epoch=True, batch_size=len(y), prog_bar=shown)
+        return probabilities
+
+
+def _metrics(stage: str, task: Task, classes: int) -> MetricCollection:
+    if task == "segmentation":
+        pixels = MulticlassAccuracy(classes, average="micro", ignore_index=IGNORED, validate_args=False)
+        of_pixels: dict[str, Metric | MetricCollection] = {"miou": metric_of(task, classes), "accuracy": pixels}
+        return MetricCollection(of_pixels, prefix=f"{stage}/", compute_groups=False)
+    metrics: dict[str, Metric | MetricCollection] = {
+        "accuracy": MulticlassAccuracy(classes, average="micro", validate_args=False),
+        "ece": MulticlassCalibrationError(classes, n_bins=15, validate_args=False),
+    }
+    if classes > 5:
+        metrics["top5"] = MulticlassAccuracy(classes, top_k=5, average="micro", validate_args=False)
+    return MetricCollection(metrics, prefix=f"{stage}/", compute_groups=False)

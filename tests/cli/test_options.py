@@ -1,0 +1,182 @@
+"""What the command line says of options that are wrong, and its help."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from oneshot.cli.main import _reason, main
+from oneshot.cli.options import did_you_mean, explain
+from oneshot.cli.short_help import COMMANDS, short_help
+
+ROOT = Path(__file__).parents[2]
+SEARCH = ["search", "--config", str(ROOT / "experiments/digits/search.yaml"), "--out", "never"]
+STUDY = ["discrete", "--evaluator", "oneshot.discrete.TabularEvaluator", "--objectives", "['min error']"]
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        pytest.param(["serch"], "got 'serch'. Did you mean 'search'", id="command"),
+        pytest.param(["pick", "run", "--kneee"], "does not know --kneee. Did you mean '--knee'", id="plain-option"),
+        pytest.param(["export", "run", "--formats", "onx"], "got 'onx'. Did you mean 'onnx'", id="plain-choice"),
+        pytest.param([*SEARCH, "--ouut", "x"], "no option --ouut. Did you mean '--out'", id="option"),
+        pytest.param(
+            [*SEARCH, "--trainer.max_epohcs", "3"],
+            "no option --trainer.max_epohcs. Did you mean '--trainer.max_epochs'",
+            id="trainer",
+        ),
+        pytest.param(
+            [*SEARCH, "--model.arch_lrr", "1"],
+            "Option 'arch_lrr' is not accepted by .*oneshot.DARTS. Did you mean 'arch_lr'",
+            id="of-the-method",
+        ),
+        pytest.param(
+            [*SEARCH, "--model.init_args.weight_lrr", "1"],
+            "Option 'weight_lrr' is not accepted by .*oneshot.DARTS. Did you mean 'weight_lr'",
+            id="of-its-parent",
+        ),
+        pytest.param(
+            [*SEARCH, "--data.init_args.batchsize", "1"],
+            "Option 'batchsize' is not accepted by .*SearchDataModule. Did you mean 'batch_size'",
+            id="of-the-data",
+        ),
+        pytest.param(
+            [*SEARCH, "--model.supernet.chanels", "1"],
+            "Option 'chanels' is not accepted by .*DARTSSupernet. Did you mean 'channels'",
+            id="of-the-supernet",
+        ),
+        pytest.param([*SEARCH, "--model", "oneshot.DART"], "Did you mean 'oneshot.DARTS'", id="class"),
+        pytest.param(
+            [*SEARCH, "--model.supernet.class_path", "oneshot.supernets.DARTSSupernt"],
+            "Did you mean 'oneshot.supernets.DARTSSupernet'",
+            id="class-inside",
+        ),
+        pytest.param(
+            [*SEARCH, "--trainer.max_epochs", "three"],
+            "--trainer.max_epochs: must be a whole number; got three.",
+            id="number",
+        ),
+        pytest.param(
+            [*SEARCH, "--model.supernet.channels", "three"],
+            "--model.supernet.channels: must be a whole number; got three.",
+            id="number-inside",
+        ),
+        pytest.param(
+            [*SEARCH, "--trainer.precision", "bf16-mixd"], "got bf16-mixd. Did you mean 'bf16-mixed'", id="choice"
+        ),
+        pytest.param(["search"], "--data, --model must be given", id="nothing"),
+        pytest.param(["search", "--model", "oneshot.DARTS"], "oneshot.DARTS needs supernet", id="required"),
+        pytest.param(["search", "--config", "nowhere.yaml"], "File does not exist: '.*nowhere.yaml'", id="config"),
+        pytest.param(
+            ["measure", "--supernet", "oneshot.supernets.FBNetSupernt"], "Did you mean '.*FBNetSupernet'", id="measure"
+        ),
+        pytest.param(["measure", "--runtime", "egaer"], "got egaer. Did you mean 'eager'", id="choice-of-measure"),
+        pytest.param(
+            [*STUDY, "--strategy", "oneshot.discrete.RandomSearch", "--evaluatons", "3"],
+            "no option --evaluatons. Did you mean '--evaluations'",
+            id="option-of-discrete",
+        ),
+        pytest.param(["show", "DARTS_V3"], "which is none of these. Did you mean 'DARTS_V2'|'DARTS_V1'", id="target"),
+    ],
+)
+def test_a_typo_is_one_line_with_the_nearest_name(
+    words: list[str], message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    try:
+        code = main(words)
+    except SystemExit as stop:
+        code = int(str(stop.code))
+    text = capsys.readouterr().err
+    assert code in (1, 2) and text.count("\n") == 1 and len(text) < 500
+    assert re.search(message, text), text
+    assert not Path("never").exists()
+
+
+def test_a_typo_in_a_yaml_file_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    text = (ROOT / "experiments/digits/search.yaml").read_text()
+    for right, wrong, message in (
+        ("max_epochs:", "max_epohcs:", "max_epohcs.*Did you mean .*max_epochs"),
+        ("oneshot.DARTS", "oneshot.DARTZ", "Did you mean 'oneshot.DARTS'"),
+        ("channels:", "chanels:", "Option 'chanels' is not accepted by .*. Did you mean 'channels'"),
+    ):
+        assert right in text
+        (tmp_path / "search.yaml").write_text(text.replace(right, wrong))
+        with pytest.raises(SystemExit):
+            main(["search", "--config", str(tmp_path / "search.yaml"), "--out", str(tmp_path / "never")])
+        said = capsys.readouterr().err
+        assert said.count("\n") == 1 and re.search(message, said), said
+
+
+def test_what_is_far_from_all_names_gets_no_suggestion() -> None:
+    assert did_you_mean("zzzz", ["arch_lr", "order"]) == ""
+    assert explain("unrecognized arguments: --zzzz 3", ["--out"]) == "There is no option --zzzz. --help lists them."
+
+
+def test_messages_of_ours_stay_as_they_are_but_for_their_lines() -> None:
+    assert _reason("plain") == "plain"
+    assert _reason("a size: [1, 2]\n  and another") == "a size: [1, 2] and another"
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_the_help_fits_on_a_screen_and_names_options_there_are(
+    command: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main([command, "--help"]) == 0
+    text = capsys.readouterr().out
+    assert text == short_help(command) and text.count("\n") <= 60 and max(map(len, text.splitlines())) <= 120
+    with pytest.raises(SystemExit) as stop:
+        main([command, "--help-all"])
+    assert stop.value.code == 0
+    everything = capsys.readouterr().out
+    free = ("--model.", "--data.", "--supernet.", "--strategy.", "--evaluator.")  # of a class
+    ours = ("--help-all", "--inherit")  # read before the parser
+    named = {word.rstrip(".") for word in re.findall(r"--[a-z][\w.-]*", text.split("example:")[0])}
+    for option in named:
+        assert option in everything or option.startswith(free) or option in ours, option
+    assert len(named) >= 4
+
+
+def test_the_help_comes_without_torch() -> None:
+    code = "import sys; from oneshot.cli.main import main; main(['search', '--help']); sys.exit('torch' in sys.modules)"
+    subprocess.run([sys.executable, "-c", code], check=True, cwd=ROOT, stdout=subprocess.DEVNULL)
+
+
+def test_the_whole_help_names_all_classes(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        main(["measure", "--help-all"])
+    text = capsys.readouterr().out
+    for name in ("DARTSSupernet", "FBNetSupernet", "MobileNetV3Supernet", "NASNetSupernet", "SegmentationSupernet"):
+        assert f"oneshot.supernets.{name}" in text
+
+
+def test_an_error_nobody_expected_is_one_line_that_says_so(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def fails(*_: object, **__: object) -> None:
+        raise KeyError("edges")
+
+    monkeypatch.setattr("oneshot.cli.show.show", fails)
+    assert main(["show", "DARTS_V2"]) == 1
+    text = capsys.readouterr().err
+    assert text.startswith("oneshot show: KeyError: 'edges' This is a bug of oneshot") and text.count("\n") == 1
+    assert "--traceback shows where" in text
+    with pytest.raises(KeyError):
+        main(["show", "DARTS_V2", "--traceback"])
+
+
+def test_a_warning_on_a_real_command_line_is_one_line_without_a_path() -> None:
+    code = (
+        "import sys, warnings\nfrom oneshot.cli import main, show\n"
+        "show.show = lambda *_, **__: warnings.warn('Write it again.\\nThen go on.', stacklevel=1)\n"
+        "sys.argv = ['oneshot', 'show', 'DARTS_V2', *sys.argv[1:]]\nsys.exit(main.main())"
+    )
+    command = [sys.executable, "-W", "default", "-c", code]
+    short = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
+    assert "oneshot: warning: Write it again. Then go on.\n" in short.stderr and "<string>" not in short.stderr
+    long = subprocess.run([*command, "--traceback"], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert "<string>:3: UserWarning: Write it again." in long.stderr
