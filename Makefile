@@ -17,7 +17,7 @@ SOURCES := $(shell find oneshot supernets callbacks -type d ! -name __pycache__ 
 PARALLEL := -n auto --dist loadfile --durations=25
 
 .DEFAULT_GOAL := help
-.PHONY: help dev quickstart test test-all test-nightly check docs bench build constraints clean distclean
+.PHONY: help dev quickstart test test-all test-nightly check docs architecture bench build constraints clean distclean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -88,6 +88,9 @@ docs: $(PACKAGE) ## build the documentation into site/; a warning is an error
 	@echo "==> open site/index.html"
 
 # --- maintaining it ---------------------------------------------------------------------------------------------------
+
+architecture: $(DEPENDENCIES) ## draw who imports whom, into docs/; rooms, floors and lines of code
+	@$(BIN)/python tests/rooms.py
 
 build: $(DEPENDENCIES) ## wheel and source archive into dist/
 	@echo "==> building into dist/"

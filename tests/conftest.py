@@ -40,6 +40,15 @@ def _same_seed_for_every_test(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture(autouse=True)
+def _same_signal_handlers_for_every_test() -> Iterator[None]:
+    """Commands, Lightning and Ray set their own; one that is left behind would end the process of a later test."""
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    yield
+    for number, handler in before.items():
+        signal.signal(number, handler)
+
+
+@pytest.fixture(autouse=True)
 def _no_network(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Make a test fail that reaches for the network without being marked `network`."""
     if request.node.get_closest_marker("network"):

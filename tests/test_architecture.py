@@ -1,54 +1,28 @@
-"""Who may import whom, as docs/architecture.md says. Every import statement is read, wherever it stands."""
+"""Who may import whom, as tests/rooms.py says. Every import statement is read, wherever it stands."""
 
 from __future__ import annotations
 
 import ast
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).resolve().parents[1]
-FOLDERS = {"oneshot": "oneshot", "supernets": "oneshot.supernets", "callbacks": "oneshot.callbacks"}
-
-# An area is the first name below `oneshot`: a folder or a module. These may import these areas only ...
-ALLOWED = {
-    "supernets": set(),
-    "errors": set(),
-    "trust": set(),
-    "_version": set(),
-    "class_paths": set(),
-    "limits": set(),
-    "readers": {"supernets"},
-    "functional": {"errors", "supernets"},
-    "samplers": {"errors", "functional", "supernets"},
-    "faults": set(),
-    "interrupts": set(),
-    "lock": {"faults", "interrupts"},
-    "files": {"faults", "interrupts", "lock"},
-    "cost": {"class_paths", "errors", "faults", "files", "functional", "readers", "supernets"},
-    "guard": {"errors", "supernets"},
-    "tasks": {"supernets"},
-    "batches": {"supernets", "tasks"},
-    "detection": {"supernets"},
-    "summary": set(),
-    "resume": {"_version", "class_paths", "guard", "summary"},
-    "cluster": {"errors"},
-    "fronts": set(),
-    "evaluation": {"batches", "errors", "supernets", "tasks"},
-    "base": {"batches", "errors", "functional", "guard", "resume", "samplers", "cost", "supernets", "tasks"},
-    "sharing": {"base", "batches", "evaluation", "samplers", "supernets"},
-    "sandwich": {"cost", "functional", "sharing", "supernets"},
-    "methods": {"errors", "functional", "samplers", "cost", "supernets", "tasks", "base", "sandwich", "sharing"},
-    "nat": {"base", "batches", "cluster", "cost", "errors", "evaluation", "faults", "files", "fronts"}
-    | {"functional", "readers", "sandwich", "sharing", "supernets", "tasks"},
-    "discrete": {"batches", "cluster", "cost", "errors", "evaluation", "faults", "files", "fronts", "functional"}
-    | {"interrupts", "lock", "readers", "retrain", "sharing", "supernets", "tasks"},
-}
-# ... and all others everything, except what lies above them.
-TOP = {"__main__", "cli", "examining", "measuring", "picking", "quickstart", "run_folder", "runs", "studying"}
-CALLBACKS_ARE_FOR = {"callbacks", *TOP}
+from .rooms import (
+    FRONT_DOOR,
+    PAGE,
+    PICTURE,
+    ROOMS,
+    ROOT,
+    edges,
+    floors,
+    imports,
+    may_import,
+    modules,
+    pages,
+    room_of,
+    upward,
+)
 
 SUPERNETS_MAY_USE = {"numpy", "timm", "torch"}
 WITHOUT_TORCH = {
@@ -59,32 +33,10 @@ WITHOUT_TORCH = {
 }
 
 
-def imports(tree: ast.AST, package: str) -> Iterator[tuple[int, str, str | None, bool]]:
-    """Yield (line, module, imported name, whether relative), also inside functions and `if TYPE_CHECKING`."""
-    for node in ast.walk(tree):
-        if isinstance(node, ast.Import):
-            for alias in node.names:
-                yield node.lineno, alias.name, None, False
-        elif isinstance(node, ast.ImportFrom):
-            parents = package.split(".")
-            base = ".".join(parents[: len(parents) - node.level + 1]) if node.level else ""
-            module = ".".join(filter(None, (base, node.module)))
-            for alias in node.names:
-                yield node.lineno, module, alias.name, node.level > 0
-        elif isinstance(node, ast.Call) and ast.unparse(node.func).endswith("import_module"):
-            name = node.args[0].value if node.args and isinstance(node.args[0], ast.Constant) else "."
-            if not str(name).startswith("."):
-                yield node.lineno, str(name), None, False
-
-
 def find_violations(root: Path) -> list[str]:
     """Read all sources below `root` and return one line per import that breaks a rule."""
-    files = {}
-    for folder, mount in FOLDERS.items():
-        for path in sorted((root / folder).rglob("*.py")):
-            parts = [mount, *path.relative_to(root / folder).with_suffix("").parts]
-            files[path] = ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
-    modules = set(files.values())
+    files = modules(root)
+    known = set(files.values())
 
     found: dict[str, None] = {}  # in order, and once per line although a line may import several names
     for path, module in files.items():
@@ -92,7 +44,7 @@ def find_violations(root: Path) -> list[str]:
         package = module if is_package else module.rpartition(".")[0]
         for line, target, name, relative in imports(ast.parse(path.read_text(encoding="utf-8")), package):
             # `from oneshot import errors` means oneshot.errors; so does `from oneshot.errors import X`.
-            full = f"{target}.{name}" if f"{target}.{name}" in modules else target
+            full = f"{target}.{name}" if f"{target}.{name}" in known else target
             rule = broken_rule(module, full, name, relative, is_package=is_package)
             if rule:
                 found[f"{path.relative_to(root)}:{line}: imports {full}: {rule}"] = None
@@ -106,49 +58,57 @@ def folder_of(module: str) -> str:
 
 def broken_rule(module: str, target: str, name: str | None, relative: bool, *, is_package: bool) -> str | None:
     """Return the rule that `module` breaks by importing `target`, if it does."""
-    area = f"{module}.".split(".")[1]
     top_level = target.split(".")[0]
-
     if top_level in ("supernets", "callbacks"):
         return f"write oneshot.{top_level}; there is one import root"
     if top_level != "oneshot":
         third_party = top_level not in sys.stdlib_module_names
-        if area == "supernets" and third_party and top_level not in SUPERNETS_MAY_USE:
+        if folder_of(module) == "oneshot.supernets" and third_party and top_level not in SUPERNETS_MAY_USE:
             return f"supernets use {', '.join(sorted(SUPERNETS_MAY_USE))} only"
         if module in WITHOUT_TORCH and third_party and top_level != "numpy":
             return "this module must be usable without torch"
         return None
 
     if target == "oneshot":
-        return None if area in TOP else "import from the module that defines it, not the front door"
-    same_folder = folder_of(module) == folder_of(target)
-    if relative and not same_folder:
-        return "absolute imports across the top-level folders: they are neighbours on disk only"
-    if (
-        not relative
-        and same_folder
-        and target.rpartition(".")[0] == (module if is_package else module.rpartition(".")[0])
-    ):
+        return None if room_of(module) in ("", "cli") else "import from the module that defines it, not the front door"
+    package, parent = module if is_package else module.rpartition(".")[0], target.rpartition(".")[0]
+    if relative and not f"{target}.".startswith(f"{package}."):
+        return "absolute imports across folders"
+    if not relative and parent == package and folder_of(module) == folder_of(target):
         return "relative imports inside a folder"
 
-    other = f"{target}.".split(".")[1]
-    if other == "callbacks" and area not in CALLBACKS_ARE_FOR:
-        return "nobody below the command line imports callbacks"
-    if other in TOP and area not in TOP:
-        return "the command line is the top layer"
-    if area == other:
-        return "methods do not import each other" if area == "methods" and not is_package else None
-    if area in ALLOWED and other not in ALLOWED[area]:
-        return f"{area} may import {', '.join(sorted(ALLOWED[area])) or 'nothing of ours'} only"
+    here, there = room_of(module), room_of(target)
+    if module in FRONT_DOOR or (is_package and f"{target}.".startswith(f"{package}.")):
+        return None  # what a package offers
+    if here == there:
+        return "methods do not import each other" if here == "methods" else None
+    if there not in may_import(here):
+        return f"{here} may import {', '.join(sorted(may_import(here))) or 'nothing of ours'} only"
     return None
 
 
 def test_every_import_points_down() -> None:
     assert find_violations(ROOT) == []
+    assert upward(edges(ROOT)) == []
 
 
-def test_the_test_reads_all_three_folders() -> None:
-    assert all(any((ROOT / folder).rglob("*.py")) for folder in FOLDERS)
+def test_every_folder_has_a_room_and_every_room_has_files() -> None:
+    assert {room_of(module) for module in modules(ROOT).values()} - {""} == set(ROOMS)
+    with pytest.raises(ValueError, match="must lie in a room"):
+        room_of("oneshot.attic.box")
+
+
+def test_no_rule_lets_rooms_import_each_other_in_a_circle() -> None:
+    floors({room: may_import(room) for room in ROOMS})
+    with pytest.raises(ValueError, match="these do: a > b > a"):
+        floors({"a": {"b"}, "b": {"a"}})
+
+
+def test_the_page_and_the_picture_show_the_rooms_as_they_are() -> None:
+    written = pages(ROOT)
+    for name, text in written.items():
+        assert (ROOT / name).read_text(encoding="utf-8") == text, f"{name} is stale; write it with: make architecture"
+    assert all(f"`{room}`" in written[PAGE] and f">{room}</text>" in written[PICTURE] for room in ROOMS)
 
 
 @pytest.mark.parametrize(
@@ -158,55 +118,44 @@ def test_the_test_reads_all_three_folders() -> None:
         pytest.param("supernets/darts.py", "import pytorch_lightning as pl", "supernets use", id="supernet-lightning"),
         pytest.param("supernets/space.py", "import torch", "without torch", id="space-imports-torch"),
         pytest.param("supernets/darts.py", "from oneshot.supernets.base import X", "relative", id="absolute-in-folder"),
-        pytest.param("callbacks/plot.py", "from ..base import X", "absolute", id="relative-across-folders"),
-        pytest.param(
-            "oneshot/methods/gdas.py", "from oneshot.methods import darts", "relative", id="absolute-in-methods"
-        ),
+        pytest.param("callbacks/plot.py", "from ..engine import X", "absolute", id="relative-across-mounts"),
+        pytest.param("oneshot/nat/x.py", "from ..engine.module import X", "absolute", id="relative-across-rooms"),
+        pytest.param("oneshot/methods/gdas.py", "from oneshot.methods import darts", "relative", id="not-relative"),
         pytest.param("oneshot/engine/module.py", "import supernets", "one import root", id="bare-supernets"),
+        pytest.param("oneshot/engine/x.py", "from callbacks.plot import X", "one import root", id="bare-callbacks"),
         pytest.param(
-            "oneshot/engine/module.py", "from callbacks.plot import X", "one import root", id="bare-callbacks"
+            "oneshot/engine/x.py", "def f():\n    from oneshot.data import X", "engine may", id="in-a-function"
         ),
         pytest.param(
-            "oneshot/engine/module.py", "def f():\n    from .retrain import X", "base may import", id="in-a-function"
-        ),
-        pytest.param(
-            "oneshot/engine/module.py",
-            "if TYPE_CHECKING:\n    from .data import X",
-            "base may import",
+            "oneshot/engine/x.py",
+            "if TYPE_CHECKING:\n    from oneshot.data import X",
+            "engine may import",
             id="type-checking",
         ),
-        pytest.param("oneshot/engine/module.py", "from . import methods", "base may import", id="module-from-package"),
-        pytest.param(
-            "oneshot/engine/samplers.py", "from .base import X", "samplers may import", id="sampler-imports-base"
-        ),
-        pytest.param(
-            "oneshot/functional.py", "from .methods.darts import X", "functional may", id="maths-imports-method"
-        ),
-        pytest.param("oneshot/cost/flops.py", "from ..base import X", "cost may import", id="cost-imports-base"),
+        pytest.param("oneshot/engine/x.py", "from oneshot import data", "engine may import", id="module-from-package"),
+        pytest.param("oneshot/functional.py", "from .methods.darts import X", "functional may", id="maths-method"),
+        pytest.param("oneshot/cost/model.py", "from .penalty import X", "cost.model may", id="model-imports-penalty"),
+        pytest.param("oneshot/cost/latency/x.py", "from oneshot.cost.penalty import X", "may import", id="inner-room"),
+        pytest.param("oneshot/cost/penalty.py", "from oneshot.engine import X", "cost may import", id="cost-engine"),
         pytest.param("oneshot/methods/gdas.py", "from .darts import X", "each other", id="method-imports-method"),
         pytest.param("oneshot/methods/gdas.py", "from . import darts", "each other", id="method-module-from-package"),
-        pytest.param("oneshot/methods/gdas.py", "from ..discrete import X", "methods may", id="method-discrete"),
-        pytest.param(
-            "oneshot/discrete/rl.py", "from ..base import X", "discrete may import", id="discrete-imports-base"
-        ),
-        pytest.param("oneshot/nat/search.py", "from ..methods.darts import X", "nat may import", id="front-method"),
-        pytest.param(
-            "oneshot/training/retrain.py", "from oneshot.callbacks import X", "callbacks", id="engine-imports-callbacks"
-        ),
-        pytest.param("oneshot/data/x.py", "import oneshot.callbacks.plot", "callbacks", id="plain-import"),
-        pytest.param(
-            "oneshot/data/x.py", "importlib.import_module('oneshot.callbacks')", "callbacks", id="dynamic-import"
-        ),
-        pytest.param(
-            "oneshot/deploy/export.py", "from .cli import main", "top layer", id="engine-imports-command-line"
-        ),
+        pytest.param("oneshot/methods/gdas.py", "from oneshot.discrete import X", "methods may", id="method-discrete"),
+        pytest.param("oneshot/discrete/rl.py", "from oneshot.engine import X", "discrete may", id="discrete-engine"),
+        pytest.param("oneshot/nat/search.py", "from oneshot.methods.darts import X", "nat may import", id="nat-method"),
+        pytest.param("oneshot/training/x.py", "from oneshot.callbacks import X", "training may", id="callbacks"),
+        pytest.param("oneshot/data/x.py", "import oneshot.callbacks.plot", "data may", id="plain-import"),
+        pytest.param("oneshot/data/x.py", "importlib.import_module('oneshot.nat')", "data may", id="dynamic-import"),
+        pytest.param("oneshot/deploy/x.py", "from oneshot.cli.main import main", "deploy may", id="command-line"),
         pytest.param("oneshot/methods/gdas.py", "from . import DARTS", "each other", id="method-from-list-of-methods"),
         pytest.param("callbacks/plot.py", "from oneshot import DARTS", "front door", id="through-the-front-door"),
         pytest.param("oneshot/methods/gdas.py", "from .. import DARTS", "front door", id="relative-front-door"),
+        pytest.param("oneshot/nat/__init__.py", "from oneshot.methods import X", "nat may", id="package-of-a-room"),
     ],
 )
 def test_a_planted_violation_is_found(tmp_path: Path, path: str, source: str, message: str) -> None:
-    for name in ("oneshot/methods/__init__.py", "oneshot/methods/darts.py", "oneshot/data/__init__.py", path):
+    packages = ("callbacks", "cli", "data", "discrete", "engine", "methods", "nat")
+    others = ("engine/module.py", "methods/darts.py", "cli/main.py", "cost/penalty.py", "errors.py")
+    for name in (*(f"oneshot/{each}/__init__.py" for each in packages), *(f"oneshot/{each}" for each in others), path):
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).touch()
     (tmp_path / path).write_text(source)
@@ -221,7 +170,11 @@ def test_a_planted_violation_is_found(tmp_path: Path, path: str, source: str, me
     ("path", "source"),
     [
         pytest.param("supernets/darts.py", "import math, torch, timm.layers\nfrom .base import X", id="supernet"),
-        pytest.param("oneshot/methods/gdas.py", "from ..base import X\nfrom oneshot.supernets import Y", id="method"),
+        pytest.param(
+            "oneshot/methods/gdas.py",
+            "from oneshot.engine.module import X\nfrom oneshot.supernets import Y",
+            id="method",
+        ),
         pytest.param("oneshot/methods/gdas.py", "from oneshot.engine.module import X, Y", id="method-absolute"),
         pytest.param("oneshot/methods/__init__.py", "from .gdas import GDAS as GDAS", id="list-of-methods"),
         pytest.param("oneshot/__init__.py", "from .methods.darts import DARTS as DARTS", id="front-door"),

@@ -12,7 +12,7 @@ import pytest
 import torch
 
 import oneshot
-from oneshot.cli.main import main as cli
+from oneshot.cli import main as cli
 from oneshot.cost import LatencyTable
 from oneshot.supernets import NASBenchMacroSupernet
 

@@ -20,7 +20,7 @@ import torch
 import yaml
 
 from oneshot.callbacks import good_checkpoint
-from oneshot.cli.main import main as cli
+from oneshot.cli import main as cli
 
 from .training.test_resume import assert_equal, configuration
 

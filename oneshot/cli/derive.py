@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from oneshot.cost.latency.meet_target import Landing
+from oneshot.cost.meet_target import Landing
 from oneshot.engine.gradient import GradientSearch
 from oneshot.engine.module import SearchModule
 from oneshot.storage.files import (

@@ -144,6 +144,8 @@ def main(argv: Sequence[str] | None = None) -> int:
             return _run(args, rest)
     except BaseException as error:
         if (stopped := interruption(error)) is not None:
+            if argv is None:  # a second Ctrl-C ends what Python still has to do, without a word
+                signal.signal(signal.SIGINT, signal.SIG_DFL)
             return _stopped(args.command, stopped)
         if traceback or not isinstance(error, Exception):
             raise
@@ -225,7 +227,6 @@ def _read_first(args: argparse.Namespace, rest: Sequence[str]) -> list[str]:
 
 def _stopped(command: str, stopped: BaseException) -> int:
     """Say how to go on after Ctrl-C or SIGTERM; returns what a shell reports for the signal."""
-    signal.signal(signal.SIGINT, signal.SIG_DFL)  # a second Ctrl-C ends what Python still has to do, without a word
     what, code = ("stopped by SIGTERM", 143) if isinstance(stopped, Terminated) else ("interrupted", 130)
     sys.stderr.write(f"oneshot {command}: {what}. {stopped.args[0] if stopped.args else _way(command)}\n")
     return code

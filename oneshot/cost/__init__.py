@@ -21,8 +21,6 @@ if TYPE_CHECKING:
     from .latency.measure import measure as measure
     from .latency.measure import measure_latencies as measure_latencies
     from .latency.measure import measure_samples as measure_samples
-    from .latency.meet_target import Landing as Landing
-    from .latency.meet_target import land as land
     from .latency.samples import read_csv as read_csv
     from .latency.samples import read_record as read_record
     from .latency.samples import write_csv as write_csv
@@ -39,6 +37,8 @@ if TYPE_CHECKING:
     from .learned.predictors import Predictor as Predictor
     from .learned.predictors import ResolutionPredictor as ResolutionPredictor
     from .learned.predictors import fit_predictor as fit_predictor
+    from .meet_target import Landing as Landing
+    from .meet_target import land as land
     from .model import AdditiveCost as AdditiveCost
     from .model import CostModel as CostModel
     from .penalty import CostPenalty as CostPenalty

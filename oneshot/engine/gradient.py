@@ -18,8 +18,8 @@ from torch.profiler import record_function
 from torch.utils.data import DataLoader, IterableDataset
 
 from oneshot.cost.latency.device import Device, Target
-from oneshot.cost.latency.meet_target import Landing, land
 from oneshot.cost.latency.table import LatencyTable
+from oneshot.cost.meet_target import Landing, land
 from oneshot.cost.penalty import CostPenalty
 from oneshot.cost.record import Record, latency_facts
 from oneshot.functional import (

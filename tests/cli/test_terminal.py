@@ -15,8 +15,8 @@ import yaml
 from rich.console import Console
 from rich.table import Table
 
-from oneshot.cli.main import main as cli
-from oneshot.cli.main import terminal
+from oneshot.cli import main as cli
+from oneshot.cli import terminal
 from oneshot.report.tables import network_table
 
 from .test_discrete import table

@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from oneshot.fronts import pareto as fronts
 from oneshot.fronts.pareto import by_rank_and_crowding, hypervolume, igd_plus, non_dominated, reference_point
-from oneshot.fronts.pareto import pareto as fronts
 
 RNG = np.random.default_rng(0)
 

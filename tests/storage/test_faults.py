@@ -16,7 +16,7 @@ import yaml
 from pytorch_lightning.callbacks import Callback
 
 from oneshot.callbacks import GenotypePlot, SubnetExport, good_checkpoint
-from oneshot.cli.main import main as cli
+from oneshot.cli import main as cli
 from oneshot.cost.latency.measure import Journal, Visit
 from oneshot.deploy.export import export_subnet, load
 from oneshot.discrete import RandomSearch, RegularizedEvolution, Study, TabularEvaluator

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import signal
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +11,7 @@ import pytorch_lightning as pl
 import yaml
 from pytorch_lightning.callbacks import Callback
 
-from oneshot.cli.main import main as cli
+from oneshot.cli import main as cli
 from oneshot.discrete import TabularEvaluator, TrainingEvaluator
 from oneshot.discrete.protocol import Proposal
 from oneshot.discrete.workers import attempt
@@ -24,14 +23,6 @@ from oneshot.storage.lock import RunLock
 
 from ..cli.test_discrete import TRAINING, table
 from ..training.test_resume import configuration
-
-
-@pytest.fixture(autouse=True)
-def _handlers() -> Iterator[None]:
-    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
-    yield
-    for number, handler in before.items():
-        signal.signal(number, handler)
 
 
 class Signal(Callback):

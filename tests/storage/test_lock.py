@@ -21,7 +21,7 @@ import pytorch_lightning as pl
 import yaml
 from pytorch_lightning.callbacks import Callback
 
-from oneshot.cli.main import main as cli
+from oneshot.cli import main as cli
 from oneshot.discrete import TabularEvaluator
 from oneshot.discrete.protocol import Proposal
 from oneshot.storage import lock

@@ -22,7 +22,7 @@ from pytorch_lightning.utilities.exceptions import SIGTERMException
 
 from oneshot import DARTS, OnceForAll, Retrain
 from oneshot.callbacks import ArchLogger, RunCheckpoint, good_checkpoint
-from oneshot.cli.main import main as cli
+from oneshot.cli import main as cli
 from oneshot.data import FakeImages, SearchDataModule
 from oneshot.engine.module import SearchModule
 from oneshot.storage.run_log import RunLog

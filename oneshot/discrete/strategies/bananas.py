@@ -10,11 +10,10 @@ from typing import Any, Literal, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
+from oneshot.discrete.protocol import Genes, Proposal, Result, Scalar, SearchStrategy
 from oneshot.regression.encoding import one_hot
 from oneshot.supernets.nasnet import NASNetSpace
 from oneshot.supernets.space import NONE, IntMatrix, SearchSpace, SubnetConfig
-
-from ..protocol import Genes, Proposal, Result, Scalar, SearchStrategy
 
 Floats: TypeAlias = npt.NDArray[np.float32]
 

@@ -11,9 +11,8 @@ import numpy.typing as npt
 
 from oneshot.discrete.graphs.encoding import GraphBuilder, GraphSpace, GraphWriter
 from oneshot.discrete.graphs.graph import IMAGE, NetworkGraph
+from oneshot.discrete.protocol import TRIES, Genes, Proposal, Result, Scalar, SearchStrategy
 from oneshot.supernets.space import Choice, IntMatrix, SubnetConfig
-
-from ..protocol import TRIES, Genes, Proposal, Result, Scalar, SearchStrategy
 
 Mask = npt.NDArray[np.bool_]
 

@@ -11,9 +11,8 @@ import numpy.typing as npt
 
 from oneshot.discrete.graphs.encoding import GraphSpace, GraphWriter, pairs
 from oneshot.discrete.graphs.graph import IMAGE, NetworkGraph
+from oneshot.discrete.protocol import Genes, Proposal, Result, Scalar, SearchStrategy
 from oneshot.supernets.space import Choice, IntMatrix, SearchSpace, SubnetConfig
-
-from ..protocol import Genes, Proposal, Result, Scalar, SearchStrategy
 
 MOST_RELABELLED = 5  # nodes of a stage whose 2^(K (K - 1) / 2) wirings are compared under all K! orders
 

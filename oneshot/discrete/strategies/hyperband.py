@@ -5,9 +5,8 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 
+from oneshot.discrete.protocol import Proposal, Result, Scalar, SearchStrategy
 from oneshot.supernets.space import SearchSpace, SubnetConfig
-
-from ..protocol import Proposal, Result, Scalar, SearchStrategy
 
 Sampler = Callable[[SearchSpace, int], SearchStrategy]  # (space, seed) -> where new architectures come from
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from oneshot.discrete.graphs.morphism import LEMONADE_OPERATORS
+from oneshot.discrete.protocol import Proposal, Result, Scalar
 
-from ..protocol import Proposal, Result, Scalar
 from .morphing import MorphismSearch, Start
 
 OPERATORS = (*LEMONADE_OPERATORS, "enlarge_kernel")

@@ -11,10 +11,10 @@ import numpy.typing as npt
 
 from oneshot.discrete.graphs.morphism import LEMONADE_OPERATORS
 from oneshot.discrete.graphs.network import GraphNetwork
+from oneshot.discrete.protocol import TRIES, Proposal, Result
 from oneshot.fronts.pareto import Floats, non_dominated
 from oneshot.supernets.space import SubnetConfig
 
-from ..protocol import TRIES, Proposal, Result
 from .morphing import Cost, MorphismSearch, Start
 
 BANDWIDTH = 0.1  # least width of the kernels, in standard deviations: populations begin with a handful of networks

@@ -7,9 +7,8 @@ from typing import Literal
 
 import numpy as np
 
+from oneshot.discrete.protocol import Genes, Proposal, Result, Scalar, SearchStrategy
 from oneshot.supernets.space import SearchSpace
-
-from ..protocol import Genes, Proposal, Result, Scalar, SearchStrategy
 
 
 class LocalSearch(SearchStrategy):

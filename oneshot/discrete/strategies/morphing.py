@@ -11,9 +11,8 @@ import torch
 from oneshot.discrete.graphs.graph import GRAPHS, NetworkGraph, plain_graph
 from oneshot.discrete.graphs.morphism import EXACT_OPERATORS, MorphismRecord, random_morphism
 from oneshot.discrete.graphs.network import GraphNetwork
+from oneshot.discrete.protocol import TRIES, Proposal, Scalar, SearchStrategy
 from oneshot.supernets.space import SubnetConfig
-
-from ..protocol import TRIES, Proposal, Scalar, SearchStrategy
 
 Cost = Callable[[GraphNetwork], float]
 Start = NetworkGraph | Sequence[NetworkGraph | Sequence[int]]

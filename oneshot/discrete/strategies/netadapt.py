@@ -10,8 +10,8 @@ from oneshot.discrete.graphs.approximate import prune
 from oneshot.discrete.graphs.graph import NetworkGraph
 from oneshot.discrete.graphs.morphism import MorphismRecord
 from oneshot.discrete.graphs.network import GraphNetwork
+from oneshot.discrete.protocol import Proposal, Result, Scalar
 
-from ..protocol import Proposal, Result, Scalar
 from .morphing import Cost, MorphismSearch, Start
 
 

@@ -16,9 +16,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from oneshot.discrete.protocol import Genes, Proposal, Result, Scalar, SearchStrategy
 from oneshot.supernets.space import NONE, SearchSpace
-
-from ..protocol import Genes, Proposal, Result, Scalar, SearchStrategy
 
 NOTHING = (NONE, "skip_connect", "identity")  # picks that leave a place without a layer
 KINDS = ("scale", "insert", "remove")

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 
+from oneshot.discrete.protocol import Genes, Proposal, Result, SearchStrategy
 from oneshot.fronts.pareto import by_rank_and_crowding
 from oneshot.supernets.space import SearchSpace
-
-from ..protocol import Genes, Proposal, Result, SearchStrategy
 
 
 class NSGA2(SearchStrategy):

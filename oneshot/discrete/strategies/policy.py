@@ -13,9 +13,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from oneshot.discrete.protocol import TRIES, Genes, Proposal, Result, Scalar, SearchStrategy
 from oneshot.supernets.space import SearchSpace
 
-from ..protocol import TRIES, Genes, Proposal, Result, Scalar, SearchStrategy
 from .controller import Controller, Decisions, decisions_of
 
 AT_ONCE = 16  # architectures that are drawn together: it takes as long as drawing one

@@ -6,9 +6,9 @@ from typing import Any
 
 from torch import Tensor
 
+from oneshot.discrete.protocol import Scalar
 from oneshot.supernets.space import SearchSpace
 
-from ..protocol import Scalar
 from .controller import Decisions
 from .policy import PolicySearch, RewardKind
 

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
+from oneshot.discrete.protocol import Proposal, Scalar, SearchStrategy, listed
 from oneshot.supernets.space import SearchSpace
-
-from ..protocol import Proposal, Scalar, SearchStrategy, listed
 
 
 class RandomSearch(SearchStrategy):

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from collections import deque
 
+from oneshot.discrete.protocol import Genes, Proposal, Result, Scalar, SearchStrategy
 from oneshot.supernets.space import SearchSpace
-
-from ..protocol import Genes, Proposal, Result, Scalar, SearchStrategy
 
 
 class RegularizedEvolution(SearchStrategy):

@@ -8,9 +8,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from oneshot.discrete.protocol import Scalar
 from oneshot.supernets.space import SearchSpace
 
-from ..protocol import Scalar
 from .controller import Decisions
 from .policy import PolicySearch, RewardKind
 

@@ -5,9 +5,8 @@ from __future__ import annotations
 import math
 from typing import Literal
 
+from oneshot.discrete.protocol import Genes, Proposal, Result, Scalar, SearchStrategy
 from oneshot.supernets.space import SearchSpace
-
-from ..protocol import Genes, Proposal, Result, Scalar, SearchStrategy
 
 
 class TournamentEvolution(SearchStrategy):

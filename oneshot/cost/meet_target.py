@@ -9,13 +9,13 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from oneshot.cost.penalty import CostPenalty
 from oneshot.supernets.base import OperationSupernet
 from oneshot.supernets.space import SubnetConfig
 
-from .device import Target
-from .measure import Progress, measure_latencies
-from .table import UNIT
+from .latency.device import Target
+from .latency.measure import Progress, measure_latencies
+from .latency.table import UNIT
+from .penalty import CostPenalty
 
 REPEATS = 5  # measurements of a network, whose median counts
 ABOVE = 1.01  # of the target still counts as the target: timers are no better

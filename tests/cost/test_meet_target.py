@@ -7,10 +7,10 @@ import pytest
 import torch
 
 from oneshot.cost import AdditiveCost, CostPenalty, land
-from oneshot.cost.latency.meet_target import REPEATS
+from oneshot.cost.meet_target import REPEATS
 from oneshot.cost.penalty import Form
 
-from ..toys import FIXED, MS, SPACE, ToySupernet, ToyTarget
+from .toys import FIXED, MS, SPACE, ToySupernet, ToyTarget
 
 P = {"layers": np.array([[0.4, 0.25, 0.35]] * 3), "extra": np.array([[0.6, 0.4]])}
 

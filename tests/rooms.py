@@ -1,0 +1,299 @@
+"""The rooms of the project, who may import whom, and the drawing of both: ``make architecture``.
+
+A room is a folder, or a file where a folder has files of several floors. `ROOMS` is the one table: the test of the
+imports reads it, and so do the picture and the list in docs/architecture.md.
+"""
+
+from __future__ import annotations
+
+import argparse
+import ast
+import re
+import sys
+from collections.abc import Iterator, Mapping
+from html import escape
+from pathlib import Path
+from typing import NamedTuple
+
+ROOT = Path(__file__).resolve().parents[1]
+FOLDERS = {"oneshot": "oneshot", "supernets": "oneshot.supernets", "callbacks": "oneshot.callbacks"}
+PAGE, PICTURE = "docs/architecture.md", "docs/images/rooms.svg"
+BEGIN, END = "<!-- rooms: written by make architecture -->", "<!-- end of rooms -->"
+
+
+class Room(NamedTuple):
+    """What a room holds, and which others its files may import; ``cost.*`` is all rooms of that folder."""
+
+    holds: str
+    imports: str = ""
+
+
+# From the ground up: a room stands below those that import it.
+ROOMS = {
+    "supernets": Room("search spaces, networks with shared weights, the networks they yield"),
+    "errors": Room("errors that callers may want to catch"),
+    "_version": Room("the version"),
+    "fronts": Room("dominance, hypervolume, which network of a front to take"),
+    "storage": Room("files: written whole, read strictly, locked, trusted or not", "supernets"),
+    "functional": Room("formulas without state", "errors supernets"),
+    "parallel": Room("processes and clusters", "errors storage"),
+    "regression": Room("encodings, models, and scores of how well they predict", "fronts supernets"),
+    "training": Room(
+        "one network's training: tasks, checks, exact resuming", "_version errors functional storage supernets"
+    ),
+    "cost.counting.network": Room("exact size of one network", "supernets"),
+    "cost.record": Room("which networks and which device a cost is of", "cost.counting.network storage supernets"),
+    "cost.model": Room("what a cost model is", "cost.record functional supernets"),
+    "cost.counting": Room(
+        "exact size of every architecture, from tables",
+        "cost.counting.network cost.model cost.record supernets",
+    ),
+    "cost.latency": Room(
+        "latency: device, design, measurement, tables",
+        "cost.counting cost.counting.network cost.model cost.record errors regression storage supernets",
+    ),
+    "cost.learned": Room(
+        "costs learned from hundreds of measurements, or from ten",
+        "cost.counting cost.latency cost.model cost.record regression storage supernets",
+    ),
+    "cost": Room("penalties of a search, and meeting a latency target", "cost.* functional regression supernets"),
+    "data": Room("image sets, folders, text, and their streams", "errors storage supernets training"),
+    "evaluation": Room("accuracy by inherited weights, recalibration, images", "errors supernets training"),
+    "engine": Room("the search loops and samplers", "cost.* evaluation functional supernets training"),
+    "methods": Room("one paper, one file", "cost.* engine errors functional supernets training"),
+    "nat": Room(
+        "Pareto search over a trained supernet",
+        "cost.* engine errors evaluation fronts functional parallel regression storage supernets training",
+    ),
+    "discrete": Room("ask and tell: the protocol and studies", "fronts parallel storage supernets"),
+    "discrete.graphs": Room("networks as graphs, and morphisms", "evaluation functional storage supernets training"),
+    "discrete.strategies": Room(
+        "one paper, one file",
+        "cost.* discrete discrete.graphs fronts functional regression supernets",
+    ),
+    "discrete.evaluators": Room(
+        "answers from tables, inherited weights, trainings",
+        "cost.* discrete discrete.graphs errors evaluation regression storage supernets training",
+    ),
+    "discrete.enas": Room(
+        "ENAS: the one search here that is a SearchModule", "discrete.strategies engine evaluation functional supernets"
+    ),
+    "deploy": Room(
+        "networks as files, each verified",
+        "_version cost.* errors functional storage supernets training",
+    ),
+    "report": Room("pictures and tables", "cost.* discrete fronts storage supernets"),
+    "testing": Room("contract tests for spaces and methods of users", "discrete engine supernets training"),
+    "callbacks": Room(
+        "what a search logs, draws, writes and watches",
+        "cost.* deploy engine evaluation functional nat report storage supernets training",
+    ),
+    "cli": Room("one command, one file", "*"),
+}
+# Files whose room is another one than that of their folder.
+ELSEWHERE = {"cost.counting.operators": "cost.counting.network"}
+FRONT_DOOR = ("oneshot", "oneshot.__main__")  # may import everything; nobody imports it
+
+
+def modules(root: Path) -> dict[Path, str]:
+    """All source files below ``root`` with their module names."""
+    found = {}
+    for folder, mount in FOLDERS.items():
+        for path in sorted((root / folder).rglob("*.py")):
+            parts = [mount, *path.relative_to(root / folder).with_suffix("").parts]
+            found[path] = ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+    return found
+
+
+def room_of(module: str) -> str:
+    """The room of a module; "" for the front door.
+
+    Raises:
+        ValueError: If the table has no room for it.
+    """
+    if module in FRONT_DOOR:
+        return ""
+    name = module.removeprefix("oneshot.")
+    name = ELSEWHERE.get(name, name)
+    while name and name not in ROOMS:
+        name = name.rpartition(".")[0]
+    if not name:
+        raise ValueError(f"{module} must lie in a room of tests/rooms.py. Move it to one, or add a room with a rule.")
+    return name
+
+
+def may_import(room: str) -> set[str]:
+    """The rooms that files of ``room`` may import, beside their own."""
+    found: set[str] = set()
+    for name in ROOMS[room].imports.split():
+        if name == "*":
+            found |= set(ROOMS)
+        elif name.endswith(".*"):
+            found |= {other for other in ROOMS if other == name[:-2] or other.startswith(name[:-1])}
+        else:
+            found.add(name)
+    return found - {room}
+
+
+def imports(tree: ast.AST, package: str) -> Iterator[tuple[int, str, str | None, bool]]:
+    """Yield (line, module, imported name, whether relative), also inside functions and `if TYPE_CHECKING`."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            for alias in node.names:
+                yield node.lineno, alias.name, None, False
+        elif isinstance(node, ast.ImportFrom):
+            parents = package.split(".")
+            base = ".".join(parents[: len(parents) - node.level + 1]) if node.level else ""
+            module = ".".join(filter(None, (base, node.module)))
+            for alias in node.names:
+                yield node.lineno, module, alias.name, node.level > 0
+        elif isinstance(node, ast.Call) and ast.unparse(node.func).endswith("import_module"):
+            name = node.args[0].value if node.args and isinstance(node.args[0], ast.Constant) else "."
+            if not str(name).startswith("."):
+                yield node.lineno, str(name), None, False
+
+
+def edges(root: Path) -> dict[str, set[str]]:
+    """Which rooms the files of a room import. What a package offers (``__init__.py``) is no import of its own."""
+    files = modules(root)
+    known = set(files.values())
+    inhabited = {room_of(module) for module in known}
+    found: dict[str, set[str]] = {room: set() for room in ROOMS if room in inhabited}
+    for path, module in files.items():
+        if path.name == "__init__.py" or module in FRONT_DOOR:
+            continue
+        for _, target, name, _ in imports(ast.parse(path.read_text(encoding="utf-8")), module.rpartition(".")[0]):
+            full = f"{target}.{name}" if f"{target}.{name}" in known else target
+            if full in known and (other := room_of(full)) and other != room_of(module):
+                found[room_of(module)].add(other)
+    return found
+
+
+def floors(graph: Mapping[str, set[str]]) -> dict[str, int]:
+    """The floor of every room: one above the highest that it imports, 0 on the ground.
+
+    Raises:
+        ValueError: If rooms import each other in a circle.
+    """
+    found: dict[str, int] = {}
+
+    def floor(room: str, above: tuple[str, ...]) -> int:
+        if room in above:
+            circle = " > ".join([*above[above.index(room) :], room])
+            raise ValueError(f"Rooms must not import each other in a circle; these do: {circle}.")
+        if room not in found:
+            found[room] = 1 + max((floor(other, (*above, room)) for other in graph[room]), default=-1)
+        return found[room]
+
+    for room in graph:
+        floor(room, ())
+    return found
+
+
+def upward(graph: Mapping[str, set[str]]) -> list[tuple[str, str]]:
+    """Imports that the table does not allow."""
+    return [(room, other) for room, others in graph.items() for other in sorted(others - may_import(room))]
+
+
+def listing(graph: Mapping[str, set[str]]) -> str:
+    """The rooms as a table for the page, the top floor first."""
+    level = floors(graph)
+    rows = ["| floor | room | holds | imports |", "|---|---|---|---|"]
+    for room in sorted(graph, key=lambda room: (-level[room], room)):
+        theirs = ", ".join(f"`{other}`" for other in sorted(graph[room]))
+        rows.append(f"| {level[room]} | `{room}` | {ROOMS[room].holds} | {theirs or 'nothing of ours'} |")
+    return "\n".join(rows)
+
+
+def drawing(graph: Mapping[str, set[str]]) -> str:
+    """The rooms on their floors as SVG. Of the arrows only those that follow from no others."""
+    level = floors(graph)
+    reach: dict[str, set[str]] = {}
+    for room in sorted(graph, key=lambda room: level[room]):
+        reach[room] = graph[room].union(*(reach[other] for other in graph[room])) if graph[room] else set()
+    rows = [sorted(room for room in graph if level[room] == n) for n in range(max(level.values()) + 1)]
+    width, row_height, height = 980, 92, 40
+    place: dict[str, tuple[float, float, float]] = {}
+    for n, rooms in enumerate(rows):
+        y = 20 + (len(rows) - 1 - n) * row_height
+        step = (width - 60) / len(rooms)
+        for i, room in enumerate(rooms):
+            place[room] = (60 + step * i + 6, y, min(step - 12, 240))
+    parts = [
+        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {len(rows) * row_height}" '
+        'font-family="Helvetica, Arial, sans-serif" font-size="13">',
+        f'<rect width="{width}" height="{len(rows) * row_height}" fill="#ffffff"/>',
+        '<defs><marker id="tip" markerWidth="8" markerHeight="8" refX="7" refY="3" orient="auto">'
+        '<path d="M0,0 L7,3 L0,6 z" fill="#0072b2"/></marker></defs>',
+    ]
+    for n in range(len(rows)):
+        y = 20 + (len(rows) - 1 - n) * row_height
+        parts.append(f'<text x="10" y="{y + height / 2 + 5}" fill="#767676">{n}</text>')
+    for room, others in graph.items():
+        x, y, wide = place[room]
+        for other in sorted(others):
+            if any(other in reach[between] for between in others - {other}):
+                continue
+            x2, y2, wide2 = place[other]
+            parts.append(
+                f'<path d="M{x + wide / 2:.0f},{y + height} L{x2 + wide2 / 2:.0f},{y2}" stroke="#0072b2" '
+                'stroke-opacity="0.45" fill="none" marker-end="url(#tip)"/>'
+            )
+    for room, (x, y, wide) in place.items():
+        label = escape(room)
+        size = min(13, (wide - 8) / (0.58 * len(room)))
+        parts.append(
+            f'<rect x="{x:.0f}" y="{y}" width="{wide:.0f}" height="{height}" rx="4" fill="#f3f3f3" stroke="#777777">'
+            f"<title>{label}: {escape(ROOMS[room].holds)}</title></rect>"
+            f'<text x="{x + wide / 2:.0f}" y="{y + height / 2 + 5}" text-anchor="middle" font-size="{size:.1f}" '
+            f'fill="#222222">{label}</text>'
+        )
+    return "\n".join([*parts, "</svg>", ""])
+
+
+def lines(root: Path) -> int:
+    """Lines of code without tests and experiments: neither empty ones, nor comments alone on a line, nor docstrings."""
+    count = 0
+    for path in modules(root):
+        text = path.read_text(encoding="utf-8")
+        code = {number for number, line in enumerate(text.splitlines(), 1) if line.strip() and line.strip()[0] != "#"}
+        for node in ast.walk(ast.parse(text)):
+            body = getattr(node, "body", None)
+            if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef) and body and ast.get_docstring(node):
+                code -= set(range(body[0].lineno, (body[0].end_lineno or 0) + 1))
+        count += len(code)
+    return count
+
+
+def pages(root: Path) -> dict[str, str]:
+    """What ``make architecture`` writes: texts by path."""
+    graph = edges(root)
+    page = (root / PAGE).read_text(encoding="utf-8")
+    pattern = re.compile(f"{re.escape(BEGIN)}.*?{re.escape(END)}", re.DOTALL)
+    return {
+        PAGE: pattern.sub(lambda _: f"{BEGIN}\n{listing(graph)}\n{END}", page),
+        PICTURE: drawing(graph),
+    }
+
+
+def main() -> None:
+    """Write the drawing and the list, and print how the house stands."""
+    parser = argparse.ArgumentParser(description=main.__doc__)
+    parser.add_argument("--root", type=Path, default=ROOT, help="checkout to read (this one)")
+    parser.add_argument("--print", action="store_true", help="write nothing")
+    options = parser.parse_args()
+    graph = edges(options.root)
+    if not options.print:
+        for name, text in pages(options.root).items():
+            (options.root / name).write_text(text, encoding="utf-8")
+    up = upward(graph)
+    said = [
+        f"{len(graph)} rooms on {max(floors(graph).values()) + 1} floors, {len(up)} imports against the rules",
+        *(f"  {room} imports {other}" for room, other in up),
+        f"{lines(options.root):,} lines of code (without tests, comments and docstrings)",
+    ]
+    sys.stdout.write("\n".join(said) + "\n")
+
+
+if __name__ == "__main__":
+    main()
