@@ -14,7 +14,8 @@ PACKAGE := $(VENV)/.package
 # Folders too, so that a deleted module also leads to a new installation.
 SOURCES := $(shell find oneshot supernets callbacks -type d ! -name __pycache__ -o -name '*.py' -o -name py.typed)
 # One process per core; a file stays in one, because its tests share what they trained.
-PARALLEL := -n auto --dist loadfile --durations=25
+# A worker that dies ends the run: pytest-xdist would wait for its tests for ever.
+PARALLEL := -n auto --dist loadfile --max-worker-restart 0 --durations=25
 
 .DEFAULT_GOAL := help
 .PHONY: help dev quickstart test test-all test-nightly check docs architecture bench build constraints clean distclean

@@ -131,10 +131,13 @@ def test_every_command_ends_in_order(
 ) -> None:
     monkeypatch.setattr(cli, "_run", lambda args, rest: signal.raise_signal(number))
     needed = ["runs/x"] if command in ("export", "derive", "show", "pick") else []
+    handlers = [signal.getsignal(each) for each in (signal.SIGINT, signal.SIGTERM)]
     code = cli.main([command, *needed])
     way = "The same command goes on." if command == "measure" else "Nothing is kept; the same command begins again."
     what = "interrupted" if number == signal.SIGINT else "stopped by SIGTERM"
     assert code == 128 + number and f"oneshot {command}: {what}. {way}\n" in capsys.readouterr().err
+    after = [signal.getsignal(each) for each in (signal.SIGINT, signal.SIGTERM)]
+    assert after == handlers, "who calls main() from Python, in a notebook for example, goes on"
 
 
 def test_a_second_ctrl_c_waits_until_things_are_put_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
