@@ -10,7 +10,7 @@ import argparse
 import ast
 import re
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from html import escape
 from pathlib import Path
 from typing import NamedTuple
@@ -205,48 +205,70 @@ def listing(graph: Mapping[str, set[str]]) -> str:
     return "\n".join(rows)
 
 
-def drawing(graph: Mapping[str, set[str]]) -> str:
-    """The rooms on their floors as SVG. Of the arrows only those that follow from no others."""
+def arrows(graph: Mapping[str, set[str]]) -> list[tuple[str, str]]:
+    """Imports that do not follow from others."""
     level = floors(graph)
     reach: dict[str, set[str]] = {}
     for room in sorted(graph, key=lambda room: level[room]):
-        reach[room] = graph[room].union(*(reach[other] for other in graph[room])) if graph[room] else set()
-    rows = [sorted(room for room in graph if level[room] == n) for n in range(max(level.values()) + 1)]
-    width, row_height, height = 980, 92, 40
-    place: dict[str, tuple[float, float, float]] = {}
-    for n, rooms in enumerate(rows):
-        y = 20 + (len(rows) - 1 - n) * row_height
-        step = (width - 60) / len(rooms)
-        for i, room in enumerate(rooms):
-            place[room] = (60 + step * i + 6, y, min(step - 12, 240))
+        reach[room] = graph[room].union(*(reach[other] for other in graph[room]))
+    return [
+        (room, other)
+        for room, others in graph.items()
+        for other in sorted(others)
+        if not any(other in reach[between] for between in others - {other})
+    ]
+
+
+def places(graph: Mapping[str, set[str]], width: float, height: float) -> dict[str, tuple[float, float]]:
+    """The middle of every room; rooms of a floor are ordered so that arrows are short."""
+    level, drawn = floors(graph), arrows(graph)
+    top = max(level.values())
+    rows = [sorted(room for room in graph if level[room] == n) for n in range(top + 1)]
+
+    def x(row: Sequence[str]) -> dict[str, float]:
+        return {room: 40 + (width - 40) * (i + 0.5) / len(row) for i, room in enumerate(row)}
+
+    at = {room: place for row in rows for room, place in x(row).items()}
+    for sweep in range(20):
+        for n in range(top + 1) if sweep % 2 else range(top, -1, -1):
+            near = {
+                room: [at[b] for a, b in drawn if a == room] + [at[a] for a, b in drawn if b == room]
+                for room in rows[n]
+            }
+            rows[n].sort(key=lambda room: (sum(near[room]) / max(len(near[room]), 1), room))
+            at |= x(rows[n])
+    return {room: (at[room], (top - level[room] + 0.5) * height) for room in graph}
+
+
+def drawing(graph: Mapping[str, set[str]]) -> str:
+    """The rooms on their floors as SVG. Of the arrows only those that follow from no others."""
+    width, height, half = 1000, 92, 18
+    at, level = places(graph, width, height), floors(graph)
+    total = (max(level.values()) + 1) * height
     parts = [
-        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {len(rows) * row_height}" '
+        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {total}" '
         'font-family="Helvetica, Arial, sans-serif" font-size="13">',
-        f'<rect width="{width}" height="{len(rows) * row_height}" fill="#ffffff"/>',
+        f'<rect width="{width}" height="{total}" fill="#ffffff"/>',
         '<defs><marker id="tip" markerWidth="8" markerHeight="8" refX="7" refY="3" orient="auto">'
         '<path d="M0,0 L7,3 L0,6 z" fill="#0072b2"/></marker></defs>',
+        *(
+            f'<text x="10" y="{total - (n + 0.5) * height + 5:.0f}" fill="#767676">{n}</text>'
+            for n in sorted(set(level.values()))
+        ),
     ]
-    for n in range(len(rows)):
-        y = 20 + (len(rows) - 1 - n) * row_height
-        parts.append(f'<text x="10" y="{y + height / 2 + 5}" fill="#767676">{n}</text>')
-    for room, others in graph.items():
-        x, y, wide = place[room]
-        for other in sorted(others):
-            if any(other in reach[between] for between in others - {other}):
-                continue
-            x2, y2, wide2 = place[other]
-            parts.append(
-                f'<path d="M{x + wide / 2:.0f},{y + height} L{x2 + wide2 / 2:.0f},{y2}" stroke="#0072b2" '
-                'stroke-opacity="0.45" fill="none" marker-end="url(#tip)"/>'
-            )
-    for room, (x, y, wide) in place.items():
-        label = escape(room)
-        size = min(13, (wide - 8) / (0.58 * len(room)))
+    for room, other in arrows(graph):
+        (x, y), (x2, y2) = at[room], at[other]
+        bend = 0.45 * height
         parts.append(
-            f'<rect x="{x:.0f}" y="{y}" width="{wide:.0f}" height="{height}" rx="4" fill="#f3f3f3" stroke="#777777">'
-            f"<title>{label}: {escape(ROOMS[room].holds)}</title></rect>"
-            f'<text x="{x + wide / 2:.0f}" y="{y + height / 2 + 5}" text-anchor="middle" font-size="{size:.1f}" '
-            f'fill="#222222">{label}</text>'
+            f'<path d="M{x:.0f},{y + half:.0f} C{x:.0f},{y + half + bend:.0f} {x2:.0f},{y2 - half - bend:.0f} '
+            f'{x2:.0f},{y2 - half:.0f}" stroke="#0072b2" stroke-opacity="0.5" fill="none" marker-end="url(#tip)"/>'
+        )
+    for room, (x, y) in at.items():
+        wide = 7.5 * len(room) + 24
+        parts.append(
+            f'<rect x="{x - wide / 2:.0f}" y="{y - half:.0f}" width="{wide:.0f}" height="{2 * half}" rx="4" '
+            f'fill="#f3f3f3" stroke="#777777"><title>{escape(f"{room}: {ROOMS[room].holds}")}</title></rect>'
+            f'<text x="{x:.0f}" y="{y + 5:.0f}" text-anchor="middle" fill="#222222">{escape(room)}</text>'
         )
     return "\n".join([*parts, "</svg>", ""])
 
