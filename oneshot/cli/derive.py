@@ -6,13 +6,11 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from oneshot.cost.meet_target import Landing
+from oneshot.deploy.latency import measured_on
 from oneshot.engine.gradient import GradientSearch
 from oneshot.engine.module import SearchModule
-from oneshot.storage.files import (
-    write_recorded,
-)
+from oneshot.storage.files import write_recorded
 
-from .exported_latency import measured_on
 from .run import SUBNET, RunFolder
 from .trainer import say
 
@@ -39,7 +37,7 @@ def derive(
     if measure:
         if not isinstance(module, GradientSearch):
             raise ValueError(f"--measure needs a search with a latency target; {type(module).__name__} has none.")
-        for told in measured_on(module):
+        for told in measured_on(module.cost_models().values()):
             say(told)
         landings = module.land()
         for landing in landings:

@@ -6,16 +6,15 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
 
+from oneshot.cost.record import Prediction
 from oneshot.data.facts import data_facts
 from oneshot.deploy.export import export_subnet
+from oneshot.deploy.latency import record_latency
 from oneshot.evaluation.recalibration import has_statistics, recalibrate_on
-from oneshot.storage.trust import (
-    describe_trust,
-)
+from oneshot.storage.trust import describe_trust
 from oneshot.supernets.base import Subnet
 from oneshot.training.retrain import Retrain
 
-from .exported_latency import Prediction, predictions, record_latency
 from .run import RunFolder
 from .trainer import say
 
@@ -35,7 +34,7 @@ def export(
 
     The statistics that a search has are a mixture of those of all its architectures, so the network gets its own: for
     that, and for nothing else, the images must be there. With ``measure`` its latency is measured and written into the
-    manifest, see :func:`~oneshot.cli.exported_latency.record_latency`.
+    manifest, see :func:`~oneshot.deploy.latency.record_latency`.
     """
     source, predicted = RunFolder(Path(run), tuple(trust)), list[Prediction]()
     module = source.module()
@@ -46,7 +45,7 @@ def export(
         facts = source.known_facts(data_options)
     else:
         derived = module.derive()
-        network, predicted = module.supernet.extract(derived), predictions(module, derived)
+        network, predicted = module.supernet.extract(derived), module.predictions(derived)
         facts = _calibrate(network, source, data_options)
     folder = export_subnet(
         network,

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from oneshot.deploy.export import export_subnet
+from oneshot.deploy.latency import record_latency
 from oneshot.discrete.study import LOG, Record, Study
 from oneshot.evaluation.images import FittedBatches, decode_images, fitted, in_parts
 from oneshot.evaluation.recalibration import recalibrate
@@ -34,7 +35,6 @@ from oneshot.training.tasks import METRICS, metric_of
 from . import terminal
 from .discrete import read_study
 from .discrete import rows as study_rows
-from .exported_latency import predictions, record_latency
 from .run import RunFolder, is_run
 
 
@@ -82,7 +82,7 @@ def pick(
         overwrite: Likewise.
         data_options: Options of the data, ``--data.init_args.root photos``, where they are elsewhere now.
         trust: Modules besides ``oneshot`` whose classes may be imported and built.
-        measure: Measure the latency of what was exported, see :func:`~oneshot.cli.exported_latency.record_latency`.
+        measure: Measure the latency of what was exported, see :func:`~oneshot.deploy.latency.record_latency`.
 
     Returns:
         The folder.
@@ -164,7 +164,7 @@ def pick(
     )
     figure = draw_front(names, units, archive.values, front.tolist(), picked=row)
     save_figure(figure, folder / "picked.png", patient=True)
-    for told in record_latency(folder, network, predictions(module, config), measure=measure):
+    for told in record_latency(folder, network, module.predictions(config), measure=measure):
         console.print(told, soft_wrap=True, highlight=False, markup=False)
     given = describe_trust([type(network).__module__])
     console.print(f"Exported: {folder}; oneshot.load({str(folder)!r}{given}) gives the network back.", soft_wrap=True)

@@ -25,6 +25,7 @@ from oneshot.callbacks import (
     good_checkpoint,
 )
 from oneshot.deploy.export import describe
+from oneshot.deploy.latency import measured_on
 from oneshot.storage.files import (
     begin_checksums,
     is_as_recorded,
@@ -47,7 +48,6 @@ from oneshot.supernets.base import Subnet
 from oneshot.training.retrain import Retrain
 
 from .data_defaults import build_data, fit_to_data
-from .exported_latency import measured_on
 from .options import OneLineErrors
 from .run import DATA, note, write_facts
 from .terminal import console, with_configurations_as_utf8
@@ -214,7 +214,7 @@ class RunCLI(LightningCLI):
 def say_latencies(cli: RunCLI) -> None:
     """What the latencies of a search were measured on, which may well be another machine."""
     if cli.trainer.is_global_zero:
-        for told in measured_on(cli.model):
+        for told in measured_on(cli.model.cost_models().values()):
             say(told)
 
 

@@ -100,6 +100,26 @@ class Record:
         return "; ".join(f"{name} is {then} there, {here} here" for name, then, here in found)
 
 
+@dataclass(frozen=True)
+class Prediction:
+    """What a search takes the latency of a network to be.
+
+    Args:
+        objective: Name of the latency in the search.
+        ms: Milliseconds.
+        record: What the costs were measured on; None if nobody has said.
+    """
+
+    objective: str
+    ms: float
+    record: Record | None = None
+
+    @property
+    def by(self) -> str:
+        """Who predicts it, in words."""
+        return (self.record and self.record.source) or f"objective {self.objective!r}"
+
+
 def describe_supernet(supernet: Supernet, *, input_shape: tuple[int, ...] | None = None) -> dict[str, Any]:
     """What the networks of a supernet are: everything that what they need depends on, JSON-able.
 

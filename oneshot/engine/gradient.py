@@ -18,10 +18,10 @@ from torch.profiler import record_function
 from torch.utils.data import DataLoader, IterableDataset
 
 from oneshot.cost.latency.device import Device, Target
-from oneshot.cost.latency.table import LatencyTable
+from oneshot.cost.latency.table import UNIT, LatencyTable
 from oneshot.cost.meet_target import Landing, land
 from oneshot.cost.penalty import CostPenalty
-from oneshot.cost.record import Record, latency_facts
+from oneshot.cost.record import Prediction, Record
 from oneshot.functional import (
     NARROW,
     frozen_batch_norm,
@@ -92,8 +92,14 @@ class GradientSearch(SupernetTraining):
         self.arch_warmup_epochs, self.arch_every = arch_warmup_epochs, arch_every
         self.penalty, self.perturbation = penalty, perturbation
 
-    def facts(self) -> dict[str, Any]:
-        return {**super().facts(), **latency_facts({"penalty": self.penalty and self.penalty.cost})}
+    def cost_models(self) -> dict[str, object]:
+        return {} if self.penalty is None else {"penalty": self.penalty.cost}
+
+    def predictions(self, config: SubnetConfig) -> list[Prediction]:
+        cost = None if self.penalty is None else self.penalty.cost
+        if cost is None or cost.unit != UNIT:
+            return []
+        return [Prediction("latency", cost.cost(config), cost.record)]
 
     # What a method supplies.
 

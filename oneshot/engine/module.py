@@ -10,6 +10,7 @@ from typing import Any, ClassVar, Literal, Self
 import torch
 from torch import Tensor, nn
 
+from oneshot.cost.record import Prediction, latency_facts
 from oneshot.functional import (
     expected_cost,
     wide,
@@ -104,8 +105,19 @@ class SearchModule(ResumableModule, ABC):
         return self.sampler.probabilities(dict(self.alphas.items()))
 
     def facts(self) -> dict[str, Any]:
-        space = self.supernet.space
-        return {**super().facts(), "space": f"{space.name} ({zlib.crc32(repr(space).encode()):08x})"}
+        space = f"{self.supernet.space.name} ({zlib.crc32(repr(self.supernet.space).encode()):08x})"
+        return {**super().facts(), "space": space, **latency_facts(self.cost_models())}
+
+    def cost_models(self) -> dict[str, object]:
+        """What the search takes an architecture to cost, by name: cost models and functions; none by default.
+
+        Checksums of the latencies among them are part of a checkpoint: a search goes on with those it began with.
+        """
+        return {}
+
+    def predictions(self, config: SubnetConfig) -> list[Prediction]:
+        """Latencies of an architecture by the cost models of the search, all that are in ms; none by default."""
+        return []
 
     def expected_parameters(self) -> Tensor:
         """Expected number of weights behind the mixed operations under the current probabilities; scalar.

@@ -17,10 +17,10 @@ from torch import Tensor
 
 from oneshot.cost import count_candidates
 from oneshot.cost.counting.candidates import Counted
-from oneshot.cost.latency.table import LatencyTable
+from oneshot.cost.latency.table import UNIT, LatencyTable
 from oneshot.cost.learned.few_shot import measured_cost
 from oneshot.cost.model import CostModel
-from oneshot.cost.record import check_doubts, latency_facts
+from oneshot.cost.record import Prediction, check_doubts
 from oneshot.engine.sandwich import SandwichSearch
 from oneshot.evaluation.images import decode_images, joined, training_images
 from oneshot.regression.surrogates import KINDS, Kind
@@ -347,13 +347,30 @@ class NAT(SandwichSearch):
         )
         return (*joined(validation), images)
 
+    # What networks cost.
+
+    def _objectives(self) -> list[Objective]:
+        """All costs that are minimised or bounded, once each."""
+        pareto = self.pareto
+        return list({o.name: o for o in [*pareto.objectives, *(c.objective for c in pareto.constraints)]}.values())
+
+    def cost_models(self) -> dict[str, object]:
+        return {objective.name: objective.model for objective in self._objectives()}
+
+    def predictions(self, config: SubnetConfig) -> list[Prediction]:
+        genes = self.supernet.space.encode([config])
+        return [
+            Prediction(o.name, float(o.values(genes)[0]), getattr(o.model, "record", None))
+            for o in self._objectives()
+            if o.unit == UNIT
+        ]
+
     # Checkpoints.
 
     def facts(self) -> dict[str, Any]:
         names = [f"{o.name} [{o.unit}]" for o in self.pareto.objectives]
         turns = f"{self.warmup_epochs} + {self.iterations} x {self.adapt_epochs}"
-        models = {o.name: o.model for o in [*self.pareto.objectives, *(c.objective for c in self.pareto.constraints)]}
-        return {**super().facts(), "objectives": ", ".join(names), "turns": turns, **latency_facts(models)}
+        return {**super().facts(), "objectives": ", ".join(names), "turns": turns}
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         super().on_save_checkpoint(checkpoint)

@@ -3,32 +3,29 @@
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Iterator
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
 
-from oneshot.cli.exported_latency import LEAST, MOST, WARM_UP, Prediction, measured_on, predictions, record_latency
-from oneshot.cli.main import main
-from oneshot.cost import CostPenalty, Device, LatencyTable, Record, count_candidates, describe_supernet
+from oneshot.cost import CostPenalty, Device, Record, count_candidates
 from oneshot.cost.latency.device import Run
-from oneshot.cost.record import describe_choices, latency_facts
+from oneshot.cost.record import Prediction, latency_facts
 from oneshot.data import Digits
 from oneshot.deploy.export import export_subnet
+from oneshot.deploy.latency import LEAST, MOST, WARM_UP, measured_on, record_latency
 from oneshot.methods.gdas import GDAS
 from oneshot.nat.nat import NAT
 from oneshot.supernets import NASBench201Network, NASBench201Supernet
 from oneshot.supernets.base import Subnet
 from oneshot.training.resume import LATER
+from tests.latency_tables import CELLS, table_of
 
 pytest.importorskip("onnxruntime")
 
-CELLS: dict[str, Any] = {"channels": 4, "cells_per_stage": 1, "num_classes": 3, "image_size": 8}
 ARCH = "|nor_conv_3x3~0|+|none~0|skip_connect~1|+|avg_pool_3x3~0|none~1|nor_conv_1x1~2|"
 MS = {"eager": 4.0, "compile": 3.0, "onnxruntime": 2.0}
 
@@ -251,51 +248,29 @@ def test_onnx_files_with_several_inputs_of_any_type_run(tmp_path: Path) -> None:
 # What a search predicts.
 
 
-def table_of(supernet: NASBench201Supernet, path: Path, **facts: Any) -> str:
-    device = {"runtime": "eager", "device": "cpu", "name": "a chip", "threads": 1} | facts
-    table = LatencyTable(
-        space=supernet.space.name,
-        choices=describe_choices(supernet.space),
-        input_shape=supernet.input_shape,
-        batch=1,
-        dtype="float32",
-        table={"cell": [[0.0, 0.25, 1.5, 4.0, 0.75]] * 6},
-        fixed=2.0,
-        spread={},
-        noise=0.01,
-        residual=0.02,
-        networks=30,
-        reference={"config": supernet.space.sample(0).to_dict(), "ms": 6.0},
-        device=device,
-        date="2026-01-02T00:00:00+00:00",
-        supernet=describe_supernet(supernet),
-    )
-    return str(table.save(path))
-
-
 def test_searches_predict_by_all_their_latencies(tmp_path: Path) -> None:
     supernet = NASBench201Supernet(**CELLS)
     phone, board = (table_of(supernet, tmp_path / f"{name}.json") for name in ("phone", "board"))
     config = supernet.space.from_arch_string(ARCH)
     ms = 2.0 + 4.0 + 0.25 + 0.75 + 1.5
     nat = NAT(supernet, objectives=["macs", phone])
-    (found,) = predictions(nat, config)
+    (found,) = nat.predictions(config)
     assert (found.objective, found.ms) == ("latency", ms) and found.record is not None and found.record.source == phone
     both = NAT(supernet, objectives=[phone, board])
-    assert [(p.objective, p.ms) for p in predictions(both, config)] == [("phone", ms), ("board", ms)]
+    assert [(p.objective, p.ms) for p in both.predictions(config)] == [("phone", ms), ("board", ms)]
     bound = NAT(supernet, constraints={phone: 50.0})
-    assert [p.ms for p in predictions(bound, config)] == [ms]
+    assert [p.ms for p in bound.predictions(config)] == [ms]
     gdas = GDAS(supernet, penalty=CostPenalty(phone, "target", target=8.0))
-    assert [p.ms for p in predictions(gdas, config)] == [ms]
-    assert predictions(GDAS(supernet, penalty=CostPenalty("macs", "additive", a=0.1)), config) == []
-    assert predictions(GDAS(supernet), config) == []
+    assert [p.ms for p in gdas.predictions(config)] == [ms]
+    assert GDAS(supernet, penalty=CostPenalty("macs", "additive", a=0.1)).predictions(config) == []
+    assert GDAS(supernet).predictions(config) == []
     for module in (nat, bound, gdas):
-        (told,) = measured_on(module)
+        (told,) = measured_on(module.cost_models().values())
         assert told.startswith(
             f"Latencies of {phone}: eager on a chip, 1 thread, batch 1, float32, measured 2026-01-02."
         )
         assert "They were measured on a chip, this is" in told
-    assert measured_on(GDAS(supernet)) == []
+    assert measured_on(GDAS(supernet).cost_models().values()) == []
 
 
 def test_a_search_goes_on_with_the_latencies_it_began_with(tmp_path: Path) -> None:
@@ -304,9 +279,7 @@ def test_a_search_goes_on_with_the_latencies_it_began_with(tmp_path: Path) -> No
 
     def facts() -> list[dict[str, str]]:
         nat, gdas = NAT(supernet, objectives=[path]), GDAS(supernet, penalty=CostPenalty(path, "additive", a=0.1))
-        models = {o.name: o.model for o in nat.pareto.objectives}
-        assert gdas.penalty is not None
-        return [latency_facts(models), latency_facts({"penalty": gdas.penalty.cost})]
+        return [latency_facts(nat.cost_models()), latency_facts(gdas.cost_models())]
 
     before = facts()
     table = json.loads(Path(path).read_text())
@@ -315,56 +288,3 @@ def test_a_search_goes_on_with_the_latencies_it_began_with(tmp_path: Path) -> No
     Path(path).write_text(json.dumps(table | {"fixed": 4.0}))
     assert all(now != then for now, then in zip(facts(), before, strict=True))
     assert latency_facts({"macs": count_candidates(supernet, "macs"), "mine": None}) == {}
-
-
-# 'oneshot derive --measure'.
-
-
-@pytest.mark.parametrize(
-    ("factor", "code", "verdict"),
-    [
-        pytest.param(1.0, 0, r"Target of 8 ms met: \S+ ms measured \(5 times, .*below it", id="met"),
-        pytest.param(2.0, 0, r"Target of 8 ms met: \S+ ms measured \(5 times, .*below it", id="met-in-the-end"),
-        pytest.param(10.0, 3, r"Target of 8 ms NOT met: 20 ms measured \(5 times, .*150.0% above it", id="missed"),
-        pytest.param(4.02, 0, r"Target of 8 ms met: 8.04 ms .*0.5% above it; up to 1% above counts", id="within"),
-        pytest.param(4.06, 3, r"Target of 8 ms NOT met: 8.12 ms .*1.5% above it; up to 1% above counts", id="just-not"),
-    ],
-)
-def test_derive_ends_with_a_verdict_on_the_target_and_an_exit_code(
-    factor: float,
-    code: int,
-    verdict: str,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
-) -> None:
-    supernet = NASBench201Supernet(**CELLS)
-    path = table_of(supernet, tmp_path / "phone.json")
-    search = GDAS(supernet, penalty=CostPenalty(path, "target", target=8.0))
-    assert search.penalty is not None and search.penalty.cost is not None
-    cost = search.penalty.cost
-    run = SimpleNamespace(module=lambda checkpoint: search)
-    monkeypatch.setattr("oneshot.cli.derive.RunFolder", lambda folder, trust: run)
-    monkeypatch.setattr(Device, "prepare", lambda self, network: lambda: factor * cost.cost(network.config))
-    used: list[tuple[str, int, int]] = []
-
-    def time(self: Device, run: Run) -> float:
-        used.append((self.runtime, self.threads, self.batch))
-        ms = run()
-        assert isinstance(ms, float)
-        return ms
-
-    monkeypatch.setattr(Device, "time", time)
-    assert main(["derive", "run", "--measure", "--out", str(tmp_path / "subnet.json")]) == code
-    *_, last = capsys.readouterr().out.splitlines()
-    assert re.match(verdict, last), last
-    assert (tmp_path / "subnet.json").is_file() and set(used) == {("eager", 1, 1)}
-
-
-def test_a_target_that_is_no_latency_is_not_measured(tmp_path: Path) -> None:
-    supernet = NASBench201Supernet(**CELLS)
-    search = GDAS(supernet, penalty=CostPenalty("macs", "target", target=1e9))
-    with pytest.raises(ValueError, match="is in ms; that of the penalty is in MACs"):
-        search.land(Device("eager", "cpu"))
-    with pytest.raises(ValueError, match="Only measured latencies say what they were measured on"):
-        search.land()

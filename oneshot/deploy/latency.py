@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timezone
 from importlib.util import find_spec
@@ -17,15 +17,11 @@ import torch
 
 from oneshot.cost.latency.device import Device, Run
 from oneshot.cost.latency.table import UNIT
-from oneshot.cost.record import Record
-from oneshot.deploy.export import FILES, MANIFEST
-from oneshot.engine.gradient import GradientSearch
-from oneshot.engine.module import SearchModule
-from oneshot.nat.nat import NAT
-from oneshot.nat.objectives import Objective
+from oneshot.cost.record import Prediction, Record
 from oneshot.storage.files import write_atomically
 from oneshot.supernets.base import Subnet
-from oneshot.supernets.space import SubnetConfig
+
+from .export import FILES, MANIFEST
 
 WARM_UP, LEAST, MOST = 3, 5, 50  # passes
 BUDGET = 500.0  # ms of passes of one network in one runtime, where the least number does not need more
@@ -33,26 +29,6 @@ NOT_KNOWN = "what the prediction is for is not recorded"
 NOT_ASKED = "--no-measure"
 NO_FILE = f"no {FILES['onnx']} was written"
 NO_RUNTIME = "onnxruntime is not installed"
-
-
-@dataclass(frozen=True)
-class Prediction:
-    """What a search takes the latency of a network to be.
-
-    Args:
-        objective: Its name in the search.
-        ms: Milliseconds.
-        record: What the costs were measured on.
-    """
-
-    objective: str
-    ms: float
-    record: Record | None = None
-
-    @property
-    def by(self) -> str:
-        """Who predicts it, in words."""
-        return (self.record and self.record.source) or f"objective {self.objective!r}"
 
 
 @dataclass
@@ -67,29 +43,8 @@ class _Plan:
     times: list[float] = field(default_factory=list)
 
 
-def predictions(module: SearchModule, config: SubnetConfig) -> list[Prediction]:
-    """Latencies of an architecture by the cost models of a search, all that are in ms."""
-    if isinstance(module, NAT):
-        genes = module.supernet.space.encode([config])
-        known: dict[str, Objective] = {objective.name: objective for objective in module.pareto.objectives}
-        known |= {constraint.objective.name: constraint.objective for constraint in module.pareto.constraints}
-        return [
-            Prediction(name, float(objective.values(genes)[0]), getattr(objective.model, "record", None))
-            for name, objective in known.items()
-            if objective.unit == UNIT
-        ]
-    penalty = module.penalty if isinstance(module, GradientSearch) else None
-    if penalty is None or penalty.cost is None or penalty.cost.unit != UNIT:
-        return []
-    return [Prediction("latency", penalty.cost.cost(config), penalty.cost.record)]
-
-
-def measured_on(module: SearchModule) -> list[str]:
-    """What the latencies of a search were measured on: a sentence for each of them."""
-    models = [objective.model for objective in module.pareto.objectives] if isinstance(module, NAT) else []
-    models += [c.objective.model for c in module.pareto.constraints] if isinstance(module, NAT) else []
-    penalty = module.penalty if isinstance(module, GradientSearch) else None
-    models += [penalty.cost] if penalty is not None else []
+def measured_on(models: Iterable[object]) -> list[str]:
+    """What the latencies among cost models were measured on: a sentence for each of them."""
     records = [getattr(model, "record", None) for model in models]
     told = [f"Latencies of {r.source or 'the search'}: {r.on()}.{_elsewhere(r)}" for r in records if r and r.device]
     return list(dict.fromkeys(told))
