@@ -16,7 +16,6 @@ from ._version import __version__ as __version__
 if TYPE_CHECKING:
     from .deploy.export import export_subnet as export_subnet
     from .deploy.export import load as load
-    from .discrete.enas import ENAS as ENAS
     from .engine.gradient import BilevelSearch as BilevelSearch
     from .engine.gradient import SingleLevelSearch as SingleLevelSearch
     from .engine.module import SearchModule as SearchModule
@@ -29,6 +28,7 @@ if TYPE_CHECKING:
     from .methods.dartspt import DARTSPT as DARTSPT
     from .methods.drnas import DrNAS as DrNAS
     from .methods.dsnas import DSNAS as DSNAS
+    from .methods.enas import ENAS as ENAS
     from .methods.fairdarts import FairDARTS as FairDARTS
     from .methods.fairnas import FairNAS as FairNAS
     from .methods.fbnet import FBNet as FBNet

@@ -36,7 +36,7 @@ def lazy(package: str) -> tuple[Callable[[str], Any], Callable[[], list[str]], l
     if source is None:
         raise ImportError(f"{package} must come with its source; only compiled files are there. Install it again.")
     where = {
-        alias.asname or alias.name: (f".{node.module}", alias.name)
+        alias.asname or alias.name: ("." * node.level + (node.module or ""), alias.name)
         for block in ast.parse(source).body
         if isinstance(block, ast.If) and ast.unparse(block.test) == "TYPE_CHECKING"
         for node in block.body

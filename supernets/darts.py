@@ -19,6 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from .base import OperationSupernet, Subnet, check_image_size, inherit_weights
+from .decisions import InputDecisions
 from .genotype import Cell, Genotype
 from .mixed_op import MixedOp, add_up, check_parts, has_weights, mixed_op
 from .ops import FactorizedReduce, Seen, by_resolution, check_ops, make_op, relu_conv_bn, sum_in_turn
@@ -175,6 +176,9 @@ class DARTSSpace(SearchSpace):
             genes = [gene for choice in self.choices_of(kind) for gene in genes_of[choice.name]]
             nodes += [[genes[edge] for edge in self.node_edges(node)] for node in range(self.steps)]
         return nodes
+
+    def decisions(self) -> InputDecisions:
+        return InputDecisions(self, self.nodes(), self.edges_per_node)
 
     def _live(self, gene: int) -> list[int]:
         """Codes of a gene that put an operation on its edge."""

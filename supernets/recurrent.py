@@ -24,6 +24,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from .base import OperationSupernet, Subnet, inherit_weights
+from .decisions import InputDecisions
 from .genotype import Edge
 from .genotype_text import ERRORS, genotype_fields
 from .mixed_op import MixedOp, add_up
@@ -235,6 +236,9 @@ class RecurrentSpace(SearchSpace):
     def _linkage(self) -> list[list[int]]:
         """Edges that enter each node."""
         return [[e for e, (_, node) in enumerate(EDGES) if node == target] for target in range(NODES)]
+
+    def decisions(self) -> InputDecisions:
+        return InputDecisions(self, self._linkage(), 1)
 
 
 # The parts of a language model.

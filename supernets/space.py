@@ -9,12 +9,15 @@ from dataclasses import dataclass
 from functools import cached_property
 from itertools import zip_longest
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
 
 from .json_files import parse_json, read_json, shorten
+
+if TYPE_CHECKING:
+    from .decisions import Decisions
 
 Candidate: TypeAlias = str | int | float
 RNG: TypeAlias = np.random.Generator | int | None
@@ -332,6 +335,12 @@ class SearchSpace:
     def nodes(self) -> list[list[int]]:
         """Genes of the edges that enter each node, in spaces of graphs; no nodes in others."""
         return []
+
+    def decisions(self) -> Decisions:
+        """How a policy writes an architecture down: one decision for every gene, unless the space has its own way."""
+        from .decisions import Decisions
+
+        return Decisions(self)
 
     def most_likely(self, probabilities: Mapping[str, npt.NDArray[np.floating[Any]]]) -> SubnetConfig:
         """Derive: the most likely candidate of every row, unless the space has a rule of its own.

@@ -60,7 +60,8 @@ ROOMS = {
     "data": Room("image sets, folders, text, and their streams", "errors storage supernets training"),
     "evaluation": Room("accuracy by inherited weights, recalibration, images", "errors supernets training"),
     "engine": Room("the search loops and samplers", "cost.* evaluation functional supernets training"),
-    "methods": Room("one paper, one file", "cost.* engine errors functional supernets training"),
+    "policy": Room("the LSTM that draws architectures, and its loss", "functional supernets"),
+    "methods": Room("one paper, one file", "cost.* engine errors evaluation functional policy supernets training"),
     "nat": Room(
         "Pareto search over a trained supernet",
         "cost.* engine errors evaluation fronts functional parallel regression storage supernets training",
@@ -69,14 +70,11 @@ ROOMS = {
     "discrete.graphs": Room("networks as graphs, and morphisms", "evaluation functional storage supernets training"),
     "discrete.strategies": Room(
         "one paper, one file",
-        "cost.* discrete discrete.graphs fronts functional regression supernets",
+        "cost.* discrete discrete.graphs fronts functional policy regression supernets",
     ),
     "discrete.evaluators": Room(
         "answers from tables, inherited weights, trainings",
         "cost.* discrete discrete.graphs errors evaluation regression storage supernets training",
-    ),
-    "discrete.enas": Room(
-        "ENAS: the one search here that is a SearchModule", "discrete.strategies engine evaluation functional supernets"
     ),
     "deploy": Room(
         "networks as files, each verified",

@@ -26,6 +26,7 @@ from .rooms import (
 
 SUPERNETS_MAY_USE = {"numpy", "timm", "torch"}
 WITHOUT_TORCH = {
+    "oneshot.supernets.decisions",
     "oneshot.supernets.space",
     "oneshot.supernets.genotype",
     "oneshot.supernets.genotype_text",

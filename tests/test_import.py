@@ -151,6 +151,7 @@ def test_type_checkers_and_users_see_the_same_names(module: str) -> None:
     }
 
     assert set(loaded.__all__) - {"__version__"} == for_type_checkers
+    assert [name for name in loaded.__all__ if not hasattr(loaded, name)] == []
 
 
 @pytest.mark.parametrize(

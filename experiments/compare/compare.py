@@ -125,7 +125,7 @@ METHODS = {
     "random_sharing": Method("random_sharing:RandomSharing", lambda e, k: {"candidates": 200}),
     "fairnas": Method("fairnas:FairNAS", lambda e, k: {"candidates": 200}),
     # 150 epochs in the paper: the controller learns k times as fast, too
-    "enas": Method("oneshot.discrete.enas:ENAS", lambda e, k: {"controller_lr": 0.0035 * k, "candidates": 200}),
+    "enas": Method("oneshot.methods.enas:ENAS", lambda e, k: {"controller_lr": 0.0035 * k, "candidates": 200}),
 }
 RANDOM = "random"
 

@@ -9,7 +9,6 @@ from oneshot.supernets._lazy import lazy
 if TYPE_CHECKING:
     from oneshot.storage.journal import EventLog as EventLog
 
-    from .enas import ENAS as ENAS
     from .evaluators.benchmarks import NASBench301Evaluator as NASBench301Evaluator
     from .evaluators.benchmarks import nas_bench_101 as nas_bench_101
     from .evaluators.benchmarks import nas_bench_201_file as nas_bench_201_file
@@ -38,7 +37,6 @@ if TYPE_CHECKING:
     from .strategies.bananas import BANANAS as BANANAS
     from .strategies.cgp_cnn import CGPCNN as CGPCNN
     from .strategies.cgp_cnn import CGPSpace as CGPSpace
-    from .strategies.controller import ZophLeSpace as ZophLeSpace
     from .strategies.genetic_cnn import GeneticCNN as GeneticCNN
     from .strategies.genetic_cnn import GeneticCNNSpace as GeneticCNNSpace
     from .strategies.hierarchical import HierarchicalSpace as HierarchicalSpace
@@ -61,6 +59,7 @@ if TYPE_CHECKING:
     from .strategies.regularized_evolution import RegularizedEvolution as RegularizedEvolution
     from .strategies.reinforce import REINFORCE as REINFORCE
     from .strategies.tournament_evolution import TournamentEvolution as TournamentEvolution
+    from .strategies.zoph_le import ZophLeSpace as ZophLeSpace
     from .study import Objective as Objective
     from .study import Study as Study
 

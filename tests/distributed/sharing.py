@@ -8,8 +8,8 @@ from typing import Any
 import torch
 from search import fit, make_supernet
 
-from oneshot.discrete.enas import ENAS
 from oneshot.methods.bignas import BigNAS
+from oneshot.methods.enas import ENAS
 from oneshot.methods.fairnas import FairNAS
 from oneshot.methods.ofa import OnceForAll
 from oneshot.methods.random_sharing import RandomSharing

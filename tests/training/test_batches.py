@@ -13,12 +13,13 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 
 from oneshot.cli.pick import _score
-from oneshot.discrete import ENAS, Proposal, TrainingEvaluator
+from oneshot.discrete import Proposal, TrainingEvaluator
 from oneshot.discrete import SupernetEvaluator as InheritedEvaluator
 from oneshot.engine.module import SearchModule
 from oneshot.engine.sandwich import SandwichSearch
 from oneshot.evaluation.accuracy import evaluate_configs, inherited_error
 from oneshot.methods.darts import DARTS
+from oneshot.methods.enas import ENAS
 from oneshot.methods.fairnas import FairNAS
 from oneshot.methods.proxylessnas import ProxylessNAS, Reward
 from oneshot.methods.snas import SNAS

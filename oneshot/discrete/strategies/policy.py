@@ -14,9 +14,9 @@ import torch
 from torch import Tensor
 
 from oneshot.discrete.protocol import TRIES, Genes, Proposal, Result, Scalar, SearchStrategy
+from oneshot.policy.controller import Controller
+from oneshot.supernets.decisions import Decisions
 from oneshot.supernets.space import SearchSpace
-
-from .controller import Controller, Decisions, decisions_of
 
 AT_ONCE = 16  # architectures that are drawn together: it takes as long as drawing one
 
@@ -101,14 +101,14 @@ class PolicySearch(SearchStrategy):
         space: Where to search.
         seed: Of all random choices.
         scalar: See :class:`~oneshot.discrete.SearchStrategy`.
-        decisions: How architectures are written down; by default :func:`~.controller.decisions_of`.
+        decisions: How architectures are written down; by default as the space says.
         lr: Learning rate of the controller (Adam).
         batch: Samples of an update.
         passes: Steps of the optimiser over them.
         entropy: Weight of the entropy of the policy, in nats.
         baseline: Decay of the average of previous rewards.
         rewards: See :class:`Advantages`.
-        hidden: See :class:`~.controller.Controller`; ``layers``, ``temperature``, ``tanh``, ``init`` likewise.
+        hidden: See :class:`~oneshot.policy.controller.Controller`, also for those that follow.
         layers: Likewise.
         temperature: Likewise.
         tanh: Likewise.
@@ -142,7 +142,7 @@ class PolicySearch(SearchStrategy):
             raise ValueError(f"An update has at least one sample and one pass; got batch={batch}, passes={passes}.")
         if not lr > 0 or entropy < 0:
             raise ValueError(f"lr is above 0 and the weight of the entropy at least 0; got {lr} and {entropy}.")
-        self.decisions = decisions or decisions_of(space)
+        self.decisions = decisions or space.decisions()
         self.controller = Controller(
             self.decisions, hidden=hidden, layers=layers, temperature=temperature, tanh=tanh, init=init, seed=seed
         )

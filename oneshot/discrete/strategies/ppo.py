@@ -7,9 +7,9 @@ from typing import Any
 from torch import Tensor
 
 from oneshot.discrete.protocol import Scalar
+from oneshot.supernets.decisions import Decisions
 from oneshot.supernets.space import SearchSpace
 
-from .controller import Decisions
 from .policy import PolicySearch, RewardKind
 
 # Chosen on the CIFAR-10 accuracies of NATS-Bench, 150 evaluations, seeds 1000 to 1039, which no report uses.

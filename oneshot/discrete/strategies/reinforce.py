@@ -9,34 +9,14 @@ import torch
 from torch import Tensor
 
 from oneshot.discrete.protocol import Scalar
+from oneshot.policy.loss import policy_gradient_loss
+from oneshot.supernets.decisions import Decisions
 from oneshot.supernets.space import SearchSpace
 
-from .controller import Decisions
 from .policy import PolicySearch, RewardKind
 
 # Chosen on the CIFAR-10 accuracies of NATS-Bench, 150 evaluations, seeds 1000 to 1039, which no report uses.
 SMALL: dict[str, Any] = {"lr": 0.01, "batch": 2, "entropy": 0.02, "rewards": "rank", "layers": 1}
-
-
-def policy_gradient_loss(
-    log_probs: Tensor, entropies: Tensor, advantages: Tensor, *, entropy: float = 0.0, ratios: Tensor | None = None
-) -> Tensor:
-    r"""What REINFORCE descends (arXiv:1611.01578, section 3.2), with a bonus for entropy.
-
-    .. math:: -\frac{1}{m} \sum_k \Big( w_k (R_k - b) \sum_t \log \pi(a_t | a_{<t}) + \beta \sum_t H_t \Big)
-
-    Args:
-        log_probs: ``[N, D]``, differentiable.
-        entropies: ``[N, D]``, differentiable.
-        advantages: Reward minus baseline, ``[N]``.
-        entropy: Beta.
-        ratios: w, weights of samples that another policy drew, ``[N]``; 1 by default.
-
-    Returns:
-        Scalar.
-    """
-    weights = advantages if ratios is None else advantages * ratios
-    return -(weights * log_probs.sum(1)).mean() - entropy * entropies.sum(1).mean()
 
 
 def cnn_reward(accuracies: Sequence[float]) -> float:
@@ -80,7 +60,7 @@ class REINFORCE(PolicySearch):
     relation to when they were drawn, but at most by 1 (truncated importance sampling).
 
     Args:
-        space: Where to search; the paper's convolutional networks are :class:`~.controller.ZophLeSpace`.
+        space: Where to search; the paper's convolutional networks are :class:`~.zoph_le.ZophLeSpace`.
         seed: Of all random choices.
         scalar: See :class:`~oneshot.discrete.SearchStrategy`.
         decisions: See :class:`~.policy.PolicySearch`, here and for all that follow.

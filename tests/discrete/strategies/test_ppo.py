@@ -10,7 +10,7 @@ import torch
 
 from oneshot.discrete import PPO
 from oneshot.discrete.strategies.ppo import clipped_loss, standardised
-from oneshot.discrete.strategies.reinforce import policy_gradient_loss
+from oneshot.policy.loss import policy_gradient_loss
 from oneshot.supernets.nasbench201 import NASBench201Space
 
 RNG = np.random.default_rng(0)

@@ -11,9 +11,11 @@ import torch
 from torch import Tensor
 
 from oneshot.discrete import REINFORCE
-from oneshot.discrete.strategies.controller import Controller, Decisions
 from oneshot.discrete.strategies.policy import Sample
-from oneshot.discrete.strategies.reinforce import cnn_reward, cubed_accuracy, perplexity_reward, policy_gradient_loss
+from oneshot.discrete.strategies.reinforce import cnn_reward, cubed_accuracy, perplexity_reward
+from oneshot.policy.controller import Controller
+from oneshot.policy.loss import policy_gradient_loss
+from oneshot.supernets.decisions import Decisions
 from oneshot.supernets.space import Choice, SearchSpace
 
 SPACE = SearchSpace("tiny", (Choice("a", (1, 2, 3)), Choice("b", ("x", "y"), rows=2)))

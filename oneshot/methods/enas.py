@@ -16,11 +16,10 @@ from torch.nn.parallel import DistributedDataParallel
 from oneshot.engine.sharing import WeightSharingSearch, draw_operating, over_processes
 from oneshot.evaluation.accuracy import evaluate_configs
 from oneshot.evaluation.images import shuffled
+from oneshot.policy.controller import Controller
+from oneshot.policy.loss import policy_gradient_loss
 from oneshot.supernets.base import Supernet
 from oneshot.supernets.space import SubnetConfig
-
-from .strategies.controller import Controller, decisions_of
-from .strategies.reinforce import policy_gradient_loss
 
 
 class ENAS(WeightSharingSearch):
@@ -47,7 +46,7 @@ class ENAS(WeightSharingSearch):
         entropy: Weight of the entropy of the policy, in nats.
         baseline: Decay of the average of rewards.
         hidden: Units of the controller.
-        temperature: See :class:`~oneshot.discrete.strategies.controller.Controller`.
+        temperature: See :class:`~oneshot.policy.controller.Controller`.
         tanh: Likewise.
         candidates: Architectures drawn at the end.
         **kwargs: See :class:`~oneshot.engine.sharing.WeightSharingSearch`.
@@ -93,7 +92,7 @@ class ENAS(WeightSharingSearch):
         self.entropy, self.decay = entropy, baseline
         seed = int(torch.randint(2**31, ()))
         self.controller = Controller(
-            decisions_of(supernet.space),
+            supernet.space.decisions(),
             hidden=hidden,
             layers=1,
             temperature=temperature,

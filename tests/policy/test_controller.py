@@ -14,8 +14,9 @@ from numpy.typing import NDArray
 
 from oneshot.discrete import ZophLeSpace
 from oneshot.discrete.protocol import listed
-from oneshot.discrete.strategies.controller import Controller, Decisions, InputDecisions, decisions_of
+from oneshot.policy.controller import Controller
 from oneshot.supernets.darts import darts_space
+from oneshot.supernets.decisions import Decisions, InputDecisions
 from oneshot.supernets.nasbench201 import NASBench201Space
 from oneshot.supernets.recurrent import RecurrentSpace
 from oneshot.supernets.space import Choice, SearchSpace
@@ -32,7 +33,7 @@ SPACES: dict[str, SearchSpace] = {
 
 
 def make(space: SearchSpace, **options: Any) -> Controller:
-    return Controller(decisions_of(space), **{"hidden": 7, "init": 0.8, **options}).double()
+    return Controller(space.decisions(), **{"hidden": 7, "init": 0.8, **options}).double()
 
 
 def draw(controller: Controller, n: int, seed: int = 0) -> torch.Tensor:
@@ -123,8 +124,10 @@ def test_the_second_implementation_tells_mistakes_apart(name: str, mistake: str)
 def every(decisions: Decisions) -> torch.Tensor:
     """All picks that are legal."""
     rows = torch.tensor(list(itertools.product(*map(range, decisions.sizes))))
-    legal = [decisions.legal(d, rows).expand(len(rows), -1)[range(len(rows)), rows[:, d]] for d in range(rows.shape[1])]
-    return rows[torch.stack(legal).all(0)]
+    for d in range(rows.shape[1]):
+        legal = torch.from_numpy(decisions.legal(d, rows.numpy())).expand(len(rows), -1)
+        rows = rows[legal[range(len(rows)), rows[:, d]]]
+    return rows
 
 
 @pytest.mark.parametrize(
@@ -154,7 +157,7 @@ def test_architectures_are_drawn_as_often_as_their_probability_says() -> None:
 
 @pytest.mark.parametrize("name", SPACES)
 def test_samples_have_the_log_probabilities_that_are_computed_afterwards(name: str) -> None:
-    controller = Controller(decisions_of(SPACES[name]), init=0.5)
+    controller = Controller(SPACES[name].decisions(), init=0.5)
     picks, log_probs = controller.sample(torch.rand(20, len(controller.decisions.sizes), dtype=torch.float64))
     torch.testing.assert_close(controller.log_probs(picks)[0].detach(), log_probs, rtol=1e-4, atol=1e-5)
 
@@ -162,7 +165,7 @@ def test_samples_have_the_log_probabilities_that_are_computed_afterwards(name: s
 @pytest.mark.parametrize("extreme", [0.0, 1 - 2**-53], ids=["smallest", "largest"])
 @pytest.mark.parametrize("name", SPACES)
 def test_the_smallest_and_the_largest_number_draw_something_legal(name: str, extreme: float) -> None:
-    controller = Controller(decisions_of(SPACES[name]))
+    controller = Controller(SPACES[name].decisions())
     uniform = torch.full((1, len(controller.decisions.sizes)), extreme, dtype=torch.float64)
     picks, log_probs = controller.sample(uniform)
     assert log_probs.isfinite().all()
@@ -170,7 +173,7 @@ def test_the_smallest_and_the_largest_number_draw_something_legal(name: str, ext
 
 
 def test_gradients_are_finite_where_picks_are_masked() -> None:
-    controller = Controller(decisions_of(SMALL_DARTS))
+    controller = Controller(SMALL_DARTS.decisions())
     log_probs, entropies = controller.log_probs(draw(controller.double(), 8))
     (log_probs.sum() + entropies.sum()).backward()
     assert all(p.grad is not None and p.grad.isfinite().all() for p in controller.parameters())
@@ -188,7 +191,7 @@ def test_what_is_drawn_are_canonical_architectures(name: str) -> None:
 
 
 def test_a_node_never_reads_a_state_twice() -> None:
-    decisions = decisions_of(SMALL_DARTS)
+    decisions = SMALL_DARTS.decisions()
     assert isinstance(decisions, InputDecisions)
     picks = draw(make(SMALL_DARTS), 200)
     for _, states, _ in decisions._nodes:
@@ -198,7 +201,7 @@ def test_a_node_never_reads_a_state_twice() -> None:
 
 def test_every_cell_of_a_space_of_inputs_can_be_written() -> None:
     space = darts_space(candidates=("sep_conv_3x3", "skip_connect"), steps=1)
-    decisions = decisions_of(space)
+    decisions = space.decisions()
     written = {tuple(row) for row in decisions.genes(every(decisions).numpy())}
     assert written == {tuple(row) for row in listed(space)}
 
@@ -206,7 +209,7 @@ def test_every_cell_of_a_space_of_inputs_can_be_written() -> None:
 def test_a_new_controller_lets_recurrent_nodes_read_any_state() -> None:
     """With a softmax for every edge and repair, the first state would be read four times out of five."""
     space = RecurrentSpace()
-    controller = Controller(decisions_of(space))
+    controller = Controller(space.decisions())
     genes = controller.decisions.genes(draw(controller.double(), 400).numpy())
     last = space._linkage()[-1]
     reads = (genes[:, last] != 0).mean(0)
@@ -214,17 +217,6 @@ def test_a_new_controller_lets_recurrent_nodes_read_any_state() -> None:
     naive = Decisions(space)
     uniform = np.random.default_rng(0).integers(0, 5, (400, len(naive.sizes)))
     assert (naive.genes(uniform)[:, last[0]] != 0).mean() > 0.7
-
-
-def test_the_bits_of_an_anchor_are_the_skip_connections_into_its_layer() -> None:
-    space = ZophLeSpace(layers=3)
-    decisions = decisions_of(space)
-    picks = np.zeros((1, len(decisions.sizes)), dtype=np.int64)
-    into_last = decisions.steps[decisions.anchors[2]]
-    picks[0, into_last[0]] = 1  # layer 2 reads layer 0
-    (config,) = space.decode(decisions.genes(picks))
-    assert config["skip"] == (0, 1, 0)  # 1 reads 0; 2 reads 0; 2 reads 1
-    assert list(space.skips(2)) == [10, 11]
 
 
 # Randomness and bad arguments.
@@ -241,13 +233,12 @@ def test_neither_building_nor_drawing_touches_the_global_generator() -> None:
 def test_the_seed_decides_the_parameters() -> None:
     first, same, other = (make(TINY, seed=seed).start for seed in (1, 1, 2))
     assert torch.equal(first, same) and not torch.equal(first, other)
-    assert all(p.abs().max() <= 0.08 for p in Controller(decisions_of(TINY)).parameters())
+    assert all(p.abs().max() <= 0.08 for p in Controller(TINY.decisions()).parameters())
 
 
 BAD: dict[str, Callable[[], object]] = {
     "at least one layer of at least one unit; got 2 of 0": lambda: make(TINY, hidden=0),
     "temperature, tanh and init are above 0; got 0": lambda: make(TINY, temperature=0),
-    "Skip connections need at least two layers; got layers=1": lambda: ZophLeSpace(layers=1),
 }
 
 

@@ -13,8 +13,8 @@ import torch
 from torch.utils.data import DataLoader, TensorDataset
 
 import oneshot
-from oneshot.discrete import enas
-from oneshot.discrete.enas import ENAS
+from oneshot.methods import enas
+from oneshot.methods.enas import ENAS
 from oneshot.supernets.elastic_resnet import ElasticResNetSupernet
 from oneshot.supernets.nasbench201 import NASBench201Supernet
 from oneshot.testing import PlantedSupernet, SharingContract, fit, random_streams

@@ -1,0 +1,1 @@
+"""The policy of reinforcement learning: what draws architectures, and the loss by which it learns."""
