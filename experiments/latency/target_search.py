@@ -6,7 +6,7 @@
 
 GDAS with the penalty that ends at the target, on a few CIFAR-10 images as large as the table's networks read: enough to
 see whether a search keeps to milliseconds, not to find a good network. What is derived is extracted and measured whole,
-in turn with a reference network; where the table was wrong about it, another one is derived (`oneshot.cost.land`).
+in turn with a reference network; where the table was wrong about it, `oneshot.cost.meet_target` derives another one.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ import torch  # noqa: E402
 from compare import PackedCIFAR10  # noqa: E402
 
 import oneshot  # noqa: E402
-from oneshot.cost import CostPenalty, Device, LatencyTable, land  # noqa: E402
+from oneshot.cost import CostPenalty, Device, LatencyTable, meet_target  # noqa: E402
 from oneshot.data import SearchDataModule  # noqa: E402
 from oneshot.storage.files import write_atomically  # noqa: E402
 from oneshot.supernets import FBNetSupernet  # noqa: E402
@@ -70,21 +70,21 @@ def search(args: argparse.Namespace, target: float) -> dict[str, Any]:
     )
     probabilities = {name: p.numpy() for name, p in method.probabilities().items()}
     assert method.penalty is not None and method.penalty.cost is not None
-    landings = land(method.penalty, supernet, probabilities, device)
+    attempts = meet_target(method.penalty, supernet, probabilities, device)
     cost = method.penalty.cost
     return {
         "target_ms": target,
         "expected_ms": float(cost.expected(method.probabilities())),
         "argmax_ms": cost.cost(supernet.space.most_likely(probabilities)),
-        "off_target": landings[-1].measured / target - 1,
+        "off_target": attempts[-1].measured / target - 1,
         "measured": [
             {
-                "predicted_ms": landing.predicted,
-                "measured_ms": landing.measured,
-                "measurements_ms": landing.measurements,
-                "layers": list(landing.config["layers"]),
+                "predicted_ms": attempt.predicted,
+                "measured_ms": attempt.measured,
+                "measurements_ms": attempt.measurements,
+                "layers": list(attempt.config["layers"]),
             }
-            for landing in landings
+            for attempt in attempts
         ],
         "seconds": time.perf_counter() - start,
     }

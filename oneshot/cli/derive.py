@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from oneshot.cost.meet_target import Landing
+from oneshot.cost.target import TargetAttempt
 from oneshot.deploy.latency import measured_on
 from oneshot.engine.gradient import GradientSearch
 from oneshot.engine.module import SearchModule
@@ -33,20 +33,20 @@ def derive(
     module = RunFolder(Path(run), tuple(trust)).module(checkpoint)
     if not isinstance(module, SearchModule):
         raise ValueError(f"Only a search has an architecture to derive; {run} is a retraining.")
-    landings: list[Landing] = []
+    attempts: list[TargetAttempt] = []
     if measure:
         if not isinstance(module, GradientSearch):
             raise ValueError(f"--measure needs a search with a latency target; {type(module).__name__} has none.")
         for told in measured_on(module.cost_models().values()):
             say(told)
-        landings = module.land()
-        for landing in landings:
-            say(f"{landing.measured:.4g} ms measured, {landing.predicted:.4g} ms by the table")
-    config, path = landings[-1].config if landings else module.derive(), Path(out or Path(run) / SUBNET)
+        attempts = module.meet_target()
+        for attempt in attempts:
+            say(f"{attempt.measured:.4g} ms measured, {attempt.predicted:.4g} ms by the table")
+    config, path = attempts[-1].config if attempts else module.derive(), Path(out or Path(run) / SUBNET)
     write_recorded(path, config.to_json())
     say(str(config))
     say(f"Written: {path}")
-    if landings and isinstance(module, GradientSearch) and module.penalty is not None:
-        say(landings[-1].verdict(module.penalty.target))
-        return 0 if landings[-1].meets(module.penalty.target) else MISSED
+    if attempts and isinstance(module, GradientSearch) and module.penalty is not None:
+        say(attempts[-1].verdict(module.penalty.target))
+        return 0 if attempts[-1].meets(module.penalty.target) else MISSED
     return 0

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from .counting.peak import PeakCost as PeakCost
     from .counting.peak import Segment as Segment
     from .latency.device import Device as Device
-    from .latency.device import Target as Target
+    from .latency.device import LatencyDevice as LatencyDevice
     from .latency.measure import measure as measure
     from .latency.measure import measure_latencies as measure_latencies
     from .latency.measure import measure_samples as measure_samples
@@ -37,12 +37,12 @@ if TYPE_CHECKING:
     from .learned.predictors import Predictor as Predictor
     from .learned.predictors import ResolutionPredictor as ResolutionPredictor
     from .learned.predictors import fit_predictor as fit_predictor
-    from .meet_target import Landing as Landing
-    from .meet_target import land as land
     from .model import AdditiveCost as AdditiveCost
     from .model import CostModel as CostModel
     from .penalty import CostPenalty as CostPenalty
     from .record import Record as Record
     from .record import describe_supernet as describe_supernet
+    from .target import TargetAttempt as TargetAttempt
+    from .target import meet_target as meet_target
 
 __getattr__, __dir__, __all__ = lazy(__name__)

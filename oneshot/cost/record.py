@@ -34,7 +34,7 @@ class Record:
 
     Args:
         supernet: The networks, as :func:`describe_supernet` has them; empty where nobody has said.
-        device: See :meth:`~oneshot.cost.Target.facts`; empty for counts, and where it is not known.
+        device: See :meth:`~oneshot.cost.LatencyDevice.facts`; empty for counts, and where it is not known.
         batch: Inputs in one pass.
         dtype: Of weights and inputs.
         noise: Standard deviation of one network's latency from one measurement to another, relative.

@@ -17,11 +17,11 @@ from torch.amp import GradScaler
 from torch.profiler import record_function
 from torch.utils.data import DataLoader, IterableDataset
 
-from oneshot.cost.latency.device import Device, Target
+from oneshot.cost.latency.device import Device, LatencyDevice
 from oneshot.cost.latency.table import UNIT, LatencyTable
-from oneshot.cost.meet_target import Landing, land
 from oneshot.cost.penalty import CostPenalty
 from oneshot.cost.record import Prediction, Record
+from oneshot.cost.target import TargetAttempt, meet_target
 from oneshot.functional import (
     NARROW,
     frozen_batch_norm,
@@ -114,7 +114,7 @@ class GradientSearch(SupernetTraining):
             space.most_likely(probabilities) if self.penalty is None else self.penalty.most_likely(probabilities, space)
         )
 
-    def land(self, device: Target | None = None) -> list[Landing]:
+    def meet_target(self, device: LatencyDevice | None = None) -> list[TargetAttempt]:
         """Derive, measure on the device and derive again until the penalty's target is met; the best is the last.
 
         Args:
@@ -127,9 +127,12 @@ class GradientSearch(SupernetTraining):
             raise ValueError("There is no target to meet; give the search a CostPenalty(table, 'target', target=...).")
         measured = self.penalty.table or (self.penalty.cost and self.penalty.cost.record)
         if device is None and (measured is None or not measured.device):
-            raise ValueError("Only measured latencies say what they were measured on; name it: land(Device(...)).")
+            raise ValueError(
+                "Without measured latencies the device must be named: meet_target(Device(...)). Only measured ones say "
+                "what they were measured on."
+            )
         device = device or Device.of(cast(LatencyTable | Record, measured))
-        return land(self.penalty, self.supernet, self._strengths(), device)
+        return meet_target(self.penalty, self.supernet, self._strengths(), device)
 
     @torch.no_grad()
     def _strengths(self) -> dict[str, npt.NDArray[np.floating[Any]]]:

@@ -60,7 +60,7 @@ def test_derive_ends_with_a_verdict_on_the_target_and_an_exit_code(
 def test_a_target_that_is_no_latency_is_not_measured(tmp_path: Path) -> None:
     supernet = NASBench201Supernet(**CELLS)
     search = GDAS(supernet, penalty=CostPenalty("macs", "target", target=1e9))
-    with pytest.raises(ValueError, match="is in ms; that of the penalty is in MACs"):
-        search.land(Device("eager", "cpu"))
-    with pytest.raises(ValueError, match="Only measured latencies say what they were measured on"):
-        search.land()
+    with pytest.raises(ValueError, match="must be in ms; the penalty has one in MACs"):
+        search.meet_target(Device("eager", "cpu"))
+    with pytest.raises(ValueError, match="the device must be named: meet_target"):
+        search.meet_target()

@@ -12,7 +12,7 @@ import yaml
 
 from oneshot.cli.main import main
 from oneshot.cost import Agreement, CostPenalty, LatencyTable, TransferredCost, read_csv, read_record, transferred_cost
-from oneshot.cost.latency.device import Run, Target
+from oneshot.cost.latency.device import LatencyDevice, Run
 from oneshot.nat.nat import NAT
 from oneshot.supernets import MobileNetV3Network, MobileNetV3Supernet, NASBench201Space, NASBench201Supernet
 from oneshot.supernets.base import Subnet
@@ -22,7 +22,7 @@ SMALL += ["--supernet.cells_per_stage=1", "--supernet.image_size=8", "--networks
 MS = {"none": 0.0, "skip_connect": 0.1, "nor_conv_1x1": 1.0, "nor_conv_3x3": 3.0, "avg_pool_3x3": 0.5}
 
 
-class KnownDevice(Target):
+class KnownDevice(LatencyDevice):
     """Sums the latencies of operations; made with the options of the command line."""
 
     def __init__(self, runtime: str, device: str, **options: Any) -> None:

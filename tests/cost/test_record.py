@@ -48,7 +48,7 @@ from oneshot.supernets import (
     Supernet,
 )
 
-from .toys import SPACE, ToyNetwork, ToySupernet, ToyTarget
+from .toys import SPACE, ToyDevice, ToyNetwork, ToySupernet
 
 SMALL: dict[str, Any] = {"num_classes": 5, "image_size": 32}
 ELASTIC: dict[str, Any] = {
@@ -387,14 +387,14 @@ def test_measurements_that_predict_less_than_nothing_are_refused(tmp_path: Path)
 
 def test_measured_networks_carry_what_they_were_measured_for_and_on(tmp_path: Path) -> None:
     genes = SPACE.encode(SPACE.unique(SPACE.decode(SPACE.sample_matrix(20, 0))))
-    ms, record = measure_samples(ToySupernet(), ToyTarget(noise=0.05), genes, journal=tmp_path / "j")
+    ms, record = measure_samples(ToySupernet(), ToyDevice(noise=0.05), genes, journal=tmp_path / "j")
     path = write_csv(tmp_path / "phone.csv", SPACE, genes, ms, record=record)
     assert len((tmp_path / "j").read_text().splitlines()) == 1 + len(genes) + 12  # some of them twice
     assert record.noise is not None and 0.001 < record.noise < 0.05  # of the median of 25 passes
     again, read = read_csv(path, SPACE), read_record(path)
     assert np.array_equal(again[0], genes) and again[1] == pytest.approx(ms, rel=1e-5)
     assert read == record and read is not None and read.source == str(path)
-    assert read.device == ToyTarget().facts() and (read.batch, read.dtype) == (1, "float32")
+    assert read.device == ToyDevice().facts() and (read.batch, read.dtype) == (1, "float32")
     assert read.supernet == describe_supernet(ToySupernet())
 
 

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from oneshot.cost.latency.device import Run, Target
+from oneshot.cost.latency.device import LatencyDevice, Run
 from oneshot.supernets import ArchGraph, Choice, SearchSpace, SubnetConfig
 from oneshot.supernets.base import OperationSupernet, Subnet
 from oneshot.supernets.mixed_op import MixedOp
@@ -75,7 +75,7 @@ def latency(config: SubnetConfig) -> float:
     return total
 
 
-class ToyTarget(Target):
+class ToyDevice(LatencyDevice):
     """A device that runs nothing: it knows how long everything takes.
 
     Args:

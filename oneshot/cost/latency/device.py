@@ -44,7 +44,7 @@ ONNX_TYPES: dict[str, Any] = {
 PACKAGES = ("oneshot-nas", "torch", "numpy", "onnx", "onnxruntime", "triton")
 
 
-class Target(ABC):
+class LatencyDevice(ABC):
     """Where networks are measured.
 
     Attributes:
@@ -72,7 +72,7 @@ class Target(ABC):
         return nullcontext()
 
 
-class Device(Target):
+class Device(LatencyDevice):
     """This machine's CPU or one of its GPUs.
 
     Latencies are those of a process that keeps the memory it has freed, see :func:`keep_freed_memory`. That and the

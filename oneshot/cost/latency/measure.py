@@ -30,7 +30,7 @@ from oneshot.supernets.json_files import checked, parse_json, read_content
 from oneshot.supernets.space import IntMatrix
 
 from .design import Matrix, Places, balanced_design, fit_shares
-from .device import Run, Target
+from .device import LatencyDevice, Run
 from .table import LatencyTable
 
 Progress = Callable[[int, int], None]
@@ -70,7 +70,7 @@ class Visit(NamedTuple):
 
 def measure(
     supernet: Supernet,
-    target: Target,
+    device: LatencyDevice,
     *,
     networks: int | None = None,
     seed: int = 0,
@@ -79,12 +79,12 @@ def measure(
 ) -> LatencyTable:
     """Measure a latency table of a supernet's candidates.
 
-    Networks are ``supernet.extract(config, inherit=False)`` in eval mode; the supernet itself never runs on the target,
+    Networks are ``supernet.extract(config, inherit=False)`` in eval mode; the supernet itself never runs on the device,
     and the caller's random numbers stay where they are.
 
     Args:
         supernet: The supernet, on the CPU.
-        target: What is measured on.
+        device: What is measured on.
         networks: How many networks to measure; three for each different latency by default.
         seed: Of the design.
         journal: File that raw timings are appended to, so that measuring goes on where it was interrupted.
@@ -98,7 +98,7 @@ def measure(
     if not isinstance(supernet, OperationSupernet):
         raise ValueError(
             f"A latency table has one latency for every candidate in its place; in space {supernet.space.name!r} it "
-            "depends on other choices. Measure random networks: measure_latencies(supernet, target, genes), then "
+            "depends on other choices. Measure random networks: measure_latencies(supernet, device, genes), then "
             "fit_predictor(space, genes, latencies)."
         )
     space, places = supernet.space, Places.of(supernet)
@@ -113,10 +113,10 @@ def measure(
             f"without {', '.join(unseen) or 'nothing'}. Measure more networks; {PER_UNKNOWN * unknowns} is the default."
         )
     reference = space.encode([space.sample(seed)])[0]
-    settings = {"measured": "table", "networks": networks, "seed": seed, **describe(supernet, target)}
+    settings = {"measured": "table", "networks": networks, "seed": seed, **describe(supernet, device)}
     log = Journal(journal, settings)
     plan = [*design, *design[:REPEATED]]
-    measure_networks(supernet, target, reference, plan, log, progress)
+    measure_networks(supernet, device, reference, plan, log, progress)
 
     anchor = log.reference_ms()
     ratios = np.array([visit.ratio for visit in log.visits])
@@ -133,8 +133,8 @@ def measure(
         space=space.name,
         choices=describe_choices(space),
         input_shape=supernet.input_shape,
-        batch=target.batch,
-        dtype=target.dtype,
+        batch=device.batch,
+        dtype=device.dtype,
         table=table,
         fixed=fixed,
         spread=spread,
@@ -142,7 +142,7 @@ def measure(
         residual=shares.residual,
         networks=networks,
         reference={"config": space.decode(reference[None])[0].to_dict(), "ms": anchor, **_size(network)},
-        device=target.facts(),
+        device=device.facts(),
         date=datetime.now(timezone.utc).isoformat(timespec="seconds"),
         supernet=describe_supernet(supernet),
     )
@@ -150,7 +150,7 @@ def measure(
 
 def measure_latencies(
     supernet: Supernet,
-    target: Target,
+    device: LatencyDevice,
     genes: IntMatrix,
     *,
     seed: int = 0,
@@ -161,7 +161,7 @@ def measure_latencies(
 
     Args:
         supernet: Extracts the networks.
-        target: What is measured on.
+        device: What is measured on.
         genes: The networks.
         seed: The reference network is drawn from it.
         journal: See :func:`measure`.
@@ -172,16 +172,16 @@ def measure_latencies(
         RuntimeError: If the device fails, or gives times that are not positive.
     """
     space = supernet.space
-    settings = {"measured": np.asarray(genes).tolist(), "seed": seed, **describe(supernet, target)}
+    settings = {"measured": np.asarray(genes).tolist(), "seed": seed, **describe(supernet, device)}
     log = Journal(journal, settings)
     reference = space.encode([space.sample(seed)])[0]
-    measure_networks(supernet, target, reference, list(genes), log, progress, runs=LONE_RUNS)
+    measure_networks(supernet, device, reference, list(genes), log, progress, runs=LONE_RUNS)
     return log.reference_ms() * np.array([visit.ratio for visit in log.visits])
 
 
 def measure_samples(
     supernet: Supernet,
-    target: Target,
+    device: LatencyDevice,
     genes: IntMatrix,
     *,
     seed: int = 0,
@@ -194,7 +194,7 @@ def measure_samples(
 
     Args:
         supernet: Extracts the networks.
-        target: What is measured on.
+        device: What is measured on.
         genes: The networks, ``[N, G]``.
         seed: The reference network is drawn from it.
         journal: See :func:`measure`.
@@ -206,11 +206,11 @@ def measure_samples(
     """
     space, count = supernet.space, len(genes)
     again = genes[:REPEATED]
-    about = describe(supernet, target)
+    about = describe(supernet, device)
     settings = {"measured": np.asarray(genes).tolist(), "repeated": len(again), "seed": seed, **about}
     log = Journal(journal, settings)
     reference = space.encode([space.sample(seed)])[0]
-    measure_networks(supernet, target, reference, [*genes, *again], log, progress, runs=LONE_RUNS)
+    measure_networks(supernet, device, reference, [*genes, *again], log, progress, runs=LONE_RUNS)
     ratios = np.array([visit.ratio for visit in log.visits])
     date = datetime.now(timezone.utc).isoformat(timespec="seconds")
     record = Record(**about, noise=repeat_noise(ratios[: len(again)], ratios[count:]), date=date, seed=seed)
@@ -219,7 +219,7 @@ def measure_samples(
 
 def measure_networks(
     supernet: Supernet,
-    target: Target,
+    device: LatencyDevice,
     reference: IntMatrix,
     plan: Sequence[IntMatrix],
     journal: Journal,
@@ -231,7 +231,7 @@ def measure_networks(
 
     Args:
         supernet: Extracts the networks.
-        target: What is measured on.
+        device: What is measured on.
         reference: Genes of the reference network, ``[G]``.
         plan: Genes of the networks, in order.
         journal: Holds the first visits of the plan, and gets the others.
@@ -246,11 +246,11 @@ def measure_networks(
     if len(journal.visits) >= len(plan):
         return
     try:
-        with target.ready(), torch.random.fork_rng(devices=[]):
+        with device.ready(), torch.random.fork_rng(devices=[]):
             torch.manual_seed(0)  # the weights
-            base = _prepare(supernet, target, reference)
+            base = _prepare(supernet, device, reference)
             for genes in plan[len(journal.visits) :]:
-                journal.append(_visit(target, base, _prepare(supernet, target, genes), genes, runs))
+                journal.append(_visit(device, base, _prepare(supernet, device, genes), genes, runs))
                 if progress is not None:
                     progress(len(journal.visits), len(plan))
     except RuntimeError as error:
@@ -335,22 +335,22 @@ def repeat_noise(first: npt.ArrayLike, second: npt.ArrayLike) -> float:
     return float(1.4826 * np.median(np.abs(a - b) / ((a + b) / 2)) / math.sqrt(2))
 
 
-def describe(supernet: Supernet, target: Target) -> dict[str, Any]:
+def describe(supernet: Supernet, device: LatencyDevice) -> dict[str, Any]:
     """What timings depend on, JSON-able."""
     return {
         "supernet": describe_supernet(supernet),
-        "batch": target.batch,
-        "dtype": target.dtype,
-        "device": target.facts(),
+        "batch": device.batch,
+        "dtype": device.dtype,
+        "device": device.facts(),
     }
 
 
-def _prepare(supernet: Supernet, target: Target, genes: IntMatrix) -> Run:
-    return target.prepare(supernet.extract(supernet.space.decode(genes[None])[0], inherit=False).eval())
+def _prepare(supernet: Supernet, device: LatencyDevice, genes: IntMatrix) -> Run:
+    return device.prepare(supernet.extract(supernet.space.decode(genes[None])[0], inherit=False).eval())
 
 
-def _visit(target: Target, reference: Run, run: Run, genes: IntMatrix, runs: int) -> Visit:
-    times = [target.time(each) for _ in range(WARM_UP + runs) for each in (reference, run)] + [target.time(reference)]
+def _visit(device: LatencyDevice, reference: Run, run: Run, genes: IntMatrix, runs: int) -> Visit:
+    times = [device.time(each) for _ in range(WARM_UP + runs) for each in (reference, run)] + [device.time(reference)]
     if not all(math.isfinite(ms) and ms > 0 for ms in times):
         raise RuntimeError(f"A pass takes a time above 0; the clock of the device said {times} ms.")
     kept = times[2 * WARM_UP :]

@@ -12,7 +12,7 @@ import numpy as np
 from oneshot.regression.scores import Agreement
 from oneshot.supernets.base import Supernet
 
-from .device import Target
+from .device import LatencyDevice
 from .measure import LONE_RUNS, Journal, Progress, describe, measure_networks, repeat_noise
 from .table import LatencyTable
 
@@ -61,7 +61,7 @@ class Verification:
 def verify(
     table: LatencyTable,
     supernet: Supernet,
-    target: Target,
+    device: LatencyDevice,
     *,
     networks: int = 50,
     seed: int = 1,
@@ -73,14 +73,14 @@ def verify(
     Args:
         table: The table.
         supernet: Extracts the networks; of the table's space and input shape.
-        target: What is measured on; of the table's runtime, device, batch, threads and data type.
+        device: What is measured on; of the table's runtime, device, batch, threads and data type.
         networks: How many networks, N.
         seed: They are drawn from; another than that of the table.
         journal: See :func:`~oneshot.cost.latency.measure.measure`.
         progress: Likewise.
 
     Raises:
-        ValueError: If there are fewer than two networks, the table is not of this supernet and target, or the journal
+        ValueError: If there are fewer than two networks, the table is not of this supernet and device, or the journal
             has other settings.
         RuntimeError: If the device fails, or gives times that are not positive.
     """
@@ -88,13 +88,13 @@ def verify(
         raise ValueError(f"A verification needs two networks or more; got {networks}.")
     space = supernet.space
     cost = table.cost_of(supernet)
-    check_target(table, target)
+    check_device(table, device)
     genes = space.sample_matrix(networks, seed)
     plan = [row for k in range(0, networks, CHUNK) for row in (*genes[k : k + CHUNK], *genes[k : k + CHUNK])]
     order = [n for k in range(0, networks, CHUNK) for n in 2 * list(range(networks))[k : k + CHUNK]]
-    settings = {"measured": "networks", "networks": networks, "seed": seed, **describe(supernet, target)}
+    settings = {"measured": "networks", "networks": networks, "seed": seed, **describe(supernet, device)}
     log = Journal(journal, settings)
-    measure_networks(supernet, target, space.encode([table.reference_config])[0], plan, log, progress, runs=LONE_RUNS)
+    measure_networks(supernet, device, space.encode([table.reference_config])[0], plan, log, progress, runs=LONE_RUNS)
 
     ratios: list[list[float]] = [[] for _ in range(networks)]
     clock: list[list[float]] = [[] for _ in range(networks)]
@@ -113,19 +113,19 @@ def verify(
         repeat=Agreement.of(repeats[:, 1], repeats[:, 0]),
         noise=repeat_noise(repeats[:, 0], repeats[:, 1]),
         drift=log.reference_ms() / anchor - 1,
-        device=target.facts(),
+        device=device.facts(),
         date=datetime.now(timezone.utc).isoformat(timespec="seconds"),
     )
 
 
-def check_target(table: LatencyTable, target: Target) -> None:
-    """Check that a target is the one a table was measured on; versions may be others.
+def check_device(table: LatencyTable, device: LatencyDevice) -> None:
+    """Check that a device is the one a table was measured on; versions may be others.
 
     Raises:
         ValueError: Naming what differs.
     """
     then = {**table.device, "batch": table.batch, "dtype": table.dtype}
-    now = {**target.facts(), "batch": target.batch, "dtype": target.dtype}
+    now = {**device.facts(), "batch": device.batch, "dtype": device.dtype}
     same = ("runtime", "device", "name", "threads", "batch", "dtype")
     different = "; ".join(
         f"{key} was {then.get(key)}, is {now.get(key)}" for key in same if then.get(key) != now.get(key)

@@ -20,7 +20,7 @@ from oneshot.cost import (
     measure,
     measure_latencies,
 )
-from oneshot.cost.latency.device import Run, Target
+from oneshot.cost.latency.device import LatencyDevice, Run
 from oneshot.supernets import Choice, ElasticSupernet, MobileNetV3Supernet, SearchSpace
 from oneshot.supernets.base import Subnet
 from oneshot.supernets.elastic import ElasticSpace, elastic_choices
@@ -169,7 +169,7 @@ def test_what_is_not_of_the_space_is_refused() -> None:
         model.check_supernet(supernet_of("mobilenetv3"))
 
 
-class ByMacs(Target):
+class ByMacs(LatencyDevice):
     """A device that needs a millisecond for a million multiply-accumulates."""
 
     batch, dtype = 1, "float32"

@@ -24,7 +24,7 @@ from oneshot.supernets import (
 )
 from oneshot.supernets.base import OperationSupernet
 
-from ..toys import FIXED, MS, SPACE, ToySupernet, ToyTarget, latency
+from ..toys import FIXED, MS, SPACE, ToyDevice, ToySupernet, latency
 
 CONFIGS = SPACE.decode(SPACE.sample_matrix(40, 7))
 
@@ -34,7 +34,7 @@ def slower_for_a_while(n: int) -> float:
 
 
 def test_the_latencies_of_the_device_are_found() -> None:
-    table = measure(ToySupernet(), ToyTarget(), networks=60)
+    table = measure(ToySupernet(), ToyDevice(), networks=60)
     cost = table.cost(SPACE)
     assert [cost.cost(c) for c in CONFIGS] == pytest.approx([latency(c) for c in CONFIGS], rel=1e-3)
     cheapest = sum(min(row) for row in MS["layers"])
@@ -47,15 +47,15 @@ def test_the_latencies_of_the_device_are_found() -> None:
 
 
 def test_a_table_says_what_was_measured_and_on_what() -> None:
-    table = measure(ToySupernet(), ToyTarget(name="a chip"), networks=30)
+    table = measure(ToySupernet(), ToyDevice(name="a chip"), networks=30)
     assert (table.space, table.input_shape, table.batch, table.unit, table.networks) == ("toy", (4, 8, 8), 1, "ms", 30)
     assert table.device["name"] == "a chip" and table.date.startswith("20")
     assert table.reference.keys() == {"config", "ms", "params", "macs", "memory"}
 
 
 def test_a_machine_that_is_slower_for_a_while_is_divided_out() -> None:
-    target = ToyTarget(speed=slower_for_a_while)
-    table = measure(ToySupernet(), target, networks=60)
+    device = ToyDevice(speed=slower_for_a_while)
+    table = measure(ToySupernet(), device, networks=60)
     cost = table.cost(SPACE)
     ratios = [cost.cost(c) / latency(c) for c in CONFIGS]
     assert np.std(ratios) / np.mean(ratios) < 0.02  # one factor, that of the reference, remains
@@ -70,14 +70,14 @@ def test_every_pass_is_compared_with_those_beside_it() -> None:
 
 def test_without_the_reference_the_drift_would_be_taken_for_latency(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Visit, "ratio", property(lambda visit: float(np.median(visit.ms)) / 10))
-    table = measure(ToySupernet(), ToyTarget(speed=slower_for_a_while), networks=60)
+    table = measure(ToySupernet(), ToyDevice(speed=slower_for_a_while), networks=60)
     cost = table.cost(SPACE)
     ratios = [cost.cost(c) / latency(c) for c in CONFIGS]
     assert table.residual > 0.1 and np.std(ratios) / np.mean(ratios) > 0.02
 
 
 def test_the_noise_of_the_device_is_told() -> None:
-    table = measure(ToySupernet(), ToyTarget(noise=0.05), networks=60)
+    table = measure(ToySupernet(), ToyDevice(noise=0.05), networks=60)
     # a pass over the mean of two others, and the median of 11 of these, which has 1.25 standard errors of the mean
     expected = 0.05 * 1.5**0.5 * 1.25 / 11**0.5
     assert expected / 2 < table.noise < 2 * expected
@@ -89,7 +89,7 @@ def test_the_caller_finds_everything_as_it_was() -> None:
     supernet = ToySupernet().train()
     torch.manual_seed(3)
     before = torch.get_rng_state()
-    measure(supernet, ToyTarget(), networks=30)
+    measure(supernet, ToyDevice(), networks=30)
     assert torch.equal(torch.get_rng_state(), before)
     assert all(module.training for module in supernet.modules())
     assert not any(module._forward_pre_hooks or module._forward_hooks for module in supernet.modules())
@@ -97,39 +97,39 @@ def test_the_caller_finds_everything_as_it_was() -> None:
 
 def test_progress_is_told_after_every_network() -> None:
     told: list[tuple[int, int]] = []
-    measure(ToySupernet(), ToyTarget(), networks=30, progress=lambda done, total: told.append((done, total)))
+    measure(ToySupernet(), ToyDevice(), networks=30, progress=lambda done, total: told.append((done, total)))
     assert told == [(n, 30 + REPEATED) for n in range(30 + REPEATED + 1)]
 
 
 def test_measuring_goes_on_where_the_device_vanished(tmp_path: Path) -> None:
     journal = tmp_path / "new" / "table.journal"
     with pytest.raises(RuntimeError, match=r"after 7 of 42 networks: CUDA error.*table.journal keeps them; the same"):
-        measure(ToySupernet(), ToyTarget(fails=200), networks=30, journal=journal)
+        measure(ToySupernet(), ToyDevice(fails=200), networks=30, journal=journal)
     done = len(journal.read_text().splitlines()) - 1
-    target, told = ToyTarget(), []
+    device, told = ToyDevice(), []
     resumed = measure(
-        ToySupernet(), target, networks=30, journal=journal, progress=lambda done, total: told.append(done)
+        ToySupernet(), device, networks=30, journal=journal, progress=lambda done, total: told.append(done)
     )
-    whole = measure(ToySupernet(), ToyTarget(), networks=30)
+    whole = measure(ToySupernet(), ToyDevice(), networks=30)
     assert told[0] == done == 7
     assert (resumed.table, resumed.fixed) == (whole.table, whole.fixed)
-    passes = target.passes
-    measure(ToySupernet(), target, networks=30, journal=journal)
-    assert target.passes == passes  # nothing is left to measure
+    passes = device.passes
+    measure(ToySupernet(), device, networks=30, journal=journal)
+    assert device.passes == passes  # nothing is left to measure
 
 
 def test_a_line_that_was_cut_off_is_measured_again(tmp_path: Path) -> None:
     journal = tmp_path / "table.journal"
-    measure(ToySupernet(), ToyTarget(), networks=30, journal=journal)
+    measure(ToySupernet(), ToyDevice(), networks=30, journal=journal)
     whole = journal.read_bytes()
     journal.write_bytes(whole[:-20])
-    measure(ToySupernet(), ToyTarget(), networks=30, journal=journal)
+    measure(ToySupernet(), ToyDevice(), networks=30, journal=journal)
     assert journal.read_bytes() == whole
 
 
 def test_without_a_journal_a_device_that_vanished_is_reported() -> None:
     with pytest.raises(RuntimeError, match=r"after 0 of 42 networks: CUDA error.*see to that first\.$"):
-        measure(ToySupernet(), ToyTarget(fails=1), networks=30)
+        measure(ToySupernet(), ToyDevice(fails=1), networks=30)
 
 
 @pytest.mark.parametrize(
@@ -137,14 +137,14 @@ def test_without_a_journal_a_device_that_vanished_is_reported() -> None:
     [
         pytest.param({"networks": 31}, "networks was 30, is 31", id="networks"),
         pytest.param({"seed": 1}, "seed was 0, is 1", id="seed"),
-        pytest.param({"target": ToyTarget(name="another")}, "name was 'toy', is 'another'", id="device"),
+        pytest.param({"device": ToyDevice(name="another")}, "name was 'toy', is 'another'", id="device"),
         pytest.param(
             {"supernet": ToySupernet(image_size=16)}, r"input_shape was \[4, 8, 8\], is \[4, 16, 16\]", id="resolution"
         ),
     ],
 )
 def test_a_journal_of_other_settings_is_refused(change: dict[str, Any], message: str, tmp_path: Path) -> None:
-    options = {"supernet": ToySupernet(), "target": ToyTarget(), "networks": 30, "journal": tmp_path / "table.journal"}
+    options = {"supernet": ToySupernet(), "device": ToyDevice(), "networks": 30, "journal": tmp_path / "table.journal"}
     measure(**options)
     with pytest.raises(ValueError, match=f"goes on with the settings it began with.*{message}"):
         measure(**options | change)
@@ -168,7 +168,7 @@ def test_an_empty_journal_is_refused(tmp_path: Path) -> None:
 @pytest.mark.parametrize("ms", [0.0, -1.0, float("nan"), float("inf")])
 def test_a_clock_that_says_no_time_above_0_is_refused(ms: float) -> None:
     with pytest.raises(RuntimeError, match="A pass takes a time above 0; the clock of the device said"):
-        measure(ToySupernet(), ToyTarget(said=(50, ms)), networks=30)
+        measure(ToySupernet(), ToyDevice(said=(50, ms)), networks=30)
 
 
 @pytest.mark.parametrize(
@@ -180,7 +180,7 @@ def test_a_clock_that_says_no_time_above_0_is_refused(ms: float) -> None:
 )
 def test_too_few_networks_are_refused(networks: int, message: str) -> None:
     with pytest.raises(ValueError, match=message):
-        measure(ToySupernet(), ToyTarget(), networks=networks)
+        measure(ToySupernet(), ToyDevice(), networks=networks)
 
 
 @pytest.mark.parametrize(
@@ -335,13 +335,13 @@ def test_the_work_of_a_candidate_is_what_it_is() -> None:
 def test_nothing_runs_when_everything_is_in_the_journal(tmp_path: Path) -> None:
     log, genes = Journal(None, {}), SPACE.sample_matrix(1, 0)
     log.append(Visit(tuple(genes[0].tolist()), (1.0,), (1.0, 1.0)))
-    target = ToyTarget(fails=1)
-    measure_networks(ToySupernet(), target, genes[0], genes, log)
-    assert target.passes == 0
+    device = ToyDevice(fails=1)
+    measure_networks(ToySupernet(), device, genes[0], genes, log)
+    assert device.passes == 0
 
 
 def test_the_journal_holds_every_pass(tmp_path: Path) -> None:
-    measure(ToySupernet(), ToyTarget(), networks=30, journal=tmp_path / "j")
+    measure(ToySupernet(), ToyDevice(), networks=30, journal=tmp_path / "j")
     first = json.loads((tmp_path / "j").read_text().splitlines()[1])
     assert first.keys() == {"genes", "ms", "reference_ms"}
     assert len(first["ms"]) == 11 and len(first["reference_ms"]) == 12  # one after the last

@@ -1,4 +1,4 @@
-"""From a search with a latency target to a network that has it, measured."""
+"""Derive a network that meets the latency target of a search, by measuring it."""
 
 from __future__ import annotations
 
@@ -12,25 +12,25 @@ import numpy.typing as npt
 from oneshot.supernets.base import OperationSupernet
 from oneshot.supernets.space import SubnetConfig
 
-from .latency.device import Target
+from .latency.device import LatencyDevice
 from .latency.measure import Progress, measure_latencies
 from .latency.table import UNIT
 from .penalty import CostPenalty
 
 REPEATS = 5  # measurements of a network, whose median counts
-ABOVE = 1.01  # of the target still counts as the target: timers are no better
-AIM = 0.97  # of the target: a network that is measured again should not be above it
+ABOVE = 1.01  # times the target still counts as met: timers are no better
+AIM = 0.97  # times the target is aimed at, so that a network that is measured again is not above it
 
 
 @dataclass(frozen=True)
-class Landing:
+class TargetAttempt:
     """One network that was derived for a target and measured.
 
     Args:
         config: The architecture.
         predicted: Its cost by the penalty's model, in the unit of the target.
-        measured: Median of its measurements, likewise.
-        measurements: All of them.
+        measured: Median of its measurements, in the same unit.
+        measurements: All its measurements.
     """
 
     config: SubnetConfig
@@ -53,20 +53,20 @@ class Landing:
         )
 
 
-def land(
+def meet_target(
     penalty: CostPenalty,
     supernet: OperationSupernet,
     probabilities: Mapping[str, npt.NDArray[np.floating[Any]]],
-    device: Target,
+    device: LatencyDevice,
     *,
     within: float = 0.05,
     attempts: int = 5,
     progress: Progress | None = None,
-) -> list[Landing]:
+) -> list[TargetAttempt]:
     """Derive a network for the penalty's target, measure it, and derive again for what the prediction was off by.
 
     A latency table is right on average over the space; for one network, above all for a very fast or a very slow one,
-    it may be off by more than a target allows. So the target that is derived for is divided by the measured error
+    it may be off by more than a target allows. So the target that is derived for is divided by the measured error,
     until a measurement is at most 1 % above the target and not more than twice ``within`` below it.
 
     Args:
@@ -85,21 +85,21 @@ def land(
         ValueError: If the penalty is of another form, or a number is out of its range.
     """
     if penalty.form != "target" or penalty.cost is None:
-        raise ValueError(f"A network lands on a target: the penalty's form is 'target'; got {penalty.form!r}.")
+        raise ValueError(f"To meet a target, the form of the penalty must be 'target'; got {penalty.form!r}.")
     if penalty.cost.unit != UNIT:
-        raise ValueError(f"A target that is measured is in {UNIT}; that of the penalty is in {penalty.cost.unit}.")
+        raise ValueError(f"A target that is measured must be in {UNIT}; the penalty has one in {penalty.cost.unit}.")
     if not (0 < within < 1 and attempts >= 1):
-        raise ValueError(f"within is between 0 and 1, attempts at least 1; got {within} and {attempts}.")
-    aim, landings, space = penalty.target, list[Landing](), supernet.space
+        raise ValueError(f"within must be between 0 and 1, and attempts at least 1; got {within} and {attempts}.")
+    aim, found, space = penalty.target, list[TargetAttempt](), supernet.space
     for _ in range(attempts):
         config = penalty.most_likely(probabilities, space, target=aim)
-        if any(config == landing.config for landing in landings):
-            break  # there is nothing between these
+        if any(config == attempt.config for attempt in found):
+            break  # no other network lies between these
         times = measure_latencies(supernet, device, space.encode([config] * REPEATS), progress=progress)
-        landings.append(Landing(config, penalty.cost.cost(config), float(np.median(times)), tuple(times.tolist())))
-        if (1 - 2 * within) * penalty.target <= landings[-1].measured and landings[-1].meets(penalty.target):
+        found.append(TargetAttempt(config, penalty.cost.cost(config), float(np.median(times)), tuple(times.tolist())))
+        if (1 - 2 * within) * penalty.target <= found[-1].measured and found[-1].meets(penalty.target):
             break
-        aim *= AIM * penalty.target / landings[-1].measured
-    kept = [landing for landing in landings if landing.meets(penalty.target)]
-    best = max(kept, key=lambda it: it.measured) if kept else min(landings, key=lambda it: it.measured)
-    return [*(landing for landing in landings if landing is not best), best]
+        aim *= AIM * penalty.target / found[-1].measured
+    kept = [attempt for attempt in found if attempt.meets(penalty.target)]
+    best = max(kept, key=lambda it: it.measured) if kept else min(found, key=lambda it: it.measured)
+    return [*(attempt for attempt in found if attempt is not best), best]
