@@ -66,6 +66,7 @@ if TYPE_CHECKING:
     from .segmentation import segmentation_space as segmentation_space
     from .space import ArchGraph as ArchGraph
     from .space import Choice as Choice
+    from .space import IntMatrix as IntMatrix
     from .space import SearchSpace as SearchSpace
     from .space import SubnetConfig as SubnetConfig
     from .space import load_config as load_config

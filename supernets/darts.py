@@ -196,7 +196,7 @@ class DARTSSpace(SearchSpace):
         subsets = list(itertools.combinations(node, min(self.edges_per_node, len(node))))
         return subsets, [math.prod(len(self._live(gene)) for gene in subset) for subset in subsets]
 
-    def _draw(self, n: int, rng: np.random.Generator) -> IntMatrix:
+    def draw_genes(self, n: int, rng: np.random.Generator) -> IntMatrix:
         genes = np.empty((n, self.num_genes), dtype=np.int64)
         for node in self.nodes():
             subsets, ways = self._subsets(node)
@@ -206,7 +206,7 @@ class DARTSSpace(SearchSpace):
                 genes[:, gene] = np.where(on, rng.choice(self._live(gene), size=n), self._none(gene))
         return genes
 
-    def _mutate(self, genes: IntMatrix, rng: np.random.Generator) -> IntMatrix:
+    def mutate_genes(self, genes: IntMatrix, rng: np.random.Generator) -> IntMatrix:
         """Change the operation of an edge, or let the edge leave another state (arXiv:1802.01548, section 3)."""
         operations: list[dict[int, int]] = []
         rewirings: list[dict[int, int]] = []
@@ -224,35 +224,31 @@ class DARTSSpace(SearchSpace):
             child[gene] = code
         return child
 
-    def _canonical(self, genes: IntMatrix) -> IntMatrix:
-        (canonical,) = self._without_unread(genes[None].copy())
-        return np.asarray(canonical)
-
-    def _without_unread(self, matrix: IntMatrix) -> IntMatrix:
-        """``[N, G]``, in place: nodes that neither the output nor another node reads lose their edges."""
+    def canonical_genes(self, genes: IntMatrix) -> IntMatrix:
+        """Nodes that neither the output nor another node reads lose their edges."""
         nodes, none = self.nodes(), np.array([self._none(gene) for gene in range(self.num_genes)])
         for first in (0, self.steps):
             for node in reversed(range(self.steps - self.multiplier)):
                 readers = [nodes[first + later][node + 2] for later in range(node + 1, self.steps)]
-                unread = (matrix[:, readers] == none[readers]).all(1)
+                unread = (genes[:, readers] == none[readers]).all(1)
                 entering = nodes[first + node]
-                matrix[np.ix_(unread, entering)] = none[entering]
-        return matrix
+                genes[np.ix_(unread, entering)] = none[entering]
+        return genes
 
-    def _repair(self, matrix: IntMatrix) -> IntMatrix:
+    def repair_genes(self, genes: IntMatrix) -> IntMatrix:
         """Nodes get as many inputs as sampled ones have: the first they have, then the earliest states they lack."""
         for node in self.nodes():
             none = np.array([self._none(gene) for gene in node])
-            on = matrix[:, node] != none
+            on = genes[:, node] != none
             wanted = min(self.edges_per_node, len(node))
             kept = on & (on.cumsum(1) <= wanted)
             missing = wanted - kept.sum(1, keepdims=True)
             added = ~on & ((~on).cumsum(1) <= missing)
             first_live = np.array([self._live(gene)[0] for gene in node])
-            matrix[:, node] = np.where(added, first_live, np.where(kept, matrix[:, node], none))
-        return self._without_unread(matrix)
+            genes[:, node] = np.where(added, first_live, np.where(kept, genes[:, node], none))
+        return self.canonical_genes(genes)
 
-    def _linkage(self) -> list[list[int]]:
+    def gene_groups(self) -> list[list[int]]:
         return self.nodes()
 
 

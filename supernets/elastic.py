@@ -163,7 +163,7 @@ class ElasticSpace(SearchSpace):
             if choice.droppable:
                 rows = np.concatenate([rows, 1 - rows.sum(-1, keepdims=True)], -1)
             genes += [int(pick) for pick in rows.argmax(-1)]
-        return self._config(self.repair(np.array([genes]))[0])
+        return self.config_of(self.repair(np.array([genes]))[0])
 
     def graphs(self, config: SubnetConfig) -> list[ArchGraph]:
         return [self.arch(config).graph(self.name)]
@@ -194,7 +194,7 @@ class ElasticSpace(SearchSpace):
                     f"{[stage.picks[gene] for gene in genes[row, columns]]}; {rule}. space.repair(genes) makes it so."
                 )
 
-    def _draw(self, n: int, rng: np.random.Generator) -> IntMatrix:
+    def draw_genes(self, n: int, rng: np.random.Generator) -> IntMatrix:
         parts = [rng.integers(0, len(choice.candidates), size=(n, 1)) for choice in self.choices[:2]]
         for stage, least in zip(self.stages, self.min_depths, strict=True):
             depth = rng.integers(least, stage.rows + 1, size=(n, 1))
@@ -202,18 +202,18 @@ class ElasticSpace(SearchSpace):
             parts.append(np.where(np.arange(stage.rows) < depth, blocks, len(stage.candidates)))
         return np.concatenate(parts, axis=1)
 
-    def _mutate(self, genes: IntMatrix, rng: np.random.Generator) -> IntMatrix:
+    def mutate_genes(self, genes: IntMatrix, rng: np.random.Generator) -> IntMatrix:
         """Another pick of one gene. A stage ends before a layer that is left out, and grows up to one that is added."""
         if self.size == 1:
             raise ValueError(f"Space {self.name!r} has a single architecture; there is nothing to mutate.")
-        child = super()._mutate(genes, rng)
+        child = super().mutate_genes(genes, rng)
         (gene,) = np.flatnonzero(child != genes)
         for stage, least, columns in self.stage_columns():
             if not columns.start <= gene < columns.stop:
                 continue
             row, none, own = gene - columns.start, len(stage.candidates), child[columns]
             if own[row] == none and row < least:  # it cannot be left out, so it is another block
-                return self._mutate(genes, rng)
+                return self.mutate_genes(genes, rng)
             if own[row] == none:
                 own[row:] = none
             else:
@@ -221,27 +221,18 @@ class ElasticSpace(SearchSpace):
                 own[added] = rng.integers(0, none, size=len(added))
         return child
 
-    def _linkage(self) -> list[list[int]]:
+    def gene_groups(self) -> list[list[int]]:
         return [[0], [1], *([*range(c.start, c.stop)] for _, _, c in self.stage_columns())]
 
-    def _repair(self, matrix: IntMatrix) -> IntMatrix:
+    def repair_genes(self, genes: IntMatrix) -> IntMatrix:
         """Blocks move up over holes, in order; first layers that are missing become the smallest block."""
         for stage, least, columns in self.stage_columns():
-            own = matrix[:, columns]
+            own = genes[:, columns]
             present = own != len(stage.candidates)
             blocks, rows = own[present], np.nonzero(present)[0]
             own[:, :least], own[:, least:] = 0, len(stage.candidates)
             own[rows, (np.cumsum(present, axis=1) - 1)[present]] = blocks
-        return matrix
-
-    def _genes(self, config: SubnetConfig) -> IntMatrix:
-        genes = super()._genes(config)
-        self.check_rules(genes[None])
         return genes
-
-    def _config(self, genes: IntMatrix) -> SubnetConfig:
-        self.check_rules(genes[None])
-        return super()._config(genes)
 
 
 def elastic_choices(

@@ -144,7 +144,7 @@ class NASBench101Space(SearchSpace):
 
     def from_cell(self, cell: NASBench101Cell) -> SubnetConfig:
         """The canonical config of a cell."""
-        return self._config(self.from_matrices([cell.matrix], [cell.operations])[0])
+        return self.config_of(self.from_matrices([cell.matrix], [cell.operations])[0])
 
     def from_matrices(
         self, matrices: Sequence[Sequence[Sequence[int]]], operations: Sequence[Sequence[str]]
@@ -175,24 +175,22 @@ class NASBench101Space(SearchSpace):
     def graphs(self, config: SubnetConfig) -> list[ArchGraph]:
         return [self.cell(config).graph()]
 
-    def _genes(self, config: SubnetConfig) -> IntMatrix:
-        genes = super()._genes(config)
-        if not _legal(_pruned(_dense(genes[None])[0])).all():
-            self.cell(config)  # says why
-        return genes
+    def check_rules(self, genes: IntMatrix) -> None:
+        for row in genes[~_legal(_pruned(_dense(genes)[0]))]:
+            self.cell(self.config_of(row))  # says why
 
-    def _draw(self, n: int, rng: np.random.Generator) -> IntMatrix:
+    def draw_genes(self, n: int, rng: np.random.Generator) -> IntMatrix:
         found = np.empty((0, self.num_genes), dtype=np.int64)
         while len(found) < n:
-            drawn = super()._draw(2 * n + 8, rng)
+            drawn = super().draw_genes(2 * n + 8, rng)
             found = np.concatenate([found, drawn[_legal(_pruned(_dense(drawn)[0]))]])
-        return self._repair(found[:n])
+        return self.canonical_genes(found[:n])
 
-    def _mutate(self, genes: IntMatrix, rng: np.random.Generator) -> IntMatrix:
+    def mutate_genes(self, genes: IntMatrix, rng: np.random.Generator) -> IntMatrix:
         edges, ops = _dense(genes[None])
         order = ORDERS[rng.choice(np.flatnonzero(_backward(edges)[0] == 0))]
         child = _flat(edges[0][np.ix_(order, order)][None], ops[:, order[1:-1] - 1])
-        before, cell = self._canonical(genes), _pruned(_dense(child)[0])
+        before, cell = self.canonical_genes(genes[None]), _pruned(_dense(child)[0])
         dead = ~_flat(cell, np.broadcast_to(cell[:, 1:-1].any(2), ops.shape))[0].astype(bool)
         for gene in rng.permutation(np.flatnonzero(dead)):  # genes that do not matter could be anything
             old, child[0, gene] = child[0, gene], rng.integers(self.gene_sizes[gene])
@@ -204,17 +202,18 @@ class NASBench101Space(SearchSpace):
             child[0, gene] = (old + rng.integers(1, self.gene_sizes[gene])) % self.gene_sizes[gene]
             if not _legal(_pruned(_dense(child)[0])).all():
                 child[0, gene] = old
-            elif (self._canonical(child[0]) != before).any():
+            elif (self.canonical_genes(child) != before).any():
                 return np.asarray(child[0])
 
-    def _linkage(self) -> list[list[int]]:
+    def gene_groups(self) -> list[list[int]]:
         return [list(range(len(PAIRS))), list(range(len(PAIRS), self.num_genes))]
 
-    def _canonical(self, genes: IntMatrix) -> IntMatrix:
-        return np.asarray(self._repair(genes[None])[0])
+    def canonical_genes(self, genes: IntMatrix) -> IntMatrix:
+        edges, ops = _dense(genes)
+        return _smallest(_pruned(edges), ops)
 
-    def _repair(self, matrix: IntMatrix) -> IntMatrix:
-        edges, ops = _dense(matrix)
+    def repair_genes(self, genes: IntMatrix) -> IntMatrix:
+        edges, ops = _dense(genes)
         edges = _pruned(edges)
         for i in np.flatnonzero(~_legal(edges)):
             edges[i] = _nearest(edges[i])

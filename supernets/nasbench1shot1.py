@@ -143,26 +143,22 @@ class NASBench1Shot1Space(SearchSpace):
     def graphs(self, config: SubnetConfig) -> list[ArchGraph]:
         return [self.cell(config).graph()]
 
-    def _canonical(self, genes: IntMatrix) -> IntMatrix:
-        (canonical,) = self._repair(genes[None].copy())
-        return np.asarray(canonical)
-
-    def _repair(self, matrix: IntMatrix) -> IntMatrix:
+    def canonical_genes(self, genes: IntMatrix) -> IntMatrix:
         sets = self.parent_sets()
         wired = [node for node in range(1, self.blocks + 2) if len(sets[node - 1]) > 1]
         column = {node: self.blocks + i for i, node in enumerate(wired)}
-        used = np.zeros((len(matrix), self.blocks + 2), dtype=bool)
+        used = np.zeros((len(genes), self.blocks + 2), dtype=bool)
         used[:, -1] = True
         for node in reversed(range(1, self.blocks + 2)):
             member = np.array([[parent in picked for parent in range(node)] for picked in sets[node - 1]])
-            takes = member[matrix[:, column[node]]] if node in column else member[[0]]
+            takes = member[genes[:, column[node]]] if node in column else member[[0]]
             used[:, :node] |= used[:, [node]] & takes
         for block in range(1, self.blocks + 1):
             loose = ~used[:, block]
-            matrix[loose, block - 1] = 0
+            genes[loose, block - 1] = 0
             if block in column:
-                matrix[loose, column[block]] = 0
-        return matrix
+                genes[loose, column[block]] = 0
+        return genes
 
 
 class SearchCell(nn.Module):

@@ -98,17 +98,13 @@ class NASBench201Space(SearchSpace):
         edges = tuple((s, t, str(op)) for (s, t), op in zip(EDGES, config["cell"], strict=True))
         return [ArchGraph("cell", ("in", "1", "2", "out"), edges)]
 
-    def _canonical(self, genes: IntMatrix) -> IntMatrix:
-        (canonical,) = self._repair(genes[None].copy())
-        return np.asarray(canonical)
-
-    def _repair(self, matrix: IntMatrix) -> IntMatrix:
+    def canonical_genes(self, genes: IntMatrix) -> IntMatrix:
         picks = self.choices[0].picks
         if NONE not in picks:
-            return matrix
+            return genes
         if len(picks) > LISTED_PICKS:
-            return _canonical_rows(matrix, picks)
-        return np.asarray(_canonical_table(picks)[matrix @ len(picks) ** np.arange(len(EDGES))[::-1]])
+            return _canonical_rows(genes, picks)
+        return np.asarray(_canonical_table(picks)[genes @ len(picks) ** np.arange(len(EDGES))[::-1]])
 
 
 def _canonical_rows(matrix: IntMatrix, picks: tuple[Candidate, ...]) -> IntMatrix:

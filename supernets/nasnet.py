@@ -21,7 +21,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call
@@ -192,19 +191,15 @@ class NASNetSpace(SearchSpace):
         """Genes of every block of both cells."""
         return [list(range(GENES * b, GENES * (b + 1))) for b in range(2 * self.blocks)]
 
-    def _linkage(self) -> list[list[int]]:
+    def gene_groups(self) -> list[list[int]]:
         return self.nodes()
 
-    def _canonical(self, genes: IntMatrix) -> IntMatrix:
-        (canonical,) = self._repair(genes[None].copy())
-        return np.asarray(canonical)
-
-    def _repair(self, matrix: IntMatrix) -> IntMatrix:
-        blocks = matrix.reshape(len(matrix), -1, GENES)
+    def canonical_genes(self, genes: IntMatrix) -> IntMatrix:
+        blocks = genes.reshape(len(genes), -1, GENES)
         keys = blocks[..., :2] * len(self.candidates) + blocks[..., 2:4]
         swapped = keys[..., 0] > keys[..., 1]
         blocks[swapped] = blocks[swapped][:, [1, 0, 3, 2, 4]]
-        return blocks.reshape(matrix.shape)
+        return blocks.reshape(genes.shape)
 
 
 def unread(cell: Cell) -> tuple[int, ...]:

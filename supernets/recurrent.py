@@ -180,41 +180,36 @@ class RecurrentSpace(SearchSpace):
             probabilities: ``{"recurrent": [36, 5]}``.
         """
         picks = [NONE] * len(EDGES)
-        for edges in self._linkage():
+        for edges in self.gene_groups():
             live = probabilities["recurrent"][edges, 1:]
             state, activation = np.unravel_index(live.argmax(), live.shape)
             picks[edges[int(state)]] = CANDIDATES[1 + int(activation)]
         return SubnetConfig(self.name, {"recurrent": picks})
 
-    def decode(self, matrix: npt.ArrayLike) -> list[SubnetConfig]:
-        configs = super().decode(matrix)
-        for config in configs:
-            self.validate(config)
-        return configs
-
     def graphs(self, config: SubnetConfig) -> list[ArchGraph]:
         return self.genotype(config).graphs()
 
-    def _genes(self, config: SubnetConfig) -> IntMatrix:
-        genes = super()._genes(config)
-        for node, edges in enumerate(self._linkage()):
-            if (reads := int(np.count_nonzero(genes[edges]))) != 1:
+    def check_rules(self, genes: IntMatrix) -> None:
+        for node, edges in enumerate(self.gene_groups()):
+            reads = np.count_nonzero(genes[:, edges], axis=1)
+            if (reads != 1).any():
+                row = int(np.argmax(reads != 1))
                 raise ValueError(
-                    f"Every node of space {self.name!r} reads one state, and its other edges hold 'none'; node {node} "
-                    f"reads {reads}. most_likely() keeps the likeliest."
+                    f"Every node of space {self.name!r} must read one state, its other edges must hold 'none'; node "
+                    f"{node} of genome {row} reads {reads[row]}. most_likely() keeps the likeliest edge, "
+                    "space.repair(genes) the first."
                 )
-        return genes
 
-    def _draw(self, n: int, rng: np.random.Generator) -> IntMatrix:
+    def draw_genes(self, n: int, rng: np.random.Generator) -> IntMatrix:
         genes = np.zeros((n, self.num_genes), dtype=np.int64)  # code 0 is none
-        for edges in self._linkage():
+        for edges in self.gene_groups():
             kept = rng.choice(edges, size=n)
             genes[np.arange(n), kept] = rng.integers(1, len(CANDIDATES), size=n)
         return genes
 
-    def _mutate(self, genes: IntMatrix, rng: np.random.Generator) -> IntMatrix:
+    def mutate_genes(self, genes: IntMatrix, rng: np.random.Generator) -> IntMatrix:
         """Change the activation of a node, or let the node read another state."""
-        child, nodes = genes.copy(), self._linkage()
+        child, nodes = genes.copy(), self.gene_groups()
         rewire = rng.random() < 0.5
         edges = nodes[rng.integers(1 if rewire else 0, NODES)]  # node 0 can read one state only
         old = next(edge for edge in edges if genes[edge])
@@ -225,20 +220,20 @@ class RecurrentSpace(SearchSpace):
             child[old] = 1 + (genes[old] - 1 + rng.integers(1, len(CANDIDATES) - 1)) % (len(CANDIDATES) - 1)
         return child
 
-    def _repair(self, matrix: IntMatrix) -> IntMatrix:
+    def repair_genes(self, genes: IntMatrix) -> IntMatrix:
         """A node keeps the first state it reads; one that reads none gets the first activation of the first state."""
-        for edges in self._linkage():
-            on = matrix[:, edges] != 0
-            matrix[:, edges] = np.where(on & (on.cumsum(1) == 1), matrix[:, edges], 0)
-            matrix[~on.any(1), edges[0]] = 1
-        return matrix
+        for edges in self.gene_groups():
+            on = genes[:, edges] != 0
+            genes[:, edges] = np.where(on & (on.cumsum(1) == 1), genes[:, edges], 0)
+            genes[~on.any(1), edges[0]] = 1
+        return genes
 
-    def _linkage(self) -> list[list[int]]:
+    def gene_groups(self) -> list[list[int]]:
         """Edges that enter each node."""
         return [[e for e, (_, node) in enumerate(EDGES) if node == target] for target in range(NODES)]
 
     def decisions(self) -> InputDecisions:
-        return InputDecisions(self, self._linkage(), 1)
+        return InputDecisions(self, self.gene_groups(), 1)
 
 
 # The parts of a language model.

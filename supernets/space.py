@@ -25,6 +25,16 @@ IntMatrix: TypeAlias = npt.NDArray[np.int64]
 
 SCHEMA_VERSION = 1
 NONE = "none"  # the pick of a row that is left out, in every space
+RENAMED_HOOKS = {
+    "_genes": "check_rules() for its rules",
+    "_config": "check_rules() for its rules",
+    "_draw": "draw_genes()",
+    "_mutate": "mutate_genes()",
+    "_around": "single_changes()",
+    "_linkage": "gene_groups()",
+    "_canonical": "canonical_genes(), which takes many architectures, [N, G]",
+    "_repair": "repair_genes()",
+}
 
 
 @dataclass(frozen=True)
@@ -173,8 +183,9 @@ class SearchSpace:
     """What can vary. Sampling, variation, validation and encoding, for every space alike.
 
     Architectures are :class:`SubnetConfig` one at a time and integer matrices ``[N, G]`` many at a time: one column
-    (gene) per row of each choice, in order, holding an index into :attr:`Choice.picks`. Spaces with rules between
-    genes override the protected methods at the end; everything public stays as it is.
+    (gene) per row of each choice, in order, holding an index into :attr:`Choice.picks`. A space with rules between
+    genes overrides hooks: :meth:`check_rules`, :meth:`repair_genes`, :meth:`canonical_genes`, :meth:`draw_genes`,
+    :meth:`mutate_genes`, :meth:`gene_groups` and :meth:`single_changes`. All other methods call these.
 
     Args:
         name: Written into every config, so that configs of different spaces are not mixed up.
@@ -190,6 +201,14 @@ class SearchSpace:
 
     name: str
     choices: tuple[Choice, ...]
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        for old in RENAMED_HOOKS.keys() & vars(cls).keys():
+            raise TypeError(
+                f"{cls.__name__} must define {RENAMED_HOOKS[old]}, not {old}(), which nothing calls any more: the "
+                "hooks of SearchSpace are public. Rename it; the docstring of SearchSpace names all hooks."
+            )
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "choices", tuple(self.choices))
@@ -224,15 +243,15 @@ class SearchSpace:
         Raises:
             ValueError: Naming the choice, the row and the candidates that would have been right.
         """
-        self._genes(config)
+        self.genes_of(config)
 
     def canonical(self, config: SubnetConfig) -> SubnetConfig:
         """The one spelling shared by all configs that build the same network."""
-        return self._config(self._canonical(self._genes(config)))
+        return self.config_of(self.canonical_genes(self.genes_of(config)[None])[0])
 
     def sample(self, rng: RNG = None) -> SubnetConfig:
         """Draw one config uniformly."""
-        return self._config(self.sample_matrix(1, rng)[0])
+        return self.config_of(self.sample_matrix(1, rng)[0])
 
     def sample_matrix(self, n: int, rng: RNG = None) -> IntMatrix:
         """Draw ``n`` configs uniformly and independently.
@@ -244,36 +263,41 @@ class SearchSpace:
         Returns:
             Genes, ``[N, G]``.
         """
-        return self._draw(n, np.random.default_rng(rng))
+        return self.draw_genes(n, np.random.default_rng(rng))
 
     def mutate(self, config: SubnetConfig, rng: RNG = None, *, mutations: int = 1) -> SubnetConfig:
         """Take ``mutations`` random steps; each changes exactly one decision to another legal value."""
-        genes, generator = self._genes(config), np.random.default_rng(rng)
+        genes, generator = self.genes_of(config), np.random.default_rng(rng)
         for _ in range(mutations):
-            genes = self._mutate(genes, generator)
-        return self._config(genes)
+            genes = self.mutate_genes(genes, generator)
+        return self.config_of(genes)
 
     def crossover(self, first: SubnetConfig, second: SubnetConfig, rng: RNG = None) -> SubnetConfig:
         """Uniform crossover: every group of genes that belongs together comes from either parent with equal chance."""
-        a, b, generator = self._genes(first), self._genes(second), np.random.default_rng(rng)
-        child = a.copy()
-        for group in self._linkage():
-            if generator.random() < 0.5:
-                child[group] = b[group]
-        return self._config(child)
+        return self.config_of(self.cross_genes(self.genes_of(first), self.genes_of(second), np.random.default_rng(rng)))
+
+    def cross_genes(self, first: IntMatrix, second: IntMatrix, rng: np.random.Generator) -> IntMatrix:
+        """What :meth:`crossover` does, on genes: ``[G], [G] -> [G]``."""
+        child = first.copy()
+        for group in self.gene_groups():
+            if rng.random() < 0.5:
+                child[group] = second[group]
+        return child
 
     def encode(self, configs: Iterable[SubnetConfig]) -> IntMatrix:
         """Genes of ``configs``, ``[N, G]``. Every config is validated."""
-        rows = [self._genes(config) for config in configs]
+        rows = [self.genes_of(config) for config in configs]
         return np.stack(rows) if rows else np.empty((0, self.num_genes), dtype=np.int64)
 
     def decode(self, matrix: npt.ArrayLike) -> list[SubnetConfig]:
         """Inverse of :meth:`encode`.
 
         Raises:
-            ValueError: If the shape is not ``[N, G]`` or a gene is out of range.
+            ValueError: If the shape is not ``[N, G]``, a gene is out of range, or a rule of the space is broken.
         """
-        return [self._config(row) for row in self.check_genes(matrix)]
+        genes = self.check_genes(matrix)
+        self.check_rules(genes)
+        return [self.config_of(row) for row in genes]
 
     def check_genes(self, matrix: npt.ArrayLike) -> IntMatrix:
         """``matrix`` as an array, if it holds genes.
@@ -301,31 +325,32 @@ class SearchSpace:
         return list(dict.fromkeys(self.canonical(config) for config in configs))
 
     def repair(self, matrix: npt.ArrayLike) -> IntMatrix:
-        """The nearest architectures, in canonical form, to whatever operators have made of genes.
+        """Replace each row of genes by the nearest architecture of the space, in canonical form.
 
         Args:
             matrix: ``[N, G]``, every gene an index of its picks; rules between genes may be broken.
 
         Returns:
-            ``[N, G]``, valid and canonical. Canonical forms of what sampling, mutation and crossover yield stay as they
-            are.
+            ``[N, G]``, valid and canonical, a copy. Of what sampling, mutation and crossover yield, it is the canonical
+            form.
 
         Raises:
             ValueError: If the shape is not ``[N, G]`` or a gene is out of range.
         """
         genes = self.check_genes(matrix)
-        return self._repair(np.array(genes, dtype=np.int64)) if len(genes) else np.empty_like(genes, dtype=np.int64)
+        copy = np.array(genes, dtype=np.int64)
+        return self.repair_genes(copy) if len(genes) else copy
 
     def neighbours(self, genes: IntMatrix) -> IntMatrix:
         """All architectures one gene away, canonical, without ``genes`` and without repetition: ``[G] -> [N, G]``."""
-        found = self.repair(self._around(genes))
+        found = self.repair(self.single_changes(genes))
         found = found[(found != genes).any(1)]
         _, first = np.unique(found, axis=0, return_index=True)
         return np.asarray(found[np.sort(first)])
 
     def one_hot(self, config: SubnetConfig) -> dict[str, npt.NDArray[np.float32]]:
         """Edge weights that select exactly ``config``: ``{choice: [R, O]}``; the row of a dropped edge is zero."""
-        genes, weights, start = self._genes(config), {}, 0
+        genes, weights, start = self.genes_of(config), {}, 0
         for choice in self.choices:
             picks = genes[start : start + choice.rows]
             weights[choice.name] = np.eye(len(choice.picks), dtype=np.float32)[picks, : len(choice.candidates)]
@@ -358,12 +383,58 @@ class SearchSpace:
         nodes = ("in", *(str(i) for i in range(1, len(labels))), "out")
         return [ArchGraph(self.name, nodes, tuple((i, i + 1, label) for i, label in enumerate(labels)))]
 
-    # Rules between genes: what a space with constraints or redundancy overrides.
+    # Hooks: a space with rules between genes, or with several spellings of one network, overrides them.
 
-    def _draw(self, n: int, rng: np.random.Generator) -> IntMatrix:
+    def check_rules(self, genes: IntMatrix) -> None:
+        """Check the rules between genes; a space without rules has nothing to check.
+
+        Args:
+            genes: ``[N, G]``, every gene an index of its picks.
+
+        Raises:
+            ValueError: If a row breaks a rule; the message names the row, the rule and the way out.
+        """
+
+    def repair_genes(self, genes: IntMatrix) -> IntMatrix:
+        """Make any genes valid and canonical; :meth:`repair` calls this with a checked copy.
+
+        Args:
+            genes: ``[N, G]``, N at least 1, int64, every gene an index of its picks. It may be changed in place.
+
+        Returns:
+            ``[N, G]``. It passes :meth:`check_rules`, and repairing it again changes nothing. Where sampling, mutation
+            or crossover yields a row, the result is that of :meth:`canonical_genes`.
+        """
+        return self.canonical_genes(genes)
+
+    def canonical_genes(self, genes: IntMatrix) -> IntMatrix:
+        """Choose one of all genes that build the same network; a space with one spelling each changes nothing.
+
+        Args:
+            genes: ``[N, G]``, N at least 1, int64, valid. It may be changed in place.
+
+        Returns:
+            ``[N, G]``, valid, building the same networks; the same rows for all spellings of a network.
+        """
+        return genes
+
+    def draw_genes(self, n: int, rng: np.random.Generator) -> IntMatrix:
+        """Draw ``n`` architectures uniformly and independently, from ``rng`` alone: ``[N, G]``, valid."""
         return rng.integers(0, np.array(self.gene_sizes), size=(n, self.num_genes), dtype=np.int64)
 
-    def _mutate(self, genes: IntMatrix, rng: np.random.Generator) -> IntMatrix:
+    def mutate_genes(self, genes: IntMatrix, rng: np.random.Generator) -> IntMatrix:
+        """Change one decision of a valid architecture to another legal value, by chance of ``rng`` alone.
+
+        Args:
+            genes: ``[G]``, valid; it stays as it is.
+            rng: Source of chance.
+
+        Returns:
+            ``[G]``, valid, another array.
+
+        Raises:
+            ValueError: If the space has no other architecture to offer.
+        """
         free = [gene for gene, size in enumerate(self.gene_sizes) if size > 1]
         if not free:
             raise ValueError(f"Space {self.name!r} has a single architecture; there is nothing to mutate.")
@@ -372,8 +443,22 @@ class SearchSpace:
         child[gene] = (genes[gene] + rng.integers(1, self.gene_sizes[gene])) % self.gene_sizes[gene]
         return child
 
-    def _around(self, genes: IntMatrix) -> IntMatrix:
-        """Every gene changed to every other pick, ``[G] -> [N, G]``; rules may be broken."""
+    def gene_groups(self) -> list[list[int]]:
+        """Groups of genes that crossover takes from one parent; every gene is in exactly one.
+
+        A child whose groups come from two valid parents must be valid.
+        """
+        return [[gene] for gene in range(self.num_genes)]
+
+    def single_changes(self, genes: IntMatrix) -> IntMatrix:
+        """Change each gene to each other pick; :meth:`neighbours` repairs the result, so rules may be broken.
+
+        Args:
+            genes: ``[G]``, valid and canonical.
+
+        Returns:
+            ``[N, G]``.
+        """
         rows = [
             np.concatenate([genes[:g], [pick], genes[g + 1 :]])
             for g, size in enumerate(self.gene_sizes)
@@ -382,22 +467,14 @@ class SearchSpace:
         ]
         return np.array(rows, dtype=np.int64).reshape(-1, self.num_genes)
 
-    def _linkage(self) -> list[list[int]]:
-        """Groups of genes that crossover moves together."""
-        return [[gene] for gene in range(self.num_genes)]
-
-    def _canonical(self, genes: IntMatrix) -> IntMatrix:
-        return genes
-
-    def _repair(self, matrix: IntMatrix) -> IntMatrix:
-        """``[N, G]``, a copy -> ``[N, G]``; where no rule is broken, the canonical forms."""
-        if type(self)._canonical is SearchSpace._canonical:
-            return matrix
-        return np.stack([self._canonical(genes) for genes in matrix])
-
     # Between the two forms.
 
-    def _genes(self, config: SubnetConfig) -> IntMatrix:
+    def genes_of(self, config: SubnetConfig) -> IntMatrix:
+        """Genes ``[G]`` of a config, which is validated.
+
+        Raises:
+            ValueError: If ``config`` does not belong to this space, or breaks a rule of it.
+        """
         if config.space != self.name:
             raise ValueError(
                 f"Configs of space {self.name!r} are needed here; this one belongs to {config.space!r}. "
@@ -406,7 +483,7 @@ class SearchSpace:
         names, expected = [name for name, _ in config.picks], [choice.name for choice in self.choices]
         if names != sorted(expected):
             raise ValueError(f"A config of space {self.name!r} holds the choices {expected}; got {names}.")
-        genes: list[int] = []
+        found: list[int] = []
         for choice in self.choices:
             picks = config[choice.name]
             if len(picks) != choice.rows:
@@ -418,10 +495,13 @@ class SearchSpace:
                         f"{shorten(pick)} is not a candidate of {choice.name!r} (row {row}) in space {self.name!r}; "
                         f"candidates are {choice.picks}."
                     )
-                genes.append(index[pick])
-        return np.array(genes, dtype=np.int64)
+                found.append(index[pick])
+        genes = np.array(found, dtype=np.int64)
+        self.check_rules(genes[None])
+        return genes
 
-    def _config(self, genes: IntMatrix) -> SubnetConfig:
+    def config_of(self, genes: IntMatrix) -> SubnetConfig:
+        """The config of valid genes ``[G]``, which are not checked; :meth:`decode` checks them."""
         picks, start = {}, 0
         for choice in self.choices:
             picks[choice.name] = tuple(choice.picks[gene] for gene in genes[start : start + choice.rows])

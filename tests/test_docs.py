@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[1]
-METHOD, CONTRACT, COST = re.findall(r"```python\n(.*?)```", (ROOT / "docs/adding.md").read_text(), re.DOTALL)
+METHOD, CONTRACT, SPACE, COST = re.findall(r"```python\n(.*?)```", (ROOT / "docs/adding.md").read_text(), re.DOTALL)
 
 
 def run(folder: Path, *command: str) -> str:
@@ -38,6 +38,22 @@ def test_the_new_method_keeps_the_contract(tmp_path: Path) -> None:
     definitions = METHOD[: METHOD.index("data = Digits()")]
     (tmp_path / "test_hardening.py").write_text(definitions + CONTRACT)
     assert " passed" in run(tmp_path, "-m", "pytest", "-q", "-p", "no:cacheprovider", "test_hardening.py")
+
+
+def test_a_space_of_ones_own_keeps_the_contract(tmp_path: Path) -> None:
+    contract = """
+import pytest
+from oneshot.testing import SearchSpaceContract
+
+class TestPairSpace(SearchSpaceContract):
+    genes_per_mutation = 2
+
+    @pytest.fixture
+    def space(self):
+        return PairSpace()
+"""
+    (tmp_path / "test_pair.py").write_text(SPACE + contract)
+    assert " passed" in run(tmp_path, "-m", "pytest", "-q", "-p", "no:cacheprovider", "test_pair.py")
 
 
 def test_a_cost_of_ones_own_goes_into_a_search(tmp_path: Path) -> None:

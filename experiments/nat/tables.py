@@ -29,12 +29,12 @@ sys.path.insert(0, str(HERE.parents[1]))
 import numpy as np  # noqa: E402
 import torch  # noqa: E402
 
+from oneshot.discrete.evaluators.tables import DistinctMacroSpace  # noqa: E402
 from oneshot.fronts.pareto import hypervolume, igd_plus, non_dominated  # noqa: E402
 from oneshot.nat import Objective, ParetoSearch, evolve  # noqa: E402
 from oneshot.nat.archive import keys  # noqa: E402
 from oneshot.regression.encoding import one_hot  # noqa: E402
-from oneshot.supernets import Choice, NASBench201Space, NASBenchMacroSpace, SearchSpace  # noqa: E402
-from oneshot.supernets.nasbenchmacro import DEPTHS  # noqa: E402
+from oneshot.supernets import Choice, NASBench201Space, SearchSpace  # noqa: E402
 
 INITIAL, BATCH, POPULATION = 40, 8, 20
 GENERATIONS = {"accel_nasbench": 30}  # of the inner search; spaces that are listed anyway need a number to be so
@@ -45,23 +45,6 @@ COLOURS = {
     "NSGA-II / III": "#56B4E9",
     "ours": "#0072B2",
 }
-
-
-@dataclass(frozen=True)
-class DistinctMacroSpace(NASBenchMacroSpace):
-    """NAS-Bench-Macro's 3,969 distinct networks: behind the first layer of a stage, identities stand last."""
-
-    def _repair(self, matrix: np.ndarray) -> np.ndarray:
-        start = 0
-        for depth in DEPTHS:
-            inner = matrix[:, start + 1 : start + depth]
-            order = (inner == 0).argsort(axis=1, kind="stable")
-            matrix[:, start + 1 : start + depth] = np.take_along_axis(inner, order, axis=1)
-            start += depth
-        return matrix
-
-    def _canonical(self, genes: np.ndarray) -> np.ndarray:
-        return self._repair(genes[None].copy())[0]
 
 
 @dataclass(frozen=True)
@@ -76,14 +59,11 @@ class TableSpace(SearchSpace):
         object.__setattr__(self, "_table", table)
         object.__setattr__(self, "_one_hot", one_hot(self, table).astype(np.float32).T)
 
-    def _repair(self, matrix: np.ndarray) -> np.ndarray:
-        same = one_hot(self, matrix).astype(np.float32) @ self._one_hot  # type: ignore[attr-defined]
+    def canonical_genes(self, genes: np.ndarray) -> np.ndarray:
+        same = one_hot(self, genes).astype(np.float32) @ self._one_hot  # type: ignore[attr-defined]
         return self._table[same.argmax(1)]  # type: ignore[attr-defined]
 
-    def _canonical(self, genes: np.ndarray) -> np.ndarray:
-        return self._repair(genes[None])[0]
-
-    def _draw(self, n: int, rng: np.random.Generator) -> np.ndarray:
+    def draw_genes(self, n: int, rng: np.random.Generator) -> np.ndarray:
         return self._table[rng.integers(len(self.rows), size=n)]  # type: ignore[attr-defined]
 
 

@@ -264,7 +264,7 @@ class SearchStrategy(ABC):
         """A proposal of canonical genes ``[G]``."""
         row = np.asarray(genes, dtype=np.int64)
         self._proposed.add(row.tobytes())
-        return self._number(self.space._config(row), **details)
+        return self._number(self.space.config_of(row), **details)
 
     def _number(self, config: SubnetConfig, **details: Any) -> Proposal:
         proposal = Proposal(self._next, config, **details)
@@ -272,28 +272,24 @@ class SearchStrategy(ABC):
         return proposal
 
     def _genes(self, proposal: Proposal) -> Genes:
-        return self.space._genes(proposal.config)
+        return self.space.genes_of(proposal.config)
 
     def _is_new(self, genes: Genes) -> bool:
         return genes.tobytes() not in self._proposed
 
     def _random(self) -> Genes:
         """Any architecture, canonical."""
-        return np.asarray(self.space._repair(self.space.sample_matrix(1, self.rng))[0])
+        return np.asarray(self.space.repair(self.space.sample_matrix(1, self.rng))[0])
 
     def _mutated(self, genes: Genes, mutations: int = 1) -> Genes:
         """One or more mutations on, canonical; they may lead back."""
         for _ in range(mutations):
-            genes = self.space._mutate(genes, self.rng)
-        return np.asarray(self.space._repair(np.array(genes[None]))[0])
+            genes = self.space.mutate_genes(genes, self.rng)
+        return np.asarray(self.space.repair(genes[None])[0])
 
     def _crossed(self, first: Genes, second: Genes) -> Genes:
         """Uniform crossover, canonical."""
-        child = first.copy()
-        for group in self.space._linkage():
-            if self.rng.random() < 0.5:
-                child[group] = second[group]
-        return np.asarray(self.space._repair(child[None])[0])
+        return np.asarray(self.space.repair(self.space.cross_genes(first, second, self.rng)[None])[0])
 
     def _fresh(self, draw: Callable[[], Genes]) -> Genes | None:
         """What ``draw`` yields, if it is new; a random new one if it keeps repeating; None if nothing is left."""

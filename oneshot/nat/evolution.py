@@ -34,7 +34,7 @@ def crossover(space: SearchSpace, first: IntMatrix, second: IntMatrix, rng: np.r
     Returns:
         Children, ``[N, G]``, not yet repaired.
     """
-    from_second = rng.random((len(first), len(space._linkage()))) < 0.5
+    from_second = rng.random((len(first), len(space.gene_groups()))) < 0.5
     return np.where(from_second[:, _group_of(space)], second, first)
 
 
@@ -52,7 +52,7 @@ def mutate(space: SearchSpace, genes: IntMatrix, rng: np.random.Generator) -> In
     Returns:
         ``[N, G]``, not yet repaired.
     """
-    groups = len(space._linkage())
+    groups = len(space.gene_groups())
     single = rng.integers(0, np.array(space.gene_sizes), size=genes.shape)
     one = rng.random(genes.shape) < 1 / space.num_genes
     some = (rng.random((len(genes), groups)) < 1 / groups)[:, _group_of(space)]
@@ -63,7 +63,7 @@ def mutate(space: SearchSpace, genes: IntMatrix, rng: np.random.Generator) -> In
 
 def _group_of(space: SearchSpace) -> npt.NDArray[np.int64]:
     group = np.zeros(space.num_genes, dtype=np.int64)
-    for number, genes in enumerate(space._linkage()):
+    for number, genes in enumerate(space.gene_groups()):
         group[genes] = number
     return group
 

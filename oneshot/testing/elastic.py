@@ -95,7 +95,7 @@ class ElasticContract(SupernetContract):
     def test_size_is_the_number_of_genomes_that_repair_leaves_alone(self, space: ElasticSpace) -> None:
         """Each part of a genome counted by trying all its values, the others held."""
         fixed, total = space.encode([space.smallest])[0], 1
-        for group in space._linkage():
+        for group in space.gene_groups():
             values = np.array(list(itertools.product(*(range(space.gene_sizes[gene]) for gene in group))))
             genomes = np.repeat(fixed[None], len(values), axis=0)
             genomes[:, group] = values
@@ -147,7 +147,7 @@ class ElasticContract(SupernetContract):
 
     def test_a_mutation_changes_one_choice(self, space: ElasticSpace) -> None:
         generator = np.random.default_rng(0)
-        config, groups = space.sample(0), space._linkage()
+        config, groups = space.sample(0), space.gene_groups()
         for _ in range(200):
             child = space.mutate(config, generator)
             changed = np.flatnonzero((space.encode([config]) != space.encode([child]))[0]).tolist()

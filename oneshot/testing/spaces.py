@@ -149,6 +149,36 @@ class SearchSpaceContract(ABC):
         with pytest.raises(ValueError, match="integer matrix"):
             space.repair(samples[:, :-1])
 
+    def test_groups_hold_every_gene_once_and_a_child_of_groups_is_valid(self, space: SearchSpace) -> None:
+        groups = space.gene_groups()
+        assert sorted(gene for group in groups for gene in group) == list(range(space.num_genes))
+        first, second = space.sample_matrix(2, 0)
+        child = space.cross_genes(first, second, np.random.default_rng(0))
+        space.check_rules(child[None])
+        for group in groups:
+            assert any(np.array_equal(child[group], parent[group]) for parent in (first, second))
+
+    def test_hooks_change_no_parent_and_draw_from_their_generator_alone(self, space: SearchSpace) -> None:
+        genes, before = space.sample_matrix(20, 0), space.sample_matrix(20, 0)
+        assert np.array_equal(space.draw_genes(20, np.random.default_rng(0)), genes)
+        space.check_rules(genes)
+        for row in genes:
+            child = space.mutate_genes(row, np.random.default_rng(1))
+            assert child.shape == row.shape and np.array_equal(child, space.mutate_genes(row, np.random.default_rng(1)))
+            space.check_rules(child[None])
+        assert np.array_equal(genes, before)
+        assert np.array_equal(space.canonical_genes(genes.copy()), space.repair(genes))
+
+    def test_neighbours_are_other_architectures_each_once(self, space: SearchSpace) -> None:
+        (genes,) = space.repair(space.sample_matrix(1, 0))
+        before = genes.copy()
+        around = space.neighbours(genes)
+        space.check_genes(space.single_changes(genes))
+        assert np.array_equal(genes, before)
+        assert len(np.unique(around, axis=0)) == len(around) > 0
+        assert (around != genes).any(axis=1).all()
+        assert np.array_equal(space.repair(around), around)
+
     def test_unique_keeps_one_of_each_canonical_form_in_order(self, space: SearchSpace) -> None:
         configs = draw_configs(space, 50)
         unique = space.unique([*configs, *configs])

@@ -137,7 +137,7 @@ def test_children_have_groups_of_either_parent(space: SearchSpace) -> None:
     a, b = space.sample_matrix(400, 0), space.sample_matrix(400, 1)
     child = crossover(space, a, b, np.random.default_rng(0))
     shares = []
-    for group in space._linkage():
+    for group in space.gene_groups():
         first, second = ((child[:, group] == x[:, group]).all(1) for x in (a, b))
         assert (first | second).all()
         shares += list(first[~second | ~first])

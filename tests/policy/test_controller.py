@@ -211,7 +211,7 @@ def test_a_new_controller_lets_recurrent_nodes_read_any_state() -> None:
     space = RecurrentSpace()
     controller = Controller(space.decisions())
     genes = controller.decisions.genes(draw(controller.double(), 400).numpy())
-    last = space._linkage()[-1]
+    last = space.gene_groups()[-1]
     reads = (genes[:, last] != 0).mean(0)
     assert reads == pytest.approx(np.full(len(last), 1 / len(last)), abs=0.08)
     naive = Decisions(space)

@@ -228,3 +228,27 @@ def test_the_first_choice_that_differs_is_named(choices: tuple[Choice, ...], mes
     check_space(SPACE, describe_space(SPACE), "This")
     with pytest.raises(ValueError, match=message):
         check_space(SPACE, describe_space(SearchSpace("toy", choices)), "This")
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [("_draw", r"draw_genes\(\)"), ("_canonical", r"canonical_genes\(\), .*\[N, G\]"), ("_genes", r"check_rules\(\)")],
+)
+def test_a_space_with_a_hook_of_the_old_name_is_refused_where_it_is_written(old: str, new: str) -> None:
+    with pytest.raises(TypeError, match=rf"MySpace must define {new}.*, not {old}\(\)"):
+        type("MySpace", (SearchSpace,), {old: lambda self, *args: args[0]})
+
+
+def test_a_rule_holds_for_configs_and_for_genes() -> None:
+    class NoPair(SearchSpace):
+        def check_rules(self, genes: np.ndarray) -> None:
+            if (bad := (genes[:, 0] == genes[:, 1])).any():
+                raise ValueError(f"The first two layers must differ; genome {np.argmax(bad)} has twice the same.")
+
+    space = NoPair("toy", (LAYERS,))
+    good, bad = [0, 1, 1], [1, 1, 0]
+    assert space.encode(space.decode([good])).tolist() == [good]
+    with pytest.raises(ValueError, match="genome 1 has twice the same"):
+        space.decode([good, bad])
+    with pytest.raises(ValueError, match="genome 0 has twice the same"):
+        space.validate(space.config_of(np.array(bad)))

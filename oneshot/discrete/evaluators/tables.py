@@ -94,7 +94,7 @@ class TabularEvaluator(Evaluator):
         Raises:
             LookupError: If it, or its fidelity, is not in the table.
         """
-        row = self._rows.get(self.space._canonical(self.space._genes(proposal.config)).tobytes())
+        row = self._rows.get(self.space.canonical_genes(self.space.genes_of(proposal.config)[None])[0].tobytes())
         if row is None:
             raise LookupError(f"'{proposal.config}' is not in the table of {len(self):,} architectures")
         columns = self.columns
@@ -144,7 +144,7 @@ class TabularEvaluator(Evaluator):
         columns: dict[float | None, dict[str, list[float]]] = {f: {n: [] for n in of} for f, of in wanted.items()}
         lines: dict[bytes, str] = {}
         for where, row in _read(Path(path)):
-            rows.append(_cell(where, row, arch, lambda text: space._genes(parse(text))))
+            rows.append(_cell(where, row, arch, lambda text: space.genes_of(parse(text))))
             if (first := lines.setdefault(rows[-1].tobytes(), where)) != where:
                 raise ValueError(f"{where} has the architecture of {first.rpartition(', ')[2]} once more; keep one.")
             for fidelity, of in wanted.items():
@@ -217,17 +217,14 @@ def _cell(where: str, row: Row, column: str | Callable[[Row], T], read: Callable
 class DistinctMacroSpace(NASBenchMacroSpace):
     """NAS-Bench-Macro's 3,969 distinct networks: behind the first layer of a stage, identities stand last."""
 
-    def _repair(self, matrix: IntMatrix) -> IntMatrix:
+    def canonical_genes(self, genes: IntMatrix) -> IntMatrix:
         start = 0
         for depth in DEPTHS:
-            inner = matrix[:, start + 1 : start + depth]
+            inner = genes[:, start + 1 : start + depth]
             order = (inner == 0).argsort(axis=1, kind="stable")
-            matrix[:, start + 1 : start + depth] = np.take_along_axis(inner, order, axis=1)
+            genes[:, start + 1 : start + depth] = np.take_along_axis(inner, order, axis=1)
             start += depth
-        return matrix
-
-    def _canonical(self, genes: IntMatrix) -> IntMatrix:
-        return np.asarray(self._repair(genes[None].copy())[0])
+        return genes
 
 
 @dataclass(frozen=True)
@@ -257,24 +254,21 @@ class TableSpace(ListedSpace):
     def listed(self) -> IntMatrix:
         return np.unique(self._table, axis=0)  # type: ignore[attr-defined]
 
-    def _repair(self, matrix: IntMatrix) -> IntMatrix:
+    def canonical_genes(self, genes: IntMatrix) -> IntMatrix:
         known: set[bytes] = self._known  # type: ignore[attr-defined]
-        away = np.array([row.tobytes() not in known for row in np.ascontiguousarray(matrix)], dtype=bool)
+        away = np.array([row.tobytes() not in known for row in np.ascontiguousarray(genes)], dtype=bool)
         if away.any():
-            same = one_hot(self, matrix[away]).astype(np.float32) @ self._one_hot  # type: ignore[attr-defined]
-            matrix[away] = self._table[same.argmax(1)]  # type: ignore[attr-defined]
-        return matrix
+            same = one_hot(self, genes[away]).astype(np.float32) @ self._one_hot  # type: ignore[attr-defined]
+            genes[away] = self._table[same.argmax(1)]  # type: ignore[attr-defined]
+        return genes
 
-    def _canonical(self, genes: IntMatrix) -> IntMatrix:
-        return np.asarray(self._repair(genes[None].copy())[0])
-
-    def _mutate(self, genes: IntMatrix, rng: np.random.Generator) -> IntMatrix:
-        changed = super()._mutate(genes, rng)
+    def mutate_genes(self, genes: IntMatrix, rng: np.random.Generator) -> IntMatrix:
+        changed = super().mutate_genes(genes, rng)
         near = self._with(changed, int(np.flatnonzero(changed != genes)[0]))
         return genes if near is None else near[rng.integers(len(near))]
 
-    def _around(self, genes: IntMatrix) -> IntMatrix:
-        rows = [self._with(row, int(np.flatnonzero(row != genes)[0])) for row in super()._around(genes)]
+    def single_changes(self, genes: IntMatrix) -> IntMatrix:
+        rows = [self._with(row, int(np.flatnonzero(row != genes)[0])) for row in super().single_changes(genes)]
         return np.concatenate([genes[None], *(row[:1] for row in rows if row is not None)])
 
     def _with(self, genes: IntMatrix, gene: int) -> IntMatrix | None:
@@ -284,7 +278,7 @@ class TableSpace(ListedSpace):
         distance = (having != genes).sum(1)
         return having[distance == distance.min()] if len(having) else None
 
-    def _draw(self, n: int, rng: np.random.Generator) -> IntMatrix:
+    def draw_genes(self, n: int, rng: np.random.Generator) -> IntMatrix:
         table: IntMatrix = self._table  # type: ignore[attr-defined]
         return table[rng.integers(len(self.rows), size=n)]
 

@@ -127,7 +127,7 @@ class BANANAS(SearchStrategy):
         """What the networks see: ``[N, G] -> [N, features]``."""
         if self.paths is None:
             return one_hot(self.space, genes).astype(np.float32)
-        return self.paths.encode([self.space._config(row) for row in genes])
+        return self.paths.encode([self.space.config_of(row) for row in genes])
 
 
 class Paths:

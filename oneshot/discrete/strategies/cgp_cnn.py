@@ -96,7 +96,7 @@ class CGPSpace(GraphSpace):
         return GraphBuilder(replace(self, input_shape=tuple(input_shape)), tuple(input_shape), num_classes)
 
     def graph(self, config: SubnetConfig) -> NetworkGraph:
-        genes = self._genes(config)
+        genes = self.genes_of(config)
         writer = _Writer(self)
         for node in self.active_nodes(genes):
             function, inputs = self._function(genes, node), self._inputs(genes, node)
@@ -136,7 +136,11 @@ class CGPSpace(GraphSpace):
     def _output(self, genes: IntMatrix) -> int:
         return int(self.choices[-1].candidates[genes[-1]])
 
-    def _canonical(self, genes: IntMatrix) -> IntMatrix:
+    def canonical_genes(self, genes: IntMatrix) -> IntMatrix:
+        return np.stack([self.canonical_row(row) for row in genes])
+
+    def canonical_row(self, genes: IntMatrix) -> IntMatrix:
+        """Canonical genes of one architecture, ``[G] -> [G]``."""
         canonical = np.where(self.active_genes(genes), genes, 0)
         for node in self.active_nodes(genes):
             if self._function(genes, node) == "sum":
@@ -230,8 +234,8 @@ class CGPCNN(SearchStrategy):
         drawn: dict[bytes, Genes] = {}
 
         def draw() -> Genes:
-            genotype = self.space._draw(1, self.rng)[0] if self.parent is None else self.mutant(self.parent[1])
-            genes = self.space._canonical(genotype)
+            genotype = self.space.sample_matrix(1, self.rng)[0] if self.parent is None else self.mutant(self.parent[1])
+            genes = self.space.canonical_row(genotype)
             drawn[genes.tobytes()] = genotype
             return genes
 
@@ -244,10 +248,10 @@ class CGPCNN(SearchStrategy):
 
     def mutant(self, genotype: Genes) -> Genes:
         """A genotype of another network."""
-        before, child = self.space._canonical(genotype), genotype
+        before, child = self.space.canonical_row(genotype), genotype
         for _ in range(TRIES):
             child = self._redrawn(child)
-            if (self.space._canonical(child) != before).any():
+            if (self.space.canonical_row(child) != before).any():
                 break
         return child
 

@@ -78,19 +78,16 @@ class GeneticCNNSpace(GraphSpace):
             x = writer.add("max_pool", x, kernel=2, stride=2)
         return writer.finish(x)
 
-    def _canonical(self, genes: IntMatrix) -> IntMatrix:
-        return np.asarray(self._repair(genes[None].copy())[0])
-
-    def _repair(self, matrix: IntMatrix) -> IntMatrix:
+    def canonical_genes(self, genes: IntMatrix) -> IntMatrix:
         start = 0
         for size in self.nodes_per_stage:
             bits = size * (size - 1) // 2
             if size <= MOST_RELABELLED:
                 place = 1 << np.arange(bits)
-                codes = relabelled(size)[matrix[:, start : start + bits] @ place]
-                matrix[:, start : start + bits] = (codes[:, None] & place) > 0
+                codes = relabelled(size)[genes[:, start : start + bits] @ place]
+                genes[:, start : start + bits] = (codes[:, None] & place) > 0
             start += bits
-        return matrix
+        return genes
 
 
 @lru_cache
@@ -182,7 +179,7 @@ class GeneticCNN(SearchStrategy):
             sizes = np.array(self.space.gene_sizes)
             flips = (self.rng.random(len(child)) < self.bit) & (sizes > 1)
             child[flips] = (child[flips] + self.rng.integers(1, sizes[flips])) % sizes[flips]
-        return np.asarray(self.space._repair(child[None])[0])
+        return np.asarray(self.space.repair(child[None])[0])
 
     def _parent(self) -> Genes:
         weights = roulette([loss for loss, _ in self._alive])

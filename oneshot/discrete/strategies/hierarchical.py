@@ -94,10 +94,10 @@ class HierarchicalSpace(GraphSpace):
     @property
     def trivial(self) -> SubnetConfig:
         """Chains: of identities in every motif, of the first motif in the cell."""
-        return self._config(self._trivial())
+        return self.config_of(self._trivial())
 
     def graph(self, config: SubnetConfig) -> NetworkGraph:
-        motifs, cell = self._split(self._canonical(self._genes(config)))
+        motifs, cell = self._split(self.canonical_row(self.genes_of(config)))
         writer = GraphWriter()
         x = writer.conv(IMAGE, self.channels, 3)
         for stage in range(self.stages):
@@ -131,22 +131,22 @@ class HierarchicalSpace(GraphSpace):
             rng.integers(2, size=shape), rng.integers(low, self.num_genes, size=shape), rng.integers(low, size=shape)
         )
 
-    def _draw(self, n: int, rng: np.random.Generator) -> IntMatrix:
+    def draw_genes(self, n: int, rng: np.random.Generator) -> IntMatrix:
         genes = np.tile(self._trivial(), (n, 1))
         places = self._places((n, self.diversity), rng)
         genes[np.arange(n)[:, None], places] = rng.integers(np.array(self.gene_sizes)[places])
         return genes
 
-    def _mutate(self, genes: IntMatrix, rng: np.random.Generator) -> IntMatrix:
-        child, before = self._filled(genes, rng), self._canonical(genes)
-        while (self._canonical(child) == before).all():
+    def mutate_genes(self, genes: IntMatrix, rng: np.random.Generator) -> IntMatrix:
+        child, before = self._filled(genes, rng), self.canonical_row(genes)
+        while (self.canonical_row(child) == before).all():
             gene = int(self._places((), rng))
             child[gene] = (child[gene] + rng.integers(1, self.gene_sizes[gene])) % self.gene_sizes[gene]
         return child
 
     def _filled(self, genes: IntMatrix, rng: np.random.Generator) -> IntMatrix:
         """The same architecture, with any picks where they do not matter."""
-        child = self._canonical(genes)
+        child = self.canonical_row(genes)
         motifs, cell = self._split(child)
         used = int(cell.max())  # those behind are empty
         motifs[used:] = rng.integers(len(PRIMITIVES) + 1, size=motifs[used:].shape)
@@ -159,11 +159,15 @@ class HierarchicalSpace(GraphSpace):
                     edges[edge] = 0
         return child
 
-    def _linkage(self) -> list[list[int]]:
+    def gene_groups(self) -> list[list[int]]:
         starts = np.cumsum([0, *(choice.rows for choice in self.choices)]).tolist()
         return [list(range(a, b)) for a, b in itertools.pairwise(starts)]
 
-    def _canonical(self, genes: IntMatrix) -> IntMatrix:
+    def canonical_genes(self, genes: IntMatrix) -> IntMatrix:
+        return np.stack([self.canonical_row(row) for row in genes])
+
+    def canonical_row(self, genes: IntMatrix) -> IntMatrix:
+        """Canonical genes of one architecture, ``[G] -> [G]``."""
         motifs, cell = self._split(genes)
         cleaned = [tuple(_on_paths(motif, self.motif_nodes).tolist()) for motif in motifs]
         cell = np.array([pick if pick and any(cleaned[pick - 1]) else 0 for pick in cell], dtype=np.int64)

@@ -214,5 +214,5 @@ def test_neighbours_and_mutations_stay_in_a_partial_table_and_move(whole: bool) 
     around = space.neighbours(genes)
     assert len(around) >= (10 if whole else 5) and (space.repair(around) == around).all()
     for _ in range(20):
-        mutant = space._mutate(genes, rng)
+        mutant = space.mutate_genes(genes, rng)
         assert (mutant != genes).any() and (space.repair(mutant[None]) == mutant).all()

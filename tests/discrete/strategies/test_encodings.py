@@ -254,10 +254,10 @@ def test_a_mutant_is_another_network_and_drift_is_not() -> None:
     strategy = CGPCNN(space)
     moved = []
     for genes in space.sample_matrix(10, 0):
-        before = space._canonical(genes)
-        assert (space._canonical(strategy.mutant(genes)) != before).any()
+        before = space.canonical_row(genes)
+        assert (space.canonical_row(strategy.mutant(genes)) != before).any()
         drifted = strategy.drifted(genes)
-        np.testing.assert_array_equal(space._canonical(drifted), before)
+        np.testing.assert_array_equal(space.canonical_row(drifted), before)
         moved.append((drifted != genes).mean())
     assert 0.02 < float(np.mean(moved)) < 0.05, "5 % of the inactive genes are drawn anew"
 
@@ -277,7 +277,7 @@ def test_the_parent_is_replaced_by_the_best_child_and_drifts_if_none_is_better()
         if losses[0] == 1.0:  # no child is better: the same network, other inactive genes
             assert strategy.parent[0] == 1.0 and (strategy.parent[1] != before).any()
             np.testing.assert_array_equal(
-                strategy.space._canonical(strategy.parent[1]), strategy.space._canonical(before)
+                strategy.space.canonical_row(strategy.parent[1]), strategy.space.canonical_row(before)
             )
     assert strategy.parent[0] == 0.5 and strategy.parent[1] is genotypes[3]
 
@@ -393,8 +393,8 @@ def test_a_mutation_is_another_architecture_and_filling_is_not() -> None:
     space, rng = HierarchicalSpace(), np.random.default_rng(0)
     for genes in space.repair(space.sample_matrix(100, rng)):
         filled = space._filled(genes, rng)
-        np.testing.assert_array_equal(space._canonical(filled), genes)
-        assert (space._canonical(space._mutate(genes, rng)) != genes).any()
+        np.testing.assert_array_equal(space.canonical_row(filled), genes)
+        assert (space.canonical_row(space.mutate_genes(genes, rng)) != genes).any()
     assert (space._places((400,), rng) >= 36).mean() == pytest.approx(0.5, abs=0.1), "a level first, then an edge of it"
 
 
@@ -403,7 +403,7 @@ def test_neutral_mutations_do_not_simplify() -> None:
         rng, found = np.random.default_rng(0), []
         for genes in space.repair(space.sample_matrix(12, rng)):
             for _ in range(200):
-                genes = space._canonical(mutate(genes, rng))
+                genes = space.canonical_row(mutate(genes, rng))
             found.append(int(genes[36:].max()))
         return float(np.mean(found))
 
@@ -416,7 +416,7 @@ def test_neutral_mutations_do_not_simplify() -> None:
     space = HierarchicalSpace()
     random = float(np.mean(space.repair(space.sample_matrix(200, 1))[:, 36:].max(1)))
     assert random == pytest.approx(4.4, abs=0.3)
-    assert motifs_in_use(space._mutate) > random - 1, "12 lines with a standard deviation of 1"
+    assert motifs_in_use(space.mutate_genes) > random - 1, "12 lines with a standard deviation of 1"
     assert motifs_in_use(bare) < 1
 
 
