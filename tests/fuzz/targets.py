@@ -33,7 +33,7 @@ from oneshot.supernets.genotype import PUBLISHED, Genotype
 from oneshot.supernets.json_files import checked, read_json
 from oneshot.supernets.nasbench201 import NASBench201Space
 from oneshot.supernets.recurrent import PUBLISHED_RECURRENT, RecurrentGenotype
-from tests.cost import test_table
+from tests.cost.latency import test_table
 from tests.discrete.evaluators.test_benchmarks import BEST, CANONICAL, FULL, folder, pth, write_records
 
 SPACE = SearchSpace("toy", (Choice("layer", ("a", "b", "c"), rows=4), Choice("width", (8, 16, 0.5))))

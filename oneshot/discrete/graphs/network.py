@@ -68,6 +68,7 @@ class GraphNetwork(Subnet):
         ValueError: If the nodes are no graph, or do not fit each other or the image; the node is named.
 
     Example:
+        >>> from oneshot.discrete.graphs.graph import plain_graph
         >>> network = GraphNetwork.from_graph(plain_graph((8, 16)), (3, 8, 8), 10)
         >>> network(torch.zeros(2, 3, 8, 8)).shape
         torch.Size([2, 10])
