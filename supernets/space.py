@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 Candidate: TypeAlias = str | int | float
 RNG: TypeAlias = np.random.Generator | int | None
 IntMatrix: TypeAlias = npt.NDArray[np.int64]
+Floats: TypeAlias = npt.NDArray[np.float64]
 
 SCHEMA_VERSION = 1
 NONE = "none"  # the pick of a row that is left out, in every space

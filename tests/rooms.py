@@ -33,11 +33,11 @@ ROOMS = {
     "supernets": Room("search spaces, networks with shared weights, the networks they yield"),
     "errors": Room("errors that callers may want to catch"),
     "_version": Room("the version"),
-    "fronts": Room("dominance, hypervolume, which network of a front to take"),
+    "fronts": Room("dominance, hypervolume, which network of a front to take", "supernets"),
     "storage": Room("files: written whole, read strictly, locked, trusted or not", "supernets"),
     "functional": Room("formulas without state", "errors supernets"),
     "parallel": Room("processes and clusters", "errors storage"),
-    "regression": Room("encodings, models, and scores of how well they predict", "fronts supernets"),
+    "regression": Room("encodings, models, and scores of how well they predict", "supernets"),
     "training": Room(
         "one network's training: tasks, checks, exact resuming", "_version errors functional storage supernets"
     ),

@@ -19,7 +19,7 @@ import numpy as np
 from tables import Table, accel_nasbench, fbnet, nasbench201
 
 from oneshot.cost import Agreement, CostModel, FewShot, fit_predictor, nonnegative_mixture
-from oneshot.cost.learned.predictors import robust_additive, robust_pairwise
+from oneshot.cost.learned.fit import robust_additive, robust_pairwise
 from oneshot.report.style import save_figure
 from oneshot.storage.files import write_atomically
 

@@ -12,7 +12,7 @@ import numpy as np
 from tables import Table, fbnet, nasbench201
 
 from oneshot.cost import LinearPredictor, count_candidates
-from oneshot.cost.learned.predictors import robust_additive, robust_pairwise
+from oneshot.cost.learned.fit import robust_additive, robust_pairwise
 from oneshot.storage.files import write_atomically
 from oneshot.supernets import FBNetSupernet, NASBench201Supernet, OperationSupernet
 

@@ -36,7 +36,7 @@ from oneshot.cost import verify as verify_table
 from oneshot.cost.latency.device import DType, Runtime
 from oneshot.cost.latency.table import UNRECORDED
 from oneshot.cost.learned.few_shot import MEASUREMENTS
-from oneshot.cost.learned.predictors import SAMPLES
+from oneshot.cost.learned.fit import SAMPLES
 from oneshot.cost.record import changes, noise_doubt
 from oneshot.report.latency import draw_agreement
 from oneshot.report.style import save_figure

@@ -28,15 +28,15 @@ if TYPE_CHECKING:
     from .latency.verify import Verification as Verification
     from .latency.verify import verify as verify
     from .learned.few_shot import FewShot as FewShot
-    from .learned.few_shot import TransferredCost as TransferredCost
-    from .learned.few_shot import bundled_sources as bundled_sources
-    from .learned.few_shot import measured_cost as measured_cost
-    from .learned.few_shot import nonnegative_mixture as nonnegative_mixture
-    from .learned.few_shot import transferred_cost as transferred_cost
+    from .learned.fit import fit_predictor as fit_predictor
+    from .learned.measured import bundled_sources as bundled_sources
+    from .learned.measured import measured_cost as measured_cost
+    from .learned.measured import transferred_cost as transferred_cost
     from .learned.predictors import LinearPredictor as LinearPredictor
     from .learned.predictors import Predictor as Predictor
     from .learned.predictors import ResolutionPredictor as ResolutionPredictor
-    from .learned.predictors import fit_predictor as fit_predictor
+    from .learned.transferred import TransferredCost as TransferredCost
+    from .learned.transferred import nonnegative_mixture as nonnegative_mixture
     from .model import AdditiveCost as AdditiveCost
     from .model import CostModel as CostModel
     from .penalty import CostPenalty as CostPenalty

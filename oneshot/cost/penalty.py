@@ -16,7 +16,7 @@ from oneshot.supernets.space import SearchSpace, SubnetConfig
 
 from .counting.candidates import Counted, count_candidates
 from .latency.table import UNIT, LatencyTable
-from .learned.few_shot import transferred_cost
+from .learned.measured import transferred_cost
 from .model import AdditiveCost, CostModel
 from .record import check_doubts
 
@@ -46,7 +46,7 @@ class CostPenalty(nn.Module):
     Args:
         cost: What an architecture costs; ``"params"``, ``"macs"`` or ``"memory"`` counts the supernet's candidates, and
             a path is that of a latency table (``.json``) or of a few measurements (``.csv``, see
-            :func:`~oneshot.cost.learned.few_shot.transferred_cost`).
+            :func:`~oneshot.cost.learned.measured.transferred_cost`).
         form: See above.
         a: Factor; FBNet 0.2, ProxylessNAS 0.2 (``mul_log``) and 0.1 (``add_linear``); 0.01 for ``target``.
         b: Exponent; FBNet 0.6, ProxylessNAS 0.3. Stiffness of ``target``; 1.

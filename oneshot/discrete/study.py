@@ -17,12 +17,12 @@ import numpy as np
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
-from oneshot.fronts.pareto import Floats, non_dominated
+from oneshot.fronts.pareto import non_dominated
 from oneshot.storage.faults import MachineFaultError, Patience
 from oneshot.storage.interrupts import uninterrupted
 from oneshot.storage.journal import ADVICE, Asked, Event, EventLog, Header, checked_event
 from oneshot.supernets.json_files import checked
-from oneshot.supernets.space import SubnetConfig, check_space, describe_space
+from oneshot.supernets.space import Floats, SubnetConfig, check_space, describe_space
 
 from .protocol import Evaluator, Proposal, Result, SearchStrategy
 from .workers import Answer, InProcess, Pool, Processes, RayPool

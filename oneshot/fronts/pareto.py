@@ -11,7 +11,7 @@ import math
 import numpy as np
 import numpy.typing as npt
 
-Floats = npt.NDArray[np.float64]
+from oneshot.supernets.space import Floats
 
 BLOCK = 256  # rows compared at a time
 EXACT = 6  # objectives up to which a hypervolume is exact, in a fraction of a second for hundreds of rows

@@ -6,7 +6,9 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from .pareto import Floats, rounded_up
+from oneshot.supernets.space import Floats
+
+from .pareto import rounded_up
 
 
 def at_most(names: Sequence[str], values: Floats, bounds: Mapping[str, float], *, minimise: str | None = None) -> int:

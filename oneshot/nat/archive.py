@@ -12,10 +12,10 @@ from typing import Any, TypedDict
 import numpy as np
 import numpy.typing as npt
 
-from oneshot.fronts.pareto import Floats, non_dominated
+from oneshot.fronts.pareto import non_dominated
 from oneshot.storage.files import write_atomically
 from oneshot.supernets.json_files import checked
-from oneshot.supernets.space import IntMatrix, SearchSpace, check_space, describe_space
+from oneshot.supernets.space import Floats, IntMatrix, SearchSpace, check_space, describe_space
 
 SCHEMA_VERSION = 1
 

@@ -10,8 +10,8 @@ from typing import Any, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
-from oneshot.fronts.pareto import Floats, non_dominated
-from oneshot.supernets.space import IntMatrix, SearchSpace
+from oneshot.fronts.pareto import non_dominated
+from oneshot.supernets.space import Floats, IntMatrix, SearchSpace
 
 from .archive import check_canonical, keys
 

@@ -7,8 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from oneshot.fronts.pareto import Floats
-from oneshot.supernets.space import RNG, IntMatrix, SearchSpace
+from oneshot.supernets.space import RNG, Floats, IntMatrix, SearchSpace
 
 
 @dataclass(frozen=True)

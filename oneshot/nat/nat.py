@@ -18,7 +18,7 @@ from torch import Tensor
 from oneshot.cost import count_candidates
 from oneshot.cost.counting.candidates import Counted
 from oneshot.cost.latency.table import UNIT, LatencyTable
-from oneshot.cost.learned.few_shot import measured_cost
+from oneshot.cost.learned.measured import measured_cost
 from oneshot.cost.model import CostModel
 from oneshot.cost.record import Prediction, check_doubts
 from oneshot.engine.sandwich import SandwichSearch

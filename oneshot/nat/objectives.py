@@ -10,11 +10,11 @@ from typing import TypeAlias
 import numpy as np
 import numpy.typing as npt
 
-from oneshot.cost.learned.few_shot import TransferredCost
 from oneshot.cost.learned.predictors import Predictor
+from oneshot.cost.learned.transferred import TransferredCost
 from oneshot.cost.model import CostModel
-from oneshot.fronts.pareto import Floats, rounded_up
-from oneshot.supernets.space import IntMatrix, SearchSpace
+from oneshot.fronts.pareto import rounded_up
+from oneshot.supernets.space import Floats, IntMatrix, SearchSpace
 
 from .evolution import minimise
 

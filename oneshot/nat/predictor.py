@@ -9,11 +9,10 @@ from typing import Literal
 import numpy as np
 import numpy.typing as npt
 
-from oneshot.fronts.pareto import Floats
+from oneshot.regression.folds import cross_validate, folds_of
+from oneshot.regression.scores import kendall_within
 from oneshot.regression.surrogates import CHUNK, KINDS, SAMPLES, Kind, Surrogate, fit
-from oneshot.supernets.space import IntMatrix, SearchSpace
-
-FOLDS = 5
+from oneshot.supernets.space import Floats, IntMatrix, SearchSpace
 
 
 @dataclass(frozen=True)
@@ -48,7 +47,7 @@ class AccuracyPredictor:
         space: The search space.
         kind: Which model was chosen; ``"constant"`` where all errors were equal.
         tau: Kendall's tau of each kind between predicted and measured errors in five-fold cross-validation, see
-            :func:`kendall_within`.
+            :func:`~oneshot.regression.scores.kendall_within`.
         left_out: Kinds that were not tried, and why.
     """
 
@@ -116,8 +115,8 @@ def fit_accuracy(
     z = warp.forward(y)
     shift, scale = float(z.mean()), float(z.std())
     target = (z - shift) / scale
-    fold = np.random.default_rng(seed).permutation(len(y)) % FOLDS
-    held_out = {kind: _cross_validate(kind, space, rows, target, fold, seed) for kind in tried}
+    fold = folds_of(len(y), seed)
+    held_out = {kind: _held_out(kind, space, rows, target, fold, seed) for kind in tried}
     tau = {kind: kendall_within(fold, mean, y) for kind, (mean, _) in held_out.items()}
     best = max(tried, key=lambda kind: tau[kind])
     stretch, floor = _calibrate(target - held_out[best][0], held_out[best][1])
@@ -125,14 +124,13 @@ def fit_accuracy(
     return AccuracyPredictor(space, best, tau, left_out, (model, warp, shift, scale, stretch, floor))
 
 
-def _cross_validate(
+def _held_out(
     kind: Kind, space: SearchSpace, genes: IntMatrix, target: Floats, fold: npt.NDArray[np.int64], seed: int
-) -> tuple[Floats, Floats]:
-    mean, std = np.empty(len(target)), np.empty(len(target))
-    for f in range(FOLDS):
-        train, test = fold != f, fold == f
-        mean[test], std[test] = fit(kind, space, genes[train], target[train], seed).predict(genes[test])
-    return mean, std
+) -> Floats:
+    """Mean and standard deviation of every sample by a model of the other folds, ``[2, N]``."""
+    return cross_validate(
+        fold, lambda train, test: np.stack(fit(kind, space, genes[train], target[train], seed).predict(genes[test]))
+    )
 
 
 def _calibrate(residuals: Floats, std: Floats) -> tuple[float, float]:
@@ -144,24 +142,3 @@ def _calibrate(residuals: Floats, std: Floats) -> tuple[float, float]:
     size = float(np.sqrt((residuals**2).mean()))
     typical = float(np.sqrt((std**2).mean()))
     return (0.5**0.5 * size / typical, 0.5**0.5 * size) if typical > 1e-6 else (0.0, size)
-
-
-def kendall(predicted: Floats, measured: Floats) -> float:
-    """Kendall's tau-b; 0 where one side is constant."""
-    from scipy.stats import kendalltau
-
-    if np.ptp(predicted) == 0 or np.ptp(measured) == 0:
-        return 0.0
-    return float(kendalltau(predicted, measured).statistic)
-
-
-def kendall_within(fold: npt.NDArray[np.int64], predicted: Floats, measured: Floats) -> float:
-    """Mean over folds of :func:`kendall`, each counting as its number of pairs; 0 without any pair.
-
-    Predictions of different folds are of models with different means: the mean of the rest is the lower, the higher a
-    fold is, so that a tau over all folds is below 0 where there is nothing to learn.
-    """
-    folds = [fold == f for f in np.unique(fold)]
-    pairs = np.array([mask.sum() * (mask.sum() - 1) for mask in folds])
-    taus = [kendall(predicted[mask], measured[mask]) for mask in folds]
-    return float(pairs @ taus / max(pairs.sum(), 1))

@@ -13,10 +13,10 @@ from typing import Annotated, Any, TypedDict
 import numpy as np
 import numpy.typing as npt
 
-from oneshot.fronts.pareto import Floats, by_rank_and_crowding, hypervolume, non_dominated, reference_point
+from oneshot.fronts.pareto import by_rank_and_crowding, hypervolume, non_dominated, reference_point
 from oneshot.regression.surrogates import KINDS, SAMPLES, Kind
 from oneshot.supernets.json_files import AtLeast, MayBeNaN, checked
-from oneshot.supernets.space import IntMatrix, SearchSpace
+from oneshot.supernets.space import Floats, IntMatrix, SearchSpace
 
 from .archive import Archive, check_canonical, keys
 from .evolution import MOST_ENUMERATED, check_population, enumerate_space, evolve, minimise

@@ -5,13 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 import numpy as np
-import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from oneshot.supernets.space import IntMatrix, SearchSpace
-
-Floats = npt.NDArray[np.float64]
+from oneshot.supernets.space import Floats, IntMatrix, SearchSpace
 
 
 def one_hot(space: SearchSpace, genes: IntMatrix) -> Floats:

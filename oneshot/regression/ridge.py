@@ -1,12 +1,18 @@
-"""Ridge regression whose penalty is chosen by leaving one out, robust against outliers."""
+"""Ridge regression whose penalty is chosen by leaving one out, robust against outliers: two of them.
+
+:func:`robust_ridge` penalises all features alike and also takes kernels. :func:`relative_ridge` is of relative errors,
+leaves some features free, and gives standard errors. A third one, of ensembles of kernels without an intercept and
+without weights, is :class:`~.surrogates.HammingRBF`.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import NamedTuple
 
 import numpy as np
 
-from .encoding import Floats
+from oneshot.supernets.space import Floats
 
 Decompose = Callable[[Floats, Floats], tuple[Floats, Floats]]  # of shares in the mean and roots of weights, [N] each
 
@@ -15,6 +21,10 @@ PENALTIES = np.logspace(-6, 4, 21)
 CAUCHY = 2.385  # times the standard deviation: 95 % efficient for normal errors
 
 ROUNDS = 5
+
+RIDGES = np.geomspace(1e-3, 10, 25)  # of relative_ridge
+
+HUBER = 1.5  # standard deviations a sample of relative_ridge may be off before it counts less
 
 
 def robust_ridge(x: Floats, y: Floats) -> tuple[Floats, float]:
@@ -88,3 +98,48 @@ def robust_dual(y: Floats, decompose: Decompose) -> tuple[Floats, Floats, float,
             break
         weights = 1 / (1 + (error / (CAUCHY * typical)) ** 2)
     return dual, share, middle, typical
+
+
+class RelativeFit(NamedTuple):
+    """What :func:`relative_ridge` finds.
+
+    Args:
+        coefficients: ``[P]``.
+        inverse: Covariance of the coefficients over the squared residual, ``[P, P]``.
+        residual: Standard deviation of a sample from what is fitted without it, relative.
+    """
+
+    coefficients: Floats
+    inverse: Floats
+    residual: float
+
+
+def relative_ridge(x: Floats, y: Floats, free: int) -> RelativeFit:
+    """Ridge regression of the relative errors, with an intercept only where x has a column for it.
+
+    Samples that are far off count less (Huber's weights, 1964).
+
+    Args:
+        x: Features, ``[N, P]``.
+        y: Targets, ``[N]``, above 0.
+        free: How many of the features, the first ones, are not penalised.
+    """
+    penalised, weights = np.arange(x.shape[1]) >= free, np.ones(len(y))
+
+    def solve(ridge: float) -> tuple[Floats, Floats, Floats]:
+        rows = x / y[:, None] * np.sqrt(weights)[:, None]
+        inverse = np.linalg.inv(rows.T @ rows + np.diag(np.where(penalised, ridge**2, 1e-9)))
+        solution = inverse @ rows.T @ np.sqrt(weights)
+        leverage = np.einsum("ni,ij,nj->n", rows, inverse, rows)
+        error = (x @ solution / y - 1) / np.maximum(1 - leverage, 1e-3)
+        return solution, inverse, error
+
+    best = float(RIDGES[0])
+    for _ in range(ROUNDS):
+        errors = {float(ridge): solve(float(ridge))[2] for ridge in RIDGES}
+        best = min(errors, key=lambda ridge: float((weights * errors[ridge] ** 2).sum()))
+        size = 1.4826 * np.median(np.abs(errors[best])) + 1e-12
+        weights = np.minimum(1, HUBER * size / np.maximum(np.abs(errors[best]), 1e-12))
+    solution, inverse, error = solve(best)
+    residual = float(np.sqrt((weights * error**2).sum() / weights.sum()))
+    return RelativeFit(solution, inverse, residual)

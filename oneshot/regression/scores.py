@@ -7,6 +7,8 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from oneshot.supernets.space import Floats
+
 
 @dataclass(frozen=True)
 class Agreement:
@@ -64,3 +66,24 @@ class Agreement:
             f"{self.within_5:.0%} within 5 %, {self.within_10:.0%} within 10 %, RMSE {self.rmse:.3g}, "
             f"Kendall tau {self.kendall:.3f}, Spearman rho {self.spearman:.3f}"
         )
+
+
+def kendall(predicted: Floats, measured: Floats) -> float:
+    """Kendall's tau-b; 0 where one side is constant."""
+    from scipy.stats import kendalltau
+
+    if np.ptp(predicted) == 0 or np.ptp(measured) == 0:
+        return 0.0
+    return float(kendalltau(predicted, measured).statistic)
+
+
+def kendall_within(fold: npt.NDArray[np.int64], predicted: Floats, measured: Floats) -> float:
+    """Mean over folds of :func:`kendall`, each counting as its number of pairs; 0 without any pair.
+
+    Predictions of different folds are of models with different means: the mean of the rest is the lower, the higher a
+    fold is, so that a tau over all folds is below 0 where there is nothing to learn.
+    """
+    folds = [fold == f for f in np.unique(fold)]
+    pairs = np.array([mask.sum() * (mask.sum() - 1) for mask in folds])
+    taus = [kendall(predicted[mask], measured[mask]) for mask in folds]
+    return float(pairs @ taus / max(pairs.sum(), 1))

@@ -7,18 +7,17 @@ squared distance of their one-hot encodings; so their kernels are tables of at m
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from itertools import pairwise
-from typing import Any, Literal, TypeAlias
+from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
 
-from oneshot.fronts.pareto import Floats
-from oneshot.supernets.space import IntMatrix, SearchSpace
+from oneshot.supernets.space import Floats, IntMatrix, SearchSpace
 
+from .boosting import BoostedTrees
 from .encoding import one_hot
+from .networks import NetworkEnsemble, silu, squared
 
-Array: TypeAlias = npt.NDArray[np.floating[Any]]
 Kind = Literal["rbf", "gp", "boosting", "mlp", "ridge"]
 KINDS: tuple[Kind, ...] = ("rbf", "gp", "boosting", "mlp", "ridge")
 SAMPLES: dict[Kind, int] = {"ridge": 6, "rbf": 12, "gp": 12, "boosting": 40, "mlp": 40}  # fewer are refused
@@ -30,7 +29,7 @@ SMOOTHING = tuple(np.logspace(-4, 3, 15))
 LENGTHS = (0.25, 0.5, 1.0, 2.0)  # of the Gaussian process, in units of the mean distance of two samples
 LINEAR = (0.0, 1.0, 10.0)  # prior variance of its linear part
 NOISE = (1e-4, 1e-3, 1e-2, 1e-1, 1.0)
-TREES = 100  # of boosting
+TREES, LEAVES = 100, 8  # of boosting
 NETWORKS, HIDDEN, STEPS = 4, 32, 120  # of the ensemble of networks
 RATE, DECAY = 1e-2, 3e-2  # of its training, full batches
 
@@ -71,7 +70,8 @@ class HammingRBF(Surrogate):
 
     What interpolates is a kernel sum, ``sum_i a_i k(h_i)`` with ``k(h) = h^(3/2) + t (1 + G - h)`` of the Hamming
     distances h: the cubic ``r^3`` and, with a large t, the linear functions of the one-hot genes. Targets have noise,
-    so they are smoothed by what minimises the leave-one-out error (Golub, Heath and Wahba, Technometrics 1979).
+    so they are smoothed by what minimises the leave-one-out error (Golub, Heath and Wahba, Technometrics 1979). Unlike
+    the ridge regressions of :mod:`.ridge`, it has no outliers to fear, and one smoothing for the mean of all members.
 
     Args:
         space: The search space.
@@ -186,31 +186,20 @@ def _solve(factor: Floats, right: Floats) -> Floats:
 
 
 class Boosting(Surrogate):
-    """Gradient boosting of scikit-learn on the genes as categories; it does not say how sure it is."""
+    """:class:`~.boosting.BoostedTrees`, which do not say how sure they are."""
 
     def __init__(self, space: SearchSpace, genes: IntMatrix, targets: Floats, seed: int) -> None:
-        from sklearn.ensemble import HistGradientBoostingRegressor
-
-        self.model: Any = HistGradientBoostingRegressor(
-            max_iter=TREES,
-            min_samples_leaf=5,
-            max_leaf_nodes=8,
-            categorical_features=[g for g, size in enumerate(space.gene_sizes) if size <= 255],
-            early_stopping=False,
-            random_state=seed,
-        )
-        self.model.fit(genes, targets)
+        self.model = BoostedTrees(space, genes, targets, trees=TREES, leaves=LEAVES, seed=seed)
 
     def predict(self, genes: IntMatrix) -> tuple[Floats, Floats]:
-        mean = np.asarray(self.model.predict(genes), np.float64)
+        mean = self.model.predict(genes)
         return mean, np.zeros_like(mean)
 
 
 class Networks(Surrogate):
     """An ensemble of networks with two hidden layers of SiLU on the one-hot genes; its spread is its uncertainty.
 
-    Trained on all samples at once by AdamW (arXiv:1711.05101) with a cosine schedule. In NumPy, because a step is so
-    small that most of it would be the calls.
+    Trained on all samples at once by AdamW (arXiv:1711.05101) with a cosine schedule.
 
     Args:
         space: The search space.
@@ -221,57 +210,16 @@ class Networks(Surrogate):
 
     def __init__(self, space: SearchSpace, genes: IntMatrix, targets: Floats, seed: int) -> None:
         self.space, rng = space, np.random.default_rng(seed)
-        x, y = one_hot(space, genes).astype(np.float32), targets.astype(np.float32)
-        sizes = (x.shape[1], HIDDEN, HIDDEN, 1)
-        shapes = [s for fan_in, out in pairwise(sizes) for s in ((NETWORKS, fan_in, out), (NETWORKS, 1, out))]
-        ends = np.cumsum([int(np.prod(shape)) for shape in shapes])
-        flat = np.zeros(
-            ends[-1], dtype=np.float32
-        )  # all weights, so that a step of the optimiser is one operation each
-        self.weights = [part.reshape(shape) for part, shape in zip(np.split(flat, ends[:-1]), shapes)]
-        for layer, fan_in in enumerate((space.num_genes, HIDDEN, HIDDEN)):
-            weight = self.weights[2 * layer]
+        x, y = one_hot(space, genes).astype(np.float32), targets.astype(np.float32)[:, None]
+        self.networks = NetworkEnsemble((x.shape[1], HIDDEN, HIDDEN, 1), NETWORKS, silu)
+        for weight, fan_in in zip(self.networks.weights[::2], (space.num_genes, HIDDEN, HIDDEN), strict=True):
             weight[:] = rng.normal(0, (2 / fan_in) ** 0.5, weight.shape)
-        first, second = np.zeros_like(flat), np.zeros_like(flat)
+        flat = self.networks.flat
         for step in range(STEPS):
-            gradient = np.concatenate([part.ravel() for part in gradients(self.weights, x, y)])
-            first += 0.1 * (gradient - first)
-            second += 0.001 * (gradient**2 - second)
-            ratio = first / (1 - 0.9 ** (step + 1)) / (np.sqrt(second / (1 - 0.999 ** (step + 1))) + 1e-8)
+            first, second, share, share_of_squares = self.networks.moments(x, y, squared)
+            ratio = first / share / (np.sqrt(second / share_of_squares) + 1e-8)
             flat -= 0.5 * RATE * (1 + np.cos(np.pi * step / STEPS)) * (ratio + DECAY * flat)
 
     def predict(self, genes: IntMatrix) -> tuple[Floats, Floats]:
-        x = one_hot(self.space, genes).astype(np.float32)
-        members = forward(self.weights, x)[-1][..., 0].astype(np.float64)
+        members = self.networks.predict(one_hot(self.space, genes).astype(np.float32))
         return members.mean(0), members.std(0)
-
-
-def forward(weights: list[Array], x: Array) -> tuple[list[Array], list[Array], Array]:
-    """Run all networks.
-
-    Args:
-        weights: Of the layers, ``[E, fan in, fan out]``, and their shifts, ``[E, 1, fan out]``, in turn.
-        x: ``[N, P]``.
-
-    Returns:
-        What enters each activation, ``[E, N, H]``, its logistic function, and the outputs, ``[E, N, 1]``.
-    """
-    entering: list[Array] = []
-    gates: list[Array] = []
-    for layer in (0, 2):
-        entering.append(x @ weights[layer] + weights[layer + 1])
-        gates.append(1 / (1 + np.exp(-entering[-1])))
-        x = entering[-1] * gates[-1]
-    return entering, gates, x @ weights[4] + weights[5]
-
-
-def gradients(weights: list[Array], x: Array, targets: Array) -> list[Array]:
-    """Of the mean squared error over samples and networks, in the order of the weights."""
-    entering, gates, out = forward(weights, x)
-    found: list[Array] = []
-    error = 2 * (out - targets[:, None]) / out.size
-    for layer in (2, 1):
-        before, gate = entering[layer - 1], gates[layer - 1]
-        found += [error.sum(1, keepdims=True), (before * gate).swapaxes(1, 2) @ error]
-        error = (error @ weights[2 * layer].swapaxes(1, 2)) * gate * (1 + before * (1 - gate))
-    return [x.T @ error, error.sum(1, keepdims=True), *found[::-1]]

@@ -10,8 +10,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from oneshot.fronts.pareto import Floats
-from oneshot.supernets.space import SubnetConfig
+from oneshot.supernets.space import Floats, SubnetConfig
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

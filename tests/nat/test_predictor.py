@@ -4,29 +4,17 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-import torch
-from scipy.interpolate import RBFInterpolator
 
 from oneshot.nat import fit_accuracy
-from oneshot.nat.predictor import Warp, _cross_validate, kendall, kendall_within
+from oneshot.nat.predictor import Warp, _held_out
 from oneshot.regression import surrogates as module
 from oneshot.regression.encoding import one_hot
-from oneshot.regression.surrogates import KINDS, HammingGP, HammingRBF, Kind, matern
-from oneshot.supernets import Choice, NASBench201Space, SearchSpace
+from oneshot.regression.folds import folds_of
+from oneshot.regression.scores import kendall
+from oneshot.regression.surrogates import KINDS, Kind
+from oneshot.supernets import NASBench201Space
 
-SPACE = SearchSpace("toy", (Choice("layer", ("a", "b", "c", "d"), rows=8, droppable=True),))
-RNG = np.random.default_rng(0)
-EFFECTS = [RNG.normal(size=5) for _ in range(8)]
-PAIRS = [RNG.normal(size=(5, 5)) for _ in range(7)]
-
-
-def errors(genes: np.ndarray, pairs: float = 0.0, noise: float = 0.0) -> np.ndarray:
-    total = sum(e[genes[:, g]] for g, e in enumerate(EFFECTS)) + np.zeros(len(genes))
-    total += pairs * sum(p[genes[:, g], genes[:, g + 1]] for g, p in enumerate(PAIRS))
-    return 20.0 + total + noise * np.random.default_rng(5).normal(size=len(genes))
-
-
-GENES, TEST = np.unique(SPACE.sample_matrix(150, 1), axis=0), SPACE.sample_matrix(400, 2)
+from ..regression.toys import GENES, SPACE, TEST, errors
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -54,15 +42,9 @@ def test_where_there_is_nothing_to_learn_tau_is_zero() -> None:
     for seed in range(30):
         genes, noise = SPACE.sample_matrix(14, seed), np.random.default_rng(seed).normal(size=14)
         within.append(fit_accuracy(SPACE, genes, noise, kinds=["ridge"], seed=seed).tau["ridge"])
-        fold = np.random.default_rng(seed).permutation(14) % 5
-        over_all.append(kendall(_cross_validate("ridge", SPACE, genes, noise, fold, seed)[0], noise))
+        fold = folds_of(14, seed)
+        over_all.append(kendall(_held_out("ridge", SPACE, genes, noise, fold, seed)[0], noise))
     assert abs(np.mean(within)) < 0.11 and np.mean(over_all) < -0.13
-
-
-def test_folds_count_as_their_pairs() -> None:
-    fold, truth = np.array([0, 0, 0, 1, 1, 2]), np.arange(6.0)
-    assert kendall_within(fold, np.array([1.0, 2, 3, -7, -8, 0]), truth) == pytest.approx((3 - 1) / 4)
-    assert kendall_within(np.arange(6), truth, truth) == 0.0
 
 
 def test_it_follows_its_seed(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -127,78 +109,6 @@ def test_bad_input_is_refused(change: dict[str, object], message: str) -> None:
     arguments = {"genes": GENES, "errors": np.ones(len(GENES)), "kinds": ["ridge"], **change}
     with pytest.raises(ValueError, match=message):
         fit_accuracy(SPACE, **arguments)  # type: ignore[arg-type]
-
-
-def test_the_cubic_with_its_tail_interpolates_as_scipy_does(monkeypatch: pytest.MonkeyPatch) -> None:
-    """With hardly any smoothing and a tail of all genes; two picks per gene, for which scipy's system is solvable."""
-    space = SearchSpace("pairs", (Choice("layer", ("a", "b"), rows=6),))
-    every = np.indices(space.gene_sizes).reshape(6, -1).T
-    train, test = every[::2], every[1::2]
-    train = np.unique(np.concatenate([train, [[0, 0, 0, 0, 0, 1]]]), axis=0)
-    test = every[[not (row == train).all(1).any() for row in every]]
-    y = np.sin(train @ np.arange(1.0, 7.0)) + train @ np.arange(6.0)
-    y = (y - y.mean()) / y.std()
-    exact = RBFInterpolator(train.astype(float), y, kernel="cubic")(test.astype(float))
-    monkeypatch.setattr(module, "SMOOTHING", (1e-9,))
-    monkeypatch.setattr(module, "TAIL", 1e5)
-    ours = HammingRBF(space, train, y, np.arange(6)[None])
-    np.testing.assert_allclose(ours.predict(test)[0], exact, rtol=1e-3, atol=1e-3)
-    monkeypatch.setattr(module, "TAIL", 1e-3)
-    without = HammingRBF(space, train, y, np.arange(6)[None]).predict(test)[0]
-    assert np.abs(without - exact).max() > 0.05  # the test can tell that the tail is missing
-
-
-def test_the_gaussian_process_is_the_textbook_one() -> None:
-    y = errors(GENES[:60], pairs=0.5)
-    y = (y - y.mean()) / y.std()
-    gp = HammingGP(SPACE, GENES[:60], y)
-
-    def kernel(a: np.ndarray, b: np.ndarray) -> np.ndarray:
-        weights = gp.root[np.cumsum([0, *SPACE.gene_sizes[:-1]])] ** 2
-        matches = ((a[:, None] == b[None]) * weights).sum(-1)
-        r = np.sqrt(np.maximum(1 - matches, 0)) / gp.scale
-        part = (1 + 5**0.5 * r + 5 * r**2 / 3) * np.exp(-(5**0.5) * r)
-        return np.asarray((part + gp.linear * matches) / (1 + gp.linear))
-
-    noise = (gp.factor @ gp.factor.T)[0, 0] - 1
-    gram = kernel(GENES[:60], GENES[:60]) + noise * np.eye(60)
-    cross = kernel(TEST, GENES[:60])
-    mean, std = gp.predict(TEST)
-    np.testing.assert_allclose(mean, cross @ np.linalg.solve(gram, y), rtol=1e-6, atol=1e-8)
-    variance = gp.variance * (1 - np.einsum("ij,ji->i", cross, np.linalg.solve(gram, cross.T)))
-    np.testing.assert_allclose(std**2, variance, rtol=1e-5, atol=1e-8)
-    wrong = (cross @ np.linalg.solve(gram - noise * np.eye(60) + 1e-8 * np.eye(60), y)) if noise > 1e-3 else mean + 1
-    assert np.abs(wrong - mean).max() > 1e-3
-
-
-def test_the_evidence_is_the_density_of_the_targets() -> None:
-    from scipy.stats import multivariate_normal
-
-    y = errors(GENES[:40], pairs=0.5)
-    y = (y - y.mean()) / y.std()
-    gp = HammingGP(SPACE, GENES[:40], y)
-    density = multivariate_normal(np.zeros(40), gp.variance * gp.factor @ gp.factor.T).logpdf(y)
-    assert gp.evidence == pytest.approx(density + 20 * (1 + np.log(2 * np.pi)), rel=1e-6)
-
-
-def test_the_gradients_of_the_networks_are_those_of_autograd() -> None:
-    rng = np.random.default_rng(0)
-    shapes = [(3, 5, 4), (3, 1, 4), (3, 4, 4), (3, 1, 4), (3, 4, 1), (3, 1, 1)]
-    weights, x, y = [rng.normal(size=shape) for shape in shapes], rng.normal(size=(20, 5)), rng.normal(size=20)
-    leaves = [torch.from_numpy(weight).requires_grad_() for weight in weights]
-    hidden = torch.from_numpy(x)
-    for i in range(3):
-        hidden = hidden @ leaves[2 * i] + leaves[2 * i + 1]
-        hidden = torch.nn.functional.silu(hidden) if i < 2 else hidden
-    exact = torch.autograd.grad(((hidden[..., 0] - torch.from_numpy(y)) ** 2).mean(), leaves)
-    for ours, theirs in zip(module.gradients(weights, x, y), exact, strict=True):
-        np.testing.assert_allclose(ours, theirs.numpy(), rtol=1e-10, atol=1e-12)
-
-
-def test_the_kernel_falls_from_one() -> None:
-    r = np.linspace(0, 5, 50)
-    assert matern(r)[0] == 1.0 and (np.diff(matern(r)) < 0).all()
-    assert matern(np.array([1.0]))[0] == pytest.approx((1 + 5**0.5 + 5 / 3) * np.exp(-(5**0.5)))
 
 
 def test_genes_that_are_left_out_count_as_one_pick() -> None:

@@ -6,7 +6,7 @@ from itertools import combinations
 import numpy as np
 import pytest
 
-from oneshot.cost import Agreement
+from oneshot.regression.scores import Agreement, kendall_within
 
 
 def test_agreement_is_what_its_definitions_say() -> None:
@@ -49,3 +49,9 @@ def test_predictions_that_are_all_the_same_have_no_rank() -> None:
 def test_what_cannot_be_compared_is_refused(predicted: list[float], measured: list[float], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         Agreement.of(predicted, measured)
+
+
+def test_folds_count_as_their_pairs() -> None:
+    fold, truth = np.array([0, 0, 0, 1, 1, 2]), np.arange(6.0)
+    assert kendall_within(fold, np.array([1.0, 2, 3, -7, -8, 0]), truth) == pytest.approx((3 - 1) / 4)
+    assert kendall_within(np.arange(6), truth, truth) == 0.0

@@ -11,10 +11,8 @@ import itertools
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TypeAlias
 
 import numpy as np
-import numpy.typing as npt
 import torch
 from torch import nn
 
@@ -30,7 +28,7 @@ from oneshot.supernets.nasbench201 import NASBench201Supernet
 from oneshot.supernets.nasbench201 import NetworkCell as NASBench201Cell
 from oneshot.supernets.recurrent import NODES, RecurrentGenotype, RecurrentSupernet
 from oneshot.supernets.segmentation import SegmentationSupernet
-from oneshot.supernets.space import IntMatrix, SubnetConfig
+from oneshot.supernets.space import Floats, IntMatrix, SubnetConfig
 
 from .elastic import Counted as Counted
 from .elastic import count_elastic
@@ -39,7 +37,6 @@ from .peak import PeakCost, Segment, always
 
 UNITS: dict[Counted, str] = {"params": "params", "macs": "MACs", "memory": "bytes"}
 LARGEST = 2**22  # entries of a table over the edges of a node
-Table: TypeAlias = npt.NDArray[np.float64]
 
 
 def count_candidates(supernet: Supernet, what: Counted, *, image_size: int | None = None) -> CostModel:
@@ -218,7 +215,7 @@ def _covering(supernet: OperationSupernet) -> list[SubnetConfig]:
     return supernet.space.decode(np.arange(sizes.max())[:, None] % sizes)
 
 
-def _as_choices(supernet: OperationSupernet, rows: Sequence[Table]) -> dict[str, torch.Tensor]:
+def _as_choices(supernet: OperationSupernet, rows: Sequence[Floats]) -> dict[str, torch.Tensor]:
     """Costs of every gene's picks as a table ``{choice: [R, O]}``."""
     rest = iter(rows)
     return {
@@ -353,7 +350,7 @@ def _cells_and_nodes(
     ]
 
 
-def _node(genes: Sequence[int], peaks: Sequence[Table], outputs: Sequence[Table], size: float) -> Segment:
+def _node(genes: Sequence[int], peaks: Sequence[Floats], outputs: Sequence[Floats], size: float) -> Segment:
     """A node that adds its terms up one after the other, for all picks of its edges.
 
     Args:
@@ -394,7 +391,7 @@ def _wired(supernet: NASBench1Shot1Supernet, what: Counted, shape: tuple[int, ..
     runs = [_run(supernet, config, shape, NASBench1Shot1Cell) for config in space.decode(picks)]
 
     table = np.empty((*sizes[:blocks], len(cells)))
-    known: dict[_Wiring, Table] = {}
+    known: dict[_Wiring, Floats] = {}
     for column, cell in enumerate(cells):
         if cell not in known:
             first = by_readers[cell.readers]
@@ -429,12 +426,12 @@ class _Wiring:
         return cls(readers, tuple((block - 1, len(parents[block - 1])) for block in used), len(parents[-1]))
 
 
-def _along(row: Table, block: int, blocks: int) -> Table:
+def _along(row: Floats, block: int, blocks: int) -> Floats:
     """``[O]`` as a table over all blocks, which depends on one of them."""
     return np.expand_dims(row, [axis for axis in range(blocks) if axis != block])
 
 
-def _wired_sum(cell: _Wiring, what: Counted, first: _Network, runs: Sequence[_Network], blocks: int) -> Table:
+def _wired_sum(cell: _Wiring, what: Counted, first: _Network, runs: Sequence[_Network], blocks: int) -> Floats:
     """Parameters or MACs of a wiring, for all operations, ``[O, ..., O]``."""
     own = sum(part.count(what) for parts in first.picks for part in parts)
     total = np.full((len(runs),) * blocks, float(first.count(what) - own))
@@ -444,7 +441,7 @@ def _wired_sum(cell: _Wiring, what: Counted, first: _Network, runs: Sequence[_Ne
     return total
 
 
-def _wired_memory(cell: _Wiring, first: _Network, runs: Sequence[_Network], blocks: int) -> Table:
+def _wired_memory(cell: _Wiring, first: _Network, runs: Sequence[_Network], blocks: int) -> Floats:
     """Memory of the cells of a wiring, for all operations, ``[O, ..., O]``."""
     highest = np.zeros((len(runs),) * blocks)
     modules = [module for module in first.others if isinstance(module, NASBench1Shot1Cell)]

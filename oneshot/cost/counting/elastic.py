@@ -13,13 +13,12 @@ from torch import Tensor
 
 from oneshot.cost.model import CostModel, chunks
 from oneshot.supernets.elastic import RESOLUTION, WIDTH, ElasticArch, ElasticNetwork, ElasticSpace, ElasticSupernet
-from oneshot.supernets.space import IntMatrix
+from oneshot.supernets.space import Floats, IntMatrix
 
 from .network import count, trace
 
 Reduce: TypeAlias = Literal["sum", "max"]
 Counted: TypeAlias = Literal["params", "macs", "memory"]
-Table: TypeAlias = npt.NDArray[np.float64]
 
 
 class ConditionalCost(CostModel):
@@ -77,7 +76,7 @@ class ConditionalCost(CostModel):
         self.register_buffer("table", torch.from_numpy(costs.reshape(-1, *shape[2:]).copy()), persistent=False)
         self.register_buffer("fixed", torch.from_numpy(base.ravel().copy()), persistent=False)
 
-    def costs(self, genes: IntMatrix) -> Table:
+    def costs(self, genes: IntMatrix) -> Floats:
         """Costs of many architectures: ``[N, G]`` -> ``[N]``.
 
         Raises:
@@ -90,9 +89,7 @@ class ConditionalCost(CostModel):
         return expectation(self.space, self.get_buffer("table"), self.get_buffer("fixed"), weights, reduce=self.reduce)
 
 
-def gather(
-    space: ElasticSpace, table: Table, fixed: Table, genes: IntMatrix, *, reduce: Reduce = "sum"
-) -> npt.NDArray[np.float64]:
+def gather(space: ElasticSpace, table: Floats, fixed: Floats, genes: IntMatrix, *, reduce: Reduce = "sum") -> Floats:
     """Costs of many architectures, ``[N]``; see :class:`ConditionalCost`.
 
     Args:

@@ -7,14 +7,11 @@ from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
-import numpy.typing as npt
 import torch
 from torch import Tensor
 
 from oneshot.cost.model import CostModel, chunks
-from oneshot.supernets.space import IntMatrix, SearchSpace
-
-Table = npt.NDArray[np.float64]
+from oneshot.supernets.space import Floats, IntMatrix, SearchSpace
 
 
 @dataclass(frozen=True)
@@ -28,8 +25,8 @@ class Segment:
     """
 
     genes: tuple[int, ...]
-    peak: Table
-    growth: Table
+    peak: Floats
+    growth: Floats
 
     def then(self, other: Segment) -> Segment:
         """This segment and another one after it; both of the same genes, or one of none."""
@@ -104,7 +101,7 @@ class PeakCost(CostModel):
                 for name, table in (("peak", segment.peak), ("growth", segment.growth)):
                     self.register_buffer(f"{name}_{number}_{position}", torch.from_numpy(table), persistent=False)
 
-    def costs(self, genes: IntMatrix) -> npt.NDArray[np.float64]:
+    def costs(self, genes: IntMatrix) -> Floats:
         tracks = [
             [(key, self._flat(f"peak_{t}_{s}"), self._flat(f"growth_{t}_{s}")) for s, key in enumerate(track)]
             for t, track in enumerate(self._genes)
@@ -114,15 +111,15 @@ class PeakCost(CostModel):
             index = {key: self._index(key, columns) for track in self._genes for key in track}
             best = highest[where]
             for track in tracks:
-                level: Table | float = 0.0
+                level: Floats | float = 0.0
                 for position, (key, peak, growth) in enumerate(track):
                     np.maximum(best, level + peak.take(index[key], mode="clip"), out=best)
                     if position + 1 < len(track):
                         level = level + growth.take(index[key], mode="clip")
         return highest
 
-    def _flat(self, name: str) -> Table:
-        table: Table = self.get_buffer(name).cpu().numpy()
+    def _flat(self, name: str) -> Floats:
+        table: Floats = self.get_buffer(name).cpu().numpy()
         return table.ravel()
 
     def _index(self, genes: tuple[int, ...], columns: IntMatrix) -> IntMatrix:

@@ -12,17 +12,12 @@ import torch
 from torch import Tensor, nn
 
 from oneshot.cost.counting.network import MacCounter
+from oneshot.regression.ridge import relative_ridge
 from oneshot.supernets import mixed_op
 from oneshot.supernets.base import OperationSupernet
-from oneshot.supernets.space import IntMatrix, SearchSpace
+from oneshot.supernets.space import Floats, IntMatrix, SearchSpace
 
 from .device import example_input
-
-Matrix = npt.NDArray[np.float64]
-
-RIDGES = np.geomspace(1e-3, 10, 25)
-
-HUBER = 1.5  # standard deviations a network may be off before it counts less
 
 
 @dataclass(frozen=True)
@@ -36,15 +31,15 @@ class Shares:
         residual: Standard deviation of a network from the sum that was fitted without it, relative.
     """
 
-    entries: Matrix
+    entries: Floats
     fixed: float
-    errors: Matrix
+    errors: Floats
     residual: float
 
 
 class _Seen(NamedTuple):
     shape: tuple[int, ...]  # of the input
-    work: Matrix  # of the candidates, [O, 4]
+    work: Floats  # of the candidates, [O, 4]
 
 
 class Places:
@@ -56,12 +51,12 @@ class Places:
             each with mean 1 where it is not 0 everywhere.
     """
 
-    def __init__(self, space: SearchSpace, keys: dict[str, list[list[Any]]], features: dict[str, Matrix]) -> None:
+    def __init__(self, space: SearchSpace, keys: dict[str, list[list[Any]]], features: dict[str, Floats]) -> None:
         self.space = space
         index: dict[Any, int] = {}
         self.index: dict[str, npt.NDArray[np.int64]] = {}
         self.names: list[str] = []
-        found: list[Matrix] = []
+        found: list[Floats] = []
         for choice in space.choices:
             self.index[choice.name] = np.zeros((choice.rows, len(choice.candidates)), np.int64)
             for row, keys_of_row in enumerate(keys[choice.name]):
@@ -103,7 +98,7 @@ class Places:
             for module, flag in training.items():
                 module.training = flag
         keys: dict[str, list[list[Any]]] = {}
-        features: dict[str, Matrix] = {}
+        features: dict[str, Floats] = {}
         for choice in space.choices:
             size, rows = len(choice.candidates), mixed_ops[choice.name]
             keys[choice.name] = [
@@ -127,11 +122,11 @@ class Places:
                 gene += 1
         return found
 
-    def occurrences(self, genes: Sequence[int] | IntMatrix) -> Matrix:
+    def occurrences(self, genes: Sequence[int] | IntMatrix) -> Floats:
         """How often every unknown is in the network of ``genes``, ``[P]``."""
         return np.bincount(self.of_genes(genes), minlength=len(self.names)).astype(np.float64)
 
-    def tables(self, values: Matrix, fixed: float, *, level: bool = True) -> tuple[dict[str, list[list[float]]], float]:
+    def tables(self, values: Floats, fixed: float, *, level: bool = True) -> tuple[dict[str, list[list[float]]], float]:
         """Lay values ``[P]`` out as ``{choice: [R][O]}``; with ``level`` the least of a row moves into ``fixed``.
 
         A row that can be left out keeps its level, and what is below 0 becomes 0.
@@ -171,7 +166,7 @@ def balanced_design(space: SearchSpace, networks: int, seed: int, *, draws: int 
     return design
 
 
-def fit_shares(occurrences: Matrix, features: Matrix, latencies: Matrix) -> Shares:
+def fit_shares(occurrences: Floats, features: Floats, latencies: Floats) -> Shares:
     r"""Latencies of parts from those of wholes, :math:`y_n = c + \sum_p A_{np} x_p` with relative errors.
 
     The prior of a part is what its features suggest, :math:`x = F b + d`: :math:`b` is free, and :math:`d` is as large
@@ -188,31 +183,15 @@ def fit_shares(occurrences: Matrix, features: Matrix, latencies: Matrix) -> Shar
     free = features.shape[1] + 1
     scale = latencies.mean() / max(occurrences.sum(1).mean(), 1.0)  # of one part
     inputs = np.hstack([occurrences @ features * scale, np.ones((n, 1)), occurrences * scale])
-    penalty = np.r_[np.full(free, 1e-6), np.ones(parts)]
-    weights = np.ones(n)
-
-    def solve(ridge: float) -> tuple[Matrix, Matrix, Matrix]:
-        rows = inputs / latencies[:, None] * np.sqrt(weights)[:, None]
-        inverse = np.linalg.inv(rows.T @ rows + np.diag(np.where(penalty == 1, ridge**2, 1e-9)))
-        solution = inverse @ rows.T @ np.sqrt(weights)
-        leverage = np.einsum("ni,ij,nj->n", rows, inverse, rows)
-        error = (inputs @ solution / latencies - 1) / np.maximum(1 - leverage, 1e-3)
-        return solution, inverse, error
-
-    best = float(RIDGES[0])
-    for _ in range(5):
-        errors = {float(ridge): solve(float(ridge))[2] for ridge in RIDGES}
-        best = min(errors, key=lambda ridge: float((weights * errors[ridge] ** 2).sum()))
-        size = 1.4826 * np.median(np.abs(errors[best])) + 1e-12
-        weights = np.minimum(1, HUBER * size / np.maximum(np.abs(errors[best]), 1e-12))
-    solution, inverse, error = solve(best)
-    back = np.hstack([features, np.zeros((parts, 1)), np.eye(parts)]) * scale  # from the solution to the parts
-    residual = float(np.sqrt((weights * error**2).sum() / weights.sum()))
-    variance = np.einsum("pi,ij,pj->p", back, inverse, back) * residual**2
-    return Shares(back @ solution, float(solution[free - 1]), np.sqrt(np.maximum(variance, 0)), residual)
+    found = relative_ridge(inputs, latencies, free)
+    back = np.hstack([features, np.zeros((parts, 1)), np.eye(parts)]) * scale  # from the coefficients to the parts
+    variance = np.einsum("pi,ij,pj->p", back, found.inverse, back) * found.residual**2
+    return Shares(
+        back @ found.coefficients, float(found.coefficients[free - 1]), np.sqrt(np.maximum(variance, 0)), found.residual
+    )
 
 
-def _work(op: nn.Module, x: Tensor) -> Matrix:
+def _work(op: nn.Module, x: Tensor) -> Floats:
     """MACs, elements read and written, modules run and parameters of ``op(x)``, ``[4]``; in eval mode."""
     work = np.zeros(4)
 

@@ -27,9 +27,9 @@ from oneshot.storage.faults import patiently
 from oneshot.storage.files import append
 from oneshot.supernets.base import OperationSupernet, Subnet, Supernet
 from oneshot.supernets.json_files import checked, parse_json, read_content
-from oneshot.supernets.space import IntMatrix
+from oneshot.supernets.space import Floats, IntMatrix
 
-from .design import Matrix, Places, balanced_design, fit_shares
+from .design import Places, balanced_design, fit_shares
 from .device import LatencyDevice, Run
 from .table import LatencyTable
 
@@ -156,7 +156,7 @@ def measure_latencies(
     seed: int = 0,
     journal: str | Path | None = None,
     progress: Progress | None = None,
-) -> Matrix:
+) -> Floats:
     """Latency of given whole networks, in ms at the speed the machine had most of the time: ``[N, G]`` -> ``[N]``.
 
     Args:
@@ -187,7 +187,7 @@ def measure_samples(
     seed: int = 0,
     journal: str | Path | None = None,
     progress: Progress | None = None,
-) -> tuple[Matrix, Record]:
+) -> tuple[Floats, Record]:
     """Latency of given whole networks as :func:`measure_latencies`, ``[N]``, ms, and what it was measured for and on.
 
     The first networks are measured once more at the end, which tells the noise.

@@ -15,9 +15,7 @@ import numpy.typing as npt
 from oneshot.cost.record import OF_THE_FILE, Record
 from oneshot.storage.files import write_atomically
 from oneshot.supernets.json_files import parse_json, read_text, shorten
-from oneshot.supernets.space import IntMatrix, SearchSpace
-
-Floats = npt.NDArray[np.float64]
+from oneshot.supernets.space import Floats, IntMatrix, SearchSpace
 
 COMMENT, MARK = "#", "# oneshot "
 EXPLANATION = "# Networks and their latencies in ms. The next line says what they were measured for and on; keep it."

@@ -17,33 +17,17 @@ network and no meta-training is needed here.
 
 from __future__ import annotations
 
-import json
 import warnings
-import zlib
-from collections.abc import Mapping, Sequence
-from dataclasses import replace
-from importlib.resources import files
-from pathlib import Path
-from typing import TypeVar
+from collections.abc import Sequence
 
 import numpy as np
 import numpy.typing as npt
-import torch
-from torch import Tensor
 
-from oneshot.cost.latency.samples import read_csv as read_csv
-from oneshot.cost.latency.samples import read_record
-from oneshot.cost.latency.samples import write_csv as write_csv
-from oneshot.cost.latency.table import UNIT, UNRECORDED
 from oneshot.cost.model import CostModel
-from oneshot.cost.record import Record, noise_doubt
-from oneshot.regression.encoding import one_hot, soft_one_hot
-from oneshot.supernets.elastic import ElasticSpace
-from oneshot.supernets.space import IntMatrix, SearchSpace
+from oneshot.supernets.space import Floats, IntMatrix, SearchSpace
 
-from .predictors import LinearPredictor, Predictor, check_samples, fit_predictor
-
-Floats = npt.NDArray[np.float64]
+from .fit import check_samples
+from .transferred import TransferredCost, features_of
 
 # Variances of the deviation, relative to that of the shape: differences between devices, places, candidates.
 DEVIATIONS = ((0.1, 0.003, 0.003), (0.1, 0.01, 0.03), (0.3, 0.01, 0.01), (1.0, 0.03, 0.1), (1.0, 0.3, 1.0))
@@ -55,109 +39,8 @@ UNEXPLAINED = 0.7  # noise from which on the sources say little about the device
 STUDENT = 4.0  # degrees of freedom of the errors of measurements
 ROUNDS = 3  # of down-weighting what is far from what the others say
 MEASUREMENTS = 3
-BENCHMARK = "{name} is of the networks of a benchmark, and not of this supernet's; give it to FewShot with measurements"
 POPULATION = 2000  # random architectures that stand for the space
 PROPOSAL = 2  # deviation that proposals are made for
-
-
-class TransferredCost(CostModel):
-    """Costs on a new device: a sum of the sources' costs and of a table, as :meth:`FewShot.fit` makes it.
-
-    Args:
-        space: The search space.
-        sources: Cost models of the same space, S of them.
-        mean: Coefficients of offset, sources and candidates, ``[1 + S + P]``, P the picks of all genes.
-        covariance: Of the coefficients, ``[1 + S + P, 1 + S + P]``; zero if nothing is known.
-        noise: Standard deviation of one measurement, in ``unit``.
-        freedom: Degrees of freedom of the Student-t interval.
-        unit: Unit of the costs.
-
-    Attributes:
-        noise: See above. It holds what the sources cannot explain, be it noise or a device like none of them.
-    """
-
-    def __init__(
-        self,
-        space: SearchSpace,
-        sources: Sequence[CostModel],
-        mean: Floats,
-        covariance: Floats,
-        *,
-        noise: float,
-        freedom: int,
-        unit: str = "ms",
-    ) -> None:
-        super().__init__()
-        self.space, self.unit, self.noise, self.freedom = space, unit, noise, freedom
-        self.sources = torch.nn.ModuleList(sources)
-        self.mean, self.covariance = mean, covariance
-
-    def costs(self, genes: IntMatrix) -> npt.NDArray[np.float64]:
-        return np.asarray(self._features(genes) @ self.mean)
-
-    def interval(self, genes: IntMatrix, level: float = 0.9) -> tuple[Floats, Floats]:
-        """Where a measurement of each architecture falls with probability ``level``.
-
-        Args:
-            genes: Architectures, ``[N, G]``.
-            level: Between 0 and 1.
-
-        Returns:
-            Lower and upper ends, ``[N]`` each.
-
-        Raises:
-            ValueError: If the level is not between 0 and 1.
-        """
-        from scipy.stats import t
-
-        if not 0 < level < 1:
-            raise ValueError(f"The level of an interval is between 0 and 1, such as 0.9; got {level}.")
-        x = self._features(genes)
-        width = t.ppf((1 + level) / 2, self.freedom) * np.sqrt(
-            np.einsum("np,pq,nq->n", x, self.covariance, x, optimize=True).clip(0) + self.noise**2
-        )
-        middle = x @ self.mean
-        return np.maximum(middle - width, 0.0), middle + width
-
-    def expected(self, weights: Mapping[str, Tensor]) -> Tensor:
-        x = soft_one_hot(self.space, weights)
-        mean = torch.from_numpy(self.mean).to(x)
-        total = mean[0] + mean[1 + len(self.sources) :] @ x
-        for weight, source in zip(mean[1:], self.sources):
-            assert isinstance(source, CostModel)
-            if weight:
-                total = total + weight * source.expected(weights).to(x)
-        return total
-
-    def _features(self, genes: IntMatrix) -> Floats:
-        return _features(self.space, [s for s in self.sources if isinstance(s, CostModel)], genes)
-
-
-def _features(space: SearchSpace, sources: Sequence[CostModel], genes: IntMatrix) -> Floats:
-    """Constant, sources and picks: ``[N, G]`` -> ``[N, 1 + S + P]``."""
-    return np.column_stack([np.ones(len(genes)), *(source.costs(genes) for source in sources), one_hot(space, genes)])
-
-
-def nonnegative_mixture(sources: Sequence[CostModel], genes: IntMatrix, values: npt.ArrayLike) -> TransferredCost:
-    """The baseline: a sum of the sources with weights that are not negative, and a constant, by least squares.
-
-    Args:
-        sources: Cost models of one space.
-        genes: Measured architectures, ``[K, G]``.
-        values: Their costs in ms, ``[K]``.
-
-    Raises:
-        ValueError: If the values are not positive and finite.
-    """
-    from scipy.optimize import nnls
-
-    space = sources[0].space
-    y, x = check_samples(space, genes, values), _features(space, sources, genes)
-    weights = nnls(x[:, : 1 + len(sources)], y)[0]
-    mean = np.concatenate([weights, np.zeros(x.shape[1] - len(weights))])
-    left = max(1, len(y) - int((weights > 0).sum()))
-    noise = float(np.sqrt(((y - x @ mean) ** 2).sum() / left))
-    return TransferredCost(space, sources, mean, np.zeros((len(mean),) * 2), noise=noise, freedom=left)
 
 
 def log_evidence(y: Floats, centres: Floats, kernels: Floats, noises: Floats, scales: Floats) -> Floats:
@@ -223,7 +106,7 @@ class FewShot:
                 )
         self.space, self.sources = space, list(sources)
         self._population = space.sample_matrix(POPULATION, 0)
-        raw = _features(space, self.sources, self._population)
+        raw = features_of(space, self.sources, self._population)
         n = 1 + len(sources)
         self._mean, self._std = raw[:, 1:n].mean(0), raw[:, 1:n].std(0)
         if not (self._std > 1e-9 * np.abs(self._mean)).all():
@@ -326,7 +209,7 @@ class FewShot:
 
     def _shapes(self, genes: IntMatrix) -> Floats:
         """Constant, shapes of the sources, centred picks: ``[N, G]`` -> ``[N, 1 + S + P]``."""
-        x = _features(self.space, self.sources, genes)
+        x = features_of(self.space, self.sources, genes)
         n = 1 + len(self.sources)
         x[:, 1:n] = (x[:, 1:n] - self._mean) / self._std
         x[:, n:] -= self._picks_mean
@@ -446,81 +329,3 @@ def _middle_and_scale(y: Floats, average: Floats, trust: Floats) -> tuple[float,
     squares = max(float(share @ reference**2), 1e-12)
     spread = float(np.sqrt(share @ (y - middle) ** 2 / squares))
     return middle, max(float(share @ ((y - middle) * reference)) / squares, 0.5 * spread)
-
-
-def bundled_sources(space: SearchSpace) -> dict[str, CostModel]:
-    """Cost models of known devices that come with the package, and counts of MACs and parameters.
-
-    Fitted by ``experiments/latency/bundle.py`` to the measurements of HELP (arXiv:2106.08630) and HW-NAS-Bench
-    (arXiv:2103.10584), in the networks of these benchmarks; the shapes carry over to other widths and resolutions as
-    far as they go. So they are sources of :class:`FewShot`, and a search refuses one of them as its own latency.
-
-    Args:
-        space: ``FBNetSpace()`` or ``NASBench201Space()``.
-
-    Raises:
-        ValueError: If nothing is bundled for the space.
-    """
-    folder = files(__package__) / "devices"
-    known = sorted(path.name.removesuffix(".json") for path in folder.iterdir() if path.name.endswith(".json"))
-    if space.name not in known:
-        raise ValueError(
-            f"Source devices are bundled for the spaces {', '.join(known)}; got {space.name!r}. Give FewShot "
-            "cost models of your own, two or more."
-        )
-    data = json.loads((folder / f"{space.name}.json").read_text(encoding="utf-8"))
-    sources: dict[str, CostModel] = {}
-    for name, device in data["devices"].items():
-        sources[name] = source = LinearPredictor.from_dict(space, device)
-        if source.unit == UNIT:
-            source.doubts = (BENCHMARK.format(name=name),)
-    return sources
-
-
-def transferred_cost(path: str | Path, space: SearchSpace) -> TransferredCost:
-    """Cost model of the device whose measurements a CSV file holds, from the bundled sources.
-
-    It has the record of the file, by which it is refused for other networks. A warning says so if the file has none.
-
-    Raises:
-        ValueError: See :func:`~oneshot.cost.latency.samples.read_csv`, :func:`bundled_sources` and :meth:`FewShot.fit`.
-    """
-    genes, values = read_csv(path, space)
-    model = FewShot(space, list(bundled_sources(space).values())).fit(genes, values)
-    return _with_record(model, path, _checksum(genes, values))
-
-
-def measured_cost(path: str | Path, space: SearchSpace) -> TransferredCost | Predictor:
-    """Cost model of the device whose measurements a CSV file holds: learned from them alone in elastic spaces.
-
-    In others it is :func:`transferred_cost`.
-
-    Raises:
-        ValueError: See :func:`~oneshot.cost.latency.samples.read_csv`, :func:`fit_predictor` and
-            :func:`transferred_cost`.
-    """
-    if isinstance(space, ElasticSpace):
-        genes, values = read_csv(path, space)
-        return _with_record(fit_predictor(space, genes, values, kind="elastic"), path, _checksum(genes, values))
-    return transferred_cost(path, space)
-
-
-Learned = TypeVar("Learned", bound=CostModel)
-
-
-def _checksum(genes: IntMatrix, values: Floats) -> str:
-    return f"{zlib.crc32(json.dumps([genes.tolist(), values.tolist()]).encode()):08x}"
-
-
-def _with_record(model: Learned, path: str | Path, checksum: str) -> Learned:
-    record = read_record(path)
-    if record is None:
-        warnings.warn(UNRECORDED.format(source=path), stacklevel=4)
-    model.record = replace(record or Record({}, source=str(path)), checksum=checksum)
-    random = model.space.sample_matrix(POPULATION, 0)
-    costs = model.predict(random) if isinstance(model, Predictor) else model.costs(random)
-    below, doubt = int((costs <= 0).sum()), noise_doubt(model.record.noise)
-    model.doubts = () if doubt is None else (doubt,)
-    if below:
-        model.doubts += (f"{below} of {POPULATION} random networks are predicted to need 0 {model.unit} or less",)
-    return model

@@ -1,69 +1,37 @@
-"""Cost models learned from measured architectures, with an interval and a word where they know nothing.
+"""Cost models that :func:`~oneshot.cost.fit_predictor` learns from measured architectures.
 
 ``additive`` is a ridge regression on the one-hot genes, ``pairwise`` has a term for every pair of picks as well,
 ``boosting`` is gradient boosting and ``mlp`` an ensemble of small networks, both of the logarithm. ``elastic``, of
-elastic spaces only, is linear in what a layer costs at its resolution and width. The linear ones fit
-robustly (Cauchy weights of the leave-one-out residuals), because timers of phones round to milliseconds and stall.
+elastic spaces only, is linear in what a layer costs at its resolution and width.
 """
 
 from __future__ import annotations
 
 import warnings
 from abc import abstractmethod
-from collections.abc import Mapping, Sequence
-from itertools import pairwise
-from typing import Any, Literal, get_args
+from collections.abc import Mapping
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from oneshot.cost.counting.elastic import expectation, gather
 from oneshot.cost.model import CostModel
-from oneshot.regression.encoding import Floats, one_hot, soft_one_hot
-from oneshot.regression.ridge import of_features, of_gram, robust_dual, robust_ridge
+from oneshot.regression.boosting import BoostedTrees
+from oneshot.regression.encoding import one_hot, soft_one_hot
+from oneshot.regression.networks import DifferentiableEnsemble
+from oneshot.regression.ridge import robust_ridge
 from oneshot.regression.scores import Agreement
 from oneshot.supernets.elastic import RESOLUTION, WIDTH, ElasticSpace
-from oneshot.supernets.space import IntMatrix, SearchSpace
+from oneshot.supernets.space import Floats, IntMatrix, SearchSpace
 
 Kind = Literal["additive", "pairwise", "boosting", "mlp", "elastic"]
 
-FOLDS = 5
-
-SAMPLES: dict[Kind, int] = {
-    "additive": 10,
-    "pairwise": 30,
-    "boosting": 50,
-    "mlp": 50,
-    "elastic": 30,
-}  # fewer than that are refused
-
-MOST_PAIRWISE = 2500  # samples; the time grows with their cube
-
-PAIRS = (0.03, 0.3)  # prior variance of a pair's term, that of a single pick's term being 1
-
-TREES = 300  # of boosting
+TREES, LEAVES = 300, 31  # of boosting
 
 MEMBERS, HIDDEN, STEPS = 4, 64, 300  # of the ensemble of networks
-
-
-def check_samples(space: SearchSpace, genes: IntMatrix, values: npt.ArrayLike, *, what: str = "costs") -> Floats:
-    """Values as a float vector, if they are measurements of ``genes``.
-
-    Raises:
-        ValueError: If a gene is out of range, the lengths differ, or a value is not finite or not above 0; the rows
-            are named.
-    """
-    space.decode(genes)
-    y = np.asarray(values, np.float64)
-    if y.shape != (len(genes),):
-        raise ValueError(f"{len(genes)} architectures have as many {what}; got values of shape {list(y.shape)}.")
-    bad = np.flatnonzero(~(np.isfinite(y) & (y > 0)))
-    if len(bad):
-        rows = ", ".join(f"row {i}: {y[i]}" for i in bad[:5]) + (f" and {len(bad) - 5} more" if len(bad) > 5 else "")
-        raise ValueError(f"Measured {what} are finite and above 0; got {rows}. Measure these again or leave them out.")
-    return y
 
 
 class Predictor(CostModel):
@@ -341,13 +309,8 @@ class BoostingPredictor(Predictor):
     def __init__(
         self, space: SearchSpace, genes: IntMatrix, values: Floats, *, unit: str = "ms", seed: int = 0
     ) -> None:
-        from sklearn.ensemble import HistGradientBoostingRegressor
-
         super().__init__(space, unit=unit)
-        self._model = HistGradientBoostingRegressor(
-            max_iter=TREES, min_samples_leaf=5, categorical_features=list(range(space.num_genes)), random_state=seed
-        )
-        self._model.fit(genes, np.log(values))
+        self._model = BoostedTrees(space, genes, np.log(values), trees=TREES, leaves=LEAVES, seed=seed)
 
     def predict(self, genes: IntMatrix) -> Floats:
         return np.asarray(np.exp(self._model.predict(genes)))
@@ -380,40 +343,22 @@ class MLPPredictor(Predictor):
         super().__init__(space, unit=unit)
         x, y = torch.from_numpy(one_hot(space, genes)), torch.from_numpy(np.log(values))
         self.shift, self.scale = float(y.mean()), max(float(y.std()), 1e-9)
-        generator = torch.Generator().manual_seed(seed)
-        sizes = (x.shape[1], HIDDEN, HIDDEN, 1)
-        self.weights, self.biases = nn.ParameterList(), nn.ParameterList()
-        for fan_in, fan_out in pairwise(sizes):
-            gain = (2 / (space.num_genes if fan_in == sizes[0] else fan_in)) ** 0.5
-            draw = torch.randn(MEMBERS, fan_in, fan_out, generator=generator, dtype=torch.float64)
-            self.weights.append(draw * gain)
-            self.biases.append(torch.zeros(MEMBERS, 1, fan_out, dtype=torch.float64))
-        with torch.enable_grad():
-            self._train(x, (y - self.shift) / self.scale)
-        self.requires_grad_(False)
-
-    def _train(self, x: Tensor, target: Tensor) -> None:
-        optimizer = torch.optim.AdamW(self.parameters(), lr=5e-3, weight_decay=1e-2)
-        schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, STEPS)
-        for _ in range(STEPS):
-            optimizer.zero_grad()
-            loss = ((self._members(x) - target) ** 2).mean()
-            torch.autograd.backward(loss)
-            optimizer.step()
-            schedule.step()
-
-    def _members(self, x: Tensor) -> Tensor:
-        """``[N, P] -> [members, N]``, standardised logarithms."""
-        for layer, (weight, bias) in enumerate(zip(self.weights, self.biases)):
-            x = x @ weight + bias
-            x = nn.functional.silu(x) if layer < 2 else x
-        return x[..., 0]
+        self.networks = DifferentiableEnsemble(
+            x,
+            (y - self.shift) / self.scale,
+            fan_in=space.num_genes,
+            networks=MEMBERS,
+            hidden=HIDDEN,
+            steps=STEPS,
+            seed=seed,
+        )
 
     def _of(self, x: Tensor) -> Tensor:
-        return (self._members(x).mean(0) * self.scale + self.shift).exp()
+        mean: Tensor = self.networks(x).mean(0)
+        return (mean * self.scale + self.shift).exp()
 
     def predict(self, genes: IntMatrix) -> Floats:
-        like = self.weights[0]
+        like = self.networks.weights[0]
         return np.concatenate(
             [
                 self._of(torch.from_numpy(one_hot(self.space, genes[i : i + 4096])).to(like.device)).cpu().numpy()
@@ -423,175 +368,7 @@ class MLPPredictor(Predictor):
         )
 
     def expected(self, weights: Mapping[str, Tensor]) -> Tensor:
-        return self._of(soft_one_hot(self.space, weights).to(self.weights[0])[None])[0]
-
-
-def fit_predictor(
-    space: SearchSpace,
-    genes: IntMatrix,
-    values: npt.ArrayLike,
-    *,
-    kind: Kind | Literal["auto"] = "auto",
-    unit: str = "ms",
-    throughput: bool = False,
-    image_sizes: npt.ArrayLike | None = None,
-    seed: int = 0,
-) -> Predictor:
-    """Learn what architectures cost from measurements.
-
-    Args:
-        space: The search space.
-        genes: Measured architectures, ``[N, G]``.
-        values: What they cost, ``[N]``, above 0.
-        kind: ``"auto"`` takes the kind with the smallest mean relative error in five-fold cross-validation, among those
-            there are enough samples for.
-        unit: Unit of the values.
-        throughput: The values are images per second; the predictor is of their reciprocal, ms per image, which layers
-            add up to.
-        image_sizes: Height and width each architecture was measured at, ``[N]``. Additive costs only; the result is a
-            :class:`ResolutionPredictor` at the largest, and ``at(size)`` gives others.
-        seed: Of folds, boosting and networks.
-
-    Returns:
-        The predictor; its ``validation`` holds Kendall's tau, the error bounds and the rest for every kind tried.
-
-    Raises:
-        ValueError: If there are too few samples (how many are needed is said), values are not positive and finite (the
-            rows are named), or options contradict each other.
-    """
-    if throughput and unit != "ms":
-        raise ValueError(f"throughput=True takes images per second and gives ms; leave unit={unit!r} out.")
-    y = check_samples(space, genes, values)
-    y = 1000.0 / y if throughput else y
-    known: list[Kind] = [k for k in get_args(Kind) if k != "elastic" or isinstance(space, ElasticSpace)]
-    if kind not in ("auto", *known):
-        raise ValueError(f"The kinds of predictors of space {space.name!r} are auto, {', '.join(known)}; got {kind!r}.")
-    sizes = None if image_sizes is None else _check_sizes(image_sizes, len(y))
-    if sizes is not None and kind not in ("auto", "additive"):
-        raise ValueError(f"Image sizes go into additive costs only; got kind={kind!r}. Leave the kind out.")
-    kinds: Sequence[Kind] = ["additive"] if sizes is not None else known if kind == "auto" else [kind]
-    needed = min(SAMPLES[k] for k in kinds) * (1 if sizes is None else 2)
-    if len(y) < needed:
-        what = " with image sizes" if sizes is not None else ""
-        raise ValueError(
-            f"A predictor of kind {kind!r}{what} needs at least {needed} samples; got {len(y)}. Measure more, or "
-            "transfer from known devices with FewShot."
-        )
-    fold = np.random.default_rng(seed).permutation(len(y)) % FOLDS
-    validation, held_out = {}, {}
-    for k in kinds:
-        if len(y) < SAMPLES[k] or (k == "pairwise" and kind == "auto" and len(y) > MOST_PAIRWISE):
-            continue
-        predicted = np.empty(len(y))
-        for f in range(FOLDS):
-            train, test = fold != f, fold == f
-            model = _fit(k, space, genes[train], y[train], None if sizes is None else sizes[train], unit, seed)
-            predicted[test] = _predict(model, genes[test], None if sizes is None else sizes[test])
-        held_out[k], validation[k] = predicted, Agreement.of(predicted, y)
-    best = min(held_out, key=lambda k: float(np.mean(np.abs(held_out[k] / y - 1))))
-    chosen = _fit(best, space, genes, y, sizes, unit, seed)
-    chosen.validation = validation
-    chosen._seen = one_hot(space, genes).sum(0) > 0
-    chosen._errors = np.sort(np.abs(y - held_out[best]) / np.maximum(np.abs(held_out[best]), 1e-12))
-    free = int(sum(space.gene_sizes) - space.num_genes + 1) * (1 if sizes is None else 2)
-    if best == "additive" and len(y) < free:
-        warnings.warn(
-            f"{len(y)} samples are fewer than the {free} costs of space {space.name!r}; the error in cross-validation "
-            f"is {np.mean(chosen._errors):.0%}. Measure more, or transfer from known devices with FewShot.",
-            stacklevel=2,
-        )
-    return chosen
-
-
-def _check_sizes(image_sizes: npt.ArrayLike, n: int) -> npt.NDArray[np.int64]:
-    sizes = np.asarray(image_sizes)
-    if sizes.shape != (n,) or not np.issubdtype(sizes.dtype, np.integer) or (sizes < 1).any():
-        raise ValueError(f"Image sizes are one positive integer for each of {n} samples; got {sizes.tolist()[:5]}.")
-    if len(np.unique(sizes)) < 2:
-        raise ValueError(f"All samples have images of {sizes[0]} pixels; leave image_sizes out, or measure two sizes.")
-    return sizes.astype(np.int64)
-
-
-def _predict(model: Predictor, genes: IntMatrix, sizes: npt.NDArray[np.int64] | None) -> Floats:
-    if sizes is None or not isinstance(model, ResolutionPredictor):
-        return model.predict(genes)
-    return model.constant.predict(genes) + sizes**2 * model.growth.predict(genes)
-
-
-def _fit(
-    kind: Kind,
-    space: SearchSpace,
-    genes: IntMatrix,
-    y: Floats,
-    sizes: npt.NDArray[np.int64] | None,
-    unit: str,
-    seed: int,
-) -> Predictor:
-    if kind == "boosting":
-        return BoostingPredictor(space, genes, y, unit=unit, seed=seed)
-    if kind == "mlp":
-        return MLPPredictor(space, genes, y, unit=unit, seed=seed)
-    if kind == "pairwise":
-        return robust_pairwise(space, genes, y, unit=unit)
-    if isinstance(space, ElasticSpace) and kind == "elastic":
-        return ElasticPredictor(space, genes, y, unit=unit)
-    if sizes is None:
-        return robust_additive(space, genes, y, unit=unit)
-    x = one_hot(space, genes)
-    area = sizes[:, None] ** 2 / float(sizes.max()) ** 2
-    features = np.hstack([x, area * x, area])
-    both, offset = robust_ridge(features, y)
-    size = x.shape[1]
-    growth = both / float(sizes.max()) ** 2
-    return ResolutionPredictor(
-        LinearPredictor(space, both[:size], offset=offset, unit=unit),
-        LinearPredictor(space, growth[size:-1], offset=growth[-1], unit=unit),
-        image_size=int(sizes.max()),
-    )
-
-
-def robust_additive(space: SearchSpace, genes: IntMatrix, y: Floats, *, unit: str = "ms") -> LinearPredictor:
-    """Additive costs by :func:`robust_ridge`; ``[N, G]`` and ``[N]``."""
-    coefficients, offset = robust_ridge(one_hot(space, genes), y)
-    return LinearPredictor(space, coefficients, offset=offset, unit=unit)
-
-
-def robust_pairwise(space: SearchSpace, genes: IntMatrix, y: Floats, *, unit: str = "ms") -> LinearPredictor:
-    """The same with pairs; by a kernel, where there are more pairs than samples.
-
-    Raises:
-        ValueError: If there are too many of both.
-    """
-    x = one_hot(space, genes)
-    first, second = _different_genes(space)
-    if min(len(first), len(y)) > MOST_PAIRWISE:
-        raise ValueError(
-            f"Pairwise costs of space {space.name!r} have {len(first)} pairs and are fitted to at most {MOST_PAIRWISE} "
-            f"samples; got {len(y)}. Take fewer, or another kind."
-        )
-    fits = []
-    for variance in PAIRS:
-        if len(first) < len(y):
-            decompose = of_features(np.hstack([x, np.sqrt(variance) * x[:, first] * x[:, second]]))
-        else:
-            matches = x @ x.T  # of m picks in common, m (m - 1) / 2 pairs are
-            decompose = of_gram(matches + variance * (matches**2 - matches) / 2)
-        fits.append((*robust_dual(y, decompose), variance))
-    dual, share, middle, _, variance = min(fits, key=lambda fit: fit[3])
-    every, together = variance * (x.T * dual) @ x, (x.T * share) @ x
-    pairs = np.zeros_like(every)
-    pairs[first, second], pairs[second, first] = every[first, second], every[second, first]
-    coefficients = x.T @ dual
-    offset = middle - share @ x @ coefficients - (pairs * together).sum() / 2
-    return LinearPredictor(space, coefficients, offset=offset, pairs=pairs, unit=unit)
-
-
-def _different_genes(space: SearchSpace) -> tuple[npt.NDArray[np.intp], npt.NDArray[np.intp]]:
-    """Index pairs of picks, the first below the second, that can meet in an architecture."""
-    gene = np.repeat(np.arange(space.num_genes), space.gene_sizes)
-    first, second = np.triu_indices(len(gene), 1)
-    meet = gene[first] != gene[second]
-    return first[meet], second[meet]
+        return self._of(soft_one_hot(self.space, weights).to(self.networks.weights[0])[None])[0]
 
 
 def _digits(values: Floats) -> list[float]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
-from itertools import pairwise
 from typing import Any, Literal, TypeAlias
 
 import numpy as np
@@ -12,10 +11,11 @@ import numpy.typing as npt
 
 from oneshot.discrete.protocol import Genes, Proposal, Result, Scalar, SearchStrategy
 from oneshot.regression.encoding import one_hot
+from oneshot.regression.networks import NetworkEnsemble, absolute, relu
 from oneshot.supernets.nasnet import NASNetSpace
-from oneshot.supernets.space import NONE, IntMatrix, SearchSpace, SubnetConfig
+from oneshot.supernets.space import NONE, Floats, IntMatrix, SearchSpace, SubnetConfig
 
-Floats: TypeAlias = npt.NDArray[np.float32]
+Singles: TypeAlias = npt.NDArray[np.float32]
 
 LAYERS, WIDTH = 10, 20  # of every network, as in the authors' code (naszilla/bananas)
 RATE, BETAS, BATCH, EPOCHS = 0.01, (0.9, 0.99), 32, 150
@@ -123,7 +123,7 @@ class BANANAS(SearchStrategy):
             found[other.tobytes()] = other
         return np.stack(list(found.values())) if found else np.empty((0, self.space.num_genes), dtype=np.int64)
 
-    def encode(self, genes: IntMatrix) -> Floats:
+    def encode(self, genes: IntMatrix) -> Singles:
         """What the networks see: ``[N, G] -> [N, features]``."""
         if self.paths is None:
             return one_hot(self.space, genes).astype(np.float32)
@@ -175,7 +175,7 @@ class Paths:
         self._cache[config] = frozenset(found)
         return self._cache[config]
 
-    def encode(self, configs: Sequence[SubnetConfig]) -> Floats:
+    def encode(self, configs: Sequence[SubnetConfig]) -> Singles:
         """``[N, features]``; which features these are depends on ``configs``."""
         paths = [self.of(config) for config in configs]
         counts = Counter(path for found in paths for path in found)
@@ -187,7 +187,7 @@ class Paths:
 class Ensemble:
     """Fully connected networks of ten layers, trained side by side to the mean absolute error.
 
-    Each sees the samples in an order of its own. In NumPy, for a step is so small that most of it would be the calls.
+    Each sees the samples in an order of its own.
 
     Args:
         x: ``[N, P]``.
@@ -199,61 +199,27 @@ class Ensemble:
 
     def __init__(
         self,
-        x: Floats,
+        x: Singles,
         y: npt.NDArray[np.floating[Any]],
         networks: int,
         rng: np.random.Generator,
         *,
         epochs: int = EPOCHS,
     ) -> None:
-        sizes = (x.shape[1], *[WIDTH] * LAYERS, 1)
-        shapes = [s for a, b in pairwise(sizes) for s in ((networks, a, b), (networks, 1, b))]
-        ends = np.cumsum([int(np.prod(shape)) for shape in shapes])
-        flat = np.zeros(ends[-1], dtype=np.float32)  # one step of the optimiser for all weights
-        self.weights = [part.reshape(shape) for part, shape in zip(np.split(flat, ends[:-1]), shapes)]
-        for weight in self.weights[::2]:  # Glorot and Bengio, 2010, as the authors' framework does
+        self.networks = NetworkEnsemble((x.shape[1], *[WIDTH] * LAYERS, 1), networks, relu, BETAS)
+        for weight in self.networks.weights[::2]:  # Glorot and Bengio, 2010, as the authors' framework does
             bound = (6 / (weight.shape[1] + weight.shape[2])) ** 0.5
             weight[:] = rng.uniform(-bound, bound, weight.shape)
-        grad = np.empty_like(flat)
-        grads = [part.reshape(shape) for part, shape in zip(np.split(grad, ends[:-1]), shapes)]
-        first, second = np.zeros_like(flat), np.zeros_like(flat)
-        targets, step = np.asarray(y, dtype=np.float32), 0
+        flat, targets = self.networks.flat, np.asarray(y, dtype=np.float32)
         for _ in range(min(epochs, -(-STEPS * BATCH // len(x)))):
             order = np.argsort(rng.random((networks, len(x))), axis=1)
             for start in range(0, len(x), BATCH):
                 rows = order[:, start : start + BATCH]
-                gradients(self.weights, x[rows], targets[rows][..., None], grads)
-                step += 1
-                first += (1 - BETAS[0]) * (grad - first)
-                second += (1 - BETAS[1]) * (grad * grad - second)
-                rate = RATE * (1 - BETAS[1] ** step) ** 0.5 / (1 - BETAS[0] ** step)
-                flat -= rate * first / (np.sqrt(second) + 1e-8)
+                first, second, share, share_of_squares = self.networks.moments(
+                    x[rows], targets[rows][..., None], absolute
+                )
+                flat -= RATE * share_of_squares**0.5 / share * first / (np.sqrt(second) + 1e-8)
 
-    def predict(self, x: Floats) -> npt.NDArray[np.float64]:
+    def predict(self, x: Singles) -> Floats:
         """``[N, P] -> [E, N]``."""
-        out = x[None]
-        for layer in range(0, len(self.weights), 2):
-            out = np.maximum(out, 0) if layer else out
-            out = out @ self.weights[layer] + self.weights[layer + 1]
-        return out[..., 0].astype(np.float64)
-
-
-def gradients(weights: Sequence[Floats], x: Floats, y: Floats, into: Sequence[Floats]) -> None:
-    """Gradients of the mean absolute error, network by network.
-
-    Args:
-        weights: Of the layers, ``[E, fan in, fan out]``, and their shifts, ``[E, 1, fan out]``, in turn.
-        x: ``[E, N, P]``.
-        y: ``[E, N, 1]``.
-        into: Where the gradients go, like ``weights``.
-    """
-    entering = [x]
-    for layer in range(0, len(weights) - 2, 2):
-        entering.append(np.maximum(entering[-1] @ weights[layer] + weights[layer + 1], 0))
-    back = np.sign(entering[-1] @ weights[-2] + weights[-1] - y) / y.shape[1]
-    for layer in range(len(weights) - 2, -1, -2):
-        below = entering[layer // 2]
-        np.matmul(below.transpose(0, 2, 1), back, out=into[layer])
-        np.sum(back, axis=1, keepdims=True, out=into[layer + 1])
-        if layer:
-            back = (back @ weights[layer].transpose(0, 2, 1)) * (below > 0)
+        return self.networks.predict(x)

@@ -12,8 +12,8 @@ import numpy.typing as npt
 from oneshot.discrete.graphs.morphism import LEMONADE_OPERATORS
 from oneshot.discrete.graphs.network import GraphNetwork
 from oneshot.discrete.protocol import TRIES, Proposal, Result
-from oneshot.fronts.pareto import Floats, non_dominated
-from oneshot.supernets.space import SubnetConfig
+from oneshot.fronts.pareto import non_dominated
+from oneshot.supernets.space import Floats, SubnetConfig
 
 from .morphing import Cost, MorphismSearch, Start
 

@@ -232,8 +232,8 @@ def test_shares_are_those_of_an_independent_regression(
 ) -> None:
     a, features, _, y = wholes
     y = y * np.random.default_rng(1).normal(1, 0.02, len(y))
-    monkeypatch.setattr("oneshot.cost.latency.design.RIDGES", [0.1])
-    monkeypatch.setattr("oneshot.cost.latency.design.HUBER", 1e9)
+    monkeypatch.setattr("oneshot.regression.ridge.RIDGES", [0.1])
+    monkeypatch.setattr("oneshot.regression.ridge.HUBER", 1e9)
     shares = fit_shares(a, features, y)
     exact, fixed = ridge_by_hand(a, features, y, 0.1)
     np.testing.assert_allclose(a @ shares.entries + shares.fixed, a @ exact + fixed, rtol=1e-5, atol=1e-6)
@@ -247,8 +247,8 @@ def test_the_residual_is_that_of_networks_the_sum_did_not_know(
 ) -> None:
     a, features, _, y = wholes
     y = y * np.random.default_rng(1).normal(1, 0.05, len(y))
-    monkeypatch.setattr("oneshot.cost.latency.design.RIDGES", [0.1])
-    monkeypatch.setattr("oneshot.cost.latency.design.HUBER", 1e9)
+    monkeypatch.setattr("oneshot.regression.ridge.RIDGES", [0.1])
+    monkeypatch.setattr("oneshot.regression.ridge.HUBER", 1e9)
     errors = []
     for n in range(len(y)):
         rest = np.arange(len(y)) != n

@@ -10,10 +10,11 @@ import pytest
 import torch
 
 from oneshot.cost import LinearPredictor, ResolutionPredictor, fit_predictor
+from oneshot.cost.learned import fit
 from oneshot.cost.learned import predictors as module
-from oneshot.cost.learned.predictors import Kind, Predictor, robust_pairwise
+from oneshot.cost.learned.fit import robust_pairwise
+from oneshot.cost.learned.predictors import Kind, Predictor
 from oneshot.regression.encoding import one_hot
-from oneshot.regression.ridge import robust_ridge
 from oneshot.supernets import Choice, FBNetSpace, SearchSpace
 
 SPACE = SearchSpace(
@@ -81,57 +82,10 @@ def test_boosting_has_no_expectation_and_names_what_has() -> None:
         fitted("boosting").expected({})
 
 
-def ridge_by_definition(x: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, float]:
-    """Textbook: normal equations with an intercept, leave-one-out by leaving one out."""
-
-    def solve(x: np.ndarray, y: np.ndarray, w: np.ndarray, penalty: float) -> np.ndarray:
-        design = np.column_stack([np.ones(len(x)), x])
-        ridge = penalty * np.eye(design.shape[1])
-        ridge[0, 0] = 0
-        return np.asarray(np.linalg.solve(design.T @ (w[:, None] * design) + ridge, design.T @ (w * y)))
-
-    w = np.ones(len(y))
-    for _ in range(module.ROUNDS):
-        best, chosen, errors = np.inf, 0.0, np.zeros(len(y))
-        for penalty in module.PENALTIES:
-            rest = [np.delete(np.arange(len(y)), i) for i in range(len(y))]
-            loo = np.array([y[i] - np.r_[1, x[i]] @ solve(x[r], y[r], w[r], penalty) for i, r in enumerate(rest)])
-            if (w * loo**2).mean() < best:
-                best, chosen, errors = (w * loo**2).mean(), penalty, loo
-        solution = solve(x, y, w, chosen)
-        scale = 1.4826 * np.median(np.abs(errors))
-        w = 1 / (1 + (errors / (2.385 * scale)) ** 2)
-    return solution[1:], float(solution[0])
-
-
-def test_robust_ridge_is_what_its_definition_says() -> None:
-    rng = np.random.default_rng(0)
-    x = rng.normal(size=(25, 4))
-    y = 3 + x @ [1.0, -2.0, 0.5, 0.0] + rng.normal(0, 0.3, 25)
-    y[3] += 20  # a stall
-    exact, intercept = ridge_by_definition(x, y)
-    ours, offset = robust_ridge(x, y)
-    np.testing.assert_allclose(ours, exact, rtol=1e-6, atol=1e-8)
-    assert offset == pytest.approx(intercept, rel=1e-6)
-    plain = np.linalg.lstsq(np.column_stack([np.ones(25), x]), y, rcond=None)[0][1:]
-    assert np.abs(plain - exact).max() > 0.1  # least squares follow the stall
-    assert np.abs(ours - [1.0, -2.0, 0.5, 0.0]).max() < 0.25
-
-
-def test_robust_ridge_with_more_features_than_samples() -> None:
-    rng = np.random.default_rng(0)
-    x = rng.normal(size=(12, 20))
-    y = 3 + x[:, 0] + rng.normal(0, 0.1, 12)
-    exact, intercept = ridge_by_definition(x, y)
-    ours, offset = robust_ridge(x, y)
-    np.testing.assert_allclose(ours, exact, rtol=1e-4, atol=1e-6)
-    assert offset == pytest.approx(intercept, rel=1e-6)
-
-
 def test_pairs_by_their_kernel_are_pairs_by_their_features() -> None:
     genes = SPACE.sample_matrix(60, 0)
     x, y = one_hot(SPACE, genes), measure(genes, 0.02)
-    first, second = module._different_genes(SPACE)
+    first, second = fit._different_genes(SPACE)
     assert len(first) == sum(a * b for i, a in enumerate(SPACE.gene_sizes) for b in SPACE.gene_sizes[i + 1 :])
     matches = x @ x.T
     gram = matches + 0.3 * (matches**2 - matches) / 2
@@ -156,7 +110,7 @@ def test_pairs_are_found_where_additive_costs_fail(n: int) -> None:
 
 
 def test_too_many_pairs_and_samples_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "MOST_PAIRWISE", 40)
+    monkeypatch.setattr(fit, "MOST_PAIRWISE", 40)
     genes = SPACE.sample_matrix(60, 0)
     with pytest.raises(ValueError, match="at most 40 samples; got 60"):
         robust_pairwise(SPACE, genes, measure(genes))

@@ -1,0 +1,102 @@
+"""Cost models of devices: those that come with the package, and those of files of measurements."""
+
+from __future__ import annotations
+
+import json
+import warnings
+import zlib
+from dataclasses import replace
+from importlib.resources import files
+from pathlib import Path
+from typing import TypeVar
+
+from oneshot.cost.latency.samples import read_csv, read_record
+from oneshot.cost.latency.table import UNIT, UNRECORDED
+from oneshot.cost.model import CostModel
+from oneshot.cost.record import Record, noise_doubt
+from oneshot.supernets.elastic import ElasticSpace
+from oneshot.supernets.space import Floats, IntMatrix, SearchSpace
+
+from .few_shot import POPULATION, FewShot
+from .fit import fit_predictor
+from .predictors import LinearPredictor, Predictor
+from .transferred import TransferredCost
+
+BENCHMARK = "{name} is of the networks of a benchmark, and not of this supernet's; give it to FewShot with measurements"
+
+Learned = TypeVar("Learned", bound=CostModel)
+
+
+def bundled_sources(space: SearchSpace) -> dict[str, CostModel]:
+    """Cost models of known devices that come with the package, and counts of MACs and parameters.
+
+    Fitted by ``experiments/latency/bundle.py`` to the measurements of HELP (arXiv:2106.08630) and HW-NAS-Bench
+    (arXiv:2103.10584), in the networks of these benchmarks; the shapes carry over to other widths and resolutions as
+    far as they go. So they are sources of :class:`FewShot`, and a search refuses one of them as its own latency.
+
+    Args:
+        space: ``FBNetSpace()`` or ``NASBench201Space()``.
+
+    Raises:
+        ValueError: If nothing is bundled for the space.
+    """
+    folder = files(__package__) / "devices"
+    known = sorted(path.name.removesuffix(".json") for path in folder.iterdir() if path.name.endswith(".json"))
+    if space.name not in known:
+        raise ValueError(
+            f"Source devices are bundled for the spaces {', '.join(known)}; got {space.name!r}. Give FewShot "
+            "cost models of your own, two or more."
+        )
+    data = json.loads((folder / f"{space.name}.json").read_text(encoding="utf-8"))
+    sources: dict[str, CostModel] = {}
+    for name, device in data["devices"].items():
+        sources[name] = source = LinearPredictor.from_dict(space, device)
+        if source.unit == UNIT:
+            source.doubts = (BENCHMARK.format(name=name),)
+    return sources
+
+
+def transferred_cost(path: str | Path, space: SearchSpace) -> TransferredCost:
+    """Cost model of the device whose measurements a CSV file holds, from the bundled sources.
+
+    It has the record of the file, by which it is refused for other networks. A warning says so if the file has none.
+
+    Raises:
+        ValueError: See :func:`~oneshot.cost.latency.samples.read_csv`, :func:`bundled_sources` and :meth:`FewShot.fit`.
+    """
+    genes, values = read_csv(path, space)
+    model = FewShot(space, list(bundled_sources(space).values())).fit(genes, values)
+    return _with_record(model, path, _checksum(genes, values))
+
+
+def measured_cost(path: str | Path, space: SearchSpace) -> TransferredCost | Predictor:
+    """Cost model of the device whose measurements a CSV file holds: learned from them alone in elastic spaces.
+
+    In others it is :func:`transferred_cost`.
+
+    Raises:
+        ValueError: See :func:`~oneshot.cost.latency.samples.read_csv`, :func:`fit_predictor` and
+            :func:`transferred_cost`.
+    """
+    if isinstance(space, ElasticSpace):
+        genes, values = read_csv(path, space)
+        return _with_record(fit_predictor(space, genes, values, kind="elastic"), path, _checksum(genes, values))
+    return transferred_cost(path, space)
+
+
+def _checksum(genes: IntMatrix, values: Floats) -> str:
+    return f"{zlib.crc32(json.dumps([genes.tolist(), values.tolist()]).encode()):08x}"
+
+
+def _with_record(model: Learned, path: str | Path, checksum: str) -> Learned:
+    record = read_record(path)
+    if record is None:
+        warnings.warn(UNRECORDED.format(source=path), stacklevel=4)
+    model.record = replace(record or Record({}, source=str(path)), checksum=checksum)
+    random = model.space.sample_matrix(POPULATION, 0)
+    costs = model.predict(random) if isinstance(model, Predictor) else model.costs(random)
+    below, doubt = int((costs <= 0).sum()), noise_doubt(model.record.noise)
+    model.doubts = () if doubt is None else (doubt,)
+    if below:
+        model.doubts += (f"{below} of {POPULATION} random networks are predicted to need 0 {model.unit} or less",)
+    return model
