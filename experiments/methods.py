@@ -1,7 +1,7 @@
-"""The table of methods in the README, made from the code: every row is built, runs one step, and is measured.
+"""The table of methods in docs/methods.md, made from the code: every row is built, runs one step, and is measured.
 
     python experiments/methods.py            # prints the table
-    python experiments/methods.py --write    # and puts it into README.md
+    python experiments/methods.py --write    # and puts it into docs/methods.md
 
 Floating-point operations and memory are those of one step of both optimisers on a small cell supernet, relative to
 DARTS of first order: the operations PyTorch counts, and the most bytes that wait for a backward pass.
@@ -133,12 +133,12 @@ def table() -> str:
 
 def main() -> None:
     warnings.filterwarnings("ignore", module="pytorch_lightning")  # advice on loaders and loggers
-    made, readme = table(), ROOT / "README.md"
+    made, page = table(), ROOT / "docs/methods.md"
     print(made)
     if "--write" in sys.argv:
-        text = readme.read_text(encoding="utf-8")
+        text = page.read_text(encoding="utf-8")
         start, end = text.index(BEGIN) + len(BEGIN), text.index(END)
-        readme.write_text(f"{text[:start]}\n{made}\n{text[end:]}", encoding="utf-8")
+        page.write_text(f"{text[:start]}\n{made}\n{text[end:]}", encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -99,6 +99,17 @@ def test_every_folder_has_a_room_and_every_room_has_files() -> None:
         room_of("oneshot.attic.box")
 
 
+# What is tested by several rooms together, and what tests need themselves.
+WITHOUT_A_ROOM = {"distributed", "experiments", "fuzz", "reference"}
+
+
+def test_the_folders_of_the_tests_are_those_of_the_sources() -> None:
+    tests = {path.parent.relative_to(ROOT / "tests").as_posix() for path in (ROOT / "tests").rglob("test_*.py")} - {"."}
+    sources = {module.removeprefix("oneshot.").replace(".", "/") for module in modules(ROOT).values()}
+    assert {name for name in tests - WITHOUT_A_ROOM if name not in sources} == set()
+    assert len(tests - WITHOUT_A_ROOM) > 15
+
+
 def test_no_rule_lets_rooms_import_each_other_in_a_circle() -> None:
     floors({room: may_import(room) for room in ROOMS})
     with pytest.raises(ValueError, match="these do: a > b > a"):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import ast
+import importlib
 import os
 import re
 import shlex
@@ -10,6 +12,8 @@ import sys
 from pathlib import Path
 
 import pytest
+
+from oneshot.cli.main import _parser
 
 ROOT = Path(__file__).parents[1]
 METHOD, CONTRACT, SPACE, COST = re.findall(r"```python\n(.*?)```", (ROOT / "docs/adding.md").read_text(), re.DOTALL)
@@ -84,3 +88,57 @@ def test_the_strategy_of_ones_own_searches_and_keeps_the_contract(tmp_path: Path
     imports = "from oneshot.testing import StrategyContract\n"
     (tmp_path / "test_greedy.py").write_text(imports + GREEDY + GREEDYS_CONTRACT)
     assert " passed" in run(tmp_path, "-m", "pytest", "-q", "-p", "no:cacheprovider", "test_greedy.py")
+
+
+PAGES = {path.relative_to(ROOT).as_posix(): path.read_text(encoding="utf-8") for path in (ROOT / "docs").rglob("*.md")}
+REFERENCE = {name: text for name, text in PAGES.items() if name.startswith("docs/reference/")}
+PACKAGES = ("oneshot", "oneshot.callbacks", "oneshot.cost", "oneshot.data", "oneshot.discrete", "oneshot.nat")
+
+
+def test_pretrained_weights_go_into_a_search_as_the_page_says(tmp_path: Path) -> None:
+    (code,) = re.findall(r"```python\n(.*?)```", PAGES["docs/nat.md"], re.DOTALL)
+    offline = code.replace("pretrained=True", "pretrained=False")
+    assert offline != code
+    said = re.fullmatch(r"(\d+) tensors loaded, (\d+) stay random, \d+ are unused\n", run(tmp_path, "-c", offline))
+    assert said and int(said[1]) > int(said[2])
+
+
+def test_the_first_page_lists_every_command_with_a_line_and_a_link() -> None:
+    help_text = _parser().format_help()
+    commands = re.findall(r"^    (\w+)(?:  |$)", help_text.partition("COMMAND\n")[2], re.MULTILINE)
+    listed = dict(re.findall(r"^\| `oneshot (\w+)` \| \w.{15,} \| (\[.*\)) \|$", PAGES["docs/index.md"], re.MULTILINE))
+    assert len(commands) > 10 and sorted(listed) == sorted(commands)
+
+
+def test_every_page_is_in_the_navigation_and_linked_from_the_first_page() -> None:
+    names = {name.removeprefix("docs/") for name in PAGES} - {"index.md"}
+    navigation = re.findall(r": (\S+\.md)$", (ROOT / "mkdocs.yml").read_text(), re.MULTILINE)
+    assert sorted(navigation) == sorted({*names, "index.md"})
+    assert {name for name in names if f"]({name})" not in PAGES["docs/index.md"]} == set()
+
+
+def test_every_entry_of_the_reference_has_a_line_that_says_what_it_is() -> None:
+    for name, text in REFERENCE.items():
+        entries = re.findall(r"^::: (\S+)$", text, re.MULTILINE)
+        assert entries, name
+        for entry in entries:
+            importlib.import_module(entry)
+            # the line is readable where nothing renders the directive
+            assert re.search(
+                rf"^\*\*`{re.escape(entry)}`\*\* (?:.|\n(?!\n)){{20,}}\.\n\n::: {re.escape(entry)}$", text, re.M
+            ), f"{name}: {entry}"
+
+
+@pytest.mark.parametrize("package", [*PACKAGES, "oneshot.supernets"])
+def test_every_public_name_is_on_a_page_of_the_reference_beside_its_module(package: str) -> None:
+    module = importlib.import_module(package)
+    where = {}
+    for block in ast.parse(Path(module.__file__ or "").read_text(encoding="utf-8")).body:
+        if isinstance(block, ast.If) and ast.unparse(block.test) == "TYPE_CHECKING":
+            for node in block.body:
+                assert isinstance(node, ast.ImportFrom)
+                source = f"{package}.{node.module}" if node.level else str(node.module)
+                where |= {alias.name: source for alias in node.names}
+    assert set(where) == set(module.__all__) - {"__version__"} and where
+    entries = dict(re.findall(r"^\*\*`(\S+)`\*\* ((?:.|\n(?!\n))+)", "\n".join(REFERENCE.values()), re.MULTILINE))
+    assert [name for name, source in where.items() if f"`{name}`" not in entries.get(source, "")] == []

@@ -11,6 +11,9 @@ import zipfile
 from pathlib import Path
 
 import pytest
+import yaml
+
+import oneshot
 
 ROOT = Path(__file__).resolve().parents[1]
 FOLDERS = {"oneshot": "oneshot", "supernets": "oneshot/supernets", "callbacks": "oneshot/callbacks"}
@@ -51,6 +54,29 @@ def test_setup_cfg_lists_exactly_the_packages_in_the_tree() -> None:
     listed = config["options"]["packages"].split()
 
     assert sorted(listed) == sorted({str(Path(name).parent).replace(os.sep, ".") for name in source_files()})
+
+
+def test_the_citation_names_this_version_and_this_licence() -> None:
+    citation = yaml.safe_load((ROOT / "CITATION.cff").read_text(encoding="utf-8"))
+
+    assert {"cff-version", "message", "title", "authors"} <= set(citation)
+    assert citation["version"] == oneshot.__version__
+    assert (ROOT / "LICENSE").read_text(encoding="utf-8").startswith(f"{citation['license']} License")
+
+
+def test_hooks_before_a_commit_use_tools_that_make_dev_installs() -> None:
+    hooks = [
+        hook
+        for repository in yaml.safe_load((ROOT / ".pre-commit-config.yaml").read_text(encoding="utf-8"))["repos"]
+        for hook in repository["hooks"]
+        if repository["repo"] == "local"  # the others need a network
+    ]
+
+    assert [hook["id"] for hook in hooks] == ["ruff", "ruff-format", "architecture"]
+    for hook in hooks:
+        tool, *arguments = hook["entry"].split()
+        assert hook["language"] == "system" and tool in (".venv/bin/ruff", ".venv/bin/python")
+        assert all((ROOT / name).exists() for name in arguments if name.endswith(".py"))
 
 
 def test_the_wheel_has_one_top_level_package_with_all_modules_and_the_type_marker(wheel: Path) -> None:

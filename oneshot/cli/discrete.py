@@ -226,7 +226,10 @@ class _Parser(OneLineErrors, ArgumentParser):
 
 
 def _parser() -> ArgumentParser:
-    parser = _Parser(prog="oneshot discrete", description="Search by asking and telling.")
+    parser = _Parser(
+        prog="oneshot discrete",
+        description="Search by evolution, reinforcement learning, Bayesian optimisation or morphisms.",
+    )
     parser.add_argument("--config", action="config", help="YAML file with the options below")
     for name, kind in OBJECTS.items():
         what = f"class of the {kind.__name__}, or class_path and init_args; also --{name}.init_args.ARGUMENT VALUE"
