@@ -112,10 +112,10 @@ def test_a_derived_node_keeps_the_edge_with_the_likeliest_activation_and_none_do
 def test_a_node_that_does_not_read_one_state_is_refused(change: tuple[int, str]) -> None:
     picks = list(SPACE.config(PUBLISHED_RECURRENT["DARTS_V1"])["recurrent"])
     picks[change[0]] = change[1]
-    with pytest.raises(ValueError, match=r"reads one state, .*; node 1 reads [02]\. most_likely\(\)"):
+    with pytest.raises(ValueError, match=r"must read one state, .*; node 1 of genome 0 reads [02]\. most_likely\(\)"):
         SPACE.validate(SubnetConfig("recurrent", {"recurrent": picks}))
     genes = [[CANDIDATES.index(str(pick)) for pick in picks]]
-    with pytest.raises(ValueError, match="node 1 reads"):
+    with pytest.raises(ValueError, match="node 1 of genome 0 reads"):
         SPACE.decode(genes)
 
 
