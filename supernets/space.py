@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from functools import cached_property
 from itertools import zip_longest
 from pathlib import Path
@@ -237,6 +237,39 @@ class SearchSpace:
     def size(self) -> int:
         """Number of different configs :meth:`sample` can return."""
         return math.prod(self.gene_sizes)
+
+    def describe(self) -> dict[str, Any]:
+        """Name and choices, JSON-able: what a file says of a space, for :meth:`check_same`."""
+        choices = [{"name": c.name, "picks": list(c.picks), "rows": c.rows} for c in self.choices]
+        return {"name": self.name, "choices": choices}
+
+    def check_same(self, other: object, what: str, way_out: str = "Build the space with the same arguments.") -> None:
+        """Check that genes of ``other`` are the same architectures here.
+
+        Args:
+            other: A space, or what :meth:`describe` has said of one. Of a space, settings that both have count, too.
+            what: Whose space ``other`` is; the error begins with it.
+            way_out: The error ends with it.
+
+        Raises:
+            ValueError: If it is another space; the first choice or setting that differs is named.
+        """
+        theirs: Any = other.describe() if isinstance(other, SearchSpace) else other
+        ours, theirs = self.describe(), theirs if isinstance(theirs, Mapping) else {}
+        if theirs.get("name") != self.name:
+            raise ValueError(f"{what} must be of space {self.name!r}; it is of {theirs.get('name')!r}. {way_out}")
+        choices = theirs.get("choices")
+        pairs = [*zip_longest(choices if isinstance(choices, list) else (), ours["choices"])]
+        told = [(_choice_of(there), _choice_of(here)) for there, here in pairs if there != here]
+        if isinstance(other, SearchSpace):
+            shared = [f.name for f in fields(self) if f.name != "choices" and hasattr(other, f.name)]
+            settings = [(name, getattr(other, name), getattr(self, name)) for name in shared]
+            told += [(f"{name}={there!r}", f"{name}={here!r}") for name, there, here in settings if there != here]
+        if told:
+            raise ValueError(
+                f"{what} must be of space {self.name!r} with the same choices and settings; the first that differs is "
+                f"{told[0][0]} there and {told[0][1]} here. {way_out}"
+            )
 
     def validate(self, config: SubnetConfig) -> None:
         """Check that ``config`` belongs to this space.
@@ -543,37 +576,7 @@ def natural(name: str) -> tuple[str, int]:
     return (head, int(number)) if number.isdecimal() else (name, -1)
 
 
-def describe_space(space: SearchSpace) -> dict[str, Any]:
-    """Name and choices of a space, JSON-able: what tells whether genes of one are genes of another."""
-    choices = [{"name": c.name, "picks": list(c.picks), "rows": c.rows} for c in space.choices]
-    return {"name": space.name, "choices": choices}
-
-
-def check_space(space: SearchSpace, description: object, what: str) -> None:
-    """Check that something saved with :func:`describe_space` is of ``space``.
-
-    Raises:
-        ValueError: If it is of another.
-    """
-    ours = describe_space(space)
-    if description == ours:
-        return
-    theirs = description if isinstance(description, Mapping) else {}
-    if theirs.get("name") != space.name:
-        raise ValueError(
-            f"{what} is of space {theirs.get('name')!r}, not of {space.name!r}. Build the space it was made in, or "
-            "start a new one."
-        )
-    choices = theirs.get("choices")
-    pairs = zip_longest(choices if isinstance(choices, list) else (), ours["choices"])
-    before, now = next((pair for pair in pairs if pair[0] != pair[1]), (None, None))
-    raise ValueError(
-        f"{what} is of a space {space.name!r} with other choices; the first that differs was {_choice_of(before)} and "
-        f"is {_choice_of(now)}. Build the space with the same arguments."
-    )
-
-
 def _choice_of(description: object) -> str:
     if not isinstance(description, Mapping):
-        return "not there" if description is None else shorten(description)
+        return "nothing" if description is None else shorten(description)
     return f"{description.get('name')!r} ({description.get('rows')} rows, picks {description.get('picks')})"

@@ -60,11 +60,7 @@ class CostModel(nn.Module, ABC):
         Raises:
             ValueError: If it is of another space, or its networks are others: every setting that differs is named.
         """
-        if repr(self.space) != repr(supernet.space):
-            raise ValueError(
-                f"The cost model is of space {self.space.name!r}, the supernet of {supernet.space.name!r}, or of "
-                "other choices. Build it for the space of the supernet."
-            )
+        supernet.space.check_same(self.space, "The cost model", "Build it for the space of the supernet.")
         shape = tuple(supernet.input_shape)
         sides = shape[1:] if len(set(shape[1:])) > 1 else shape[-1]
         if self.image_size is not None and sides != self.image_size:

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
-from oneshot.supernets.space import IntMatrix, SearchSpace, SubnetConfig, check_space, describe_space
+from oneshot.supernets.space import IntMatrix, SearchSpace, SubnetConfig
 
 if TYPE_CHECKING:
     from oneshot.supernets.base import Subnet
@@ -226,7 +226,7 @@ class SearchStrategy(ABC):
         return {
             "schema_version": SCHEMA_VERSION,
             "strategy": type(self).__name__,
-            "space": describe_space(self.space),
+            "space": self.space.describe(),
             "seed": self.seed,
             "history": list(self._history),
         }
@@ -250,7 +250,7 @@ class SearchStrategy(ABC):
                     f"This strategy has the {what} {ours!r}, the saved one {theirs!r}. Build it with the same "
                     "arguments."
                 )
-        check_space(self.space, state["space"], "This state")
+        self.space.check_same(state["space"], "This state")
         for event in state["history"]:
             if "ask" in event:
                 self.ask()

@@ -22,7 +22,7 @@ from oneshot.storage.faults import MachineFaultError, Patience
 from oneshot.storage.interrupts import uninterrupted
 from oneshot.storage.journal import ADVICE, Asked, Event, EventLog, Header, checked_event
 from oneshot.supernets.json_files import checked
-from oneshot.supernets.space import Floats, SubnetConfig, check_space, describe_space
+from oneshot.supernets.space import Floats, SubnetConfig
 
 from .protocol import Evaluator, Proposal, Result, SearchStrategy
 from .workers import Answer, InProcess, Pool, Processes, RayPool
@@ -204,12 +204,9 @@ class Study:
                 "another one; where the study goes on, it follows the log."
             )
         ours, theirs = self.strategy.space, getattr(self.evaluator, "space", None)  # the evaluator may have any
-        if theirs is not None and describe_space(theirs) != describe_space(ours):
-            raise ValueError(
-                f"The evaluator measures architectures of space {theirs.name!r}, this {type(self.strategy).__name__} "
-                f"searches {ours.name!r}{' with other choices' if ours.name == theirs.name else ''}. Build both with "
-                "the same space."
-            )
+        if theirs is not None:
+            # settings may differ, such as the shape of the inputs that networks are built for
+            ours.check_same(theirs.describe(), "The evaluator", "Build it with the space of the strategy.")
         names = [objective.metric for objective in self.objectives]
         if not names or len(set(names)) != len(names):
             raise ValueError(f"A study has objectives of different metrics, at least one; got {names}.")
@@ -243,7 +240,7 @@ class Study:
             "schema_version": SCHEMA_VERSION,
             "strategy": type(self.strategy).__name__,
             "seed": self.strategy.seed,
-            "space": describe_space(self.strategy.space),
+            "space": self.strategy.space.describe(),
             "objectives": [str(objective) for objective in self.objectives],
         }
 
@@ -255,7 +252,7 @@ class Study:
         if first.get("event") != "study" or first.get("schema_version") != SCHEMA_VERSION:
             raise ValueError(f"{where} begins with no study of schema version {SCHEMA_VERSION}. Choose a new folder.")
         header = dict(checked(first, Header, f"{where}, line 1", advice=ADVICE))
-        check_space(self.strategy.space, header["space"], f"The log {where}")
+        self.strategy.space.check_same(header["space"], f"The log {where}")
         for key in ("strategy", "seed", "objectives"):
             if header[key] != ours[key]:
                 raise ValueError(

@@ -15,7 +15,7 @@ import numpy.typing as npt
 from oneshot.fronts.pareto import non_dominated
 from oneshot.storage.files import write_atomically
 from oneshot.supernets.json_files import checked
-from oneshot.supernets.space import Floats, IntMatrix, SearchSpace, check_space, describe_space
+from oneshot.supernets.space import Floats, IntMatrix, SearchSpace
 
 SCHEMA_VERSION = 1
 
@@ -135,7 +135,7 @@ class Archive:
         values = [[None if math.isnan(v) else v for v in row] for row in self._values.tolist()]
         return {
             "schema_version": SCHEMA_VERSION,
-            "space": describe_space(self.space),
+            "space": self.space.describe(),
             "objectives": list(self.objectives),
             "genes": self._genes.tolist(),
             "values": values,
@@ -156,7 +156,7 @@ class Archive:
                 "Read it with the release that wrote it."
             )
         saved = checked(dict(data), _Saved, "This archive")
-        check_space(space, saved["space"], "This archive")
+        space.check_same(saved["space"], "This archive")
         archive = cls(space, saved["objectives"])
         sizes = {"genes": list(map(len, saved["genes"])), "values": list(map(len, saved["values"]))}
         for what, size in (("genes", space.num_genes), ("values", len(archive.objectives))):

@@ -71,11 +71,9 @@ class Objective:
         Raises:
             ValueError: If it is of another.
         """
-        if isinstance(self.model, CostModel) and repr(self.model.space) != repr(space):
-            raise ValueError(
-                f"The model of objective {self.name!r} is of space {self.model.space.name!r}, or of other choices; the "
-                f"search is in {space.name!r}. Build it for that space."
-            )
+        if isinstance(self.model, CostModel):
+            way_out = "Build it for the space of the search."
+            space.check_same(self.model.space, f"The model of objective {self.name!r}", way_out)
 
     def values(self, genes: IntMatrix) -> Floats:
         """Costs of architectures, ``[N, G]`` -> ``[N]``.

@@ -294,7 +294,7 @@ def test_a_table_that_is_not_there_is_refused_when_the_search_is_made() -> None:
 
 
 def test_a_cost_of_another_space_is_refused() -> None:
-    with pytest.raises(ValueError, match="is of space 'chain', the supernet of 'nasbench201'"):
+    with pytest.raises(ValueError, match="must be of space 'nasbench201'; it is of 'chain'"):
         FBNet(
             NASBench201Supernet(channels=4, cells_per_stage=1),
             CostPenalty(AdditiveCost(SPACE, {"layer": torch.from_numpy(COSTS)}, unit="ms"), "fbnet"),

@@ -631,9 +631,11 @@ def test_bad_arguments_are_refused(changes: dict[str, Any], message: str) -> Non
     ("space", "message"),
     [
         pytest.param(
-            SearchSpace("other", SPACE.choices), f"space '{SPACE.name}', this RandomSearch searches 'other'.", id="name"
+            SearchSpace("other", SPACE.choices),
+            f"evaluator must be of space 'other'; it is of '{SPACE.name}'",
+            id="name",
         ),
-        pytest.param(SearchSpace(SPACE.name, SPACE.choices[:1]), f"'{SPACE.name}' with other choices", id="choices"),
+        pytest.param(SearchSpace(SPACE.name, SPACE.choices[:1]), f"'{SPACE.name}' with the same choices", id="choices"),
     ],
 )
 def test_a_strategy_and_an_evaluator_of_different_spaces_are_refused(space: SearchSpace, message: str) -> None:
@@ -657,7 +659,7 @@ def test_a_log_of_another_study_is_refused(tmp_path: Path) -> None:
         Study(GridSearch(SPACE), table(), ["max accuracy"], folder=tmp_path, evaluations=5)
     other = SearchSpace("other", (Choice("layer", ("a", "b")),))
     evaluator = TabularEvaluator(other, [[0], [1]], {"accuracy": [1, 2]})
-    with pytest.raises(ValueError, match="is of space 'planted', not of 'other'"):
+    with pytest.raises(ValueError, match="must be of space 'other'; it is of 'planted'"):
         Study(RandomSearch(other), evaluator, ["max accuracy"], folder=tmp_path, evaluations=2)
 
 

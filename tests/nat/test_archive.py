@@ -104,11 +104,15 @@ def test_values_are_replaced_and_a_wrong_replacement_changes_nothing() -> None:
 @pytest.mark.parametrize(
     ("space", "message"),
     [
-        pytest.param(NASBench201Space(), "of space 'toy', not of 'nasbench201'", id="another"),
-        pytest.param(SearchSpace("toy", (Choice("layer", ("a", "b", "c"), rows=4),)), "with other choices", id="size"),
+        pytest.param(NASBench201Space(), "must be of space 'nasbench201'; it is of 'toy'", id="another"),
+        pytest.param(
+            SearchSpace("toy", (Choice("layer", ("a", "b", "c"), rows=4),)),
+            "the first that differs",
+            id="size",
+        ),
         pytest.param(
             SearchSpace("toy", (Choice("layer", ("a", "b", "d"), rows=3), Choice("width", (16, 24)))),
-            "with other choices",
+            "the first that differs",
             id="candidate",
         ),
     ],

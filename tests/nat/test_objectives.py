@@ -52,7 +52,7 @@ def test_ten_thousand_architectures_are_one_call() -> None:
         pytest.param(lambda: Objective("x", "", lambda g: g.sum(1) / 0.0).values(GENES), "50 values that", id="inf"),
         pytest.param(
             lambda: LATENCY.check_space(SearchSpace("toy", (Choice("layer", ("a", "b"), rows=10),))),
-            "of space 'toy', or of other choices",
+            "'latency' must be of space 'toy'.*the first that differs",
             id="space",
         ),
     ],

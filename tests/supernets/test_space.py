@@ -10,7 +10,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from oneshot.supernets.space import NONE, Choice, SearchSpace, SubnetConfig, check_space, describe_space, load_config
+from oneshot.discrete.evaluators.tables import DistinctMacroSpace
+from oneshot.supernets import NASBenchMacroSpace, darts_space
+from oneshot.supernets.space import NONE, Choice, SearchSpace, SubnetConfig, load_config
 
 LAYERS = Choice("layer", ("conv", "skip"), rows=3)
 WIDTH = Choice("width", (8, 16, 0.5))
@@ -217,17 +219,30 @@ def test_neighbours_are_all_that_differ_in_one_gene() -> None:
     [
         pytest.param(
             (LAYERS, Choice("width", (8, 12, 0.5)), EDGES),
-            r"first that differs was 'width' \(1 rows, picks \[8, 12, 0.5\]\) and is 'width' \(1 rows, picks \[8, 16,",
+            r"that differs is 'width' \(1 rows, picks \[8, 12, 0.5\]\) there and 'width' \(1 rows, picks \[8, 16,",
             id="picks",
         ),
-        pytest.param((LAYERS, WIDTH), r"differs was not there and is 'edge' \(2 rows", id="fewer"),
-        pytest.param((*SPACE.choices, Choice("more", (1, 2))), r"was 'more' \(1 .* and is not there\.", id="more"),
+        pytest.param((LAYERS, WIDTH), r"differs is nothing there and 'edge' \(2 rows", id="fewer"),
+        pytest.param((*SPACE.choices, Choice("more", (1, 2))), r"is 'more' \(1 .* there and nothing here\.", id="more"),
     ],
 )
 def test_the_first_choice_that_differs_is_named(choices: tuple[Choice, ...], message: str) -> None:
-    check_space(SPACE, describe_space(SPACE), "This")
-    with pytest.raises(ValueError, match=message):
-        check_space(SPACE, describe_space(SearchSpace("toy", choices)), "This")
+    other = SearchSpace("toy", choices)
+    for good, bad in ((SPACE, other), (json.loads(json.dumps(SPACE.describe())), other.describe())):
+        SPACE.check_same(good, "This")
+        with pytest.raises(ValueError, match=f"This must be of space 'toy' with .*{message}"):
+            SPACE.check_same(bad, "This")
+
+
+def test_spaces_of_other_names_or_settings_are_not_the_same() -> None:
+    with pytest.raises(ValueError, match=r"This must be of space 'toy'; it is of 'mine'\. Leave it out\."):
+        SPACE.check_same(SearchSpace("mine", SPACE.choices), "This", "Leave it out.")
+    with pytest.raises(ValueError, match=r"must be of space 'toy'; it is of None"):
+        SPACE.check_same("no description", "This")
+    with pytest.raises(ValueError, match="first that differs is multiplier=2 there and multiplier=4 here"):
+        darts_space().check_same(darts_space(multiplier=2), "This")
+    space = NASBenchMacroSpace()
+    space.check_same(DistinctMacroSpace(), "A space with another canonical form")
 
 
 @pytest.mark.parametrize(

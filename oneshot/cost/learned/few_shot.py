@@ -99,11 +99,7 @@ class FewShot:
         if len(sources) < 2:
             raise ValueError(f"Transfer needs two or more source devices; got {len(sources)}. Use fit_predictor.")
         for source in sources:
-            if repr(source.space) != repr(space):
-                raise ValueError(
-                    f"The sources are cost models of space {space.name!r}; one is of {source.space.name!r}, or of "
-                    "other choices. Leave it out."
-                )
+            space.check_same(source.space, "The cost model of every source", "Leave it out.")
         self.space, self.sources = space, list(sources)
         self._population = space.sample_matrix(POPULATION, 0)
         raw = features_of(space, self.sources, self._population)

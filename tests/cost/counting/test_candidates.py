@@ -369,5 +369,5 @@ def test_costs_meet_a_supernet_of_their_space_and_resolution_only() -> None:
         count_candidates(supernet, what, image_size=16).check_supernet(other)
         with pytest.raises(ValueError, match="num_classes is 3 there, 10 here"):
             count_candidates(supernet, what, image_size=16).check_supernet(more)
-    with pytest.raises(ValueError, match="is of space 'nasbenchmacro', the supernet of 'planted'"):
+    with pytest.raises(ValueError, match="must be of space 'planted'; it is of 'nasbenchmacro'"):
         count_candidates(supernet, "params").check_supernet(PlantedSupernet())

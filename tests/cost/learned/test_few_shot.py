@@ -249,7 +249,7 @@ def test_only_some_spaces_have_bundled_devices() -> None:
     ("sources", "message"),
     [
         pytest.param(SOURCES[:1], "two or more source devices; got 1", id="one"),
-        pytest.param([*SOURCES, *bundled_sources(FBNetSpace()).values()], "one is of 'fbnet'", id="space"),
+        pytest.param([*SOURCES, *bundled_sources(FBNetSpace()).values()], "it is of 'fbnet'", id="space"),
         pytest.param([*SOURCES, LinearPredictor(SPACE, np.ones(PLACES))], "the same for all", id="constant"),
     ],
 )

@@ -205,5 +205,5 @@ def test_faults_name_what_is_wrong(tmp_path: Path) -> None:
 
 def test_graphs_are_not_what_other_strategies_search(tmp_path: Path) -> None:
     strategy = RandomSearch(NASBench201Supernet(channels=4, cells_per_stage=1).space)
-    with pytest.raises(ValueError, match="measures architectures of space 'network_graph', this RandomSearch searches"):
+    with pytest.raises(ValueError, match="evaluator must be of space 'nasbench201'; it is of 'network_graph'"):
         Study(strategy, evaluator(tmp_path), ["max accuracy"], evaluations=2)
