@@ -10,6 +10,7 @@ from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -18,14 +19,15 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from oneshot.fronts.pareto import non_dominated
+from oneshot.parallel.pools import InProcess, Pool, Processes, RayPool
 from oneshot.storage.faults import MachineFaultError, Patience
 from oneshot.storage.interrupts import uninterrupted
 from oneshot.storage.journal import ADVICE, Asked, Event, EventLog, Header, checked_event
 from oneshot.supernets.json_files import checked
 from oneshot.supernets.space import Floats, SubnetConfig
 
+from .attempt import Answer, attempt
 from .protocol import Evaluator, Proposal, Result, SearchStrategy
-from .workers import Answer, InProcess, Pool, Processes, RayPool
 
 SCHEMA_VERSION = 1
 LOG = "log.jsonl"
@@ -349,14 +351,13 @@ class Study:
                     pool.close()
         return self
 
-    def _pool(self) -> Pool:
+    def _pool(self) -> Pool[Proposal, Answer]:
+        call = partial(attempt, self.evaluator)
         if self.ray is not None:
-            return RayPool(self.evaluator, self.workers, address=self.ray, timeout=self.timeout, gpus=self.ray_gpus)
-        if self.workers:
-            return Processes(self.evaluator, self.workers, self.timeout)
-        return InProcess(self.evaluator)
+            return RayPool(call, self.workers, address=self.ray, timeout=self.timeout, gpus=self.ray_gpus)
+        return Processes(call, self.workers, self.timeout) if self.workers else InProcess(call)
 
-    def _loop(self, pool: Pool, show: Callable[[int], None]) -> None:
+    def _loop(self, pool: Pool[Proposal, Answer], show: Callable[[int], None]) -> None:
         running: dict[int, Proposal] = {}
         repeats, patience = 0, Patience()
         while True:
@@ -367,28 +368,29 @@ class Study:
                 known = None if self.strategy.retrains else self._answered.get(_key(proposal))
                 if known is not None:
                     repeats += 1
-                    self._tell(proposal, Answer(proposal.number, known.metrics, known.failure, 0.0), repeated=True)
+                    self._tell(proposal, Answer(known.metrics, known.failure, 0.0), repeated=True)
                     continue
                 repeats = 0
                 running[proposal.number] = proposal
                 show(len(running))
-                pool.submit(proposal)
+                pool.submit(proposal.number, proposal)
             if not running:
                 return
             faults = []
-            for answer in pool.wait():
-                proposal = running.pop(answer.number)
+            for outcome in pool.wait():
+                number, proposal = outcome.ticket, running.pop(outcome.ticket)
+                answer = outcome.value or Answer(None, outcome.lost, outcome.seconds)
                 if answer.fault:
                     faults.append(str(answer.failure))
                     self._queue.appendleft(proposal)
                     continue
                 failure = answer.failure or self._missing(answer.metrics or {})
-                if failure is not None and self._tries.get(answer.number, 0) < self.retries:
-                    self._tries[answer.number] = self._tries.get(answer.number, 0) + 1
-                    self.log.append({"event": "retry", "number": answer.number, "failure": failure, "at": self._at()})
+                if failure is not None and self._tries.get(number, 0) < self.retries:
+                    self._tries[number] = self._tries.get(number, 0) + 1
+                    self.log.append({"event": "retry", "number": number, "failure": failure, "at": self._at()})
                     self._queue.append(proposal)
                 else:
-                    self._tell(proposal, Answer(answer.number, answer.metrics, failure, answer.seconds))
+                    self._tell(proposal, Answer(answer.metrics, failure, answer.seconds))
                 show(len(running))
             if faults:
                 self._pause(patience, faults[0])

@@ -9,7 +9,7 @@ import zlib
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
-from typing import Any, TypedDict
+from typing import TypedDict
 
 import torch
 import torch.distributed as dist
@@ -17,7 +17,8 @@ from torch import Tensor
 
 from oneshot.evaluation.accuracy import inherited_error
 from oneshot.evaluation.images import fitted
-from oneshot.parallel.ray import check_room, connect, wait_for
+from oneshot.parallel.pools import RayPool
+from oneshot.parallel.ray import check_room, connect
 from oneshot.storage.files import Outbox, append
 from oneshot.supernets.base import Supernet
 from oneshot.supernets.elastic import ElasticSupernet
@@ -250,12 +251,12 @@ class RayEvaluator(Evaluator):
         workers: Processes.
         cpus: Cores of each.
         gpus: GPUs of each.
-        retries: How often the architecture of a lost worker is tried again, and how many workers may fail to begin.
+        retries: How often the architecture of a lost worker is tried again.
 
     Raises:
         MissingExtraError: If Ray is not installed.
         ConnectionError: If the cluster is not there.
-        ValueError: If there is no worker, or no machine of the cluster has what one needs.
+        ValueError: If there is no worker, or no machine of the cluster has what a worker needs.
     """
 
     def __init__(
@@ -270,59 +271,44 @@ class RayEvaluator(Evaluator):
     ) -> None:
         if workers < 1 or retries < 0:
             raise ValueError(f"workers is at least 1 and retries at least 0; got {workers} and {retries}.")
-        self.local, self.workers, self.cpus, self.gpus, self.retries = local, workers, cpus, gpus, retries
-        self._ray = connect(address, workers * cpus, "Evaluating on a cluster")
-        check_room(self._ray, cpus, gpus)
+        self.local, self.address, self.workers, self.retries = local, address, workers, retries
+        self.cpus, self.gpus = cpus, gpus
+        check_room(connect(address, workers * cpus, "Evaluating on a cluster"), cpus, gpus)
 
     def evaluate(self, configs: Sequence[SubnetConfig], done: Done | None = None) -> list[float]:
-        ray = self._ray
-        shared = ray.put(self.local.to("cpu"))
-        pool = ray.remote(num_cpus=self.cpus, num_gpus=self.gpus)(_Worker)
-        actors = [pool.remote(shared) for _ in range(min(self.workers, len(configs)))]
         errors, waiting, tries = [math.nan] * len(configs), self.local.order(configs)[::-1], [0] * len(configs)
-        busy: dict[Any, tuple[int, int | None]] = {
-            actor.__ray_ready__.remote(): (a, None) for a, actor in enumerate(actors)
-        }
-        idle: list[int] = []
-        left, failed = len(configs), 0
+        pool: RayPool[SubnetConfig, float] = RayPool(
+            self.local.to("cpu"),
+            min(self.workers, len(configs)),
+            address=self.address,
+            cpus=self.cpus,
+            gpus=self.gpus,
+            prepare=_on_worker,
+        )
+        running = 0
         try:
-            while left:
-                (ready,) = wait_for(ray, list(busy))
-                a, i = busy.pop(ready)
-                try:
-                    error = ray.get(ready)
-                    idle.append(a)
-                except ray.exceptions.RayActorError as lost:
-                    if i is None and (failed := failed + 1) > self.retries:
-                        raise RuntimeError(f"The workers of the cluster die before they begin: {lost}") from lost
-                    actors[a], error = pool.remote(shared), math.nan
-                    busy[actors[a].__ray_ready__.remote()] = a, None
-                    if i is not None:
-                        tries[i] += 1
-                        if tries[i] <= self.retries:
-                            waiting.append(i)
-                            i = None
-                if i is not None:
-                    errors[i], left = error, left - 1
+            while waiting or running:
+                while waiting and running < pool.size:
+                    i, running = waiting.pop(), running + 1
+                    pool.submit(i, configs[i])
+                for outcome in pool.wait():
+                    i, running = outcome.ticket, running - 1
+                    tries[i] += 1
+                    if outcome.lost is not None and tries[i] <= self.retries:
+                        waiting.append(i)
+                        continue
+                    errors[i] = math.nan if outcome.value is None else outcome.value
                     if done is not None:
-                        done(configs[i], error)
-                while waiting and idle:
-                    a, i = idle.pop(), waiting.pop()
-                    busy[actors[a].error.remote(configs[i])] = a, i
+                        done(configs[i], errors[i])
         finally:
-            for actor in actors if ray.is_initialized() else ():
-                ray.kill(actor)
+            pool.close()
         return errors
 
 
-class _Worker:
-    """One architecture at a time, in a process of its own."""
+def _on_worker(evaluator: Evaluator) -> Callable[[SubnetConfig], float]:
+    """The error of one architecture, on the GPU of a worker if it has one."""
+    import ray
 
-    def __init__(self, evaluator: Evaluator) -> None:
-        import ray
-
-        torch.set_num_threads(1)
-        self.evaluator = evaluator.to("cuda" if ray.get_gpu_ids() else "cpu")
-
-    def error(self, config: SubnetConfig) -> float:
-        return self.evaluator.evaluate([config])[0]
+    torch.set_num_threads(1)
+    there = evaluator.to("cuda" if ray.get_gpu_ids() else "cpu")
+    return lambda config: there.evaluate([config])[0]

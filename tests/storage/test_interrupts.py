@@ -13,8 +13,8 @@ from pytorch_lightning.callbacks import Callback
 
 from oneshot.cli import main as cli
 from oneshot.discrete import TabularEvaluator, TrainingEvaluator
+from oneshot.discrete.attempt import attempt
 from oneshot.discrete.protocol import Proposal
-from oneshot.discrete.workers import attempt
 from oneshot.storage import files
 from oneshot.storage.files import new_folder, write_atomically
 from oneshot.storage.interrupts import Terminated, interruption, uninterrupted
