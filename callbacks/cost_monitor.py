@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import get_args
 
 import pytorch_lightning as pl
 import torch
 
-from oneshot.cost import CostModel, Counted, count_candidates
-from oneshot.cost.counting.candidates import UNITS
+from oneshot.cost.model import CostModel
+from oneshot.cost.resolve import GivenCost, resolve_cost, unit_of
 from oneshot.engine.module import SearchModule
 from oneshot.engine.sharing import WeightSharingSearch
 
@@ -26,8 +25,8 @@ class CostMonitor(SearchCallback):
     then the derived cost.
 
     Args:
-        costs: What an architecture costs, one model or several of different units; ``"params"``, ``"macs"`` and
-            ``"memory"`` count those of the supernet's candidates.
+        costs: What an architecture costs, one or several of different units; each as
+            :func:`~oneshot.cost.resolve_cost` takes it.
         every_n_epochs: Log after every n-th epoch.
 
     Raises:
@@ -39,15 +38,10 @@ class CostMonitor(SearchCallback):
         ('macs', 'memory')
     """
 
-    def __init__(
-        self, costs: CostModel | Counted | Sequence[CostModel | Counted] = ("params", "macs"), every_n_epochs: int = 1
-    ) -> None:
+    def __init__(self, costs: GivenCost | Sequence[GivenCost] = ("params", "macs"), every_n_epochs: int = 1) -> None:
         super().__init__(every_n_epochs)
-        self.costs: tuple[CostModel | Counted, ...] = (costs,) if isinstance(costs, CostModel | str) else tuple(costs)
-        for cost in self.costs:
-            if not isinstance(cost, CostModel) and cost not in get_args(Counted):
-                raise ValueError(f"A cost is a CostModel, 'params', 'macs' or 'memory'; got {cost!r}.")
-        units = [cost.unit if isinstance(cost, CostModel) else UNITS[cost] for cost in self.costs]
+        self.costs: tuple[GivenCost, ...] = (costs,) if isinstance(costs, CostModel | str) else tuple(costs)
+        units = [unit_of(cost) for cost in self.costs]
         if not units or len(set(units)) < len(units):
             raise ValueError(
                 f"CostMonitor logs one cost or several, each under its unit; got {units}. Give those of one unit to "
@@ -59,9 +53,7 @@ class CostMonitor(SearchCallback):
         super().setup(trainer, pl_module, stage)
         if stage == "fit":
             supernet = self.search(pl_module).supernet
-            self._models = tuple(c if isinstance(c, CostModel) else count_candidates(supernet, c) for c in self.costs)
-            for model in self._models:
-                model.check_supernet(supernet)
+            self._models = tuple(resolve_cost(cost, supernet, allow_noisy=True) for cost in self.costs)
 
     @torch.no_grad()
     def after_epoch(self, trainer: pl.Trainer, search: SearchModule) -> None:

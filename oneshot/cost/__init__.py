@@ -42,6 +42,7 @@ if TYPE_CHECKING:
     from .penalty import CostPenalty as CostPenalty
     from .record import Record as Record
     from .record import describe_supernet as describe_supernet
+    from .resolve import resolve_cost as resolve_cost
     from .target import TargetAttempt as TargetAttempt
     from .target import meet_target as meet_target
 

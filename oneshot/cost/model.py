@@ -29,6 +29,7 @@ class CostModel(nn.Module, ABC):
         input_shape: Shape of the inputs it holds for, where it was counted or measured for one.
         record: The networks it was counted or measured for, and the device; None if nobody has said.
         doubts: Why its numbers may be wrong, such as the noise of its measurements.
+        deviation: Standard deviation of the truth from the model, relative, where that was measured; 0 otherwise.
     """
 
     space: SearchSpace
@@ -37,6 +38,7 @@ class CostModel(nn.Module, ABC):
     input_shape: tuple[int, ...] | None = None
     record: Record | None = None
     doubts: tuple[str, ...] = ()
+    deviation: float = 0.0
 
     def cost(self, config: SubnetConfig) -> float:
         """Cost of one architecture.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, Literal, cast, get_args
+from typing import Any, Literal, get_args
 
 import numpy as np
 import numpy.typing as npt
@@ -14,11 +14,8 @@ from oneshot.functional import in_32_bits, most_likely_within
 from oneshot.supernets.base import OperationSupernet
 from oneshot.supernets.space import SearchSpace, SubnetConfig
 
-from .counting.candidates import Counted, count_candidates
-from .latency.table import UNIT, LatencyTable
-from .learned.measured import transferred_cost
 from .model import AdditiveCost, CostModel
-from .record import check_doubts
+from .resolve import GivenCost, resolve_cost, unit_of
 
 SLACK = 0.05  # what is derived may cost this much less than the target
 Form = Literal["fbnet", "mul_log", "add_linear", "additive", "target"]
@@ -44,9 +41,7 @@ class CostPenalty(nn.Module):
     derived keeps to the target, too, see :meth:`most_likely`.
 
     Args:
-        cost: What an architecture costs; ``"params"``, ``"macs"`` or ``"memory"`` counts the supernet's candidates, and
-            a path is that of a latency table (``.json``) or of a few measurements (``.csv``, see
-            :func:`~oneshot.cost.learned.measured.transferred_cost`).
+        cost: What an architecture costs, as :func:`~oneshot.cost.resolve_cost` takes it.
         form: See above.
         a: Factor; FBNet 0.2, ProxylessNAS 0.2 (``mul_log``) and 0.1 (``add_linear``); 0.01 for ``target``.
         b: Exponent; FBNet 0.6, ProxylessNAS 0.3. Stiffness of ``target``; 1.
@@ -62,7 +57,7 @@ class CostPenalty(nn.Module):
 
     def __init__(
         self,
-        cost: CostModel | str,
+        cost: GivenCost,
         form: Form,
         *,
         a: float | None = None,
@@ -73,13 +68,7 @@ class CostPenalty(nn.Module):
         super().__init__()
         if form not in get_args(Form):
             raise ValueError(f"The forms of a cost penalty are {', '.join(get_args(Form))}; got {form!r}.")
-        counted = cost in get_args(Counted)
-        if isinstance(cost, str) and not counted and not cost.endswith((".json", ".csv")):
-            raise ValueError(
-                "A cost is a CostModel, 'params', 'macs', 'memory', the .json of a latency table or the .csv of "
-                f"measurements; got {cost!r}."
-            )
-        unit = cost.unit if isinstance(cost, CostModel) else cost if counted else UNIT
+        unit = unit_of(cost)
         needs_b, needs_target = form in ("fbnet", "mul_log", "target"), form in ("mul_log", "add_linear", "target")
         for name, value, needed in (("b", b, needs_b), ("target", target, needs_target)):
             if (value is not None) and not needed:
@@ -91,8 +80,7 @@ class CostPenalty(nn.Module):
             raise ValueError(f"The form 'additive' needs a, loss per {unit}; SqueezeNAS does not give one.")
         defaults = {"fbnet": (0.2, 0.6), "mul_log": (0.2, 0.3), "add_linear": (0.1, 1.0), "target": (0.01, 1.0)}
         default_a, default_b = defaults.get(form, (0.0, 1.0))
-        self._named = cost if isinstance(cost, str) else None  # what bind counts or reads
-        self.table: LatencyTable | None = None
+        self._given = cost
         self.cost: CostModel | None = None if isinstance(cost, str) else cost
         self.form, self.target, self.allow_noisy = form, target or 1.0, allow_noisy
         self.a, self.b = default_a if a is None else a, default_b if b is None else b
@@ -107,17 +95,7 @@ class CostPenalty(nn.Module):
             ValueError: If the cost model or the table is of another space or of other networks, if its latencies are
                 doubtful, or if a ``target`` is below the cheapest architecture.
         """
-        if self._named in get_args(Counted):
-            self.cost = count_candidates(supernet, cast(Counted, self._named))
-        elif self._named is not None and self._named.endswith(".csv"):
-            self.cost = transferred_cost(self._named, supernet.space)
-        elif self._named is not None:
-            self.table = LatencyTable.load(self._named, warn=False)
-            check_doubts(self.table.doubts, self._named, allowed=self.allow_noisy)
-            self.cost = self.table.cost_of(supernet)
-        if self.cost is not None and self.table is None:
-            self.cost.check_supernet(supernet)
-            check_doubts(self.cost.doubts, self._named or "This cost model", allowed=self.allow_noisy)
+        self.cost = resolve_cost(self._given, supernet, allow_noisy=self.allow_noisy)
         if self.form == "target" and isinstance(self.cost, AdditiveCost):
             cheapest = self.cost.fixed + sum(row.min() for row in self._rows(self.cost))
             if cheapest > self.target:

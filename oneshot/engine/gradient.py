@@ -18,7 +18,7 @@ from torch.profiler import record_function
 from torch.utils.data import DataLoader, IterableDataset
 
 from oneshot.cost.latency.device import Device, LatencyDevice
-from oneshot.cost.latency.table import UNIT, LatencyTable
+from oneshot.cost.latency.table import UNIT
 from oneshot.cost.penalty import CostPenalty
 from oneshot.cost.record import Prediction, Record
 from oneshot.cost.target import TargetAttempt, meet_target
@@ -125,13 +125,13 @@ class GradientSearch(SupernetTraining):
         """
         if self.penalty is None:
             raise ValueError("There is no target to meet; give the search a CostPenalty(table, 'target', target=...).")
-        measured = self.penalty.table or (self.penalty.cost and self.penalty.cost.record)
+        measured = self.penalty.cost and self.penalty.cost.record
         if device is None and (measured is None or not measured.device):
             raise ValueError(
                 "Without measured latencies the device must be named: meet_target(Device(...)). Only measured ones say "
                 "what they were measured on."
             )
-        device = device or Device.of(cast(LatencyTable | Record, measured))
+        device = device or Device.of(cast(Record, measured))
         return meet_target(self.penalty, self.supernet, self._strengths(), device)
 
     @torch.no_grad()

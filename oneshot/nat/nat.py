@@ -9,18 +9,17 @@ import zlib
 from collections.abc import Callable, Mapping, Sequence, Sized
 from numbers import Real
 from pathlib import Path
-from typing import Any, Literal, cast
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
 from torch import Tensor
 
-from oneshot.cost import count_candidates
-from oneshot.cost.counting.candidates import Counted
-from oneshot.cost.latency.table import UNIT, LatencyTable
-from oneshot.cost.learned.measured import measured_cost
+from oneshot.cost.counting.candidates import UNITS
+from oneshot.cost.latency.table import UNIT
 from oneshot.cost.model import CostModel
 from oneshot.cost.record import Prediction, check_doubts
+from oneshot.cost.resolve import FILES, resolve_cost
 from oneshot.engine.sandwich import SandwichSearch
 from oneshot.evaluation.images import decode_images, joined, training_images
 from oneshot.regression.surrogates import KINDS, Kind
@@ -41,8 +40,6 @@ from .marginals import Marginals
 from .objectives import Constraint, Objective
 from .search import ParetoSearch
 
-COUNTED = ("params", "macs", "memory")
-FILES = (".json", ".csv")
 JOURNAL = "evaluations"
 
 
@@ -412,23 +409,9 @@ def objective_of(
             given.model.check_supernet(supernet)
             check_doubts(given.model.doubts, f"The model of objective {given.name!r}", allowed=allow_noisy)
         return given
-    if given in COUNTED:
-        return Objective(given, model=count_candidates(supernet, cast(Counted, given)))
-    name = Path(given).stem if by_file else "latency"
-    if given.endswith(".json"):
-        table = LatencyTable.load(given, warn=False)
-        check_doubts(table.doubts, given, allowed=allow_noisy)
-        known = math.isfinite(table.residual) and table.residual >= 0
-        return Objective(name, model=table.cost_of(supernet), deviation=table.residual if known else 0.0)
-    if given.endswith(".csv"):
-        model = measured_cost(given, supernet.space)
-        model.check_supernet(supernet)
-        check_doubts(model.doubts, given, allowed=allow_noisy)
-        return Objective(name, model=model)
-    raise ValueError(
-        f"An objective is {', '.join(map(repr, COUNTED))}, the .json of a latency table, the .csv of measured networks "
-        f"or an Objective; got {given!r}. The error is always one."
-    )
+    model = resolve_cost(given, supernet, allow_noisy=allow_noisy)
+    name = given if given in UNITS else Path(given).stem if by_file else "latency"
+    return Objective(name, model=model, deviation=model.deviation)
 
 
 def _bound(
@@ -440,9 +423,9 @@ def _bound(
     allow_noisy: bool,
 ) -> Constraint:
     by_name = {objective.name: objective for objective in known}
-    if name not in by_name and name not in COUNTED and not name.endswith(FILES):
+    if name not in by_name and name not in UNITS and not name.endswith(FILES):
         raise ValueError(
-            f"A constraint is on one of the objectives {', '.join(by_name)}, on one of {', '.join(COUNTED)}, or on the "
+            f"A constraint is on one of the objectives {', '.join(by_name)}, on one of {', '.join(UNITS)}, or on the "
             f"file of a latency; got {name!r}."
         )
     objective = by_name[name] if name in by_name else objective_of(name, supernet, allow_noisy=allow_noisy)

@@ -193,7 +193,7 @@ def test_the_multiplier_moves_in_training_only() -> None:
     [
         pytest.param(
             {"cost": "time", "form": "fbnet"},
-            "CostModel, 'params', 'macs', 'memory', the .json of .* or the .csv of measurements; got 'time'",
+            "CostModel, 'params', 'macs', 'memory', the .json of .* or the .csv of measured networks; got 'time'",
             id="cost",
         ),
         pytest.param({"form": "linear"}, "forms of a cost penalty are fbnet, .*; got 'linear'", id="form"),

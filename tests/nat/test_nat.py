@@ -329,7 +329,9 @@ def test_any_objectives_and_constraints() -> None:
         pytest.param({"iterations": 0}, "iterations and adapt_epochs at least 1; got 1, 0, 1", id="iterations"),
         pytest.param({"sampler": "best"}, "'archive', 'candidates' or 'uniform'; got 'best'", id="sampler"),
         pytest.param(
-            {"objectives": ["flops"]}, "An objective is 'params', 'macs', 'memory', .*; got 'flops'", id="name"
+            {"objectives": ["flops"]},
+            "a CostModel, 'params', 'macs', 'memory', .*; got 'flops'",
+            id="name",
         ),
         pytest.param({"objectives": ["nowhere.json"]}, "nowhere.json", id="no-table"),
         pytest.param(

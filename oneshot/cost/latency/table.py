@@ -221,6 +221,7 @@ class LatencyTable:
         size = self.input_shape[-1] if square else None
         cost = AdditiveCost(space, table, unit=self.unit, fixed=self.fixed, image_size=size)
         cost.input_shape, cost.record, cost.doubts = self.input_shape, self.record, self.doubts
+        cost.deviation = self.residual if math.isfinite(self.residual) and self.residual >= 0 else 0.0
         return cost
 
     def cost_of(self, supernet: Supernet) -> AdditiveCost:

@@ -12,9 +12,10 @@ import torch
 from oneshot.cost import LinearPredictor, ResolutionPredictor, fit_predictor
 from oneshot.cost.learned import fit
 from oneshot.cost.learned import predictors as module
-from oneshot.cost.learned.fit import robust_pairwise
+from oneshot.cost.learned.fit import robust_additive, robust_pairwise
 from oneshot.cost.learned.predictors import Kind, Predictor
-from oneshot.regression.encoding import one_hot
+from oneshot.regression.encoding import one_hot, soft_one_hot
+from oneshot.regression.ridge import of_features, of_gram, robust_dual
 from oneshot.supernets import Choice, FBNetSpace, SearchSpace
 
 SPACE = SearchSpace(
@@ -45,7 +46,7 @@ def test_the_one_hot_of_a_config_is_that_of_its_edge_weights() -> None:
     genes = SPACE.sample_matrix(30, 3)
     for row, config in zip(one_hot(SPACE, genes), SPACE.decode(genes), strict=True):
         weights = {name: torch.from_numpy(w) for name, w in SPACE.one_hot(config).items()}
-        assert np.array_equal(module.soft_one_hot(SPACE, weights).numpy(), row)
+        assert np.array_equal(soft_one_hot(SPACE, weights).numpy(), row)
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -92,8 +93,8 @@ def test_pairs_by_their_kernel_are_pairs_by_their_features() -> None:
     features = np.hstack([x, np.sqrt(0.3) * x[:, first] * x[:, second]])
     np.testing.assert_allclose(gram, features @ features.T, rtol=1e-12)
     assert not np.allclose(gram, features @ features.T + 0.3 * matches / 2)  # a pick is no pair with itself
-    by_kernel = module._robust_dual(y, module._of_gram(gram))
-    by_features = module._robust_dual(y, module._of_features(features))
+    by_kernel = robust_dual(y, of_gram(gram))
+    by_features = robust_dual(y, of_features(features))
     np.testing.assert_allclose(gram @ by_kernel[0], gram @ by_features[0], rtol=1e-6, atol=1e-8)
 
 
@@ -104,7 +105,7 @@ def test_pairs_are_found_where_additive_costs_fail(n: int) -> None:
 
     train, test = SPACE.sample_matrix(n, 0), SPACE.sample_matrix(300, 8)
     pairwise = robust_pairwise(SPACE, train, cost(train)).predict(test)
-    additive = module.robust_additive(SPACE, train, cost(train)).predict(test)
+    additive = robust_additive(SPACE, train, cost(train)).predict(test)
     assert np.abs(pairwise - cost(test)).mean() < 0.7 * np.abs(additive - cost(test)).mean()
     assert n < 500 or np.allclose(pairwise, cost(test), rtol=1e-3)
 

@@ -1,0 +1,68 @@
+"""What ``cost=`` means: a cost model, the name of a count, or the file of a table or of measured networks."""
+
+from __future__ import annotations
+
+from typing import TypeAlias
+
+from oneshot.supernets.base import Supernet
+
+from .counting.candidates import UNITS, count_candidates
+from .latency.table import UNIT, LatencyTable
+from .learned.measured import measured_cost
+from .model import CostModel
+from .record import check_doubts
+
+GivenCost: TypeAlias = CostModel | str
+
+TABLE, MEASURED = ".json", ".csv"
+FILES = (TABLE, MEASURED)
+
+
+def unit_of(given: object) -> str:
+    """The unit of a cost, which is known before its supernet.
+
+    Raises:
+        ValueError: If it is no cost.
+    """
+    if isinstance(given, CostModel):
+        return given.unit
+    if isinstance(given, str) and given in UNITS:
+        return UNITS[given]
+    if isinstance(given, str) and given.endswith(FILES):
+        return UNIT
+    raise ValueError(
+        f"A cost must be a CostModel, {', '.join(map(repr, UNITS))}, the {TABLE} of a latency table or the {MEASURED} "
+        f"of measured networks; got {given!r}."
+    )
+
+
+def resolve_cost(given: GivenCost, supernet: Supernet, *, allow_noisy: bool = False) -> CostModel:
+    """The cost model of a supernet that is given as a model, by its name or by its file.
+
+    Args:
+        given: A cost model; ``"params"``, ``"macs"`` or ``"memory"``, which counts the candidates of the supernet; the
+            path of a latency table (``.json``); or the path of measured networks (``.csv``, see
+            :func:`~oneshot.cost.measured_cost`).
+        supernet: The supernet whose architectures have the cost.
+        allow_noisy: Warn of latencies that are doubtful, instead of refusing them.
+
+    Raises:
+        ValueError: If it is no cost, is of another space or of other networks, or is doubtful.
+
+    Example:
+        >>> from oneshot.supernets import NASBench201Supernet
+        >>> resolve_cost("macs", NASBench201Supernet(channels=4, cells_per_stage=1, image_size=8)).unit
+        'MACs'
+    """
+    unit_of(given)  # refuses what is no cost
+    if not isinstance(given, CostModel) and given in UNITS:
+        return count_candidates(supernet, given)
+    source = "This cost model" if isinstance(given, CostModel) else given
+    if isinstance(given, str) and given.endswith(TABLE):
+        table = LatencyTable.load(given, warn=False)
+        check_doubts(table.doubts, source, allowed=allow_noisy)
+        return table.cost_of(supernet)
+    model = given if isinstance(given, CostModel) else measured_cost(given, supernet.space)
+    model.check_supernet(supernet)
+    check_doubts(model.doubts, source, allowed=allow_noisy)
+    return model
