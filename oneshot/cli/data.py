@@ -13,8 +13,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from rich.console import Console
-from rich.text import Text
 
 from oneshot.data.decoding import UnreadableImageError, is_grey, opened, upright
 from oneshot.data.folder import ImageFolder
@@ -23,7 +21,7 @@ from oneshot.data.segmentation import SegmentationFolder, paired, part_folders
 from oneshot.data.verification import ImageFacts, in_threads, repeated, verify
 from oneshot.report.tables import network_table
 
-from . import terminal
+from .terminal import say
 
 IMBALANCE = 10  # from this ratio of the largest class to the smallest on, accuracy says little of the small ones
 Files = dict[Part, dict[str, list[Path]]]
@@ -44,14 +42,13 @@ class Problem:
     stops: bool = False
 
 
-def examine(folder: str, *, console: Console | None = None) -> bool:
+def examine(folder: str) -> bool:
     """Print classes, counts, sizes, kinds, duplicates and problems of a folder of images, or of images and masks.
 
     Duplicates are images with the same upright pixels, whatever their files are called and encoded as.
 
     Args:
         folder: The folder.
-        console: Where to print.
 
     Returns:
         Whether `ImageFolder`, or `SegmentationFolder`, takes it as it is.
@@ -59,7 +56,7 @@ def examine(folder: str, *, console: Console | None = None) -> bool:
     Raises:
         FileNotFoundError: If there is no such folder.
     """
-    console, root = console or terminal.console(), Path(folder)
+    root = Path(folder)
     if not root.is_dir():
         raise FileNotFoundError(f"'oneshot data' looks at a folder of images; there is no folder {folder}.")
     masks = any((place / "masks").is_dir() for place in _folders_of_parts(root))
@@ -70,9 +67,9 @@ def examine(folder: str, *, console: Console | None = None) -> bool:
         problems.append(Problem(str(error), "", stops=True))
     else:
         problems += [Problem(f"{note}.", "Move or convert what should be used.") for note in notes]
-        problems += _look(console, files, masks=masks)
+        problems += _look(files, masks=masks)
         problems += _refused(root, masks=masks)
-    _tell(console, problems)
+    _tell(problems)
     return not any(problem.stops for problem in problems)
 
 
@@ -93,7 +90,7 @@ def _pairs(root: Path) -> tuple[Files, list[str]]:
     return {part: {"images": [i for i, _ in both], "masks": [m for _, m in both]} for part, both in pairs.items()}, []
 
 
-def _look(console: Console, files: Files, *, masks: bool) -> list[Problem]:
+def _look(files: Files, *, masks: bool) -> list[Problem]:
     """Print the tables; what is found on the way."""
     kinds = list(next(iter(files.values())))
     every = [
@@ -109,10 +106,10 @@ def _look(console: Console, files: Files, *, masks: bool) -> list[Problem]:
         {"class": name, **{shown: sum(p not in unreadable for p in files[part][name]) for shown, part in parts.items()}}
         for name in kinds
     ]
-    console.print(network_table(rows, title="Images and masks" if masks else "Readable images of every class"))
+    say(network_table(rows, title="Images and masks" if masks else "Readable images of every class"))
     if not facts:
         return []
-    console.print(network_table(list(_properties(list(facts.values()))), title="What they are"))
+    say(network_table(list(_properties(list(facts.values()))), title="What they are"))
     pixels, dark, plain = _digests(facts)
     problems = _duplicates(files, pixels, masks=masks)
     if plain:
@@ -252,9 +249,9 @@ def _silent() -> Iterator[None]:
         logger.setLevel(level)
 
 
-def _tell(console: Console, problems: Sequence[Problem]) -> None:
+def _tell(problems: Sequence[Problem]) -> None:
     for problem in problems:
         mark = "stops" if problem.stops else "note"
-        console.print(Text(f"{mark}: {problem.what} {problem.hint}".rstrip()), soft_wrap=True)
+        say(f"{mark}: {problem.what} {problem.hint}".rstrip())
     stopping = sum(problem.stops for problem in problems)
-    console.print(Text("Not usable as it is." if stopping else "Usable."), soft_wrap=True)
+    say("Not usable as it is." if stopping else "Usable.")

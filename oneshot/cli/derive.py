@@ -12,7 +12,7 @@ from oneshot.engine.module import SearchModule
 from oneshot.storage.files import write_recorded
 
 from .run import SUBNET, RunFolder
-from .trainer import say
+from .terminal import say
 
 MISSED = 3  # exit code where a network was derived and does not meet its target
 

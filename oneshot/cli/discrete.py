@@ -15,7 +15,6 @@ from typing import Any, TypedDict
 
 import yaml
 from jsonargparse import ArgumentParser, set_parsing_settings
-from rich.console import Console
 
 from oneshot.discrete.graphs.graph import GRAPHS
 from oneshot.discrete.plots import draw_study
@@ -31,8 +30,8 @@ from oneshot.storage.trust import CONFIG, check_classes, importing_only, split_t
 from oneshot.supernets.json_files import checked
 from oneshot.supernets.space import SearchSpace
 
-from . import terminal
 from .options import OneLineErrors, explain
+from .terminal import say, with_configurations_as_utf8
 
 TABLE, PICTURE, SUBNET, WEIGHTS = "evaluations.csv", "study.png", "subnet.json", "weights"
 OBJECTS = {"strategy": SearchStrategy, "evaluator": Evaluator}
@@ -65,14 +64,14 @@ def discrete(args: Sequence[str]) -> None:
     """
     args, allowed = _with_config_of_the_run(args)
     options, rest = _split(args)
-    parsed = _parser().parse_args(terminal.with_configurations_as_utf8(rest))
+    parsed = _parser().parse_args(with_configurations_as_utf8(rest))
     config = {name: parsed[name] for name in (*OBJECTS, "objectives", *FREE)}
     for name in OBJECTS:
         if isinstance(config[name], str):
             config[name] = {"class_path": config[name]}
     for path, value in options:
         _set(config, path, value)
-    folder, console = Path(parsed.out), terminal.console()
+    folder = Path(parsed.out)
     lock = RunLock(folder)
     with lock:
         if parsed.resume and (folder / CONFIG).is_file():
@@ -88,15 +87,15 @@ def discrete(args: Sequence[str]) -> None:
                 _look_for_cluster(study)
                 _write_config(config, folder)
         study.log.lock = lock
-        _run(study, folder, console)
+        _run(study, folder)
 
 
-def _run(study: Study, folder: Path, console: Console) -> None:
+def _run(study: Study, folder: Path) -> None:
     """Run a study that this process has for itself, and say what came of it."""
     if study.records:
-        _say(console, f"Going on after {len(study.evaluated)} evaluations.")
+        say(f"Going on after {len(study.evaluated)} evaluations.")
     if note := study.random_search():
-        _say(console, f"Note: {note}")
+        say(f"Note: {note}")
     try:
         study.run()
     except BaseException:
@@ -105,13 +104,13 @@ def _run(study: Study, folder: Path, console: Console) -> None:
         raise
     write_report(study, folder, patient=True)
     best, evaluated = study.best, study.evaluated
-    _say(console, network_table(rows(study, study.front())))
-    _say(console, f"Best: {best.proposal.config}")
+    say(network_table(rows(study, study.front())))
+    say(f"Best: {best.proposal.config}")
     if failed := sum(record.result.values is None for record in evaluated):
-        _say(console, f"{failed} of {len(evaluated)} evaluations failed; {folder / TABLE} says why.")
+        say(f"{failed} of {len(evaluated)} evaluations failed; {folder / TABLE} says why.")
     no_networks = type(study.evaluator).network is Evaluator.network
     then = "" if no_networks else f" Next: oneshot pick {folder} --knee"
-    _say(console, f"Run: {folder}, with {TABLE} and {PICTURE}.{then}")
+    say(f"Run: {folder}, with {TABLE} and {PICTURE}.{then}")
 
 
 def _look_for_cluster(study: Study) -> None:
@@ -328,7 +327,3 @@ def _object(name: str, given: Mapping[str, Any], known: Mapping[str, Any]) -> An
                 reason += f": a class has that base, and a function the return type {OBJECTS[name].__name__}."
             raise ValueError(reason) from error
         return parser.instantiate_classes(parsed)[name]
-
-
-def _say(console: Console, what: object) -> None:
-    console.print(what, soft_wrap=True, highlight=False)

@@ -24,7 +24,8 @@ from oneshot.training.retrain import Retrain
 
 from .networks import metrics, network_named, positional
 from .run import RunFolder, is_run
-from .trainer import RunCLI, retrain_cli, say
+from .terminal import say
+from .trainer import RunCLI, retrain_cli
 
 
 def evaluate(args: Sequence[str]) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -16,7 +16,7 @@ from oneshot.supernets.base import Subnet
 from oneshot.training.retrain import Retrain
 
 from .run import RunFolder
-from .trainer import say
+from .terminal import say
 
 
 def export(
@@ -47,15 +47,56 @@ def export(
         derived = module.derive()
         network, predicted = module.supernet.extract(derived), module.predictions(derived)
         facts = _calibrate(network, source, data_options)
-    folder = export_subnet(
+    write_export(
         network,
         Path(out or Path(run) / "export"),
-        mean=facts["mean"],
-        std=facts["std"],
-        classes=facts["classes"],
-        preprocessing=facts["preprocessing"],
-        with_preprocessing=with_preprocessing,
+        facts,
         metrics=source.results(),
+        predicted=predicted,
+        formats=formats,
+        with_preprocessing=with_preprocessing,
+        overwrite=overwrite,
+        measure=measure,
+    )
+
+
+def write_export(
+    network: Subnet,
+    folder: Path,
+    facts: Mapping[str, Any],
+    *,
+    metrics: Mapping[str, float] | None,
+    predicted: Sequence[Prediction],
+    formats: Sequence[Literal["torch_export", "onnx"]],
+    with_preprocessing: bool,
+    overwrite: bool,
+    measure: bool,
+) -> Path:
+    """Export a network, record its latency in the manifest, and say both on the terminal.
+
+    Args:
+        network: The network.
+        folder: Folder to make.
+        facts: Of the data it was trained on, see :func:`~oneshot.data.facts.data_facts`; none if nothing is known.
+        metrics: Measured results to keep with the network.
+        predicted: Latencies that a search has predicted.
+        formats: See :func:`~oneshot.deploy.export.export_subnet`.
+        with_preprocessing: Likewise.
+        overwrite: Likewise.
+        measure: See :func:`~oneshot.deploy.latency.record_latency`.
+
+    Returns:
+        The folder.
+    """
+    export_subnet(
+        network,
+        folder,
+        mean=facts.get("mean"),
+        std=facts.get("std"),
+        classes=facts.get("classes"),
+        preprocessing=facts.get("preprocessing"),
+        with_preprocessing=with_preprocessing,
+        metrics=metrics,
         formats=formats,
         overwrite=overwrite,
     )
@@ -63,6 +104,7 @@ def export(
         say(told)
     given = describe_trust([type(network).__module__])
     say(f"Exported: {folder}; oneshot.load({str(folder)!r}{given}) gives the network back.")
+    return folder
 
 
 def _calibrate(network: Subnet, source: RunFolder, data_options: Sequence[str]) -> dict[str, Any]:

@@ -14,7 +14,6 @@ import numpy as np
 import numpy.typing as npt
 import pytorch_lightning as pl
 from jsonargparse import ArgumentParser, Namespace
-from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from oneshot.cost import (
@@ -47,15 +46,15 @@ from oneshot.supernets.base import Supernet
 from oneshot.supernets.elastic import ElasticSupernet
 from oneshot.supernets.space import IntMatrix
 
-from . import terminal
 from .data_defaults import build_data, fit_to_data
 from .options import OneLineErrors
+from .terminal import console, say, with_configurations_as_utf8
 
 VERIFIED = 50
 NETWORKS = 200  # of an elastic space that are measured
 
 
-def measure(args: Sequence[str], *, console: Console | None = None) -> None:
+def measure(args: Sequence[str]) -> None:
     """``oneshot measure``: measure a table, unless there is one already, and verify it if that is asked for.
 
     The table of ``--out table.json`` has ``table.journal`` beside it, with the raw timings by which an interrupted run
@@ -66,16 +65,15 @@ def measure(args: Sequence[str], *, console: Console | None = None) -> None:
     Raises:
         FileExistsError: If the table is there, and neither to be verified nor replaced.
     """
-    console = console or terminal.console()
     options, supernet = _parse(args)
     target = Device(options.runtime, options.device, batch=options.batch, dtype=options.dtype, threads=options.threads)
     elastic = isinstance(supernet, ElasticSupernet)
     out = Path(options.out or ("runs/latency.csv" if options.few_shot or elastic else "runs/latency.json"))
     with RunLock(out.parent, out.name):
-        _measure(options, supernet, target, out, console)
+        _measure(options, supernet, target, out)
 
 
-def _measure(options: Namespace, supernet: Supernet, target: Device, out: Path, console: Console) -> None:
+def _measure(options: Namespace, supernet: Supernet, target: Device, out: Path) -> None:
     """What :func:`measure` does, once no other process does it."""
     elastic = isinstance(supernet, ElasticSupernet)
     journal, verified = out.with_suffix(".journal"), out.with_suffix(".verify.journal")
@@ -83,23 +81,23 @@ def _measure(options: Namespace, supernet: Supernet, target: Device, out: Path, 
         for path in (out, journal, verified):
             path.unlink(missing_ok=True)
     if elastic:
-        return _elastic(options, supernet, target, out, journal, console)
+        return _elastic(options, supernet, target, out, journal)
     if options.few_shot or options.elsewhere:
-        return _few_shot(options, supernet, target, out, journal, console)
+        return _few_shot(options, supernet, target, out, journal)
     if out.exists() and not options.verify:
         raise FileExistsError(f"{out} exists. Verify it with --verify {VERIFIED}, or replace it with --overwrite.")
     if not out.exists():
-        with _progress(console, "networks of the table") as progress:
+        with _progress("networks of the table") as progress:
             table = measure_table(
                 supernet, target, networks=options.networks, seed=options.seed, journal=journal, progress=progress
             )
         table.save(out)
         verified.unlink(missing_ok=True)  # it was measured against another table
-        _describe(table, supernet, console)
-        _warn_of_doubts(out, table.doubts, console)
-        _say(console, f"Table: {out}. Next: --verify {VERIFIED}, or --model.penalty.cost {out} in a search.")
+        _describe(table, supernet)
+        _warn_of_doubts(out, table.doubts)
+        say(f"Table: {out}. Next: --verify {VERIFIED}, or --model.penalty.cost {out} in a search.")
     if options.verify:
-        with _progress(console, "networks to verify") as progress:
+        with _progress("networks to verify") as progress:
             result = verify_table(
                 LatencyTable.load(out),
                 supernet,
@@ -111,13 +109,11 @@ def _measure(options: Namespace, supernet: Supernet, target: Device, out: Path, 
             )
         write_atomically(out.with_suffix(".verify.json"), json.dumps(result.to_dict(), indent=1))
         picture = save_figure(draw_agreement(result, title=_title(result)), out.with_suffix(".verify.png"))
-        _report(result, console)
-        _say(console, f"Picture: {picture}")
+        _report(result)
+        say(f"Picture: {picture}")
 
 
-def _few_shot(
-    options: Namespace, supernet: Supernet, target: Device, out: Path, journal: Path, console: Console
-) -> None:
+def _few_shot(options: Namespace, supernet: Supernet, target: Device, out: Path, journal: Path) -> None:
     """Propose a few networks, measure them or have them measured, and say what that tells about the others."""
     space = supernet.space
     if options.few_shot < MEASUREMENTS or options.verify or out.suffix != ".csv":
@@ -130,25 +126,22 @@ def _few_shot(
     def propose() -> IntMatrix:
         return FewShot(space, sources).propose(options.few_shot, seed=options.seed)
 
-    if (measured := _measured(options, supernet, target, out, journal, console, propose)) is None:
+    if (measured := _measured(options, supernet, target, out, journal, propose)) is None:
         return
     genes, ms, record = measured
     cost = FewShot(space, sources).fit(genes, ms)
     others = space.sample_matrix(1000, options.seed)
     predicted, (low, high) = cost.costs(others), cost.interval(others, 0.9)
-    _say(
-        console,
+    say(
         f"{len(ms)} measurements and {len(sources)} known devices: random networks need {predicted.min():.3g} to "
         f"{predicted.max():.3g} {cost.unit}, each ± {((high - low) / 2 / predicted).mean():.0%} with a probability of "
         "90 %.",
     )
-    _warn_of_noise(out, record, console)
-    _say(console, f"Measurements: {out}. Next: --model.penalty.cost {out} in a search.")
+    _warn_of_noise(out, record)
+    say(f"Measurements: {out}. Next: --model.penalty.cost {out} in a search.")
 
 
-def _elastic(
-    options: Namespace, supernet: Supernet, target: Device, out: Path, journal: Path, console: Console
-) -> None:
+def _elastic(options: Namespace, supernet: Supernet, target: Device, out: Path, journal: Path) -> None:
     """Measure random networks of an elastic space, and say what they tell about the others."""
     space, networks = supernet.space, options.networks or NETWORKS
     if options.few_shot or options.verify or out.suffix != ".csv" or networks < SAMPLES["elastic"]:
@@ -162,17 +155,16 @@ def _elastic(
     def draw() -> IntMatrix:
         return space.encode(space.unique(space.decode(space.sample_matrix(networks, options.seed))))
 
-    if (measured := _measured(options, supernet, target, out, journal, console, draw)) is None:
+    if (measured := _measured(options, supernet, target, out, journal, draw)) is None:
         return
     genes, ms, record = measured
     agreement = fit_predictor(space, genes, ms, kind="elastic").validation["elastic"]
-    _say(
-        console,
+    say(
         f"{len(ms)} networks need {ms.min():.3g} to {ms.max():.3g} ms; learned from the others, "
         f"{agreement.within_10:.0%} of them are predicted within 10 %, Kendall's tau {agreement.kendall:.3f}.",
     )
-    _warn_of_noise(out, record, console)
-    _say(console, f"Measurements: {out}, an objective for 'oneshot pareto'.")
+    _warn_of_noise(out, record)
+    say(f"Measurements: {out}, an objective for 'oneshot pareto'.")
 
 
 def _measured(
@@ -181,7 +173,6 @@ def _measured(
     target: Device,
     out: Path,
     journal: Path,
-    console: Console,
     networks: Callable[[], IntMatrix],
 ) -> tuple[IntMatrix, npt.NDArray[np.float64], Record | None] | None:
     """Networks, their latencies in ms and their record, as ``out`` has them, measured if need be.
@@ -194,12 +185,11 @@ def _measured(
         if options.elsewhere:
             record = Record(describe_supernet(supernet), seed=options.seed, networks=_asked(options))
             write_csv(out, space, genes, record=record)
-            _say(
-                console,
+            say(
                 f"Measure the {len(genes)} networks of {out}, fill in the column ms, and give the same command.",
             )
             return None
-        with _progress(console, "networks") as progress:
+        with _progress("networks") as progress:
             ms, now = measure_samples(supernet, target, genes, seed=options.seed, journal=journal, progress=progress)
         write_csv(out, space, genes, ms, record=replace(now, networks=_asked(options)))
         return genes, ms, now
@@ -236,7 +226,7 @@ def _check_continued(options: Namespace, record: Record, supernet: Supernet, tar
 def _parse(args: Sequence[str]) -> tuple[Namespace, Supernet]:
     """The options, and the supernet: that of the data where it is left at its defaults, as a search builds it."""
     parser = _parser()
-    options = parser.parse_args(terminal.with_configurations_as_utf8(args))
+    options = parser.parse_args(with_configurations_as_utf8(args))
     with warnings.catch_warnings():
         # jsonargparse is about to rename this method; older releases do not know the other name.
         warnings.filterwarnings("ignore", r"(?s).*(JsonargparseDeprecationWarning|instantiate_classes)")
@@ -287,37 +277,34 @@ def _parser() -> ArgumentParser:
     return parser
 
 
-def _warn_of_doubts(out: Path, doubts: Sequence[str], console: Console) -> None:
+def _warn_of_doubts(out: Path, doubts: Sequence[str]) -> None:
     if doubts:
-        _say(
-            console,
+        say(
             f"WARNING: {out} is doubtful: {'; '.join(doubts)}. Measure again with --overwrite when nothing else runs "
             "on the machine; a search refuses it unless it is given allow_noisy.",
         )
 
 
-def _warn_of_noise(out: Path, record: Record | None, console: Console) -> None:
+def _warn_of_noise(out: Path, record: Record | None) -> None:
     doubt = noise_doubt(record.noise) if record is not None else None
-    _warn_of_doubts(out, [doubt] if doubt else [], console)
+    _warn_of_doubts(out, [doubt] if doubt else [])
 
 
-def _describe(table: LatencyTable, supernet: Supernet, console: Console) -> None:
+def _describe(table: LatencyTable, supernet: Supernet) -> None:
     device = table.device
     arguments = ", ".join(f"{name} {value}" for name, value in (table.supernet or {}).get("arguments", {}).items())
-    _say(console, f"Networks of {type(supernet).__name__}: {arguments or 'without arguments in common'}.")
-    _say(
-        console,
+    say(f"Networks of {type(supernet).__name__}: {arguments or 'without arguments in common'}.")
+    say(
         f"{device['runtime']} on {device['name']}, {_threads(device)}, batch {table.batch}, {table.dtype}: "
         f"{table.networks} networks of space {table.space!r}.",
     )
-    _say(
-        console,
+    say(
         f"Noise from one measurement to the next {table.noise:.1%}; a network differs from its sum by "
         f"{table.residual:.1%}. The reference needs {table.reference['ms']:.3g} ms.",
     )
 
 
-def _report(result: Verification, console: Console) -> None:
+def _report(result: Verification) -> None:
     rows = [
         {
             "compared": name,
@@ -333,9 +320,8 @@ def _report(result: Verification, console: Console) -> None:
             ("measured twice", result.repeat),
         )
     ]
-    console.print(network_table(rows, title=f"{len(result.genes)} random networks, {_title(result)}"))
-    _say(
-        console,
+    say(network_table(rows, title=f"{len(result.genes)} random networks, {_title(result)}"))
+    say(
         "'measured' compares the table with relative latencies, 'by the clock' with milliseconds as they were, "
         f"'measured twice' the networks with themselves. Noise {result.noise:.1%}; the reference was "
         f"{abs(result.drift):.1%} {'slower' if result.drift > 0 else 'faster'} than when the table was made.",
@@ -351,13 +337,9 @@ def _threads(device: Mapping[str, Any]) -> str:
     return f"{device['threads']} thread{'' if device['threads'] == 1 else 's'}"
 
 
-def _say(console: Console, text: str) -> None:
-    console.print(text, soft_wrap=True, highlight=False)
-
-
 @contextmanager
-def _progress(console: Console, what: str) -> Iterator[Callable[[int, int], None]]:
+def _progress(what: str) -> Iterator[Callable[[int, int], None]]:
     columns = (TextColumn("{task.description}", markup=False), BarColumn(), MofNCompleteColumn())
-    with Progress(*columns, TimeElapsedColumn(), TimeRemainingColumn(), console=console) as bar:
+    with Progress(*columns, TimeElapsedColumn(), TimeRemainingColumn(), console=console()) as bar:
         task = bar.add_task(what, total=None)
         yield lambda done, total: bar.update(task, completed=done, total=total)

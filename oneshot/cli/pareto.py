@@ -13,7 +13,8 @@ from oneshot.fronts.pick import front_rows
 from oneshot.nat.nat import NAT
 from oneshot.report.tables import network_table
 
-from .trainer import RunCLI, options_of_the_run, say, say_latencies
+from .terminal import say
+from .trainer import RunCLI, options_of_the_run, say_latencies
 
 
 def pareto(args: Sequence[str]) -> None:

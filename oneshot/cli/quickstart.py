@@ -12,6 +12,7 @@ import time
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +26,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from oneshot.callbacks import ArchLogger, CollapseMonitor, GenotypePlot, SubnetExport
 from oneshot.cost.counting.network import count
 from oneshot.data import Digits, SearchDataModule
-from oneshot.deploy.export import export_subnet, load
+from oneshot.deploy.export import MANIFEST, export_subnet, load
 from oneshot.methods.darts import DARTS
 from oneshot.report.cells import draw_cells
 from oneshot.report.curves import draw_alphas, draw_curves
@@ -34,12 +35,16 @@ from oneshot.report.tables import comparison_table
 from oneshot.storage.files import new_folder, write_atomically
 from oneshot.storage.lock import RunLock, check_owned
 from oneshot.supernets import NASBench201Supernet
+from oneshot.supernets.base import Subnet
+from oneshot.supernets.space import SubnetConfig
 from oneshot.training.retrain import Retrain
 
-from . import terminal
+from .terminal import console as new_console
+from .terminal import say
 
 RESULTS, CHECKPOINTS = "results.json", "checkpoints"
 SEARCH_EPOCHS, RETRAIN_EPOCHS, RANDOM_NETWORKS = 25, 20, 5
+Curves = dict[str, dict[int, float]]  # metric -> epoch -> value
 
 
 def quickstart(
@@ -66,10 +71,20 @@ def quickstart(
     Raises:
         FileExistsError: If the folder exists and must not be replaced.
     """
-    console = console or terminal.console()
+    console = console or new_console()
     folder = Path(out)
     with RunLock(folder), new_folder(folder, overwrite=overwrite, marker=RESULTS, keep=RESULTS):
         _run(folder, seed, search_epochs, retrain_epochs, random_networks, console)
+
+
+@dataclass(frozen=True)
+class _Trained:
+    """A network that was trained from new weights, and how good it is."""
+
+    row: dict[str, Any]
+    network: Subnet
+    metrics: dict[str, float]
+    curves: Curves
 
 
 def _run(
@@ -86,90 +101,104 @@ def _run(
             in_channels=data.input_shape[0],
             image_size=data.input_shape[1],
         )
-        space = supernet.space
-        method, history = DARTS(supernet, arch_lr=3e-3), ArchLogger()
-        callbacks = [history, GenotypePlot(folder), SubnetExport(folder), CollapseMonitor()]
-        search_curves = _fit(
-            method, SearchDataModule(data), folder / "search", search_epochs, progress, "search", callbacks
-        )
-        found = method.derive()
-
+        method, history, curves = _search(supernet, data, folder, search_epochs, progress)
+        space, found = supernet.space, method.derive()
         # Everything below gets the same data, epochs and seed, the found network and the random ones alike.
         rivals = [c for c in space.unique(space.sample(seed + i) for i in range(100)) if c != space.canonical(found)]
-        results: list[dict[str, Any]] = []
-        for index, config in enumerate([found, *rivals[:random_networks]]):
-            name = f"random {index}" if index else "found"
-            pl.seed_everything(seed, verbose=False)
-            network = supernet.extract(config, inherit=False)
-            module = Retrain(network, lr=0.1, drop_path=0.0)
-            train = Digits(batch_size=64, val_fraction=0.1)
-            curves = _fit(module, train, folder / "retrain" / name.replace(" ", "_"), retrain_epochs, progress, name)
-            test = _trainer(folder, 1).test(module, train, verbose=False)[0]
-            counts = count(network, network.input_shape)
-            results.append(
-                {
-                    "network": name,
-                    "arch": space.arch_string(config),
-                    "accuracy": test["test/accuracy"],
-                    "params": counts.params,
-                    "macs": counts.macs,
-                }
-            )
-            if not index:
-                retrain_curves = curves
-                best, metrics = module.network_for_export(), {str(k): float(v) for k, v in test.items()}
-
+        trained = [
+            _retrain(supernet, config, f"random {i}" if i else "found", folder, seed, retrain_epochs, progress)
+            for i, config in enumerate([found, *rivals[:random_networks]])
+        ]
+        best, results = trained[0], [one.row for one in trained]
         export = export_subnet(
-            best,
+            best.network,
             folder / "export",
             mean=data.mean,
             std=data.std,
             classes=data.classes,
-            metrics=metrics,
+            metrics=best.metrics,
             preprocessing=data.preprocessing,
         )
         x, _ = next(iter(data.test_dataloader()))
         with torch.no_grad():
-            difference = float((load(export)(x) - best(x)).abs().max())
-        _pictures(folder, method, history, search_curves, retrain_curves)
-        manifest = json.loads((export / "manifest.json").read_text(encoding="utf-8"))
-        report = {"seed": seed, "found": results[0], "random": results[1:], "seconds": time.monotonic() - start}
+            difference = float((load(export)(x) - best.network(x)).abs().max())
+        _pictures(folder, method, history, curves, best.curves)
+        seconds = time.monotonic() - start
+        report = {"seed": seed, "found": results[0], "random": results[1:], "seconds": seconds}
         write_atomically(folder / RESULTS, json.dumps(report, indent=2))
-
-    console.print(comparison_table(results[0], results[1:], title="Test accuracy on 359 held-out digits"))
-    wins = sum(results[0]["accuracy"] > rival["accuracy"] for rival in results[1:])
-    ties = sum(results[0]["accuracy"] == rival["accuracy"] for rival in results[1:])
-    console.print(
-        f"The found network beats {wins} of {random_networks} random networks and ties with {ties}. One image is "
-        "0.28 %: this shows that everything runs, not that one method is better.",
-        highlight=False,
-        soft_wrap=True,
+    _tell_results(results, console)
+    _tell_export(export, console)
+    say(
+        f"Reloaded by oneshot.load({str(export)!r}): largest difference on {len(x)} test images {difference:.1e}",
+        console,
     )
-    console.print(f"Cell: {results[0]['arch']}", highlight=False, soft_wrap=True)
-    console.print(f"Exported and verified in {export}/:", highlight=False, soft_wrap=True)
+    say(f"Pictures: {folder}/cells.png, alphas.png, curves.png. {seconds:.0f} s.", console)
+
+
+def _search(
+    supernet: NASBench201Supernet, data: Digits, folder: Path, epochs: int, progress: Progress
+) -> tuple[DARTS, ArchLogger, Curves]:
+    """Search by DARTS; returns the search, its alphas over time and its curves."""
+    method, history = DARTS(supernet, arch_lr=3e-3), ArchLogger()
+    callbacks = [history, GenotypePlot(folder), SubnetExport(folder), CollapseMonitor()]
+    curves = _fit(method, SearchDataModule(data), folder / "search", epochs, progress, "search", callbacks)
+    return method, history, curves
+
+
+def _retrain(
+    supernet: NASBench201Supernet,
+    config: SubnetConfig,
+    name: str,
+    folder: Path,
+    seed: int,
+    epochs: int,
+    progress: Progress,
+) -> _Trained:
+    """Train one architecture from new weights, and test it."""
+    pl.seed_everything(seed, verbose=False)
+    network = supernet.extract(config, inherit=False)
+    module = Retrain(network, lr=0.1, drop_path=0.0)
+    train = Digits(batch_size=64, val_fraction=0.1)
+    curves = _fit(module, train, folder / "retrain" / name.replace(" ", "_"), epochs, progress, name)
+    test = _trainer(folder, 1).test(module, train, verbose=False)[0]
+    counts = count(network, network.input_shape)
+    row = {
+        "network": name,
+        "arch": supernet.space.arch_string(config),
+        "accuracy": test["test/accuracy"],
+        "params": counts.params,
+        "macs": counts.macs,
+    }
+    return _Trained(row, module.network_for_export(), {str(k): float(v) for k, v in test.items()}, curves)
+
+
+def _tell_results(results: Sequence[dict[str, Any]], console: Console) -> None:
+    found, random = results[0], results[1:]
+    say(comparison_table(found, random, title="Test accuracy on 359 held-out digits"), console)
+    wins = sum(found["accuracy"] > rival["accuracy"] for rival in random)
+    ties = sum(found["accuracy"] == rival["accuracy"] for rival in random)
+    say(
+        f"The found network beats {wins} of {len(random)} random networks and ties with {ties}. One image is "
+        "0.28 %: this shows that everything runs, not that one method is better.",
+        console,
+    )
+    say(f"Cell: {found['arch']}", console)
+
+
+def _tell_export(export: Path, console: Console) -> None:
+    manifest = json.loads((export / MANIFEST).read_text(encoding="utf-8"))
+    say(f"Exported and verified in {export}/:", console)
     for name, entry in manifest["files"].items():
         if entry.get("max_abs_difference") is not None:
-            console.print(
-                f"  {name:<18} largest difference {entry['max_abs_difference']:.1e}", highlight=False, soft_wrap=True
-            )
-    console.print(
-        f"Reloaded by oneshot.load({str(export)!r}): largest difference on {len(x)} test images {difference:.1e}",
-        highlight=False,
-        soft_wrap=True,
-    )
-    console.print(
-        f"Pictures: {folder}/cells.png, alphas.png, curves.png. {report['seconds']:.0f} s.",
-        highlight=False,
-        soft_wrap=True,
-    )
+            say(f"  {name:<18} largest difference {entry['max_abs_difference']:.1e}", console)
 
 
 def _pictures(
     folder: Path,
     method: DARTS,
     history: ArchLogger,
-    search: dict[str, dict[int, float]],
-    retrain: dict[str, dict[int, float]],
+    search: Curves,
+    retrain: Curves,
 ) -> None:
     space = method.supernet.space
     save_figure(draw_cells(space.graphs(method.derive()), title="Found cell"), folder / "cells.png")
@@ -192,7 +221,7 @@ class _Record(Callback):
 
     def __init__(self, progress: Progress, task: Any) -> None:
         self.progress, self.task = progress, task
-        self.curves: dict[str, dict[int, float]] = {}
+        self.curves: Curves = {}
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         for name, value in trainer.callback_metrics.items():
@@ -209,7 +238,7 @@ def _fit(
     progress: Progress,
     name: str,
     callbacks: Sequence[Callback] = (),
-) -> dict[str, dict[int, float]]:
+) -> Curves:
     record = _Record(progress, progress.add_task(name, total=epochs))
     checkpoint = ModelCheckpoint(folder / CHECKPOINTS, filename="last", enable_version_counter=False)
     _trainer(folder, epochs, [*callbacks, record, checkpoint], CSVLogger(folder, name="", version="")).fit(module, data)

@@ -14,7 +14,8 @@ from oneshot.storage.trust import (
 
 from .networks import metrics, network_named, positional
 from .run import RESULTS, SUBNET
-from .trainer import retrain_cli, say
+from .terminal import say
+from .trainer import retrain_cli
 
 
 def retrain(args: Sequence[str]) -> None:

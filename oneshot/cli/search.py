@@ -13,7 +13,8 @@ from oneshot.callbacks import (
 )
 from oneshot.engine.module import SearchModule
 
-from .trainer import RunCLI, options_of_the_run, say, say_latencies
+from .terminal import say
+from .trainer import RunCLI, options_of_the_run, say_latencies
 
 
 def search(args: Sequence[str]) -> None:

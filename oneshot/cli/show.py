@@ -11,7 +11,7 @@ from oneshot.report.style import save_figure
 from oneshot.report.tables import network_table
 
 from .networks import GENOTYPE, network_named
-from .trainer import say
+from .terminal import say
 
 
 def show(target: str, *, out: str | None = None, trust: Sequence[str] = ()) -> None:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, TextIO
 
 if TYPE_CHECKING:
     from rich.console import Console
+    from rich.table import Table
 
 ERRORS = "oneshot.plain"
 PLAIN = {"→": "->", "×": "x", "±": "+-", "–": "-", "—": "-", "…": "...", "·": "."}  # others become "?"
@@ -21,6 +22,16 @@ def console(file: TextIO | None = None, *, stderr: bool = False) -> Console:
     from rich.console import Console  # the command line imports this file, and answers --help at once
 
     return Console(file=file, stderr=stderr, markup=False, emoji=False, highlight=False)
+
+
+def say(what: str | Table, on: Console | None = None) -> None:
+    """Print a text or a table; long lines are not broken.
+
+    Args:
+        what: What to print, as it is.
+        on: Where to; standard output by default.
+    """
+    (on or console()).print(what, soft_wrap=True, highlight=False)
 
 
 def tolerate_encodings() -> None:

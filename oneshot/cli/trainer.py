@@ -16,7 +16,6 @@ import pytorch_lightning as pl
 import yaml
 from pytorch_lightning.callbacks import Callback, Checkpoint, ProgressBar
 from pytorch_lightning.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
-from rich.table import Table
 
 from oneshot.callbacks import (
     RunCheckpoint,
@@ -50,7 +49,7 @@ from oneshot.training.retrain import Retrain
 from .data_defaults import build_data, fit_to_data
 from .options import OneLineErrors
 from .run import DATA, note, write_facts
-from .terminal import console, with_configurations_as_utf8
+from .terminal import say, with_configurations_as_utf8
 
 # What may be other than at the beginning when a run is resumed: nothing that the result depends on.
 FREE = {f"data.{inner}init_args.{name}" for inner in ("", "init_args.data.") for name in ("num_workers", "device")}
@@ -257,11 +256,6 @@ def retrain_cli(command: str, network: Subnet, args: Sequence[str]) -> RunCLI:
         cli = RunCLI(command, arguments, model_class=Retrain)
     cli.model.network.config = network.config
     return cli
-
-
-def say(what: str | Table) -> None:
-    """Print to the terminal; long lines are not broken."""
-    console().print(what, soft_wrap=True)
 
 
 @contextmanager

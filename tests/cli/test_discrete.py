@@ -98,6 +98,14 @@ def test_a_study_runs_is_reported_goes_on_and_yields_a_network(
     best = read_study(out).best
     assert manifest["metrics"]["study/error"] == best.result.metrics["error"]
 
+    weights = []
+    for name in ("a", "b"):
+        torch.manual_seed(len(weights))
+        options = ["--params", "1e9", "--finetune", "1", "--formats", "--no-measure", "--out", str(tmp_path / name)]
+        assert main(["pick", str(out), *options]) == 0
+        weights.append((tmp_path / name / "model.safetensors").read_bytes())
+    assert weights[0] == weights[1] != (tmp_path / "picked" / "model.safetensors").read_bytes()
+
 
 def test_options_of_strategy_and_evaluator_stand_on_the_command_line(tmp_path: Path) -> None:
     config = write(table(tmp_path), tmp_path / "study.yaml")
@@ -118,7 +126,7 @@ def test_a_table_has_no_network_to_pick(tmp_path: Path, capsys: pytest.CaptureFi
     assert main(["derive", str(tmp_path / "run")]) == 1
     assert "is a study; 'oneshot pick' takes its networks" in " ".join(capsys.readouterr().err.split())
     assert main(["pick", str(tmp_path / "run"), "--at-most", "accuracy=3"]) == 1
-    assert "Bounds are on what is minimised; accuracy is maximised here" in capsys.readouterr().err
+    assert "A bound must be on what is minimised; accuracy is maximised here" in capsys.readouterr().err
     assert main(["pick", str(tmp_path / "run"), "--latency", "3"]) == 1
     assert "The metrics of this study are accuracy; got latency" in capsys.readouterr().err
 

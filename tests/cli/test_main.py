@@ -455,7 +455,7 @@ def test_a_pick_says_that_the_errors_of_the_front_are_of_older_weights(
     assert saved["nat"]["measured_at"] == saved["global_step"] == 6
     replace_checkpoint(checkpoint, {**saved, "global_step": 8})
     assert main([*pick, "--out", str(tmp_path / "later")]) == 0
-    assert "weights 2 steps ago" in " ".join(capsys.readouterr().out.split())
+    assert "weights of 2 steps ago" in " ".join(capsys.readouterr().out.split())
 
 
 def test_a_cost_that_is_only_bounded_can_be_asked_for(
@@ -504,10 +504,10 @@ def test_a_picked_network_is_trained_further_at_its_own_resolution() -> None:
         pytest.param(["--knee", "--macs", "1e9"], "got several", id="several"),
         pytest.param(["--macs", "1"], "No network of the front has macs <= 1; the nearest has error", id="infeasible"),
         pytest.param(["--latency", "25"], "objectives of this front are error, macs, params; got 'latency'", id="name"),
-        pytest.param(["--near", "macs"], "--near takes NAME=VALUE, such as latency=25; got 'macs'", id="pair"),
-        pytest.param(["--max-error", "5"], "Errors are shares between 0 and 1, 5 % is 0.05; got 5", id="per-cent"),
-        pytest.param(["--near", "error=5"], "Errors are shares between 0 and 1", id="near-per-cent"),
-        pytest.param(["--macs", "nan"], "A bound is a finite number; that of macs is nan", id="nan"),
+        pytest.param(["--near", "macs"], "--near must be NAME=VALUE, such as latency=25; got 'macs'", id="pair"),
+        pytest.param(["--max-error", "5"], "must be a share between 0 and 1, 5 % is 0.05; got 5", id="per-cent"),
+        pytest.param(["--near", "error=5"], "The error must be a share between 0 and 1", id="near-per-cent"),
+        pytest.param(["--macs", "nan"], "A bound must be a finite number; that of macs is nan", id="nan"),
         pytest.param(["--knee", "--finetune", "-1"], "at least 0; got -1", id="epochs"),
     ],
 )

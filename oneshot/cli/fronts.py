@@ -1,0 +1,254 @@
+"""The fronts that ``oneshot pick`` chooses from: those of ``oneshot pareto`` and of ``oneshot discrete``."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pytorch_lightning as pl
+import torch
+from torch import Tensor
+
+from oneshot.cost.record import Prediction
+from oneshot.discrete.study import LOG, Study
+from oneshot.evaluation.images import decode_images, fitted, in_parts
+from oneshot.evaluation.recalibration import recalibrate
+from oneshot.fronts.pareto import Floats
+from oneshot.fronts.pick import front_rows
+from oneshot.nat.nat import NAT
+from oneshot.nat.objectives import ERROR
+from oneshot.report.fronts import draw_front
+from oneshot.report.tables import network_table
+from oneshot.supernets.base import Subnet
+from oneshot.supernets.space import SubnetConfig
+from oneshot.training.batches import check_labels, check_logits
+from oneshot.training.tasks import METRICS, metric_of
+
+from .discrete import read_study
+from .discrete import rows as study_rows
+from .run import RunFolder, is_run
+from .terminal import say
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+
+@dataclass(frozen=True)
+class Wish:
+    """Which network of a front is wanted.
+
+    Args:
+        bounds: Largest values of some objectives.
+        point: Values to be near to.
+        knee: Whether it is the knee.
+    """
+
+    bounds: Mapping[str, float]
+    point: Mapping[str, float]
+    knee: bool
+
+
+class Front(ABC):
+    """Networks to choose from, and what their search knows of them.
+
+    Attributes:
+        names: Of the objectives, M.
+        values: What is minimised, ``[N, M]``.
+        point: That of the wish, in these values.
+        data: Images of the search, set up for a fit; None where there are none.
+        seed: Of all random choices.
+    """
+
+    names: Sequence[str]
+    values: Floats
+    point: Mapping[str, float]
+    data: pl.LightningDataModule | None
+    seed: int
+
+    @abstractmethod
+    def show(self, place: int) -> None:
+        """Print the network in row ``place`` and its values."""
+
+    @abstractmethod
+    def build(self, place: int) -> Subnet:
+        """The network in row ``place``, with weights and with statistics of its own."""
+
+    @abstractmethod
+    def metrics(self, place: int, network: Subnet) -> dict[str, float]:
+        """What is known of the network, by name; ``network`` is what is exported."""
+
+    def predictions(self, place: int) -> list[Prediction]:
+        """Latencies that the search has predicted; none by default."""
+        return []
+
+    def draw(self, place: int) -> Figure | None:
+        """A picture of the front and the network on it; none by default."""
+        return None
+
+
+def load_front(run: str, wish: Wish, *, trust: Sequence[str], data_options: Sequence[str]) -> Front:
+    """The front of a folder of ``oneshot pareto`` or ``oneshot discrete``.
+
+    Args:
+        run: The folder.
+        wish: What will be asked for; it may name costs that are bounded and not minimised, or metrics of a study.
+        trust: Modules besides ``oneshot`` whose classes may be imported and built.
+        data_options: ``--data.init_args.root photos``, where the data are elsewhere now.
+
+    Raises:
+        ValueError: If the folder has no front, or the front does not know what is asked for.
+    """
+    if (Path(run) / LOG).is_file():
+        # Also of another machine, where a strategy may round differently.
+        return StudyFront(run, read_study(run, follow=False, trust=trust, data_options=data_options), wish)
+    source = RunFolder(Path(run), tuple(trust)) if is_run(run) else None
+    search = source.module() if source else None
+    if source is None or not isinstance(search, NAT):
+        raise ValueError(
+            "There is a front to pick from in runs of 'oneshot pareto' and 'oneshot discrete'; "
+            f"{run} is {'no run' if search is None else 'another kind of run'}."
+        )
+    return RunFront(source, search, wish, data_options)
+
+
+class RunFront(Front):
+    """The front of ``oneshot pareto``: architectures with the weights that they inherit."""
+
+    def __init__(self, source: RunFolder, search: NAT, wish: Wish, data_options: Sequence[str]) -> None:
+        for name, share in [*wish.bounds.items(), *wish.point.items()]:
+            if name == ERROR and not 0 <= share <= 1:
+                raise ValueError(f"The error must be a share between 0 and 1, 5 % is 0.05; got {share:g}.")
+        archive, self._rows = search.pareto.archive, search.pareto.front()
+        if not len(self._rows) and len(archive):
+            raise ValueError(
+                f"{source.folder} has no front: of {len(archive)} networks, {int(archive.failed.sum())} failed, and no "
+                "other keeps the constraints. Begin another run, with other constraints or a lower learning rate."
+            )
+        if not len(self._rows):
+            raise ValueError(
+                f"{source.folder} has no front yet: its first search is not over. Go on with 'oneshot pareto --resume'."
+            )
+        self._source, self._search, self._data_options = source, search, data_options
+        self.seed, self.point = int(search._seed), wish.point
+        # A cost that is bounded and not minimised is no objective, but can be asked for.
+        costs = {c.objective.name: c.objective for c in search.pareto.constraints}
+        asked = {*wish.bounds, *wish.point}
+        others = [cost for name, cost in costs.items() if name in asked and name not in archive.objectives]
+        genes = archive.genes[self._rows]
+        self.names = [*archive.objectives, *(cost.name for cost in others)]
+        self.values = np.column_stack([archive.values[self._rows], *(cost.values(genes) for cost in others)])
+
+    @cached_property
+    def data(self) -> pl.LightningDataModule:  # type: ignore[override]  # opened when it is needed
+        what = "The network of a front has statistics of its own, which needs images"
+        return self._source.opened_data(self._data_options, what)
+
+    @cached_property
+    def _images(self) -> tuple[Tensor, Tensor, Tensor]:
+        """Images and labels to measure the error on, and images to calibrate with."""
+        search = self._search
+        return decode_images(self.data, search.calibration_images, batch_size=search.evaluation_batch)
+
+    @property
+    def _units(self) -> list[str]:
+        return ["", *(objective.unit for objective in self._search.pareto.objectives)]
+
+    def show(self, place: int) -> None:
+        archive = self._search.pareto.archive
+        if steps := self._search.outdated():
+            say(
+                f"The errors of this front were measured with the weights of {steps} steps ago: the run is not over, "
+                "or was stopped before they were measured again. The error of the network below is measured now."
+            )
+        say(network_table(front_rows(archive.objectives, self._units, archive.values[self._rows[place]][None])))
+
+    def build(self, place: int) -> Subnet:
+        supernet, batch = self._search.supernet, self._search.evaluation_batch
+        network = supernet.extract(self._config(place))
+        recalibrate(network, in_parts(fitted(network, self._images[2]), batch))
+        return network
+
+    def metrics(self, place: int, network: Subnet) -> dict[str, float]:
+        archive = self._search.pareto.archive
+        images, labels, _ = self._images
+        name, row = f"val/{METRICS[network.task]}", archive.values[self._rows[place]]
+        now = score(network, fitted(network, images), labels, self._search.evaluation_batch)
+        say(f"{name} of the network: {now:.4f}; on the front {1 - row[0]:.4f}")
+        return {name: now} | {f"front/{n}": float(value) for n, value in zip(archive.objectives, row, strict=True)}
+
+    def predictions(self, place: int) -> list[Prediction]:
+        return self._search.predictions(self._config(place))
+
+    def draw(self, place: int) -> Figure:
+        archive, rows = self._search.pareto.archive, self._rows
+        return draw_front(archive.objectives, self._units, archive.values, rows.tolist(), picked=int(rows[place]))
+
+    def _config(self, place: int) -> SubnetConfig:
+        genes = self._search.pareto.archive.genes[int(self._rows[place])]
+        return self._search.supernet.space.decode(genes[None])[0]
+
+
+class StudyFront(Front):
+    """The front of ``oneshot discrete``, or all its evaluations if a bound is on a metric that is no objective."""
+
+    def __init__(self, run: str, study: Study, wish: Wish) -> None:
+        if not (records := study.front()):
+            raise ValueError(f"{run} has no front yet: no evaluation has succeeded.")
+        signs = {objective.metric: 1.0 if objective.direction == "min" else -1.0 for objective in study.objectives}
+        if rising := [name for name in wish.bounds if signs.get(name) == -1]:
+            raise ValueError(
+                f"A bound must be on what is minimised; {', '.join(rising)} is maximised here. Bound another "
+                "objective, or ask for --near or --knee."
+            )
+        if others := [name for name in wish.bounds if name not in signs]:
+            signs |= dict.fromkeys(others, 1.0)
+            records = study.comparable
+            known = set.intersection(*(set(record.result.metrics) for record in records))
+            if missing := [name for name in others if name not in known]:
+                raise ValueError(f"The metrics of this study are {', '.join(sorted(known))}; got {', '.join(missing)}.")
+        self._study, self._records = study, records
+        self.data, self.seed = getattr(study.evaluator, "data", None), study.strategy.seed
+        self.names = list(signs)
+        self.values = np.array([[s * record.result.metrics[name] for name, s in signs.items()] for record in records])
+        self.point = {name: signs.get(name, 1.0) * value for name, value in wish.point.items()}
+
+    def show(self, place: int) -> None:
+        say(network_table(study_rows(self._study, [self._records[place]])))
+
+    def build(self, place: int) -> Subnet:
+        evaluator, proposal = self._study.evaluator, self._records[place].proposal
+        network = evaluator.network(proposal)
+        if network is None:
+            raise ValueError(
+                f"{type(evaluator).__name__} keeps no networks to export; the architecture is '{proposal.config}'. "
+                "Train it with 'oneshot retrain'."
+            )
+        return network
+
+    def metrics(self, place: int, network: Subnet) -> dict[str, float]:
+        return {f"study/{name}": float(value) for name, value in self._records[place].result.metrics.items()}
+
+
+@torch.no_grad()
+def score(network: Subnet, images: Tensor, labels: Tensor, batch_size: int) -> float:
+    """The metric of the network's task.
+
+    Args:
+        network: On the CPU; it is left in eval mode.
+        images: ``[N, C, H, W]``.
+        labels: ``[N]``, or ``[N, H, W]``.
+        batch_size: Images in a batch.
+    """
+    network.eval()
+    check_labels(labels, network.num_classes, network.task)
+    metric = metric_of(network.task, network.num_classes)
+    for x, y in zip(torch.split(images, batch_size), torch.split(labels, batch_size), strict=True):
+        logits = network(x)
+        check_logits(logits, network, x)
+        metric.update(logits, y)
+    return float(metric.compute())
