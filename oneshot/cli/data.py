@@ -42,7 +42,7 @@ class Problem:
     stops: bool = False
 
 
-def examine(folder: str) -> bool:
+def data(folder: str) -> int:
     """Print classes, counts, sizes, kinds, duplicates and problems of a folder of images, or of images and masks.
 
     Duplicates are images with the same upright pixels, whatever their files are called and encoded as.
@@ -51,7 +51,7 @@ def examine(folder: str) -> bool:
         folder: The folder.
 
     Returns:
-        Whether `ImageFolder`, or `SegmentationFolder`, takes it as it is.
+        The exit code: 0 if `ImageFolder`, or `SegmentationFolder`, takes it as it is, 1 if not.
 
     Raises:
         FileNotFoundError: If there is no such folder.
@@ -70,7 +70,7 @@ def examine(folder: str) -> bool:
         problems += _look(files, masks=masks)
         problems += _refused(root, masks=masks)
     _tell(problems)
-    return not any(problem.stops for problem in problems)
+    return int(any(problem.stops for problem in problems))
 
 
 def _folders_of_parts(root: Path) -> list[Path]:

@@ -160,7 +160,10 @@ class OneLineErrors(argparse.ArgumentParser):
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
         if not getattr(self, "exit_on_error", True):
             super().error(message, *(() if ex is None else (ex,)))
-        known = [option for action in self._actions for option in action.option_strings]
-        sys.stderr.write(f"{self.prog}: {explain(message, known)}\n")
+        sys.stderr.write(f"{self.prog}: {explain(message, self.option_names())}\n")
         self.exit(2)
         raise SystemExit(2)  # a parser whose exit returns
+
+    def option_names(self) -> list[str]:
+        """All options, with their dashes."""
+        return [option for action in self._actions for option in action.option_strings]

@@ -1,0 +1,124 @@
+"""The commands: what ``oneshot --help`` says of them, and the options of those that declare them here.
+
+The command NAME is the function NAME in the file NAME.py of this folder, which is imported when the command runs. The
+function gets the options that are declared here, by name; a command with a parser of its own gets the words of the
+command line. It returns the exit code; None is 0. This file imports nothing heavy: ``--help`` answers at once.
+"""
+
+from __future__ import annotations
+
+from argparse import ArgumentParser
+from collections.abc import Callable
+from typing import NamedTuple
+
+from oneshot.storage.interrupts import GOES_ON
+
+BEGINS_AGAIN = "Nothing is kept; the same command begins again."
+INSIDE = "let the files take decoded images, uint8 [B, H, W, C], and resize and normalise them"
+
+
+class Command(NamedTuple):
+    """A command of ``oneshot``.
+
+    Args:
+        help: What it does, in a line.
+        options: Declares its options; None if it has a parser of its own, which also prints the help.
+        after_a_stop: How the command goes on after it was stopped.
+        reads_data: Whether options of the data say where those of a run are now: ``--data.init_args.root photos``.
+    """
+
+    help: str
+    options: Callable[[ArgumentParser], object] | None = None
+    after_a_stop: str = BEGINS_AGAIN
+    reads_data: bool = False
+
+
+def _quickstart(parser: ArgumentParser) -> None:
+    parser.add_argument("--out", default="runs/quickstart", help="folder to write (%(default)s)")
+    parser.add_argument("--seed", type=int, default=0, help="seed of everything (%(default)s)")
+    parser.add_argument("--overwrite", action="store_true", help="replace the folder if it exists")
+
+
+def _pick(parser: ArgumentParser) -> None:
+    parser.add_argument("run", help="folder of 'oneshot pareto' or 'oneshot discrete'")
+    for name, what in (("latency", "ms"), ("macs", "MACs"), ("params", "parameters"), ("memory", "bytes")):
+        said = f"the smallest error with at most so many {what}"
+        parser.add_argument(f"--{name}", type=float, metavar="MOST", help=said)
+    parser.add_argument(
+        "--max-error", type=float, metavar="SHARE", help="the cheapest with at most this error, 0.05 is 5 %%"
+    )
+    for option, what in (("--at-most", "bounds of other objectives"), ("--near", "the nearest to these values")):
+        parser.add_argument(option, nargs="+", action="extend", default=[], metavar="NAME=VALUE", help=what)
+    parser.add_argument("--knee", action="store_true", help="where a little less of one costs most of another")
+    parser.add_argument("--finetune", type=int, default=0, metavar="EPOCHS", help="train it so long before the export")
+    parser.add_argument("--lr", type=float, default=0.005, help="learning rate of that (%(default)s)")
+    _files(parser, "RUN/picked")
+    _trust(parser)
+
+
+def _derive(parser: ArgumentParser) -> None:
+    parser.add_argument("run", help="folder of a search")
+    parser.add_argument("--checkpoint", help="another checkpoint than RUN/checkpoints/last.ckpt")
+    parser.add_argument("--out", help="file to write (RUN/subnet.json)")
+    parser.add_argument(
+        "--measure",
+        action="store_true",
+        help="meet the latency target of the search on this machine, measured; exit code 3 if it is not met",
+    )
+    _trust(parser)
+
+
+def _export(parser: ArgumentParser) -> None:
+    parser.add_argument("run", help="folder of a retraining, or of a search (its inherited weights)")
+    _files(parser, "RUN/export")
+    _trust(parser)
+
+
+def _data(parser: ArgumentParser) -> None:
+    parser.add_argument("folder", help="folder of images in a folder for each class, or of images and masks")
+
+
+def _show(parser: ArgumentParser) -> None:
+    parser.add_argument(
+        "target",
+        help="run, export, subnet.json, published genotype (DARTS_V2), 'Genotype(...)' or NAS-Bench-201 string",
+    )
+    parser.add_argument("--out", help="picture to write, .png or .svg (<name>.png here)")
+    _trust(parser)
+
+
+def _files(parser: ArgumentParser, out: str) -> None:
+    """Which files of a network are written, and where."""
+    parser.add_argument("--out", help=f"folder to write ({out})")
+    formats = ["torch_export", "onnx"]
+    parser.add_argument("--formats", nargs="*", default=formats, choices=formats, help="(all)")
+    parser.add_argument("--with-preprocessing", action="store_true", help=INSIDE)
+    parser.add_argument("--overwrite", action="store_true", help="replace the folder if it exists")
+    parser.add_argument("--no-measure", dest="measure", action="store_false", help="do not measure its latency here")
+
+
+def _trust(parser: ArgumentParser) -> None:
+    parser.add_argument(
+        "--trust", action="append", default=[], metavar="NAME", help="module whose classes may be built"
+    )
+
+
+COMMANDS = {
+    "quickstart": Command("search, retrain and export on small real images, in minutes", _quickstart),
+    "search": Command("train a supernet and derive an architecture", after_a_stop=GOES_ON),
+    "retrain": Command("train the derived network", after_a_stop=GOES_ON),
+    "evaluate": Command("test a retrained or exported network"),
+    "measure": Command(
+        "measure the latencies of a space on this machine, and verify them",
+        after_a_stop="The same command goes on.",
+    ),
+    "pareto": Command("search a front of networks: NAT", after_a_stop=GOES_ON),
+    "discrete": Command(
+        "search by evolution, reinforcement learning, Bayesian optimisation, morphisms", after_a_stop=GOES_ON
+    ),
+    "pick": Command("take a network from the front of a search, calibrate and export it", _pick, reads_data=True),
+    "derive": Command("derive the architecture of a search from its checkpoint", _derive),
+    "export": Command("write a network as safetensors, torch.export and ONNX, each verified", _export, reads_data=True),
+    "data": Command("look at a folder of images: classes, sizes, duplicates, problems", _data),
+    "show": Command("picture of the cells and table of parameters and MACs", _show),
+}
