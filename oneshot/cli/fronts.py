@@ -18,14 +18,13 @@ from oneshot.cost.record import Prediction
 from oneshot.discrete.study import LOG, Study
 from oneshot.evaluation.images import decode_images, fitted, in_parts
 from oneshot.evaluation.recalibration import recalibrate
-from oneshot.fronts.pareto import Floats
 from oneshot.fronts.pick import front_rows
 from oneshot.nat.nat import NAT
 from oneshot.nat.objectives import ERROR
 from oneshot.report.fronts import draw_front
 from oneshot.report.tables import network_table
 from oneshot.supernets.base import Subnet
-from oneshot.supernets.space import SubnetConfig
+from oneshot.supernets.space import Floats, SubnetConfig
 from oneshot.training.batches import check_labels, check_logits
 from oneshot.training.tasks import METRICS, metric_of
 
