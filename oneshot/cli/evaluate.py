@@ -9,7 +9,8 @@ from typing import Any
 
 import yaml
 
-from oneshot.deploy.export import exported_preprocessing, load
+from oneshot.deploy.export import load
+from oneshot.deploy.manifest import exported_preprocessing
 from oneshot.deploy.preprocessing import differences
 from oneshot.evaluation.images import FittedBatches
 from oneshot.storage.trust import (

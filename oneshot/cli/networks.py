@@ -8,7 +8,8 @@ from pathlib import Path
 
 from rich.table import Table
 
-from oneshot.deploy.export import MANIFEST, load
+from oneshot.deploy.export import load
+from oneshot.deploy.manifest import MANIFEST
 from oneshot.report.tables import network_table
 from oneshot.storage.files import (
     check_recorded,

@@ -26,7 +26,8 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from oneshot.callbacks import ArchLogger, CollapseMonitor, GenotypePlot, SubnetExport
 from oneshot.cost.counting.network import count
 from oneshot.data import Digits, SearchDataModule
-from oneshot.deploy.export import MANIFEST, export_subnet, load
+from oneshot.deploy.export import export_subnet, load
+from oneshot.deploy.manifest import read_manifest
 from oneshot.methods.darts import DARTS
 from oneshot.report.cells import draw_cells
 from oneshot.report.curves import draw_alphas, draw_curves
@@ -186,9 +187,8 @@ def _tell_results(results: Sequence[dict[str, Any]], console: Console) -> None:
 
 
 def _tell_export(export: Path, console: Console) -> None:
-    manifest = json.loads((export / MANIFEST).read_text(encoding="utf-8"))
     say(f"Exported and verified in {export}/:", console)
-    for name, entry in manifest["files"].items():
+    for name, entry in (read_manifest(export) or {})["files"].items():
         if entry.get("max_abs_difference") is not None:
             say(f"  {name:<18} largest difference {entry['max_abs_difference']:.1e}", console)
 

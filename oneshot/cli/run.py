@@ -28,7 +28,7 @@ from pytorch_lightning.cli import LightningArgumentParser
 
 from oneshot.callbacks.checkpoint import LAST, check_checkpoint, good_checkpoint
 from oneshot.data.facts import FACTS, data_facts
-from oneshot.deploy.export import MANIFEST
+from oneshot.deploy.manifest import MANIFEST
 from oneshot.discrete.study import LOG
 from oneshot.engine.module import SearchModule
 from oneshot.storage.files import CHECKSUMS, check_recorded, is_as_recorded, write_recorded

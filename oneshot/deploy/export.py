@@ -36,13 +36,14 @@ from oneshot.storage.limits import BoundedWeights, check_sizes
 from oneshot.storage.trust import is_ours
 from oneshot.supernets.base import Subnet, vocabulary_of
 from oneshot.supernets.elastic import ElasticNetwork
-from oneshot.supernets.json_files import checked, parse_json
+from oneshot.supernets.json_files import checked
 from oneshot.supernets.space import SubnetConfig
 
+from .manifest import MANIFEST, read_json_file, read_manifest, recorded_content, write_manifest
 from .preprocessing import WithPreprocessing, then_resize
 
 SCHEMA_VERSION = 1
-SUBNET, WEIGHTS, MANIFEST = "subnet.json", "model.safetensors", "manifest.json"
+SUBNET, WEIGHTS = "subnet.json", "model.safetensors"
 FILES = {"torch_export": "model.pt2", "onnx": "model.onnx"}
 TOLERANCE = 1e-5  # largest difference of a reloaded file, relative to the largest output where that exceeds 1
 TRACED_BATCH, CHECKED_BATCH = 2, 3  # different, so that a batch size frozen into a file is found
@@ -94,18 +95,15 @@ def export_subnet(
         OSError: If the disk is full, for example.
     """
     if not set(formats) <= FILES.keys():
-        raise ValueError(f"formats are {tuple(FILES)}; got {formats!r}.")
+        raise ValueError(f"formats must be among {tuple(FILES)}; got {formats!r}.")
     for package in ("onnx", "onnxscript", "onnxruntime") if "onnx" in formats else ():
         if find_spec(package) is None:
             raise missing_extra(package, "onnx", "Exporting to ONNX")
-    subnet, channels = describe(network), network.input_shape[0]
-    preprocessing = _completed(preprocessing, network, required=with_preprocessing)
-    scale = {"mean": [float(v) for v in mean or ()], "std": [float(v) for v in std or ()]}
-    if not (mean is None and std is None) and not len(scale["mean"]) == len(scale["std"]) == channels:
-        raise ValueError(f"mean and std come together, one value for each of {channels} channels; got {mean}, {std}.")
+    subnet, scale = describe(network), _normalisation(network, mean, std)
     if classes is not None and len(classes) != network.num_classes:
-        raise ValueError(f"classes names each of the {network.num_classes} logits; got {len(classes)}: {classes}.")
-    manifest: dict[str, Any] = {
+        raise ValueError(f"classes must name each of the {network.num_classes} logits; got {len(classes)}: {classes}.")
+    preprocessing = _completed(preprocessing, network, required=with_preprocessing)
+    manifest = {
         "schema_version": SCHEMA_VERSION,
         "created": datetime.now(timezone.utc).isoformat(timespec="seconds"),
         "space": subnet["config"] and subnet["config"]["space"],
@@ -114,38 +112,75 @@ def export_subnet(
         "input_shape": list(network.input_shape),
         "num_classes": network.num_classes,
         "classes": classes and list(classes),
-        "normalisation": scale if mean else None,
+        "normalisation": scale,
         "preprocessing": preprocessing,
         "metrics": {name: float(v) if math.isfinite(v) else None for name, v in (metrics or {}).items()},
-        "versions": {"oneshot": __version__, "python": platform.python_version(), "torch": str(torch.__version__)},
+        "versions": _versions(),
     }
+    with _all_or_nothing(Path(folder), overwrite) as new, torch.inference_mode(False), torch.no_grad():
+        inside = preprocessing if with_preprocessing else None
+        write_manifest(new, manifest | _write_files(network, subnet, new, inside, formats))
+    return Path(folder)
+
+
+def _write_files(
+    network: Subnet,
+    subnet: Mapping[str, Any],
+    folder: Path,
+    preprocessing: Mapping[str, Any] | None,
+    formats: Sequence[str],
+) -> dict[str, Any]:
+    """Write all files but the manifest and check each; returns what the manifest says of them and of the sizes.
+
+    Args:
+        network: See :func:`export_subnet`.
+        subnet: See :func:`describe`.
+        folder: A folder that is there.
+        preprocessing: What becomes part of the files.
+        formats: See :func:`export_subnet`.
+    """
+    reference, batch = copy.deepcopy(network).cpu().float().eval(), _example(network)
+    takes = _takes(network.input_shape, batch)
+    (folder / SUBNET).write_text(json.dumps(subnet, indent=2), encoding="utf-8")
+    weights = {n: t.clone(memory_format=torch.contiguous_format) for n, t in reference.state_dict().items()}
+    (folder / WEIGHTS).write_bytes(safetensors.torch.save(weights))  # save_file would make it unreadable to others
+    rebuilt = load(folder, trust=(type(network).__module__,))
+    checked = {WEIGHTS: _Checked(takes, [reference(batch)], [rebuilt(batch)])}
+    checked |= _programs(reference, rebuilt, preprocessing, folder, batch, formats, takes)
+
+    counts = count(rebuilt, network.input_shape)
+    said: dict[str, Any] = {"params": counts.params, "macs": counts.macs, "memory": counts.memory}
+    if counts.uncounted:
+        said["uncounted"] = list(counts.uncounted)  # macs is a lower bound
+    files: dict[str, Any] = {
+        file.name: {"sha256": hashlib.sha256(file.read_bytes()).hexdigest()} for file in sorted(folder.iterdir())
+    }
+    for name, file in checked.items():
+        files[name] |= {"max_abs_difference": file.difference(name), "input": file.takes}
+    return {**said, "files": files}
+
+
+def _normalisation(
+    network: Subnet, mean: Sequence[float] | None, std: Sequence[float] | None
+) -> dict[str, list[float]] | None:
+    scale, channels = (
+        {"mean": [float(v) for v in mean or ()], "std": [float(v) for v in std or ()]},
+        network.input_shape[0],
+    )
+    if not (mean is None and std is None) and not len(scale["mean"]) == len(scale["std"]) == channels:
+        raise ValueError(
+            f"mean and std must come together, one value for each of {channels} channels; got {mean}, {std}."
+        )
+    return scale if mean else None
+
+
+def _versions() -> dict[str, str]:
+    """Of ourselves, Python and all packages that have a part in an export and are installed."""
+    found = {"oneshot": __version__, "python": platform.python_version(), "torch": str(torch.__version__)}
     for package in PACKAGES:
         with contextlib.suppress(metadata.PackageNotFoundError):
-            manifest["versions"][package] = metadata.version(package)
-    with _all_or_nothing(Path(folder), overwrite) as new, torch.inference_mode(False), torch.no_grad():
-        reference = copy.deepcopy(network).cpu().float().eval()
-        batch = _example(network)
-        takes = _takes(network.input_shape, batch)
-
-        (new / SUBNET).write_text(json.dumps(subnet, indent=2), encoding="utf-8")
-        weights = {n: t.clone(memory_format=torch.contiguous_format) for n, t in reference.state_dict().items()}
-        (new / WEIGHTS).write_bytes(safetensors.torch.save(weights))  # save_file would make it unreadable to others
-        rebuilt = load(new, trust=(type(network).__module__,))
-        checked = {WEIGHTS: _Checked(takes, [reference(batch)], [rebuilt(batch)])}
-        inside = preprocessing if with_preprocessing else None
-        checked |= _programs(reference, rebuilt, inside, new, batch, formats, takes)
-
-        counts = count(rebuilt, network.input_shape)
-        manifest |= {"params": counts.params, "macs": counts.macs, "memory": counts.memory}
-        if counts.uncounted:
-            manifest["uncounted"] = list(counts.uncounted)  # macs is a lower bound
-        manifest["files"] = {
-            file.name: {"sha256": hashlib.sha256(file.read_bytes()).hexdigest()} for file in sorted(new.iterdir())
-        }
-        for name, file in checked.items():
-            manifest["files"][name] |= {"max_abs_difference": file.difference(name), "input": file.takes}
-        (new / MANIFEST).write_text(json.dumps(manifest, indent=2), encoding="utf-8")
-    return Path(folder)
+            found[package] = metadata.version(package)
+    return found
 
 
 def load(folder: str | Path, *, trust: Sequence[str] = ()) -> Subnet:
@@ -166,7 +201,7 @@ def load(folder: str | Path, *, trust: Sequence[str] = ()) -> Subnet:
     if not folder.is_dir():
         raise ValueError(f"An exported network is a folder; there is no folder {folder}. 'oneshot export' makes one.")
     path = folder / SUBNET
-    data = _read_json(path)
+    data = read_json_file(path)
     if isinstance(data, dict) and data.get("schema_version", SCHEMA_VERSION) != SCHEMA_VERSION:
         raise ValueError(
             f"{path} has schema version {data['schema_version']!r}; this release reads version {SCHEMA_VERSION}. "
@@ -227,35 +262,6 @@ def describe(network: Subnet) -> dict[str, Any]:
     return subnet
 
 
-def recorded_content(folder: str | Path, name: str) -> bytes:
-    """The content of a file of an export, which is as it was written if there is a manifest.
-
-    Raises:
-        ValueError: If the file is missing or damaged, or the manifest does not list it.
-    """
-    path, manifest = Path(folder) / name, Path(folder) / MANIFEST
-    content = _read(path)
-    if manifest.exists():
-        try:
-            recorded = _read_json(manifest)["files"][name]["sha256"]
-        except (KeyError, TypeError) as error:
-            raise ValueError(f"{manifest} must hold the SHA-256 of {name}. Restore or delete it.") from error
-        if hashlib.sha256(content).hexdigest() != recorded:
-            raise ValueError(
-                f"{path} must have the SHA-256 {recorded} of {MANIFEST} and has another: it was damaged or replaced. "
-                f"Copy or export it again; after a change on purpose delete {MANIFEST}."
-            )
-    return content
-
-
-def exported_preprocessing(folder: str | Path) -> dict[str, Any] | None:
-    """What was done to the images that an exported network was trained on; None where the export does not say."""
-    path = Path(folder) / MANIFEST
-    manifest = _read_json(path) if path.is_file() else None
-    said = manifest.get("preprocessing") if isinstance(manifest, dict) else None
-    return said if isinstance(said, dict) else None
-
-
 class _Facts(TypedDict, total=False):
     """What of a manifest is compared by its parts."""
 
@@ -265,10 +271,10 @@ class _Facts(TypedDict, total=False):
 
 def _check_manifest(net: Subnet, folder: Path) -> None:
     """Check that ``subnet.json`` is as it was written, and that the manifest is of the network it describes."""
-    path = folder / MANIFEST
-    if not path.exists():
+    path, manifest = folder / MANIFEST, read_manifest(folder)
+    if manifest is None:
         return
-    subnet, manifest = json.loads(recorded_content(folder, SUBNET)), _read_json(path)
+    subnet = json.loads(recorded_content(folder, SUBNET))
     ours = {
         "config": subnet["config"],
         "space": subnet["config"] and subnet["config"]["space"],
@@ -485,22 +491,6 @@ def _write_programs(
                 torch.from_numpy(session.run(None, {"images": batch.numpy()})[0]) for batch in batches
             ]
     return outputs
-
-
-def _read(path: Path) -> bytes:
-    if path.exists() and not path.is_file():
-        raise ValueError(f"{path} must be a file; it is a folder, a pipe or a device. Export again.")
-    try:
-        return path.read_bytes()
-    except FileNotFoundError as error:
-        raise ValueError(f"An exported network has a {path.name}; {path.parent} has none. Export again.") from error
-
-
-def _read_json(path: Path) -> Any:
-    try:
-        return parse_json(_read(path), "it")
-    except ValueError as error:
-        raise ValueError(f"{path} is not JSON ({error}) It may be truncated; export again.") from error
 
 
 @contextlib.contextmanager

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import json
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
@@ -18,10 +17,10 @@ import torch
 from oneshot.cost.latency.device import Device, Run
 from oneshot.cost.latency.table import UNIT
 from oneshot.cost.record import Prediction, Record
-from oneshot.storage.files import write_atomically
 from oneshot.supernets.base import Subnet
 
-from .export import FILES, MANIFEST
+from .export import FILES
+from .manifest import MANIFEST, read_manifest, write_manifest
 
 WARM_UP, LEAST, MOST = 3, 5, 50  # passes
 BUDGET = 500.0  # ms of passes of one network in one runtime, where the least number does not need more
@@ -67,8 +66,8 @@ def record_latency(
     Returns:
         A sentence for each latency.
     """
-    manifest = folder / MANIFEST
-    content = json.loads(manifest.read_text(encoding="utf-8"))
+    if (content := read_manifest(folder)) is None:
+        raise ValueError(f"Latencies are written into {MANIFEST}; {folder} has none. Export again.")
     if measure:
         plans = _plans(folder, predicted, content)
         with torch.random.fork_rng(devices=[]):
@@ -76,7 +75,7 @@ def record_latency(
     else:
         plans = [_Plan(prediction, reason=NOT_ASKED) for prediction in predicted]
     entries = [_entry(plan) for plan in plans]
-    write_atomically(manifest, json.dumps({**content, "latency": entries}, indent=2))
+    write_manifest(folder, {**content, "latency": entries})
     return [_sentence(plan) for plan in plans]
 
 

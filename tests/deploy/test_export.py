@@ -23,6 +23,7 @@ from torch import Tensor, nn
 import oneshot
 from oneshot.cost import count
 from oneshot.deploy.export import export_subnet, load
+from oneshot.deploy.manifest import exported_preprocessing
 from oneshot.errors import MissingExtraError
 from oneshot.supernets import (
     PUBLISHED,
@@ -124,6 +125,7 @@ def test_the_manifest_says_what_a_user_of_the_network_must_know(exported: tuple[
     }
     assert manifest.pop("versions").items() >= {"oneshot": oneshot.__version__, "torch": torch.__version__}.items()
     assert manifest.pop("created").endswith("+00:00")
+    assert len(manifest.pop("sha256")) == 64
     assert manifest == {
         "schema_version": 1,
         "space": network.config and network.config.space,
@@ -301,11 +303,15 @@ def test_a_failure_leaves_no_half_written_folder_and_the_old_one_whole(
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        pytest.param({"mean": [0.5]}, r"mean and std come together, one value for each of 1 channels", id="mean-only"),
+        pytest.param(
+            {"mean": [0.5]}, r"mean and std must come together, one value for each of 1 channels", id="mean-only"
+        ),
         pytest.param({"mean": [0.5] * 3, "std": [1] * 3}, r"for each of 1 channels; got \[0.5, 0.5, 0.5\]", id="rgb"),
-        pytest.param({"mean": [], "std": []}, r"mean and std come together", id="empty-normalisation"),
+        pytest.param({"mean": [], "std": []}, r"mean and std must come together", id="empty-normalisation"),
         pytest.param({"classes": ["cat", "dog"]}, r"each of the 10 logits; got 2: \['cat', 'dog'\]", id="classes"),
-        pytest.param({"formats": ["tflite"]}, r"formats are \('torch_export', 'onnx'\); got \['tflite'\]", id="format"),
+        pytest.param(
+            {"formats": ["tflite"]}, r"formats must be among \('torch_export', 'onnx'\); got \['tflite'\]", id="format"
+        ),
     ],
 )
 def test_an_argument_that_does_not_fit_is_refused(tmp_path: Path, arguments: dict[str, Any], message: str) -> None:
@@ -561,10 +567,31 @@ def test_no_flipped_bit_of_an_export_is_used(folder: Path, name: str) -> None:
 )
 def test_a_manifest_of_another_network_is_refused(folder: Path, field: str, value: object) -> None:
     path = folder / "manifest.json"
-    path.write_text(json.dumps(json.loads(path.read_text()) | {field: value}))
-
+    manifest = json.loads(path.read_text()) | {field: value}
+    path.write_text(json.dumps(manifest))
+    with pytest.raises(ValueError, match=r"manifest.json must have the content of its 'sha256'"):
+        load(folder)
+    del manifest["sha256"]  # as in earlier releases
+    path.write_text(json.dumps(manifest))
     with pytest.raises(ValueError, match=r"manifest.json must"):
         load(folder)
+
+
+def test_a_manifest_whose_mean_was_changed_is_refused_and_one_without_a_checksum_is_read(tmp_path: Path) -> None:
+    folder = export_subnet(nasbench201(), tmp_path / "export", formats=(), mean=[0.5], std=[0.25])
+    path, manifest = folder / "manifest.json", json.loads((folder / "manifest.json").read_text())
+    manifest["normalisation"]["mean"][0] += 0.25
+    path.write_text(json.dumps(manifest))
+    with pytest.raises(ValueError, match=r"manifest.json must have the content of its 'sha256' and has another"):
+        load(folder)
+    with pytest.raises(ValueError, match="Restore it; after a change on purpose take 'sha256' out of it"):
+        exported_preprocessing(folder)
+    manifest["normalisation"]["mean"][0] -= 0.25
+    path.write_text(json.dumps(dict(reversed(manifest.items()))))  # order and spaces do not count
+    load(folder)
+    del manifest["sha256"]
+    path.write_text(json.dumps(manifest))
+    load(folder)
 
 
 def test_an_export_of_an_earlier_release_is_read(tmp_path: Path) -> None:
@@ -575,6 +602,7 @@ def test_an_export_of_an_earlier_release_is_read(tmp_path: Path) -> None:
     old = "oneshot.supernets.nasbench201.NASBench201Network"
     path.write_text(path.read_text().replace("oneshot.supernets.NASBench201Network", old))
     manifest["class_path"] = old
+    del manifest["sha256"]
     manifest["files"]["subnet.json"]["sha256"] = hashlib.sha256(path.read_bytes()).hexdigest()
     (folder / "manifest.json").write_text(json.dumps(manifest))
     x = torch.randn(2, *network.input_shape)
