@@ -7,8 +7,6 @@ from typing import TYPE_CHECKING
 from oneshot.supernets._lazy import lazy
 
 if TYPE_CHECKING:
-    from oneshot.storage.journal import EventLog as EventLog
-
     from .evaluators.benchmarks import NASBench301Evaluator as NASBench301Evaluator
     from .evaluators.benchmarks import nas_bench_101 as nas_bench_101
     from .evaluators.benchmarks import nas_bench_201_file as nas_bench_201_file
@@ -16,6 +14,7 @@ if TYPE_CHECKING:
     from .evaluators.inherited import SupernetEvaluator as SupernetEvaluator
     from .evaluators.tables import TabularEvaluator as TabularEvaluator
     from .evaluators.training import TrainingEvaluator as TrainingEvaluator
+    from .events import EventLog as EventLog
     from .graphs.approximate import distil as distil
     from .graphs.encoding import GraphSpace as GraphSpace
     from .graphs.graph import NetworkGraph as NetworkGraph

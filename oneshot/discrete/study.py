@@ -22,11 +22,11 @@ from oneshot.fronts.pareto import non_dominated
 from oneshot.parallel.pools import InProcess, Pool, Processes, RayPool
 from oneshot.storage.faults import MachineFaultError, Patience
 from oneshot.storage.interrupts import uninterrupted
-from oneshot.storage.journal import ADVICE, Asked, Event, EventLog, Header, checked_event
 from oneshot.supernets.json_files import checked
 from oneshot.supernets.space import Floats, SubnetConfig
 
 from .attempt import Answer, attempt
+from .events import ADVICE, Asked, Event, EventLog, Header, checked_event
 from .protocol import Evaluator, Proposal, Result, SearchStrategy
 
 SCHEMA_VERSION = 1

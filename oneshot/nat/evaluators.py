@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import json
 import math
 import zlib
 from abc import ABC, abstractmethod
@@ -19,10 +18,11 @@ from oneshot.evaluation.accuracy import inherited_error
 from oneshot.evaluation.images import fitted
 from oneshot.parallel.pools import RayPool
 from oneshot.parallel.ray import check_room, connect
-from oneshot.storage.files import Outbox, append
+from oneshot.storage.files import Outbox
+from oneshot.storage.journal import Journal
 from oneshot.supernets.base import Supernet
 from oneshot.supernets.elastic import ElasticSupernet
-from oneshot.supernets.json_files import checked, parse_json, read_content
+from oneshot.supernets.json_files import checked
 from oneshot.supernets.space import SubnetConfig
 from oneshot.training.batches import check_batch
 from oneshot.training.tasks import IGNORED
@@ -145,7 +145,7 @@ class SharedEvaluator(Evaluator):
         return [parts[i % size][i // size] for i in range(len(configs))]
 
 
-BEGINNING = b'{"weights": '  # of every line of a journal
+ADVICE = "Restore the file, or delete it: its architectures are evaluated again."
 
 
 class _Row(TypedDict):
@@ -171,26 +171,13 @@ class JournalledEvaluator(Evaluator):
         rank = dist.get_rank() if dist.is_available() and dist.is_initialized() else 0
         self.path = Path(folder) / f"evaluations.{rank}.jsonl"
         self._known: dict[str, float] = {}
-        self._outbox = Outbox()
-        self._unwritten, self._size = b"", 0  # of the journal; how much of it is whole lines
-        if self.path.is_file():
-            self._size = self.path.read_bytes().rfind(b"\n") + 1
         for path in sorted(Path(folder).glob("evaluations.*.jsonl")):
-            self._known |= dict(self._read(path))
+            self._known |= dict(self._read(_journal(path)))
+        self._journal = _journal(self.path, Outbox())
 
-    def _read(self, path: Path) -> Iterable[tuple[str, float]]:
-        advice = "Restore the file, or delete it: its architectures are evaluated again."
-        for number, line in enumerate(read_content(path).split(b"\n"), start=1):
-            where = f"{path}, line {number}"
-            if not line:
-                continue  # what is behind the last
-            try:
-                data = parse_json(line, where, advice=advice)
-            except ValueError:
-                if line.startswith(BEGINNING) or BEGINNING.startswith(line):
-                    continue  # what was being written when the process was killed
-                raise
-            row = checked(data, _Row, where, advice=advice)
+    def _read(self, journal: Journal) -> Iterable[tuple[str, float]]:
+        for number, line in enumerate(journal.rows, start=1):
+            row = checked(line, _Row, journal.place(number), advice=ADVICE)
             if row["weights"] == self.weights:
                 yield row["config"], math.nan if row["error"] is None else row["error"]
 
@@ -206,18 +193,16 @@ class JournalledEvaluator(Evaluator):
 
     def _keep(self, done: Done | None) -> Done:
         def keep(config: SubnetConfig, error: float) -> None:
-            row = {"weights": self.weights, "config": config.to_json(), "error": None if math.isnan(error) else error}
-            self._unwritten += json.dumps(row).encode() + b"\n"
-            self._outbox.put(self.path, self._append)
+            written = None if math.isnan(error) else error
+            self._journal.append({"weights": self.weights, "config": config.to_json(), "error": written})
             if done is not None:
                 done(config, error)
 
         return keep
 
-    def _append(self) -> None:
-        """Write what is not in the journal yet, after its last whole line."""
-        self._size = append(self.path, self._unwritten, at=self._size)
-        self._unwritten = b""
+
+def _journal(path: Path, outbox: Outbox | None = None) -> Journal:
+    return Journal(path, advice=ADVICE, beginning=b'{"weights": ', outbox=outbox)
 
 
 def fingerprint(module: torch.nn.Module, start: int = 0) -> int:

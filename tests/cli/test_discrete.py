@@ -13,7 +13,7 @@ import yaml
 import oneshot
 from oneshot.cli.discrete import read_study
 from oneshot.cli.main import main
-from oneshot.storage.journal import EventLog
+from oneshot.discrete.events import EventLog
 from oneshot.supernets import load_config
 
 FAKE = {"num_classes": 3, "input_shape": [1, 8, 8], "train_size": 60, "test_size": 6, "batch_size": 16}

@@ -17,7 +17,7 @@ import yaml
 
 from oneshot.cli.discrete import read_study
 from oneshot.cost import LatencyTable, read_csv, write_csv
-from oneshot.cost.latency.measure import Journal, Visit
+from oneshot.cost.latency.measure import Timings, Visit
 from oneshot.deploy.export import export_subnet, load
 from oneshot.discrete import RandomSearch, Study, TabularEvaluator
 from oneshot.discrete.evaluators.benchmarks import nas_bench_101, nas_bench_201_file, nats_bench
@@ -213,7 +213,7 @@ SETTINGS = {"runtime": "eager", "runs": 2, "shape": [3, 8, 8]}
 
 
 def _make_timings(folder: Path) -> Path:
-    journal = Journal(folder / "table.journal", SETTINGS)
+    journal = Timings(folder / "table.journal", SETTINGS)
     for i in range(5):
         journal.append(_visit(i))
     return folder / "table.journal"
@@ -333,7 +333,7 @@ TARGETS: dict[str, Target] = {
     "archive": Target(_make_archive, _read_archive, "json"),
     "latency table": Target(lambda f: test_table.make().save(f / "table.json"), _read_latencies, "json"),
     "latency csv": Target(_make_latency_csv, _read_latency_csv, "csv", cut=True),
-    "journal of timings": Target(_make_timings, lambda path: Journal(path, SETTINGS).visits, "lines", cut=True),
+    "journal of timings": Target(_make_timings, lambda path: Timings(path, SETTINGS).visits, "lines", cut=True),
     "table": Target(_make_csv, _read_table, "csv", cut=True),
     "packed table": Target(lambda f: _make_csv(f, "table.csv.gz"), _read_table, protected=True),
     "nas-bench-101": Target(

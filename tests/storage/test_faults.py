@@ -17,14 +17,14 @@ from pytorch_lightning.callbacks import Callback
 
 from oneshot.callbacks import GenotypePlot, SubnetExport, good_checkpoint
 from oneshot.cli import main as cli
-from oneshot.cost.latency.measure import Journal, Visit
+from oneshot.cost.latency.measure import Timings, Visit
 from oneshot.deploy.export import export_subnet, load
 from oneshot.discrete import RandomSearch, RegularizedEvolution, Study, TabularEvaluator
+from oneshot.discrete.events import EventLog
 from oneshot.discrete.protocol import Proposal
 from oneshot.storage import faults
 from oneshot.storage.faults import MachineFaultError, machine_fault, patiently
 from oneshot.storage.files import Outbox, append, write_atomically
-from oneshot.storage.journal import EventLog
 from oneshot.supernets import NASBench201Network
 from oneshot.testing.strategies import SPACE
 
@@ -376,7 +376,7 @@ def test_a_search_whose_last_files_are_missing_writes_them_when_it_is_resumed(wh
 
 def test_measuring_waits_for_room_and_keeps_every_timing_once(tmp_path: Path) -> None:
     visits = [Visit((n,), (1.0, 2.0), (1.0, 1.0, 1.0)) for n in range(4)]
-    journal, full = Journal(tmp_path / "table.journal", {"seed": 0}), ExitStack()
+    journal, full = Timings(tmp_path / "table.journal", {"seed": 0}), ExitStack()
     journal.append(visits[0])
     full.enter_context(no_room(tmp_path))
     with (
@@ -386,7 +386,7 @@ def test_measuring_waits_for_room_and_keeps_every_timing_once(tmp_path: Path) ->
         patch.setattr("time.sleep", lambda seconds: full.close())
         for visit in visits[1:]:
             journal.append(visit)
-    assert Journal(tmp_path / "table.journal", {"seed": 0}).visits == visits
+    assert Timings(tmp_path / "table.journal", {"seed": 0}).visits == visits
 
 
 @pytest.mark.slow  # traces a network

@@ -14,11 +14,11 @@ from pytorch_lightning.callbacks import Callback
 from oneshot.cli import main as cli
 from oneshot.discrete import TabularEvaluator, TrainingEvaluator
 from oneshot.discrete.attempt import attempt
+from oneshot.discrete.events import EventLog
 from oneshot.discrete.protocol import Proposal
 from oneshot.storage import files
 from oneshot.storage.files import new_folder, write_atomically
 from oneshot.storage.interrupts import Terminated, interruption, uninterrupted
-from oneshot.storage.journal import EventLog
 from oneshot.storage.lock import RunLock
 
 from ..cli.test_discrete import TRAINING, table

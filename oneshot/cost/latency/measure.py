@@ -23,10 +23,9 @@ import torch
 
 from oneshot.cost.counting.network import count
 from oneshot.cost.record import Record, changes, describe_choices, describe_supernet
-from oneshot.storage.faults import patiently
-from oneshot.storage.files import append
+from oneshot.storage.journal import Journal
 from oneshot.supernets.base import OperationSupernet, Subnet, Supernet
-from oneshot.supernets.json_files import checked, parse_json, read_content
+from oneshot.supernets.json_files import checked
 from oneshot.supernets.space import Floats, IntMatrix
 
 from .design import Places, balanced_design, fit_shares
@@ -114,7 +113,7 @@ def measure(
         )
     reference = space.encode([space.sample(seed)])[0]
     settings = {"measured": "table", "networks": networks, "seed": seed, **describe(supernet, device)}
-    log = Journal(journal, settings)
+    log = Timings(journal, settings)
     plan = [*design, *design[:REPEATED]]
     measure_networks(supernet, device, reference, plan, log, progress)
 
@@ -173,7 +172,7 @@ def measure_latencies(
     """
     space = supernet.space
     settings = {"measured": np.asarray(genes).tolist(), "seed": seed, **describe(supernet, device)}
-    log = Journal(journal, settings)
+    log = Timings(journal, settings)
     reference = space.encode([space.sample(seed)])[0]
     measure_networks(supernet, device, reference, list(genes), log, progress, runs=LONE_RUNS)
     return log.reference_ms() * np.array([visit.ratio for visit in log.visits])
@@ -208,7 +207,7 @@ def measure_samples(
     again = genes[:REPEATED]
     about = describe(supernet, device)
     settings = {"measured": np.asarray(genes).tolist(), "repeated": len(again), "seed": seed, **about}
-    log = Journal(journal, settings)
+    log = Timings(journal, settings)
     reference = space.encode([space.sample(seed)])[0]
     measure_networks(supernet, device, reference, [*genes, *again], log, progress, runs=LONE_RUNS)
     ratios = np.array([visit.ratio for visit in log.visits])
@@ -222,7 +221,7 @@ def measure_networks(
     device: LatencyDevice,
     reference: IntMatrix,
     plan: Sequence[IntMatrix],
-    journal: Journal,
+    journal: Timings,
     progress: Progress | None = None,
     *,
     runs: int = RUNS,
@@ -269,29 +268,36 @@ class _Visit(TypedDict):
     reference_ms: list[float]
 
 
-class Journal:
-    """Raw timings, one line of JSON a visit, after a line with the settings they were measured under.
+class Timings:
+    """Raw timings in a journal: a line with the settings they were measured under, then one line a visit.
 
     Args:
-        path: The file; ``None`` keeps them in memory.
+        path: The file; None keeps them in memory.
         settings: What must be the same for timings to belong together.
 
     Raises:
-        ValueError: If the file is there and has other settings, or is no journal.
+        ValueError: If the file is there and has other settings, or is damaged.
     """
 
     def __init__(self, path: str | Path | None, settings: dict[str, Any]) -> None:
-        self.path = None if path is None else Path(path)
+        advice = "Delete it to begin anew."
+        self._journal = Journal(path, advice=advice, sync=True)
+        self.path = self._journal.path
         self.visits: list[Visit] = []
-        self._size = 0  # bytes of whole lines
-        if self.path is None:
-            return
         settings = json.loads(json.dumps(settings))
-        if self.path.exists():
-            self._read(self.path, settings)
-        else:
-            self.path.parent.mkdir(parents=True, exist_ok=True)
-            self._write(json.dumps(settings))
+        if self.path is None or not self.path.exists():
+            self._journal.append(settings)
+            return
+        then, *rows = self._journal.rows or [None]
+        for number, row in enumerate(rows, start=2):
+            values = checked(row, _Visit, self._journal.place(number), advice=advice)
+            self.visits.append(Visit(**{name: tuple(value) for name, value in values.items()}))  # type: ignore[arg-type]  # lists
+        if then != settings:
+            different = changes(then if isinstance(then, dict) else {}, settings)
+            raise ValueError(
+                f"Measuring must go on with the settings it began with; in {self.path} {different}. Use those, delete "
+                "the file to begin anew, or write to another."
+            )
 
     def append(self, visit: Visit) -> None:
         """Keep a visit, on the disk if there is a file.
@@ -299,34 +305,12 @@ class Journal:
         Raises:
             OSError: If a full disk stays full.
         """
-        self._write(json.dumps(visit._asdict()))
+        self._journal.append(visit._asdict())
         self.visits.append(visit)
 
     def reference_ms(self) -> float:
         """Median of all passes of the reference."""
         return float(np.median([ms for visit in self.visits for ms in visit.reference_ms]))
-
-    def _read(self, path: Path, settings: dict[str, Any]) -> None:
-        whole = [line + b"\n" for line in read_content(path).split(b"\n")[:-1]]  # the last may have been cut off
-        try:
-            then, *rows = [parse_json(line, f"line {number}") for number, line in enumerate(whole, 1)] or [None]
-            for number, row in enumerate(rows, 2):
-                checked(row, _Visit, f"line {number}")
-                self.visits.append(Visit(**{name: tuple(values) for name, values in row.items()}))
-        except ValueError as error:
-            raise ValueError(f"{path} is not a journal of timings ({error}). Delete it to begin anew.") from error
-        if then != settings:
-            different = changes(then if isinstance(then, dict) else {}, settings)
-            raise ValueError(
-                f"Measuring goes on with the settings it began with; in {path} {different}. Use those, delete the "
-                "file to begin anew, or write to another."
-            )
-        self._size = sum(map(len, whole))
-
-    def _write(self, line: str) -> None:
-        if (path := self.path) is not None:
-            content = f"{line}\n".encode()
-            self._size = patiently(lambda: append(path, content, at=self._size, sync=True), f"{path} cannot be written")
 
 
 def repeat_noise(first: npt.ArrayLike, second: npt.ArrayLike) -> float:

@@ -13,7 +13,7 @@ from oneshot.regression.scores import Agreement
 from oneshot.supernets.base import Supernet
 
 from .device import LatencyDevice
-from .measure import LONE_RUNS, Journal, Progress, describe, measure_networks, repeat_noise
+from .measure import LONE_RUNS, Progress, Timings, describe, measure_networks, repeat_noise
 from .table import LatencyTable
 
 CHUNK = 10  # networks between the two measurements of each
@@ -93,7 +93,7 @@ def verify(
     plan = [row for k in range(0, networks, CHUNK) for row in (*genes[k : k + CHUNK], *genes[k : k + CHUNK])]
     order = [n for k in range(0, networks, CHUNK) for n in 2 * list(range(networks))[k : k + CHUNK]]
     settings = {"measured": "networks", "networks": networks, "seed": seed, **describe(supernet, device)}
-    log = Journal(journal, settings)
+    log = Timings(journal, settings)
     measure_networks(supernet, device, space.encode([table.reference_config])[0], plan, log, progress, runs=LONE_RUNS)
 
     ratios: list[list[float]] = [[] for _ in range(networks)]

@@ -14,7 +14,7 @@ import torch
 
 from oneshot.cost import measure
 from oneshot.cost.latency.design import Places, balanced_design, fit_shares
-from oneshot.cost.latency.measure import REPEATED, Journal, Visit, measure_networks, repeat_noise
+from oneshot.cost.latency.measure import REPEATED, Timings, Visit, measure_networks, repeat_noise
 from oneshot.supernets import (
     DARTSSupernet,
     FBNetSupernet,
@@ -146,7 +146,7 @@ def test_without_a_journal_a_device_that_vanished_is_reported() -> None:
 def test_a_journal_of_other_settings_is_refused(change: dict[str, Any], message: str, tmp_path: Path) -> None:
     options = {"supernet": ToySupernet(), "device": ToyDevice(), "networks": 30, "journal": tmp_path / "table.journal"}
     measure(**options)
-    with pytest.raises(ValueError, match=f"goes on with the settings it began with.*{message}"):
+    with pytest.raises(ValueError, match=f"must go on with the settings it began with.*{message}"):
         measure(**options | change)
 
 
@@ -155,14 +155,14 @@ def test_a_journal_of_other_settings_is_refused(change: dict[str, Any], message:
 )
 def test_a_file_that_is_no_journal_is_refused(content: bytes, tmp_path: Path) -> None:
     (tmp_path / "a").write_bytes(content)
-    with pytest.raises(ValueError, match="a is not a journal of timings .* Delete it"):
-        Journal(tmp_path / "a", {})
+    with pytest.raises(ValueError, match=r"a, line [12](: genes)? must (be|have) .* Delete it to begin anew"):
+        Timings(tmp_path / "a", {})
 
 
 def test_an_empty_journal_is_refused(tmp_path: Path) -> None:
     (tmp_path / "a").touch()
-    with pytest.raises(ValueError, match="goes on with the settings it began with"):
-        Journal(tmp_path / "a", {"seed": 0})
+    with pytest.raises(ValueError, match="must go on with the settings it began with"):
+        Timings(tmp_path / "a", {"seed": 0})
 
 
 @pytest.mark.parametrize("ms", [0.0, -1.0, float("nan"), float("inf")])
@@ -333,7 +333,7 @@ def test_the_work_of_a_candidate_is_what_it_is() -> None:
 
 
 def test_nothing_runs_when_everything_is_in_the_journal(tmp_path: Path) -> None:
-    log, genes = Journal(None, {}), SPACE.sample_matrix(1, 0)
+    log, genes = Timings(None, {}), SPACE.sample_matrix(1, 0)
     log.append(Visit(tuple(genes[0].tolist()), (1.0,), (1.0, 1.0)))
     device = ToyDevice(fails=1)
     measure_networks(ToySupernet(), device, genes[0], genes, log)
