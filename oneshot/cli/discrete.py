@@ -26,15 +26,17 @@ from oneshot.report.tables import network_table
 from oneshot.storage.files import new_folder, remove_unfinished, write_atomically
 from oneshot.storage.lock import RunLock
 from oneshot.storage.readers import read_yaml
-from oneshot.storage.trust import CONFIG, check_classes, importing_only, split_trust
+from oneshot.storage.trust import CONFIG, check_classes, importing_only
 from oneshot.supernets.json_files import checked
 from oneshot.supernets.space import SearchSpace
 
 from .options import OneLineErrors, explain
+from .resume import check_unchanged, options_of_the_run
 from .terminal import say, with_configurations_as_utf8
 
 TABLE, PICTURE, SUBNET, WEIGHTS = "evaluations.csv", "study.png", "subnet.json", "weights"
 OBJECTS = {"strategy": SearchStrategy, "evaluator": Evaluator}
+COMPARED = (*OBJECTS, "objectives")
 FREE = ("evaluations", "hours", "workers", "ray", "ray_gpus", "timeout", "retries")  # may change when a study goes on
 
 
@@ -62,7 +64,7 @@ def discrete(args: Sequence[str]) -> None:
     The folder gets the configuration, the log, all evaluations as CSV, a picture, the best architecture, and the
     weights of what was trained.
     """
-    args, allowed = _with_config_of_the_run(args)
+    args, allowed = options_of_the_run(args, "discrete", read=_read_config)
     options, rest = _split(args)
     parsed = _parser().parse_args(with_configurations_as_utf8(rest))
     config = {name: parsed[name] for name in (*OBJECTS, "objectives", *FREE)}
@@ -76,7 +78,7 @@ def discrete(args: Sequence[str]) -> None:
     with lock:
         if parsed.resume and (folder / CONFIG).is_file():
             remove_unfinished(folder)
-            _compare(config, _read_config(folder / CONFIG))
+            check_unchanged(_read_config(folder / CONFIG), config, folder, parts=COMPARED)
             with nullcontext() if allowed is None else importing_only(allowed):
                 study = build(config, folder)
             _look_for_cluster(study)
@@ -238,7 +240,7 @@ def _parser() -> ArgumentParser:
     parser.add_argument("--hours", type=float | None, default=None, help="budget of time")
     parser.add_argument("--workers", type=int, default=0, help="evaluations at a time; 0 in this process")
     parser.add_argument("--ray", type=str | None, default=None, help="address of a Ray cluster; 'local' starts one")
-    parser.add_argument("--ray_gpus", type=float, default=0.0, help="GPUs of an evaluation there")
+    parser.add_argument("--ray-gpus", type=float, default=0.0, help="GPUs of an evaluation there")
     parser.add_argument("--timeout", type=float | None, default=None, help="seconds for one evaluation")
     parser.add_argument("--retries", type=int, default=1, help="how often a failed evaluation is tried again")
     parser.add_argument("--out", type=str, default="runs/discrete", help="folder of the study")
@@ -268,29 +270,6 @@ def _set(config: dict[str, Any], path: Sequence[str], value: Any) -> None:
         config[name] = dict(config.get(name) or {})
         config = config[name]
     config[last] = value
-
-
-def _with_config_of_the_run(args: Sequence[str]) -> tuple[list[str], list[str] | None]:
-    """With ``--resume`` and no configuration, that of the run, and what may be imported to build it."""
-    args, trust = split_trust(args)
-    if "--resume" not in args or any(arg == "--config" or arg.startswith("--config=") for arg in args):
-        return args, None
-    finder = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
-    finder.add_argument("--out", default="runs/discrete")
-    config = Path(finder.parse_known_args(args)[0].out) / CONFIG
-    if not config.is_file():
-        raise ValueError(f"--resume goes on with the study in --out; {config.parent} has no {CONFIG}. Name its folder.")
-    return ["--config", str(config), *args], check_classes(_read_config(config), config, trust)
-
-
-def _compare(now: Mapping[str, Any], then: Mapping[str, Any]) -> None:
-    changed = [name for name in now if name not in FREE and now[name] != then.get(name)]
-    if changed:
-        different = "; ".join(f"{name} was {then.get(name)}, is {now[name]}" for name in changed)
-        raise ValueError(
-            f"A study goes on with the options it began with; {different}. Leave them out (--resume --out FOLDER alone "
-            "takes those of the run), or begin another."
-        )
 
 
 def _object(name: str, given: Mapping[str, Any], known: Mapping[str, Any]) -> Any:

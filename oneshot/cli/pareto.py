@@ -14,16 +14,14 @@ from oneshot.nat.nat import NAT
 from oneshot.report.tables import network_table
 
 from .terminal import say
-from .trainer import RunCLI, options_of_the_run, say_latencies
+from .trainer import RunCLI, say_latencies
 
 
 def pareto(args: Sequence[str]) -> None:
     """``oneshot pareto``: NAT, or go on with it; the front is in the run's folder after every search."""
-    options, allowed = options_of_the_run(args, "pareto")
     cli = RunCLI(
         "pareto",
-        options,
-        allowed=allowed,
+        args,
         model_class=NAT,
         subclass_mode_model=True,
         callbacks=lambda out: [ParetoExport(out), SubnetExport(out), SearchProgressBar()],

@@ -14,16 +14,14 @@ from oneshot.callbacks import (
 from oneshot.engine.module import SearchModule
 
 from .terminal import say
-from .trainer import RunCLI, options_of_the_run, say_latencies
+from .trainer import RunCLI, say_latencies
 
 
 def search(args: Sequence[str]) -> None:
     """``oneshot search``: fit a search and leave its architecture in the run's folder."""
-    options, allowed = options_of_the_run(args, "search")
     cli = RunCLI(
         "search",
-        options,
-        allowed=allowed,
+        args,
         model_class=SearchModule,
         subclass_mode_model=True,
         callbacks=lambda out: [

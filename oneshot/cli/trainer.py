@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import json
 import logging
 import sys
@@ -27,7 +26,6 @@ from oneshot.deploy.export import describe
 from oneshot.deploy.latency import measured_on
 from oneshot.storage.files import (
     begin_checksums,
-    is_as_recorded,
     new_folder,
     remove_unfinished,
     write_recorded,
@@ -39,22 +37,19 @@ from oneshot.storage.readers import read_yaml
 from oneshot.storage.run_log import RunLog
 from oneshot.storage.trust import (
     CONFIG,
-    check_classes,
     importing_only,
-    split_trust,
 )
 from oneshot.supernets.base import Subnet
 from oneshot.training.retrain import Retrain
 
 from .data_defaults import build_data, fit_to_data
 from .options import OneLineErrors
-from .run import DATA, note, write_facts
+from .resume import check_unchanged, options_of_the_run
+from .run import DATA, write_facts
 from .terminal import say, with_configurations_as_utf8
 
-# What may be other than at the beginning when a run is resumed: nothing that the result depends on.
-FREE = {f"data.{inner}init_args.{name}" for inner in ("", "init_args.data.") for name in ("num_workers", "device")}
-
-FREE |= {f"model.init_args.{name}" for name in ("ray", "ray_workers", "ray_gpus")}
+# What may change when a run is resumed: where evaluations run.
+FREE = {f"model.init_args.{name}" for name in ("ray", "ray_workers", "ray_gpus")}
 
 COMPARED = ("seed_everything", "model", "data", "trainer")
 
@@ -90,7 +85,15 @@ class _Parser(OneLineErrors, LightningArgumentParser):
 
 
 class RunCLI(LightningCLI):
-    """Lightning's command line with ``--out`` and ``--overwrite``; objects are built, nothing is run."""
+    """Lightning's command line with the folder of a run; objects are built, nothing is run.
+
+    Args:
+        command: Its name.
+        args: Words of the command line. With ``--resume`` and no configuration, that of the run is read.
+        callbacks: Callbacks of a training, for its folder; None if nothing is trained.
+        first: Words in front of the configuration, which changes what they say.
+        **kwargs: Of Lightning's command line.
+    """
 
     def __init__(
         self,
@@ -98,14 +101,15 @@ class RunCLI(LightningCLI):
         args: Sequence[str],
         *,
         callbacks: Callable[[Path], list[Callback]] | None = None,
-        allowed: Sequence[str] | None = None,
+        first: Sequence[str] = (),
         **kwargs: Any,
     ) -> None:
+        options, allowed = options_of_the_run(args, command, trust=LIGHTNING)
         guard = nullcontext() if allowed is None else importing_only(allowed)
         self._command, self._callbacks = command, callbacks
         # Lightning recommends its makers' other packages at every start.
         logging.getLogger("pytorch_lightning.utilities.rank_zero").addFilter(lambda r: "💡" not in r.getMessage())
-        with _argv(f"oneshot {command}", with_configurations_as_utf8(args)), guard:
+        with _argv(f"oneshot {command}", with_configurations_as_utf8([*first, *options])), guard:
             super().__init__(
                 datamodule_class=pl.LightningDataModule,
                 subclass_mode_data=True,
@@ -139,14 +143,7 @@ class RunCLI(LightningCLI):
         then = read_yaml(path)
         for config in (now, then):
             config["trainer"] = {name: config.get("trainer", {}).get(name) for name in FIXED_OF_TRAINER}
-        now, then = (dict(_leaves({name: c.get(name) for name in COMPARED})) for c in (now, then))
-        changed = sorted(key for key in (now.keys() | then.keys()) - FREE if now.get(key) != then.get(key))
-        if changed:
-            different = "; ".join(f"{key} was {then.get(key)}, is {now.get(key)}" for key in changed)
-            raise ValueError(
-                f"A run is resumed with the options it began with; {different}. Leave them out (--resume --out "
-                f"{self.config.out} alone takes those of the run), or begin another run."
-            )
+        check_unchanged(then, now, Path(self.config.out), parts=COMPARED, free=FREE)
 
     def _fit_to_data(self) -> None:
         """Build the network for the data, where the configuration leaves it at its defaults."""
@@ -217,45 +214,18 @@ def say_latencies(cli: RunCLI) -> None:
             say(told)
 
 
-def options_of_the_run(args: Sequence[str], command: str) -> tuple[list[str], list[str] | None]:
-    """With ``--resume`` and no configuration, that of the run, and what may be imported to build it."""
-    args, trust = split_trust(args)
-    if "--resume" not in args or any(arg == "--config" or arg.startswith("--config=") for arg in args):
-        return args, None
-    finder = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
-    finder.add_argument("--out", default=f"runs/{command}")
-    config = Path(finder.parse_known_args(args)[0].out) / CONFIG
-    if not config.is_file():
-        raise ValueError(f"--resume goes on with the run in --out; {config.parent} has no {CONFIG}. Name its folder.")
-    if not is_as_recorded(config):
-        note(f"{config} was changed, or damaged, since the run began; it goes on as it is now.")
-    allowed = check_classes(read_yaml(config), config, (*trust, *LIGHTNING))
-    return ["--config", str(config), *args], allowed
-
-
-def _leaves(tree: Any, path: str = "") -> Iterator[tuple[str, Any]]:
-    """Dotted names and values."""
-    if isinstance(tree, dict) and tree:
-        for name, branch in tree.items():
-            yield from _leaves(branch, f"{path}.{name}" if path else str(name))
-    else:
-        yield path, tree
-
-
 def retrain_cli(command: str, network: Subnet, args: Sequence[str]) -> RunCLI:
     """Lightning's command line for the training, or the test, of one network."""
-    spec = describe(network)["network"]
     # First, so that a YAML file or an option can change the size of the network.
-    options, allowed = options_of_the_run(args, command)
-    arguments = ["--model.network", json.dumps(spec), *options]
-    if command == "retrain":
-        cli = RunCLI(
-            command, arguments, model_class=Retrain, allowed=allowed, callbacks=lambda out: [SearchProgressBar()]
-        )
-    else:
-        cli = RunCLI(command, arguments, model_class=Retrain)
+    first = ["--model.network", json.dumps(describe(network)["network"])]
+    callbacks = _progress_bar if command == "retrain" else None
+    cli = RunCLI(command, args, first=first, callbacks=callbacks, model_class=Retrain)
     cli.model.network.config = network.config
     return cli
+
+
+def _progress_bar(out: Path) -> list[Callback]:
+    return [SearchProgressBar()]
 
 
 @contextmanager

@@ -184,7 +184,7 @@ def test_a_folder_is_not_written_over_and_a_study_goes_on_as_it_began(
     assert run("--config", config, "--out", tmp_path / "run") == 1
     assert "exists. Choose another with --out, or replace it with --overwrite" in capsys.readouterr().err
     assert run("--resume", "--out", tmp_path / "run", "--strategy.init_args.seed", "5") == 1
-    assert "goes on with the options it began with; strategy was" in capsys.readouterr().err
+    assert "must be those of the beginning; strategy.init_args.seed was " in capsys.readouterr().err
     assert run("--resume", "--out", tmp_path / "run", "--evaluations", 8) == 0
     assert yaml.safe_load((tmp_path / "run" / "config.yaml").read_text())["evaluations"] == 8, "if it is killed"
     assert run("--resume", "--out", tmp_path / "nowhere") == 1

@@ -23,6 +23,9 @@ STUDY = ["discrete", "--evaluator", "oneshot.discrete.TabularEvaluator", "--obje
     [
         pytest.param(["serch"], "got 'serch'. Did you mean 'search'", id="command"),
         pytest.param(["pick", "run", "--kneee"], "does not know --kneee. Did you mean '--knee'", id="plain-option"),
+        pytest.param(["pick", "run", "--max_error", "1"], "not know --max_error 1. Did you mean '--max-error'", id="_"),
+        pytest.param([*STUDY, "--ray_gpus", "1"], "no option --ray_gpus. Did you mean '--ray-gpus'", id="_of-a-study"),
+        pytest.param(["measure", "--few_shot", "9"], "no option --few_shot. Did you mean '--few-shot'", id="_measure"),
         pytest.param(["export", "run", "--formats", "onx"], "got 'onx'. Did you mean 'onnx'", id="plain-choice"),
         pytest.param([*SEARCH, "--ouut", "x"], "no option --ouut. Did you mean '--out'", id="option"),
         pytest.param(
