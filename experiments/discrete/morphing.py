@@ -52,7 +52,7 @@ from oneshot.discrete import (  # noqa: E402
     plain_graph,
 )
 from oneshot.discrete.graphs.morphism import NASH_OPERATORS  # noqa: E402
-from oneshot.discrete.study import Record  # noqa: E402
+from oneshot.discrete.record import Record  # noqa: E402
 from oneshot.evaluation.images import joined  # noqa: E402
 from oneshot.fronts.pareto import hypervolume  # noqa: E402
 from oneshot.report.style import save_figure  # noqa: E402

@@ -17,10 +17,11 @@ import yaml
 from jsonargparse import ArgumentParser, set_parsing_settings
 
 from oneshot.discrete.graphs.graph import GRAPHS
-from oneshot.discrete.plots import draw_study
 from oneshot.discrete.protocol import Evaluator, SearchStrategy
-from oneshot.discrete.study import LOG, Record, Study
+from oneshot.discrete.record import Record
+from oneshot.discrete.study import LOG, Study
 from oneshot.parallel.ray import connect
+from oneshot.report.study import draw_study
 from oneshot.report.style import save_figure
 from oneshot.report.tables import network_table
 from oneshot.storage.files import new_folder, remove_unfinished, write_atomically

@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from .protocol import Proposal as Proposal
     from .protocol import Result as Result
     from .protocol import SearchStrategy as SearchStrategy
+    from .record import Objective as Objective
     from .strategies.bananas import BANANAS as BANANAS
     from .strategies.cgp_cnn import CGPCNN as CGPCNN
     from .strategies.cgp_cnn import CGPSpace as CGPSpace
@@ -59,7 +60,6 @@ if TYPE_CHECKING:
     from .strategies.reinforce import REINFORCE as REINFORCE
     from .strategies.tournament_evolution import TournamentEvolution as TournamentEvolution
     from .strategies.zoph_le import ZophLeSpace as ZophLeSpace
-    from .study import Objective as Objective
     from .study import Study as Study
 
 __getattr__, __dir__, __all__ = lazy(__name__)

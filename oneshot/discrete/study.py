@@ -8,96 +8,30 @@ import time
 import warnings
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from oneshot.fronts.pareto import non_dominated
 from oneshot.parallel.pools import InProcess, Pool, Processes, RayPool
 from oneshot.storage.faults import MachineFaultError, Patience
 from oneshot.storage.interrupts import uninterrupted
 from oneshot.supernets.json_files import checked
-from oneshot.supernets.space import Floats, SubnetConfig
+from oneshot.supernets.space import Floats
 
 from .attempt import Answer, attempt
+from .bar import StudyBar
 from .events import ADVICE, Asked, Event, EventLog, Header, checked_event
 from .protocol import Evaluator, Proposal, Result, SearchStrategy
+from .record import Objective, Record
 
 SCHEMA_VERSION = 1
 LOG = "log.jsonl"
 SHOWN = 3  # failures in a message
-REFRESH = 0.25  # seconds between two looks of the bar
 REPEATS = 1000  # answers from the log in a row, after which a strategy has converged
-
-Direction = Literal["min", "max"]
-
-
-@dataclass(frozen=True)
-class Objective:
-    """A metric and which way it should go.
-
-    Args:
-        metric: Its name, as evaluators give it.
-        direction: ``"min"`` or ``"max"``.
-
-    Raises:
-        ValueError: If the direction is another.
-
-    Example:
-        >>> Objective.parse("max accuracy")
-        Objective(metric='accuracy', direction='max')
-    """
-
-    metric: str
-    direction: Direction = "min"
-
-    def __post_init__(self) -> None:
-        if self.direction not in ("min", "max"):
-            raise ValueError(
-                f"The direction of an objective is 'min' or 'max'; {self.metric!r} has {self.direction!r}."
-            )
-
-    @classmethod
-    def parse(cls, text: str) -> Objective:
-        """Read ``"max accuracy"`` or ``"min latency"``.
-
-        Raises:
-            ValueError: If the text is not a direction and a metric.
-        """
-        direction, _, metric = text.strip().partition(" ")
-        if direction not in ("min", "max") or not metric.strip():
-            raise ValueError(f"An objective reads 'max accuracy' or 'min latency'; got {text!r}.")
-        return cls(metric.strip(), "min" if direction == "min" else "max")
-
-    def __str__(self) -> str:
-        return f"{self.direction} {self.metric}"
-
-    def value(self, metrics: Mapping[str, float]) -> float:
-        """What is minimised."""
-        return metrics[self.metric] if self.direction == "min" else -metrics[self.metric]
-
-
-@dataclass(frozen=True)
-class Record:
-    """An evaluation that is finished.
-
-    Args:
-        proposal: What was evaluated.
-        result: What came of it.
-        at: Seconds of the study when it was finished, stops not counted.
-        repeated: Whether it was answered from the log.
-    """
-
-    proposal: Proposal
-    result: Result
-    at: float
-    repeated: bool
 
 
 class _Logged(SearchStrategy):
@@ -535,51 +469,13 @@ class Study:
         ]
         return np.minimum.accumulate(np.array(values, dtype=np.float64))
 
-    def _bar(self) -> Any:
-        if not self.progress:
-            return nullcontext(lambda running: None)
-        return _Bar(self)
+    def _bar(self) -> AbstractContextManager[Callable[[int], None]]:
+        return StudyBar(self) if self.progress else nullcontext(lambda running: None)
 
-
-class _Bar:
-    """Best so far, size of the front, evaluations in flight."""
-
-    def __init__(self, study: Study) -> None:
-        columns = (
-            TextColumn("{task.description}", markup=False),
-            BarColumn(),
-            MofNCompleteColumn(),
-            TimeElapsedColumn(),
-        )
-        self._study = study
-        self._progress = Progress(*columns, console=Console(stderr=True), transient=False)
-        self._task = self._progress.add_task("", total=study.evaluations)
-        self._shown = -math.inf
-
-    def __enter__(self) -> Callable[[int], None]:
-        self._progress.start()
-        return self._show
-
-    def __exit__(self, *error: object) -> None:
-        self._show(0)
-        self._progress.stop()
-
-    def _show(self, running: int) -> None:
-        if (now := time.monotonic()) < self._shown + REFRESH and running:  # a front is not for every evaluation
-            return
-        self._shown = now
-        study, text = self._study, [f"{running} running"]
-        if waiting := len(study._queue):
-            text.append(f"{waiting} waiting")
-        failed = sum(record.result.values is None for record in study.evaluated)
-        if len(study.evaluated) > failed:
-            name = study.objectives[0].metric
-            text.insert(0, f"best {name} {study.best.result.metrics[name]:.5g}")
-            if len(study.objectives) > 1:
-                text.append(f"front of {len(study.front())}")
-        if failed:
-            text.append(f"{failed} failed")
-        self._progress.update(self._task, description=", ".join(text), completed=len(study.evaluated))
+    @property
+    def waiting(self) -> int:
+        """Proposals that were asked for before the study was stopped, and are still to be evaluated."""
+        return len(self._queue)
 
 
 def _fidelity(record: Record) -> float:
@@ -600,8 +496,3 @@ def _proposal(event: Asked, place: str, strategy: SearchStrategy) -> Proposal:
     except ValueError as error:
         raise ValueError(f"{place}: {error} {ADVICE}") from error
     return proposal
-
-
-def configs(records: Sequence[Record]) -> list[SubnetConfig]:
-    """The architectures of records."""
-    return [record.proposal.config for record in records]

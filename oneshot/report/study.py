@@ -1,4 +1,4 @@
-"""What a study has found, as a picture."""
+"""A picture of the results of a study."""
 
 from __future__ import annotations
 
@@ -9,17 +9,17 @@ import numpy as np
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-    from .study import Study
+    from oneshot.discrete.study import Study
 
 BEST, OTHERS = "#c0392b", "#9aa5b1"
 
 
 def draw_study(study: Study, *, title: str | None = None) -> Figure:
-    """Every evaluation in the order in which it was finished and the best so far; with more objectives, the front.
+    """Draw every evaluation in the order in which it was finished, the best so far, and with more objectives the front.
 
     Args:
         study: With at least one evaluation that succeeded.
-        title: Above all.
+        title: Title of the whole picture.
     """
     from matplotlib.figure import Figure
     from matplotlib.ticker import MaxNLocator
