@@ -236,18 +236,38 @@ class OperationSupernet(Supernet):
             )
 
     def check_arch(self, arch: Mapping[str, Tensor]) -> None:
-        """Check names and shapes of edge weights.
+        """Check names and shapes of edge weights, see :func:`check_edge_weights`."""
+        check_edge_weights(self.space, arch)
 
-        Raises:
-            ValueError: Naming the choice, the shape it has and the shape it must have.
-        """
-        for choice in self.space.choices:
-            shape = tuple(arch[choice.name].shape) if choice.name in arch else None
-            if shape != (choice.rows, len(choice.candidates)):
-                raise ValueError(
-                    f"Edge weights of space {self.space.name!r} hold {choice.name!r} with shape "
-                    f"[{choice.rows}, {len(choice.candidates)}]; got {shape and list(shape)}."
-                )
+
+def check_edge_weights(space: SearchSpace, weights: Mapping[str, Tensor]) -> None:
+    """Check names and shapes of edge weights.
+
+    Args:
+        space: The search space.
+        weights: Should be ``{choice: [R, O]}``.
+
+    Raises:
+        ValueError: Naming the choice, the shape it must have and the shape it has.
+    """
+    for choice in space.choices:
+        shape = tuple(weights[choice.name].shape) if choice.name in weights else None
+        if shape != (choice.rows, len(choice.candidates)):
+            raise ValueError(
+                f"Edge weights of space {space.name!r} must hold {choice.name!r} with shape "
+                f"[{choice.rows}, {len(choice.candidates)}]; got {shape and list(shape)}."
+            )
+
+
+@contextlib.contextmanager
+def restored_modes(*modules: nn.Module) -> Iterator[None]:
+    """Inside, modules may change between training and eval mode; afterwards each layer has the mode it had."""
+    modes = {layer: layer.training for module in modules for layer in module.modules()}
+    try:
+        yield
+    finally:
+        for layer, mode in modes.items():
+            layer.training = mode
 
 
 @contextlib.contextmanager
@@ -279,15 +299,10 @@ def batch_statistics(module: nn.Module) -> Iterator[None]:
     Running statistics of a supernet are those of no single architecture.
     """
     layers = [m for m in module.modules() if isinstance(m, nn.modules.batchnorm._NormBase) and m.track_running_stats]
-    training = [layer.training for layer in layers]
-    with frozen_batch_norm(module):
+    with frozen_batch_norm(module), restored_modes(*layers):
         for layer in layers:
             layer.training = True
-        try:
-            yield
-        finally:
-            for layer, flag in zip(layers, training, strict=True):
-                layer.training = flag
+        yield
 
 
 def _layers_with_statistics(module: nn.Module) -> list[nn.modules.batchnorm._BatchNorm]:

@@ -15,7 +15,7 @@ from torchvision.models.detection.anchor_utils import AnchorGenerator
 from torchvision.ops import FeaturePyramidNetwork, MultiScaleRoIAlign
 from torchvision.ops.feature_pyramid_network import LastLevelMaxPool
 
-from oneshot.supernets.base import Subnet
+from oneshot.supernets.base import Subnet, restored_modes
 
 ANCHOR = 8  # side of an anchor by the stride of its level, as in torchvision: 32 pixels at stride 4
 
@@ -44,11 +44,8 @@ class PyramidBackbone(nn.Module):
         network.strip_auxiliary()
         self.network, self.levels, self.out_channels = network, levels, channels
         weight = next(network.parameters())
-        modes = {module: module.training for module in network.modules()}
-        with torch.enable_grad():
+        with restored_modes(network), torch.enable_grad():
             maps = network.eval().feature_maps(torch.zeros(1, *network.input_shape).to(weight))
-        for module, mode in modes.items():
-            module.training = mode
         if not 1 <= levels <= len(maps):
             raise ValueError(
                 f"A pyramid has from 1 to as many levels as the network has resolutions, here {len(maps)}; "

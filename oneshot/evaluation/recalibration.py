@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor, nn
 
-from oneshot.supernets.base import Subnet, Supernet
+from oneshot.supernets.base import Subnet, Supernet, restored_modes
 from oneshot.supernets.space import SubnetConfig
 
 from .images import calibration_images, fitted, in_parts
@@ -29,16 +29,15 @@ def recalibrated(supernet: Supernet, config: SubnetConfig, images: Iterable[Tens
         config: The architecture.
         images: Batches ``[B, C, H, W]`` of training images, as they are evaluated: not augmented.
     """
-    layers, modes = batch_norms(supernet), {module: module.training for module in supernet.modules()}
+    layers = batch_norms(supernet)
     before = running_statistics(layers)
-    try:
-        _set_statistics(supernet, images, lambda x: supernet.run_config(x, config))
-        supernet.eval()
-        yield
-    finally:
-        put_statistics(layers, before)
-        for module, mode in modes.items():
-            module.training = mode
+    with restored_modes(supernet):
+        try:
+            _set_statistics(supernet, images, lambda x: supernet.run_config(x, config))
+            supernet.eval()
+            yield
+        finally:
+            put_statistics(layers, before)
 
 
 def recalibrate(network: nn.Module, images: Iterable[Tensor]) -> None:
@@ -55,12 +54,8 @@ def recalibrate(network: nn.Module, images: Iterable[Tensor]) -> None:
     Raises:
         ValueError: If there are no images.
     """
-    modes = {module: module.training for module in network.modules()}
-    try:
+    with restored_modes(network):
         _set_statistics(network, images, network)
-    finally:
-        for module, mode in modes.items():
-            module.training = mode
 
 
 def recalibrate_on(data: pl.LightningDataModule, network: Subnet, *, count: int = 2048, batch_size: int = 256) -> None:

@@ -11,7 +11,7 @@ from torch.nn import functional as F
 
 from oneshot.engine.gradient import BilevelSearch
 from oneshot.engine.samplers import Sampler, SoftmaxSampler
-from oneshot.supernets.base import OperationSupernet, batch_statistics
+from oneshot.supernets.base import OperationSupernet, batch_statistics, restored_modes
 from oneshot.supernets.darts import DARTSSpace
 from oneshot.supernets.space import NONE, SearchSpace, SubnetConfig
 
@@ -255,15 +255,16 @@ class DARTSPT(BilevelSearch):
             weights[name][row, slice(None) if candidate is None else candidate] = 0
             masked.append(weights)
         right, lost = torch.zeros(2, len(parts), dtype=torch.float64, device=self.device)
-        training = self.supernet.training
-        self.supernet.eval()  # no drop-path; batch normalisation sees its batch all the same
-        with batch_statistics(self.supernet), self.trainer.precision_plugin.forward_context():
+        with (
+            restored_modes(self.supernet),
+            batch_statistics(self.supernet.eval()),  # no drop-path; batch normalisation sees its batch all the same
+            self.trainer.precision_plugin.forward_context(),
+        ):
             for x, y in self.held_out(self.batches):
                 for position, weights in enumerate(masked):
                     logits = self.run(x, weights)
                     right[position] += (logits.argmax(1) == y).sum()
                     lost[position] += self.criterion(logits, y) * len(y)
-        self.supernet.train(training)
         measured = {"accuracy": [-right, lost], "loss": [lost, -right]}[self.metric]
         first, second = (values.tolist() for values in measured)
         order = sorted(range(len(parts)), key=lambda position: (-first[position], -second[position]))

@@ -12,7 +12,7 @@ from oneshot.engine.gradient import BilevelSearch
 from oneshot.engine.module import Batch
 from oneshot.engine.samplers import SoftmaxSampler
 from oneshot.functional import largest_eigenvalue, sharpening_since
-from oneshot.supernets.base import OperationSupernet, batch_statistics
+from oneshot.supernets.base import OperationSupernet, batch_statistics, restored_modes
 from oneshot.supernets.space import SubnetConfig
 
 OnSharpening = Literal["stop", "adapt"]
@@ -128,12 +128,12 @@ class RobustDARTS(BilevelSearch):
 
     def eigenvalue(self) -> float:
         """Largest eigenvalue of the Hessian of the validation loss and the decay of the alphas, on held-out batches."""
-        alphas, training = list(self.alphas.values()), self.supernet.training
+        alphas = list(self.alphas.values())
         checkpointing, self.supernet.gradient_checkpointing = self.supernet.gradient_checkpointing, False
-        self.supernet.eval()  # no drop-path; batch normalisation sees its batch all the same
         try:
             with (
-                batch_statistics(self.supernet),
+                restored_modes(self.supernet),
+                batch_statistics(self.supernet.eval()),  # no drop-path; batch normalisation sees its batch all the same
                 self.without_16_bits(),
                 torch.enable_grad(),
             ):
@@ -151,7 +151,6 @@ class RobustDARTS(BilevelSearch):
 
                 return largest_eigenvalue(product, gradient.detach()) + self.arch_weight_decay
         finally:
-            self.supernet.train(training)
             self.supernet.gradient_checkpointing = checkpointing
 
     def on_train_start(self) -> None:

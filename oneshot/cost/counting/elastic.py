@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from oneshot.cost.model import CostModel, chunks
+from oneshot.supernets.base import check_edge_weights
 from oneshot.supernets.elastic import RESOLUTION, WIDTH, ElasticArch, ElasticNetwork, ElasticSpace, ElasticSupernet
 from oneshot.supernets.space import Floats, IntMatrix
 
@@ -125,13 +126,7 @@ def expectation(
     Raises:
         ValueError: If edge weights have another shape.
     """
-    for choice in space.choices:
-        shape = tuple(weights[choice.name].shape) if choice.name in weights else None
-        if shape != (choice.rows, len(choice.candidates)):
-            raise ValueError(
-                f"Edge weights of space {space.name!r} hold {choice.name!r} with shape "
-                f"[{choice.rows}, {len(choice.candidates)}]; got {shape and list(shape)}."
-            )
+    check_edge_weights(space, weights)
     like = weights[RESOLUTION]
     table, fixed = table.to(like), fixed.to(like)
     outer = (like[0][:, None] * weights[WIDTH][0]).flatten()  # [K]

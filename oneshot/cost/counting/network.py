@@ -8,7 +8,7 @@ import inspect
 import sys
 import warnings
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -20,7 +20,7 @@ from torch.nn.parameter import is_lazy
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from oneshot.supernets.base import vocabulary_of
+from oneshot.supernets.base import restored_modes, vocabulary_of
 from oneshot.supernets.recurrent import LanguageModel
 
 from .operators import macs_of
@@ -147,8 +147,8 @@ def trace(
 
     hooks = [hook for m in modules for hook in (m.register_forward_pre_hook(enter), m.register_forward_hook(leave))]
     try:
-        with _eval_mode(network), torch.no_grad(), meter:
-            network(*inputs)
+        with restored_modes(network), torch.no_grad(), meter:
+            network.eval()(*inputs)
     finally:
         for hook in hooks:
             hook.remove()
@@ -328,14 +328,3 @@ def _strided_parts(tensor: Tensor) -> list[Tensor]:
     if tensor.layout in (torch.sparse_csc, torch.sparse_bsc):
         return [tensor.ccol_indices(), tensor.row_indices(), tensor.values()]
     return [] if tensor.layout is torch._mkldnn else [tensor]  # type: ignore[attr-defined]  # opaque to PyTorch as well
-
-
-@contextlib.contextmanager
-def _eval_mode(network: nn.Module) -> Iterator[None]:
-    training = {module: module.training for module in network.modules()}
-    network.eval()
-    try:
-        yield
-    finally:
-        for module, flag in training.items():
-            module.training = flag

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from oneshot.cost.model import CostModel, chunks
+from oneshot.supernets.base import check_edge_weights
 from oneshot.supernets.space import Floats, IntMatrix, SearchSpace
 
 
@@ -135,14 +136,9 @@ class PeakCost(CostModel):
         return {c.name: int(start) for c, start in zip(self.space.choices, starts, strict=False)}
 
     def expected(self, weights: Mapping[str, Tensor]) -> Tensor:
+        check_edge_weights(self.space, weights)
         rows: list[Tensor] = []
         for choice in self.space.choices:
-            shape = tuple(weights[choice.name].shape) if choice.name in weights else None
-            if shape != (choice.rows, len(choice.candidates)):
-                raise ValueError(
-                    f"Edge weights of space {self.space.name!r} hold {choice.name!r} with shape "
-                    f"[{choice.rows}, {len(choice.candidates)}]; got {shape and list(shape)}."
-                )
             own = weights[choice.name]
             if len(choice.picks) > len(choice.candidates):  # the last pick leaves the edge out
                 own = torch.cat([own, (1 - own.sum(-1, keepdim=True)).clamp_min(0)], -1)

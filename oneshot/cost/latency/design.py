@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from oneshot.cost.counting.network import MacCounter
 from oneshot.regression.ridge import relative_ridge
 from oneshot.supernets import mixed_op
-from oneshot.supernets.base import OperationSupernet
+from oneshot.supernets.base import OperationSupernet, restored_modes
 from oneshot.supernets.space import Floats, IntMatrix, SearchSpace
 
 from .device import example_input
@@ -86,17 +86,13 @@ class Places:
         with torch.random.fork_rng(devices=[]):
             network = supernet.extract(space.sample(0), inherit=False)
         x = example_input(network, 1, like.dtype).to(like.device)
-        training = {module: module.training for module in supernet.modules()}
         hooks = [mixed.register_forward_pre_hook(look) for mixed in every.values()]
         try:
-            supernet.eval()
-            with torch.no_grad():
-                supernet(x, arch)
+            with restored_modes(supernet), torch.no_grad():
+                supernet.eval()(x, arch)
         finally:
             for hook in hooks:
                 hook.remove()
-            for module, flag in training.items():
-                module.training = flag
         keys: dict[str, list[list[Any]]] = {}
         features: dict[str, Floats] = {}
         for choice in space.choices:

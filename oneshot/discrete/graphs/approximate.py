@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from oneshot.evaluation.recalibration import recalibrate
 from oneshot.functional import alpha_divergence, is_temperature
+from oneshot.supernets.base import restored_modes
 from oneshot.supernets.space import RNG
 
 from .editor import (
@@ -178,10 +179,9 @@ def distil(
     if not is_temperature(temperature):
         raise ValueError(f"temperature must be above 0; got {temperature}. A softmax over it must be finite.")
     rng, like = np.random.default_rng(rng), next(child.parameters())
-    modes = {module: module.training for net in (child, parent) for module in net.modules()}
     optimiser = torch.optim.Adam(child.parameters(), lr=lr)
     size, losses = min(batch_size, len(images)), list[Tensor]()
-    try:
+    with restored_modes(child, parent):
         parent.eval()
         with torch.no_grad():
             targets = torch.cat([parent(part.to(like)) for part in _batches(images)])
@@ -198,9 +198,6 @@ def distil(
                 loss.backward()  # type: ignore[no-untyped-call]  # torch
                 optimiser.step()
                 losses.append(loss.detach())
-    finally:
-        for module, mode in modes.items():
-            module.training = mode
     recalibrate(child, _batches(images))
     return float(torch.stack(losses).mean())
 
