@@ -1,28 +1,25 @@
-"""How good sub-networks are with the weights they share."""
+"""How good sub-networks are with the weights they share, by the metric of their task."""
 
 from __future__ import annotations
 
-import contextlib
 import math
 from collections.abc import Callable, Iterable, Sequence
-from typing import TYPE_CHECKING
+from contextlib import nullcontext
+from typing import cast
 
 import torch
 from torch import Tensor
+from torchmetrics import Metric
 
-from oneshot.supernets.base import Supernet, batch_statistics
+from oneshot.supernets.base import Supernet, batch_statistics, restored_modes
 from oneshot.supernets.space import SubnetConfig
-from oneshot.training.batches import check_batch, check_labels, check_logits
+from oneshot.training.batches import check_batch, check_logits
 from oneshot.training.tasks import IGNORED, metric_of
 
 from .images import in_parts
 from .recalibration import batch_norms, put_statistics, recalibrated, running_statistics
 
-if TYPE_CHECKING:
-    pass
 
-
-@torch.no_grad()
 def evaluate_configs(
     supernet: Supernet,
     configs: Sequence[SubnetConfig],
@@ -32,6 +29,9 @@ def evaluate_configs(
     total: Callable[[Tensor], Tensor] = lambda counts: counts,
 ) -> list[float]:
     """Accuracies of architectures with the weights of the supernet, all on the same batches.
+
+    The metric is that of the task (:func:`~oneshot.training.tasks.metric_of`): the share of images or words that are
+    right, in segmentation the mean intersection over union. An architecture whose logits are not finite has 0.
 
     The running statistics of batch normalisation are those of a mixture of all architectures that were trained, of no
     single one (D-X-Y/AutoDL-Projects, issue 115). In their place are every architecture's own, as :func:`recalibrated`
@@ -44,10 +44,10 @@ def evaluate_configs(
         batches: Images ``[B, C, H, W]`` and labels ``[B]``, or ``[B, H, W]`` of pixels, or texts with the next words
             ``[B, T]``; read once, moved to the supernet's device and type.
         calibration: Batches of training images ``[B, C, H, W]``, not augmented.
-        total: Adds up counts ``[N + 1]`` over processes that have different batches.
+        total: Adds up counts, of any number, over processes that have different batches.
 
     Returns:
-        Accuracies between 0 and 1, of images, pixels or words, in the order of ``configs``.
+        Accuracies between 0 and 1, in the order of ``configs``.
 
     Raises:
         ValueError: If a config is not of this space, or there are no images.
@@ -59,43 +59,21 @@ def evaluate_configs(
         >>> evaluate_configs(supernet, [supernet.space.sample(0)], [batch])
         [0.1]
     """
-    for config in configs:
-        supernet.space.validate(config)
-    like, modes = next(supernet.parameters()), {module: module.training for module in supernet.modules()}
-    counts = torch.zeros(len(configs) + 1, dtype=torch.float64 if like.device.type != "mps" else torch.float32)
-    counts = counts.to(like.device)
-    layers, own = batch_norms(supernet), []
-    before = running_statistics(layers)
-    try:
-        for config in configs if calibration else ():
-            with recalibrated(supernet, config, calibration):
-                own.append(running_statistics(layers))
-        supernet.eval()
-        with contextlib.nullcontext() if calibration else batch_statistics(supernet):
-            for x, y in batches:
-                check_batch(supernet, x, y, first=True)  # where they lie; most often that is no device to wait for
-                x, y = x.to(like if x.is_floating_point() else like.device), y.to(like.device)
-                counted = y != IGNORED if supernet.task == "segmentation" else torch.ones_like(y, dtype=torch.bool)
-                correct = []
-                for i, config in enumerate(configs):
-                    if own:
-                        put_statistics(layers, own[i])
-                    logits = supernet.run_config(x, config)
-                    check_logits(logits, supernet, x)
-                    correct.append(((logits.argmax(1) == y) & counted).sum())
-                counts += torch.stack([*correct, counted.sum()]).to(counts)
-    finally:
-        if own:
-            put_statistics(layers, before)
-        for module, mode in modes.items():
-            module.training = mode
-    *right, images = total(counts).tolist()
-    if not images:
+    metrics, failures, places = _run(supernet, configs, batches, calibration)
+    states = [cast(Tensor, value) for metric in metrics for value in metric.metric_state.values()]
+    parts, digits = [*states, failures, places], torch.float64 if places.device.type != "mps" else torch.float32
+    counts = total(torch.cat([part.flatten().to(digits) for part in parts])).cpu().double()
+    *totals, failures, places = torch.split(counts, [part.numel() for part in parts])
+    if not places:
         raise ValueError("An accuracy needs at least one image; got no batches. Pass a loader that is not used up.")
-    return [count / images for count in right]
+    values, accuracies = iter(totals), []
+    for metric, failed in zip(metrics, failures.tolist(), strict=True):
+        for name, state in metric.metric_state.items():
+            setattr(metric, name, next(values).view_as(cast(Tensor, state)))
+        accuracies.append(0.0 if failed else float(metric.compute()))
+    return accuracies
 
 
-@torch.no_grad()
 def inherited_error(
     supernet: Supernet,
     config: SubnetConfig,
@@ -115,14 +93,47 @@ def inherited_error(
         calibration: Training images of its resolution, ``[M, C, H, W]``.
         batch_size: Images in a batch.
     """
-    # every process of a distributed fit has architectures of its own
-    metric = metric_of(supernet.task, supernet.num_classes, sync=False).to(images.device)
-    check_labels(labels, supernet.num_classes, supernet.task)
-    with recalibrated(supernet, config, in_parts(calibration, batch_size)):
-        for x, y in zip(torch.split(images, batch_size), torch.split(labels, batch_size), strict=True):
-            logits = supernet.run_config(x, config)
-            check_logits(logits, supernet, x)
-            if not logits.isfinite().all():
-                return math.nan
-            metric.update(logits, y.to(x.device))
-    return 1.0 - float(metric.compute())
+    batches = zip(torch.split(images, batch_size), torch.split(labels, batch_size), strict=True)
+    (metric,), failures, _ = _run(supernet, [config], batches, in_parts(calibration, batch_size))
+    return math.nan if failures else 1.0 - float(metric.compute())
+
+
+@torch.no_grad()
+def _run(
+    supernet: Supernet,
+    configs: Sequence[SubnetConfig],
+    batches: Iterable[tuple[Tensor, Tensor]],
+    calibration: Sequence[Tensor],
+) -> tuple[list[Metric], Tensor, Tensor]:
+    """Metric of every architecture, how many of its batches overflowed ``[N]``, and the number of labels ``[]``."""
+    for config in configs:
+        supernet.space.validate(config)
+    like = next(supernet.parameters())
+    # Every process of a distributed fit may have architectures of its own, so metrics exchange nothing by themselves.
+    metrics = [metric_of(supernet.task, supernet.num_classes, sync=False).to(like.device) for _ in configs]
+    failures = torch.zeros(len(configs), device=like.device)
+    places = torch.zeros((), dtype=torch.int64, device=like.device)
+    layers, own = batch_norms(supernet), []
+    before = running_statistics(layers)
+    with restored_modes(supernet):
+        try:
+            for config in configs if calibration else ():
+                with recalibrated(supernet, config, calibration):
+                    own.append(running_statistics(layers))
+            supernet.eval()
+            with nullcontext() if calibration else batch_statistics(supernet):
+                for x, y in batches:
+                    check_batch(supernet, x, y, first=True)  # where they lie; most often that is no device to wait for
+                    x, y = x.to(like if x.is_floating_point() else like.device), y.to(like.device)
+                    places += (y != IGNORED).sum() if supernet.task == "segmentation" else y.numel()
+                    for i, config in enumerate(configs):
+                        if own:
+                            put_statistics(layers, own[i])
+                        logits = supernet.run_config(x, config)
+                        check_logits(logits, supernet, x)
+                        failures[i] += ~logits.isfinite().all()
+                        metrics[i].update(logits, y)
+        finally:
+            if own:
+                put_statistics(layers, before)
+    return metrics, failures, places

@@ -14,18 +14,14 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from oneshot.evaluation.accuracy import inherited_error
-from oneshot.evaluation.images import fitted
+from oneshot.evaluation.inherited import InheritedEvaluation
 from oneshot.parallel.pools import RayPool
 from oneshot.parallel.ray import check_room, connect
 from oneshot.storage.files import Outbox
 from oneshot.storage.journal import Journal
 from oneshot.supernets.base import Supernet
-from oneshot.supernets.elastic import ElasticSupernet
 from oneshot.supernets.json_files import checked
 from oneshot.supernets.space import SubnetConfig
-from oneshot.training.batches import check_batch
-from oneshot.training.tasks import IGNORED
 
 Done = Callable[[SubnetConfig, float], None]  # told of every error as soon as it is known
 
@@ -47,82 +43,36 @@ class Evaluator(ABC):
 
 
 class SupernetEvaluator(Evaluator):
-    """Validation error with inherited weights, after batch normalisation was calibrated for each architecture.
-
-    Images are held in memory as they come, decoded and normalised, and resized once for all architectures of one
-    resolution, where the space has resolutions; other inputs stay as they are
-    (:func:`~oneshot.evaluation.images.fitted`). Nothing of the supernet changes. A network whose output is not finite
-    has failed.
+    """Validation errors with inherited weights, those of one resolution one after the other.
 
     Args:
-        supernet: Shared weights; on the device where it is when asked.
-        images: Validation images ``[N, C, H, W]``, or other inputs ``[N, *input_shape]``.
-        labels: ``[N]``, or ``[N, H, W]``.
-        calibration: Training images, not augmented, ``[M, C, H, W]``; hundreds to thousands.
-        batch_size: Images in a batch.
-
-    Raises:
-        ValueError: If there are no images, fewer labels than images, a single class among the labels, or fewer pixels
-            than an elastic supernet's highest resolution asks for.
+        supernet: See :class:`~oneshot.evaluation.inherited.InheritedEvaluation`, which evaluates.
+        images: Likewise.
+        labels: Likewise.
+        calibration: Likewise.
+        batch_size: Likewise.
     """
 
     def __init__(
         self, supernet: Supernet, images: Tensor, labels: Tensor, calibration: Tensor, *, batch_size: int = 256
     ) -> None:
-        if not len(images) or not len(calibration):
-            raise ValueError(
-                f"Architectures are compared on validation images after a calibration on training images; got "
-                f"{len(images)} and {len(calibration)}. Hold some back: val_fraction=0.1."
-            )
-        if len(images) != len(labels):
-            raise ValueError(f"Every validation image has a label; got {len(images)} images, {len(labels)} labels.")
-        if isinstance(supernet, ElasticSupernet) and images.dim() == calibration.dim() == 4:
-            supernet.check_images(min(*images.shape[2:], *calibration.shape[2:]))
-        for part in (images, calibration):
-            fitted(supernet, part[:1], supernet.space.sample(0))  # raises where their shape is another one
-        check_batch(supernet, images, labels, first=True)
-        seen = torch.unique(labels)
-        if len(seen := seen[seen != IGNORED] if supernet.task == "segmentation" else seen) < 2:
-            raise ValueError(
-                f"Validation images of one class ({', '.join(map(str, seen.tolist())) or 'all ignored'}) tell no "
-                "architectures apart. Hold back images of every class: val_fraction splits by class."
-            )
-        if batch_size < 1:
-            raise ValueError(f"batch_size must be at least 1; got {batch_size}.")
-        self.supernet, self.images, self.labels, self.calibration = supernet, images, labels, calibration
-        self.batch_size = batch_size
-        self._sized: tuple[tuple[tuple[int, ...], torch.device, torch.dtype], Tensor, Tensor] | None = None
+        self.inherited = InheritedEvaluation(supernet, images, labels, calibration, batch_size=batch_size)
 
     def to(self, device: str) -> SupernetEvaluator:
-        parts = (part.to(device) for part in (self.images, self.labels, self.calibration))
-        return SupernetEvaluator(copy.deepcopy(self.supernet).to(device), *parts, batch_size=self.batch_size)
+        moved = copy.copy(self)
+        moved.inherited = self.inherited.to(device)
+        return moved
 
     def order(self, configs: Sequence[SubnetConfig]) -> list[int]:
-        shapes = [self.supernet.shape_of(config) for config in configs]
-        return sorted(range(len(configs)), key=lambda i: shapes.index(shapes[i]))
+        return self.inherited.order(configs)
 
     def evaluate(self, configs: Sequence[SubnetConfig], done: Done | None = None) -> list[float]:
         errors = [math.nan] * len(configs)
-        for config in configs:
-            self.supernet.space.validate(config)
         for i in self.order(configs):
-            images, calibration = self._fitted(configs[i])
-            errors[i] = inherited_error(
-                self.supernet, configs[i], images, self.labels, calibration, batch_size=self.batch_size
-            )
+            errors[i] = self.inherited.error(configs[i])
             if done is not None:
                 done(configs[i], errors[i])
         return errors
-
-    def _fitted(self, config: SubnetConfig) -> tuple[Tensor, Tensor]:
-        """Both kinds of images as an architecture reads them; those of the last resolution are kept."""
-        like = next(self.supernet.parameters())
-        key = self.supernet.shape_of(config), like.device, like.dtype
-        if self._sized is None or self._sized[0] != key:
-            self._sized = None  # before there is another
-            images, calibration = (fitted(self.supernet, part, config) for part in (self.images, self.calibration))
-            self._sized = key, images, calibration
-        return self._sized[1:]
 
 
 class SharedEvaluator(Evaluator):

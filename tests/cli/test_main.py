@@ -27,9 +27,9 @@ from oneshot.cli.trainer import RunCLI
 from oneshot.cost import LatencyTable
 from oneshot.data import Digits
 from oneshot.deploy.export import load
+from oneshot.evaluation import inherited
 from oneshot.evaluation.images import calibration_images
 from oneshot.evaluation.recalibration import recalibrate
-from oneshot.nat import evaluators
 from oneshot.nat.nat import NAT
 from oneshot.supernets import PUBLISHED, MobileNetV3Supernet
 from oneshot.supernets.nasbench201 import NASBench201Space
@@ -538,7 +538,7 @@ def test_a_run_that_was_stopped_before_its_first_checkpoint_uses_its_evaluations
     config["model"]["init_args"]["warmup_epochs"], config["trainer"]["max_epochs"] = 0, 1
     del config["trainer"]["default_root_dir"], config["out"]
     (tmp_path / "first.yaml").write_text(yaml.safe_dump(config))
-    measured, most, measure = [], 7, evaluators.inherited_error
+    measured, most, measure = [], 7, inherited.inherited_error
 
     def stopped(supernet: object, subnet: object, *args: object, **options: object) -> float:
         if len(measured) == most:
@@ -548,7 +548,7 @@ def test_a_run_that_was_stopped_before_its_first_checkpoint_uses_its_evaluations
 
     command = ["pareto", "--config", str(tmp_path / "first.yaml"), "--out", str(folder)]
     with monkeypatch.context() as patch:
-        patch.setattr(evaluators, "inherited_error", stopped)
+        patch.setattr(inherited, "inherited_error", stopped)
         patch.setattr(
             "oneshot.cli.trainer.new_folder", lambda folder, **options: nullcontext(folder)
         )  # as SIGKILL leaves it
@@ -557,7 +557,7 @@ def test_a_run_that_was_stopped_before_its_first_checkpoint_uses_its_evaluations
     assert len(lines) == 7 and not (folder / "checkpoints/last.ckpt").exists()
     most = 1000
     with monkeypatch.context() as patch:
-        patch.setattr(evaluators, "inherited_error", stopped)
+        patch.setattr(inherited, "inherited_error", stopped)
         assert main([*command, "--resume"]) == 0
     after = (folder / "evaluations/evaluations.0.jsonl").read_text().splitlines()
     assert after[:7] == lines and len(after) == len(measured) == 15 + 15

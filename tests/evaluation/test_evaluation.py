@@ -94,11 +94,28 @@ def test_nothing_of_the_supernet_changes(calibrated: bool) -> None:
 def test_counts_are_added_up_over_processes_before_they_are_divided() -> None:
     network, data = supernet(), batches()
     configs = network.space.decode(network.space.sample_matrix(3, 0))
-    rest = evaluate_configs(network, configs, data[1:])
-    both = evaluate_configs(
-        network, configs, data[:1], total=lambda counts: counts + counts.new_tensor([*(48 * a for a in rest), 48])
-    )
-    assert both == pytest.approx(evaluate_configs(network, configs, data))
+    rest: list[Tensor] = []
+
+    def keep(counts: Tensor) -> Tensor:
+        rest.append(counts)
+        return counts
+
+    one = evaluate_configs(network, configs, data[1:], total=keep)
+    both = evaluate_configs(network, configs, data[:1], total=lambda counts: counts + rest[0])
+    assert both == pytest.approx(evaluate_configs(network, configs, data)) and both != pytest.approx(one)
+
+
+def test_an_architecture_whose_logits_are_not_finite_has_an_accuracy_of_0() -> None:
+    network, ((x, y), *_) = supernet(), batches()
+    broken, whole = network.space.decode([[3] * 6, [1] * 6])
+    with torch.no_grad():
+        for row in network.mixed_ops()["cell"]:
+            for mixed in row:
+                for weight in mixed.ops[3].parameters():
+                    weight.fill_(torch.nan)
+    assert network.run_config(x, broken).isnan().any()
+    found = evaluate_configs(network, [broken, whole], [(x, y * 0)])  # argmax takes NaN for class 0
+    assert found[0] == 0.0 < found[1]
 
 
 def test_a_loader_that_is_used_up_and_a_foreign_config_are_refused() -> None:

@@ -15,8 +15,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from oneshot.evaluation import inherited
 from oneshot.evaluation.recalibration import recalibrate
-from oneshot.nat import evaluators
 from oneshot.nat.evaluators import (
     Done,
     Evaluator,
@@ -108,22 +108,6 @@ def test_no_calibration_image_is_alone_in_a_batch() -> None:
     assert error == pytest.approx(alone(supernet, low, x, y, calibration, parts=(11, 10)), abs=1e-6)
 
 
-@pytest.mark.parametrize(
-    ("change", "message"),
-    [
-        pytest.param({"images": torch.empty(0, 3, 16, 16)}, "got 0 and 10", id="no-images"),
-        pytest.param({"calibration": torch.empty(0, 3, 16, 16)}, "got 10 and 0", id="no-calibration"),
-        pytest.param({"labels": torch.zeros(3, dtype=torch.long)}, "got 10 images, 3 labels", id="labels"),
-        pytest.param({"labels": torch.zeros(10, dtype=torch.long)}, r"one class \(0\) tell no", id="one-class"),
-        pytest.param({"batch_size": 0}, "batch_size must be at least 1; got 0", id="batch"),
-    ],
-)
-def test_images_that_tell_nothing_are_refused(change: dict[str, Any], message: str) -> None:
-    x, y = images(10, 1)
-    with pytest.raises(ValueError, match=message):
-        SupernetEvaluator(macro(), **{"images": x, "labels": y, "calibration": x, **change})
-
-
 # The journal.
 
 
@@ -166,14 +150,14 @@ def test_the_journal_gives_back_what_was_measured_with_the_same_weights(tmp_path
 def test_images_are_resized_once_for_all_architectures_of_a_resolution(monkeypatch: pytest.MonkeyPatch) -> None:
     """Also where each is evaluated by a call of its own, as workers of a cluster do."""
     supernet, (x, y), sizes = mobile(), images(20, 1), list[int]()
-    fit = evaluators.fitted
+    fit = inherited.fitted
 
     def fitted(network: Supernet, part: Tensor, config: SubnetConfig) -> Tensor:
         if len(part) > 1:  # one is tried when an evaluator is made
             sizes.append(network.resolution(config))
         return fit(network, part, config)
 
-    monkeypatch.setattr(evaluators, "fitted", fitted)
+    monkeypatch.setattr(inherited, "fitted", fitted)
     configs = configs_of(supernet, 12)
     together, alone = SupernetEvaluator(supernet, x, y, x), SupernetEvaluator(supernet, x, y, x)
     errors = together.evaluate(configs)
@@ -181,14 +165,6 @@ def test_images_are_resized_once_for_all_architectures_of_a_resolution(monkeypat
     order = alone.order(configs)
     assert [alone.evaluate([configs[i]])[0] for i in order] == [errors[i] for i in order]
     assert sorted(sizes) == [8] * 4 + [16] * 4 and order != sorted(order)
-
-
-def test_images_smaller_than_the_highest_resolution_are_refused() -> None:
-    supernet, (x, y) = mobile(), images(20, 1)
-    for evaluated, calibration in ((x[..., :8], x), (x, x[..., :8])):
-        with pytest.raises(ValueError, match="resolutions up to 16, the images have 8 pixels"):
-            SupernetEvaluator(supernet, evaluated, y, calibration)
-    SupernetEvaluator(supernet, x, y, x)
 
 
 def test_the_fingerprint_changes_with_a_weight_and_not_with_a_statistic() -> None:

@@ -25,7 +25,7 @@ from torch.utils.data import DataLoader, TensorDataset
 from oneshot.callbacks import ParetoExport, SearchProgressBar
 from oneshot.cost import LatencyTable, count_candidates, describe_supernet
 from oneshot.cost.latency.table import describe_choices
-from oneshot.nat import evaluators
+from oneshot.evaluation import inherited
 from oneshot.nat.evaluators import SupernetEvaluator
 from oneshot.nat.nat import NAT
 from oneshot.nat.objectives import Objective
@@ -562,7 +562,7 @@ class Interrupted(RuntimeError):
 def interrupt_after(count: int, monkeypatch: pytest.MonkeyPatch) -> list[SubnetConfig]:
     """From then on an evaluation raises; what was evaluated before is returned, as it happens."""
     measured: list[SubnetConfig] = []
-    measure = evaluators.inherited_error
+    measure = inherited.inherited_error
 
     def counted(supernet: Supernet, config: SubnetConfig, *args: Any, **options: Any) -> float:
         if len(measured) == count:
@@ -570,7 +570,7 @@ def interrupt_after(count: int, monkeypatch: pytest.MonkeyPatch) -> list[SubnetC
         measured.append(config)
         return measure(supernet, config, *args, **options)
 
-    monkeypatch.setattr(evaluators, "inherited_error", counted)
+    monkeypatch.setattr(inherited, "inherited_error", counted)
     return measured
 
 

@@ -14,6 +14,7 @@ from torch.utils.data import DataLoader, TensorDataset
 
 from oneshot.evaluation.accuracy import evaluate_configs
 from oneshot.methods.darts import DARTS
+from oneshot.methods.random_sharing import RandomSharing
 from oneshot.supernets.segmentation import SegmentationSupernet
 from oneshot.testing.methods import fit
 from oneshot.training.retrain import Retrain
@@ -157,12 +158,13 @@ def test_an_exported_segmentation_network_is_loaded_and_computes_the_same(tmp_pa
     assert loaded.task == "segmentation"
 
 
-def test_the_accuracy_of_shared_weights_is_the_share_of_the_pixels_that_count() -> None:
+def test_the_accuracy_of_shared_weights_is_that_of_the_logs() -> None:
+    """In segmentation the mean intersection over union, and no longer the share of the pixels that are right."""
     supernet = small_supernet()
     x, y = batches().tensors
     configs = supernet.space.decode(supernet.space.sample_matrix(3, 0))
     found = evaluate_configs(supernet, configs, [(x[:5], y[:5]), (x[5:], y[5:])], calibration=[x])
-    counted, right = y != IGNORED, []
+    counted, right, expected = y != IGNORED, [], []
     for config in configs:
         network = supernet.extract(config).train()
         for layer in network.modules():
@@ -170,7 +172,22 @@ def test_the_accuracy_of_shared_weights_is_the_share_of_the_pixels_that_count() 
                 layer.momentum = 1.0  # the statistics of the one batch
         with torch.no_grad():
             network(x)
-            right.append(int((network.eval()(x).argmax(1) == y)[counted].sum()))
-    assert found == pytest.approx([count / int(counted.sum()) for count in right], abs=1e-9)
+            logits = network.eval()(x)
+        expected.append(mean_iou(logits, y))
+        right.append(int((logits.argmax(1) == y)[counted].sum()))
+    assert found == pytest.approx(expected, abs=1e-6)
     assert not counted.all() and min(right) > 0
-    assert found != pytest.approx([count / y.numel() for count in right], abs=1e-3)
+    assert found != pytest.approx([count / int(counted.sum()) for count in right], abs=1e-2)
+
+
+def test_architectures_are_ranked_by_the_metric_of_their_task() -> None:
+    search = RandomSharing(small_supernet(), candidates=4, finalists=4)
+    x, y = batches().tensors
+    search.rank([(x, y)])
+    with torch.no_grad():
+        outputs = [search.supernet.extract(config).train()(x) for config, _ in search.ranking]
+    values = [mean_iou(logits, y) for logits in outputs]
+    assert [value for _, value in search.ranking] == pytest.approx(values, abs=1e-6)
+    assert values == sorted(values, reverse=True) and values[0] > values[-1]
+    shares = [float((logits.argmax(1) == y)[y != IGNORED].float().mean()) for logits in outputs]
+    assert shares != pytest.approx(values, abs=1e-2)

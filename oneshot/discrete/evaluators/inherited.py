@@ -8,11 +8,9 @@ import pytorch_lightning as pl
 
 from oneshot.cost.counting.network import count
 from oneshot.discrete.protocol import Evaluator, Proposal
-from oneshot.evaluation.accuracy import inherited_error
-from oneshot.evaluation.images import decode_images, fitted, in_parts
-from oneshot.evaluation.recalibration import recalibrate
+from oneshot.evaluation.images import decode_images
+from oneshot.evaluation.inherited import InheritedEvaluation
 from oneshot.supernets.base import Subnet, Supernet
-from oneshot.training.batches import check_batch
 
 
 class SupernetEvaluator(Evaluator):
@@ -25,7 +23,8 @@ class SupernetEvaluator(Evaluator):
         batch_size: Images in a batch.
 
     Raises:
-        ValueError: If there are no images to validate with.
+        ValueError: If there are no images to validate with, or they cannot tell architectures apart, see
+            :class:`~oneshot.evaluation.inherited.InheritedEvaluation`.
     """
 
     def __init__(
@@ -33,23 +32,19 @@ class SupernetEvaluator(Evaluator):
     ) -> None:
         data.prepare_data()
         data.setup("fit")
-        self.supernet, self.space, self.data, self.batch_size = supernet, supernet.space, data, batch_size
-        self.images, self.labels, self.calibration = decode_images(data, calibration, batch_size=batch_size)
-        check_batch(supernet, self.images, self.labels, first=True)
+        images = decode_images(data, calibration, batch_size=batch_size)
+        self.inherited = InheritedEvaluation(supernet, *images, batch_size=batch_size)
+        self.supernet, self.space, self.data = supernet, supernet.space, data
 
     @property
     def metrics(self) -> tuple[str, ...]:
         return ("accuracy", "error", "params", "macs")
 
     def __call__(self, proposal: Proposal) -> Mapping[str, float]:
-        config = proposal.config
-        images, calibration = (fitted(self.supernet, part, config) for part in (self.images, self.calibration))
-        error = inherited_error(self.supernet, config, images, self.labels, calibration, batch_size=self.batch_size)
-        network = self.supernet.extract(config)
+        error = self.inherited.error(proposal.config)
+        network = self.supernet.extract(proposal.config)
         counts = count(network, network.input_shape)
         return {"accuracy": 1 - error, "error": error, "params": counts.params, "macs": counts.macs}
 
     def network(self, proposal: Proposal) -> Subnet:
-        network = self.supernet.extract(proposal.config)
-        recalibrate(network, in_parts(fitted(network, self.calibration), self.batch_size))
-        return network.eval()
+        return self.inherited.network(proposal.config)

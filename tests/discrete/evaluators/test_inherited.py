@@ -23,7 +23,7 @@ def test_architectures_are_evaluated_with_the_weights_they_share() -> None:
 
     record = study.best
     network = evaluator.network(record.proposal)
-    x, y = evaluator.images, evaluator.labels
+    x, y = evaluator.inherited.images, evaluator.inherited.labels
     accuracy = float((network(x).argmax(1) == y).float().mean())
     assert accuracy == pytest.approx(record.result.metrics["accuracy"])
     assert record.result.metrics["params"] == sum(p.numel() for p in network.parameters())
@@ -33,6 +33,18 @@ def test_images_to_validate_with_are_needed() -> None:
     supernet = NASBench201Supernet(channels=4, cells_per_stage=1, num_classes=3, in_channels=1, image_size=8)
     with pytest.raises(ValueError, match="compared on validation images; there are none"):
         SupernetEvaluator(supernet, FakeImages(**OPTIONS, batch_size=16, val_fraction=0.0))
+
+
+def test_images_that_tell_no_architectures_apart_are_refused() -> None:
+    supernet = NASBench201Supernet(channels=4, cells_per_stage=1, num_classes=3, in_channels=1, image_size=8)
+    data = FakeImages(**OPTIONS, batch_size=16, val_fraction=0.3)
+    data.prepare_data()
+    data.setup("fit")
+    assert data.val_images is not None
+    data.val_images.labels[:] = 1
+    data.setup = lambda stage: None  # type: ignore[method-assign]  # keep these
+    with pytest.raises(ValueError, match=r"one class \(1\) tell no architectures apart"):
+        SupernetEvaluator(supernet, data, calibration=30)
 
 
 def test_a_config_of_another_space_is_a_failure() -> None:

@@ -1,0 +1,105 @@
+"""Evaluation of many architectures by the weights they inherit from a supernet, on images held in memory."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from oneshot.supernets.base import Subnet, Supernet
+from oneshot.supernets.elastic import ElasticSupernet
+from oneshot.supernets.space import SubnetConfig
+from oneshot.training.batches import check_batch
+from oneshot.training.tasks import IGNORED
+
+from .accuracy import inherited_error
+from .images import fitted, in_parts
+from .recalibration import recalibrate
+
+
+class InheritedEvaluation:
+    """Validation error with inherited weights, after batch normalisation was calibrated for each architecture.
+
+    Images are held in memory as they come, decoded and normalised, and resized once for all architectures of one
+    resolution, where the space has resolutions; other inputs stay as they are
+    (:func:`~oneshot.evaluation.images.fitted`). Nothing of the supernet changes.
+
+    Args:
+        supernet: Shared weights; on the device where it is when asked.
+        images: Validation images ``[N, C, H, W]``, or other inputs ``[N, *input_shape]``.
+        labels: ``[N]``, or ``[N, H, W]``.
+        calibration: Training images, not augmented, ``[M, C, H, W]``; hundreds to thousands.
+        batch_size: Images in a batch.
+
+    Raises:
+        ValueError: If there are no images, fewer labels than images, a single class among the labels, or fewer pixels
+            than an elastic supernet's highest resolution asks for.
+    """
+
+    def __init__(
+        self, supernet: Supernet, images: Tensor, labels: Tensor, calibration: Tensor, *, batch_size: int = 256
+    ) -> None:
+        if not len(images) or not len(calibration):
+            raise ValueError(
+                "Architectures must be compared on validation images after a calibration on training images; got "
+                f"{len(images)} and {len(calibration)}. Hold some back: val_fraction=0.1."
+            )
+        if len(images) != len(labels):
+            raise ValueError(
+                f"Every validation image must have a label; got {len(images)} images, {len(labels)} labels."
+            )
+        if isinstance(supernet, ElasticSupernet) and images.dim() == calibration.dim() == 4:
+            supernet.check_images(min(*images.shape[2:], *calibration.shape[2:]))
+        for part in (images, calibration):
+            fitted(supernet, part[:1], supernet.space.sample(0))  # raises where their shape is another one
+        check_batch(supernet, images, labels, first=True)
+        seen = torch.unique(labels)
+        if len(seen := seen[seen != IGNORED] if supernet.task == "segmentation" else seen) < 2:
+            raise ValueError(
+                f"Validation images must be of several classes; those of one class ("
+                f"{', '.join(map(str, seen.tolist())) or 'all ignored'}) tell no architectures apart. Hold back images "
+                "of every class: val_fraction splits by class."
+            )
+        if batch_size < 1:
+            raise ValueError(f"batch_size must be at least 1; got {batch_size}.")
+        self.supernet, self.images, self.labels, self.calibration = supernet, images, labels, calibration
+        self.batch_size = batch_size
+        self._sized: tuple[tuple[tuple[int, ...], torch.device, torch.dtype], Tensor, Tensor] | None = None
+
+    def to(self, device: str) -> InheritedEvaluation:
+        """A copy on another device."""
+        parts = (part.to(device) for part in (self.images, self.labels, self.calibration))
+        return InheritedEvaluation(copy.deepcopy(self.supernet).to(device), *parts, batch_size=self.batch_size)
+
+    def order(self, configs: Sequence[SubnetConfig]) -> list[int]:
+        """Numbers of architectures, those of one resolution together: images are resized once for each."""
+        shapes = [self.supernet.shape_of(config) for config in configs]
+        return sorted(range(len(configs)), key=lambda i: shapes.index(shapes[i]))
+
+    def error(self, config: SubnetConfig) -> float:
+        """Error of an architecture, between 0 and 1; NaN where its output is not finite.
+
+        Raises:
+            ValueError: If it is not of the space of the supernet.
+        """
+        self.supernet.space.validate(config)
+        images, calibration = self._fitted(config)
+        return inherited_error(self.supernet, config, images, self.labels, calibration, batch_size=self.batch_size)
+
+    def network(self, config: SubnetConfig) -> Subnet:
+        """The architecture as a network of its own, with the weights and statistics it was evaluated with."""
+        network = self.supernet.extract(config)
+        recalibrate(network, in_parts(self._fitted(config)[1], self.batch_size))
+        return network.eval()
+
+    def _fitted(self, config: SubnetConfig) -> tuple[Tensor, Tensor]:
+        """Both kinds of images as an architecture reads them; those of the last resolution are kept."""
+        like = next(self.supernet.parameters())
+        key = self.supernet.shape_of(config), like.device, like.dtype
+        if self._sized is None or self._sized[0] != key:
+            self._sized = None  # frees the memory before it is needed again
+            images, calibration = (fitted(self.supernet, part, config) for part in (self.images, self.calibration))
+            self._sized = key, images, calibration
+        return self._sized[1:]
