@@ -12,6 +12,7 @@ import torch
 from pytorch_lightning.loggers import TensorBoardLogger, WandbLogger
 from torch import Tensor
 
+from oneshot.engine.alphas import AlphaSearch
 from oneshot.engine.module import SearchModule
 from oneshot.functional import entropy
 from oneshot.report.cells import draw_cells
@@ -29,11 +30,11 @@ History = dict[str, npt.NDArray[np.float32]]
 class ArchLogger(SearchCallback):
     """Logs, after a training epoch, for every choice and row: alphas, probabilities, entropy and chosen operation.
 
-    Any logger gets ``alpha/<choice>/<row>/<candidate>``, ``probability/<choice>/<row>/<candidate>``,
-    ``entropy/<choice>/<row>`` and its mean ``entropy/<choice>`` (nats), and ``choice/<choice>/<row>``, the index of the
-    derived operation in :attr:`~oneshot.supernets.space.Choice.picks`. TensorBoard and W&B also get the derived
-    architecture as text. W&B also gets pictures (heat map, probabilities over time, cells) and, at the end of the fit,
-    ``subnet.json`` as an artifact of type ``architecture``.
+    Any logger gets ``probability/<choice>/<row>/<candidate>``, and ``alpha/<choice>/<row>/<candidate>`` if the search
+    has alphas; ``entropy/<choice>/<row>`` and its mean ``entropy/<choice>`` (nats); and ``choice/<choice>/<row>``, the
+    index of the derived operation in :attr:`~oneshot.supernets.space.Choice.picks`. TensorBoard and W&B also get the
+    derived architecture as text. W&B also gets pictures (heat map, probabilities over time, cells) and, at the end of
+    the fit, ``subnet.json`` as an artifact of type ``architecture``.
 
     The history is part of the checkpoint, so it continues when a search is resumed.
 
@@ -54,7 +55,7 @@ class ArchLogger(SearchCallback):
 
     def __init__(self, every_n_epochs: int = 1) -> None:
         super().__init__(every_n_epochs)
-        self._records: dict[int, dict[str, Tensor]] = {}  # epoch -> choice -> alphas and probabilities, [2, R, O]
+        self._records: dict[int, dict[str, Tensor]] = {}  # epoch -> choice -> (alphas and) probabilities
 
     @property
     def epochs(self) -> list[int]:
@@ -63,12 +64,16 @@ class ArchLogger(SearchCallback):
     @property
     def history(self) -> History:
         """Probabilities of all logged epochs, ``{choice: [T, R, O]}``: what ``oneshot.report.draw_alphas`` takes."""
-        return self._stack(1)
+        return self._stack(-1)
 
     @property
     def alpha_history(self) -> History:
-        """Alphas of all logged epochs, ``{choice: [T, R, O]}``."""
-        return self._stack(0)
+        """Alphas of all logged epochs, ``{choice: [T, R, O]}``; empty where the search has none."""
+        return (
+            self._stack(0)
+            if all(len(both) == 2 for record in self._records.values() for both in record.values())
+            else {}
+        )
 
     def _stack(self, which: int) -> History:
         records = list(self._records.values())
@@ -83,7 +88,7 @@ class ArchLogger(SearchCallback):
     def after_epoch(self, trainer: pl.Trainer, search: SearchModule) -> None:
         self._record(trainer.current_epoch, search)
         config = search.derive()
-        # Every rank holds the same alphas; there is nothing to average.
+        # Every rank holds the same; there is nothing to average.
         search.log_dict(self._metrics(search, config), rank_zero_only=True)
         if not trainer.is_global_zero:
             return
@@ -114,10 +119,11 @@ class ArchLogger(SearchCallback):
             ) from exception
 
     def _record(self, epoch: int, search: SearchModule) -> None:
-        probabilities = search.probabilities()
+        """Keep alphas, if there are any, and probabilities."""
+        alphas = search.alphas if isinstance(search, AlphaSearch) else {}
         now = {
-            name: torch.stack([alpha.detach(), probabilities[name]]).float().cpu()
-            for name, alpha in search.alphas.items()
+            name: torch.stack([*([alphas[name].detach()] if alphas else []), probability]).float().cpu()
+            for name, probability in search.probabilities().items()
         }
         # A search that starts again, or resumes from an older checkpoint, forgets what comes after.
         self._records = {e: record for e, record in self._records.items() if e < epoch} | {epoch: now}
@@ -125,14 +131,14 @@ class ArchLogger(SearchCallback):
     def _metrics(self, search: SearchModule, config: SubnetConfig) -> dict[str, float]:
         metrics: dict[str, float] = {}
         for choice in search.supernet.space.choices:
-            alphas, probabilities = self._records[self.epochs[-1]][choice.name]
+            *alphas, probabilities = self._records[self.epochs[-1]][choice.name]
             entropies = entropy(probabilities)
             metrics[f"entropy/{choice.name}"] = entropies.mean().item()
             for row, pick in enumerate(config[choice.name]):
                 where = f"{choice.name}/{row}"
                 metrics[f"entropy/{where}"] = entropies[row].item()
                 metrics[f"choice/{where}"] = float(choice.picks.index(pick))
-                for kind, values in (("alpha", alphas), ("probability", probabilities)):
+                for kind, values in (*(("alpha", alpha) for alpha in alphas), ("probability", probabilities)):
                     for candidate, value in zip(choice.candidates, values[row].tolist(), strict=True):
                         metrics[f"{kind}/{where}/{candidate}"] = value
         return metrics

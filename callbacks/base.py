@@ -27,7 +27,7 @@ class SearchCallback(Callback):
         self._trained = False
 
     def after_epoch(self, trainer: pl.Trainer, search: SearchModule) -> None:
-        """The hook to fill: an epoch is over and all alphas are finite. Called on every rank."""
+        """The hook to fill: an epoch is over and all architecture parameters are finite. Called on every rank."""
 
     def after_finished_fit(self, trainer: pl.Trainer, search: SearchModule) -> None:
         """The hook to fill: a fit was resumed that had nothing left to train. Called on every rank."""
@@ -48,7 +48,7 @@ class SearchCallback(Callback):
         search = self.search(pl_module)
         # The module stops the search when something is NaN, but callbacks run first.
         if (trainer.current_epoch + 1) % self.every_n_epochs == 0 and all(
-            bool(alpha.isfinite().all()) for alpha in search.alphas.values()
+            bool(parameter.isfinite().all()) for parameter in search.arch_parameters()
         ):
             self.after_epoch(trainer, search)
 
@@ -60,7 +60,7 @@ class SearchCallback(Callback):
         """
         if not isinstance(pl_module, SearchModule):
             raise ValueError(
-                f"{type(self).__name__} looks at the alphas of a SearchModule, such as DARTS(supernet); "
+                f"{type(self).__name__} looks at a search and needs a SearchModule, such as DARTS(supernet); "
                 f"got {type(pl_module).__name__}. Take the callback off this Trainer."
             )
         return pl_module

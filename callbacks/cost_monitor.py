@@ -10,6 +10,7 @@ import torch
 from oneshot.cost.model import CostModel
 from oneshot.cost.resolve import GivenCost, resolve_cost, unit_of
 from oneshot.engine.module import SearchModule
+from oneshot.engine.paths import PathTraining
 from oneshot.engine.sharing import WeightSharingSearch
 
 from .base import SearchCallback
@@ -57,12 +58,12 @@ class CostMonitor(SearchCallback):
 
     @torch.no_grad()
     def after_epoch(self, trainer: pl.Trainer, search: SearchModule) -> None:
-        sharing = isinstance(search, WeightSharingSearch)
-        if sharing and not search.ranking:
+        paths = isinstance(search, PathTraining)
+        if paths and not (isinstance(search, WeightSharingSearch) and search.ranking):
             return
         config, measured = search.derive(), {}
         for model in self._models:
             measured[f"cost/derived_{model.unit}"] = model.cost(config)
-            if not sharing:
+            if not paths:
                 measured[f"cost/expected_{model.unit}"] = float(model.expected(search.probabilities()))
         search.log_dict(measured, sync_dist=True)  # the same on every rank, and every rank may monitor it

@@ -122,8 +122,9 @@ def table() -> str:
         )
         assert found is not None, f"{name} names no paper"
         level = {True: "two halves"}.get(isinstance(module, BilevelSearch), "one set")
-        sampler = words(type(getattr(module, "controller", module.sampler)).__name__)
-        inner = getattr(module.sampler, "inner", None)
+        draws = getattr(module, "controller", getattr(module, "sampler", None))
+        inner = getattr(draws, "inner", None)
+        sampler = "uniform" if draws is None else words(type(draws).__name__)
         sampler += f" over {words(type(inner).__name__)}" if inner is not None else ""
         paper = f"[{found[1]}](https://arxiv.org/abs/{found[1]})"
         cost, memory = (f"{a / b:.2f}" for a, b in ((meter.macs, base.macs), (meter.peak, base.peak)))

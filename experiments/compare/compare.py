@@ -52,7 +52,7 @@ from oneshot.data import Digits, ImageFolder, SearchDataModule, VisionData  # no
 from oneshot.data.images import ImageSet  # noqa: E402
 from oneshot.engine.gradient import SingleLevelSearch  # noqa: E402
 from oneshot.engine.module import SearchModule  # noqa: E402
-from oneshot.engine.sharing import WeightSharingSearch  # noqa: E402
+from oneshot.engine.paths import PathTraining  # noqa: E402
 from oneshot.report.curves import draw_curves  # noqa: E402
 from oneshot.report.style import save_figure  # noqa: E402
 from oneshot.storage.files import write_atomically  # noqa: E402
@@ -222,7 +222,7 @@ class Trajectory(pl.Callback):
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         assert isinstance(pl_module, SearchModule)
-        if not isinstance(pl_module, WeightSharingSearch):
+        if not isinstance(pl_module, PathTraining):
             self.configs.append(pl_module.derive())
 
 

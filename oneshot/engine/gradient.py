@@ -22,26 +22,21 @@ from oneshot.cost.latency.table import UNIT
 from oneshot.cost.penalty import CostPenalty
 from oneshot.cost.record import Prediction, Record
 from oneshot.cost.target import TargetAttempt, meet_target
-from oneshot.functional import (
-    NARROW,
-    frozen_batch_norm,
-    in_32_bits,
-    unrolled_arch_grad,
-)
+from oneshot.functional import NARROW, frozen_batch_norm, in_32_bits, unrolled_arch_grad
 from oneshot.supernets.base import OperationSupernet
 from oneshot.supernets.space import SubnetConfig
 
+from .alphas import AlphaSearch
 from .module import Batch
 from .samplers import Perturbation, Sampler
-from .supernet_training import SupernetTraining
 
 
-class GradientSearch(SupernetTraining):
+class GradientSearch(AlphaSearch):
     """What searches by gradient descent share: an optimiser for the weights and one for the alphas.
 
     Args:
-        supernet: See :class:`SearchModule`.
-        sampler: See :class:`SearchModule`.
+        supernet: See :class:`~oneshot.engine.alphas.AlphaSearch`.
+        sampler: See :class:`~oneshot.engine.alphas.AlphaSearch`.
         arch_lr: Learning rate of the alphas (Adam).
         arch_betas: Adam's betas.
         arch_weight_decay: Weight decay of the alphas.
@@ -49,15 +44,12 @@ class GradientSearch(SupernetTraining):
         arch_every: The alphas move in every n-th step.
         penalty: Adds the expected cost of the architecture to the loss of the alphas.
         perturbation: Changes the edge weights the weights are trained under (SmoothDARTS).
-        **kwargs: See :class:`SupernetTraining`.
+        **kwargs: See :class:`~oneshot.engine.alphas.AlphaSearch`.
 
     Raises:
         ValueError: If a number is out of its range, or a perturbation meets a sampler whose edge weights are not mixed
             on the simplex.
     """
-
-    supernet: OperationSupernet
-    supernet_kind = OperationSupernet
 
     def __init__(
         self,

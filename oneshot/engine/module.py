@@ -4,45 +4,32 @@ from __future__ import annotations
 
 import zlib
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
-from typing import Any, ClassVar, Literal, Self
+from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
 
 from oneshot.cost.record import Prediction, latency_facts
-from oneshot.functional import (
-    expected_cost,
-    wide,
-)
+from oneshot.functional import expected_cost
 from oneshot.supernets.base import OperationSupernet, Supernet, batch_statistics
-from oneshot.supernets.mixed_op import Path
 from oneshot.supernets.space import SubnetConfig
 from oneshot.training.batches import check_batch, check_logits, pair_of
 from oneshot.training.finite_loss import check_data, check_supernet
 from oneshot.training.resume import ResumableModule
 from oneshot.training.tasks import METRICS, loss_of, metric_of
 
-from .samplers import Sampler
-
-WIDE = ("alphas", "sampler", "penalty", "perturbation")  # parts of a search that decide about architectures
-
 Batch = dict[Literal["weights", "arch"], tuple[Tensor, Tensor]]
 
 
 class SearchModule(ResumableModule, ABC):
-    """A search method: supernet, alphas and sampler, and a rule that derives one architecture.
+    """A search method: a supernet, and a rule that derives one architecture.
 
     Args:
-        supernet: Shared weights. The alphas live beside it: ``self.supernet.parameters()`` are the weights,
-            ``self.alphas.parameters()`` the alphas.
-        sampler: Turns alphas into edge weights.
+        supernet: Shared weights. What decides about architectures lies beside it: ``self.supernet.parameters()`` are
+            the weights and nothing else.
         criterion: Loss of logits ``[B, classes, ...]`` and labels ``[B, ...]``; by default that of the supernet's task.
-        alpha_std: Standard deviation of the initial alphas.
 
     Attributes:
-        alphas: ``{choice: [R, O]}``. They and the sampler keep 32 bits where the supernet is trained in 16
-            (``precision="bf16-true"``), or small steps would be lost.
         supernet_kind: What the method can search.
 
     Raises:
@@ -52,19 +39,11 @@ class SearchModule(ResumableModule, ABC):
     supernet: Supernet
     supernet_kind: ClassVar[type[Any]] = Supernet
 
-    def __init__(
-        self,
-        supernet: Supernet,
-        sampler: Sampler,
-        *,
-        criterion: nn.Module | None = None,
-        alpha_std: float = 1e-3,
-    ) -> None:
+    def __init__(self, supernet: Supernet, *, criterion: nn.Module | None = None) -> None:
         super().__init__()
         self.check_kind(supernet)
-        self.supernet, self.sampler = supernet, sampler
+        self.supernet = supernet
         self.criterion = criterion or loss_of(supernet.task)
-        self.alphas = nn.ParameterDict({c.name: sampler.initial_alpha(c, alpha_std) for c in supernet.space.choices})
         self._costs = supernet.candidate_parameters() if isinstance(supernet, OperationSupernet) else {}
         self._fit_metric = metric_of(supernet.task, supernet.num_classes)
         self._fit_metric.persistent(True)  # a fit may be resumed in the middle of an epoch
@@ -73,40 +52,30 @@ class SearchModule(ResumableModule, ABC):
 
     @classmethod
     def check_kind(cls, supernet: object) -> None:
-        """Check that a method can search a supernet; for constructors that read its space before this class's does.
+        """Check that a method can search a supernet; for constructors that read its space before this class does.
 
         Raises:
             ValueError: If it is not of :attr:`supernet_kind`.
         """
         check_supernet(supernet, cls.supernet_kind, cls.__name__)
 
-    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
-        """Convert or move everything, but keep what decides about architectures out of 16 bits."""
-        for name, child in self.named_children():
-            child._apply(wide(fn) if name in WIDE else fn)  # type: ignore[no-untyped-call]  # torch
-        return super()._apply(fn, recurse=False)  # type: ignore[no-untyped-call,no-any-return]  # torch
+    # What the kinds of search supply.
+
+    @abstractmethod
+    def derive(self) -> SubnetConfig:
+        """The architecture the search has arrived at."""
 
     def arch_parameters(self) -> list[nn.Parameter]:
-        """The alphas, and what else of the sampler is trained."""
-        return [*self.alphas.parameters(), *self.sampler.parameters()]
-
-    def edge_weights(self) -> dict[str, Tensor]:
-        """Edge weights for one forward pass, ``{choice: [R, O]}``, differentiable in the alphas."""
-        return self.sampler(dict(self.alphas.items()))  # type: ignore[no-any-return]  # nn.Module.__call__ is untyped
-
-    def as_supernet(self, x: Tensor) -> Tensor:
-        """``x``, of any shape, in the precision of the supernet; as it is if it holds no digits."""
-        like = next(self.supernet.parameters(), x)
-        return x.to(like.dtype) if x.is_floating_point() else x
+        """Trained parameters that decide about architectures; none, unless the search has alphas."""
+        return []
 
     @torch.no_grad()
     def probabilities(self) -> dict[str, Tensor]:
-        """How much each candidate counts now, ``{choice: [R, O]}``, without gradient."""
-        return self.sampler.probabilities(dict(self.alphas.items()))
-
-    def facts(self) -> dict[str, Any]:
-        space = f"{self.supernet.space.name} ({zlib.crc32(repr(self.supernet.space).encode()):08x})"
-        return {**super().facts(), "space": space, **latency_facts(self.cost_models())}
+        """How much each candidate counts now, ``{choice: [R, O]}``, without gradient; by default all the same."""
+        return {
+            choice.name: torch.full((choice.rows, len(choice.candidates)), 1 / len(choice.candidates))
+            for choice in self.supernet.space.choices
+        }
 
     def cost_models(self) -> dict[str, object]:
         """What the search takes an architecture to cost, by name: cost models and functions; none by default.
@@ -119,6 +88,17 @@ class SearchModule(ResumableModule, ABC):
         """Latencies of an architecture by the cost models of the search, all that are in ms; none by default."""
         return []
 
+    # What all of them do.
+
+    def as_supernet(self, x: Tensor) -> Tensor:
+        """``x``, of any shape, in the precision of the supernet; as it is if it holds no digits."""
+        like = next(self.supernet.parameters(), x)
+        return x.to(like.dtype) if x.is_floating_point() else x
+
+    def facts(self) -> dict[str, Any]:
+        space = f"{self.supernet.space.name} ({zlib.crc32(repr(self.supernet.space).encode()):08x})"
+        return {**super().facts(), "space": space, **latency_facts(self.cost_models())}
+
     def expected_parameters(self) -> Tensor:
         """Expected number of weights behind the mixed operations under the current probabilities; scalar.
 
@@ -128,30 +108,13 @@ class SearchModule(ResumableModule, ABC):
             return torch.zeros(())
         return expected_cost(self.probabilities(), self._costs)
 
-    @abstractmethod
-    def derive(self) -> SubnetConfig:
-        """The architecture the search has arrived at."""
-
-    def run(self, x: Tensor, weights: Mapping[str, Tensor]) -> Tensor:
-        """``[B, C, H, W] -> [B, classes]`` under edge weights; if the sampler is sparse, only what has weight runs."""
-        own = {name: self.as_supernet(w) for name, w in weights.items()}
-        arch = {name: Path(w) for name, w in own.items()} if self.sampler.sparse else own
-        x = self.as_supernet(x)
-        logits: Tensor = self.supernet(x, arch)
-        check_logits(logits, self.supernet, x)
-        return logits
-
     def forward(self, x: Tensor) -> Tensor:
-        """``[B, C, H, W] -> [B, classes]`` under the current mixture.
+        """``[B, C, H, W] -> [B, classes]`` of the architecture that would be derived now.
 
-        If the sampler is sparse, the supernet was never trained as a mixture: what would be derived runs instead, with
-        batch statistics, because running ones are those of no single architecture.
+        Batch normalisation uses batch statistics, because running ones are those of no single architecture.
         """
-        if self.sampler.sparse:
-            with batch_statistics(self.supernet):
-                return self.supernet.run_config(x, self.derive())
-        with torch.no_grad():
-            return self.run(x, self.sampler.strengths(dict(self.alphas.items())))
+        with batch_statistics(self.supernet):
+            return self.supernet.run_config(x, self.derive())
 
     def validation_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:
         check_batch(self.supernet, *pair_of(batch), first=batch_idx == 0)

@@ -17,6 +17,7 @@ from oneshot.functional import alpha_divergence
 from oneshot.supernets.base import Supernet
 from oneshot.supernets.space import Candidate, IntMatrix, SearchSpace, SubnetConfig
 
+from .paths import PathTraining
 from .sharing import WeightSharingSearch
 
 
@@ -68,7 +69,7 @@ def _matches(pattern: str, name: str) -> bool:
     return name.startswith(pattern[:-1]) if pattern.endswith("*") else name == pattern
 
 
-class SandwichSearch(WeightSharingSearch):
+class SandwichTraining(PathTraining):
     """Trains the largest, the smallest and some random sub-networks in every step; the largest teaches the others.
 
     The sandwich rule and distillation in place are those of BigNAS (arXiv:2003.11142, section 3.1, after
@@ -88,7 +89,7 @@ class SandwichSearch(WeightSharingSearch):
         clip: Likewise.
         phases: Restrictions, one after the other; the whole space after the last. Their epochs are at most those of the
             fit.
-        **kwargs: See :class:`~oneshot.engine.sharing.WeightSharingSearch`.
+        **kwargs: See :class:`~oneshot.engine.paths.PathTraining`.
 
     Raises:
         ValueError: If a number is out of its range, or a phase does not fit the space.
@@ -166,3 +167,12 @@ class SandwichSearch(WeightSharingSearch):
             return super().path_loss(logits, labels, first)
         alphas, clip = ((1.0,), float("inf")) if self.distillation == "kl" else (self.divergences, self.clip)
         return alpha_divergence(first, logits, alphas=alphas, clip=clip)
+
+
+class SandwichSearch(SandwichTraining, WeightSharingSearch):
+    """Trains by the sandwich rule, then compares architectures as in a search by weight sharing.
+
+    Args:
+        supernet: Any supernet, elastic or of operation choices.
+        **kwargs: See :class:`SandwichTraining` and :class:`~oneshot.engine.sharing.WeightSharingSearch`.
+    """

@@ -12,11 +12,8 @@ from pytorch_lightning.core.optimizer import LightningOptimizer
 from pytorch_lightning.strategies import DDPStrategy
 from torch import Tensor, nn
 from torch.amp import GradScaler
-from torch.nn.parallel import DistributedDataParallel
 
-from oneshot.functional import (
-    warmup_cosine,
-)
+from oneshot.functional import warmup_cosine
 from oneshot.supernets.base import Supernet, lay_out
 from oneshot.supernets.elastic_layers import ElasticBatchNorm2d
 from oneshot.training.batches import check_batch, pair_of
@@ -24,17 +21,14 @@ from oneshot.training.finite_loss import explain_memory
 from oneshot.training.tasks import METRICS
 
 from .module import SearchModule
-from .samplers import Sampler
 
 
 class SupernetTraining(SearchModule):
     """What searches share that train the weights of a supernet by SGD: optimiser, schedules, clipping, the loop.
 
     Args:
-        supernet: See :class:`SearchModule`.
-        sampler: See :class:`SearchModule`.
-        criterion: See :class:`SearchModule`.
-        alpha_std: See :class:`SearchModule`.
+        supernet: See :class:`~oneshot.engine.module.SearchModule`.
+        criterion: See :class:`~oneshot.engine.module.SearchModule`.
         weight_lr: Learning rate of the weights (SGD), annealed by a cosine to ``weight_lr_min`` over ``max_epochs``.
         weight_lr_min: Its value at the end.
         weight_momentum: Momentum of the weights.
@@ -55,10 +49,8 @@ class SupernetTraining(SearchModule):
     def __init__(
         self,
         supernet: Supernet,
-        sampler: Sampler,
         *,
         criterion: nn.Module | None = None,
-        alpha_std: float = 1e-3,
         weight_lr: float = 0.025,
         weight_lr_min: float = 0.001,
         weight_momentum: float = 0.9,
@@ -69,22 +61,20 @@ class SupernetTraining(SearchModule):
         gradient_checkpointing: bool = False,
         compile: bool | dict[str, Any] = False,
     ) -> None:
-        super().__init__(supernet, sampler, criterion=criterion, alpha_std=alpha_std)
+        super().__init__(supernet, criterion=criterion)
         if not 0 <= weight_lr_min <= weight_lr or weight_lr == 0:
             raise ValueError(
-                f"The learning rate falls from weight_lr > 0 to weight_lr_min >= 0; got {weight_lr}, {weight_lr_min}."
+                "weight_lr must be above 0, and weight_lr_min, to which it falls, from 0 to weight_lr; got "
+                f"{weight_lr} and {weight_lr_min}."
             )
         if not grad_clip > 0:
-            raise ValueError(f"grad_clip is the largest norm of the gradient, above 0; got {grad_clip}.")
+            raise ValueError(f"grad_clip, the largest norm of the gradient, must be above 0; got {grad_clip}.")
         if not 0 <= drop_path < 1:
-            raise ValueError(f"drop_path is a probability below 1; got {drop_path}.")
+            raise ValueError(f"drop_path must be in [0, 1); got {drop_path}.")
         supernet.drop_paths(drop_path)  # raises where there are none to drop
         supernet.drop_paths(0.0)
         self.automatic_optimization = False
-        # DDP averages the gradients of the weights. It would wait in vain for the alphas, which have their own step.
-        names = [name for name, _ in self.named_parameters() if name.startswith(("alphas.", "sampler."))]
-        DistributedDataParallel._set_params_and_buffers_to_ignore_for_model(self, names)  # type: ignore[no-untyped-call]  # torch
-        # Pixels with their channels side by side: depthwise convolutions are 2 to 4 times faster on CPUs, none slower.
+        # channels_last: depthwise convolutions are 2 to 4 times faster on CPUs, and none is slower.
         lay_out(self.supernet, torch.channels_last)
         self.supernet.gradient_checkpointing = gradient_checkpointing
         if compile is not False:
@@ -99,6 +89,11 @@ class SupernetTraining(SearchModule):
     def search_step(self, batch: Any) -> None:
         """One step of the optimisers."""
 
+    @property
+    def sparse(self) -> bool:
+        """Whether most candidates do not run in a step."""
+        return True
+
     @abstractmethod
     def weight_batch(self, batch: Any) -> tuple[Tensor, Tensor]:
         """Images and labels the weights are trained on."""
@@ -110,8 +105,6 @@ class SupernetTraining(SearchModule):
         if self.trainer.world_size > 1:  # these are the same in every process, there is nothing to average
             same = "train/lr|(alpha|probability|entropy|choice|nat)/"
             warnings.filterwarnings("ignore", rf"It is recommended to use `self\.log\('({same})")
-        for alpha in self.arch_parameters():  # every process starts from the alphas of the first
-            alpha.data.copy_(self.trainer.strategy.broadcast(alpha.data))
 
     @property
     def weight_optimizer(self) -> LightningOptimizer:
@@ -150,7 +143,7 @@ class SupernetTraining(SearchModule):
         return getattr(self.trainer.precision_plugin, "scaler", None) if self._trainer is not None else None
 
     def schedule_position(self) -> tuple[int, int]:
-        """Epoch, and number of epochs, that learning rate, sampler, perturbation and drop-path follow."""
+        """Epoch, and number of epochs, that learning rate, drop-path, sampler and perturbation follow."""
         return self.current_epoch, self.trainer.max_epochs or 1
 
     def on_train_epoch_start(self) -> None:
@@ -160,7 +153,6 @@ class SupernetTraining(SearchModule):
         factor = warmup_cosine(epoch, steps=epochs, floor=self.weight_lr_min / self.weight_lr)
         for group in self.weight_optimizer.param_groups:
             group["lr"] = self.weight_lr * factor
-        self.sampler.schedule(epoch, epochs)
         self.supernet.drop_paths(self.drop_path * epoch / max(1, epochs - 1))
 
     def on_train_epoch_end(self) -> None:
@@ -180,7 +172,7 @@ class SupernetTraining(SearchModule):
     def setup(self, stage: str) -> None:
         super().setup(stage)
         # Candidates that do not run get no gradient, in any process.
-        if self.sampler.sparse and isinstance(strategy := self.trainer.strategy, DDPStrategy):
+        if self.sparse and isinstance(strategy := self.trainer.strategy, DDPStrategy):
             strategy._ddp_kwargs.setdefault("find_unused_parameters", True)
 
     def configure_callbacks(self) -> list[Callback]:

@@ -13,7 +13,8 @@ from pytorch_lightning.core.optimizer import LightningOptimizer
 from torch import Tensor
 from torch.nn.parallel import DistributedDataParallel
 
-from oneshot.engine.sharing import WeightSharingSearch, draw_operating, over_processes
+from oneshot.engine.paths import draw_operating, over_processes
+from oneshot.engine.sharing import WeightSharingSearch
 from oneshot.evaluation.accuracy import evaluate_configs
 from oneshot.evaluation.images import shuffled
 from oneshot.policy.controller import Controller
@@ -129,7 +130,7 @@ class ENAS(WeightSharingSearch):
         for choice in self.supernet.space.choices:
             codes = genes[:, start : start + choice.rows, None]
             mean = (codes == np.arange(len(choice.candidates))).mean(0)
-            shares[choice.name] = torch.from_numpy(mean).to(self.alphas[choice.name])
+            shares[choice.name] = torch.from_numpy(mean).to(self.device, torch.float32)
             start += choice.rows
         return shares
 
@@ -159,7 +160,7 @@ class ENAS(WeightSharingSearch):
 
     def _held_out_from(self, number: int) -> Iterator[tuple[Tensor, Tensor]]:
         """Held-out batches over and over; those that have an order (texts), from one of them on."""
-        ordered = self._held_out()
+        ordered = self.held_out()
         batches = shuffled(ordered, seed=number)
         skipped = number % max(1, len(batches)) if batches is ordered and isinstance(batches, Sized) else 0
         while True:

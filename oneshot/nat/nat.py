@@ -20,11 +20,12 @@ from oneshot.cost.latency.table import UNIT
 from oneshot.cost.model import CostModel
 from oneshot.cost.record import Prediction, check_doubts
 from oneshot.cost.resolve import FILES, resolve_cost
-from oneshot.engine.sandwich import SandwichSearch
+from oneshot.engine.sandwich import SandwichTraining
 from oneshot.evaluation.images import decode_images, joined, training_images
 from oneshot.regression.surrogates import KINDS, Kind
 from oneshot.supernets.base import Supernet
 from oneshot.supernets.space import IntMatrix, SubnetConfig
+from oneshot.training.resume import KEY
 
 from .evaluators import (
     Done,
@@ -43,7 +44,7 @@ from .search import ParetoSearch
 JOURNAL = "evaluations"
 
 
-class NAT(SandwichSearch):
+class NAT(SandwichTraining):
     """Trains a supernet where the front is, searches the front in the supernet, and so on.
 
     The fit begins with ``warmup_epochs`` in which sub-networks are drawn uniformly. Then, ``iterations`` times: errors
@@ -91,7 +92,7 @@ class NAT(SandwichSearch):
             machine. ``None`` evaluates where the training is.
         ray_workers: Processes there, with a core each.
         ray_gpus: GPUs of each.
-        **kwargs: See :class:`~oneshot.engine.sandwich.SandwichSearch`.
+        **kwargs: See :class:`~oneshot.engine.sandwich.SandwichTraining`.
 
     Raises:
         ValueError: If a number is out of its range, an objective has no model, or no architecture keeps the
@@ -102,6 +103,8 @@ class NAT(SandwichSearch):
     Attributes:
         progress: Told what is being evaluated, how much of it is done, and how much there is.
     """
+
+    dropped = ("alphas.", "_genes", "_accuracies")
 
     def __init__(
         self,
@@ -128,7 +131,7 @@ class NAT(SandwichSearch):
         ray_gpus: float = 0.0,
         **kwargs: Any,
     ) -> None:
-        super().__init__(supernet, candidates=1, finalists=1, **kwargs)
+        super().__init__(supernet, **kwargs)
         if warmup_epochs < 0 or iterations < 1 or adapt_epochs < 1:
             raise ValueError(
                 f"warmup_epochs is at least 0, iterations and adapt_epochs at least 1; got {warmup_epochs}, "
@@ -271,7 +274,7 @@ class NAT(SandwichSearch):
             self.check_finite()
             self.search(number)
         elif self.trainer.should_stop and self.trainer.fit_loop._can_stop_early:
-            self._rank_now()  # before the callbacks that look at the last epoch
+            self.conclude_once()  # before the callbacks that look at the last epoch
         super().on_train_batch_end(outputs, batch, batch_idx)
 
     def on_train_end(self) -> None:
@@ -337,7 +340,7 @@ class NAT(SandwichSearch):
             return decode_images(data, self.calibration_images, batch_size=self.evaluation_batch)
         # Lightning does not set loaders up that limit_val_batches=0 leaves out of its own validation.
         source = self.trainer.fit_loop.epoch_loop.val_loop._data_source
-        loaders = source.dataloader() if source.is_defined() else self._held_out()
+        loaders = source.dataloader() if source.is_defined() else self.held_out()
         validation = loaders[0] if isinstance(loaders, list | tuple) else loaders
         images = training_images(
             self.trainer.train_dataloader, self.calibration_images, batch_size=self.evaluation_batch
@@ -376,6 +379,8 @@ class NAT(SandwichSearch):
         checkpoint["nat"] = {**self.pareto.state_dict(), **ours}
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        if made_by := checkpoint.get(KEY):
+            made_by["facts"].pop("candidates", None)  # of earlier releases, whose NAT also compared one candidate
         super().on_load_checkpoint(checkpoint)
         state = checkpoint["nat"]
         self.pareto.load_state_dict(state)

@@ -232,10 +232,6 @@ class SearchContract(ABC):
         assert len(held) == len(set(held))
         assert set(held) == {p for p in module.parameters() if p.requires_grad}
 
-    def test_alphas_are_in_the_state_dict(self, method: Method, supernet: OperationSupernet) -> None:
-        module = method(supernet)
-        assert {f"alphas.{choice.name}" for choice in supernet.space.choices} <= module.state_dict().keys()
-
     def test_probabilities_are_one_distribution_a_row(self, method: Method, supernet: OperationSupernet) -> None:
         module = method(supernet)
         for p in module.probabilities().values():
@@ -287,6 +283,10 @@ class MethodContract(SearchContract):
 
     The learning rates of the fixture must let the alphas decide in 32 steps (for example ``arch_lr=0.1``).
     """
+
+    def test_alphas_are_in_the_state_dict(self, method: Method, supernet: OperationSupernet) -> None:
+        module = method(supernet)
+        assert {f"alphas.{choice.name}" for choice in supernet.space.choices} <= module.state_dict().keys()
 
     def test_weights_and_alphas_are_disjoint_and_cover_all_trainable_parameters(
         self, method: Method, supernet: OperationSupernet
@@ -361,15 +361,12 @@ class SharingContract(SearchContract):
         module = method(supernet)
         trained = {p for part in self.trained for p in getattr(module, part).parameters()}
         assert {p for p in module.parameters() if p.requires_grad} == trained
-        assert not any(alpha.any() for alpha in module.arch_parameters())
+        assert module.arch_parameters() == []
 
-    def test_the_alphas_stay_and_every_step_moves_the_weights(
-        self, method: Method, supernet: OperationSupernet
-    ) -> None:
+    def test_every_step_moves_the_weights(self, method: Method, supernet: OperationSupernet) -> None:
         module, watch = method(supernet), _WeightsDuringSteps()
         fit(module, random_streams(supernet), epochs=1, callbacks=[watch])
         assert watch.steps == 3
-        assert not any(alpha.any() for alpha in module.arch_parameters())
         assert all(torch.isfinite(value).all() for value in module.state_dict().values())
 
     def test_paths_are_architectures_and_follow_the_default_generator(

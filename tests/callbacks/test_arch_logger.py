@@ -14,7 +14,8 @@ from pytorch_lightning.callbacks import Callback, ModelCheckpoint
 from pytorch_lightning.loggers import CSVLogger, TensorBoardLogger, WandbLogger
 
 from oneshot.callbacks import ArchLogger
-from oneshot.engine.module import SearchModule
+from oneshot.engine.alphas import AlphaSearch
+from oneshot.methods.random_sharing import RandomSharing
 from oneshot.supernets.space import SubnetConfig
 
 from .searches import Unrelated, fit, make_darts_supernet, make_search, make_trainer
@@ -28,7 +29,7 @@ class Snapshots(Callback):
         self.epochs: list[tuple[dict[str, torch.Tensor], dict[str, torch.Tensor], SubnetConfig]] = []
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        assert isinstance(pl_module, SearchModule)
+        assert isinstance(pl_module, AlphaSearch)
         alphas = {name: alpha.detach().clone() for name, alpha in pl_module.alphas.items()}
         self.epochs.append((alphas, pl_module.probabilities(), pl_module.derive()))
 
@@ -106,6 +107,21 @@ def test_a_second_fit_starts_a_new_history(tmp_path: Path) -> None:
     fit(make_trainer(tmp_path, callback, max_epochs=1), make_search())
 
     assert callback.epochs == [0]
+
+
+def test_a_search_without_alphas_has_probabilities_also_after_records_of_an_earlier_release(tmp_path: Path) -> None:
+    logger, callback = CSVLogger(tmp_path), ArchLogger()
+    search = RandomSharing(make_darts_supernet(), candidates=2, finalists=1)
+    fit(make_trainer(tmp_path, callback, logger=logger), search)
+    rows = (Path(logger.log_dir) / "metrics.csv").read_text(encoding="utf-8")
+    assert "probability/normal/0/none" in rows and "choice/normal/0" in rows and "alpha/" not in rows
+    assert callback.alpha_history == {} and len(callback.history["normal"]) == 2
+
+    again, records = ArchLogger(), callback.state_dict()["records"]
+    records[0] = {name: torch.stack([torch.zeros_like(p[-1]), p[-1]]) for name, p in records[0].items()}  # zero alphas
+    again.load_state_dict({"records": records})
+    np.testing.assert_array_equal(again.history["normal"], callback.history["normal"])
+    assert again.alpha_history == {}
 
 
 def test_alphas_that_are_not_finite_are_left_to_the_module(tmp_path: Path) -> None:
@@ -202,7 +218,7 @@ def test_other_exceptions_are_not_explained_by_wandb(tmp_path: Path) -> None:
 
 
 def test_a_module_that_is_not_a_search_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match=r"ArchLogger looks at the alphas of a SearchModule.*got Unrelated"):
+    with pytest.raises(ValueError, match=r"ArchLogger looks at a search and needs a SearchModule.*got Unrelated"):
         fit(make_trainer(tmp_path, ArchLogger()), Unrelated())
 
 

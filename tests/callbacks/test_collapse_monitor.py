@@ -180,5 +180,5 @@ def test_impossible_settings_are_refused(settings: dict[str, Any], message: str)
 
 
 def test_a_module_that_is_not_a_search_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="CollapseMonitor looks at the alphas of a SearchModule"):
+    with pytest.raises(ValueError, match="CollapseMonitor looks at a search and needs a SearchModule"):
         fit(make_trainer(tmp_path, CollapseMonitor()), Unrelated())

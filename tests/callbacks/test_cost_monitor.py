@@ -128,7 +128,7 @@ def test_costs_that_cannot_be_logged_are_refused(costs: Any, message: str) -> No
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        pytest.param(Unrelated, "CostMonitor looks at the alphas of a SearchModule", id="no search"),
+        pytest.param(Unrelated, "CostMonitor looks at a search and needs a SearchModule", id="no search"),
         pytest.param(
             lambda: make_search(make_darts_supernet()), "of space 'nasbench201', the supernet of 'darts'", id="space"
         ),

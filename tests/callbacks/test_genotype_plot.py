@@ -41,5 +41,5 @@ def test_an_unknown_format_is_refused() -> None:
 
 
 def test_a_module_that_is_not_a_search_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="GenotypePlot looks at the alphas of a SearchModule"):
+    with pytest.raises(ValueError, match="GenotypePlot looks at a search and needs a SearchModule"):
         fit(make_trainer(tmp_path, GenotypePlot()), Unrelated())

@@ -54,5 +54,5 @@ def test_a_logger_without_a_folder_gets_one_where_lightning_keeps_its_checkpoint
 
 
 def test_a_module_that_is_not_a_search_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="SubnetExport looks at the alphas of a SearchModule"):
+    with pytest.raises(ValueError, match="SubnetExport looks at a search and needs a SearchModule"):
         fit(make_trainer(tmp_path, SubnetExport()), Unrelated())

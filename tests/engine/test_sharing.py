@@ -15,7 +15,8 @@ from torch.utils.data import DataLoader, TensorDataset
 
 from oneshot.callbacks import SubnetExport
 from oneshot.data import FakeImages, SearchDataModule
-from oneshot.engine.sharing import Stream, UniformSampler, WeightSharingSearch
+from oneshot.engine.paths import Stream
+from oneshot.engine.sharing import WeightSharingSearch
 from oneshot.evaluation.accuracy import evaluate_configs, inherited_error
 from oneshot.evaluation.images import in_parts, joined, training_images
 from oneshot.methods.bignas import BigNAS
@@ -197,7 +198,7 @@ def test_another_number_of_finalists_is_not_resumed(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("options", [{"candidates": 2, "finalists": 3}, {"finalists": 0}])
 def test_finalists_are_some_of_the_candidates(options: dict[str, int]) -> None:
-    with pytest.raises(ValueError, match=r"Some of the candidates are finalists, at least one; got candidates="):
+    with pytest.raises(ValueError, match=r"finalists must be some of the candidates, at least one; got candidates="):
         OnePath(**options)
 
 
@@ -207,9 +208,15 @@ def test_what_belongs_to_alphas_is_not_accepted(name: str) -> None:
         OnePath(**{name: None})
 
 
-def test_the_uniform_sampler_draws_one_candidate_a_row() -> None:
-    sampler, alphas = UniformSampler(), {"edge": torch.zeros(4000, 4)}
-    weights = sampler(alphas)["edge"]
-    assert torch.equal(weights.sort(-1).values, torch.tensor([0.0, 0, 0, 1]).expand(4000, 4))
-    assert ((weights.sum(0) - 1000) ** 2 / 1000).sum() < 16  # chi-square, p = 0.001
-    assert torch.equal(sampler.probabilities(alphas)["edge"], torch.full((4000, 4), 0.25))
+def test_there_are_no_alphas_and_no_preferences() -> None:
+    search = OnePath()
+    assert search.arch_parameters() == [] and not any(name.startswith("alphas") for name in search.state_dict())
+    assert torch.equal(search.probabilities()["edge"], torch.full((1, 4), 0.25))
+
+
+def test_checkpoints_of_earlier_releases_hold_zeros_in_place_of_alphas() -> None:
+    search, state = OnePath(), OnePath().state_dict()
+    search.load_state_dict({**state, "alphas.edge": torch.zeros(1, 4)})
+    torch.testing.assert_close(search.state_dict(), state, rtol=0, atol=0)
+    with pytest.raises(RuntimeError, match="betas"):
+        search.load_state_dict({**state, "betas.edge": torch.zeros(1, 4)})

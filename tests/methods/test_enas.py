@@ -50,7 +50,7 @@ def test_the_controller_learns_what_is_accurate_and_nothing_else_moves(monkeypat
     assert chance(search, WINNER) > 0.5  # tanh=1.1 allows up to 0.69
     assert 0.2 < trainer.callback_metrics["controller/reward"] < trainer.callback_metrics["controller/baseline"] + 0.5
     before = {k: v.clone() for k, v in search.state_dict().items()}
-    monkeypatch.setattr(search, "_held_out", lambda: [(None, None)])
+    monkeypatch.setattr(search, "held_out", lambda: [(None, None)])
     monkeypatch.setattr(search, "log_dict", lambda *args, **options: None)
     search.train_controller()
     moved = {name for name, value in search.state_dict().items() if not torch.equal(value, before[name])}
@@ -85,10 +85,10 @@ def test_the_baseline_holds_the_rewards_before_the_current_one_and_stays_in_the_
 
 def test_held_out_batches_go_on_where_the_last_epoch_stopped(monkeypatch: pytest.MonkeyPatch) -> None:
     search = planted()
-    monkeypatch.setattr(search, "_held_out", lambda: ["a", "b", "c"])
+    monkeypatch.setattr(search, "held_out", lambda: ["a", "b", "c"])
     for number, expected in ((0, "abcab"), (4, "bcabc"), (5, "cabca")):
         assert "".join(itertools.islice(search._held_out_from(number), 5)) == expected  # type: ignore[arg-type]
-    monkeypatch.setattr(search, "_held_out", list)
+    monkeypatch.setattr(search, "held_out", list)
     assert list(search._held_out_from(3)) == []
 
 
@@ -142,7 +142,7 @@ def test_rewards_are_of_images_of_all_classes_in_every_epoch_others(monkeypatch:
     labels = torch.arange(4).repeat_interleave(32)  # in the order of their classes, as folders of images are
     ordered = DataLoader(TensorDataset(torch.zeros(128, 1), labels), batch_size=32)
     search = planted()
-    monkeypatch.setattr(search, "_held_out", lambda: ordered)
+    monkeypatch.setattr(search, "held_out", lambda: ordered)
     first, again, later = (next(search._held_out_from(number))[1] for number in (0, 0, 3))
     assert len(first.unique()) == 4 and torch.equal(first, again) and not torch.equal(first, later)
     assert len(next(iter(ordered))[1].unique()) == 1, "as they come, a batch has one class"

@@ -1,0 +1,98 @@
+"""Searches whose architecture parameters are numbers for every candidate: alphas, and a sampler that reads them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any, Self
+
+import torch
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+
+from oneshot.functional import wide
+from oneshot.supernets.base import OperationSupernet
+from oneshot.supernets.mixed_op import Path
+from oneshot.training.batches import check_logits
+
+from .samplers import Sampler
+from .supernet_training import SupernetTraining
+
+WIDE = ("alphas", "sampler", "penalty", "perturbation")  # parts of a search that decide about architectures
+
+
+class AlphaSearch(SupernetTraining):
+    """A search with alphas beside the supernet, and a sampler that turns them into edge weights.
+
+    Args:
+        supernet: The supernet of any space of operation choices.
+        sampler: Turns alphas into edge weights.
+        alpha_std: Standard deviation of the initial alphas.
+        **kwargs: See :class:`~oneshot.engine.supernet_training.SupernetTraining`.
+
+    Attributes:
+        alphas: ``{choice: [R, O]}``. They and the sampler keep 32 bits where the supernet is trained in 16
+            (``precision="bf16-true"``), or small steps would be lost.
+    """
+
+    supernet: OperationSupernet
+    supernet_kind = OperationSupernet
+
+    def __init__(
+        self, supernet: OperationSupernet, sampler: Sampler, *, alpha_std: float = 1e-3, **kwargs: Any
+    ) -> None:
+        super().__init__(supernet, **kwargs)
+        self.sampler = sampler
+        self.alphas = nn.ParameterDict({c.name: sampler.initial_alpha(c, alpha_std) for c in supernet.space.choices})
+        # DDP averages the gradients of the weights. It would wait in vain for the alphas, which have their own step.
+        names = [name for name, _ in self.named_parameters() if name.startswith(("alphas.", "sampler."))]
+        DistributedDataParallel._set_params_and_buffers_to_ignore_for_model(self, names)  # type: ignore[no-untyped-call]  # torch
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
+        """Convert or move everything, but keep what decides about architectures out of 16 bits."""
+        for name, child in self.named_children():
+            child._apply(wide(fn) if name in WIDE else fn)  # type: ignore[no-untyped-call]  # torch
+        return super()._apply(fn, recurse=False)  # type: ignore[no-untyped-call,no-any-return]  # torch
+
+    @property
+    def sparse(self) -> bool:
+        return self.sampler.sparse
+
+    def arch_parameters(self) -> list[nn.Parameter]:
+        """The alphas, and what else of the sampler is trained."""
+        return [*self.alphas.parameters(), *self.sampler.parameters()]
+
+    def edge_weights(self) -> dict[str, Tensor]:
+        """Edge weights for one forward pass, ``{choice: [R, O]}``, differentiable in the alphas."""
+        return self.sampler(dict(self.alphas.items()))  # type: ignore[no-any-return]  # nn.Module.__call__ is untyped
+
+    @torch.no_grad()
+    def probabilities(self) -> dict[str, Tensor]:
+        return self.sampler.probabilities(dict(self.alphas.items()))
+
+    def run(self, x: Tensor, weights: Mapping[str, Tensor]) -> Tensor:
+        """``[B, C, H, W] -> [B, classes]`` under edge weights; if the sampler is sparse, only what has weight runs."""
+        own = {name: self.as_supernet(w) for name, w in weights.items()}
+        arch = {name: Path(w) for name, w in own.items()} if self.sampler.sparse else own
+        x = self.as_supernet(x)
+        logits: Tensor = self.supernet(x, arch)
+        check_logits(logits, self.supernet, x)
+        return logits
+
+    def forward(self, x: Tensor) -> Tensor:
+        """``[B, C, H, W] -> [B, classes]`` under the current mixture.
+
+        If the sampler is sparse, the supernet was never trained as a mixture: what would be derived runs instead.
+        """
+        if self.sampler.sparse:
+            return super().forward(x)
+        with torch.no_grad():
+            return self.run(x, self.sampler.strengths(dict(self.alphas.items())))
+
+    def on_fit_start(self) -> None:
+        super().on_fit_start()
+        for alpha in self.arch_parameters():  # every process starts from the alphas of the first
+            alpha.data.copy_(self.trainer.strategy.broadcast(alpha.data))
+
+    def on_train_epoch_start(self) -> None:
+        super().on_train_epoch_start()
+        self.sampler.schedule(*self.schedule_position())
