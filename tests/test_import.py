@@ -25,7 +25,11 @@ HEAVY = {
     "pymoo",
 }
 # Their names are imported on first use.
-LAZY = ["oneshot", "oneshot.supernets", "oneshot.callbacks", "oneshot.data", "oneshot.discrete", "oneshot.nat"]
+LAZY = [
+    "oneshot",
+    *(f"oneshot.{name}" for name in ("supernets", "callbacks", "data", "discrete", "nat")),
+    *(f"oneshot.{name}" for name in ("engine", "evaluation", "fronts", "training")),
+]
 
 STATE = """
 import json, logging, os, random, signal, sys, warnings
