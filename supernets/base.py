@@ -7,6 +7,7 @@ import itertools
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
+from types import MappingProxyType
 from typing import Any, Literal, TypeAlias
 
 import torch
@@ -31,9 +32,13 @@ class Subnet(nn.Module, ABC):
             C, T of a signal, F of a row of a table.
         num_classes: Number of logits.
         task: What the logits are for, and so how they are trained and measured.
+        texts: Whether inputs are texts, with a label for every word.
+        has_resolutions: Whether resolution is part of the architecture: images of other sizes are resized for it.
     """
 
     task: Task = "classification"
+    texts: bool = False
+    has_resolutions: bool = False
     config: SubnetConfig | None = None
     init_args: dict[str, Any]
     input_shape: tuple[int, ...]
@@ -88,11 +93,17 @@ class Supernet(nn.Module, ABC):
             C, T of a signal, F of a row of a table.
         num_classes: Number of logits.
         task: What the logits are for, and so how they are trained and measured.
+        texts: Whether inputs are texts, with a label for every word.
+        has_resolutions: Whether architectures differ in resolution: :meth:`run_config` resizes images for them.
+        settings: What all networks of the supernet are built with that a resumed search must share.
         gradient_checkpointing: Keep nothing of a cell but its inputs, and compute it again in the backward pass: less
             memory for a third more time (arXiv:1604.06174).
     """
 
     task: Task = "classification"
+    texts: bool = False
+    has_resolutions: bool = False
+    settings: Mapping[str, Any] = MappingProxyType({})
     gradient_checkpointing: bool = False
     space: SearchSpace
     input_shape: tuple[int, ...]
@@ -136,6 +147,16 @@ class Supernet(nn.Module, ABC):
     def shape_of(self, config: SubnetConfig) -> tuple[int, ...]:
         """Shape of one input of an architecture: :attr:`input_shape`, unless the space has resolutions to choose."""
         return self.input_shape
+
+    def check_images(self, size: int) -> None:
+        """Check that images have enough pixels for all architectures; nothing to check without :attr:`has_resolutions`.
+
+        Args:
+            size: Their shorter side.
+
+        Raises:
+            ValueError: If they have not, and enlarging them was not asked for.
+        """
 
     def resolution(self, config: SubnetConfig) -> int:
         """Last side of the inputs of an architecture: of square images, their height and width."""

@@ -342,6 +342,7 @@ class ElasticNetwork(Subnet, ABC):
         stages: Modules of all layers, ``stages[i][j]``, which run one after the other.
     """
 
+    has_resolutions = True
     space_name: str
     arch: ElasticArch
     stages: nn.ModuleList
@@ -375,6 +376,7 @@ class ElasticSupernet(Supernet, ABC):
         upsample: Whether searches may enlarge images to the resolutions of the space.
     """
 
+    has_resolutions = True
     space: ElasticSpace
     settings: dict[str, Any]
     upsample: bool = False
@@ -396,14 +398,6 @@ class ElasticSupernet(Supernet, ABC):
         return channels, round(height * resolution / width), resolution
 
     def check_images(self, size: int) -> None:
-        """Check that images have the pixels that the highest resolution asks for.
-
-        Args:
-            size: Their shorter side.
-
-        Raises:
-            ValueError: If they have not, and enlarging them was not asked for.
-        """
         highest = min(self.input_shape[1:])
         if size < highest and not self.upsample:
             raise ValueError(

@@ -484,6 +484,7 @@ class RecurrentSupernet(OperationSupernet):
         torch.Size([4, 50, 35])
     """
 
+    texts = True
     space: RecurrentSpace
 
     def __init__(
@@ -576,6 +577,7 @@ class LanguageModel(Subnet):
     of the vocabulary, V.
     """
 
+    texts = True
     words: Words
 
     @abstractmethod

@@ -20,7 +20,6 @@ from oneshot.storage.trust import (
     split_trust,
 )
 from oneshot.supernets.base import Subnet
-from oneshot.supernets.elastic import ElasticNetwork
 from oneshot.training.retrain import Retrain
 
 from .networks import metrics, network_named, positional
@@ -73,7 +72,7 @@ def _tested(cli: RunCLI, network: Subnet) -> Mapping[str, float]:
         ValueError: If the data do not fit the network.
     """
     data, shape = cli.datamodule, getattr(cli.datamodule, "input_shape", None)
-    if not isinstance(network, ElasticNetwork) or shape is None or tuple(shape) == tuple(network.input_shape):
+    if not network.has_resolutions or shape is None or tuple(shape) == tuple(network.input_shape):
         return cli.trainer.test(cli.model, datamodule=data, verbose=False)[0]
     classes = getattr(data, "num_classes", None)
     if classes not in (None, network.num_classes) or shape[0] != network.input_shape[0]:

@@ -35,7 +35,6 @@ from oneshot.storage.interrupts import uninterrupted
 from oneshot.storage.limits import BoundedWeights, check_sizes
 from oneshot.storage.trust import is_ours
 from oneshot.supernets.base import Subnet, vocabulary_of
-from oneshot.supernets.elastic import ElasticNetwork
 from oneshot.supernets.json_files import checked
 from oneshot.supernets.space import SubnetConfig
 
@@ -339,7 +338,7 @@ def _completed(preprocessing: Mapping[str, Any] | None, network: Subnet, *, requ
     done.pop("then_resize", None)
     given = done.get("image_size")
     if given is not None and list(given) != size:
-        if not isinstance(network, ElasticNetwork):
+        if not network.has_resolutions:
             raise ValueError(
                 f"A network is exported with the preprocessing of the images it takes, which have {size} pixels; that "
                 f"of the data makes {list(given)}. Pass the preprocessing of the data it was trained on."

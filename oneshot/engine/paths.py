@@ -13,7 +13,6 @@ from torch import Tensor
 from torch.profiler import record_function
 
 from oneshot.supernets.base import Supernet
-from oneshot.supernets.elastic import ElasticSupernet
 from oneshot.supernets.space import NONE, SearchSpace, SubnetConfig
 from oneshot.training.batches import check_logits
 
@@ -87,10 +86,8 @@ class PathTraining(SupernetTraining):
     # The loop.
 
     def facts(self) -> dict[str, Any]:
-        if not isinstance(self.supernet, ElasticSupernet):
-            return super().facts()
         settings = ", ".join(f"{name}={value}" for name, value in self.supernet.settings.items())
-        return {**super().facts(), "supernet": settings}
+        return {**super().facts(), **({"supernet": settings} if settings else {})}
 
     def load_state_dict(self, state_dict: Mapping[str, Any], *args: Any, **kwargs: Any) -> Any:
         """Also those of earlier releases, which saved constants in place of alphas."""
@@ -102,7 +99,7 @@ class PathTraining(SupernetTraining):
 
     def search_step(self, batch: Batch | tuple[Tensor, Tensor]) -> None:
         x, y = self.weight_batch(batch)
-        if isinstance(self.supernet, ElasticSupernet):  # data modules may declare nothing
+        if self.supernet.has_resolutions:  # data modules may declare nothing
             self.supernet.check_images(min(x.shape[2:]))
         paths = self.paths(self.trainer.fit_loop.total_batch_idx)
         losses: list[Tensor] = []

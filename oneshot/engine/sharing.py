@@ -14,7 +14,6 @@ from oneshot.evaluation.accuracy import evaluate_configs
 from oneshot.evaluation.images import calibration_images, in_parts, mixed, training_images
 from oneshot.evaluation.recalibration import has_statistics
 from oneshot.supernets.base import Supernet
-from oneshot.supernets.recurrent import RecurrentSupernet
 from oneshot.supernets.space import SubnetConfig
 
 from .paths import PathTraining, Stream, over_processes
@@ -101,7 +100,7 @@ class WeightSharingSearch(PathTraining):
 
     def _calibration(self) -> Sequence[Tensor]:
         """Batches of training images; none where there is no batch normalisation, and of texts."""
-        if not has_statistics(self.supernet) or isinstance(self.supernet, RecurrentSupernet):
+        if not has_statistics(self.supernet) or self.supernet.texts:
             return ()
         loader: Any = self.trainer.train_dataloader
         loader = loader["weights"] if isinstance(loader, Mapping) else loader

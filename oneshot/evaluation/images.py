@@ -16,7 +16,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, IterableDataset, Subset
 
 from oneshot.supernets.base import Subnet, Supernet
-from oneshot.supernets.elastic import ElasticNetwork, ElasticSupernet, resized
+from oneshot.supernets.elastic import resized
 from oneshot.supernets.space import SubnetConfig
 from oneshot.training.batches import check_shape
 
@@ -27,14 +27,14 @@ if TYPE_CHECKING:
 def fitted(network: Supernet | Subnet, x: Tensor, config: SubnetConfig | None = None) -> Tensor:
     """Inputs as a network reads them: of its shape, on its device, in its type.
 
-    Only images for elastic networks, whose space has resolutions, are resized, in their proportions; all others must
-    have the shape the network was built for, to the last side. Numbers of words stay whole numbers, and texts may have
+    Only images for networks whose space has resolutions are resized, in their proportions; all others must have the
+    shape the network was built for, to the last side. Numbers of words stay whole numbers, and texts may have
     any length.
 
     Args:
         network: A supernet or a network.
         x: ``[B, ...]``.
-        config: The architecture that a supernet runs; needed for elastic ones.
+        config: The architecture that a supernet runs; needed where the space has resolutions.
 
     Raises:
         ValueError: If the inputs do not fit, naming both shapes.
@@ -45,7 +45,7 @@ def fitted(network: Supernet | Subnet, x: Tensor, config: SubnetConfig | None = 
     like = next(network.parameters(), None)
     if like is not None:
         x = x.to(like if x.is_floating_point() else like.device)
-    if isinstance(network, ElasticSupernet | ElasticNetwork) and x.dim() == 4 and x.shape[1] == shape[0]:
+    if network.has_resolutions and x.dim() == 4 and x.shape[1] == shape[0]:
         return resized(x, shape[1:])
     check_shape(network, x, shape)
     return x

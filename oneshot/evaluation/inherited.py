@@ -9,7 +9,6 @@ import torch
 from torch import Tensor
 
 from oneshot.supernets.base import Subnet, Supernet
-from oneshot.supernets.elastic import ElasticSupernet
 from oneshot.supernets.space import SubnetConfig
 from oneshot.training.batches import check_batch
 from oneshot.training.tasks import IGNORED
@@ -35,7 +34,7 @@ class InheritedEvaluation:
 
     Raises:
         ValueError: If there are no images, fewer labels than images, a single class among the labels, or fewer pixels
-            than an elastic supernet's highest resolution asks for.
+            than the highest resolution of the space asks for.
     """
 
     def __init__(
@@ -50,7 +49,7 @@ class InheritedEvaluation:
             raise ValueError(
                 f"Every validation image must have a label; got {len(images)} images, {len(labels)} labels."
             )
-        if isinstance(supernet, ElasticSupernet) and images.dim() == calibration.dim() == 4:
+        if images.dim() == calibration.dim() == 4:
             supernet.check_images(min(*images.shape[2:], *calibration.shape[2:]))
         for part in (images, calibration):
             fitted(supernet, part[:1], supernet.space.sample(0))  # raises where their shape is another one

@@ -9,8 +9,6 @@ import torch
 from torch import Tensor
 
 from oneshot.supernets.base import Subnet, Supernet, Task
-from oneshot.supernets.elastic import ElasticSupernet
-from oneshot.supernets.recurrent import LanguageModel, RecurrentSupernet
 
 from .tasks import IGNORED
 
@@ -40,7 +38,7 @@ def check_batch(network: Supernet | Subnet, x: Any, y: Any, *, first: bool = Fal
     other one the loss of a label that is no class fails on the device.
 
     Args:
-        network: Who reads them; elastic ones resize images themselves.
+        network: What reads them.
         x: Should be ``[B, *input_shape]``.
         y: Should be ``[B]``, in segmentation ``[B, H, W]``, for a model of language ``[B, T]``.
         first: Whether this is the first batch of an epoch.
@@ -65,7 +63,7 @@ def check_shape(network: Supernet | Subnet, x: Tensor, shape: Sequence[int] | No
     """Check that inputs have the shape a network was built for; texts may have any length.
 
     Args:
-        network: Who reads them; an elastic supernet checks and resizes images itself.
+        network: What reads them; a supernet whose space has resolutions checks and resizes images itself.
         x: ``[B, ...]``.
         shape: That of one input; by default the network's.
 
@@ -74,7 +72,7 @@ def check_shape(network: Supernet | Subnet, x: Tensor, shape: Sequence[int] | No
     """
     needed = tuple(network.input_shape if shape is None else shape)
     text = not x.is_floating_point() and len(needed) == 1 and x.dim() == 2
-    if isinstance(network, ElasticSupernet) and shape is None and x.dim() == 4:
+    if isinstance(network, Supernet) and network.has_resolutions and shape is None and x.dim() == 4:
         needed = (needed[0], *x.shape[2:])
     if tuple(x.shape[1:]) != needed and not text:
         raise ValueError(
@@ -135,7 +133,7 @@ def _places(network: Supernet | Subnet, x: Tensor) -> tuple[int, ...]:
     """What of an input has a label each: the pixels of an image, the words of a text, or all of it together."""
     if network.task == "segmentation":
         return tuple(x.shape[2:])
-    return tuple(x.shape[1:]) if isinstance(network, LanguageModel | RecurrentSupernet) else ()
+    return tuple(x.shape[1:]) if network.texts else ()
 
 
 def _no_labels(y: Tensor, expected: Sequence[int] | None, task: Task) -> ValueError:

@@ -12,7 +12,6 @@ from torch import Tensor, nn
 
 from oneshot.errors import NonFiniteLossError
 from oneshot.supernets.base import Subnet, Supernet
-from oneshot.supernets.elastic import ElasticSupernet
 
 
 def check_supernet(supernet: object, kind: type[Supernet], method: str) -> None:
@@ -133,14 +132,14 @@ def check_data(data: object, network: Supernet | Subnet) -> None:
         network: Declares ``num_classes`` and ``input_shape``.
 
     Raises:
-        ValueError: If the number of classes or the shape of an input differs; an elastic supernet brings images of its
-            proportions (squares) to its resolutions, but enlarges none unasked.
+        ValueError: If the number of classes or the shape of an input differs; a supernet whose space has resolutions
+            brings images of its proportions to them, but enlarges none unless asked to.
     """
     for name in ("num_classes", "input_shape"):
         theirs, ours = getattr(data, name, None), getattr(network, name)
         if name == "input_shape" and theirs is not None:
             theirs, ours = tuple(theirs), tuple(ours)
-            if isinstance(network, ElasticSupernet) and len(theirs) == 3:
+            if isinstance(network, Supernet) and network.has_resolutions and len(theirs) == 3:
                 network.check_images(min(theirs[1:]))
                 _, height, width = ours
                 ours = (ours[0], theirs[1], round(theirs[1] * width / height))

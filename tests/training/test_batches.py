@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from argparse import Namespace
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,8 @@ from oneshot.discrete import SupernetEvaluator as InheritedEvaluator
 from oneshot.engine.module import SearchModule
 from oneshot.engine.sandwich import SandwichSearch
 from oneshot.evaluation.accuracy import evaluate_configs, inherited_error
+from oneshot.evaluation.images import fitted
+from oneshot.evaluation.inherited import InheritedEvaluation
 from oneshot.methods.darts import DARTS
 from oneshot.methods.enas import ENAS
 from oneshot.methods.fairnas import FairNAS
@@ -25,9 +28,11 @@ from oneshot.methods.proxylessnas import ProxylessNAS, Reward
 from oneshot.methods.snas import SNAS
 from oneshot.nat.evaluators import SupernetEvaluator
 from oneshot.nat.nat import NAT
-from oneshot.supernets import NASBench201Supernet, SegmentationSupernet
+from oneshot.supernets import NASBench201Supernet, SegmentationSupernet, SubnetConfig
 from oneshot.supernets.recurrent import RecurrentLanguageModel
+from oneshot.testing import PlantedSupernet
 from oneshot.training.batches import check_batch, check_labels, check_logits, pair_of
+from oneshot.training.finite_loss import check_data
 from oneshot.training.language import RetrainLanguage
 from oneshot.training.retrain import Retrain
 from oneshot.training.tasks import IGNORED, loss_of, metric_of
@@ -307,3 +312,41 @@ def test_batches_that_are_none_are_refused(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"of shape \[0\]"):
         check_batch(supernet(), x[:0], GOOD[:0])
     check_labels(torch.full((2, 4, 4), IGNORED), 3, "segmentation")
+
+
+class OfTwoResolutions(PlantedSupernet):
+    """A supernet of no class that the checks know: it says itself that its architectures differ in resolution."""
+
+    has_resolutions = True
+
+    def shape_of(self, config: SubnetConfig) -> tuple[int, ...]:
+        return (1, 4, 4) if config["edge"] == ("skip_connect",) else self.input_shape
+
+    def check_images(self, size: int) -> None:
+        if size < 8:
+            raise ValueError(f"Images must have 8 pixels; got {size}.")
+
+
+def test_any_supernet_may_say_that_its_architectures_differ_in_resolution() -> None:
+    network, x, y = OfTwoResolutions(channels=2), torch.randn(B, 1, 16, 16), torch.arange(B) % 2
+    low, high = network.space.decode([[1], [2]])
+    assert [fitted(network, x, config).shape[2:] for config in (low, high)] == [(4, 4), (8, 8)]
+    check_batch(network, x, y)
+    for call in (
+        lambda: InheritedEvaluation(network, x[..., :6, :6], y, x),
+        lambda: check_data(Namespace(num_classes=2, input_shape=(1, 6, 6)), network),
+    ):
+        with pytest.raises(ValueError, match="Images must have 8 pixels; got 6"):
+            call()
+    check_data(Namespace(num_classes=2, input_shape=(1, 16, 16)), network)
+    with pytest.raises(ValueError, match=r"reads \[1, 8, 8\], got \[1, 16, 16\]"):
+        check_batch(PlantedSupernet(channels=2), x, y)
+
+
+def test_any_supernet_may_say_that_its_inputs_are_texts() -> None:
+    network, words = PlantedSupernet(channels=2), torch.randint(2, (B, 6))
+    network.input_shape = (6,)
+    with pytest.raises(ValueError, match=r"Labels are whole numbers of shape \[8\]"):
+        check_batch(network, words, words)
+    network.texts = True
+    check_batch(network, words, words)
