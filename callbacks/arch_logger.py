@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -120,7 +121,7 @@ class ArchLogger(SearchCallback):
 
     def _record(self, epoch: int, search: SearchModule) -> None:
         """Keep alphas, if there are any, and probabilities."""
-        alphas = search.alphas if isinstance(search, AlphaSearch) else {}
+        alphas: Mapping[str, Tensor] = dict(search.alphas.items()) if isinstance(search, AlphaSearch) else {}
         now = {
             name: torch.stack([*([alphas[name].detach()] if alphas else []), probability]).float().cpu()
             for name, probability in search.probabilities().items()
@@ -131,15 +132,16 @@ class ArchLogger(SearchCallback):
     def _metrics(self, search: SearchModule, config: SubnetConfig) -> dict[str, float]:
         metrics: dict[str, float] = {}
         for choice in search.supernet.space.choices:
-            *alphas, probabilities = self._records[self.epochs[-1]][choice.name]
+            values = self._records[self.epochs[-1]][choice.name]
+            alphas, probabilities = values[:-1], values[-1]
             entropies = entropy(probabilities)
             metrics[f"entropy/{choice.name}"] = entropies.mean().item()
             for row, pick in enumerate(config[choice.name]):
                 where = f"{choice.name}/{row}"
                 metrics[f"entropy/{where}"] = entropies[row].item()
                 metrics[f"choice/{where}"] = float(choice.picks.index(pick))
-                for kind, values in (*(("alpha", alpha) for alpha in alphas), ("probability", probabilities)):
-                    for candidate, value in zip(choice.candidates, values[row].tolist(), strict=True):
+                for kind, shown in (*(("alpha", alpha) for alpha in alphas), ("probability", probabilities)):
+                    for candidate, value in zip(choice.candidates, shown[row].tolist(), strict=True):
                         metrics[f"{kind}/{where}/{candidate}"] = value
         return metrics
 

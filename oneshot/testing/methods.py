@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 
+from oneshot.engine.alphas import AlphaSearch
 from oneshot.engine.gradient import BilevelSearch, SingleLevelSearch
 from oneshot.engine.module import SearchModule
 from oneshot.engine.sharing import WeightSharingSearch
@@ -291,7 +292,7 @@ class MethodContract(SearchContract):
     def test_weights_and_alphas_are_disjoint_and_cover_all_trainable_parameters(
         self, method: Method, supernet: OperationSupernet
     ) -> None:
-        module = method(supernet)
+        module = self._with_alphas(method, supernet)
         weights, alphas = set(module.supernet.parameters()), set(module.arch_parameters())
         assert weights and alphas and not weights & alphas
         assert weights | alphas == {p for p in module.parameters() if p.requires_grad}
@@ -302,7 +303,7 @@ class MethodContract(SearchContract):
         self, method: Method, supernet: OperationSupernet
     ) -> None:
         torch.manual_seed(0)
-        module = method(supernet)
+        module = self._with_alphas(method, supernet)
         before = copy.deepcopy(module.state_dict())
         fit(module, random_streams(supernet), epochs=1)
         after = module.state_dict()
@@ -339,6 +340,11 @@ class MethodContract(SearchContract):
         watch = _AlphasDuringWeightStep()
         fit(module, random_streams(supernet), epochs=1, callbacks=[watch])
         assert watch.steps == 3
+
+    def _with_alphas(self, method: Method, supernet: OperationSupernet) -> AlphaSearch:
+        module = method(supernet)
+        assert isinstance(module, AlphaSearch)
+        return module
 
     def _bilevel(self, method: Method, supernet: OperationSupernet) -> BilevelSearch:
         module = method(supernet)

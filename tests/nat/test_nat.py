@@ -360,7 +360,7 @@ def test_the_epochs_of_the_fit_are_those_of_the_turns(tmp_path: Path) -> None:
 def test_validation_images_are_there_and_of_several_classes(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="there are none. Use val_fraction=0.1"):
         fit(nat(), tmp_path, Stripes(validation=0))
-    with pytest.raises(ValueError, match=r"Validation images of one class \(\d\) tell no architectures apart"):
+    with pytest.raises(ValueError, match=r"of one class \(\d\) tell no architectures apart"):
         fit(nat(), tmp_path, Stripes(validation=1))
 
 
