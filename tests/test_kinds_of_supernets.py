@@ -86,7 +86,7 @@ def test_a_search_that_mixes_refuses_an_elastic_supernet(method: Method) -> None
 def test_a_network_a_class_and_nonsense_are_no_supernets(name: str) -> None:
     method = (GRADIENT | OF_ANY)[name]
 
-    with pytest.raises(ValueError, match="searches a supernet, .* got a Sequential, one network. Give one of"):
+    with pytest.raises(ValueError, match="must be given a supernet, .* got a Sequential, one network. Give one of"):
         method(nn.Sequential(nn.Conv2d(3, 4, 3)))
     with pytest.raises(ValueError, match="got a NASBench201Network, one network"):
         method(NASBench201Network("|none~0|+|none~0|none~1|+|none~0|none~1|skip_connect~2|", channels=4))

@@ -70,10 +70,12 @@ class GradientSearch(AlphaSearch):
             if value < 0:
                 raise ValueError(f"{name} must not be negative; got {value}. 0 is off.")
         if arch_every < 1:
-            raise ValueError(f"The alphas move in every step or every n-th; got arch_every={arch_every}.")
+            raise ValueError(
+                f"arch_every, the steps between two moves of the alphas, must be at least 1; got {arch_every}."
+            )
         if perturbation is not None and (sampler.sparse or not sampler.simplex):
             raise ValueError(
-                "A perturbation moves edge weights about on the simplex, where several candidates run; those of "
+                "A perturbation needs edge weights on the simplex, of several candidates; those of "
                 f"{type(sampler).__name__} are {'single candidates' if sampler.sparse else 'not on it'}. Leave it out."
             )
         if penalty is not None:
@@ -156,7 +158,7 @@ class GradientSearch(AlphaSearch):
     # In 16-mixed every optimiser has a scaler of its own: gradients of weights and alphas overflow at other scales.
 
     def _arch_scale(self) -> Tensor:
-        """Scalar; 1 but in 16-mixed."""
+        """Factor of the loss of the alphas, a scalar: 1, except in 16-mixed."""
         one = torch.ones((), device=self.device)
         if self._weight_scaler is None:
             return one
@@ -168,7 +170,7 @@ class GradientSearch(AlphaSearch):
 
     @contextlib.contextmanager
     def _arch_scaling(self) -> Iterator[None]:
-        """Let the step of the alphas use their scaler, which finds gradients scaled as it expects."""
+        """Inside, the step of the alphas uses their own scaler, and their gradients are scaled for it."""
         scaler = self._weight_scaler
         if scaler is None:
             yield
@@ -284,8 +286,8 @@ class BilevelSearch(GradientSearch):
     def held_out(self, batches: int | None = None) -> Iterator[tuple[Tensor, Tensor]]:
         """Batches of the architecture stream: the same ones in every call, in every process and after any resume.
 
-        Random numbers that are drawn while they are read, also by the reader, follow from a fixed seed and leave no
-        trace. Images are augmented as in the search, and an incomplete last batch is dropped.
+        While they are read, random numbers follow from a fixed seed; afterwards the generators are as before. Images
+        are augmented as in the search, and an incomplete last batch is dropped.
 
         Args:
             batches: How many at most; ``None`` is one pass over the stream.

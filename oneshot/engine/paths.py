@@ -49,7 +49,7 @@ class PathTraining(SupernetTraining):
 
     @abstractmethod
     def paths(self, step: int) -> list[SubnetConfig]:
-        """The paths of a training step, drawn from torch's default generator.
+        """Architectures to train in a step, drawn from torch's default generator.
 
         Args:
             step: Number of the step, from 0, over all epochs.
@@ -68,7 +68,7 @@ class PathTraining(SupernetTraining):
         return loss
 
     def teacher_logits(self, x: Tensor) -> Tensor | None:
-        """What all paths of a step learn from, ``[B, classes, ...]``; ``None``: from its first path.
+        """Logits that all paths of a step learn from, ``[B, classes, ...]``; ``None``: those of its first path.
 
         Args:
             x: The images, ``[B, C, H, W]``.
@@ -166,14 +166,14 @@ class PathTraining(SupernetTraining):
             loaders = trainer.train_dataloader.get("arch")
         if loaders is None:
             raise ValueError(
-                f"{type(self).__name__} compares architectures on images the weights have not seen; there is no "
+                f"{type(self).__name__} compares architectures on images the weights have not seen, but there is no "
                 "validation loader. Wrap the data: SearchDataModule(data), or hold some back: val_fraction=0.1."
             )
         return loaders  # type: ignore[no-any-return]  # Lightning declares no type
 
 
 def draw_operating(space: SearchSpace, draw: Callable[[], SubnetConfig]) -> SubnetConfig:
-    """What ``draw`` yields, but none that has ``none`` in every place once it is simplified.
+    """Draw again until an architecture has an operation: one that is not ``none`` everywhere once it is simplified.
 
     Raises:
         ValueError: If a thousand draws find no other.
@@ -182,7 +182,7 @@ def draw_operating(space: SearchSpace, draw: Callable[[], SubnetConfig]) -> Subn
         config = draw()
         if any(pick != NONE for _, picks in space.canonical(config).picks for pick in picks):
             return config
-    raise ValueError(f"A path needs an operation; in space {space.name!r} a thousand draws held only {NONE!r}.")
+    raise ValueError(f"A path must have an operation; in space {space.name!r} a thousand draws held only {NONE!r}.")
 
 
 def over_processes(counts: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""From alphas to edge weights. A sampler is a module, so that temperatures and the like are saved with the search."""
+"""Samplers turn alphas into edge weights. They are modules, so that a checkpoint holds their temperatures."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class Sampler(nn.Module, ABC):
         return std * torch.randn(choice.rows, len(choice.candidates))
 
     def schedule(self, epoch: int, epochs: int) -> None:
-        """An epoch begins, of ``epochs`` in all: set temperatures and the like. A function of the epoch only."""
+        """Set temperatures and the like at the start of an epoch; they must follow from the two arguments alone."""
 
     @abstractmethod
     def forward(self, alphas: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -45,19 +45,19 @@ class Sampler(nn.Module, ABC):
         """
 
     def rows(self, alphas: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """The candidates of each row against each other, ``[R, O]``: what :meth:`finish` turns into edge weights."""
+        """Per-row candidate weights before :meth:`finish`, ``{choice: [R, O]}``."""
         return self(alphas)  # type: ignore[no-any-return]  # nn.Module.__call__ is untyped
 
     def finish(self, rows: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Edge weights from :meth:`rows`, where a sampler does more than weighing candidates; ``[R, O]``."""
+        """Turn :meth:`rows` into edge weights, ``{choice: [R, O]}``; by default they are the same."""
         return dict(rows)
 
     @abstractmethod
     def probabilities(self, alphas: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """How much each candidate counts, without randomness: what is logged and drawn, ``[R, O]``."""
+        """How much each candidate counts, without randomness, ``{choice: [R, O]}``; for logs and pictures."""
 
     def strengths(self, alphas: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """What an architecture is derived from, comparable between rows, ``[R, O]``; the probabilities by default."""
+        """Values to derive from, comparable between rows, ``{choice: [R, O]}``; the probabilities by default."""
         return self.probabilities(alphas)
 
 
@@ -88,8 +88,8 @@ class LinearTemperature(Sampler):
         super().__init__()
         if not (is_temperature(start) and is_temperature(end)):
             raise ValueError(
-                f"Temperatures are above 0; got {start} to {end}. They must be from {LEAST_TEMPERATURE:g} to "
-                f"{1 / LEAST_TEMPERATURE:g}, beyond which a softmax is NaN."
+                f"Temperatures must be from {LEAST_TEMPERATURE:g} to {1 / LEAST_TEMPERATURE:g}; got {start} to {end}. "
+                "Beyond these a softmax is NaN."
             )
         self.start, self.end = start, end
         self.register_buffer("temperature", torch.tensor(float(start)))
@@ -161,13 +161,13 @@ class EdgeNormalization(Sampler):
         self.inner, self.simplex, nodes = inner, inner.simplex, space.nodes()
         if not any(len(node) > 1 for node in nodes):
             raise ValueError(
-                f"Edge normalisation weights the edges that enter a node; space {space.name!r} has no node with "
-                "several. Leave it out."
+                "Edge normalisation needs a node that several edges enter; "
+                f"space {space.name!r} has none. Leave it out."
             )
         if inner.sparse:
             raise ValueError(
-                f"Edge normalisation scales what the candidates of an edge add up to; {type(inner).__name__} runs one "
-                "candidate at a time. Use a sampler that mixes them, such as SoftmaxSampler."
+                "Edge normalisation needs a sampler that mixes candidates, such as SoftmaxSampler; "
+                f"{type(inner).__name__} runs one candidate at a time."
             )
         self.rows_of = {choice.name: choice.rows for choice in space.choices}
         self.betas = nn.Parameter(std * torch.randn(space.num_genes))
@@ -209,7 +209,7 @@ class Perturbation(nn.Module, ABC):
     """Changes the edge weights that the weights of the supernet are trained under (SmoothDARTS, arXiv:2002.05283)."""
 
     def schedule(self, epoch: int, epochs: int) -> None:
-        """An epoch begins, of ``epochs`` in all. A function of the epoch only."""
+        """Set strengths and the like at the start of an epoch; they must follow from the two arguments alone."""
 
     @abstractmethod
     def forward(
@@ -218,11 +218,11 @@ class Perturbation(nn.Module, ABC):
         loss: Callable[[Mapping[str, Tensor]], Tensor],
         average: Callable[[list[Tensor]], list[Tensor]] = list,
     ) -> dict[str, Tensor]:
-        """Perturb.
+        """Perturb the rows of one step.
 
         Args:
             rows: What :meth:`Sampler.rows` returns, without gradient: ``{choice: [R, O]}`` on the simplex.
-            loss: Training loss of this step's batch under given rows; leaves statistics alone.
+            loss: Training loss of this step's batch under given rows; it moves no running statistics.
             average: Averages over the processes that see parts of one batch, so that all perturb alike.
 
         Returns:

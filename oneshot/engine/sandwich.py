@@ -45,21 +45,21 @@ class Phase:
             names = [name for name in self.picks if _matches(name, choice.name)]
             if len(names) > 1:
                 raise ValueError(
-                    f"A phase restricts a choice once; {names[0]!r} and {names[1]!r} both stand for {choice.name!r}. "
-                    "Leave one out, or name the choices one by one."
+                    f"A phase must restrict a choice only once; {names[0]!r} and {names[1]!r} both stand for "
+                    f"{choice.name!r}. Leave one out, or name the choices one by one."
                 )
             used.update(names)
             picks = self.picks[names[0]] if names else choice.picks
             unknown = [pick for pick in picks if pick not in choice.picks]
             if unknown or not picks:
                 raise ValueError(
-                    f"A phase trains picks of choice {choice.name!r}, at least one of {choice.picks}; got "
+                    f"A phase must allow picks of choice {choice.name!r}, at least one of {choice.picks}; got "
                     f"{unknown[0] if unknown else 'none'!r}."
                 )
             masks += [np.array([pick in picks for pick in choice.picks])] * choice.rows
         if unknown_names := sorted(set(self.picks) - used):
             raise ValueError(
-                f"A phase restricts choices of space {space.name!r}, {[c.name for c in space.choices]}; got "
+                f"A phase must restrict choices of space {space.name!r}, {[c.name for c in space.choices]}; got "
                 f"{unknown_names[0]!r}."
             )
         return masks
@@ -78,7 +78,8 @@ class SandwichTraining(PathTraining):
     such as progressive shrinking does (arXiv:1908.09791, section 3.2); the largest and the smallest are those of the
     phase.
 
-    Running statistics of batch normalisation are nobody's; see :func:`~oneshot.evaluation.recalibration.recalibrated`.
+    Running statistics of batch normalisation belong to no single sub-network; evaluations compute them anew, see
+    :func:`~oneshot.evaluation.recalibration.recalibrated`.
 
     Args:
         supernet: Any supernet, elastic or of operation choices.
@@ -112,11 +113,13 @@ class SandwichTraining(PathTraining):
     ) -> None:
         super().__init__(supernet, **kwargs)
         if random_paths < 0:
-            raise ValueError(f"random_paths sub-networks are drawn in every step, at least 0; got {random_paths}.")
+            raise ValueError(
+                f"random_paths, the sub-networks drawn in every step, must be at least 0; got {random_paths}."
+            )
         if distillation not in ("alpha", "kl", "none"):
-            raise ValueError(f"distillation is 'alpha', 'kl' or 'none'; got {distillation!r}.")
+            raise ValueError(f"distillation must be 'alpha', 'kl' or 'none'; got {distillation!r}.")
         if any(phase.epochs < 1 for phase in phases):
-            raise ValueError(f"A phase lasts at least one epoch; got {[phase.epochs for phase in phases]}.")
+            raise ValueError(f"A phase must last at least one epoch; got {[phase.epochs for phase in phases]}.")
         self.random_paths, self.smallest, self.phases = random_paths, smallest, tuple(phases)
         self.distillation, self.divergences, self.clip = distillation, tuple(alphas), clip
         space, self.macs = supernet.space, count_candidates(supernet, "macs")
@@ -132,8 +135,8 @@ class SandwichTraining(PathTraining):
         epochs = sum(phase.epochs for phase in self.phases)
         if epochs > (self.trainer.max_epochs or 0) and not getattr(self.trainer, "fast_dev_run", 0):
             raise ValueError(
-                f"The phases last {epochs} epochs; the fit has max_epochs={self.trainer.max_epochs}. Raise it, or "
-                "shorten the phases."
+                f"The phases must end within the fit; they last {epochs} epochs, and max_epochs is "
+                f"{self.trainer.max_epochs}. Raise it, or shorten the phases."
             )
 
     def facts(self) -> dict[str, Any]:

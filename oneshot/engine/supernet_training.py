@@ -124,7 +124,7 @@ class SupernetTraining(SearchModule):
             self.search_step(batch)
 
     def log_step(self, loss: Tensor, logits: Tensor, y: Tensor) -> None:
-        """Watch and log the step of the weights."""
+        """Check the loss of a step of the weights for NaN, and log it."""
         self.watch(loss)
         self._fit_metric.update(logits, y)
         self.log("train/loss", loss.detach(), batch_size=len(y))
@@ -187,7 +187,7 @@ class SupernetTraining(SearchModule):
             )
         if (trainer.max_epochs or -1) < 1:
             raise ValueError(
-                f"The learning rate is annealed over max_epochs, which must be at least 1; got {trainer.max_epochs}."
+                f"max_epochs, over which the learning rate is annealed, must be at least 1; got {trainer.max_epochs}."
             )
         if trainer.gradient_clip_val is not None:
             raise ValueError(

@@ -65,7 +65,9 @@ def evaluate_configs(
     counts = total(torch.cat([part.flatten().to(digits) for part in parts])).cpu().double()
     *totals, failures, places = torch.split(counts, [part.numel() for part in parts])
     if not places:
-        raise ValueError("An accuracy needs at least one image; got no batches. Pass a loader that is not used up.")
+        raise ValueError(
+            "An accuracy must be of at least one image; got no batches. Pass a loader that is not used up."
+        )
     values, accuracies = iter(totals), []
     for metric, failed in zip(metrics, failures.tolist(), strict=True):
         for name, state in metric.metric_state.items():

@@ -1,4 +1,4 @@
-"""Images to evaluate and to calibrate with: at the network's size, mixed, in batches that fit the memory."""
+"""Images to evaluate and to calibrate with: resized for the network, shuffled, in batches."""
 
 from __future__ import annotations
 
@@ -73,24 +73,25 @@ class FittedBatches:
 def decode_images(
     data: pl.LightningDataModule, calibration: int, *, batch_size: int = 256
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Validation images ``[N, C, H, W]``, their labels, and so many training images, all read once, none augmented.
+    """Read validation images ``[N, C, H, W]``, their labels, and ``calibration`` training images, none augmented.
 
-    Training images of a data module without ``eval_loader`` come as :func:`training_images` has them, augmented if they
-    are.
+    Training images of a data module without ``eval_loader`` are those of :func:`training_images`, which may be
+    augmented.
 
     Raises:
         ValueError: If there are no validation images.
     """
     validation = data.val_dataloader()
     if not validation:
-        raise ValueError("Architectures are compared on validation images; there are none. Use val_fraction=0.1.")
+        raise ValueError("Architectures must be compared on validation images; there are none. Use val_fraction=0.1.")
     return (*joined(validation), calibration_images(data, calibration, batch_size=batch_size))
 
 
 def calibration_images(data: pl.LightningDataModule, count: int, *, batch_size: int = 256) -> Tensor:
-    """So many training images ``[N, C, H, W]``, if there are, not augmented; see :func:`decode_images`.
+    """At most ``count`` training images ``[N, C, H, W]``, not augmented; see :func:`decode_images`.
 
-    Drawn by a fixed seed: in folders the images of a class stand together, and the first ones are of a class or two.
+    They are drawn by a fixed seed: in a folder the images of a class stand together, and the first ones are of one or
+    two classes.
     """
     inner: Any = getattr(data, "data", data)
     if hasattr(inner, "eval_loader"):
@@ -101,10 +102,11 @@ def calibration_images(data: pl.LightningDataModule, count: int, *, batch_size: 
 
 
 def training_images(loader: Any, count: int, *, batch_size: int = 256) -> Tensor:
-    """So many images of a training loader, ``[N, C, H, W]``, if there are; the same ones every time.
+    """At most ``count`` images of a training loader, ``[N, C, H, W]``; the same ones in every call.
 
-    Drawn by a fixed seed from its data set, however it shuffles and whichever part of it is this process's; of a loader
-    without one, the first. Random augmentation is seeded, too, and nobody else's random numbers are touched.
+    They are drawn by a fixed seed from the data set of the loader, however it shuffles, and the same in every process.
+    Of a loader without a data set they are the first. Random augmentation is seeded as well, and the state of all
+    random number generators is restored.
     """
     loader = loader["weights"] if isinstance(loader, Mapping) else loader
     with _own_random_numbers():
@@ -116,15 +118,15 @@ def training_images(loader: Any, count: int, *, batch_size: int = 256) -> Tensor
 
 
 def mixed(loader: Iterable[Any]) -> list[Any]:
-    """One batch, drawn from all that a loader has: the same one every time. Nobody's random numbers are touched."""
+    """One batch, drawn from all that a loader has: the same one in every call. Generators keep their state."""
     with _own_random_numbers():
         return list(islice(shuffled(loader), 1))
 
 
 def shuffled(loader: Iterable[Any], seed: int = 0) -> Iterable[Any]:
-    """The batches of a loader, each drawn from all it has: in order, a batch of a folder would be of a class or two.
+    """The batches of a loader in random order of the images: in a folder one batch would hold one or two classes.
 
-    What is no ``DataLoader`` over a data set with a length, such as a list, stays as it is.
+    Anything but a ``DataLoader`` over a data set with a length, such as a list, stays as it is.
     """
     if not _is_shuffleable(loader):
         return loader
@@ -149,9 +151,9 @@ def _own_random_numbers() -> Iterator[None]:
 
 
 def in_parts(images: Tensor, most: int) -> tuple[Tensor, ...]:
-    """Batches of at most so many, as large as each other up to one: the mean over batches is that of the images.
+    """Split into nearly equal batches of at most ``most`` images: their mean is then the mean over images.
 
-    A last batch of a few would count as much as the others, and of one image there is no variance.
+    A small last batch would count as much as the others, and a single image has no variance.
     """
     return torch.tensor_split(images, max(1, math.ceil(len(images) / most)))
 
@@ -163,7 +165,7 @@ def joined(batches: Iterable[tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor]:
 
 
 def first(batches: Iterable[Tensor], count: int) -> Tensor:
-    """The first images of batches, so many if there are."""
+    """The first ``count`` images of batches; fewer if there are no more."""
     taken: list[Tensor] = []
     for x in batches:
         taken.append(x)

@@ -41,7 +41,7 @@ def recalibrated(supernet: Supernet, config: SubnetConfig, images: Iterable[Tens
 
 
 def recalibrate(network: nn.Module, images: Iterable[Tensor]) -> None:
-    """Give a network whose weights come from a supernet running statistics of its own.
+    """Compute running statistics of batch normalisation for a network whose weights come from a supernet.
 
     Those it inherits are a mixture of all architectures that were trained. Here they are computed anew as the plain
     mean over all batches: batch normalisation, and nothing else, is in training mode, with cumulative instead of
@@ -96,7 +96,9 @@ def _set_statistics(module: nn.Module, images: Iterable[Tensor], run: Callable[[
         for layer, momentum in zip(layers, momenta, strict=True):
             layer.momentum = momentum
     if not batches and layers:
-        raise ValueError("Statistics need at least one batch of images; got none. Pass a loader that is not used up.")
+        raise ValueError(
+            "Statistics must be computed from at least one batch; got none. Pass a loader that is not used up."
+        )
 
 
 def batch_norms(module: nn.Module) -> list[nn.modules.batchnorm._BatchNorm]:
@@ -111,7 +113,7 @@ def running_statistics(layers: Sequence[nn.Module]) -> list[Tensor]:
 
 @torch.no_grad()
 def put_statistics(layers: Sequence[nn.Module], statistics: Sequence[Tensor]) -> None:
-    """Give the layers what :func:`running_statistics` has copied."""
+    """Set the statistics that :func:`running_statistics` has copied."""
     buffers = (buffer for layer in layers for buffer in layer.buffers(recurse=False))
     for buffer, value in zip(buffers, statistics, strict=True):
         buffer.copy_(value)

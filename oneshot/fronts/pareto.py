@@ -1,4 +1,4 @@
-"""Fronts and how good they are. All objectives are minimised.
+"""Fronts, and numbers that say how good a front is. All objectives are minimised.
 
 The reference point of a search is :func:`reference_point` of its initial sample, and stays where it is, so that the
 hypervolumes of all iterations compare.
@@ -19,7 +19,7 @@ POINTS = 50_000  # of an estimate
 
 
 def rounded_up(value: float) -> str:
-    """Four digits that are no smaller: what can be given as a bound.
+    """Format to 4 digits, rounded up, so that the text is a valid upper bound.
 
     Example:
         >>> rounded_up(183241.2), rounded_up(0.25), rounded_up(-1.23456)
@@ -55,7 +55,7 @@ def non_dominated(values: npt.ArrayLike) -> npt.NDArray[np.bool_]:
 
 
 def _sweep(ordered: Floats) -> npt.NDArray[np.bool_]:
-    """One or two objectives, distinct rows in lexicographic order: the last one falls below all before."""
+    """Mask of the rows that no other dominates, of distinct rows in lexicographic order with one or two objectives."""
     last = ordered[:, -1]
     best = np.minimum.accumulate(last)
     return np.concatenate([[True], last[1:] < best[:-1]])
@@ -78,7 +78,7 @@ def _by_blocks(ordered: Floats) -> npt.NDArray[np.bool_]:
 
 
 def by_rank_and_crowding(values: npt.ArrayLike) -> npt.NDArray[np.int64]:
-    """Rows of ``[N, M]``, the best first: by front, and in each by falling crowding distance (NSGA-II's order).
+    """Sort rows of ``[N, M]`` as NSGA-II does: by front, and within a front by falling crowding distance.
 
     Rows that are not finite are left out.
     """
@@ -94,7 +94,7 @@ def by_rank_and_crowding(values: npt.ArrayLike) -> npt.NDArray[np.int64]:
 
 
 def reference_point(values: npt.ArrayLike, margin: float = 0.1) -> Floats:
-    """The worst of every objective, and a share of its range beyond, so that the ends of a front count.
+    """The worst value of every objective, plus a share of its range, so that the ends of a front have volume, too.
 
     Args:
         values: ``[N, M]``; rows that are not finite are left out.
@@ -139,7 +139,7 @@ def hypervolume(values: npt.ArrayLike, reference: npt.ArrayLike) -> float:
 
 
 def _estimate(front: Floats, reference: Floats) -> float:
-    """Sum of the volumes of all boxes times the mean of 1 / the number of boxes that a point of a random one is in.
+    """Estimate the volume of a union of boxes: their total volume, times the mean of 1 / (boxes around a random point).
 
     Unbiased in any number of dimensions (Karp, Luby and Madras, J. Algorithms 10, 1989).
     """

@@ -12,7 +12,7 @@ from .pareto import rounded_up
 
 
 def at_most(names: Sequence[str], values: Floats, bounds: Mapping[str, float], *, minimise: str | None = None) -> int:
-    """Row with the smallest error, or the smallest of another objective, that keeps all bounds.
+    """Row with the smallest error, or the smallest value of another objective, among those that keep all bounds.
 
     Args:
         names: Of the objectives, M.
@@ -70,7 +70,7 @@ def knee(values: Floats) -> int:
 
 
 def front_rows(names: Sequence[str], units: Sequence[str], values: Floats) -> list[dict[str, object]]:
-    """A front as a table: a row for each network, the smallest error first, which is in per cent."""
+    """A front as a table: one row for each network, by rising error; errors are in per cent."""
     rows: list[dict[str, object]] = []
     for row in values[np.argsort(values[:, 0], kind="stable")]:
         texts = {
@@ -81,7 +81,7 @@ def front_rows(names: Sequence[str], units: Sequence[str], values: Floats) -> li
 
 
 def short(value: float) -> str:
-    """Four digits, and a letter for a thousand, a million or a billion."""
+    """Format to 4 digits, with a letter for thousands, millions or billions."""
     for factor, letter in ((1e9, "G"), (1e6, "M"), (1e4, "k")):
         if abs(value) >= factor:
             return f"{value / (1e3 if letter == 'k' else factor):.4g} {letter}"

@@ -40,7 +40,7 @@ class DARTS(BilevelSearch):
     ) -> None:
         super().__init__(supernet, SoftmaxSampler(), **kwargs)
         if order not in (1, 2):
-            raise ValueError(f"DARTS is of order 1 or 2; got order={order}.")
+            raise ValueError(f"order must be 1 or 2; got {order}.")
         if order == 2 and self.weight_nesterov:
             raise ValueError("The second order looks through a step without Nesterov's momentum. Turn one of them off.")
         self.order, self.epsilon = order, epsilon

@@ -19,7 +19,7 @@ Metric = Literal["accuracy", "loss"]
 
 
 class Projection(Sampler):
-    """Rows that are decided are one-hot, edges that are dropped have no weight, the rest is as the inner sampler says.
+    """Edge weights of an inner sampler, but decided rows are one-hot and dropped edges have no weight.
 
     Args:
         inner: Turns alphas into edge weights.
@@ -129,15 +129,15 @@ class DARTSPT(BilevelSearch):
         self.check_kind(supernet)
         super().__init__(supernet, Projection(SoftmaxSampler(), supernet.space), **kwargs)
         if train_epochs is not None and train_epochs < 1:
-            raise ValueError(f"The supernet is trained for at least one epoch; got train_epochs={train_epochs}.")
+            raise ValueError(f"train_epochs must be at least 1; got {train_epochs}.")
         if tune_epochs < 0:
             raise ValueError(f"tune_epochs must not be negative; got {tune_epochs}. 0 is off.")
         if not tune_lr > 0:
-            raise ValueError(f"tune_lr is a learning rate, above 0; got {tune_lr}.")
+            raise ValueError(f"tune_lr must be above 0; got {tune_lr}.")
         if metric not in get_args(Metric):
-            raise ValueError(f"metric is one of {get_args(Metric)}; got {metric!r}.")
+            raise ValueError(f"metric must be one of {get_args(Metric)}; got {metric!r}.")
         if batches is not None and batches < 1:
-            raise ValueError(f"Decisions need at least one batch; got batches={batches}. None takes all.")
+            raise ValueError(f"batches must be at least 1; got {batches}. None takes all.")
         self.train_epochs, self.tune_epochs, self.tune_lr = train_epochs, tune_epochs, tune_lr
         self.fixed_alphas, self.metric, self.batches = fixed_alphas, metric, batches
         space = supernet.space

@@ -63,7 +63,7 @@ class DrNAS(BilevelSearch):
         **kwargs: Any,
     ) -> None:
         if regularizer not in ("l2", "kl"):
-            raise ValueError(f"The regularizer of the concentrations is 'l2' or 'kl'; got {regularizer!r}.")
+            raise ValueError(f"regularizer must be 'l2' or 'kl'; got {regularizer!r}.")
         if regularizer_weight < 0:
             raise ValueError(f"regularizer_weight must not be negative; got {regularizer_weight}. 0 is off.")
         decay = regularizer_weight if regularizer == "l2" else 0.0

@@ -68,7 +68,7 @@ class DSNAS(SingleLevelSearch):
     Args:
         supernet: The supernet of any space of operation choices.
         settle_margin: Difference of probabilities that settles a row; 1 never does.
-        alpha_std: See :class:`~oneshot.engine.module.SearchModule`.
+        alpha_std: See :class:`~oneshot.engine.alphas.AlphaSearch`.
         weight_lr: See :class:`~oneshot.engine.gradient.GradientSearch`.
         weight_lr_min: See :class:`~oneshot.engine.gradient.GradientSearch`.
         weight_decay: See :class:`~oneshot.engine.gradient.GradientSearch`.
@@ -114,9 +114,7 @@ class DSNAS(SingleLevelSearch):
             **kwargs,
         )
         if not 0 < settle_margin <= 1:
-            raise ValueError(
-                f"settle_margin is a difference of probabilities, above 0 and at most 1; got {settle_margin}."
-            )
+            raise ValueError(f"settle_margin, a difference of probabilities, must be in (0, 1]; got {settle_margin}.")
         self.settle_margin = settle_margin
         self._before: dict[str, Tensor] = {}
 

@@ -47,7 +47,7 @@ class FairDARTS(BilevelSearch):
         supernet: The supernet of any space of operation choices.
         zero_one_weight: Weight of the zero-one loss.
         threshold: Smallest weight of a candidate that stays.
-        alpha_std: See :class:`~oneshot.engine.module.SearchModule`.
+        alpha_std: See :class:`~oneshot.engine.alphas.AlphaSearch`.
         weight_lr: See :class:`~oneshot.engine.gradient.GradientSearch`.
         arch_lr: See :class:`~oneshot.engine.gradient.GradientSearch`.
         arch_betas: See :class:`~oneshot.engine.gradient.GradientSearch`.
@@ -87,7 +87,7 @@ class FairDARTS(BilevelSearch):
         if zero_one_weight < 0:
             raise ValueError(f"zero_one_weight must not be negative; got {zero_one_weight}. 0 is off.")
         if not 0 <= threshold <= 1:
-            raise ValueError(f"threshold is compared with sigmoids, which are between 0 and 1; got {threshold}.")
+            raise ValueError(f"threshold must be in [0, 1], like the sigmoids it is compared with; got {threshold}.")
         self.zero_one_weight, self.threshold = zero_one_weight, threshold
         self._live = {
             choice.name: [o for o, candidate in enumerate(choice.candidates) if candidate != NONE]

@@ -32,8 +32,8 @@ class ExponentialGumbelSampler(GumbelSoftmaxSampler):
         exponent = -self.rate * max(0, epochs - 1)
         if not is_temperature(end := self.start * math.exp(min(700.0, max(-700.0, exponent)))):
             raise ValueError(
-                f"Temperatures are above 0; at a rate of {self.rate} that of epoch {epochs} is {end:.1e}, and a "
-                "softmax NaN. Choose a temperature_rate nearer to 0, or fewer epochs."
+                f"Temperatures must stay above 0; at a rate of {self.rate} that of epoch {epochs} is {end:.1e}, and a "
+                "softmax is NaN. Choose a temperature_rate nearer to 0, or fewer epochs."
             )
         self.temperature.fill_(self.start).mul_((-self.rate * self.temperature.new_tensor(epoch)).exp())
 

@@ -56,7 +56,7 @@ class OnceForAll(SandwichSearch):
         self._largest_epochs, self._epochs_of_wide_blocks, self.teacher = shrink_epochs[0], sum(shrink_epochs[:3]), None
         if fixed_teacher and (self.distillation == "none" or self.random_paths + self.smallest < 1):
             raise ValueError(
-                "A fixed teacher has networks to teach, random_paths or the smallest, by 'kl' or 'alpha'; got "
+                "A fixed teacher must have networks to teach, random_paths or the smallest, by 'kl' or 'alpha'; got "
                 f"random_paths={self.random_paths}, distillation={self.distillation!r}. Leave fixed_teacher out."
             )
         if fixed_teacher:
@@ -112,7 +112,7 @@ def shrinking(space: SearchSpace, epochs: Sequence[int]) -> list[Phase]:
             f"{space.name!r} has {space.choices[0].candidates}. Use SandwichSearch with phases of your own."
         )
     if len(epochs) != 4 or min(epochs) < 0:
-        raise ValueError(f"There are four phases: largest, kernels, depths, expansions; got epochs {list(epochs)}.")
+        raise ValueError(f"shrink_epochs must be 4 numbers: largest, kernels, depths, expansions; got {list(epochs)}.")
     phases = []
     for step, length in enumerate(epochs):
         picks: dict[str, list[Candidate]] = {}

@@ -50,7 +50,7 @@ class PCDARTS(BilevelSearch):
         self.check_kind(supernet)
         if supernet.partial_channels == 1:
             raise ValueError(
-                f"PC-DARTS searches on a part of the channels; this {type(supernet).__name__} reads them all. Build it "
+                f"PC-DARTS needs a supernet with partial channels; this {type(supernet).__name__} reads all. Build it "
                 "with partial_channels=4."
             )
         super().__init__(

@@ -52,11 +52,11 @@ class Reward(nn.Module):
         super().__init__()
         self.allow_noisy = allow_noisy
         if (cost is None) != (target is None) or (target is not None and not target > 0):
-            raise ValueError(f"A cost is compared with a target above 0, one needs the other; got target={target}.")
+            raise ValueError(f"cost and target must be given together, and target be above 0; got target={target}.")
         if samples < 1:
-            raise ValueError(f"A step of the alphas draws at least one network; got samples={samples}.")
+            raise ValueError(f"samples, the networks drawn in a step of the alphas, must be at least 1; got {samples}.")
         if not 0 <= decay < 1:
-            raise ValueError(f"decay is the part of a moving average that stays, below 1; got {decay}.")
+            raise ValueError(f"decay, the part of a moving average that stays, must be in [0, 1); got {decay}.")
         self.cost, self.target, self.exponent, self.samples, self.decay = cost, target or 1.0, exponent, samples, decay
         self.register_buffer("baseline", torch.zeros(()))
         self.register_buffer("updates", torch.zeros((), dtype=torch.long))
@@ -162,7 +162,7 @@ class ProxylessNAS(BilevelSearch):
             **kwargs,
         )
         if gradient not in ("two_path", "reinforce"):
-            raise ValueError(f"The gradient of the alphas is 'two_path' or 'reinforce'; got {gradient!r}.")
+            raise ValueError(f"gradient must be 'two_path' or 'reinforce'; got {gradient!r}.")
         if gradient == "two_path" and reward is not None:
             raise ValueError(
                 "Two paths have a loss, not a reward; got both. Leave it out, or use gradient='reinforce'."

@@ -91,24 +91,24 @@ class RobustDARTS(BilevelSearch):
     ) -> None:
         super().__init__(supernet, SoftmaxSampler(), **kwargs)
         if on_sharpening not in get_args(OnSharpening):
-            raise ValueError(f"on_sharpening is one of {get_args(OnSharpening)}; got {on_sharpening!r}.")
+            raise ValueError(f"on_sharpening must be one of {get_args(OnSharpening)}; got {on_sharpening!r}.")
         if order not in (1, 2):
-            raise ValueError(f"RobustDARTS is of order 1 or 2; got order={order}.")
+            raise ValueError(f"order must be 1 or 2; got {order}.")
         if order == 2 and self.weight_nesterov:
             raise ValueError("The second order looks through a step without Nesterov's momentum. Turn one of them off.")
         for name, value in (("every", every), ("window", window), ("lag", lag), ("batches", batches)):
             if value < 1:
                 raise ValueError(f"{name} must be at least 1; got {value}.")
         if window % 2 == 0:
-            raise ValueError(f"A window lies around a measurement, so it holds an odd number of them; got {window}.")
+            raise ValueError(f"window must be odd, because it lies around a measurement; got {window}.")
         if not 0 < ratio < 1:
-            raise ValueError(f"A rise makes the ratio of earlier to later smaller than 1; got ratio={ratio}.")
+            raise ValueError(f"ratio, of an earlier to a later curvature, must be below 1, as in a rise; got {ratio}.")
         if start_epoch < 0:
             raise ValueError(f"start_epoch must not be negative; got {start_epoch}. 0 is off.")
         if not factor > 1:
-            raise ValueError(f"The weight decay grows, by a factor above 1; got {factor}.")
+            raise ValueError(f"factor, by which the weight decay grows, must be above 1; got {factor}.")
         if on_sharpening == "adapt" and not self.weight_decay > 0:
-            raise ValueError(f"No factor makes a weight decay of {self.weight_decay} larger. Start with one above 0.")
+            raise ValueError(f"weight_decay must be above 0, or no factor makes it larger; got {self.weight_decay}.")
         self.on_sharpening, self.order, self.epsilon = on_sharpening, order, epsilon
         self.every, self.window, self.lag, self.ratio, self.start_epoch = every, window, lag, ratio, start_epoch
         self.factor, self.max_weight_decay, self.batches = factor, max_weight_decay, batches

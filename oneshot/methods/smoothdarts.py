@@ -32,7 +32,7 @@ class GrowingPerturbation(Perturbation):
     def __init__(self, start: float = 0.03, end: float = 0.3) -> None:
         super().__init__()
         if not 0 <= start <= end <= 1:
-            raise ValueError(f"Epsilon grows from start >= 0 to end <= 1, the largest edge weight; got {start}, {end}.")
+            raise ValueError(f"epsilon must grow from start >= 0 to end <= 1, the largest weight; got {start}, {end}.")
         self.start, self.end = start, end
         self.register_buffer("epsilon", torch.tensor(float(start), dtype=torch.float64))
 
@@ -76,7 +76,7 @@ class AdversarialPerturbation(GrowingPerturbation):
     def __init__(self, start: float = 0.03, end: float = 0.3, *, steps: int = 7) -> None:
         super().__init__(start, end)
         if steps < 1:
-            raise ValueError(f"An attack takes at least one step; got steps={steps}. RandomPerturbation takes none.")
+            raise ValueError(f"steps of an attack must be at least 1; got {steps}. RandomPerturbation takes none.")
         self.steps = steps
 
     def forward(
@@ -124,7 +124,7 @@ class SmoothDARTS(BilevelSearch):
         **kwargs: Any,
     ) -> None:
         if attack not in get_args(Attack):
-            raise ValueError(f"attack is one of {get_args(Attack)}; got {attack!r}.")
+            raise ValueError(f"attack must be one of {get_args(Attack)}; got {attack!r}.")
         start, end = epsilon
         adversary = AdversarialPerturbation(start, end, steps=steps)
         perturbation = adversary if attack == "adversarial" else RandomPerturbation(start, end)

@@ -1,4 +1,4 @@
-"""What was evaluated: architectures and their objectives, without repetition, whole in a file."""
+"""The archive of a search: architectures that were evaluated, and their objectives."""
 
 from __future__ import annotations
 
@@ -51,7 +51,9 @@ class Archive:
     def __init__(self, space: SearchSpace, objectives: Sequence[str]) -> None:
         self.space, self.objectives = space, tuple(objectives)
         if not self.objectives or len(set(self.objectives)) != len(self.objectives):
-            raise ValueError(f"An archive has objectives with distinct names, at least one; got {self.objectives}.")
+            raise ValueError(
+                f"An archive must have objectives with distinct names, at least one; got {self.objectives}."
+            )
         self._genes = np.empty((0, space.num_genes), dtype=np.int64)
         self._values = np.empty((0, len(self.objectives)), dtype=np.float64)
         self._rows: dict[bytes, int] = {}
@@ -94,7 +96,9 @@ class Archive:
         for i, key in enumerate(found):
             if key in self._rows or key in found[:i]:
                 where = f"row {self._rows[key]} of the archive" if key in self._rows else f"row {found.index(key)}"
-                raise ValueError(f"An architecture is added once; row {i} is {where}. Replace values with update().")
+                raise ValueError(
+                    f"An architecture must be added only once; row {i} is {where}. Replace values with update()."
+                )
         self._rows.update((key, len(self) + i) for i, key in enumerate(found))
         self._genes, self._values = np.concatenate([self._genes, rows]), np.concatenate([self._values, new])
 
@@ -125,7 +129,7 @@ class Archive:
         if bad.any():
             row, column = np.argwhere(bad)[0]
             raise ValueError(
-                f"Objectives are finite (NaN {self.objectives[0]} says that an evaluation failed); row {row} has "
+                f"Objectives must be finite (NaN {self.objectives[0]} says that an evaluation failed); row {row} has "
                 f"{self.objectives[column]} = {y[row, column]}."
             )
         return y
@@ -149,7 +153,9 @@ class Archive:
             ValueError: If it is not an archive, or one of another space.
         """
         if not isinstance(data, Mapping) or not {"schema_version", "space", "objectives", "genes", "values"} <= {*data}:
-            raise ValueError("An archive is a JSON object with schema_version, space, objectives, genes and values.")
+            raise ValueError(
+                "An archive must be a JSON object with schema_version, space, objectives, genes and values."
+            )
         if data["schema_version"] != SCHEMA_VERSION:
             raise ValueError(
                 f"This archive has schema version {data['schema_version']!r}; this release reads {SCHEMA_VERSION}. "

@@ -69,7 +69,7 @@ def _group_of(space: SearchSpace) -> npt.NDArray[np.int64]:
 
 
 def smallest_population(objectives: int) -> int:
-    """What :func:`evolve` needs: for three and more objectives, as many as there are reference directions.
+    """Smallest population of :func:`evolve`: for three and more objectives, the number of reference directions.
 
     These are Das and Dennis' (SIAM J. Optim. 1998) with at least two divisions of every edge, M (M + 1) / 2.
     """
@@ -80,7 +80,7 @@ def check_population(population: int, objectives: int) -> None:
     """Check that a population is large enough.
 
     Raises:
-        ValueError: If not; what it would take is said.
+        ValueError: If it is not, with the size that is needed.
     """
     if population < smallest_population(objectives):
         why = " (one for each reference direction of NSGA-III)" if objectives > 2 else ""
@@ -163,7 +163,7 @@ def minimise(space: SearchSpace, cost: Evaluate, *, seed: int = 0) -> IntMatrix:
 
 
 class _Seen:
-    """Everything that was evaluated."""
+    """All architectures that were evaluated, with their objectives and constraints."""
 
     def __init__(self, objectives: Evaluate, constraints: Evaluate | None) -> None:
         self.objectives, self.constraints = objectives, constraints
@@ -224,7 +224,7 @@ def _run(
     generations: int,
     rng: np.random.Generator,
 ) -> None:
-    """Let pymoo select parents and survivors; everything it makes is in ``seen`` afterwards."""
+    """Run pymoo, which selects parents and survivors; ``seen`` holds all that was evaluated."""
     from pymoo.core.infill import InfillCriterion
     from pymoo.core.population import Population
     from pymoo.core.problem import Problem
@@ -236,7 +236,7 @@ def _run(
             out["F"], out["G"] = next(answers, None) or seen.evaluate(x)
 
     class Mating(InfillCriterion):  # type: ignore[misc]  # pymoo is untyped
-        """Children that nobody has seen."""
+        """Mating that returns only children that were not evaluated before."""
 
         def do(self, problem: Any, pop: Any, n_offsprings: int, random_state: Any = None, **kwargs: Any) -> Any:
             children: dict[bytes, IntMatrix] = {}

@@ -1,4 +1,4 @@
-"""What the genes of an archive are like: one categorical distribution for each of them, to draw networks to train."""
+"""Categorical distributions of the genes of an archive, from which networks to train are drawn."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ class Marginals:
                 f"{tuple(len(p) for p in self.probabilities)} probabilities."
             )
         if not all((p >= 0).all() and abs(p.sum() - 1) < 1e-9 for p in self.probabilities):
-            raise ValueError("Probabilities of picks are not negative and sum to 1.")
+            raise ValueError("Probabilities of picks must not be negative and must sum to 1.")
 
     @classmethod
     def of(

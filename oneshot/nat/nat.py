@@ -134,15 +134,15 @@ class NAT(SandwichTraining):
         super().__init__(supernet, **kwargs)
         if warmup_epochs < 0 or iterations < 1 or adapt_epochs < 1:
             raise ValueError(
-                f"warmup_epochs is at least 0, iterations and adapt_epochs at least 1; got {warmup_epochs}, "
-                f"{iterations}, {adapt_epochs}."
+                "warmup_epochs must be at least 0, iterations and adapt_epochs at least 1; got "
+                f"{warmup_epochs}, {iterations}, {adapt_epochs}."
             )
         if sampler not in ("archive", "candidates", "uniform"):
-            raise ValueError(f"What is trained is drawn from 'archive', 'candidates' or 'uniform'; got {sampler!r}.")
+            raise ValueError(f"sampler must be 'archive', 'candidates' or 'uniform'; got {sampler!r}.")
         if sampled_from is not None and sampled_from < 1:
-            raise ValueError(f"Distributions need an architecture, or None for all; got sampled_from={sampled_from}.")
+            raise ValueError(f"sampled_from must be at least 1, or None for the whole archive; got {sampled_from}.")
         if calibration_images < 2:
-            raise ValueError(f"Calibration needs at least two images; got calibration_images={calibration_images}.")
+            raise ValueError(f"calibration_images must be at least 2; got {calibration_images}.")
         self.warmup_epochs, self.iterations, self.adapt_epochs = warmup_epochs, iterations, adapt_epochs
         self.drawn_from, self.sampled_from = sampler, sampled_from
         self.calibration_images, self.evaluation_batch = calibration_images, evaluation_batch
@@ -169,7 +169,9 @@ class NAT(SandwichTraining):
             seed=search_seed,
         )
         if ray_workers < 1 or ray_gpus < 0:
-            raise ValueError(f"ray_workers is at least 1 and ray_gpus at least 0; got {ray_workers} and {ray_gpus}.")
+            raise ValueError(
+                f"ray_workers must be at least 1 and ray_gpus at least 0; got {ray_workers} and {ray_gpus}."
+            )
         self.ray, self.ray_workers, self.ray_gpus = ray, ray_workers, ray_gpus
         self.progress: Callable[[str, int, int], None] = _ignore
         self._images: tuple[Tensor, Tensor, Tensor] | None = None
@@ -208,7 +210,7 @@ class NAT(SandwichTraining):
     # The search between two epochs.
 
     def derive(self) -> SubnetConfig:
-        """The smallest error that keeps the constraints; before any is known, what follows from the seed."""
+        """The architecture of the smallest error that keeps the constraints; before any is known, a random one."""
         archive = self.pareto.archive
         front = self.pareto.front()
         if not len(front):
@@ -217,7 +219,7 @@ class NAT(SandwichTraining):
         return self.supernet.space.decode(archive.genes[best][None])[0]
 
     def searches_after(self, epochs: int) -> int | None:
-        """Number of the search after so many epochs, from 0; ``None`` if there is none. The last only measures."""
+        """Number of the search after the given epochs, from 0; ``None`` if there is none. The last only measures."""
         turn, rest = divmod(epochs - self.warmup_epochs, self.adapt_epochs)
         return turn if rest == 0 and 0 <= turn <= self.iterations else None
 
@@ -240,8 +242,8 @@ class NAT(SandwichTraining):
         epochs = self.warmup_epochs + self.iterations * self.adapt_epochs
         if self.trainer.max_epochs != epochs and not getattr(self.trainer, "fast_dev_run", 0):
             raise ValueError(
-                f"{self.warmup_epochs} epochs of warm-up and {self.iterations} times {self.adapt_epochs} are {epochs}; "
-                f"got max_epochs={self.trainer.max_epochs}. Use Trainer(max_epochs={epochs})."
+                f"max_epochs must be {epochs}: {self.warmup_epochs} epochs of warm-up and {self.iterations} times "
+                f"{self.adapt_epochs}; got max_epochs={self.trainer.max_epochs}. Use Trainer(max_epochs={epochs})."
             )
         if self.ray is not None and self.trainer.world_size > 1:
             raise ValueError(
@@ -306,7 +308,7 @@ class NAT(SandwichTraining):
             self.log_dict(finite, on_step=False, on_epoch=True, batch_size=1, rank_zero_only=True)
 
     def _asked(self) -> IntMatrix:
-        """The candidates of the first process: others may round differently."""
+        """Candidates, in all processes those of the first: others may round differently."""
         if self.trainer.world_size > 1:
             if self.trainer.is_global_zero:
                 self.pareto.ask()
@@ -314,7 +316,7 @@ class NAT(SandwichTraining):
         return self.pareto.ask()
 
     def evaluator(self) -> Evaluator:
-        """What errors are measured with, during a fit; of the weights as they are now."""
+        """Build the evaluator of a fit, for the weights as they are now."""
         assert self._images is not None  # read when the fit began
         local: Evaluator = SupernetEvaluator(self.supernet, *self._images, batch_size=self.evaluation_batch)
         if self.ray is not None:
@@ -325,7 +327,7 @@ class NAT(SandwichTraining):
         return SharedEvaluator(JournalledEvaluator(local, folder, fingerprint(self.supernet, self._images_checksum)))
 
     def _counted(self, what: str, architectures: Sized) -> Done:
-        """Tells :attr:`progress` of every evaluation; of those of this process, if there are several."""
+        """A function that reports every evaluation of this process to :attr:`progress`."""
         total, done = math.ceil(len(architectures) / self.trainer.world_size), itertools.count(1)
         self.progress(what, 0, total)
         return lambda config, error: self.progress(what, next(done), total)
@@ -392,7 +394,7 @@ class NAT(SandwichTraining):
 
 
 def _ignore(what: str, done: int, total: int) -> None:
-    """Nobody wants to know."""
+    """Default progress callback; does nothing."""
 
 
 def objective_of(
@@ -430,14 +432,14 @@ def _bound(
     by_name = {objective.name: objective for objective in known}
     if name not in by_name and name not in UNITS and not name.endswith(FILES):
         raise ValueError(
-            f"A constraint is on one of the objectives {', '.join(by_name)}, on one of {', '.join(UNITS)}, or on the "
-            f"file of a latency; got {name!r}."
+            f"A constraint must be on one of the objectives {', '.join(by_name)}, on one of {', '.join(UNITS)}, or "
+            f"on the file of a latency; got {name!r}."
         )
     objective = by_name[name] if name in by_name else objective_of(name, supernet, allow_noisy=allow_noisy)
     pair = tuple(bound) if isinstance(bound, list | tuple) else (bound, 0.5)
     if len(pair) != 2 or not all(isinstance(number, Real) for number in pair):
         raise ValueError(
-            "A constraint is a number, or a pair of a number and the probability with which it must hold, such as "
+            "A constraint must be a number, or a pair of a number and the probability with which it must hold, such as "
             f"(3e8, 0.9); got {bound!r} for {name!r}."
         )
     at_most, probability = pair

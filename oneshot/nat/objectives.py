@@ -1,4 +1,4 @@
-"""What a search minimises besides the error, and what it must keep to."""
+"""Costs that a search minimises besides the error, and their upper bounds."""
 
 from __future__ import annotations
 
@@ -51,16 +51,16 @@ class Objective:
     def __post_init__(self) -> None:
         if self.name == ERROR:
             raise ValueError(
-                f"The objective {ERROR!r} is measured and part of every search; list only the costs besides it."
+                f"Objectives must be costs; the error is measured in every search, so leave out {ERROR!r}."
             )
         if self.model is None or not callable(self.model):
             raise ValueError(
-                f"Objective {self.name!r} needs a model: a CostModel (counts, a latency table, a predictor) or a "
+                f"Objective {self.name!r} must have a model: a CostModel (counts, a latency table, a predictor) or a "
                 "function of genes [N, G] -> [N]. Count it with count_candidates, or measure it with 'oneshot measure'."
             )
         if not 0 <= self.deviation < np.inf:
             raise ValueError(
-                f"The deviation of objective {self.name!r} is a share, at least 0, such as 0.1; got {self.deviation}."
+                f"The deviation of objective {self.name!r} must be a share, at least 0; got {self.deviation}."
             )
         if not self.unit and isinstance(self.model, CostModel):
             object.__setattr__(self, "unit", self.model.unit)
@@ -87,15 +87,15 @@ class Objective:
         if y.shape != (len(genes),) or not np.isfinite(y).all():
             bad = "" if y.shape != (len(genes),) else f" with {int((~np.isfinite(y)).sum())} values that are not finite"
             raise ValueError(
-                f"The model of objective {self.name!r} returns a finite cost for each of {len(genes)} architectures; "
-                f"got shape {list(y.shape)}{bad}."
+                f"The model of objective {self.name!r} must return a finite cost for each of {len(genes)} "
+                f"architectures; got shape {list(y.shape)}{bad}."
             )
         return y
 
     def upper(self, genes: IntMatrix, probability: float) -> Floats:
-        """What the cost stays below with a probability, ``[N]``.
+        """Upper bound of the cost that holds with a probability, ``[N]``.
 
-        Learned costs know their interval, which is taken to be as wide above as below. All others are normally
+        Learned costs know their interval, which is taken to be symmetric. All others are taken as normally
         distributed with :attr:`deviation`, exact where that is 0.
         """
         if probability == 0.5 or not isinstance(self.model, Predictor | TransferredCost):
@@ -124,10 +124,10 @@ class Constraint:
     def __post_init__(self) -> None:
         if not np.isfinite(self.at_most):
             raise ValueError(
-                f"The bound of {self.objective.name!r} is finite; got {self.at_most}. Leave it out instead."
+                f"The bound of {self.objective.name!r} must be finite; got {self.at_most}. Leave it out instead."
             )
         if not 0 < self.probability < 1:
-            raise ValueError(f"A constraint holds with a probability between 0 and 1; got {self.probability}.")
+            raise ValueError(f"The probability of a constraint must be between 0 and 1; got {self.probability}.")
 
     def __str__(self) -> str:
         chance = "" if self.probability == 0.5 else f" with probability {self.probability:g}"
@@ -145,7 +145,7 @@ def excesses(constraints: Sequence[Constraint], genes: IntMatrix) -> Floats:
 
 
 def check_feasible(space: SearchSpace, constraints: Sequence[Constraint], *, seed: int = 0) -> None:
-    """Check that some architecture keeps all constraints, by samples and then by minimising what is too much.
+    """Check that some architecture keeps all constraints: by samples, and then by minimising the excess.
 
     Args:
         space: The search space.

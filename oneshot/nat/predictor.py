@@ -1,4 +1,4 @@
-"""The error of architectures that were not evaluated, by whichever kind of model ranks held-out ones best."""
+"""Prediction of the error of architectures, by the kind of model that ranks held-out ones best."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from oneshot.supernets.space import Floats, IntMatrix, SearchSpace
 
 @dataclass(frozen=True)
 class Warp:
-    """Errors on a scale where one that is far off counts as little as it tells: ``arcsinh((e - median) / spread)``.
+    """Errors on a scale on which outliers count little: ``arcsinh((e - median) / spread)``.
 
     Linear within the spread, the middle half of the errors, and logarithmic beyond; the order stays.
     """
@@ -96,7 +96,9 @@ def fit_accuracy(
     """
     rows, y = space.check_genes(genes), np.asarray(errors, np.float64)
     if not kinds or not set(kinds) <= set(KINDS):
-        raise ValueError(f"The kinds of accuracy predictors are {', '.join(KINDS)}; got {', '.join(kinds) or 'none'}.")
+        raise ValueError(
+            f"Accuracy predictors must be of the kinds {', '.join(KINDS)}; got {', '.join(kinds) or 'none'}."
+        )
     if y.shape != (len(rows),) or not np.isfinite(y).all():
         raise ValueError(
             f"{len(rows)} architectures have as many finite errors; got shape {list(y.shape)} with "
@@ -106,8 +108,8 @@ def fit_accuracy(
     left_out = {k: f"needs {SAMPLES[k]} samples, there are {len(y)}" for k in kinds if k not in tried}
     if not tried:
         raise ValueError(
-            f"An accuracy predictor needs at least {min(SAMPLES[k] for k in kinds)} evaluated architectures for the "
-            f"kinds {', '.join(kinds)}; got {len(y)}. Evaluate more first."
+            f"An accuracy predictor must have at least {min(SAMPLES[k] for k in kinds)} evaluated architectures for "
+            f"the kinds {', '.join(kinds)}; got {len(y)}. Evaluate more first."
         )
     if np.ptp(y) == 0:
         return AccuracyPredictor(space, "constant", dict.fromkeys(tried, 0.0), left_out, float(y[0]))

@@ -1,4 +1,4 @@
-"""The search for a front: what to evaluate next, given what was evaluated."""
+"""The search for a front: which architectures to evaluate next, given those that were evaluated."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ ROUNDS = 20  # of drawing, before a large space counts as used up
 
 @dataclass(frozen=True)
 class Iteration:
-    """What is known at the end of one.
+    """Facts about one iteration of the search.
 
     Args:
         number: 0 is the initial sample.
@@ -67,7 +67,7 @@ class _Iteration(TypedDict):
 
 
 class _State(TypedDict):
-    """What a search is resumed by, as JSON."""
+    """State of a search as JSON, to resume from."""
 
     schema_version: int
     seed: int
@@ -152,12 +152,12 @@ class ParetoSearch:
         check_population(self.population, len(self.archive.objectives))
         unknown = [kind for kind in self.kinds if kind not in KINDS]
         if unknown or not self.kinds:
-            raise ValueError(f"The kinds of accuracy predictors are {', '.join(KINDS)}; got {list(self.kinds)}.")
+            raise ValueError(f"Accuracy predictors must be of the kinds {', '.join(KINDS)}; got {list(self.kinds)}.")
         least = min(SAMPLES[kind] for kind in self.kinds)
         if self.initial < least or self.batch < 1 or self.generations < 1:
             raise ValueError(
-                f"A search has an initial sample of at least {least} (what the kinds {', '.join(self.kinds)} need), "
-                f"and a batch and generations of at least 1; got initial={self.initial}, batch={self.batch}, "
+                f"A search must have an initial sample of at least {least} (what the kinds {', '.join(self.kinds)} "
+                f"need), and a batch and generations of at least 1; got initial={self.initial}, batch={self.batch}, "
                 f"generations={self.generations}."
             )
 
@@ -191,7 +191,7 @@ class ParetoSearch:
         return np.concatenate([genes, self._sample(self.batch - len(genes), genes, rng)])
 
     def _candidates(self, rng: np.random.Generator) -> IntMatrix:
-        """What the predictor and the evolution find best, spread over the front."""
+        """Candidates of the evolution under the predicted error, spread over the front."""
         known = ~self.archive.failed
         genes, values = self.archive.genes, self.archive.values
         self.predictor = fit_accuracy(
@@ -384,7 +384,7 @@ class ParetoSearch:
                 they were; then nothing is loaded.
         """
         if state.get("schema_version") != SCHEMA_VERSION:
-            raise ValueError(f"The state of a search is a dictionary with schema_version {SCHEMA_VERSION}.")
+            raise ValueError(f"The state of a search must be a dictionary with schema_version {SCHEMA_VERSION}.")
         state = checked({key: state[key] for key in _State.__annotations__ if key in state}, _State, "The state")
         archive = Archive.from_dict(self.space, state["archive"])
         ours = (self.archive.objectives, [str(c) for c in self.constraints], self.seed)
@@ -416,7 +416,7 @@ def _signed(cost: Objective, sign: float, genes: IntMatrix) -> Floats:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Learned costs warn of picks that no sample had; once, when the constraints are checked, is enough."""
+    """Inside, learned costs do not warn of picks that no sample had: they did when the constraints were checked."""
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="No measured architecture has")
         yield

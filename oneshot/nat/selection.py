@@ -30,8 +30,8 @@ def diverse_subset(values: npt.ArrayLike, k: int, kept: npt.ArrayLike | None = N
     there = np.empty((0, y.shape[-1])) if kept is None else np.asarray(kept, np.float64)
     if y.ndim != 2 or there.ndim != 2 or there.shape[1] != y.shape[1] or k < 0:
         raise ValueError(
-            f"Candidates [N, M] and kept points [K, M] have as many objectives, and k is not negative; got shapes "
-            f"{list(y.shape)} and {list(there.shape)}, k={k}."
+            "Candidates [N, M] and kept points [K, M] must have as many objectives, and k must not be negative; got "
+            f"shapes {list(y.shape)} and {list(there.shape)}, k={k}."
         )
     if not len(y):
         return np.empty(0, dtype=np.int64)

@@ -1,4 +1,4 @@
-"""What a batch must be, so that the numbers it leads to mean something: inputs, labels and logits that fit."""
+"""Checks of batches: inputs, labels and logits must fit the network."""
 
 from __future__ import annotations
 
@@ -33,9 +33,9 @@ def pair_of(batch: Any) -> tuple[Any, Any]:
 def check_batch(network: Supernet | Subnet, x: Any, y: Any, *, first: bool = False) -> None:
     """Check inputs and labels before a network sees them.
 
-    Types and shapes are looked at always, which costs nothing. The labels' values are looked at where they are in the
-    CPU's memory, and elsewhere, where the device would have to be waited for, in the first batch of an epoch; in any
-    other one the loss of a label that is no class fails on the device.
+    Types and shapes are checked always, which costs nothing. Values of labels are checked always in the CPU's memory,
+    and on other devices, which the check waits for, in the first batch of an epoch; in later batches the loss of a
+    label that is no class fails on the device.
 
     Args:
         network: What reads them.
@@ -130,7 +130,7 @@ def check_logits(logits: Any, network: Supernet | Subnet, x: Tensor) -> None:
 
 
 def _places(network: Supernet | Subnet, x: Tensor) -> tuple[int, ...]:
-    """What of an input has a label each: the pixels of an image, the words of a text, or all of it together."""
+    """Shape of the places of an input that have a label each: pixels of an image, words of a text, or ``()``."""
     if network.task == "segmentation":
         return tuple(x.shape[2:])
     return tuple(x.shape[1:]) if network.texts else ()

@@ -1,4 +1,4 @@
-"""What every training loop of ours refuses: a loss that is not finite, and data the network was not built for."""
+"""Checks of every training: the loss is finite, and the network was built for the data."""
 
 from __future__ import annotations
 
@@ -29,12 +29,12 @@ def check_supernet(supernet: object, kind: type[Supernet], method: str) -> None:
         return
     if isinstance(supernet, type):
         name = supernet.__name__
-        raise ValueError(f"{method} searches a supernet; got the class {name}. Build one: {method}({name}(...)).")
+        raise ValueError(f"{method} must be given a supernet; got the class {name}. Build one: {method}({name}(...)).")
     name = type(supernet).__name__
     if not isinstance(supernet, Supernet):
         raise ValueError(
-            f"{method} searches a supernet, which holds the weights of all architectures of a space; got a {name}, "
-            f"{'one network' if isinstance(supernet, nn.Module) else 'which is none'}. Give one of "
+            f"{method} must be given a supernet, which holds the weights of all architectures of a space; got a "
+            f"{name}, {'one network' if isinstance(supernet, nn.Module) else 'which is none'}. Give one of "
             "oneshot.supernets, such as NASBench201Supernet(), or a subclass of OperationSupernet of your own."
         )
     raise ValueError(
@@ -109,7 +109,7 @@ class FiniteLossGuard(pl.LightningModule):
 
 @contextlib.contextmanager
 def explain_memory(advice: str) -> Iterator[None]:
-    """Turn what torch says when memory runs out into what to do about it.
+    """Replace torch's error for memory that runs out by one that says what to do.
 
     Raises:
         RuntimeError: With ``advice``, in place of torch's error.

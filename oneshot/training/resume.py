@@ -1,4 +1,4 @@
-"""What makes a training exactly resumable: random numbers of each step, and checkpoints that know their run."""
+"""Exact resuming: random numbers that follow from the step, and checkpoints that know their run."""
 
 from __future__ import annotations
 
@@ -24,8 +24,8 @@ KEY, FORMAT = "oneshot", 1  # where a checkpoint holds the facts, and the versio
 class ResumableModule(FiniteLossGuard):
     """A training that ends the same however often it was stopped and resumed from one of its checkpoints.
 
-    Not from those between the last step and the end of an epoch, which are refused: ``ModelCheckpoint`` writes them if
-    its ``every_n_train_steps`` divides an epoch, :class:`~oneshot.callbacks.RunCheckpoint` does not.
+    Checkpoints between the last step and the end of an epoch are refused: ``ModelCheckpoint`` writes them if its
+    ``every_n_train_steps`` divides an epoch, :class:`~oneshot.callbacks.RunCheckpoint` does not.
 
     Every step seeds Python, NumPy and torch with a number that follows from the seed of the run and the number of the
     step, so that nothing that happened before, or to another process, can change what a step draws. All processes draw
@@ -49,7 +49,7 @@ class ResumableModule(FiniteLossGuard):
         return []
 
     def facts(self) -> dict[str, Any]:
-        """What a checkpoint must have in common with the run that goes on from it: plain values by name."""
+        """Values by name that a checkpoint and the run that resumes from it must share."""
         facts: dict[str, Any] = {"method": public_path(type(self))}
         data = getattr(self.trainer, "datamodule", None)
         if (describe := getattr(data, "fingerprint", None)) is not None:
@@ -87,8 +87,8 @@ class ResumableModule(FiniteLossGuard):
             return
         if (made_by := checkpoint.get(KEY)) is None or made_by.get("format") != FORMAT:
             raise ValueError(
-                f"A fit resumes from a checkpoint of {type(self).__name__} made by oneshot {__version__}; this one was "
-                f"made by {made_by['version'] if made_by else 'something else'}. Start anew."
+                f"A fit must be resumed from a checkpoint of {type(self).__name__} made by oneshot {__version__}; this "
+                f"one was made by {made_by['version'] if made_by else 'something else'}. Start anew."
             )
         if made_by["version"] != __version__:
             warnings.warn(
@@ -114,9 +114,9 @@ class ResumableModule(FiniteLossGuard):
         between = progress["ready"] == progress["processed"]
         if not between and loops["epoch_loop.batch_progress"]["is_last_batch"]:
             raise ValueError(
-                "A fit resumes between two steps of an epoch, or between two epochs; this checkpoint is from between "
-                f"the last step of epoch {checkpoint['epoch']} and its end, and Lightning would begin the next without "
-                "preparing it. Resume from another: RunCheckpoint writes none of these, nor does "
+                "A fit must be resumed between two steps of an epoch, or between two epochs; this checkpoint is from "
+                f"between the last step of epoch {checkpoint['epoch']} and its end, and Lightning would begin the next "
+                "without preparing it. Resume from another: RunCheckpoint writes none of these, nor does "
                 "ModelCheckpoint(every_n_epochs=1, save_on_train_epoch_end=True)."
             )
         if "processes" in changed and between:

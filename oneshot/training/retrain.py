@@ -86,11 +86,13 @@ class Retrain(ResumableModule):
     ) -> None:
         super().__init__()
         if optimizer not in ("sgd", "adamw"):
-            raise ValueError(f"optimizer is 'sgd' or 'adamw'; got {optimizer!r}.")
+            raise ValueError(f"optimizer must be 'sgd' or 'adamw'; got {optimizer!r}.")
         if drop_path_every not in ("epoch", "step"):
-            raise ValueError(f"drop_path_every is 'epoch' or 'step'; got {drop_path_every!r}.")
+            raise ValueError(f"drop_path_every must be 'epoch' or 'step'; got {drop_path_every!r}.")
         if not 0 <= lr_min <= lr or lr == 0:
-            raise ValueError(f"The learning rate falls from lr > 0 to lr_min >= 0; got lr={lr}, lr_min={lr_min}.")
+            raise ValueError(
+                f"lr must be above 0, and lr_min, to which it falls, from 0 to lr; got lr={lr}, lr_min={lr_min}."
+            )
         for name, share in (("label_smoothing", label_smoothing), ("drop_path", drop_path)):
             if not 0 <= share < 1:
                 raise ValueError(f"{name} must be in [0, 1); got {share}. 0 is off.")

@@ -1,4 +1,4 @@
-"""Lightning's table of the layers, without numbers that nobody measured."""
+"""Lightning's table of the layers, without FLOPs that were not counted."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ log = logging.getLogger("pytorch_lightning.callbacks.model_summary")  # whoever 
 
 
 class LayerSummary(ModelSummary):
-    """What :class:`~pytorch_lightning.callbacks.ModelSummary` says of layers and parameters, and nothing of FLOPs.
+    """The layers and parameters of :class:`~pytorch_lightning.callbacks.ModelSummary`, without its FLOPs.
 
     Lightning counts them while it runs ``example_input_array``. A module without one has 0 of them in its table. What
     an architecture multiplies is what :func:`~oneshot.cost.count` says.

@@ -1,4 +1,4 @@
-"""How a task is trained and measured: what follows from one label an image, or one a pixel."""
+"""Loss and metric of each task: one label for an image, or one for each pixel."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ NEVER = -(2**31)  # no label: torch would leave out those of -100 without a word
 
 
 class CrossEntropy(nn.CrossEntropyLoss):
-    """Torch's, of labels of any integer type."""
+    """Torch's cross-entropy, for labels of any integer type."""
 
     def forward(self, input: Tensor, target: Tensor) -> Tensor:
         return super().forward(input, target if target.is_floating_point() else target.long())
@@ -56,7 +56,7 @@ def metric_of(task: Task, classes: int, *, sync: bool = True) -> Metric:
     """
     if classes < 2:
         raise ValueError(
-            f"There are at least two classes to tell apart; got num_classes={classes}. Yes or no are two: "
+            f"There must be at least two classes to tell apart; got num_classes={classes}. Yes and no are two: "
             "num_classes=2, two logits, labels 0 and 1."
         )
     options: dict[str, Any] = {"validate_args": False, "sync_on_compute": sync}

@@ -215,7 +215,7 @@ def test_without_images_there_are_no_statistics() -> None:
     network = supernet()
     before = copy.deepcopy(network.state_dict())
     with (
-        pytest.raises(ValueError, match="at least one batch of images; got none"),
+        pytest.raises(ValueError, match="at least one batch; got none"),
         recalibrated(network, network.space.sample(0), []),
     ):
         pass

@@ -155,7 +155,7 @@ def test_the_step_it_looks_through_has_the_learning_rate_of_its_epoch(monkeypatc
 
 @pytest.mark.parametrize("order", [0, 3, "second"])
 def test_another_order_is_refused(order: Any) -> None:
-    with pytest.raises(ValueError, match=f"of order 1 or 2; got order={order}"):
+    with pytest.raises(ValueError, match=f"order must be 1 or 2; got {order}"):
         DARTS(NASBench201Supernet(channels=2, cells_per_stage=1), order=order)
 
 

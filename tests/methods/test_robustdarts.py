@@ -367,16 +367,18 @@ def test_a_search_that_was_stopped_stays_stopped_when_it_is_resumed(tmp_path: Pa
     ("options", "message"),
     [
         pytest.param({"on_sharpening": "es"}, r"one of \('stop', 'adapt'\); got 'es'", id="what"),
-        pytest.param({"order": 3}, "of order 1 or 2; got order=3", id="order"),
+        pytest.param({"order": 3}, "order must be 1 or 2; got 3", id="order"),
         pytest.param({"order": 2, "weight_nesterov": True}, "without Nesterov.*Turn one of them off", id="nesterov"),
         pytest.param({"every": 0}, "every must be at least 1; got 0", id="every"),
         pytest.param({"lag": 0}, "lag must be at least 1; got 0", id="lag"),
         pytest.param({"batches": 0}, "batches must be at least 1; got 0", id="batches"),
-        pytest.param({"window": 4}, "an odd number of them; got 4", id="window"),
-        pytest.param({"ratio": 1.3}, "smaller than 1; got ratio=1.3", id="ratio"),
+        pytest.param({"window": 4}, "window must be odd, .* got 4", id="window"),
+        pytest.param({"ratio": 1.3}, "must be below 1, as in a rise; got 1.3", id="ratio"),
         pytest.param({"start_epoch": -1}, "start_epoch must not be negative; got -1", id="start"),
-        pytest.param({"factor": 1.0}, "by a factor above 1; got 1.0", id="factor"),
-        pytest.param({"on_sharpening": "adapt", "weight_decay": 0.0}, "decay of 0.0 larger. Start with", id="decay"),
+        pytest.param({"factor": 1.0}, "must be above 1; got 1.0", id="factor"),
+        pytest.param(
+            {"on_sharpening": "adapt", "weight_decay": 0.0}, "weight_decay must be above 0, .* got 0.0", id="decay"
+        ),
     ],
 )
 def test_numbers_out_of_range_are_refused(options: dict[str, Any], message: str) -> None:

@@ -123,7 +123,7 @@ def test_an_archive_of_another_space_is_refused(space: SearchSpace, message: str
 
 
 def test_another_file_or_version_is_refused() -> None:
-    with pytest.raises(ValueError, match="An archive is a JSON object"):
+    with pytest.raises(ValueError, match="An archive must be a JSON object"):
         Archive.from_dict(SPACE, {"space": "toy"})
     with pytest.raises(ValueError, match="schema version 99"):
         Archive.from_dict(SPACE, {**filled().to_dict(), "schema_version": 99})

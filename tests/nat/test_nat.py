@@ -343,8 +343,12 @@ def test_any_objectives_and_constraints() -> None:
         pytest.param({"constraints": {"macs": "1e9"}}, r"such as \(3e8, 0.9\); got '1e9' for 'macs'", id="text"),
         pytest.param({"constraints": {"macs": (1e9, 0.9, 1)}}, r"got \(1000000000.0, 0.9, 1\) for", id="triple"),
         pytest.param({"population": 1}, r"2 objectives needs .* at least 4; got 1. Raise it\.$", id="population"),
-        pytest.param({"sampled_from": 0}, "None for all; got sampled_from=0", id="sampled-from"),
-        pytest.param({"calibration_images": 1}, "at least two images; got calibration_images=1", id="calibration"),
+        pytest.param(
+            {"sampled_from": 0},
+            "sampled_from must be at least 1, or None for the whole archive; got 0",
+            id="sampled-from",
+        ),
+        pytest.param({"calibration_images": 1}, "calibration_images must be at least 2; got 1", id="calibration"),
     ],
 )
 def test_what_makes_no_sense_is_refused(options: dict[str, Any], message: str) -> None:
@@ -353,7 +357,7 @@ def test_what_makes_no_sense_is_refused(options: dict[str, Any], message: str) -
 
 
 def test_the_epochs_of_the_fit_are_those_of_the_turns(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match=re.escape("1 epochs of warm-up and 2 times 1 are 3; got max_epochs=5.")):
+    with pytest.raises(ValueError, match=re.escape("1 epochs of warm-up and 2 times 1; got max_epochs=5.")):
         fit(nat(), tmp_path, max_epochs=5)
 
 
@@ -421,7 +425,7 @@ def test_a_cluster_that_is_not_there_is_named_before_the_training(tmp_path: Path
     with pytest.raises(ConnectionError, match="no Ray cluster at '127.0.0.1:1': .* have one started on this machine"):
         fit(search, tmp_path)
     assert not len(search.pareto.archive)
-    with pytest.raises(ValueError, match=r"ray_workers is at least 1 and ray_gpus at least 0; got 0 and 0\.0"):
+    with pytest.raises(ValueError, match=r"ray_workers must be at least 1 and ray_gpus at least 0; got 0 and 0\.0"):
         nat(ray="local", ray_workers=0)
 
 

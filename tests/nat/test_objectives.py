@@ -38,14 +38,22 @@ def test_ten_thousand_architectures_are_one_call() -> None:
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        pytest.param(lambda: Objective("latency"), "'latency' needs a model", id="none"),
-        pytest.param(lambda: Objective("latency", model=3.0), "'latency' needs a model", id="number"),  # type: ignore[arg-type]
-        pytest.param(lambda: Objective("error", model=len), "is measured and part of every search", id="error"),
+        pytest.param(lambda: Objective("latency"), "'latency' must have a model", id="none"),
+        pytest.param(lambda: Objective("latency", model=3.0), "'latency' must have a model", id="number"),  # type: ignore[arg-type]
         pytest.param(
-            lambda: Objective("x", model=len, deviation=-0.1), "is a share, at least 0.* got -0.1", id="wrong"
+            lambda: Objective("error", model=len),
+            "the error is measured in every search, so leave out 'error'",
+            id="error",
         ),
-        pytest.param(lambda: Constraint(LATENCY, np.nan), "The bound of 'latency' is finite", id="bound"),
-        pytest.param(lambda: Constraint(LATENCY, 3.0, probability=1.0), "probability between 0 and 1", id="certain"),
+        pytest.param(
+            lambda: Objective("x", model=len, deviation=-0.1), "must be a share, at least 0; got -0.1", id="wrong"
+        ),
+        pytest.param(lambda: Constraint(LATENCY, np.nan), "The bound of 'latency' must be finite", id="bound"),
+        pytest.param(
+            lambda: Constraint(LATENCY, 3.0, probability=1.0),
+            "probability of a constraint must be between 0 and 1",
+            id="certain",
+        ),
         pytest.param(
             lambda: Objective("x", "", lambda g: g).values(GENES), "a finite cost for each of 50", id="matrix"
         ),
