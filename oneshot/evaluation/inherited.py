@@ -33,7 +33,7 @@ class InheritedEvaluation:
         batch_size: Images in a batch.
 
     Raises:
-        ValueError: If there are no images, fewer labels than images, a single class among the labels, or fewer pixels
+        ValueError: If there are no images, labels that do not fit them, a single class among the labels, or fewer pixels
             than the highest resolution of the space asks for.
     """
 
@@ -44,10 +44,6 @@ class InheritedEvaluation:
             raise ValueError(
                 "Architectures must be compared on validation images after a calibration on training images; got "
                 f"{len(images)} and {len(calibration)}. Hold some back: val_fraction=0.1."
-            )
-        if len(images) != len(labels):
-            raise ValueError(
-                f"Every validation image must have a label; got {len(images)} images, {len(labels)} labels."
             )
         if images.dim() == calibration.dim() == 4:
             supernet.check_images(min(*images.shape[2:], *calibration.shape[2:]))

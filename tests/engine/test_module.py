@@ -411,9 +411,15 @@ def test_a_batch_reaches_the_hook_as_both_streams() -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        pytest.param({"weight_lr": 0.0, "weight_lr_min": 0.0}, "weight_lr > 0 .*got 0.0, 0.0", id="no-rate"),
-        pytest.param({"weight_lr": 0.1, "weight_lr_min": 0.2}, "falls from weight_lr .*got 0.1, 0.2", id="rising"),
-        pytest.param({"grad_clip": 0.0}, "grad_clip .* above 0; got 0.0", id="clip"),
+        pytest.param(
+            {"weight_lr": 0.0, "weight_lr_min": 0.0}, "weight_lr must be above 0, .*got 0.0 and 0.0", id="no-rate"
+        ),
+        pytest.param(
+            {"weight_lr": 0.1, "weight_lr_min": 0.2},
+            "to which it falls, from 0 to weight_lr; got 0.1 and 0.2",
+            id="rising",
+        ),
+        pytest.param({"grad_clip": 0.0}, "grad_clip, .* must be above 0; got 0.0", id="clip"),
         pytest.param({"arch_lr": -1.0}, "arch_lr must not be negative; got -1.0", id="arch-rate"),
         pytest.param({"arch_warmup_epochs": -3}, "arch_warmup_epochs must not be negative; got -3", id="warmup"),
     ],

@@ -291,11 +291,11 @@ def test_a_fast_dev_run_is_no_search_and_decides_nothing() -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        pytest.param({"train_epochs": 0}, "at least one epoch; got train_epochs=0", id="train"),
+        pytest.param({"train_epochs": 0}, "train_epochs must be at least 1; got 0", id="train"),
         pytest.param({"tune_epochs": -1}, "tune_epochs must not be negative; got -1", id="tune"),
-        pytest.param({"tune_lr": 0.0}, "tune_lr is a learning rate, above 0; got 0.0", id="rate"),
+        pytest.param({"tune_lr": 0.0}, "tune_lr must be above 0; got 0.0", id="rate"),
         pytest.param({"metric": "acc"}, r"one of \('accuracy', 'loss'\); got 'acc'", id="metric"),
-        pytest.param({"batches": 0}, "at least one batch; got batches=0. None takes all", id="batches"),
+        pytest.param({"batches": 0}, "batches must be at least 1; got 0. None takes all", id="batches"),
     ],
 )
 def test_numbers_out_of_range_are_refused(options: dict[str, Any], message: str) -> None:

@@ -115,5 +115,5 @@ def test_rows_settle_at_the_margin_and_stay_so() -> None:
 
 @pytest.mark.parametrize("margin", [0.0, 1.5])
 def test_a_margin_that_is_no_difference_of_probabilities_is_refused(margin: float) -> None:
-    with pytest.raises(ValueError, match=f"above 0 and at most 1; got {margin}"):
+    with pytest.raises(ValueError, match=rf"must be in \(0, 1\]; got {margin}"):
         DSNAS(PlantedSupernet(), settle_margin=margin)

@@ -73,7 +73,9 @@ def test_paths_of_a_darts_cell_keep_the_rule_of_the_space() -> None:
 
 
 def test_a_space_of_nothing_is_refused() -> None:
-    with pytest.raises(ValueError, match="A path needs an operation; in space 'planted' a thousand draws held only"):
+    with pytest.raises(
+        ValueError, match="A path must have an operation; in space 'planted' a thousand draws held only"
+    ):
         RandomSharing(PlantedSupernet(["none"], channels=2))
 
 

@@ -219,7 +219,9 @@ def test_methods_that_cannot_be_perturbed_say_why() -> None:
         pytest.param({"attack": "pgd"}, r"one of \('random', 'adversarial'\); got 'pgd'", id="attack"),
         pytest.param({"epsilon": (0.3, 0.03)}, "start >= 0 to end <= 1.*got 0.3, 0.03", id="falling"),
         pytest.param({"epsilon": (0.3, 1.5)}, "got 0.3, 1.5", id="large"),
-        pytest.param({"steps": 0}, "at least one step; got steps=0. RandomPerturbation takes none", id="steps"),
+        pytest.param(
+            {"steps": 0}, "steps of an attack must be at least 1; got 0. RandomPerturbation takes none", id="steps"
+        ),
     ],
 )
 def test_numbers_out_of_range_are_refused(options: dict[str, Any], message: str) -> None:

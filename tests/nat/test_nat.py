@@ -338,7 +338,9 @@ def test_any_objectives_and_constraints() -> None:
             {"constraints": {"macs": 1.0}}, "No architecture of space 'planted' has macs <= 1", id="infeasible"
         ),
         pytest.param(
-            {"constraints": {"latency": 1.0}}, "is on one of the objectives macs, .*; got 'latency'", id="no-objective"
+            {"constraints": {"latency": 1.0}},
+            "must be on one of the objectives macs, .*; got 'latency'",
+            id="no-objective",
         ),
         pytest.param({"constraints": {"macs": "1e9"}}, r"such as \(3e8, 0.9\); got '1e9' for 'macs'", id="text"),
         pytest.param({"constraints": {"macs": (1e9, 0.9, 1)}}, r"got \(1000000000.0, 0.9, 1\) for", id="triple"),
