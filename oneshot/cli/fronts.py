@@ -11,11 +11,11 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import pytorch_lightning as pl
-import torch
 from torch import Tensor
 
 from oneshot.cost.record import Prediction
 from oneshot.discrete.study import LOG, Study
+from oneshot.evaluation.accuracy import score
 from oneshot.evaluation.images import decode_images, fitted, in_parts
 from oneshot.evaluation.recalibration import recalibrate
 from oneshot.fronts.pick import front_rows
@@ -25,8 +25,7 @@ from oneshot.report.fronts import draw_front
 from oneshot.report.tables import network_table
 from oneshot.supernets.base import Subnet
 from oneshot.supernets.space import Floats, SubnetConfig
-from oneshot.training.batches import check_labels, check_logits
-from oneshot.training.tasks import METRICS, metric_of
+from oneshot.training.tasks import METRICS
 
 from .discrete import read_study
 from .discrete import rows as study_rows
@@ -231,23 +230,3 @@ class StudyFront(Front):
 
     def metrics(self, place: int, network: Subnet) -> dict[str, float]:
         return {f"study/{name}": float(value) for name, value in self._records[place].result.metrics.items()}
-
-
-@torch.no_grad()
-def score(network: Subnet, images: Tensor, labels: Tensor, batch_size: int) -> float:
-    """The metric of the network's task.
-
-    Args:
-        network: On the CPU; it is left in eval mode.
-        images: ``[N, C, H, W]``.
-        labels: ``[N]``, or ``[N, H, W]``.
-        batch_size: Images in a batch.
-    """
-    network.eval()
-    check_labels(labels, network.num_classes, network.task)
-    metric = metric_of(network.task, network.num_classes)
-    for x, y in zip(torch.split(images, batch_size), torch.split(labels, batch_size), strict=True):
-        logits = network(x)
-        check_logits(logits, network, x)
-        metric.update(logits, y)
-    return float(metric.compute())

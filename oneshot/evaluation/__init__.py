@@ -9,6 +9,7 @@ from oneshot.supernets._lazy import lazy
 if TYPE_CHECKING:
     from .accuracy import evaluate_configs as evaluate_configs
     from .accuracy import inherited_error as inherited_error
+    from .accuracy import score as score
     from .images import fitted as fitted
     from .inherited import InheritedEvaluation as InheritedEvaluation
     from .recalibration import recalibrate as recalibrate

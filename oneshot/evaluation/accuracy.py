@@ -11,9 +11,9 @@ import torch
 from torch import Tensor
 from torchmetrics import Metric
 
-from oneshot.supernets.base import Supernet, batch_statistics, restored_modes
+from oneshot.supernets.base import Subnet, Supernet, batch_statistics, restored_modes
 from oneshot.supernets.space import SubnetConfig
-from oneshot.training.batches import check_batch, check_logits
+from oneshot.training.batches import check_batch, check_labels, check_logits
 from oneshot.training.tasks import IGNORED, metric_of
 
 from .images import in_parts
@@ -98,6 +98,26 @@ def inherited_error(
     batches = zip(torch.split(images, batch_size), torch.split(labels, batch_size), strict=True)
     (metric,), failures, _ = _run(supernet, [config], batches, in_parts(calibration, batch_size))
     return math.nan if failures else 1.0 - float(metric.compute())
+
+
+@torch.no_grad()
+def score(network: Subnet, images: Tensor, labels: Tensor, batch_size: int = 256) -> float:
+    """Accuracy of a network of its own, by the metric of its task.
+
+    Args:
+        network: Left in eval mode.
+        images: ``[N, *input_shape]``, on its device.
+        labels: ``[N]``, or ``[N, H, W]``.
+        batch_size: Images in a batch.
+    """
+    network.eval()
+    metric = metric_of(network.task, network.num_classes).to(images.device)
+    check_labels(labels, network.num_classes, network.task)
+    for x, y in zip(torch.split(images, batch_size), torch.split(labels, batch_size), strict=True):
+        logits = network(x)
+        check_logits(logits, network, x)
+        metric.update(logits, y)
+    return float(metric.compute())
 
 
 @torch.no_grad()

@@ -33,7 +33,7 @@ class InheritedEvaluation:
         batch_size: Images in a batch.
 
     Raises:
-        ValueError: If there are no images, labels that do not fit them, a single class among the labels, or fewer pixels
+        ValueError: If there are no images, labels do not fit them or are of a single class, or images have fewer pixels
             than the highest resolution of the space asks for.
     """
 

@@ -13,12 +13,11 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 
-from oneshot.cli.pick import _score
 from oneshot.discrete import Proposal, TrainingEvaluator
 from oneshot.discrete import SupernetEvaluator as InheritedEvaluator
 from oneshot.engine.module import SearchModule
 from oneshot.engine.sandwich import SandwichSearch
-from oneshot.evaluation.accuracy import evaluate_configs, inherited_error
+from oneshot.evaluation.accuracy import evaluate_configs, inherited_error, score
 from oneshot.evaluation.images import fitted
 from oneshot.evaluation.inherited import InheritedEvaluation
 from oneshot.methods.darts import DARTS
@@ -144,7 +143,7 @@ def test_evaluations_refuse_them_too(y: Tensor, message: str, tmp_path: Path) ->
             call()
     of_values = message if message.startswith("Labels are numbers") else "Labels are whole numbers"
     if y.dim() == 1:
-        for check in (lambda: inherited_error(network, config, x, y, x), lambda: _score(subnet, x, y, 4)):
+        for check in (lambda: inherited_error(network, config, x, y, x), lambda: score(subnet, x, y, 4)):
             with pytest.raises(ValueError, match=of_values):
                 check()
 
@@ -253,7 +252,7 @@ def test_logits_of_another_shape_are_refused(logits: Any, got: str, tmp_path: Pa
     for call in (
         lambda: evaluate_configs(network, [config], [(x, GOOD)]),
         lambda: inherited_error(network, config, x, GOOD, x),
-        lambda: _score(subnet, x, GOOD, B),
+        lambda: score(subnet, x, GOOD, B),
         lambda: trainer(tmp_path).fit(Retrain(subnet), datamodule=Data(GOOD)),
         lambda: trainer(tmp_path).test(Retrain(subnet), datamodule=Data(GOOD)),
         lambda: trainer(tmp_path).fit(DARTS(network), datamodule=Data(GOOD, two=True)),
