@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from .execution import ExecutionPlan
 from .mixed_op import MixedOp, Path
 from .space import ArchGraph, SearchSpace, SubnetConfig
 
@@ -227,6 +228,16 @@ class OperationSupernet(Supernet):
             network: What :meth:`extract` has built.
         """
         return []
+
+    def execution_plan(self, network: Subnet) -> ExecutionPlan | None:
+        """How an extracted network runs, by which the memory of its candidates adds up.
+
+        Without it, as here, memory is refused, and parameters and MACs must be sums over the candidates.
+
+        Args:
+            network: What :meth:`extract` has built.
+        """
+        return None
 
     def one_hot(self, config: SubnetConfig) -> dict[str, Tensor]:
         """Edge weights ``{choice: [R, O]}`` that select exactly ``config``, on the supernet's device."""

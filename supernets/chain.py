@@ -16,6 +16,7 @@ from typing import Literal
 from torch import Tensor, nn
 
 from .base import OperationSupernet, Subnet, check_image_size, inherit_weights
+from .execution import ChainPlan
 from .mixed_op import MixedOp
 from .ops import Pointwise
 from .space import ArchGraph, SearchSpace, SubnetConfig
@@ -317,6 +318,9 @@ class ChainSupernet(OperationSupernet, ABC):
     def picked_ops(self, network: Subnet) -> list[list[nn.Module]]:
         assert isinstance(network, ChainNetwork)
         return [[layer] for layer in network.layers]
+
+    def execution_plan(self, network: Subnet) -> ChainPlan:
+        return ChainPlan()
 
 
 class ChainNetwork(Subnet, ABC):

@@ -11,7 +11,7 @@ import itertools
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -20,6 +20,7 @@ from torch import Tensor, nn
 
 from .base import OperationSupernet, Subnet, check_image_size, inherit_weights
 from .decisions import InputDecisions
+from .execution import CellPlan, CellRun
 from .genotype import Cell, Genotype
 from .mixed_op import MixedOp, add_up, check_parts, has_weights, mixed_op
 from .ops import FactorizedReduce, Seen, by_resolution, check_ops, make_op, relu_conv_bn, sum_in_turn
@@ -497,6 +498,19 @@ class DARTSSupernet(OperationSupernet):
                 if name != NONE:
                     genes[nodes[first + node][state]].append(op)
         return genes
+
+    def execution_plan(self, network: Subnet) -> CellPlan:
+        assert isinstance(network, DARTSNetwork)
+        found, nodes, steps = list[CellRun](), self.space.nodes(), self.space.steps
+        for k, kind in enumerate(KINDS):
+            alike = [
+                c for c, mine in zip(network.cells, self.cells, strict=True) if cast(SearchCell, mine).kind == kind
+            ]
+            own = tuple(tuple(node) for node in nodes[k * steps : (k + 1) * steps])
+            for place, cell in enumerate(alike):
+                assert isinstance(cell, DARTSCell)
+                found.append(CellRun(cell, (cell.preprocess0, cell.preprocess1), own, place, len(cell.concat)))
+        return CellPlan(tuple(found))
 
 
 class DARTSCell(nn.Module):

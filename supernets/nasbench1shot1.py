@@ -25,6 +25,7 @@ import torch
 from torch import Tensor, nn
 
 from .base import OperationSupernet, Subnet, inherit_weights
+from .execution import CellRun, WiredPlan, Wiring
 from .mixed_op import MixedOp
 from .nasbench101 import INPUT, OPERATIONS, OUTPUT, NASBench101Cell, conv_bn_relu, make_operation, stem_and_blocks
 from .ops import relu_conv_bn
@@ -104,6 +105,12 @@ class NASBench1Shot1Space(SearchSpace):
             if node in found:
                 found.update(parents[node - 1])
         return sorted(found - {0, self.blocks + 1})
+
+    def wiring(self, config: SubnetConfig) -> Wiring:
+        """What of the wiring costs something."""
+        parents, used = self.parents(config), self.used(config)
+        readers = sum(0 in parents[node - 1] for node in (*used, self.blocks + 1))
+        return Wiring(readers, tuple((block - 1, len(parents[block - 1])) for block in used), len(parents[-1]))
 
     def cell(self, config: SubnetConfig) -> NASBench101Cell:
         """The NAS-Bench-101 cell to look up, without loose ends."""
@@ -318,6 +325,12 @@ class NASBench1Shot1Supernet(OperationSupernet):
         cells = [block for block in network.blocks if isinstance(block, NetworkCell)]
         blocks = [[c.ops[str(b)] for c in cells if str(b) in c.ops] for b in range(1, self.space.blocks + 1)]
         return blocks + [[] for _ in self.space.choices[1:]]  # wiring is no module
+
+    def execution_plan(self, network: Subnet) -> WiredPlan:
+        assert isinstance(network, NASBench1Shot1Network)
+        cells = [block for block in network.blocks if isinstance(block, NetworkCell)]
+        runs = [CellRun(cell, (cell.projection,), place=place) for place, cell in enumerate(cells)]
+        return WiredPlan(tuple(runs), self.space.blocks, self.space.wiring)
 
 
 def _inherit_part(target: nn.Module, source: nn.Module, outputs: Sequence[int], inputs: Sequence[int]) -> None:

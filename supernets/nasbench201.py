@@ -16,6 +16,7 @@ import numpy as np
 from torch import Tensor, nn
 
 from .base import OperationSupernet, Subnet, check_image_size, inherit_weights
+from .execution import CellPlan, CellRun
 from .json_files import shorten
 from .mixed_op import MixedOp, add_up, check_parts, has_weights, mixed_op, run_together
 from .ops import make_op, relu_conv_bn, sum_in_turn
@@ -297,6 +298,12 @@ class NASBench201Supernet(OperationSupernet):
         assert isinstance(network, NASBench201Network)
         cells = [block for block in network.blocks if isinstance(block, NetworkCell)]
         return [[cell.ops[edge] for cell in cells] for edge in range(len(EDGES))]
+
+    def execution_plan(self, network: Subnet) -> CellPlan:
+        assert isinstance(network, NASBench201Network)
+        nodes = tuple(tuple(node) for node in self.space.nodes())
+        cells = [block for block in network.blocks if isinstance(block, NetworkCell)]
+        return CellPlan(tuple(CellRun(cell, nodes=nodes, place=place) for place, cell in enumerate(cells)))
 
 
 class NASBench201Network(Subnet):

@@ -25,6 +25,7 @@ from torch.nn import functional as F
 
 from .base import OperationSupernet, Subnet, inherit_weights
 from .decisions import InputDecisions
+from .execution import EqualPlan
 from .genotype import Edge
 from .genotype_text import ERRORS, genotype_fields
 from .mixed_op import MixedOp, add_up
@@ -552,6 +553,16 @@ class RecurrentSupernet(OperationSupernet):
 
     def mixed_ops(self) -> dict[str, list[list[MixedOp]]]:
         return {"recurrent": [[edge] for edge in self.cell.edges]}  # type: ignore[list-item]  # ModuleList is untyped
+
+    def execution_plan(self, network: Subnet) -> EqualPlan:
+        """Every node has its matrix whatever it reads, and activations have no weights.
+
+        An identity keeps one tensor less than the other activations do. So the memory of any cell is between that of a
+        cell of identities and one without; both need most at the same moment, when the states are averaged, or later.
+        """
+        concat = tuple(range(1, NODES + 1))
+        cells = [RecurrentGenotype(((op, 0),) * NODES, concat) for op in ("identity", "tanh")]
+        return EqualPlan(tuple(self.space.config(cell) for cell in cells))
 
 
 class Reading(NamedTuple):

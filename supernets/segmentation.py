@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from .base import OperationSupernet, Subnet, Task, check_image_size, inherit_weights
+from .execution import ChainPlan
 from .mixed_op import MixedOp
 from .ops import DilatedDepthwise, FactorizedReduce, Zero, relu_conv_bn
 from .space import ArchGraph, Choice, SearchSpace, SubnetConfig
@@ -367,6 +368,9 @@ class SegmentationSupernet(OperationSupernet):
     def picked_ops(self, network: Subnet) -> list[list[nn.Module]]:
         assert isinstance(network, SegmentationNetwork)
         return [[layer] for layer in network.body.layers]
+
+    def execution_plan(self, network: Subnet) -> ChainPlan:
+        return ChainPlan()
 
 
 class SegmentationNetwork(Subnet):

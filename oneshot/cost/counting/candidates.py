@@ -18,16 +18,9 @@ from torch import nn
 
 from oneshot.cost.model import AdditiveCost, CostModel
 from oneshot.cost.record import Record, describe_supernet, own_random_numbers
-from oneshot.supernets.base import OperationSupernet, Subnet, Supernet
-from oneshot.supernets.chain import ChainSupernet
-from oneshot.supernets.darts import KINDS, DARTSCell, DARTSSupernet, SearchCell
+from oneshot.supernets.base import OperationSupernet, Supernet
 from oneshot.supernets.elastic import ElasticSupernet
-from oneshot.supernets.nasbench1shot1 import NASBench1Shot1Space, NASBench1Shot1Supernet
-from oneshot.supernets.nasbench1shot1 import NetworkCell as NASBench1Shot1Cell
-from oneshot.supernets.nasbench201 import NASBench201Supernet
-from oneshot.supernets.nasbench201 import NetworkCell as NASBench201Cell
-from oneshot.supernets.recurrent import NODES, RecurrentGenotype, RecurrentSupernet
-from oneshot.supernets.segmentation import SegmentationSupernet
+from oneshot.supernets.execution import CellPlan, CellRun, ChainPlan, EqualPlan, WiredPlan, Wiring
 from oneshot.supernets.space import Floats, IntMatrix, SubnetConfig
 
 from .elastic import Counted as Counted
@@ -112,19 +105,21 @@ def _record(supernet: Supernet, what: Counted, shape: tuple[int, ...]) -> Record
 
 
 def _count(supernet: OperationSupernet, what: Counted, shape: tuple[int, ...]) -> CostModel:
-    if isinstance(supernet, RecurrentSupernet):
-        return _the_same(supernet, what, shape)
-    if isinstance(supernet, NASBench1Shot1Supernet):
-        return _wired(supernet, what, shape)
+    plan = supernet.execution_plan(supernet.extract(supernet.space.sample(0), inherit=False))
+    if isinstance(plan, EqualPlan):
+        return _equal(supernet, plan, what, shape)
+    if isinstance(plan, WiredPlan):
+        return _wired(supernet, plan, what, shape)
     if what != "memory":
         return _additive(supernet, what, shape)
-    if isinstance(supernet, ChainSupernet | SegmentationSupernet):
+    if isinstance(plan, ChainPlan):
         return _chain_memory(supernet, shape)
-    if isinstance(supernet, DARTSSupernet | NASBench201Supernet):
+    if isinstance(plan, CellPlan):
         return _cell_memory(supernet, shape)
     raise ValueError(
         f"How the memory of candidates adds up follows from the order in which a network runs, which is not known for "
-        f"space {supernet.space.name!r}. count(supernet.extract(config), shape).memory gives that of one architecture."
+        f"space {supernet.space.name!r}. Override {type(supernet).__name__}.execution_plan, or take "
+        "count(supernet.extract(config), shape).memory, which is that of one architecture."
     )
 
 
@@ -162,15 +157,15 @@ class _Network:
     """A network that has run, and its parts.
 
     Args:
-        network: The network.
+        cells: Its cells, where the plan has some.
         genes: Its genes, ``[G]``.
         counts: Of all of it.
         picks: The parts of every gene, one per cell.
-        others: Other modules that were asked for.
+        others: These cells, and what they begin with.
         rest: Bytes outside of all these modules.
     """
 
-    network: Subnet
+    cells: tuple[CellRun, ...]
     genes: IntMatrix
     counts: Counts
     picks: list[list[_Part]]
@@ -181,32 +176,16 @@ class _Network:
         return self.counts.params if what == "params" else self.counts.macs
 
 
-def _run(
-    supernet: OperationSupernet, config: SubnetConfig, shape: tuple[int, ...], others: type | tuple[type, ...] = ()
-) -> _Network:
-    """Extract a network and run it.
-
-    Args:
-        supernet: The supernet.
-        config: The architecture.
-        shape: Of one input.
-        others: Cells that are looked at, too, together with the modules they begin with.
-    """
+def _run(supernet: OperationSupernet, config: SubnetConfig, shape: tuple[int, ...]) -> _Network:
+    """Extract a network and run it on one input of this shape."""
     network = supernet.extract(config, inherit=False)
-    picked = supernet.picked_ops(network)
-    cells = [m for m in network.modules() if isinstance(m, others)]
-    modules = [*cells, *(part for cell in cells for part in _beginning(cell)), *itertools.chain(*picked)]
-    counts, visits, rest = trace(network, shape, modules)
+    picked, plan = supernet.picked_ops(network), supernet.execution_plan(network)
+    cells = plan.cells if isinstance(plan, CellPlan | WiredPlan) else ()
+    modules = [module for cell in cells for module in (cell.module, *cell.begin)]
+    counts, visits, rest = trace(network, shape, [*modules, *itertools.chain(*picked)])
     parts = {m: _Part(sum(p.numel() for p in m.parameters()), visit) for m, visit in visits.items()}
     genes = supernet.space.encode([config])[0]
-    return _Network(network, genes, counts, [[parts[m] for m in row] for row in picked], parts, rest)
-
-
-def _beginning(cell: nn.Module) -> list[nn.Module]:
-    """What a cell runs before its operations."""
-    if isinstance(cell, DARTSCell):
-        return [cell.preprocess0, cell.preprocess1]
-    return [cell.projection] if isinstance(cell, NASBench1Shot1Cell) else []
+    return _Network(cells, genes, counts, [[parts[m] for m in row] for row in picked], parts, rest)
 
 
 def _covering(supernet: OperationSupernet) -> list[SubnetConfig]:
@@ -275,17 +254,15 @@ def _not_a_sum(supernet: OperationSupernet, what: Counted) -> ValueError:
     )
 
 
-def _the_same(supernet: RecurrentSupernet, what: Counted, shape: tuple[int, ...]) -> AdditiveCost:
-    """Recurrent cells: every node has its matrix whatever it reads, and activations have no weights.
-
-    An identity keeps one tensor less than the other activations do. So the memory of any cell is between that of a cell
-    of identities and one without; both need most at the same moment, when the states are averaged, or later.
-    """
-    space, concat = supernet.space, tuple(range(1, NODES + 1))
-    cells = [RecurrentGenotype(((op, 0),) * NODES, concat) for op in ("identity", "tanh")]
-    first, second = (count(supernet.extract(space.config(cell), inherit=False), shape) for cell in cells)
-    if first != second:
-        raise ValueError(f"All cells of space {space.name!r} cost the same; got {first} and {second}. Report this.")
+def _equal(supernet: OperationSupernet, plan: EqualPlan, what: Counted, shape: tuple[int, ...]) -> AdditiveCost:
+    """All architectures cost the same."""
+    space = supernet.space
+    first, *others = (count(supernet.extract(config, inherit=False), shape) for config in plan.extremes)
+    if any(other != first for other in others):
+        raise ValueError(
+            f"All architectures of space {space.name!r} must cost the same, by its execution plan; got {first} and "
+            f"{', '.join(map(str, others))}. Report this, or mend the plan."
+        )
     table = {c.name: torch.zeros(c.rows, len(c.candidates)) for c in space.choices}
     return AdditiveCost(space, table, unit=UNITS[what], fixed=getattr(first, what))
 
@@ -306,7 +283,7 @@ def _chain_memory(supernet: OperationSupernet, shape: tuple[int, ...]) -> PeakCo
     return PeakCost(supernet.space, tracks, unit="bytes", floor=floor)
 
 
-def _cell_memory(supernet: DARTSSupernet | NASBench201Supernet, shape: tuple[int, ...]) -> PeakCost:
+def _cell_memory(supernet: OperationSupernet, shape: tuple[int, ...]) -> PeakCost:
     """Cells whose nodes add up what enters them, and keep all states until they end."""
     space = supernet.space
     for node in space.nodes():
@@ -315,39 +292,22 @@ def _cell_memory(supernet: DARTSSupernet | NASBench201Supernet, shape: tuple[int
                 f"The memory of a node is a table over the picks of all edges that enter it, at most {LARGEST:,} "
                 f"combinations; {len(node)} edges of space {space.name!r} have {size:,}. Leave out candidates or nodes."
             )
-    runs = [_run(supernet, config, shape, (DARTSCell, NASBench201Cell)) for config in _covering(supernet)]
-    tracks: list[list[Segment]] = []
-    for cells, nodes in _cells_and_nodes(supernet, runs[0].network):
-        for number, cell in enumerate(cells):
-            peaks = {gene: np.full(space.gene_sizes[gene], np.nan) for node in nodes for gene in node}
-            outputs = {gene: np.zeros_like(row) for gene, row in peaks.items()}
-            for run, gene in itertools.product(runs, peaks):
-                if run.picks[gene]:
-                    part = run.picks[gene][number]
-                    peaks[gene][run.genes[gene]], outputs[gene][run.genes[gene]] = part.peak, part.output
-            begun = [runs[0].others[part] for part in _beginning(cell)]
-            size = max(row.max() for row in outputs.values()) or begun[-1].output  # all are identities
-            level = begun[-1].visit.end if begun else runs[0].others[cell].visit.start
-            track = [always(max([level, *(part.visit.peak for part in begun)]), level)]
-            track += [_node(node, [peaks[g] for g in node], [outputs[g] for g in node], size) for node in nodes]
-            joined = len(cell.concat) if isinstance(cell, DARTSCell) else 0
-            tracks.append([*track, always(joined * size)])
+    runs = [_run(supernet, config, shape) for config in _covering(supernet)]
+    first, tracks = runs[0], list[list[Segment]]()
+    for cell in first.cells:
+        peaks = {gene: np.full(space.gene_sizes[gene], np.nan) for node in cell.nodes for gene in node}
+        outputs = {gene: np.zeros_like(row) for gene, row in peaks.items()}
+        for run, gene in itertools.product(runs, peaks):
+            if run.picks[gene]:
+                part = run.picks[gene][cell.place]
+                peaks[gene][run.genes[gene]], outputs[gene][run.genes[gene]] = part.peak, part.output
+        begun = [first.others[module] for module in cell.begin]
+        size = max(row.max() for row in outputs.values()) or begun[-1].output  # all are identities
+        level = begun[-1].visit.end if begun else first.others[cell.module].visit.start
+        track = [always(max([level, *(part.visit.peak for part in begun)]), level)]
+        track += [_node(node, [peaks[g] for g in node], [outputs[g] for g in node], size) for node in cell.nodes]
+        tracks.append([*track, always(cell.joined * size)])
     return PeakCost(space, tracks, unit="bytes", floor=max(run.rest for run in runs))
-
-
-def _cells_and_nodes(
-    supernet: DARTSSupernet | NASBench201Supernet, network: Subnet
-) -> list[tuple[list[nn.Module], list[list[int]]]]:
-    """Cells that share their genes, and the genes of the edges that enter each of their nodes."""
-    nodes = supernet.space.nodes()
-    cells = [module for module in network.modules() if isinstance(module, DARTSCell | NASBench201Cell)]
-    if isinstance(supernet, NASBench201Supernet):
-        return [(list(cells), nodes)]
-    steps, kinds = supernet.space.steps, [mine.kind for mine in supernet.cells if isinstance(mine, SearchCell)]
-    return [
-        ([cell for cell, own in zip(cells, kinds, strict=True) if own == kind], nodes[k * steps : (k + 1) * steps])
-        for k, kind in enumerate(KINDS)
-    ]
 
 
 def _node(genes: Sequence[int], peaks: Sequence[Floats], outputs: Sequence[Floats], size: float) -> Segment:
@@ -371,27 +331,26 @@ def _node(genes: Sequence[int], peaks: Sequence[Floats], outputs: Sequence[Float
     return Segment(tuple(genes), np.where(begun, highest, size), np.where(begun, total, size))  # or it is zeros
 
 
-# NAS-Bench-1Shot1: the projection of a cell's input has a part for every node that reads it, and loose ends do not run.
+# Wired cells: the projection of a cell's input has a part for every node that reads it, and loose ends do not run.
 
 
-def _wired(supernet: NASBench1Shot1Supernet, what: Counted, shape: tuple[int, ...]) -> PeakCost:
+def _wired(supernet: OperationSupernet, plan: WiredPlan, what: Counted, shape: tuple[int, ...]) -> PeakCost:
     """One table over all rows."""
-    space, blocks = supernet.space, supernet.space.blocks
-    sizes = space.gene_sizes
+    space, blocks, sizes = supernet.space, plan.blocks, supernet.space.gene_sizes
     wirings = np.array(list(np.ndindex(*sizes[blocks:])))
     configs = space.decode(np.pad(wirings, ((0, 0), (blocks, 0))))
-    cells = [_Wiring.of(space, config) for config in configs]
+    cells = [plan.wiring(config) for config in configs]
 
     by_readers: dict[int, _Network] = {}
     for config, cell in zip(configs, cells, strict=True):
         if cell.readers not in by_readers:
-            by_readers[cell.readers] = _run(supernet, config, shape, NASBench1Shot1Cell)
+            by_readers[cell.readers] = _run(supernet, config, shape)
     whole = next(i for i, cell in enumerate(cells) if len(cell.terms) == blocks)
     picks = [[pick] * blocks + wirings[whole].tolist() for pick in range(sizes[0])]
-    runs = [_run(supernet, config, shape, NASBench1Shot1Cell) for config in space.decode(picks)]
+    runs = [_run(supernet, config, shape) for config in space.decode(picks)]
 
     table = np.empty((*sizes[:blocks], len(cells)))
-    known: dict[_Wiring, Floats] = {}
+    known: dict[Wiring, Floats] = {}
     for column, cell in enumerate(cells):
         if cell not in known:
             first = by_readers[cell.readers]
@@ -405,33 +364,12 @@ def _wired(supernet: NASBench1Shot1Supernet, what: Counted, shape: tuple[int, ..
     return PeakCost(space, [[joint]], unit=UNITS[what], floor=floor)
 
 
-@dataclass(frozen=True)
-class _Wiring:
-    """What of a wiring costs something.
-
-    Args:
-        readers: Nodes that read the input of the cell.
-        terms: Blocks that run, and how many states each adds up.
-        joined: States that make up the output.
-    """
-
-    readers: int
-    terms: tuple[tuple[int, int], ...]
-    joined: int
-
-    @classmethod
-    def of(cls, space: NASBench1Shot1Space, config: SubnetConfig) -> _Wiring:
-        parents, used = space.parents(config), space.used(config)
-        readers = sum(0 in parents[node - 1] for node in (*used, space.blocks + 1))
-        return cls(readers, tuple((block - 1, len(parents[block - 1])) for block in used), len(parents[-1]))
-
-
 def _along(row: Floats, block: int, blocks: int) -> Floats:
     """``[O]`` as a table over all blocks, which depends on one of them."""
     return np.expand_dims(row, [axis for axis in range(blocks) if axis != block])
 
 
-def _wired_sum(cell: _Wiring, what: Counted, first: _Network, runs: Sequence[_Network], blocks: int) -> Floats:
+def _wired_sum(cell: Wiring, what: Counted, first: _Network, runs: Sequence[_Network], blocks: int) -> Floats:
     """Parameters or MACs of a wiring, for all operations, ``[O, ..., O]``."""
     own = sum(part.count(what) for parts in first.picks for part in parts)
     total = np.full((len(runs),) * blocks, float(first.count(what) - own))
@@ -441,12 +379,11 @@ def _wired_sum(cell: _Wiring, what: Counted, first: _Network, runs: Sequence[_Ne
     return total
 
 
-def _wired_memory(cell: _Wiring, first: _Network, runs: Sequence[_Network], blocks: int) -> Floats:
+def _wired_memory(cell: Wiring, first: _Network, runs: Sequence[_Network], blocks: int) -> Floats:
     """Memory of the cells of a wiring, for all operations, ``[O, ..., O]``."""
     highest = np.zeros((len(runs),) * blocks)
-    modules = [module for module in first.others if isinstance(module, NASBench1Shot1Cell)]
-    for number, module in enumerate(modules):
-        projection = first.others[module.projection].visit
+    for run_of_cell in first.cells:
+        number, projection = run_of_cell.place, first.others[run_of_cell.begin[0]].visit
         size, level = runs[0].picks[0][number].output, projection.end
         highest = np.maximum(highest, projection.peak)
         for block, terms in cell.terms:

@@ -29,6 +29,7 @@ from oneshot.supernets import (
     reduced_space,
 )
 from oneshot.supernets.darts import DARTSSpace
+from oneshot.supernets.execution import ChainPlan, EqualPlan
 from oneshot.testing import PlantedSupernet
 
 COUNTED: tuple[Counted, ...] = get_args(Counted)
@@ -201,6 +202,34 @@ def test_a_space_that_does_not_tell_its_modules_is_counted_network_by_network() 
             assert cost == getattr(count(network, supernet.input_shape), what)
 
 
+class Planned(PlantedSupernet):
+    """A supernet that counting does not know, and that says how it runs."""
+
+    def picked_ops(self, network: Any) -> list[list[torch.nn.Module]]:
+        return [[edge] for edge in network.edges]
+
+    def execution_plan(self, network: Any) -> ChainPlan:
+        return ChainPlan()
+
+
+@pytest.mark.parametrize("what", COUNTED)
+def test_a_supernet_that_says_how_it_runs_is_counted_like_the_others(what: Counted) -> None:
+    supernet = Planned(["skip_connect", "sep_conv_3x3", "max_pool_3x3", "nor_conv_1x1"])
+    model = count_candidates(supernet, what)
+    for config in supernet.space.decode(np.arange(4)[:, None]):
+        network = supernet.extract(config, inherit=False)
+        assert model.cost(config) == getattr(count(network, supernet.input_shape), what)
+
+
+def test_a_plan_that_says_that_all_costs_are_equal_is_checked() -> None:
+    class Wrong(Planned):
+        def execution_plan(self, network: Any) -> Any:
+            return EqualPlan(tuple(self.space.decode(np.arange(2)[:, None])))
+
+    with pytest.raises(ValueError, match="space 'planted' must cost the same, by its execution plan; got Counts"):
+        count_candidates(Wrong(["skip_connect", "sep_conv_3x3"]), "params")
+
+
 class Shared(PlantedSupernet):
     """Its networks have a layer more if both edges hold the same operation."""
 
@@ -225,7 +254,7 @@ class Shared(PlantedSupernet):
         ),
         pytest.param(
             lambda: count_candidates(PlantedSupernet(), "memory"),
-            r"not known for space 'planted'. count\(supernet.extract\(config\), shape\).memory",
+            r"not known for space 'planted'. Override PlantedSupernet.execution_plan, or take count\(supernet.extract",
             id="memory of an unknown space",
         ),
         pytest.param(
