@@ -8,7 +8,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from types import MappingProxyType
-from typing import Any, Literal, TypeAlias
+from typing import Any, Literal, TypeAlias, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -21,6 +21,7 @@ from .space import ArchGraph, SearchSpace, SubnetConfig
 INSTANCE = (nn.InstanceNorm1d, nn.InstanceNorm2d, nn.InstanceNorm3d)
 NORMALISATION = (nn.modules.batchnorm._NormBase, nn.GroupNorm, nn.LayerNorm, nn.RMSNorm)
 Task: TypeAlias = Literal["classification", "segmentation"]  # one label an image, or one a pixel
+AnySubnet = TypeVar("AnySubnet", bound="Subnet")
 
 
 class Subnet(nn.Module, ABC):
@@ -144,6 +145,11 @@ class Supernet(nn.Module, ABC):
         Raises:
             ValueError: If ``config`` is not of this space.
         """
+
+    def prepare(self, network: AnySubnet, config: SubnetConfig) -> AnySubnet:
+        """Give an extracted network its config, and this supernet's device, data type and mode."""
+        network.config = config
+        return network.to(next(self.parameters())).train(self.training)
 
     def shape_of(self, config: SubnetConfig) -> tuple[int, ...]:
         """Shape of one input of an architecture: :attr:`input_shape`, unless the space has resolutions to choose."""
@@ -408,6 +414,26 @@ def inherit_weights(target: nn.Module, source: nn.Module) -> None:
             f"Weights of {type(source).__name__} do not fit {type(target).__name__}: "
             f"missing {sorted(set(missing) - affine.keys())}, unexpected {unexpected}."
         )
+
+
+def arguments(scope: Mapping[str, Any], *besides: str) -> dict[str, Any]:
+    """The arguments of a constructor by name: ``arguments(locals())`` as its first statement.
+
+    Args:
+        scope: What ``locals()`` holds there.
+        besides: Names to leave out, beside ``self``.
+    """
+    return {name: value for name, value in scope.items() if name not in ("self", "__class__", *besides)}
+
+
+def check_classes(num_classes: int) -> None:
+    """Check that there is something to tell apart.
+
+    Raises:
+        ValueError: If there are fewer than two classes.
+    """
+    if num_classes < 2:
+        raise ValueError(f"There must be at least two classes; got num_classes={num_classes}.")
 
 
 def check_image_size(size: int, halvings: int, name: str) -> None:

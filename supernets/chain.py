@@ -15,7 +15,7 @@ from typing import Literal
 
 from torch import Tensor, nn
 
-from .base import OperationSupernet, Subnet, check_image_size, inherit_weights
+from .base import OperationSupernet, Subnet, check_classes, check_image_size, inherit_weights
 from .execution import ChainPlan
 from .mixed_op import MixedOp
 from .ops import Pointwise
@@ -255,8 +255,7 @@ class Skeleton:
     num_classes: int
 
     def __post_init__(self) -> None:
-        if self.num_classes < 2:
-            raise ValueError(f"Classification needs at least two classes; got num_classes={self.num_classes}.")
+        check_classes(self.num_classes)
         strided = [m for m in self.stem.modules() if isinstance(m, nn.Conv2d) and m.stride != (1, 1)]
         halvings = len(strided) + sum(layer.stride == 2 for layer in self.layers)
         check_image_size(self.input_shape[1], halvings, "This chain")
@@ -301,8 +300,7 @@ class ChainSupernet(OperationSupernet, ABC):
         """A network of these blocks with this supernet's settings and weights of its own."""
 
     def extract(self, config: SubnetConfig, *, inherit: bool = True) -> ChainNetwork:
-        net = self.standalone(self.space.operations(config))
-        net.to(next(self.parameters())).train(self.training)
+        net = self.prepare(self.standalone(self.space.operations(config)), config)
         if inherit:
             inherit_weights(net.stem, self.stem)
             inherit_weights(net.head, self.head)

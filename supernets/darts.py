@@ -18,7 +18,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
-from .base import OperationSupernet, Subnet, check_image_size, inherit_weights
+from .base import OperationSupernet, Subnet, arguments, check_classes, check_image_size, inherit_weights
 from .decisions import InputDecisions
 from .execution import CellPlan, CellRun
 from .genotype import Cell, Genotype
@@ -407,17 +407,10 @@ class DARTSSupernet(OperationSupernet):
         stem: Literal["cifar", "imagenet"] = "cifar",
         partial_channels: int = 1,
     ) -> None:
+        self._settings = arguments(locals(), "space", "partial_channels")
         super().__init__()
         self.space, self.partial_channels = space or darts_space(), partial_channels
         self.num_classes, self.input_shape = num_classes, (in_channels, image_size, image_size)
-        self._settings = {
-            "channels": channels,
-            "cells": cells,
-            "num_classes": num_classes,
-            "in_channels": in_channels,
-            "image_size": image_size,
-            "stem": stem,
-        }
         _check(image_size, cells, stem, num_classes)
         edges = {
             kind: [tuple(map(str, c.candidates)) for c in self.space.choices_of(kind) for _ in range(c.rows)]
@@ -458,9 +451,7 @@ class DARTSSupernet(OperationSupernet):
         self.check_inheritance(inherit)
         genotype = self.space.genotype(config)
         # The paper's networks have no batch normalisation after pooling; inherited weights were trained with it.
-        net = DARTSNetwork(genotype, **self._settings, pool_bn=inherit)  # type: ignore[arg-type]  # a mixed-type dict
-        net.config = config
-        net.to(next(self.parameters())).train(self.training)
+        net = self.prepare(DARTSNetwork(genotype, **self._settings, pool_bn=inherit), config)
         if inherit:
             inherit_weights(net.stem, self.stem)
             inherit_weights(net.classifier, self.classifier)
@@ -590,21 +581,11 @@ class DARTSNetwork(Subnet):
         affine: bool = True,
         pool_bn: bool = False,
     ) -> None:
+        self.init_args = arguments(locals())
         super().__init__()
         self.genotype = genotype if isinstance(genotype, Genotype) else Genotype.parse(genotype)
+        self.init_args["genotype"] = str(self.genotype)
         self.num_classes, self.input_shape = num_classes, (in_channels, image_size, image_size)
-        self.init_args = {
-            "genotype": str(self.genotype),
-            "channels": channels,
-            "cells": cells,
-            "num_classes": num_classes,
-            "in_channels": in_channels,
-            "image_size": image_size,
-            "stem": stem,
-            "auxiliary": auxiliary,
-            "affine": affine,
-            "pool_bn": pool_bn,
-        }
         check_ops(sorted(self.genotype.ops))
         if self.genotype.normal_joined or self.genotype.reduce_joined:
             raise ValueError(
@@ -759,8 +740,7 @@ def _reductions(cells: int) -> list[bool]:
 def _check(image_size: int, cells: int, stem: str, num_classes: int) -> None:
     if cells < 1:
         raise ValueError(f"A network has at least one cell; got cells={cells}.")
-    if num_classes < 2:
-        raise ValueError(f"Classification needs at least two classes; got num_classes={num_classes}.")
+    check_classes(num_classes)
     check_image_size(image_size, sum(_reductions(cells)) + (3 if stem == "imagenet" else 0), "This network")
 
 

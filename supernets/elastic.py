@@ -287,16 +287,6 @@ def check_depths(depths: Sequence[int]) -> None:
         raise ValueError(f"depths of a stage are consecutive, as 2, 3, 4; got {tuple(depths)}.")
 
 
-def check_classes(num_classes: int) -> None:
-    """Check that there is something to tell apart.
-
-    Raises:
-        ValueError: If there are fewer than two classes.
-    """
-    if num_classes < 2:
-        raise ValueError(f"Classification needs at least two classes; got num_classes={num_classes}.")
-
-
 def resized(x: Tensor, size: int | Sequence[int]) -> Tensor:
     """Images at another size, ``[B, C, H, W] -> [B, C, *size]``; bilinear, with antialiasing, never distorted.
 
@@ -372,13 +362,11 @@ class ElasticSupernet(Supernet, ABC):
     proportions of all: resizing keeps them.
 
     Attributes:
-        settings: What all its networks are built with, whatever their architecture.
         upsample: Whether searches may enlarge images to the resolutions of the space.
     """
 
     has_resolutions = True
     space: ElasticSpace
-    settings: dict[str, Any]
     upsample: bool = False
 
     @abstractmethod
@@ -424,9 +412,7 @@ class ElasticSupernet(Supernet, ABC):
         return logits
 
     def extract(self, config: SubnetConfig, *, inherit: bool = True) -> ElasticNetwork:
-        network = self.standalone(self.space.arch(config))
-        network.config = config
-        network.to(next(self.parameters())).train(self.training)
+        network = self.prepare(self.standalone(self.space.arch(config)), config)
         if inherit:
             lay_out(network, layout_of(*self.parameters()))
             inherit_slices(network, self)

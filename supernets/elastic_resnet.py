@@ -16,14 +16,13 @@ from typing import Literal, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from .base import check_image_size
+from .base import arguments, check_classes, check_image_size
 from .chain import make_divisible
 from .elastic import (
     ElasticArch,
     ElasticNetwork,
     ElasticSpace,
     ElasticSupernet,
-    check_classes,
     check_depths,
     checked_resolutions,
     default_resolutions,
@@ -343,6 +342,7 @@ class ElasticResNetNetwork(ElasticNetwork):
         stem_shortcut: bool = True,
         dropout: float = 0.0,
     ) -> None:
+        self.init_args = arguments(locals()) | {"stages": [list(stage) for stage in stages]}
         super().__init__()
         check_classes(num_classes)
         if len(stages) != len(STAGES) or not all(stages):
@@ -352,16 +352,6 @@ class ElasticResNetNetwork(ElasticNetwork):
         self.input_shape, self.num_classes = (in_channels, image_size, image_size), num_classes
         self.stem_shortcut = stem_shortcut
         self.arch = ElasticArch(image_size, width, tuple(tuple(stage) for stage in stages))
-        self.init_args = {
-            "stages": [list(stage) for stage in stages],
-            "width": width,
-            "num_classes": num_classes,
-            "in_channels": in_channels,
-            "image_size": image_size,
-            "stem": stem,
-            "stem_shortcut": stem_shortcut,
-            "dropout": dropout,
-        }
 
         def layer(c_in: int, c_out: int, stride: int = 1) -> nn.Sequential:
             return conv_norm(nn.Conv2d(c_in, c_out, 3, stride, padding=1, bias=False), nn.ReLU())

@@ -11,10 +11,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Any, Literal
+from typing import Literal
 
 from torch import nn
 
+from .base import arguments
 from .chain import (
     ChainNetwork,
     ChainSpace,
@@ -148,16 +149,8 @@ class FBNetSupernet(ChainSupernet):
         image_size: int = 224,
         stem: Literal["imagenet", "cifar"] = "imagenet",
     ) -> None:
-        settings: dict[str, Any] = {
-            "width": width,
-            "head_channels": head_channels,
-            "num_classes": num_classes,
-            "in_channels": in_channels,
-            "image_size": image_size,
-            "stem": stem,
-        }
-        super().__init__(FBNetSpace(), _skeleton(**settings), partial(_block, affine=False))
-        self._settings = settings
+        self._settings = arguments(locals())
+        super().__init__(FBNetSpace(), _skeleton(**self._settings), partial(_block, affine=False))
 
     def standalone(self, operations: Sequence[str]) -> FBNetNetwork:
         return FBNetNetwork(operations, **self._settings)
@@ -195,13 +188,6 @@ class FBNetNetwork(ChainNetwork):
         image_size: int = 224,
         stem: Literal["imagenet", "cifar"] = "imagenet",
     ) -> None:
-        settings: dict[str, Any] = {
-            "width": width,
-            "head_channels": head_channels,
-            "num_classes": num_classes,
-            "in_channels": in_channels,
-            "image_size": image_size,
-            "stem": stem,
-        }
+        settings = arguments(locals(), "operations")
         super().__init__(FBNetSpace(), operations, _skeleton(**settings), partial(_block, affine=True))
         self.init_args = {"operations": list(operations), **settings}

@@ -15,14 +15,13 @@ from typing import Literal, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from .base import check_image_size
+from .base import arguments, check_classes, check_image_size
 from .chain import Layer, layers_of, make_divisible, scale_stages
 from .elastic import (
     ElasticArch,
     ElasticNetwork,
     ElasticSpace,
     ElasticSupernet,
-    check_classes,
     check_depths,
     checked_resolutions,
     default_resolutions,
@@ -411,6 +410,7 @@ class MobileNetV3Network(ElasticNetwork):
         stem: Stem = "imagenet",
         dropout: float = 0.1,
     ) -> None:
+        self.init_args = arguments(locals()) | {"stages": [list(stage) for stage in stages]}
         super().__init__()
         check_classes(num_classes)
         if len(stages) != len(STAGES) or not all(stages):
@@ -419,15 +419,6 @@ class MobileNetV3Network(ElasticNetwork):
         check_image_size(image_size, shape.halvings, type(self).__name__)
         self.input_shape, self.num_classes = (in_channels, image_size, image_size), num_classes
         self.arch = ElasticArch(image_size, width, tuple(tuple(stage) for stage in stages))
-        self.init_args = {
-            "stages": [list(stage) for stage in stages],
-            "width": width,
-            "num_classes": num_classes,
-            "in_channels": in_channels,
-            "image_size": image_size,
-            "stem": stem,
-            "dropout": dropout,
-        }
 
         conv = nn.Conv2d(in_channels, shape.stem, 3, shape.stem_stride, padding=1, bias=False)
         self.stem = conv_norm(conv, nn.Hardswish())

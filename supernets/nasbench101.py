@@ -16,7 +16,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
-from .base import Subnet, check_image_size
+from .base import Subnet, arguments, check_classes, check_image_size
 from .ops import make_op
 from .space import ArchGraph, Choice, IntMatrix, SearchSpace, SubnetConfig
 
@@ -365,8 +365,7 @@ def stem_and_blocks(
     """
     if cells_per_stage < 1:
         raise ValueError(f"A stage has at least one cell; got cells_per_stage={cells_per_stage}.")
-    if num_classes < 2:
-        raise ValueError(f"Classification needs at least two classes; got num_classes={num_classes}.")
+    check_classes(num_classes)
     check_image_size(image_size, 2, "The NAS-Bench-101 skeleton")
     stem, blocks, width = conv_bn_relu(in_channels, channels, 3), nn.ModuleList(), channels
     for stage in range(3):
@@ -440,16 +439,10 @@ class NASBench101Network(Subnet):
         in_channels: int = 3,
         image_size: int = 32,
     ) -> None:
+        settings = arguments(locals(), "matrix", "operations")
         super().__init__()
         self.cell = cell = NASBench101Cell(matrix, operations)
         self.num_classes, self.input_shape = num_classes, (in_channels, image_size, image_size)
-        settings = {
-            "channels": channels,
-            "cells_per_stage": cells_per_stage,
-            "num_classes": num_classes,
-            "in_channels": in_channels,
-            "image_size": image_size,
-        }
         self.init_args = {
             "matrix": [list(row) for row in cell.matrix],
             "operations": list(cell.operations),

@@ -24,7 +24,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from .base import OperationSupernet, Subnet, inherit_weights
+from .base import OperationSupernet, Subnet, arguments, inherit_weights
 from .execution import CellRun, WiredPlan, Wiring
 from .mixed_op import MixedOp
 from .nasbench101 import INPUT, OPERATIONS, OUTPUT, NASBench101Cell, conv_bn_relu, make_operation, stem_and_blocks
@@ -254,16 +254,10 @@ class NASBench1Shot1Supernet(OperationSupernet):
         in_channels: int = 3,
         image_size: int = 32,
     ) -> None:
+        self._settings = arguments(locals(), "search_space")
         super().__init__()
         self.space = NASBench1Shot1Space(search_space)
         self.num_classes, self.input_shape = num_classes, (in_channels, image_size, image_size)
-        self._settings = {
-            "channels": channels,
-            "cells_per_stage": cells_per_stage,
-            "num_classes": num_classes,
-            "in_channels": in_channels,
-            "image_size": image_size,
-        }
         blocks = self.space.blocks
         self.stem, self.blocks = stem_and_blocks(
             lambda c_in, c: SearchCell(blocks, c_in, c), joined=blocks + 1, **self._settings
@@ -296,8 +290,7 @@ class NASBench1Shot1Supernet(OperationSupernet):
     def extract(self, config: SubnetConfig, *, inherit: bool = True) -> NASBench1Shot1Network:
         self.space.validate(config)
         picks = {name: list(row) for name, row in config.picks}
-        net = NASBench1Shot1Network(self.space.number, picks, **self._settings)
-        net.to(next(self.parameters())).train(self.training)
+        net = self.prepare(NASBench1Shot1Network(self.space.number, picks, **self._settings), config)
         if inherit:
             inherit_weights(net.stem, self.stem)
             inherit_weights(net.head, self.head)
@@ -392,17 +385,11 @@ class NASBench1Shot1Network(Subnet):
         in_channels: int = 3,
         image_size: int = 32,
     ) -> None:
+        settings = arguments(locals(), "search_space", "picks")
         super().__init__()
         self.space = NASBench1Shot1Space(search_space)
         self.config = SubnetConfig(self.space.name, picks)
         self.num_classes, self.input_shape = num_classes, (in_channels, image_size, image_size)
-        settings = {
-            "channels": channels,
-            "cells_per_stage": cells_per_stage,
-            "num_classes": num_classes,
-            "in_channels": in_channels,
-            "image_size": image_size,
-        }
         self.init_args = {
             "search_space": search_space,
             "picks": {name: list(row) for name, row in self.config.picks},

@@ -15,7 +15,7 @@ from typing import cast
 import numpy as np
 from torch import Tensor, nn
 
-from .base import OperationSupernet, Subnet, check_image_size, inherit_weights
+from .base import OperationSupernet, Subnet, arguments, check_classes, check_image_size, inherit_weights
 from .execution import CellPlan, CellRun
 from .json_files import shorten
 from .mixed_op import MixedOp, add_up, check_parts, has_weights, mixed_op, run_together
@@ -201,8 +201,7 @@ def _skeleton(
     """Stem, three stages of cells with a reduction before the second and the third, head."""
     if cells_per_stage < 1:
         raise ValueError(f"A stage has at least one cell; got cells_per_stage={cells_per_stage}.")
-    if num_classes < 2:
-        raise ValueError(f"Classification needs at least two classes; got num_classes={num_classes}.")
+    check_classes(num_classes)
     check_image_size(image_size, 2, "The NAS-Bench-201 skeleton")
     stem = nn.Sequential(nn.Conv2d(in_channels, channels, 3, padding=1, bias=False), nn.BatchNorm2d(channels))
     blocks = nn.ModuleList()
@@ -251,16 +250,10 @@ class NASBench201Supernet(OperationSupernet):
         image_size: int = 32,
         partial_channels: int = 1,
     ) -> None:
+        self._settings = arguments(locals(), "partial_channels")
         super().__init__()
         self.space, self.partial_channels = NASBench201Space(), partial_channels
         self.num_classes, self.input_shape = num_classes, (in_channels, image_size, image_size)
-        self._settings = {
-            "channels": channels,
-            "cells_per_stage": cells_per_stage,
-            "num_classes": num_classes,
-            "in_channels": in_channels,
-            "image_size": image_size,
-        }
         self.stem, self.blocks, self.head = _skeleton(
             lambda c: SearchCell(CANDIDATES, c, partial_channels), **self._settings
         )
@@ -275,9 +268,7 @@ class NASBench201Supernet(OperationSupernet):
 
     def extract(self, config: SubnetConfig, *, inherit: bool = True) -> NASBench201Network:
         self.check_inheritance(inherit)
-        net = NASBench201Network(self.space.arch_string(config), **self._settings)
-        net.config = config
-        net.to(next(self.parameters())).train(self.training)
+        net = self.prepare(NASBench201Network(self.space.arch_string(config), **self._settings), config)
         if inherit:
             inherit_weights(net.stem, self.stem)
             inherit_weights(net.head, self.head)
@@ -331,16 +322,10 @@ class NASBench201Network(Subnet):
         in_channels: int = 3,
         image_size: int = 32,
     ) -> None:
+        settings = arguments(locals(), "arch")
         super().__init__()
         self.config = NASBench201Space().from_arch_string(arch)
         self.num_classes, self.input_shape = num_classes, (in_channels, image_size, image_size)
-        settings = {
-            "channels": channels,
-            "cells_per_stage": cells_per_stage,
-            "num_classes": num_classes,
-            "in_channels": in_channels,
-            "image_size": image_size,
-        }
         self.init_args = {"arch": arch, **settings}
         ops = tuple(str(pick) for pick in self.config["cell"])
         self.stem, self.blocks, self.head = _skeleton(lambda c: NetworkCell(ops, c, affine=True), **settings)

@@ -9,10 +9,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Any
 
 from torch import nn
 
+from .base import arguments
 from .chain import ChainNetwork, ChainSpace, ChainSupernet, Layer, MBConv, Skeleton, conv_bn, layers_of, pooled_head
 from .space import Choice, SubnetConfig
 
@@ -117,14 +117,8 @@ class NASBenchMacroSupernet(ChainSupernet):
     def __init__(
         self, *, channels: int = 32, num_classes: int = 10, in_channels: int = 3, image_size: int = 32
     ) -> None:
-        settings: dict[str, Any] = {
-            "channels": channels,
-            "num_classes": num_classes,
-            "in_channels": in_channels,
-            "image_size": image_size,
-        }
-        super().__init__(NASBenchMacroSpace(), _skeleton(**settings), partial(_block, affine=False))
-        self._settings = settings
+        self._settings = arguments(locals())
+        super().__init__(NASBenchMacroSpace(), _skeleton(**self._settings), partial(_block, affine=False))
 
     def standalone(self, operations: Sequence[str]) -> NASBenchMacroNetwork:
         space = NASBenchMacroSpace()
@@ -153,12 +147,7 @@ class NASBenchMacroNetwork(ChainNetwork):
     def __init__(
         self, arch: str, *, channels: int = 32, num_classes: int = 10, in_channels: int = 3, image_size: int = 32
     ) -> None:
-        settings: dict[str, Any] = {
-            "channels": channels,
-            "num_classes": num_classes,
-            "in_channels": in_channels,
-            "image_size": image_size,
-        }
+        settings = arguments(locals(), "arch")
         space = NASBenchMacroSpace()
         operations = space.operations(space.from_arch_string(arch))
         super().__init__(space, operations, _skeleton(**settings), partial(_block, affine=True))

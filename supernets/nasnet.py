@@ -26,7 +26,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 from torch.nn import functional as F
 
-from .base import Subnet, Supernet, check_image_size, inherit_weights
+from .base import Subnet, Supernet, arguments, check_classes, check_image_size, inherit_weights
 from .darts import KINDS, Kind, preprocess
 from .genotype import PUBLISHED, Cell, Edge, Genotype
 from .ops import (
@@ -232,8 +232,7 @@ def _plan(
         raise ValueError(f"stem is 'cifar' or 'imagenet'; got {stem!r}.")
     if cells_per_stage < 1:
         raise ValueError(f"A stage has at least one normal cell; got cells_per_stage={cells_per_stage}.")
-    if num_classes < 2:
-        raise ValueError(f"Classification needs at least two classes; got num_classes={num_classes}.")
+    check_classes(num_classes)
     if stem == "imagenet" and channels % 4:
         raise ValueError(
             f"The cells of the ImageNet stem have a quarter and a half of the channels; got channels={channels}. "
@@ -370,20 +369,11 @@ class NASNetNetwork(Subnet):
         stem_channels: int | None = None,
         auxiliary: bool = False,
     ) -> None:
+        self.init_args = arguments(locals())
         super().__init__()
         self.genotype = genotype if isinstance(genotype, Genotype) else Genotype.parse(genotype)
+        self.init_args["genotype"] = str(self.genotype)
         self.num_classes, self.input_shape = num_classes, (in_channels, image_size, image_size)
-        self.init_args = {
-            "genotype": str(self.genotype),
-            "channels": channels,
-            "cells_per_stage": cells_per_stage,
-            "num_classes": num_classes,
-            "in_channels": in_channels,
-            "image_size": image_size,
-            "stem": stem,
-            "stem_channels": stem_channels,
-            "auxiliary": auxiliary,
-        }
         check_ops(sorted(self.genotype.ops))
         plan = _plan(channels, cells_per_stage, num_classes, image_size, stem, stem_channels)
         self.stem, self.cells = _stem(in_channels, plan, stem), nn.ModuleList()
@@ -595,18 +585,10 @@ class NASNetSupernet(Supernet):
         stem: Literal["cifar", "imagenet"] = "cifar",
         stem_channels: int | None = None,
     ) -> None:
+        self._settings = arguments(locals(), "space")
         super().__init__()
         self.space = space or NASNetSpace()
         self.num_classes, self.input_shape = num_classes, (in_channels, image_size, image_size)
-        self._settings: dict[str, Any] = {
-            "channels": channels,
-            "cells_per_stage": cells_per_stage,
-            "num_classes": num_classes,
-            "in_channels": in_channels,
-            "image_size": image_size,
-            "stem": stem,
-            "stem_channels": stem_channels,
-        }
         plan = _plan(channels, cells_per_stage, num_classes, image_size, stem, stem_channels)
         self.stem, self.cells = _stem(in_channels, plan, stem), nn.ModuleList()
         states = self.space.blocks + 2
@@ -630,8 +612,7 @@ class NASNetSupernet(Supernet):
         return logits
 
     def extract(self, config: SubnetConfig, *, inherit: bool = True) -> NASNetNetwork:
-        network = self.space.network(config, **self._settings)
-        network.to(next(self.parameters())).train(self.training)
+        network = self.prepare(self.space.network(config, **self._settings), config)
         if inherit:
             groups = self._groups(network.genotype)
             inherit_weights(network.stem, self.stem)

@@ -9,10 +9,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Literal
 
 from torch import nn
 
+from .base import arguments
 from .chain import (
     ChainNetwork,
     ChainSpace,
@@ -127,15 +128,8 @@ class ProxylessSupernet(ChainSupernet):
         image_size: int = 224,
         stem: Literal["imagenet", "cifar"] = "imagenet",
     ) -> None:
-        settings: dict[str, Any] = {
-            "width": width,
-            "num_classes": num_classes,
-            "in_channels": in_channels,
-            "image_size": image_size,
-            "stem": stem,
-        }
-        super().__init__(ProxylessSpace(), _skeleton(**settings), _block)
-        self._settings = settings
+        self._settings = arguments(locals())
+        super().__init__(ProxylessSpace(), _skeleton(**self._settings), _block)
 
     def standalone(self, operations: Sequence[str]) -> ProxylessNetwork:
         return ProxylessNetwork(operations, **self._settings)
@@ -171,12 +165,6 @@ class ProxylessNetwork(ChainNetwork):
         image_size: int = 224,
         stem: Literal["imagenet", "cifar"] = "imagenet",
     ) -> None:
-        settings: dict[str, Any] = {
-            "width": width,
-            "num_classes": num_classes,
-            "in_channels": in_channels,
-            "image_size": image_size,
-            "stem": stem,
-        }
+        settings = arguments(locals(), "operations")
         super().__init__(ProxylessSpace(), operations, _skeleton(**settings), _block)
         self.init_args = {"operations": list(operations), **settings}

@@ -23,7 +23,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from .base import OperationSupernet, Subnet, inherit_weights
+from .base import OperationSupernet, Subnet, arguments, inherit_weights
 from .decisions import InputDecisions
 from .execution import EqualPlan
 from .genotype import Edge
@@ -501,18 +501,9 @@ class RecurrentSupernet(OperationSupernet):
         dropout_hidden: float = 0.25,
         dropout_output: float = 0.75,
     ) -> None:
+        self._settings = arguments(locals(), "batch_norm")
         super().__init__()
         self.space = RecurrentSpace()
-        self._settings: dict[str, Any] = {
-            "num_classes": num_classes,
-            "size": size,
-            "window": window,
-            "dropout_words": dropout_words,
-            "dropout_embedding": dropout_embedding,
-            "dropout_input": dropout_input,
-            "dropout_hidden": dropout_hidden,
-            "dropout_output": dropout_output,
-        }
         check_dropout(input=dropout_input, hidden=dropout_hidden)
         self.num_classes, self.input_shape, self.batch_norm = num_classes, (window,), batch_norm
         self.dropout_input, self.dropout_hidden = dropout_input, dropout_hidden
@@ -544,9 +535,8 @@ class RecurrentSupernet(OperationSupernet):
             ValueError: If ``config`` is not of this space.
         """
         genotype = str(self.space.genotype(config))
-        net = RecurrentLanguageModel(genotype, batch_norm=self.batch_norm and inherit, **self._settings)
-        net.config = config
-        net.to(next(self.parameters())).train(self.training)
+        batch_norm = self.batch_norm and inherit
+        net = self.prepare(RecurrentLanguageModel(genotype, batch_norm=batch_norm, **self._settings), config)
         if inherit:
             inherit_weights(net, self)
         return net
@@ -648,21 +638,11 @@ class RecurrentLanguageModel(LanguageModel):
         dropout_hidden: float = 0.25,
         dropout_output: float = 0.75,
     ) -> None:
+        self.init_args = arguments(locals())
         super().__init__()
         published = PUBLISHED_RECURRENT.get(genotype)
         cell = published or RecurrentGenotype.parse(genotype)
-        self.init_args = {
-            "genotype": str(cell),
-            "num_classes": num_classes,
-            "size": size,
-            "window": window,
-            "batch_norm": batch_norm,
-            "dropout_words": dropout_words,
-            "dropout_embedding": dropout_embedding,
-            "dropout_input": dropout_input,
-            "dropout_hidden": dropout_hidden,
-            "dropout_output": dropout_output,
-        }
+        self.init_args["genotype"] = str(cell)
         check_dropout(input=dropout_input, hidden=dropout_hidden)
         self.num_classes, self.input_shape = num_classes, (window,)
         self.dropout_input, self.dropout_hidden = dropout_input, dropout_hidden
@@ -722,20 +702,10 @@ class LSTMLanguageModel(LanguageModel):
         dropout_hidden: float = 0.3,
         dropout_output: float = 0.4,
     ) -> None:
+        self.init_args = arguments(locals())
         super().__init__()
         if layers < 1 or hidden < 1:
             raise ValueError(f"An LSTM has at least one layer of at least one unit; got {layers} of {hidden}.")
-        self.init_args = {
-            "num_classes": num_classes,
-            "size": size,
-            "hidden": hidden,
-            "layers": layers,
-            "window": window,
-            "dropout_words": dropout_words,
-            "dropout_embedding": dropout_embedding,
-            "dropout_hidden": dropout_hidden,
-            "dropout_output": dropout_output,
-        }
         check_dropout(hidden=dropout_hidden)
         self.num_classes, self.input_shape, self.dropout_hidden = num_classes, (window,), dropout_hidden
         self.words = Words(num_classes, size, dropout_words, dropout_embedding, dropout_output)

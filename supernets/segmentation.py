@@ -20,7 +20,7 @@ from typing import Literal, TypeAlias, TypedDict, cast
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from .base import OperationSupernet, Subnet, Task, check_image_size, inherit_weights
+from .base import OperationSupernet, Subnet, Task, arguments, check_classes, check_image_size, inherit_weights
 from .execution import ChainPlan
 from .mixed_op import MixedOp
 from .ops import DilatedDepthwise, FactorizedReduce, Zero, relu_conv_bn
@@ -87,17 +87,6 @@ class Layer(TypedDict):
     in_channels: int
     out_channels: int
     stride: int
-
-
-class Settings(TypedDict):
-    """What supernet and network are sized by."""
-
-    macro: Macro
-    layers_per_stage: int
-    width: float
-    num_classes: int
-    in_channels: int
-    image_size: int
 
 
 def segmentation_space(macro: Macro = "small", layers_per_stage: int = 4) -> SearchSpace:
@@ -255,24 +244,30 @@ class LRASPP(nn.Module):
 class _Skeleton(nn.Module):
     """Stem, layers, head: what supernet and network have in common."""
 
-    def __init__(self, layer: Callable[[int, Layer], nn.Module], settings: Settings) -> None:
+    def __init__(
+        self,
+        layer: Callable[[int, Layer], nn.Module],
+        *,
+        macro: Macro,
+        layers_per_stage: int,
+        width: float,
+        num_classes: int,
+        in_channels: int,
+        image_size: int,
+    ) -> None:
         super().__init__()
-        macro, width, classes = settings["macro"], settings["width"], settings["num_classes"]
-        if classes < 2:
-            raise ValueError(f"Segmentation needs at least two classes; got num_classes={classes}.")
-        layers = _layers(macro, settings["layers_per_stage"], width)
-        check_image_size(settings["image_size"], 4, "The encoder")
+        check_classes(num_classes)
+        layers = _layers(macro, layers_per_stage, width)
+        check_image_size(image_size, 4, "The encoder")
         stem = layers[0]["in_channels"]
-        self.stem = nn.Sequential(
-            nn.Conv2d(settings["in_channels"], stem, 3, 2, 1, bias=False), nn.BatchNorm2d(stem), nn.ReLU()
-        )
+        self.stem = nn.Sequential(nn.Conv2d(in_channels, stem, 3, 2, 1, bias=False), nn.BatchNorm2d(stem), nn.ReLU())
         self.layers = nn.ModuleList(layer(number, shape) for number, shape in enumerate(layers))
         high, last = layers[-1]["out_channels"], _LAST[macro]
         self.last: nn.Module = _conv_bn_relu(high, _scaled(last, width)) if last else nn.Identity()
         high = _scaled(last, width) if last else high
         # The last layer at an eighth of the resolution: the one before the last stride.
         self.low = max(number for number, shape in enumerate(layers) if shape["stride"] == 2) - 1
-        self.head = LRASPP(high, layers[self.low]["out_channels"], _scaled(_MID, width), classes)
+        self.head = LRASPP(high, layers[self.low]["out_channels"], _scaled(_MID, width), num_classes)
         for module in self.modules():
             if isinstance(module, nn.Conv2d):  # as the authors start
                 nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
@@ -320,17 +315,10 @@ class SegmentationSupernet(OperationSupernet):
         in_channels: int = 3,
         image_size: int = 512,
     ) -> None:
+        self._settings = arguments(locals())
         super().__init__()
         self.num_classes, self.input_shape = num_classes, (in_channels, image_size, image_size)
-        self._settings = Settings(
-            macro=macro,
-            layers_per_stage=layers_per_stage,
-            width=width,
-            num_classes=num_classes,
-            in_channels=in_channels,
-            image_size=image_size,
-        )
-        self.body = _Skeleton(lambda _, layer: SearchLayer(layer), self._settings)
+        self.body = _Skeleton(lambda _, layer: SearchLayer(layer), **self._settings)
         self.space = segmentation_space(macro, layers_per_stage)
 
     def forward(self, x: Tensor, arch: Mapping[str, Tensor]) -> Tensor:
@@ -348,9 +336,7 @@ class SegmentationSupernet(OperationSupernet):
 
     def extract(self, config: SubnetConfig, *, inherit: bool = True) -> SegmentationNetwork:
         self.space.validate(config)
-        net = SegmentationNetwork([str(pick) for pick in config["layer"]], **self._settings)
-        net.config = config
-        net.to(next(self.parameters())).train(self.training)
+        net = self.prepare(SegmentationNetwork([str(pick) for pick in config["layer"]], **self._settings), config)
         if inherit:
             for part in ("stem", "last", "head"):
                 inherit_weights(net.body.get_submodule(part), self.body.get_submodule(part))
@@ -402,21 +388,14 @@ class SegmentationNetwork(Subnet):
         in_channels: int = 3,
         image_size: int = 512,
     ) -> None:
+        settings = arguments(locals(), "layers")
         super().__init__()
         self.num_classes, self.input_shape = num_classes, (in_channels, image_size, image_size)
-        settings = Settings(
-            macro=macro,
-            layers_per_stage=layers_per_stage,
-            width=width,
-            num_classes=num_classes,
-            in_channels=in_channels,
-            image_size=image_size,
-        )
         self._space = segmentation_space(macro, layers_per_stage)
         self.config = SubnetConfig(self._space.name, {"layer": layers})
         self._space.validate(self.config)
         self.init_args = {"layers": list(layers), **settings}
-        self.body = _Skeleton(lambda number, layer: NetworkLayer(layers[number], layer), settings)
+        self.body = _Skeleton(lambda number, layer: NetworkLayer(layers[number], layer), **settings)
 
     @classmethod
     def published(
