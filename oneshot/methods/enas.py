@@ -17,7 +17,7 @@ from oneshot.engine.paths import draw_operating, over_processes
 from oneshot.engine.sharing import WeightSharingSearch
 from oneshot.evaluation.accuracy import evaluate_configs
 from oneshot.evaluation.images import shuffled
-from oneshot.policy.controller import Controller
+from oneshot.policy.controller import Controller, ControllerSettings
 from oneshot.policy.loss import policy_gradient_loss
 from oneshot.supernets.base import Supernet
 from oneshot.supernets.space import SubnetConfig
@@ -47,7 +47,7 @@ class ENAS(WeightSharingSearch):
         entropy: Weight of the entropy of the policy, in nats.
         baseline: Decay of the average of rewards.
         hidden: Units of the controller.
-        temperature: See :class:`~oneshot.policy.controller.Controller`.
+        temperature: See :class:`~oneshot.policy.controller.ControllerSettings`.
         tanh: Likewise.
         candidates: Architectures drawn at the end.
         **kwargs: See :class:`~oneshot.engine.sharing.WeightSharingSearch`.
@@ -92,15 +92,8 @@ class ENAS(WeightSharingSearch):
         self.controller_lr, self.updates, self.batch = controller_lr, updates, batch
         self.entropy, self.decay = entropy, baseline
         seed = int(torch.randint(2**31, ()))
-        self.controller = Controller(
-            supernet.space.decisions(),
-            hidden=hidden,
-            layers=1,
-            temperature=temperature,
-            tanh=tanh,
-            init=0.1,
-            seed=seed,
-        )
+        settings = ControllerSettings(hidden=hidden, layers=1, temperature=temperature, tanh=tanh, init=0.1)
+        self.controller = Controller(supernet.space.decisions(), settings, seed=seed)
         self.register_buffer("_baseline", torch.tensor(math.nan))
         # All processes draw the same architectures and get the same rewards, so there is nothing to average.
         names = [name for name, _ in self.named_parameters() if not name.startswith("supernet.")]

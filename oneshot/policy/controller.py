@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
@@ -14,6 +15,43 @@ from oneshot.supernets.space import IntMatrix
 NEVER = float("-inf")
 
 
+@dataclass(frozen=True)
+class ControllerSettings:
+    """The network of a controller. The defaults are those of Zoph and Le.
+
+    Logits are divided by ``temperature``, then bounded to ``tanh`` times their hyperbolic tangent, in that order
+    (ENAS, arXiv:1802.03268, its code).
+
+    Args:
+        hidden: Units of a layer, H.
+        layers: Layers of the LSTM.
+        temperature: Above 1 for a flatter policy.
+        tanh: Bound of the logits; None for no bound.
+        init: Parameters begin uniformly in ``[-init, init]``.
+
+    Raises:
+        ValueError: If a number is out of its range.
+    """
+
+    hidden: int = 35
+    layers: int = 2
+    temperature: float = 1.0
+    tanh: float | None = None
+    init: float = 0.08
+
+    def __post_init__(self) -> None:
+        if self.hidden < 1 or self.layers < 1:
+            raise ValueError(
+                f"A controller must have at least one layer of at least one unit; got {self.layers} of {self.hidden}."
+            )
+        finite = 0 < self.init < math.inf and (self.tanh is None or 0 < self.tanh < math.inf)
+        if not (finite and is_temperature(self.temperature)):
+            raise ValueError(
+                f"temperature, tanh and init must be above 0 and finite, and the temperature at least 1e-20; got "
+                f"{self.temperature}, {self.tanh}, {self.init}. Without a bound, tanh is None."
+            )
+
+
 class Controller(nn.Module):
     r"""Autoregressive policy: every decision is a softmax, and its pick is an input of the next step.
 
@@ -22,53 +60,26 @@ class Controller(nn.Module):
     :math:`\sigma(v^T \tanh(W_{prev} h_j + W_{cur} h_i))` with the states of the LSTM at their anchors (equation 6).
     The paper does not say what the step after an anchor reads; here it is the sum of embeddings of the bits.
 
-    Logits are divided by ``temperature``, then bounded to ``tanh`` times their hyperbolic tangent, in that order
-    (ENAS, arXiv:1802.03268, its code).
-
     Args:
         decisions: What is decided, mostly ``space.decisions()``.
-        hidden: Units of a layer, H.
-        layers: Layers of the LSTM.
-        temperature: Above 1 for a flatter policy.
-        tanh: Bound of the logits; None for none.
-        init: Parameters begin uniformly in ``[-init, init]``.
+        settings: Its network.
         seed: Seed of the initial parameters. The global generator does not change.
-
-    Raises:
-        ValueError: If a number is out of its range.
 
     Example:
         >>> from oneshot.supernets import NASBench201Space
-        >>> controller = Controller(NASBench201Space().decisions())
+        >>> controller = Controller(NASBench201Space().decisions(), ControllerSettings())
         >>> picks, log_probs = controller.sample(torch.rand(4, 6, dtype=torch.float64))
         >>> picks.shape, log_probs.shape
         (torch.Size([4, 6]), torch.Size([4, 6]))
     """
 
-    def __init__(
-        self,
-        decisions: Decisions,
-        *,
-        hidden: int = 35,
-        layers: int = 2,
-        temperature: float = 1.0,
-        tanh: float | None = None,
-        init: float = 0.08,
-        seed: int = 0,
-    ) -> None:
+    def __init__(self, decisions: Decisions, settings: ControllerSettings, *, seed: int = 0) -> None:
         super().__init__()
-        if hidden < 1 or layers < 1:
-            raise ValueError(f"A controller has at least one layer of at least one unit; got {layers} of {hidden}.")
-        finite = 0 < init < math.inf and (tanh is None or 0 < tanh < math.inf)
-        if not (finite and is_temperature(temperature)):
-            raise ValueError(
-                f"temperature, tanh and init are above 0; got {temperature}, {tanh}, {init}. They must be finite "
-                "as well, and the temperature at least 1e-20; tanh=None is no bound."
-            )
-        self.decisions, self.temperature, self.tanh = decisions, temperature, tanh
+        self.decisions, self.settings = decisions, settings
+        hidden, init = settings.hidden, settings.init
         count, largest = len(decisions.sizes), max(decisions.sizes)
         with torch.random.fork_rng(devices=[]):  # its constructor draws numbers that are drawn anew below
-            self.lstm = nn.LSTM(hidden, hidden, layers)
+            self.lstm = nn.LSTM(hidden, hidden, settings.layers)
         self.start = nn.Parameter(torch.empty(hidden))
         self.embeddings = nn.Parameter(torch.empty(count, largest, hidden))
         self.weights = nn.Parameter(torch.empty(count, largest, hidden))
@@ -150,9 +161,9 @@ class Controller(nn.Module):
 
     def _distribution(self, logits: Tensor, legal: Tensor) -> Tensor:
         """Log-probabilities ``[..., O]``; picks that are not legal have minus infinity."""
-        logits = logits / self.temperature
-        if self.tanh is not None:
-            logits = self.tanh * logits.tanh()
+        logits = logits / self.settings.temperature
+        if self.settings.tanh is not None:
+            logits = self.settings.tanh * logits.tanh()
         return logits.masked_fill(~legal, NEVER).log_softmax(-1)
 
 

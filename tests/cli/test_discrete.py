@@ -11,10 +11,11 @@ import torch
 import yaml
 
 import oneshot
-from oneshot.cli.discrete import read_study
+from oneshot.cli.discrete import _object, read_study
 from oneshot.cli.main import main
 from oneshot.discrete.events import EventLog
 from oneshot.supernets import load_config
+from oneshot.testing.strategies import SPACE
 
 FAKE = {"num_classes": 3, "input_shape": [1, 8, 8], "train_size": 60, "test_size": 6, "batch_size": 16}
 TRAINING: dict[str, Any] = {
@@ -236,3 +237,14 @@ def test_a_budget_that_makes_a_strategy_random_search_is_said(
     words = " ".join(capsys.readouterr().out.split())
     assert (f"its first {population} architectures at random" in words) == said
     assert ("this is random search. Give the study more evaluations" in words) == said
+
+
+def test_what_a_file_leaves_out_of_a_controller_stays_as_in_the_paper() -> None:
+    def controller(**init_args: Any) -> object:
+        return _object("strategy", {"class_path": "oneshot.discrete.PPO", "init_args": init_args}, {"space": SPACE})
+
+    settings = controller(controller={"layers": 3}).controller.settings  # type: ignore[attr-defined]
+    assert (settings.layers, settings.hidden, settings.init) == (3, 100, 0.1)
+    for wrong in ({"hidden": 50}, {"controller": {"hiden": 50}}):  # the first was an argument of its own
+        with pytest.raises(ValueError, match="does not accept option 'hiden'|Option 'hidden' is not accepted"):
+            controller(**wrong)

@@ -121,7 +121,8 @@ def test_defaults_are_those_of_the_authors_for_cells() -> None:
     search = ENAS(NASBench201Supernet(channels=2, cells_per_stage=1))
     assert oneshot.ENAS is ENAS
     assert (search.controller_lr, search.updates, search.batch) == (0.0035, 30, 10)
-    assert (search.entropy, search.decay, search.controller.tanh, search.controller.temperature) == (1e-4, 0.99, 1.1, 1)
+    settings = search.controller.settings
+    assert (search.entropy, search.decay, settings.tanh, settings.temperature) == (1e-4, 0.99, 1.1, 1)
     assert search.controller.lstm.num_layers == 1 and search.controller.lstm.hidden_size == 64
 
 

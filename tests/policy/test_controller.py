@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from oneshot.discrete import ZophLeSpace
 from oneshot.discrete.protocol import listed
-from oneshot.policy.controller import Controller
+from oneshot.policy.controller import Controller, ControllerSettings
 from oneshot.supernets.darts import darts_space
 from oneshot.supernets.decisions import Decisions, InputDecisions
 from oneshot.supernets.nasbench201 import NASBench201Space
@@ -33,7 +33,10 @@ SPACES: dict[str, SearchSpace] = {
 
 
 def make(space: SearchSpace, **options: Any) -> Controller:
-    return Controller(space.decisions(), **{"hidden": 7, "init": 0.8, **options}).double()
+    seed = options.pop("seed", 0)
+    return Controller(
+        space.decisions(), ControllerSettings(**{"hidden": 7, "init": 0.8, **options}), seed=seed
+    ).double()
 
 
 def draw(controller: Controller, n: int, seed: int = 0) -> torch.Tensor:
@@ -72,9 +75,9 @@ def reference(controller: Controller, picks: list[int], mistake: str | None = No
             else:
                 logits = np.array([p["weights"][d, o] @ h + p["biases"][d, o] for o in range(decisions.sizes[d])])
             if mistake == "temperature after tanh":
-                logits = controller.tanh * np.tanh(logits) / controller.temperature
+                logits = controller.settings.tanh * np.tanh(logits) / controller.settings.temperature
             else:
-                logits = controller.tanh * np.tanh(logits / controller.temperature)
+                logits = controller.settings.tanh * np.tanh(logits / controller.settings.temperature)
             if isinstance(decisions, InputDecisions) and mistake != "no mask":
                 before = decisions._before.get(d)
                 taken = [picks[e] for e in before] if before is not None else []
@@ -157,7 +160,7 @@ def test_architectures_are_drawn_as_often_as_their_probability_says() -> None:
 
 @pytest.mark.parametrize("name", SPACES)
 def test_samples_have_the_log_probabilities_that_are_computed_afterwards(name: str) -> None:
-    controller = Controller(SPACES[name].decisions(), init=0.5)
+    controller = Controller(SPACES[name].decisions(), ControllerSettings(init=0.5))
     picks, log_probs = controller.sample(torch.rand(20, len(controller.decisions.sizes), dtype=torch.float64))
     torch.testing.assert_close(controller.log_probs(picks)[0].detach(), log_probs, rtol=1e-4, atol=1e-5)
 
@@ -165,7 +168,7 @@ def test_samples_have_the_log_probabilities_that_are_computed_afterwards(name: s
 @pytest.mark.parametrize("extreme", [0.0, 1 - 2**-53], ids=["smallest", "largest"])
 @pytest.mark.parametrize("name", SPACES)
 def test_the_smallest_and_the_largest_number_draw_something_legal(name: str, extreme: float) -> None:
-    controller = Controller(SPACES[name].decisions())
+    controller = Controller(SPACES[name].decisions(), ControllerSettings())
     uniform = torch.full((1, len(controller.decisions.sizes)), extreme, dtype=torch.float64)
     picks, log_probs = controller.sample(uniform)
     assert log_probs.isfinite().all()
@@ -173,7 +176,7 @@ def test_the_smallest_and_the_largest_number_draw_something_legal(name: str, ext
 
 
 def test_gradients_are_finite_where_picks_are_masked() -> None:
-    controller = Controller(SMALL_DARTS.decisions())
+    controller = Controller(SMALL_DARTS.decisions(), ControllerSettings())
     log_probs, entropies = controller.log_probs(draw(controller.double(), 8))
     (log_probs.sum() + entropies.sum()).backward()
     assert all(p.grad is not None and p.grad.isfinite().all() for p in controller.parameters())
@@ -209,7 +212,7 @@ def test_every_cell_of_a_space_of_inputs_can_be_written() -> None:
 def test_a_new_controller_lets_recurrent_nodes_read_any_state() -> None:
     """With a softmax for every edge and repair, the first state would be read four times out of five."""
     space = RecurrentSpace()
-    controller = Controller(space.decisions())
+    controller = Controller(space.decisions(), ControllerSettings())
     genes = controller.decisions.genes(draw(controller.double(), 400).numpy())
     last = space.gene_groups()[-1]
     reads = (genes[:, last] != 0).mean(0)
@@ -233,12 +236,12 @@ def test_neither_building_nor_drawing_touches_the_global_generator() -> None:
 def test_the_seed_decides_the_parameters() -> None:
     first, same, other = (make(TINY, seed=seed).start for seed in (1, 1, 2))
     assert torch.equal(first, same) and not torch.equal(first, other)
-    assert all(p.abs().max() <= 0.08 for p in Controller(TINY.decisions()).parameters())
+    assert all(p.abs().max() <= 0.08 for p in Controller(TINY.decisions(), ControllerSettings()).parameters())
 
 
 BAD: dict[str, Callable[[], object]] = {
     "at least one layer of at least one unit; got 2 of 0": lambda: make(TINY, hidden=0),
-    "temperature, tanh and init are above 0; got 0": lambda: make(TINY, temperature=0),
+    "temperature, tanh and init must be above 0 and finite, .*; got 0": lambda: make(TINY, temperature=0),
 }
 
 

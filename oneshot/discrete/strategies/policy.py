@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from oneshot.discrete.protocol import TRIES, Genes, Proposal, Result, Scalar, SearchStrategy
-from oneshot.policy.controller import Controller
+from oneshot.policy.controller import Controller, ControllerSettings
 from oneshot.supernets.decisions import Decisions
 from oneshot.supernets.space import SearchSpace
 
@@ -102,17 +102,13 @@ class PolicySearch(SearchStrategy):
         seed: Of all random choices.
         scalar: See :class:`~oneshot.discrete.SearchStrategy`.
         decisions: How architectures are written down; by default as the space says.
+        controller: Network of the policy.
         lr: Learning rate of the controller (Adam).
         batch: Samples of an update.
         passes: Steps of the optimiser over them.
         entropy: Weight of the entropy of the policy, in nats.
         baseline: Decay of the average of previous rewards.
         rewards: See :class:`Advantages`.
-        hidden: See :class:`~oneshot.policy.controller.Controller`, also for those that follow.
-        layers: Likewise.
-        temperature: Likewise.
-        tanh: Likewise.
-        init: Likewise.
 
     Raises:
         ValueError: If a number is out of its range.
@@ -125,17 +121,13 @@ class PolicySearch(SearchStrategy):
         seed: int,
         scalar: Scalar | None,
         decisions: Decisions | None,
+        controller: ControllerSettings,
         lr: float,
         batch: int,
         passes: int,
         entropy: float,
         baseline: float,
         rewards: RewardKind,
-        hidden: int,
-        layers: int,
-        temperature: float,
-        tanh: float | None,
-        init: float,
     ) -> None:
         super().__init__(space, seed=seed, scalar=scalar)
         if batch < 1 or passes < 1:
@@ -143,9 +135,7 @@ class PolicySearch(SearchStrategy):
         if not lr > 0 or entropy < 0:
             raise ValueError(f"lr is above 0 and the weight of the entropy at least 0; got {lr} and {entropy}.")
         self.decisions = decisions or space.decisions()
-        self.controller = Controller(
-            self.decisions, hidden=hidden, layers=layers, temperature=temperature, tanh=tanh, init=init, seed=seed
-        )
+        self.controller = Controller(self.decisions, controller, seed=seed)
         self.optimizer = torch.optim.Adam(self.controller.parameters(), lr, fused=True)
         self.batch, self.passes, self.entropy = batch, passes, entropy
         self.advantages, self.updates = Advantages(rewards, decay=baseline), 0

@@ -2,18 +2,27 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 from torch import Tensor
 
 from oneshot.discrete.protocol import Scalar
+from oneshot.policy.controller import ControllerSettings
 from oneshot.supernets.decisions import Decisions
 from oneshot.supernets.space import SearchSpace
 
 from .policy import PolicySearch, RewardKind
 
+PAPER = ControllerSettings(hidden=100, layers=1, init=0.1)
 # Chosen on the CIFAR-10 accuracies of NATS-Bench, 150 evaluations, seeds 1000 to 1039, which no report uses.
-SMALL: dict[str, Any] = {"lr": 0.01, "batch": 10, "entropy": 0.02, "rewards": "rank", "hidden": 35}
+SMALL: dict[str, Any] = {
+    "lr": 0.01,
+    "batch": 10,
+    "entropy": 0.02,
+    "rewards": "rank",
+    "controller": replace(PAPER, hidden=35),
+}
 
 
 def clipped_loss(
@@ -71,6 +80,7 @@ class PPO(PolicySearch):
         seed: Of all random choices.
         scalar: See :class:`~oneshot.discrete.SearchStrategy`.
         decisions: See :class:`~.policy.PolicySearch`, here and for all that follow but ``clip``.
+        controller: Network of the policy.
         lr: Learning rate of the controller.
         batch: Samples of an update.
         passes: Steps over them.
@@ -78,11 +88,6 @@ class PPO(PolicySearch):
         entropy: Weight of the entropy.
         baseline: Decay of the average of previous rewards.
         rewards: ``"scaled"`` or ``"rank"``.
-        hidden: Units of a layer.
-        layers: Layers.
-        temperature: Of the softmaxes.
-        tanh: Bound of the logits.
-        init: Range of the initial parameters.
 
     Raises:
         ValueError: If a number is out of its range.
@@ -95,6 +100,7 @@ class PPO(PolicySearch):
         seed: int = 0,
         scalar: Scalar | None = None,
         decisions: Decisions | None = None,
+        controller: ControllerSettings = PAPER,
         lr: float = 3.5e-4,
         batch: int = 20,
         passes: int = 5,
@@ -102,28 +108,19 @@ class PPO(PolicySearch):
         entropy: float = 1e-5,
         baseline: float = 0.95,
         rewards: RewardKind = "scaled",
-        hidden: int = 100,
-        layers: int = 1,
-        temperature: float = 1.0,
-        tanh: float | None = None,
-        init: float = 0.1,
     ) -> None:
         super().__init__(
             space,
             seed=seed,
             scalar=scalar,
             decisions=decisions,
+            controller=controller,
             lr=lr,
             batch=batch,
             passes=passes,
             entropy=entropy,
             baseline=baseline,
             rewards=rewards,
-            hidden=hidden,
-            layers=layers,
-            temperature=temperature,
-            tanh=tanh,
-            init=init,
         )
         if not 0 < clip < 1:
             raise ValueError(f"clip is how far a ratio may be from 1, between 0 and 1; got {clip}.")

@@ -3,20 +3,29 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from oneshot.discrete.protocol import Scalar
+from oneshot.policy.controller import ControllerSettings
 from oneshot.policy.loss import policy_gradient_loss
 from oneshot.supernets.decisions import Decisions
 from oneshot.supernets.space import SearchSpace
 
 from .policy import PolicySearch, RewardKind
 
+PAPER = ControllerSettings()
 # Chosen on the CIFAR-10 accuracies of NATS-Bench, 150 evaluations, seeds 1000 to 1039, which no report uses.
-SMALL: dict[str, Any] = {"lr": 0.01, "batch": 2, "entropy": 0.02, "rewards": "rank", "layers": 1}
+SMALL: dict[str, Any] = {
+    "lr": 0.01,
+    "batch": 2,
+    "entropy": 0.02,
+    "rewards": "rank",
+    "controller": replace(PAPER, layers=1),
+}
 
 
 def cnn_reward(accuracies: Sequence[float]) -> float:
@@ -64,16 +73,12 @@ class REINFORCE(PolicySearch):
         seed: Of all random choices.
         scalar: See :class:`~oneshot.discrete.SearchStrategy`.
         decisions: See :class:`~.policy.PolicySearch`, here and for all that follow.
+        controller: Network of the policy.
         lr: Learning rate of the controller.
         batch: Samples of an update.
         entropy: Weight of the entropy.
         baseline: Decay of the average of previous rewards.
         rewards: ``"scaled"`` or ``"rank"``.
-        hidden: Units of a layer.
-        layers: Layers.
-        temperature: Of the softmaxes.
-        tanh: Bound of the logits.
-        init: Range of the initial parameters.
     """
 
     def __init__(
@@ -83,33 +88,25 @@ class REINFORCE(PolicySearch):
         seed: int = 0,
         scalar: Scalar | None = None,
         decisions: Decisions | None = None,
+        controller: ControllerSettings = PAPER,
         lr: float = 6e-4,
         batch: int = 8,
         entropy: float = 0.0,
         baseline: float = 0.95,
         rewards: RewardKind = "scaled",
-        hidden: int = 35,
-        layers: int = 2,
-        temperature: float = 1.0,
-        tanh: float | None = None,
-        init: float = 0.08,
     ) -> None:
         super().__init__(
             space,
             seed=seed,
             scalar=scalar,
             decisions=decisions,
+            controller=controller,
             lr=lr,
             batch=batch,
             passes=1,
             entropy=entropy,
             baseline=baseline,
             rewards=rewards,
-            hidden=hidden,
-            layers=layers,
-            temperature=temperature,
-            tanh=tanh,
-            init=init,
         )
 
     @classmethod

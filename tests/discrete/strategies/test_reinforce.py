@@ -13,7 +13,7 @@ from torch import Tensor
 from oneshot.discrete import REINFORCE
 from oneshot.discrete.strategies.policy import Sample
 from oneshot.discrete.strategies.reinforce import cnn_reward, cubed_accuracy, perplexity_reward
-from oneshot.policy.controller import Controller
+from oneshot.policy.controller import Controller, ControllerSettings
 from oneshot.policy.loss import policy_gradient_loss
 from oneshot.supernets.decisions import Decisions
 from oneshot.supernets.space import Choice, SearchSpace
@@ -24,7 +24,7 @@ REWARDS = torch.from_numpy(np.random.default_rng(0).normal(size=12))
 
 
 def make() -> Controller:
-    return Controller(Decisions(SPACE), hidden=4, layers=1, init=1.0).double()
+    return Controller(Decisions(SPACE), ControllerSettings(hidden=4, layers=1, init=1.0)).double()
 
 
 def objective(controller: Controller, entropy: float) -> float:
@@ -84,8 +84,8 @@ def test_samples_of_an_older_policy_count_by_how_likely_they_are_now_but_at_most
 
 
 def test_one_update_descends_the_loss_with_adam() -> None:
-    strategy = REINFORCE(SPACE, batch=2, lr=0.01, layers=1, hidden=4)
-    theirs = REINFORCE(SPACE, batch=2, lr=0.01, layers=1, hidden=4).controller
+    strategy = REINFORCE(SPACE, batch=2, lr=0.01, controller=ControllerSettings(layers=1, hidden=4))
+    theirs = REINFORCE(SPACE, batch=2, lr=0.01, controller=ControllerSettings(layers=1, hidden=4)).controller
     optimizer = torch.optim.Adam(theirs.parameters(), 0.01)
     picks, drawn = theirs.sample(torch.rand(2, 3, dtype=torch.float64))
     log_probs, _ = theirs.log_probs(picks)
