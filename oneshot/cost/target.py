@@ -13,8 +13,9 @@ from oneshot.supernets.base import OperationSupernet
 from oneshot.supernets.space import SubnetConfig
 
 from .latency.device import LatencyDevice
-from .latency.measure import Progress, measure_latencies
+from .latency.measure import measure_latencies
 from .latency.table import UNIT
+from .latency.timings import Progress
 from .penalty import CostPenalty
 
 REPEATS = 5  # measurements of a network, whose median counts

@@ -17,7 +17,7 @@ import yaml
 
 from oneshot.cli.discrete import read_study
 from oneshot.cost import LatencyTable, read_csv, write_csv
-from oneshot.cost.latency.measure import Timings, Visit
+from oneshot.cost.latency.timings import Timings, Visit
 from oneshot.deploy.export import export_subnet, load
 from oneshot.discrete import RandomSearch, Study, TabularEvaluator
 from oneshot.discrete.evaluators.benchmarks import nas_bench_101, nas_bench_201_file, nats_bench

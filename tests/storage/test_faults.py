@@ -17,7 +17,7 @@ from pytorch_lightning.callbacks import Callback
 
 from oneshot.callbacks import GenotypePlot, SubnetExport, good_checkpoint
 from oneshot.cli import main as cli
-from oneshot.cost.latency.measure import Timings, Visit
+from oneshot.cost.latency.timings import Timings, Visit
 from oneshot.deploy.export import export_subnet, load
 from oneshot.discrete import RandomSearch, RegularizedEvolution, Study, TabularEvaluator
 from oneshot.discrete.events import EventLog

@@ -13,8 +13,8 @@ from oneshot.regression.scores import Agreement
 from oneshot.supernets.base import Supernet
 
 from .device import LatencyDevice
-from .measure import LONE_RUNS, Progress, Timings, describe, measure_networks, repeat_noise
 from .table import LatencyTable
+from .timings import Progress, measure_networks, repeat_noise
 
 CHUNK = 10  # networks between the two measurements of each
 
@@ -92,9 +92,16 @@ def verify(
     genes = space.sample_matrix(networks, seed)
     plan = [row for k in range(0, networks, CHUNK) for row in (*genes[k : k + CHUNK], *genes[k : k + CHUNK])]
     order = [n for k in range(0, networks, CHUNK) for n in 2 * list(range(networks))[k : k + CHUNK]]
-    settings = {"measured": "networks", "networks": networks, "seed": seed, **describe(supernet, device)}
-    log = Timings(journal, settings)
-    measure_networks(supernet, device, space.encode([table.reference_config])[0], plan, log, progress, runs=LONE_RUNS)
+    log = measure_networks(
+        supernet,
+        device,
+        plan,
+        {"measured": "networks", "networks": networks},
+        seed=seed,
+        reference=space.encode([table.reference_config])[0],
+        journal=journal,
+        progress=progress,
+    )
 
     ratios: list[list[float]] = [[] for _ in range(networks)]
     clock: list[list[float]] = [[] for _ in range(networks)]

@@ -14,7 +14,8 @@ import torch
 
 from oneshot.cost import measure
 from oneshot.cost.latency.design import Places, balanced_design, fit_shares
-from oneshot.cost.latency.measure import REPEATED, Timings, Visit, measure_networks, repeat_noise
+from oneshot.cost.latency.measure import REPEATED
+from oneshot.cost.latency.timings import Timings, Visit, describe, measure_networks, repeat_noise
 from oneshot.supernets import (
     DARTSSupernet,
     FBNetSupernet,
@@ -333,11 +334,11 @@ def test_the_work_of_a_candidate_is_what_it_is() -> None:
 
 
 def test_nothing_runs_when_everything_is_in_the_journal(tmp_path: Path) -> None:
-    log, genes = Timings(None, {}), SPACE.sample_matrix(1, 0)
-    log.append(Visit(tuple(genes[0].tolist()), (1.0,), (1.0, 1.0)))
-    device = ToyDevice(fails=1)
-    measure_networks(ToySupernet(), device, genes[0], genes, log)
-    assert device.passes == 0
+    genes, journal, device = SPACE.sample_matrix(1, 0), tmp_path / "j", ToyDevice(fails=1)
+    before = Timings(journal, {"seed": 0, **describe(ToySupernet(), device)})
+    before.append(Visit(tuple(genes[0].tolist()), (1.0,), (1.0, 1.0)))
+    log = measure_networks(ToySupernet(), device, list(genes), {}, seed=0, journal=journal)
+    assert device.passes == 0 and log.visits == before.visits
 
 
 def test_the_journal_holds_every_pass(tmp_path: Path) -> None:
