@@ -43,7 +43,7 @@ def attempt(evaluator: Evaluator, proposal: Proposal) -> Answer:
     try:
         found = evaluator(proposal)
         if not isinstance(found, Mapping):
-            raise TypeError(f"an evaluator gives {{metric: number}}; got {type(found).__name__}")
+            raise TypeError(f"an evaluator must give {{metric: number}}; got {type(found).__name__}")
         metrics = {name: float(value) for name, value in found.items()}
     except (Exception, SystemExit) as error:  # noqa: BLE001  # an evaluation that fails is a result
         if isinstance(error, SystemExit) and (interrupt := interruption(error)) is not None:

@@ -1,4 +1,4 @@
-"""Ask and tell: what a strategy proposes, what an evaluation answers, and everything strategies have in common.
+"""Ask and tell: proposals of a strategy, answers of an evaluator, and what all strategies share.
 
 An architecture is a ``SubnetConfig``, never a network: small, hashable, JSON. A strategy is a function of its
 arguments, its seed, and the order in which it was asked and told; that history is its state, and following it again
@@ -74,7 +74,7 @@ class Result:
     """The answer to a proposal.
 
     Args:
-        number: Of the proposal.
+        number: Number of the proposal.
         values: Objectives, all minimised, ``[M]``; None if the evaluation failed.
         metrics: What was measured, by name and as it was measured.
         failure: Why the evaluation failed.
@@ -89,22 +89,22 @@ class Result:
 
 
 class Evaluator(ABC):
-    """What gives answers: by table, by inherited weights, by training.
+    """Measures architectures: by table, by inherited weights, by training.
 
-    One that runs in other processes is pickled.
+    An evaluator that runs in other processes is pickled.
     """
 
     @property
     @abstractmethod
     def metrics(self) -> tuple[str, ...]:
-        """Names of what it measures."""
+        """Names of the metrics."""
 
     @abstractmethod
     def __call__(self, proposal: Proposal) -> Mapping[str, float]:
-        """Measure one architecture; whatever is raised is recorded as a failure."""
+        """Measure one architecture; an error is recorded as a failure."""
 
     def network(self, proposal: Proposal) -> Subnet | None:
-        """The network that was measured, with its weights; None where there is none."""
+        """The network that was measured, with its weights; None if the evaluator has no networks."""
         return None
 
 
@@ -115,8 +115,8 @@ class SearchStrategy(ABC):
     proposed twice unless a strategy says so (``repeats``): what is pending or has failed counts, too.
 
     Args:
-        space: Where to search.
-        seed: Of all random choices.
+        space: The space to search.
+        seed: Seed of all random choices.
         scalar: What strategies of one objective minimise, given all values; the first one by default.
 
     Example:
@@ -150,7 +150,7 @@ class SearchStrategy(ABC):
         """The next proposal, made by :meth:`_new`; None to wait for results, or because there is nothing left."""
 
     def _learn(self, proposal: Proposal, result: Result) -> None:  # noqa: B027  # not all strategies learn
-        """Take a result in; :meth:`loss` says what it is worth."""
+        """Learn from a result; :meth:`loss` is its loss."""
 
     # What users call.
 
@@ -163,7 +163,7 @@ class SearchStrategy(ABC):
             ValueError: If ``n`` is below 1.
         """
         if n < 1:
-            raise ValueError(f"A strategy is asked for at least one proposal; got n={n}.")
+            raise ValueError(f"A strategy must be asked for at least one proposal; got n={n}.")
         proposals: list[Proposal] = []
         while len(proposals) < n:
             proposal = self._propose()
@@ -183,15 +183,16 @@ class SearchStrategy(ABC):
         """
         if result.number not in self.pending:
             what = "was told already" if result.number in self.observed else "was never asked for"
-            raise ValueError(f"A result answers a pending proposal; number {result.number} {what}.")
+            raise ValueError(f"A result must answer a pending proposal; number {result.number} {what}.")
         if result.values is not None and not all(map(math.isfinite, result.values)):
             raise ValueError(
-                f"Values of a result are finite; number {result.number} has {result.values}. An evaluation that failed "
+                f"Values of a result must be finite; number {result.number} has {result.values}. An evaluation that "
+                "failed "
                 "has values=None."
             )
         if math.isnan(self.loss(result)):
             raise ValueError(
-                f"A scalar gives a number for all finite values; that of this {type(self).__name__} gives none for "
+                f"A scalar must give a number for all finite values; that of this {type(self).__name__} gives none for "
                 f"{result.values}."
             )
         proposal = self.pending.pop(result.number)
@@ -200,7 +201,7 @@ class SearchStrategy(ABC):
         self._learn(proposal, result)
 
     def loss(self, result: Result) -> float:
-        """What a result is worth to a strategy of one objective; smaller is better, infinity if it failed."""
+        """Loss of a result for a strategy of one objective; smaller is better, infinity if the evaluation failed."""
         return math.inf if result.values is None else float(self.scalar(result.values))
 
     @property
@@ -222,7 +223,7 @@ class SearchStrategy(ABC):
     # State.
 
     def state_dict(self) -> dict[str, Any]:
-        """What a strategy of the same arguments is restored from, JSON-able."""
+        """State from which a strategy of the same arguments is restored, JSON-able."""
         return {
             "schema_version": SCHEMA_VERSION,
             "strategy": type(self).__name__,
@@ -239,7 +240,7 @@ class SearchStrategy(ABC):
             RuntimeError: If this one was asked already.
         """
         if self._history:
-            raise RuntimeError("A state is loaded into a new strategy; this one was asked already.")
+            raise RuntimeError("A state must be loaded into a new strategy; this one was asked already.")
         for what, ours, theirs in (
             ("schema_version", SCHEMA_VERSION, state["schema_version"]),
             ("strategy", type(self).__name__, state["strategy"]),
@@ -282,7 +283,7 @@ class SearchStrategy(ABC):
         return np.asarray(self.space.repair(self.space.sample_matrix(1, self.rng))[0])
 
     def _mutated(self, genes: Genes, mutations: int = 1) -> Genes:
-        """One or more mutations on, canonical; they may lead back."""
+        """Canonical genes after one or more mutations; these may lead back."""
         for _ in range(mutations):
             genes = self.space.mutate_genes(genes, self.rng)
         return np.asarray(self.space.repair(genes[None])[0])
@@ -292,7 +293,7 @@ class SearchStrategy(ABC):
         return np.asarray(self.space.repair(self.space.cross_genes(first, second, self.rng)[None])[0])
 
     def _fresh(self, draw: Callable[[], Genes]) -> Genes | None:
-        """What ``draw`` yields, if it is new; a random new one if it keeps repeating; None if nothing is left."""
+        """Draw until an architecture is new; a random new one if ``draw`` keeps repeating; None if nothing is left."""
         for _ in range(TRIES):
             if self._is_new(genes := draw()):
                 return genes
@@ -313,7 +314,7 @@ class ListedSpace(SearchSpace, ABC):
 
 
 def can_be_listed(space: SearchSpace) -> bool:
-    """Whether :func:`listed` has an answer."""
+    """Whether :func:`listed` can list the space."""
     return isinstance(space, ListedSpace) or math.prod(space.gene_sizes) <= MOST_LISTED
 
 

@@ -33,7 +33,7 @@ class Objective:
     def __post_init__(self) -> None:
         if self.direction not in ("min", "max"):
             raise ValueError(
-                f"The direction of an objective is 'min' or 'max'; {self.metric!r} has {self.direction!r}."
+                f"The direction of an objective must be 'min' or 'max'; {self.metric!r} has {self.direction!r}."
             )
 
     @classmethod
@@ -45,7 +45,7 @@ class Objective:
         """
         direction, _, metric = text.strip().partition(" ")
         if direction not in ("min", "max") or not metric.strip():
-            raise ValueError(f"An objective reads 'max accuracy' or 'min latency'; got {text!r}.")
+            raise ValueError(f"An objective must read like 'max accuracy' or 'min latency'; got {text!r}.")
         return cls(metric.strip(), "min" if direction == "min" else "max")
 
     def __str__(self) -> str:

@@ -1,4 +1,4 @@
-"""Studies: a strategy and an evaluator, a budget, and a log from which a killed study goes on."""
+"""Studies: a strategy, an evaluator, a budget, and a log from which a killed study goes on."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ REPEATS = 1000  # answers from the log in a row, after which a strategy has conv
 
 
 class _Logged(SearchStrategy):
-    """Stands for a strategy that need not follow its log: proposes nothing and is told everything."""
+    """Takes the place of a strategy that does not follow its log: proposes nothing and is told everything."""
 
     def __init__(self, strategy: SearchStrategy) -> None:
         super().__init__(strategy.space, seed=strategy.seed)
@@ -45,7 +45,7 @@ class _Logged(SearchStrategy):
         return None
 
     def follow(self, proposals: Sequence[Proposal], place: str) -> None:
-        """What its log says that it proposed."""
+        """Take the proposals of the log as its own."""
         for proposal in proposals:
             if proposal.number != self._next:
                 raise ValueError(f"{place} asks for number {proposal.number}; the next is {self._next}. {ADVICE}")
@@ -68,10 +68,10 @@ class Study:
     more memory than there is has failed.
 
     Args:
-        strategy: What proposes; a new one, even where the study goes on.
-        evaluator: What answers.
-        objectives: Such as ``["max accuracy", "min latency"]``; strategies of one objective minimise the first.
-        folder: Where the log is; None keeps it in memory.
+        strategy: Strategy that proposes architectures; a new one, even where the study goes on.
+        evaluator: Evaluator that measures them.
+        objectives: Objectives, such as ``["max accuracy", "min latency"]``; strategies of one objective use the first.
+        folder: Folder of the log; None keeps the log in memory.
         evaluations: Budget; failures count, repetitions do not.
         hours: Budget of time, over all sessions together; evaluations in flight are finished. Of a session that was
             killed, what came after its last event is not counted.
@@ -79,7 +79,7 @@ class Study:
         ray: Address of a Ray cluster (``"local"`` starts one) instead of processes.
         ray_gpus: GPUs of an evaluation there.
         timeout: Seconds for one evaluation.
-        retries: How often a failed evaluation is tried again.
+        retries: Number of times a failed evaluation is tried again.
         progress: Show a bar: on a terminal (None), always, or never.
         follow: Whether the strategy follows the log. If not, the study can be read on any machine and at once, but not
             run, and the best is the least first objective, whatever the strategy says.
@@ -136,7 +136,8 @@ class Study:
     def _check(self) -> None:
         if self.strategy.pending or self.strategy.observed:
             raise ValueError(
-                f"A study begins with a new strategy, and this {type(self.strategy).__name__} was asked already. Build "
+                f"A study must begin with a new strategy, and this {type(self.strategy).__name__} was asked already. "
+                "Build "
                 "another one; where the study goes on, it follows the log."
             )
         ours, theirs = self.strategy.space, getattr(self.evaluator, "space", None)  # the evaluator may have any
@@ -145,27 +146,27 @@ class Study:
             ours.check_same(theirs.describe(), "The evaluator", "Build it with the space of the strategy.")
         names = [objective.metric for objective in self.objectives]
         if not names or len(set(names)) != len(names):
-            raise ValueError(f"A study has objectives of different metrics, at least one; got {names}.")
+            raise ValueError(f"A study must have objectives of different metrics, at least one; got {names}.")
         if unknown := [name for name in names if name not in self.evaluator.metrics]:
             raise ValueError(
-                f"Objectives are metrics of the evaluator, which are {', '.join(self.evaluator.metrics)}; got "
+                f"Objectives must be metrics of the evaluator, which are {', '.join(self.evaluator.metrics)}; got "
                 f"{', '.join(unknown)}."
             )
         if self.evaluations is None and self.hours is None:
-            raise ValueError("A study ends by a budget: evaluations=100 (--evaluations 100), or hours=8 (--hours 8).")
+            raise ValueError("A study must have a budget: evaluations=100 (--evaluations 100), or hours=8 (--hours 8).")
         for what, value in (("evaluations", self.evaluations), ("hours", self.hours), ("timeout", self.timeout)):
             if value is not None and not value > 0:
-                raise ValueError(f"{what} is above 0; got {value}.")
+                raise ValueError(f"{what} must be above 0; got {value}.")
         if self.workers < 0 or self.retries < 0:
-            raise ValueError(f"workers and retries are at least 0; got {self.workers} and {self.retries}.")
+            raise ValueError(f"workers and retries must be at least 0; got {self.workers} and {self.retries}.")
         if self.workers == 0 and (self.timeout is not None or self.ray is not None):
             raise ValueError(
                 "Nothing stops an evaluation in the process of the study, and a cluster needs to know how many run at "
-                "a time. With timeout or ray, say workers=1 or more (--workers 1)."
+                "a time. With timeout or ray, workers must be at least 1: workers=1 (--workers 1)."
             )
         if self.ray_gpus < 0 or (self.ray_gpus and self.ray is None):
             raise ValueError(
-                f"ray_gpus is at least 0, and of a cluster: ray='auto'. Got {self.ray_gpus:g}, {self.ray!r}."
+                f"ray_gpus must be at least 0, and needs a cluster: ray='auto'. Got {self.ray_gpus:g}, {self.ray!r}."
             )
 
     # The log.
@@ -186,7 +187,9 @@ class Study:
         where = self.log.path
         ours, first = self._header(), self.log.events[0]
         if first.get("event") != "study" or first.get("schema_version") != SCHEMA_VERSION:
-            raise ValueError(f"{where} begins with no study of schema version {SCHEMA_VERSION}. Choose a new folder.")
+            raise ValueError(
+                f"{where} must begin with a study of schema version {SCHEMA_VERSION}. Choose a new folder."
+            )
         header = dict(checked(first, Header, f"{where}, line 1", advice=ADVICE))
         self.strategy.space.check_same(header["space"], f"The log {where}")
         for key in ("strategy", "seed", "objectives"):
@@ -204,7 +207,10 @@ class Study:
 
     def _follow(self, event: Event, place: str) -> None:
         if event["at"] < self._elapsed:
-            raise ValueError(f"{place} is of second {event['at']:g}, and lines before it of later ones. {ADVICE}")
+            raise ValueError(
+                f"{place} must not be of an earlier time than lines before it; it is of second {event['at']:g}. "
+                f"{ADVICE}"
+            )
         self._elapsed = event["at"]
         if event["event"] == "retry":
             self._tries[event["number"]] = self._tries.get(event["number"], 0) + 1
@@ -360,13 +366,13 @@ class Study:
 
     @contextmanager
     def _together(self) -> Iterator[None]:
-        """The strategy and its log change together; after an interruption of that, only the log can be gone on from."""
+        """The strategy and its log change together; after an interruption in between, only the log is right."""
         self._apart = True
         yield
         self._apart = False
 
     def _missing(self, metrics: Mapping[str, float]) -> str | None:
-        """What is wrong with the metrics of an evaluation that did not raise."""
+        """The fault in the metrics of an evaluation that did not raise; None if there is none."""
         for objective in self.objectives:
             if objective.metric not in metrics:
                 return f"the evaluator gave no {objective.metric}"
@@ -424,12 +430,12 @@ class Study:
 
     @property
     def evaluated(self) -> list[Record]:
-        """What counts: every evaluation once, in the order in which they were finished."""
+        """Every evaluation once, in the order in which they were finished."""
         return [record for record in self.records if not record.repeated]
 
     @property
     def comparable(self) -> list[Record]:
-        """What succeeded; where fidelities are rungs, at the highest of those that anything succeeded at."""
+        """Evaluations that succeeded; where fidelities are rungs, those of the highest rung with a success."""
         done = [record for record in self.evaluated if record.result.values is not None]
         if self.strategy.by_rung:
             highest = max(map(_fidelity, done), default=0.0)
@@ -438,7 +444,7 @@ class Study:
 
     @property
     def best(self) -> Record:
-        """What the strategy takes for best: mostly the least first objective; see its ``best``.
+        """The best evaluation according to the strategy, mostly that of the least first objective; see its ``best``.
 
         Raises:
             RuntimeError: If none has succeeded.
@@ -489,7 +495,7 @@ def _key(proposal: Proposal) -> tuple[Any, ...]:
 
 
 def _proposal(event: Asked, place: str, strategy: SearchStrategy) -> Proposal:
-    """The proposal of a log, if it is one of the space."""
+    """The proposal of an event, which must be in the space."""
     try:
         proposal = Proposal.from_dict(event)
         strategy.space.validate(proposal.config)

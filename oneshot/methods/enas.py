@@ -24,7 +24,7 @@ from oneshot.supernets.space import SubnetConfig
 
 
 class ENAS(WeightSharingSearch):
-    """A controller draws the paths that train the shared weights, and learns from how good they are with them.
+    """A controller draws the paths that train the shared weights, and is rewarded by their accuracy.
 
     Every step trains one path that the controller draws. After every epoch the weights rest, and the controller takes
     ``updates`` steps of REINFORCE; the reward is the accuracy on a held-out batch in the statistics of that batch, the
@@ -82,11 +82,12 @@ class ENAS(WeightSharingSearch):
         super().__init__(supernet, candidates=candidates, **kwargs)
         if updates < 1 or batch < 1:
             raise ValueError(
-                f"The controller takes at least one step with one architecture; got updates={updates}, batch={batch}."
+                f"The controller must take at least one step with one architecture; got updates={updates}, "
+                f"batch={batch}."
             )
         if not controller_lr > 0 or entropy < 0 or not 0 <= baseline < 1:
             raise ValueError(
-                "controller_lr is above 0, entropy at least 0, and baseline from 0 to below 1; got "
+                "controller_lr must be above 0, entropy at least 0, and baseline from 0 to below 1; got "
                 f"{controller_lr}, {entropy} and {baseline}."
             )
         self.controller_lr, self.updates, self.batch = controller_lr, updates, batch

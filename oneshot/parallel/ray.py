@@ -1,4 +1,4 @@
-"""Ray clusters: connecting to one, and saying at once where there is none."""
+"""Ray clusters: how to connect to one, with an error at once where there is none."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def connect(address: str | None, cpus: float, what: str) -> Any:
     """The ``ray`` module, connected.
 
     Args:
-        address: Of the cluster, see ``ray.init``; ``"local"`` starts one on this machine, None uses what runs.
+        address: Address of the cluster, see ``ray.init``; ``"local"`` starts one on this machine, None uses what runs.
         cpus: Cores of a cluster that is started here.
         what: Needs Ray, for the message where it is not installed.
 
@@ -52,7 +52,7 @@ def connect(address: str | None, cpus: float, what: str) -> Any:
 
 
 def wait_for(ray: Any, references: Sequence[Any], seconds: float | None = None) -> list[Any]:
-    """The first of some results that is there, or none after so many seconds.
+    """Wait for the first of some results; an empty list after so many seconds.
 
     Raises:
         ConnectionError: If the cluster went away. Ray itself waits for a minute, and then ends the process.
@@ -67,7 +67,7 @@ def wait_for(ray: Any, references: Sequence[Any], seconds: float | None = None) 
 
 
 def check_there(ray: Any) -> None:
-    """Whether the cluster still answers.
+    """Check that the cluster still answers.
 
     Raises:
         ConnectionError: If not; then this process has left it.
@@ -85,7 +85,7 @@ def check_there(ray: Any) -> None:
 
 
 def check_room(ray: Any, cpus: float, gpus: float) -> None:
-    """Ray waits for ever where no machine has what a worker needs.
+    """Check that a machine has what a worker needs; Ray itself would wait for ever.
 
     Raises:
         ValueError: If none has.
@@ -101,7 +101,7 @@ def check_room(ray: Any, cpus: float, gpus: float) -> None:
 
 @contextmanager
 def _handler_of_sigterm_kept() -> Iterator[None]:
-    """Ray replaces it by ``sys.exit``, also for every fit to come, which then ends without its checkpoint."""
+    """Keep the handler of SIGTERM, which Ray replaces by ``sys.exit``; a later fit would end without its checkpoint."""
     handler = signal.getsignal(signal.SIGTERM)
     try:
         yield
@@ -111,7 +111,7 @@ def _handler_of_sigterm_kept() -> Iterator[None]:
 
 
 def _look_for(address: str | None) -> None:
-    """Ray waits for minutes for a cluster that is not there; a closed port is seen at once.
+    """Check that a port is open, which is seen at once; Ray itself would wait for minutes.
 
     Raises:
         ConnectionError: If nothing answers at ``host:port``.

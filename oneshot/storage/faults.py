@@ -99,7 +99,7 @@ def patiently(action: Callable[[], T], what: str) -> T:
     """Do something again and again while a fault of the machine prevents it, for :data:`PATIENCE` seconds.
 
     Args:
-        action: What to do; a try that failed must leave nothing behind.
+        action: The action; a try that failed must leave nothing behind.
         what: What is not possible without it, as the beginning of a sentence: ``"log.jsonl cannot be written"``.
 
     Returns:

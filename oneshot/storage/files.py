@@ -52,7 +52,7 @@ def append(path: Path, content: bytes, *, at: int, sync: bool = False) -> int:
 
     Args:
         path: The file; made, with its folder, if ``at`` is 0.
-        content: What to append.
+        content: Bytes to append.
         at: Bytes that stay; what a killed process left after them is cut off.
         sync: Wait until it survives a loss of power.
 
@@ -137,7 +137,8 @@ def new_folder(folder: Path, *, overwrite: bool, marker: str, keep: str) -> Iter
     if folder.exists() and (not folder.is_dir() or _content(folder)):
         if not overwrite:
             raise FileExistsError(
-                f"A run needs a new folder; {folder} exists. Choose another with --out, or replace it with --overwrite."
+                f"The folder of a run must be new; {folder} exists. Choose another with --out, or replace it with "
+                "--overwrite."
             )
         if not (folder / marker).is_file():
             raise FileExistsError(

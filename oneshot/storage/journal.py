@@ -60,7 +60,7 @@ class Journal:
         self._whole = self._size = 0  # bytes of whole lines, and of the file
         self._unwritten = b""
         self._crc = 0
-        if self.path is not None and self.path.is_file():
+        if self.path is not None and self.path.exists():
             self._read(self.path, not_finite)
 
     def place(self, number: int) -> str:

@@ -104,7 +104,7 @@ def csv_rows(text: str, where: str, *, advice: str = "") -> Iterator[tuple[int, 
     """Rows of a CSV text with the numbers of their last lines, empty ones left out.
 
     Args:
-        text: Of the file.
+        text: Text of the file.
         where: What errors call it.
         advice: The way out, last in an error.
 
@@ -134,7 +134,7 @@ def csv_records(
     """Header of a CSV text, and its other rows by the names of their columns, each with its line number.
 
     Args:
-        text: Of the file.
+        text: Text of the file.
         where: What errors call it.
         advice: The way out, last in an error.
         cut_off: Whether a process may have been killed while it wrote; a last line without an end is left out then.

@@ -30,7 +30,7 @@ class RunLog(Logger):
     with the next row that finds room, or with the next checkpoint.
 
     Args:
-        folder: Where to write.
+        folder: Folder to write to.
     """
 
     def __init__(self, folder: str | Path) -> None:

@@ -162,9 +162,9 @@ def test_a_cluster_that_is_not_there_is_not_written_down(tmp_path: Path, capsys:
         pytest.param(["--strategy.sead", "1"], "--strategy has a class_path and init_args", id="place"),
         pytest.param(["--strategy.init_args.seed"], "--strategy.init_args.seed needs a value", id="no value"),
         pytest.param(["--objectives", "[max beauty]"], "which are accuracy; got beauty", id="metric"),
-        pytest.param(["--objectives", "[up accuracy]"], "reads 'max accuracy'", id="direction"),
-        pytest.param(["--evaluations", "0"], "evaluations is above 0", id="budget"),
-        pytest.param(["--timeout", "3"], "say workers=1 or more", id="timeout"),
+        pytest.param(["--objectives", "[up accuracy]"], "must read like 'max accuracy'", id="direction"),
+        pytest.param(["--evaluations", "0"], "evaluations must be above 0", id="budget"),
+        pytest.param(["--timeout", "3"], "workers must be at least 1: workers=1", id="timeout"),
     ],
 )
 def test_wrong_options_are_one_clear_line_and_write_nothing(

@@ -244,7 +244,7 @@ def test_show_draws_published_architectures(target: str, tmp_path: Path, capsys:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["search", *SMALL_SEARCH, "--out", "{run}"], "A run needs a new folder; .* exists.*--overwrite"),
+        (["search", *SMALL_SEARCH, "--out", "{run}"], "The folder of a run must be new; .* exists.*--overwrite"),
         (["search", *SMALL_SEARCH, "--trainer.max_steps=5", "--out", "{new}"], "max_steps counts .*max_epochs"),
         (["search", *SMALL_SEARCH, "--trainer.gradient_clip_val=1", "--out", "{new}"], "pass grad_clip to DARTS"),
         (

@@ -346,7 +346,7 @@ def test_an_evaluation_that_exits_or_gives_a_bare_number_is_a_failure_like_other
     study = Study(RandomSearch(SPACE), evaluator, ["min error"], evaluations=3, retries=0).run()
     exits, number, whole = (record.result.failure for record in study.records)
     assert exits is not None and exits.startswith("SystemExit: no licence (test_study.py:")
-    assert number is not None and number.startswith("TypeError: an evaluator gives {metric: number}; got float")
+    assert number is not None and number.startswith("TypeError: an evaluator must give {metric: number}; got float")
     assert whole is None
 
 
@@ -563,18 +563,20 @@ def build(**changes: Any) -> Study:
     ("changes", "message"),
     [
         pytest.param({"objectives": ["max beauty"]}, "which are accuracy, latency; got beauty", id="unknown metric"),
-        pytest.param({"objectives": ["up accuracy"]}, "reads 'max accuracy' or 'min latency'; got 'up a", id="up"),
-        pytest.param({"objectives": ["accuracy"]}, "reads 'max accuracy' or 'min latency'", id="no direction"),
+        pytest.param(
+            {"objectives": ["up accuracy"]}, "must read like 'max accuracy' or 'min latency'; got 'up a", id="up"
+        ),
+        pytest.param({"objectives": ["accuracy"]}, "must read like 'max accuracy' or 'min latency'", id="no direction"),
         pytest.param({"objectives": []}, "at least one; got \\[\\]", id="none"),
         pytest.param({"objectives": ["max accuracy", "min accuracy"]}, "different metrics", id="twice"),
-        pytest.param({"evaluations": None}, r"ends by a budget: evaluations=100 .*, or hours=8", id="no budget"),
-        pytest.param({"evaluations": 0}, "evaluations is above 0; got 0", id="zero"),
-        pytest.param({"hours": -1}, "hours is above 0; got -1", id="hours"),
+        pytest.param({"evaluations": None}, r"must have a budget: evaluations=100 .*, or hours=8", id="no budget"),
+        pytest.param({"evaluations": 0}, "evaluations must be above 0; got 0", id="zero"),
+        pytest.param({"hours": -1}, "hours must be above 0; got -1", id="hours"),
         pytest.param({"workers": -1}, "at least 0; got -1 and 1", id="workers"),
-        pytest.param({"timeout": 5}, "say workers=1 or more", id="timeout here"),
-        pytest.param({"ray": "local"}, "say workers=1 or more", id="ray"),
+        pytest.param({"timeout": 5}, "workers must be at least 1: workers=1", id="timeout here"),
+        pytest.param({"ray": "local"}, "workers must be at least 1: workers=1", id="ray"),
         pytest.param(
-            {"workers": 1, "ray_gpus": 1}, "ray_gpus is at least 0, and of a cluster.* Got 1, None", id="gpus"
+            {"workers": 1, "ray_gpus": 1}, "ray_gpus must be at least 0, and needs a cluster.* Got 1, None", id="gpus"
         ),
     ],
 )
@@ -600,7 +602,7 @@ def test_a_strategy_and_an_evaluator_of_different_spaces_are_refused(space: Sear
 
 
 def test_an_objective_goes_one_of_two_ways() -> None:
-    with pytest.raises(ValueError, match="is 'min' or 'max'; 'accuracy' has 'up'"):
+    with pytest.raises(ValueError, match="must be 'min' or 'max'; 'accuracy' has 'up'"):
         Objective("accuracy", "up")  # type: ignore[arg-type]
     assert Objective.parse(str(Objective("accuracy", "max"))) == Objective("accuracy", "max")
 
@@ -660,7 +662,7 @@ def test_a_log_that_is_no_log_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="has an event 'song', which no study writes"):
         build(folder=tmp_path)
     path.write_text('{"event": "song"}\n')
-    with pytest.raises(ValueError, match="begins with no study of schema version 1"):
+    with pytest.raises(ValueError, match="must begin with a study of schema version 1"):
         build(folder=tmp_path)
 
 

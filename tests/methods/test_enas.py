@@ -128,7 +128,7 @@ def test_defaults_are_those_of_the_authors_for_cells() -> None:
 
 BAD: dict[str, Callable[[], object]] = {
     "at least one step with one architecture; got updates=0": lambda: planted(updates=0),
-    "controller_lr is above 0, entropy at least 0": lambda: planted(controller_lr=0),
+    "controller_lr must be above 0, entropy at least 0": lambda: planted(controller_lr=0),
     "baseline from 0 to below 1": lambda: planted(baseline=1.0),
 }
 

@@ -73,3 +73,9 @@ def test_checksums_tell_the_first_line_that_was_changed_and_older_lines_have_non
     older.append({"a": 4})
     older.check()
     journal(path, checksums=True).check()
+
+
+def test_a_folder_in_the_place_of_a_journal_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "j").mkdir()
+    with pytest.raises(ValueError, match=r"j must be a file; it is a folder"):
+        journal(tmp_path / "j")

@@ -208,7 +208,7 @@ def _varint(data: bytes, place: int) -> tuple[int, int]:
 def _square(bits: str) -> list[list[int]]:
     size = round(len(bits) ** 0.5)
     if size * size != len(bits) or set(bits) - {"0", "1"}:
-        raise ValueError(f"An adjacency matrix is a square number of zeros and ones; got {bits!r}.")
+        raise ValueError(f"An adjacency matrix must be a square number of zeros and ones; got {bits!r}.")
     return [[int(bit) for bit in bits[row : row + size]] for row in range(0, len(bits), size)]
 
 
@@ -379,7 +379,7 @@ def _unpickled(path: Path) -> Any:
 
 
 def _unpacked(path: Path) -> bytes:
-    """The content of a bzip2 file, if it is not packed as only a bomb is: official files shrink to a tenth or so."""
+    """The content of a bzip2 file; one that unpacks to far more than official files do is refused."""
     most = LEAST_UNPACKED + MOST_PACKED * path.stat().st_size
     parts, size = list[bytes](), 0
     with bz2.open(path) as file:
@@ -404,7 +404,7 @@ class _PlainUnpickler(pickle.Unpickler):
 
 
 def _scalar() -> Any:
-    """What NumPy's numbers are pickled by."""
+    """The function by which NumPy pickles its numbers."""
     return np.float64(0).__reduce__()[0]
 
 

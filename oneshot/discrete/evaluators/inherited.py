@@ -19,7 +19,7 @@ class SupernetEvaluator(Evaluator):
     Args:
         supernet: Trained shared weights, such as ``search.supernet`` of a weight-sharing search.
         data: Images to validate with, and training images to calibrate with.
-        calibration: How many of these.
+        calibration: Number of training images to calibrate with.
         batch_size: Images in a batch.
 
     Raises:

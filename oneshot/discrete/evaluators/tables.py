@@ -1,4 +1,4 @@
-"""Evaluation by table: networks that somebody has trained already.
+"""Evaluation by table: metrics of networks that were trained already.
 
 Published benchmarks have loaders, and so has any CSV file with one line for each architecture. What a table holds are
 often *test* accuracies: a search that looks them up is scored on what it optimises.
@@ -62,7 +62,7 @@ class TabularEvaluator(Evaluator):
         wrong = np.flatnonzero((space.repair(self.genes) != self.genes).any(1))
         if len(wrong):
             raise ValueError(
-                f"Architectures of a table are canonical; row {wrong[0]} is {self.genes[wrong[0]].tolist()}, the "
+                f"Architectures of a table must be canonical; row {wrong[0]} is {self.genes[wrong[0]].tolist()}, the "
                 f"canonical form {space.repair(self.genes[wrong[:1]])[0].tolist()}. Keep rows that are canonical."
             )
         self._rows = {row.tobytes(): i for i, row in enumerate(self.genes)}
@@ -70,14 +70,15 @@ class TabularEvaluator(Evaluator):
             unique, counts = np.unique(self.genes, axis=0, return_counts=True)
             config = space.decode(unique[counts > 1][:1])[0]
             raise ValueError(
-                f"A table has every architecture once; {int((counts > 1).sum())} are repeated, the first is '{config}'."
+                f"A table must have every architecture once; {int((counts > 1).sum())} are repeated, the first is "
+                f"'{config}'."
             )
         self.columns = _columns(metrics, len(self.genes))
         self.fidelities = {f: _columns(columns, len(self.genes)) for f, columns in (fidelities or {}).items()}
         if self.fidelities and (full is None or full <= max(self.fidelities)):
             raise ValueError(
-                f"A table with trainings of {max(self.fidelities):g} says how long its full ones are, which are "
-                f"longer: full=200. Got full={full}."
+                f"full must be the length of full trainings, above that of shorter ones ({max(self.fidelities):g}): "
+                f"full=200. Got full={full}."
             )
         self.full = full
 
@@ -183,10 +184,12 @@ class TabularEvaluator(Evaluator):
 def _columns(metrics: Mapping[str, npt.ArrayLike], n: int) -> dict[str, npt.NDArray[np.float64]]:
     columns = {name: np.asarray(column, dtype=np.float64) for name, column in metrics.items()}
     if not columns:
-        raise ValueError("A table has at least one metric; got none.")
+        raise ValueError("A table must have at least one metric; got none.")
     for name, column in columns.items():
         if column.shape != (n,):
-            raise ValueError(f"Metric {name!r} has a value for each of {n} architectures; got {list(column.shape)}.")
+            raise ValueError(
+                f"Metric {name!r} must have a value for each of {n} architectures; got {list(column.shape)}."
+            )
         if not np.isfinite(column).all():
             raise ValueError(f"Metric {name!r} is finite; row {int(np.argmin(np.isfinite(column)))} is not.")
     return columns
@@ -201,7 +204,7 @@ def _read(path: Path) -> Iterator[tuple[str, dict[str, str]]]:
 
 
 def _cell(where: str, row: Row, column: str | Callable[[Row], T], read: Callable[[str], T]) -> T:
-    """What a line holds in a column, or what a function makes of it; errors name the place."""
+    """The value of a column, or of a function of the line; errors name the place."""
     if isinstance(column, str) and column not in row:
         raise ValueError(f"{where} has no column {column!r}; columns are {', '.join(row)}.")
     try:

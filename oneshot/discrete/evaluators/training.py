@@ -53,12 +53,12 @@ class TrainingEvaluator(Evaluator):
 
     Args:
         data: Images to train with, and to validate with.
-        folder: Where weights are kept, one file a proposal.
+        folder: Folder for weights, one file for each proposal.
         build: The network of an architecture, with new weights: a supernet, any function, or None for graphs.
         epochs: Full fidelity.
         lr: Learning rate of SGD at the beginning.
-        lr_min: At the end.
-        weight_decay: Of all weights.
+        lr_min: Learning rate at the end.
+        weight_decay: Weight decay of all weights.
         optimizer: See :class:`~oneshot.training.retrain.Retrain`.
         distil: Epochs in which a child of an approximate morphism learns its parent's logits first. They come on top of
             those of its training: its fidelity does not count them.
@@ -66,7 +66,7 @@ class TrainingEvaluator(Evaluator):
         calibration: Training images for morphisms; how exact they are says ``oneshot.discrete.graphs.morphism``.
         costs: Further metrics, ``{name: function of the network}``; pickled.
         trainer: Arguments of Lightning's ``Trainer``, such as devices.
-        seed: Of all random choices.
+        seed: Seed of all random choices.
 
     Raises:
         ValueError: If a number is below its least, there are no images to validate with, or their labels are no
@@ -93,13 +93,15 @@ class TrainingEvaluator(Evaluator):
     ) -> None:
         if epochs < 1 or distil < 0 or calibration < 1 or distil_images < 2:
             raise ValueError(
-                "epochs and calibration are at least 1, distil at least 0, distil_images at least 2; got "
+                "epochs and calibration must be at least 1, distil at least 0, distil_images at least 2; got "
                 f"epochs={epochs}, calibration={calibration}, distil={distil}, distil_images={distil_images}."
             )
         data.prepare_data()
         data.setup("fit")
         if not data.val_dataloader():
-            raise ValueError("Networks are compared on validation images; there are none. Use val_fraction=0.1.")
+            raise ValueError(
+                "There must be validation images to compare networks on; there are none. Use val_fraction=0.1."
+            )
         self._check_labels(data, build)
         self.data, self.folder, self.epochs = data, Path(folder).absolute(), epochs
         self.space = build.space if isinstance(build, Supernet | GraphBuilder) else GRAPHS if build is None else None
@@ -111,7 +113,7 @@ class TrainingEvaluator(Evaluator):
 
     @staticmethod
     def _check_labels(data: pl.LightningDataModule, build: object) -> None:
-        """Look at a validation batch now, or every architecture would fail at it."""
+        """Check a validation batch now; otherwise every architecture would fail at it."""
         loader = data.val_dataloader()
         with isolate_rng():
             x, y = pair_of(next(iter(loader[0] if isinstance(loader, list | tuple) else loader)))
@@ -138,7 +140,7 @@ class TrainingEvaluator(Evaluator):
         epochs = (self.epochs if proposal.fidelity is None else round(proposal.fidelity)) - round(proposal.trained)
         if epochs < 1:
             raise ValueError(
-                f"a training has at least one epoch; fidelity {proposal.fidelity or self.epochs} after "
+                f"a training must have at least one epoch; fidelity {proposal.fidelity or self.epochs} after "
                 f"{proposal.trained} leaves {epochs}"
             )
         with isolate_rng(), _quiet():
@@ -166,7 +168,7 @@ class TrainingEvaluator(Evaluator):
         return {**found, **{name: float(cost(network)) for name, cost in self.costs.items()}}
 
     def beginning(self, proposal: Proposal) -> Subnet:
-        """What the training of a proposal begins with.
+        """The network with which the training of a proposal begins.
 
         Raises:
             ValueError: If the weights of its parent are not there, or its trace makes another network.
@@ -262,7 +264,7 @@ def _seed_everything(seed: int) -> None:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Hundreds of trainings are not announced one by one."""
+    """Silence what Lightning says about each of hundreds of trainings."""
     logger = logging.getLogger("pytorch_lightning")
     level = logger.level
     logger.setLevel(logging.ERROR)

@@ -1,4 +1,4 @@
-"""Morphisms that shrink a network and nearly keep its function, and the distillation that mends it."""
+"""Morphisms that shrink a network and nearly keep its function, and distillation to restore it."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from oneshot.supernets.base import restored_modes
 from oneshot.supernets.space import RNG
 
 from .editor import (
-    Draft,
+    GraphEditor,
     chain_of,
     channel_classes,
     conv_of,
@@ -42,17 +42,17 @@ def remove_layer(network: GraphNetwork, node: str, *, images: Tensor | None = No
     """
     conv = network.graph[node]
     if conv.op not in ("conv", "depthwise"):
-        raise ValueError(f"remove_layer removes a convolution; {conv} is none.")
+        raise ValueError(f"remove_layer must be given a convolution; {conv} is none.")
     (source,), shapes = conv.inputs, network.shapes
     if shapes[source] != shapes[node]:
         raise ValueError(f"Without {conv}, {shapes[source]} would be read where {shapes[node]} is expected.")
-    draft = Draft(network)
-    draft.rewire(chain_of(network, node)[-1].name, source)
-    return _recalibrated(draft.build(), images)
+    editor = GraphEditor(network)
+    editor.rewire(chain_of(network, node)[-1].name, source)
+    return _recalibrated(editor.build(), images)
 
 
 def remove_skip(network: GraphNetwork, node: str, *, drop: int = 1, images: Tensor | None = None) -> GraphNetwork:
-    """Remove one input of a sum or a concatenation, and what is then read by nobody.
+    """Remove one input of a sum or a concatenation, and the nodes that no other reads then.
 
     Args:
         network: The parent.
@@ -63,20 +63,20 @@ def remove_skip(network: GraphNetwork, node: str, *, drop: int = 1, images: Tens
     Raises:
         ValueError: If the node joins nothing, has no such input, or a sum behind it needs the channels.
     """
-    merge, draft = network.graph[node], Draft(network)
+    merge, editor = network.graph[node], GraphEditor(network)
     if merge.op not in MERGES:
         raise ValueError(f"remove_skip takes an input from {', '.join(MERGES)}; {merge} is none of them.")
     if not 0 <= drop < len(merge.inputs):
-        raise ValueError(f"drop is the position of an input of {merge}, below {len(merge.inputs)}; got {drop}.")
+        raise ValueError(f"drop must be the position of an input of {merge}, below {len(merge.inputs)}; got {drop}.")
     if merge.op == "concat":
         index = without_input(network, merge, drop)
-        draft.reindex(index)
+        editor.reindex(index)
     rest = merge.inputs[:drop] + merge.inputs[drop + 1 :]
     if len(rest) == 1:
-        draft.rewire(node, rest[0])
+        editor.rewire(node, rest[0])
     else:
-        draft.nodes[node] = replace(merge, inputs=rest)
-    return _recalibrated(draft.build(), images)
+        editor.nodes[node] = replace(merge, inputs=rest)
+    return _recalibrated(editor.build(), images)
 
 
 def prune(network: GraphNetwork, node: str, *, count: int, images: Tensor | None = None) -> GraphNetwork:
@@ -88,7 +88,7 @@ def prune(network: GraphNetwork, node: str, *, count: int, images: Tensor | None
     Args:
         network: The parent.
         node: A convolution.
-        count: How many filters go.
+        count: Number of filters to remove.
         images: See :func:`remove_layer`.
 
     Raises:
@@ -100,7 +100,7 @@ def prune(network: GraphNetwork, node: str, *, count: int, images: Tensor | None
     gone = weakest(network, classes, node, count)
     if not 1 <= count == len(gone):
         raise ValueError(
-            f"prune removes at least 1 of {old} filters of {node!r}, and leaves at least 1 here and in all that is "
+            f"prune must remove at least 1 of {old} filters of {node!r}, and leave at least 1 here and in all that is "
             f"tied to it; got count={count}."
         )
     index = {
@@ -108,9 +108,9 @@ def prune(network: GraphNetwork, node: str, *, count: int, images: Tensor | None
         for name, of in classes.items()
         if not gone.isdisjoint(of)
     }
-    draft = Draft(network)
-    draft.reindex(index)
-    return _recalibrated(draft.build(), images)
+    editor = GraphEditor(network)
+    editor.reindex(index)
+    return _recalibrated(editor.build(), images)
 
 
 def separate(network: GraphNetwork, node: str, *, images: Tensor | None = None) -> GraphNetwork:
@@ -127,18 +127,18 @@ def separate(network: GraphNetwork, node: str, *, images: Tensor | None = None) 
     Raises:
         ValueError: If the node is no such convolution.
     """
-    conv, draft = conv_of(network, node), Draft(network)
+    conv, editor = conv_of(network, node), GraphEditor(network)
     if conv.window == (1, 1):
-        raise ValueError(f"separate divides kernels of more than one pixel; {conv} has one.")
-    below = draft.add("depthwise", conv.inputs, kernel=conv.kernel, width=conv.width, stride=conv.stride)
-    draft.nodes[node] = replace(conv, inputs=(below,), kernel=1, width=1, stride=1)
+        raise ValueError(f"separate must be given a kernel of more than one pixel; {conv} has one.")
+    below = editor.add("depthwise", conv.inputs, kernel=conv.kernel, width=conv.width, stride=conv.stride)
+    editor.nodes[node] = replace(conv, inputs=(below,), kernel=1, width=1, stride=1)
     if network.ops:
-        weight = draft.tensors[node]["weight"]
+        weight = editor.tensors[node]["weight"]
         u, s, vh = torch.linalg.svd(weight.transpose(0, 1).flatten(2), full_matrices=False)
         root = s[:, :1].sqrt()
-        draft.tensors[below]["weight"] = (root * vh[:, 0]).unflatten(1, conv.window)[:, None]
-        draft.tensors[node]["weight"] = (root * u[:, :, 0]).T[:, :, None, None]
-    return _recalibrated(draft.build(), images)
+        editor.tensors[below]["weight"] = (root * vh[:, 0]).unflatten(1, conv.window)[:, None]
+        editor.tensors[node]["weight"] = (root * u[:, :, 0]).T[:, :, None, None]
+    return _recalibrated(editor.build(), images)
 
 
 def distil(
@@ -152,7 +152,7 @@ def distil(
     temperature: float = 2.0,
     rng: RNG = None,
 ) -> float:
-    """Train a child to predict what its parent does.
+    """Train a child to predict the logits of its parent.
 
     The loss is ``T^2 KL(softmax(parent / T) || softmax(child / T))`` of the logits (arXiv:1503.02531, section 2,
     without labels), the optimiser Adam. Then the statistics of batch normalisation are estimated anew, for after a few
@@ -175,7 +175,9 @@ def distil(
         ValueError: If there are fewer than two images, no epochs, or the temperature is not above 0.
     """
     if len(images) < 2 or epochs < 1:
-        raise ValueError(f"distil needs two images and an epoch or more; got {len(images)} images, epochs={epochs}.")
+        raise ValueError(
+            f"distil must have at least two images and one epoch; got {len(images)} images, epochs={epochs}."
+        )
     if not is_temperature(temperature):
         raise ValueError(f"temperature must be above 0; got {temperature}. A softmax over it must be finite.")
     rng, like = np.random.default_rng(rng), next(child.parameters())

@@ -1,4 +1,4 @@
-"""A child in the making: how nodes and channels of a network are added, repeated and left out."""
+"""Editing a graph and its weights: how nodes and channels are added, repeated and left out."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ from .graph import ACTIVATIONS, IMAGE, NetworkGraph, Node
 from .network import GraphNetwork
 
 
-class Draft:
-    """Nodes and tensors of a child in the making; both are copies.
+class GraphEditor:
+    """Mutable copy of a graph and its weights, from which a morphism builds the child.
 
     Args:
         network: The parent.
@@ -34,7 +34,7 @@ class Draft:
         self.end = network.graph.nodes[-1].name
 
     def add(self, op: str, inputs: Iterable[str], tensors: Mapping[str, Tensor] | None = None, **options: int) -> str:
-        """Put a node with its tensors into the draft, and return its name."""
+        """Put a node with its tensors into the editor, and return its name."""
         name = f"new{len(self.nodes)}"
         self.nodes[name] = Node(name, op, tuple(inputs), **options)
         self.tensors[name] = dict(tensors or {})
@@ -53,7 +53,7 @@ class Draft:
             raise ValueError(f"Convolutions have kernels; {node} is none.")
         margin, odd = divmod(kernel - node.kernel, 2)
         if margin < 0 or odd:
-            raise ValueError(f"A kernel grows by an even number of pixels; {node} has {node.kernel}, got {kernel}.")
+            raise ValueError(f"A kernel must grow by an even number of pixels; {node} has {node.kernel}, got {kernel}.")
         self.nodes[name] = replace(node, kernel=kernel, width=node.window[1] + 2 * margin)
         if self.parent.ops:
             self.tensors[name]["weight"] = F.pad(self.tensors[name]["weight"], (margin,) * 4)
@@ -65,7 +65,7 @@ class Draft:
         fresh: Mapping[str, Tensor] | None = None,
         rng: RNG = None,
     ) -> None:
-        """Choose channels: leave them out, repeat them.
+        """Leave out or repeat channels.
 
         Args:
             index: For every node whose channels change, the old channel behind each new one.
@@ -105,7 +105,7 @@ class Draft:
                     tensors["bias"][new] = 0
 
     def build(self) -> GraphNetwork:
-        """The child: canonical, with the parent's device, type and mode; what nobody reads any more is left out."""
+        """The child: canonical, with the parent's device, type and mode, without nodes that no other reads."""
         parent, live, stack = self.parent, {self.end}, [self.end]
         while stack:
             for source in self.nodes[stack.pop()].inputs:
@@ -148,7 +148,7 @@ def conv_of(network: GraphNetwork, name: str, *, free: bool = False) -> Node:
     """The convolution without groups of that name; ``free`` if its number of filters is to change."""
     node = network.graph[name]
     if node.op != "conv" or node.groups > 1:
-        raise ValueError(f"A convolution without groups is needed here; {node} is none, or has {node.groups} groups.")
+        raise ValueError(f"This must be a convolution without groups; {node} is none, or has {node.groups} groups.")
     if free and node not in free_convs(network):
         raise ValueError(f"The filters of {node} are added to the image, or tied to a grouped convolution: both fixed.")
     return node

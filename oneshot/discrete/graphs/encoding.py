@@ -35,7 +35,7 @@ class GraphBuilder:
     """From an architecture to its network, with new weights; pickles, so that other processes can train.
 
     Args:
-        space: Whose architectures.
+        space: The space of the architectures.
         input_shape: C, H, W of the images.
         num_classes: Number of logits.
     """

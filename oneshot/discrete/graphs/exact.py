@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from oneshot.supernets.space import RNG
 
 from .editor import (
-    Draft,
+    GraphEditor,
     chain_of,
     channel_classes,
     conv_of,
@@ -90,12 +90,14 @@ def widen(
         ValueError: If the node is no convolution, has as many filters, or its channels are tied to those of the image
             or of a grouped convolution.
     """
-    rng, draft = np.random.default_rng(rng), Draft(network)
+    rng, editor = np.random.default_rng(rng), GraphEditor(network)
     old = conv_of(network, node, free=True).channels
     if channels <= old:
-        raise ValueError(f"widen adds filters; node {node!r} has {old}, got channels={channels}. See prune for fewer.")
+        raise ValueError(
+            f"widen must add filters; node {node!r} has {old}, got channels={channels}. See prune for fewer."
+        )
     if how not in ("fresh", "copy"):
-        raise ValueError(f"how is 'fresh' or 'copy'; got {how!r}.")
+        raise ValueError(f"how must be 'fresh' or 'copy'; got {how!r}.")
     classes, _ = channel_classes(network)
     copies = dict.fromkeys(classes[node], 1)
     for chosen in rng.choice(list(copies), channels - old):
@@ -112,8 +114,8 @@ def widen(
             index[name] = torch.arange(len(of)).repeat_interleave(torch.tensor(repeats))
             scale[name] = torch.cat([torch.from_numpy(shares.get(c, np.ones(1))) for c in of])
             fresh[name] = torch.cat([torch.arange(count) > 0 for count in repeats])
-    draft.reindex(index, scale, fresh if how == "fresh" else None, rng)
-    return draft.build()
+    editor.reindex(index, scale, fresh if how == "fresh" else None, rng)
+    return editor.build()
 
 
 def skip_add(network: GraphNetwork, source: str, target: str) -> GraphNetwork:
@@ -127,11 +129,11 @@ def skip_add(network: GraphNetwork, source: str, target: str) -> GraphNetwork:
     _check_skip(network, source, target)
     one, other = network.shapes[source], network.shapes.get(target, "the classifier")
     if one != other:
-        raise ValueError(f"A sum needs one shape; {source!r} is {one}, {target!r} is {other}.")
-    draft = Draft(network)
-    gated = draft.add("gated_add", (target, source), {"gate": torch.zeros(())})
-    draft.rewire(target, gated, but=(gated,))
-    return draft.build()
+        raise ValueError(f"The inputs of a sum must have one shape; {source!r} is {one}, {target!r} is {other}.")
+    editor = GraphEditor(network)
+    gated = editor.add("gated_add", (target, source), {"gate": torch.zeros(())})
+    editor.rewire(target, gated, but=(gated,))
+    return editor.build()
 
 
 def skip_concat(network: GraphNetwork, source: str, consumer: str) -> GraphNetwork:
@@ -151,16 +153,19 @@ def skip_concat(network: GraphNetwork, source: str, consumer: str) -> GraphNetwo
     (old,) = reader.inputs
     _check_skip(network, source, consumer)
     if shapes[source][1:] != shapes[old][1:]:
-        raise ValueError(f"Channels are joined at one size; {source!r} is {shapes[source]}, {old!r} is {shapes[old]}.")
-    draft = Draft(network)
+        raise ValueError(
+            f"Inputs whose channels are joined must have one size; {source!r} is {shapes[source]}, {old!r} is "
+            f"{shapes[old]}."
+        )
+    editor = GraphEditor(network)
     new = shapes[source][0] * (math.prod(shapes[source][1:]) if reader.op == "classifier" else 1)
     if network.ops:
-        weight = draft.tensors[consumer]["weight"]
+        weight = editor.tensors[consumer]["weight"]
         zeros = weight.new_zeros(len(weight), new, *weight.shape[2:])
-        draft.tensors[consumer]["weight"] = torch.cat([weight, zeros], 1)
-    joined = draft.add("concat", (old, source))
-    draft.nodes[consumer] = replace(reader, inputs=(joined,))
-    return draft.build()
+        editor.tensors[consumer]["weight"] = torch.cat([weight, zeros], 1)
+    joined = editor.add("concat", (old, source))
+    editor.nodes[consumer] = replace(reader, inputs=(joined,))
+    return editor.build()
 
 
 def branch(
@@ -187,19 +192,19 @@ def branch(
     Raises:
         ValueError: If the node is no such convolution, or the kernel is smaller or even.
     """
-    draft, conv = Draft(network), network.graph[node]
+    editor, conv = GraphEditor(network), network.graph[node]
     if how not in ("add", "concat"):
-        raise ValueError(f"how is 'add' or 'concat'; got {how!r}.")
+        raise ValueError(f"how must be 'add' or 'concat'; got {how!r}.")
     if conv.op not in ("conv", "depthwise"):
-        raise ValueError(f"branch splits a convolution; {conv} is none.")
+        raise ValueError(f"branch must be given a convolution; {conv} is none.")
     if how == "concat":
         conv_of(network, node)
         if conv.channels < 2:
             raise ValueError(f"branch divides the filters of {conv} among two; it has {conv.channels}.")
-        half, ends, last, tensors = conv.channels // 2, [], node, draft.tensors[node]
+        half, ends, last, tensors = conv.channels // 2, [], node, editor.tensors[node]
         for start, stop in ((0, half), (half, conv.channels)):
             some = {key: tensor[start:stop] for key, tensor in tensors.items()}
-            ends.append(draft.add("conv", conv.inputs, some, **options_of(conv, channels=stop - start)))
+            ends.append(editor.add("conv", conv.inputs, some, **options_of(conv, channels=stop - start)))
         second = ends[1]
     else:
         chain, ends, second = chain_of(network, node), [], node
@@ -211,16 +216,16 @@ def branch(
         for factor in (share, 1 - share):
             below = conv.inputs
             for part in chain:
-                tensors = {key: tensor.clone() for key, tensor in draft.tensors[part.name].items()}
+                tensors = {key: tensor.clone() for key, tensor in editor.tensors[part.name].items()}
                 for key in {"weight", "bias"} & tensors.keys() if part is scaled else ():
                     tensors[key] *= factor
-                below = (draft.add(part.op, below, tensors, **options_of(part)),)
+                below = (editor.add(part.op, below, tensors, **options_of(part)),)
                 second = below[0] if part is conv else second
             ends.append(below[0])
-    draft.rewire(last, draft.add(how, ends))
+    editor.rewire(last, editor.add(how, ends))
     if kernel is not None:
-        draft.pad_kernel(second, kernel)
-    return draft.build()
+        editor.pad_kernel(second, kernel)
+    return editor.build()
 
 
 def enlarge_kernel(network: GraphNetwork, node: str, *, kernel: int) -> GraphNetwork:
@@ -229,39 +234,39 @@ def enlarge_kernel(network: GraphNetwork, node: str, *, kernel: int) -> GraphNet
     Raises:
         ValueError: If the node is no convolution, or the kernel not larger than before and odd.
     """
-    draft = Draft(network)
+    editor = GraphEditor(network)
     if kernel == network.graph[node].kernel:
-        raise ValueError(f"The kernel of {network.graph[node]} is {kernel} already; a larger one is needed.")
-    draft.pad_kernel(node, kernel)
-    return draft.build()
+        raise ValueError(f"The kernel of {network.graph[node]} is {kernel} already; it must become larger.")
+    editor.pad_kernel(node, kernel)
+    return editor.build()
 
 
 def _check_skip(network: GraphNetwork, source: str, target: str) -> None:
     if source != IMAGE and network.graph[source].op == "classifier":
         raise ValueError(f"Nothing can read the classifier; got source={source!r}.")
     if source in network.graph.descendants(target):
-        raise ValueError(f"A skip leads forward; {source!r} needs {target!r}, or is the same.")
+        raise ValueError(f"A skip must lead forward; {source!r} needs {target!r}, or is the same.")
 
 
 @torch.no_grad()
 def _deepen(network: GraphNetwork, after: str, kernel: int, separable: bool, images: Tensor, rng: RNG) -> GraphNetwork:
     if after == IMAGE or network.graph[after].op == "classifier":
-        raise ValueError(f"A block is put behind a node that is no classifier; got {after!r}.")
+        raise ValueError(f"A block must follow a node that is no classifier; got {after!r}.")
     if kernel < 1 or kernel % 2 == 0:
         raise ValueError(f"kernel of deepen must be odd; got {kernel}.")
     if len(images) < 2:
-        raise ValueError(f"Moments need at least two images; got {len(images)}.")
-    draft, channels, rng = Draft(network), network.shapes[after][0], np.random.default_rng(rng)
-    old, gated = set(draft.nodes), after not in network.graph.nonnegative()
+        raise ValueError(f"Moments must be those of at least two images; got {len(images)}.")
+    editor, channels, rng = GraphEditor(network), network.shapes[after][0], np.random.default_rng(rng)
+    old, gated = set(editor.nodes), after not in network.graph.nonnegative()
     below, blocks = after, []
     for op, side in (("depthwise", kernel), ("conv", 1)) if separable else (("conv", kernel),):
         options, groups = ({"channels": channels}, 1) if op == "conv" else (dict[str, int](), channels)
-        below = draft.add(op, (below,), None, kernel=side, **options)
+        below = editor.add(op, (below,), None, kernel=side, **options)
         blocks.append((below, groups, side))
-    norm = draft.add("batch_norm", (below,))
-    below = draft.add("relu", (norm,))
+    norm = editor.add("batch_norm", (below,))
+    below = editor.add("relu", (norm,))
     if gated:
-        below = draft.add("gated_add", (after, below), {"gate": torch.zeros(())})
+        below = editor.add("gated_add", (after, below), {"gate": torch.zeros(())})
     if network.ops:
         like = next(network.parameters())
         # In training mode, because there the statistics of all normalisation before are those of the batch; the copy
@@ -272,11 +277,11 @@ def _deepen(network: GraphNetwork, after: str, kernel: int, separable: bool, ima
             if gated:
                 weight = random_weights(weight, rng)
                 values = F.conv2d(values, weight, padding=side // 2, groups=groups)
-            draft.tensors[name]["weight"] = weight
+            editor.tensors[name]["weight"] = weight
         var, mean = torch.var_mean(values, (0, 2, 3), correction=0)  # biased, as batch normalisation divides
         module = nn.BatchNorm2d(channels, device=like.device, dtype=like.dtype)
-        draft.tensors[norm] = module.state_dict() | {"running_mean": mean, "running_var": var}
+        editor.tensors[norm] = module.state_dict() | {"running_mean": mean, "running_var": var}
         if not gated:
-            draft.tensors[norm] |= {"weight": (var + module.eps).sqrt(), "bias": mean}
-    draft.rewire(after, below, but=[name for name in draft.nodes if name not in old])
-    return draft.build()
+            editor.tensors[norm] |= {"weight": (var + module.eps).sqrt(), "bias": mean}
+    editor.rewire(after, below, but=[name for name in editor.nodes if name not in old])
+    return editor.build()

@@ -1,4 +1,4 @@
-"""Networks as small graphs: a description that strategies hand around."""
+"""Networks as small graphs, without weights."""
 
 from __future__ import annotations
 
@@ -62,9 +62,9 @@ class Node:
         inputs: Names of the nodes it reads.
         channels: Filters of a ``conv``; everything else has the channels of what it reads.
         kernel: Side of a convolution (odd: half of it is padded) or of a pooling window.
-        width: Of a convolution's kernel that is not square; ``kernel`` is its height then.
-        stride: Of convolutions and pooling.
-        groups: Of a ``conv``; a convolution of one filter for each channel is ``depthwise``.
+        width: Width of a kernel that is not square; ``kernel`` is its height then.
+        stride: Stride of a convolution or a pooling.
+        groups: Groups of a ``conv``; a convolution of one filter for each channel is ``depthwise``.
         bias: 1 for convolutions that add a bias.
     """
 
@@ -141,7 +141,7 @@ class NetworkGraph:
         object.__setattr__(self, "nodes", tuple(self.nodes))
         names = [node.name for node in self.nodes]
         if len({IMAGE, *names}) != len(names) + 1:
-            raise ValueError(f"Nodes need distinct names, none of them {IMAGE!r}; got {names}.")
+            raise ValueError(f"Nodes must have distinct names, none of them {IMAGE!r}; got {names}.")
         for node in self.nodes:
             if missing := set(node.inputs) - {IMAGE, *names}:
                 raise ValueError(f"{node} reads {sorted(missing)}, and there is no node of that name.")
@@ -149,9 +149,9 @@ class NetworkGraph:
         for node in self.nodes:
             if (node.op == "classifier") == bool(self.consumers[node.name]):
                 rule = "nobody may read it" if node.op == "classifier" else "nothing reads it. Leave it out"
-                raise ValueError(f"A graph ends in its classifier and nowhere else; {node}: {rule}.")
+                raise ValueError(f"A graph must end in its classifier and nowhere else; {node}: {rule}.")
         if sum(node.op == "classifier" for node in self.nodes) != 1:
-            raise ValueError(f"A graph has exactly one classifier; got the nodes {names}.")
+            raise ValueError(f"A graph must have exactly one classifier; got the nodes {names}.")
 
     def __eq__(self, other: object) -> bool:
         return self.config == other.config if isinstance(other, NetworkGraph) else NotImplemented
@@ -170,7 +170,7 @@ class NetworkGraph:
 
     @cached_property
     def consumers(self) -> dict[str, list[str]]:
-        """Who reads each node, the image included; a reader stands twice if it reads twice."""
+        """The readers of each node and of the image; a node that reads twice is listed twice."""
         found: dict[str, list[str]] = {IMAGE: [], **{node.name: [] for node in self.nodes}}
         for node in self.nodes:
             for source in node.inputs:
@@ -201,7 +201,7 @@ class NetworkGraph:
         """
         if config.space != SPACE or [name for name, _ in config.picks] != ["nodes"]:
             raise ValueError(
-                f"A graph is a config of space {SPACE!r} with the choice 'nodes'; got space {config.space!r} with "
+                f"A graph must be a config of space {SPACE!r} with the choice 'nodes'; got space {config.space!r} with "
                 f"{[name for name, _ in config.picks]}."
             )
         return _parse_all(tuple(map(str, config["nodes"])))
@@ -272,7 +272,7 @@ class NetworkGraph:
                     ready.append(reader)
             free = sorted(ready, key=place.__getitem__)
         if stuck := waiting.keys() - order:
-            raise ValueError(f"A graph has no cycles; these nodes wait for each other: {sorted(stuck)}.")
+            raise ValueError(f"A graph must have no cycles; these nodes wait for each other: {sorted(stuck)}.")
         return order
 
     def shapes(self, input_shape: Sequence[int]) -> dict[str, tuple[int, int, int]]:
@@ -319,7 +319,7 @@ class NetworkGraph:
 
 @dataclass(frozen=True)
 class GraphSpace(SearchSpace):
-    """A name for logs and configs: there is no end to its architectures, and they have no genes."""
+    """The space of all graphs: a name for logs and configs. It is infinite, and has no genes."""
 
     def validate(self, config: SubnetConfig) -> None:
         """Check that ``config`` is the text of a graph.
@@ -338,14 +338,14 @@ def plain_graph(channels: Sequence[int], *, kernel: int = 3, separable: Sequence
 
     Args:
         channels: Filters of each block.
-        kernel: Of all convolutions.
+        kernel: Kernel size of all convolutions.
         separable: Blocks, from 0, whose convolution is depthwise and then pointwise.
 
     Raises:
         ValueError: If there is no block.
     """
     if not channels:
-        raise ValueError("A plain graph has at least one block; got no channels.")
+        raise ValueError("A plain graph must have at least one block; got no channels.")
     nodes: list[Node] = []
 
     def put(op: str, **options: int) -> None:
@@ -399,11 +399,11 @@ def _shape(node: Node, inputs: Sequence[tuple[int, int, int]]) -> tuple[int, int
     channels, height, width = inputs[0]
     if node.op == "concat":
         if len({shape[1:] for shape in inputs}) > 1:
-            raise ValueError(f"{node} needs inputs of one height and width; got {_list(node, inputs)}.")
+            raise ValueError(f"{node} must have inputs of one height and width; got {_list(node, inputs)}.")
         return sum(shape[0] for shape in inputs), height, width
     if node.op in ("add", "gated_add"):
         if len(set(inputs)) > 1:
-            raise ValueError(f"{node} needs inputs of one shape; got {_list(node, inputs)}.")
+            raise ValueError(f"{node} must have inputs of one shape; got {_list(node, inputs)}.")
         return inputs[0]
     if node.op == "global_pool":
         return channels, 1, 1

@@ -1,4 +1,4 @@
-"""Network morphisms: children that start as what their parent has learned.
+"""Network morphisms: changes of a network that keep what it has learned.
 
 Exact operators keep the function (Net2Net, arXiv:1511.05641; network morphism, arXiv:1603.01670; NASH,
 arXiv:1711.04528; path-level transformations, arXiv:1806.02639); approximate ones make a network smaller (LEMONADE,
@@ -57,12 +57,12 @@ LEMONADE_OPERATORS = (*NASH_OPERATORS, *APPROXIMATE_OPERATORS)
 
 @dataclass(frozen=True)
 class MorphismRecord:
-    """What was done to a network, so that it can be done again.
+    """A change of a network, so that it can be repeated.
 
     Args:
         operator: Name of an operator.
         arguments: Its keyword arguments, JSON-able; without images and random numbers.
-        seed: Of its random numbers.
+        seed: Seed of its random numbers.
     """
 
     operator: str
@@ -95,7 +95,7 @@ class MorphismRecord:
 
 
 def morph(network: GraphNetwork, record: MorphismRecord, images: Tensor) -> GraphNetwork:
-    """Do what a record says.
+    """Repeat the change of a record.
 
     Args:
         network: The parent.
@@ -110,7 +110,7 @@ def morph(network: GraphNetwork, record: MorphismRecord, images: Tensor) -> Grap
 
 
 def replay(network: GraphNetwork, records: Iterable[MorphismRecord], images: Tensor) -> GraphNetwork:
-    """Do what all records say, one after the other: the same child, bit by bit, on the same machine and images."""
+    """Repeat the changes of all records in order: the same child, bit by bit, on the same machine and images."""
     for record in records:
         network = morph(network, record, images)
     return network

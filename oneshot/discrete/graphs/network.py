@@ -40,14 +40,14 @@ class Add(nn.Module):
 
 
 class Concat(nn.Module):
-    """All inputs one behind the other, as channels."""
+    """The channels of all inputs, in order."""
 
     def forward(self, *inputs: Tensor) -> Tensor:
         return torch.cat(inputs, 1)
 
 
 class Classifier(nn.Linear):
-    """A linear layer over everything that is left: ``[B, C, H, W] -> [B, classes]``."""
+    """A linear layer over all values: ``[B, C, H, W] -> [B, classes]``."""
 
     def forward(self, input: Tensor) -> Tensor:
         return super().forward(input.flatten(1))

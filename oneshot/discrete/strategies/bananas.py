@@ -23,7 +23,7 @@ STEPS = 750  # at most: 150 epochs of 160 samples; more samples have fewer epoch
 
 
 class BANANAS(SearchStrategy):
-    """Mutations of the best architectures, of which those are evaluated that a random draw of the predictor ranks best.
+    """Evaluates those mutations of the best architectures that a random draw of the predictor ranks best.
 
     Every round fits an ensemble to all results, draws for every candidate *one* value from the normal distribution of
     the ensemble's mean and spread, independently of the others (independent Thompson sampling, section 4), and proposes
@@ -34,7 +34,7 @@ class BANANAS(SearchStrategy):
     NAS-Bench-201, all 84 are features.
 
     Args:
-        space: Where to search.
+        space: The space to search.
         initial: Random architectures before the first round.
         batch: Proposals of a round.
         candidates: Architectures that are ranked in a round.
@@ -43,8 +43,8 @@ class BANANAS(SearchStrategy):
         encoding: What the networks see: ``"path"``, which sequences of operations lead through the cell
             (:class:`Paths`), or ``"one_hot"`` genes. ``"auto"`` takes paths in spaces of graphs, but not in NASNet's,
             whose cells have few in common.
-        seed: Of all random choices.
-        scalar: What is minimised, given all values.
+        seed: Seed of all random choices.
+        scalar: What the search minimises, given all values.
 
     Raises:
         ValueError: If a number is below 1, or paths are asked for in a space that has none.
@@ -66,7 +66,7 @@ class BANANAS(SearchStrategy):
         super().__init__(space, seed=seed, scalar=scalar)
         if min(initial, batch, candidates, parents, networks) < 1:
             raise ValueError(
-                "initial, batch, candidates, parents and networks are at least 1; got "
+                "initial, batch, candidates, parents and networks must be at least 1; got "
                 f"{initial}, {batch}, {candidates}, {parents}, {networks}."
             )
         if encoding == "path" and not space.nodes():
@@ -124,7 +124,7 @@ class BANANAS(SearchStrategy):
         return np.stack(list(found.values())) if found else np.empty((0, self.space.num_genes), dtype=np.int64)
 
     def encode(self, genes: IntMatrix) -> Singles:
-        """What the networks see: ``[N, G] -> [N, features]``."""
+        """Inputs of the networks: ``[N, G] -> [N, features]``."""
         if self.paths is None:
             return one_hot(self.space, genes).astype(np.float32)
         return self.paths.encode([self.space.config_of(row) for row in genes])
@@ -192,8 +192,8 @@ class Ensemble:
     Args:
         x: ``[N, P]``.
         y: ``[N]``, standardised.
-        networks: How many, E.
-        rng: Of weights and orders.
+        networks: Number of networks, E.
+        rng: Random numbers of weights and orders.
         epochs: Passes over the samples, within ``STEPS`` steps.
     """
 

@@ -37,13 +37,13 @@ class CGPSpace(GraphSpace):
     not need, and second inputs of functions of one. The inputs of a sum are in order.
 
     Args:
-        rows: Of the grid; 5 in the paper.
-        columns: Of the grid; 30 in the paper.
+        rows: Rows of the grid; 5 in the paper.
+        columns: Columns of the grid; 30 in the paper.
         levels_back: Columns that a node can read; 10 in the paper.
         blocks: ``"conv"`` for the paper's ConvSet, ``"res"`` for its ResSet.
-        channels: Of the blocks.
-        kernels: Of the blocks.
-        most_channels: Of a concatenation.
+        channels: Channels that a block can have.
+        kernels: Kernel sizes that a block can have.
+        most_channels: Most channels of a concatenation.
         input_shape: C, H, W of the images; :meth:`network` sets it.
 
     Raises:
@@ -74,7 +74,8 @@ class CGPSpace(GraphSpace):
         numbers = (self.rows, self.columns, self.levels_back, self.most_channels)
         if min(numbers) < 1 or self.blocks not in ("conv", "res") or not self.channels or not self.kernels:
             raise ValueError(
-                "rows, columns, levels_back and most_channels are at least 1, blocks are 'conv' or 'res', and there is "
+                "rows, columns, levels_back and most_channels must be at least 1, blocks are 'conv' or 'res', and "
+                "there is "
                 f"at least one of channels and kernels; got {numbers}, {self.blocks!r}, channels={self.channels}, "
                 f"kernels={self.kernels}."
             )
@@ -150,7 +151,7 @@ class CGPSpace(GraphSpace):
 
 
 class _Writer(GraphWriter):
-    """Writes active nodes down, one after the other, and makes what they read fit."""
+    """Writes active nodes one after the other, and makes their inputs fit."""
 
     def __init__(self, space: CGPSpace) -> None:
         super().__init__()
@@ -204,8 +205,8 @@ class CGPCNN(SearchStrategy):
         space: The grid.
         children: lambda.
         rate: Chance of each gene to mutate.
-        seed: Of all random choices.
-        scalar: What is minimised, given all values.
+        seed: Seed of all random choices.
+        scalar: What the search minimises, given all values.
 
     Raises:
         ValueError: If there are no children, or the rate is no probability above 0.
@@ -224,7 +225,7 @@ class CGPCNN(SearchStrategy):
     ) -> None:
         super().__init__(space, seed=seed, scalar=scalar)
         if children < 1 or not 0 < rate <= 1:
-            raise ValueError(f"children is at least 1, rate above 0 and at most 1; got {children} and {rate}.")
+            raise ValueError(f"children must be at least 1, rate above 0 and at most 1; got {children} and {rate}.")
         self.children, self.rate = children, rate
         self.parent: tuple[float, Genes] | None = None
         self._genotypes: dict[int, Genes] = {}

@@ -31,7 +31,7 @@ class GeneticCNNSpace(GraphSpace):
     Args:
         nodes_per_stage: K of every stage; 3, 4, 5 for CIFAR-10 and 3, 5 for MNIST in the paper.
         channels: Filters of every stage.
-        kernel: Of all convolutions.
+        kernel: Kernel size of all convolutions.
 
     Raises:
         ValueError: If a stage has less than two nodes, or there is no number of channels for each.
@@ -56,7 +56,7 @@ class GeneticCNNSpace(GraphSpace):
         sizes = self.nodes_per_stage
         if not sizes or min(sizes) < 2 or len(sizes) != len(self.channels):
             raise ValueError(
-                "A stage has at least two nodes, and every stage its channels; got "
+                "A stage must have at least two nodes, and every stage its channels; got "
                 f"nodes_per_stage={sizes}, channels={self.channels}."
             )
         choices = (Choice(f"stage_{s}", (0, 1), rows=k * (k - 1) // 2) for s, k in enumerate(sizes, 1))
@@ -111,7 +111,7 @@ def relabelled(size: int) -> IntMatrix:
 
 
 class GeneticCNN(SearchStrategy):
-    """Parents by Russian roulette, whole stages crossed over, bits mutated (algorithm 1).
+    """A genetic algorithm: parents by Russian roulette, crossover of whole stages, mutation of bits (algorithm 1).
 
     The roulette draws an individual with probability in proportion to ``r - min r``, r its reward. With probability
     ``crossover`` two parents swap each of their stages, the choices of the space, with probability ``stage``; else with
@@ -122,14 +122,14 @@ class GeneticCNN(SearchStrategy):
     are not changed are drawn anew. In spaces of more than two candidates a flip is a change to any other one.
 
     Args:
-        space: Where to search; the paper's is :class:`GeneticCNNSpace`.
+        space: The space to search; the paper's is :class:`GeneticCNNSpace`.
         population: N.
         crossover: p_C.
         stage: q_C.
         mutation: p_M.
         bit: q_M.
-        seed: Of all random choices.
-        scalar: What is minimised, given all values.
+        seed: Seed of all random choices.
+        scalar: What the search minimises, given all values.
 
     Raises:
         ValueError: If the population is below 2, or a probability is none.
@@ -151,7 +151,7 @@ class GeneticCNN(SearchStrategy):
         chances = {"crossover": crossover, "stage": stage, "mutation": mutation, "bit": bit}
         if population < 2 or not all(0 <= chance <= 1 for chance in chances.values()):
             raise ValueError(
-                f"population is at least 2, and {', '.join(chances)} are probabilities; got "
+                f"population must be at least 2, and {', '.join(chances)} must be probabilities; got "
                 f"{population} and {list(chances.values())}."
             )
         self.population, self.crossover, self.stage, self.mutation, self.bit = population, *chances.values()

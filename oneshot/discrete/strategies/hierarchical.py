@@ -82,7 +82,8 @@ class HierarchicalSpace(GraphSpace):
         counts = (self.motifs, self.diversity, self.channels, self.stages, self.cells_per_stage)
         if min(counts) < 1 or min(self.motif_nodes, self.cell_nodes) < 2:
             raise ValueError(
-                "motifs, diversity, channels, stages and cells_per_stage are at least 1, motif_nodes and cell_nodes at "
+                "motifs, diversity, channels, stages and cells_per_stage must be at least 1, motif_nodes and "
+                "cell_nodes at "
                 f"least 2; got {counts} and {(self.motif_nodes, self.cell_nodes)}."
             )
         names = [f"motif_{i}" for i in range(1, self.motifs + 1)]
@@ -93,7 +94,7 @@ class HierarchicalSpace(GraphSpace):
 
     @property
     def trivial(self) -> SubnetConfig:
-        """Chains: of identities in every motif, of the first motif in the cell."""
+        """The trivial architecture: a chain of identities in every motif, a chain of the first motif in the cell."""
         return self.config_of(self._trivial())
 
     def graph(self, config: SubnetConfig) -> NetworkGraph:
@@ -145,7 +146,7 @@ class HierarchicalSpace(GraphSpace):
         return child
 
     def _filled(self, genes: IntMatrix, rng: np.random.Generator) -> IntMatrix:
-        """The same architecture, with any picks where they do not matter."""
+        """The same architecture, with random picks where they change nothing."""
         child = self.canonical_row(genes)
         motifs, cell = self._split(child)
         used = int(cell.max())  # those behind are empty
@@ -197,7 +198,7 @@ def _on_paths(edges: IntMatrix, size: int) -> IntMatrix:
 
 
 def _run(writer: GraphWriter, x: str, edges: IntMatrix, size: int, width: int, apply: Callable[[str, int], str]) -> str:
-    """A cell or a motif: what its last node holds; its input, if nothing leads there."""
+    """The output of a cell or a motif; its input, if no path leads to the last node."""
     states = {0: x}
     for node in range(1, size):
         inputs = [

@@ -18,14 +18,14 @@ class SuccessiveHalving(SearchStrategy):
     fill (ASHA). A promoted one goes on from the weights of its lower rung.
 
     Args:
-        space: Where to search.
+        space: The space to search.
         least: Fidelity of the lowest rung, in the units of the evaluator (epochs).
         most: Fidelity of the highest rung.
         eta: One of so many is promoted.
         sampler: Where new architectures come from, for example ``lambda space, seed: RegularizedEvolution(space,
             seed=seed)``, which is told the results of the lowest rung; random ones by default.
-        seed: Of all random choices.
-        scalar: What is minimised, given all values.
+        seed: Seed of all random choices.
+        scalar: What the search minimises, given all values.
 
     Raises:
         ValueError: If the fidelities do not rise from above 0, or ``eta`` is below 2.
@@ -48,7 +48,8 @@ class SuccessiveHalving(SearchStrategy):
         super().__init__(space, seed=seed, scalar=scalar)
         if not 0 < least <= most or eta < 2:
             raise ValueError(
-                f"Fidelities rise from above 0, and eta is at least 2; got least={least}, most={most}, eta={eta}."
+                f"Fidelities must rise from above 0, and eta must be at least 2; got least={least}, most={most}, "
+                f"eta={eta}."
             )
         self.eta = eta
         self.fidelities = rungs(least, most, eta)
@@ -95,12 +96,12 @@ class Hyperband(SearchStrategy):
     the bracket that has used the smallest share of its budget, all having the same.
 
     Args:
-        space: Where to search.
+        space: The space to search.
         least: Fidelity of the lowest rung of all brackets.
         most: Fidelity of the highest rung of each.
         eta: One of so many is promoted.
-        seed: Of all random choices.
-        scalar: What is minimised, given all values.
+        seed: Seed of all random choices.
+        scalar: What the search minimises, given all values.
     """
 
     repeats = True

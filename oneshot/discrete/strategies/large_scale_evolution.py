@@ -13,7 +13,7 @@ OPERATORS = (*LEMONADE_OPERATORS, "enlarge_kernel")
 
 
 class LargeScaleEvolution(MorphismSearch):
-    """Two networks are drawn: the worse dies, a mutant of the better one is trained from its weights.
+    """Draws two networks, removes the worse one, and trains a mutant of the better one from its weights.
 
     A mutant may also be the network itself, trained further, or its architecture with new weights. Where the paper
     inherits whatever weights still fit, mutations are morphisms here, so that most keep what was learned; the paper's
@@ -30,8 +30,8 @@ class LargeScaleEvolution(MorphismSearch):
         epochs: Training of every network; None is the evaluator's.
         operators: Names of morphisms.
         max_params: Mutants have at most so many parameters.
-        seed: Of all random choices.
-        scalar: What is minimised, given all values.
+        seed: Seed of all random choices.
+        scalar: What the search minimises, given all values.
 
     Raises:
         ValueError: If the population is below 2, or the chances are none.
@@ -60,7 +60,7 @@ class LargeScaleEvolution(MorphismSearch):
         )
         if population < 2 or min(keep, reset) < 0 or keep + reset > 1:
             raise ValueError(
-                "A population is at least 2, and keep and reset are chances of sum at most 1; got "
+                "A population must be at least 2, and the chances keep and reset at most 1 together; got "
                 f"population={population}, keep={keep}, reset={reset}."
             )
         self.size, self.keep, self.reset, self.epochs = population, keep, reset, epochs

@@ -21,7 +21,7 @@ BANDWIDTH = 0.1  # least width of the kernels, in standard deviations: populatio
 
 
 def log_params(network: GraphNetwork) -> float:
-    """Natural logarithm of the number of parameters, for costs that span decades."""
+    """Natural logarithm of the number of parameters, for costs that span powers of ten."""
     return math.log(network.num_params)
 
 
@@ -47,7 +47,7 @@ class LEMONADE(MorphismSearch):
         epochs: Training of every child; None is the evaluator's.
         operators: Names of morphisms.
         max_params: Children have at most so many parameters.
-        seed: Of all random choices.
+        seed: Seed of all random choices.
 
     Raises:
         ValueError: If a number is below its least.
@@ -73,11 +73,11 @@ class LEMONADE(MorphismSearch):
         super().__init__(start, input_shape, num_classes, operators=operators, max_params=max_params, seed=seed)
         if morphisms < 1 or not 1 <= accepted <= children:
             raise ValueError(
-                "A child has at least one morphism, and of all children of a generation at least one and at most all "
-                f"are accepted; got morphisms={morphisms}, accepted={accepted}, children={children}."
+                f"morphisms must be at least 1, and accepted from 1 to children; got morphisms={morphisms}, "
+                f"accepted={accepted}, children={children}."
             )
         if density not in ("both", "parents", "children", "none"):
-            raise ValueError(f"density is 'both', 'parents', 'children' or 'none'; got {density!r}.")
+            raise ValueError(f"density must be 'both', 'parents', 'children' or 'none'; got {density!r}.")
         self.children, self.accepted, self.morphisms, self.costs = children, accepted, morphisms, tuple(costs)
         self.density, self.start_epochs, self.epochs = density, start_epochs, epochs
         self.population: list[tuple[Proposal, tuple[float, ...]]] = []  # the front

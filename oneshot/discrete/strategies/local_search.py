@@ -12,17 +12,17 @@ from oneshot.supernets.space import SearchSpace
 
 
 class LocalSearch(SearchStrategy):
-    """Hill climbing over architectures one gene away, begun again from a random one at every local optimum.
+    """Hill climbing over architectures one gene away; at a local optimum it begins again from a random one.
 
     With several evaluations in flight it looks at neighbours ahead of time; those of a centre it has left by then are
     results like any other, and it moves to whatever is best around.
 
     Args:
-        space: Where to search.
+        space: The space to search.
         initial: Random architectures at every start, of which the best is where it begins.
         neighbourhood: Move to the first better neighbour, or to the best once all are known (algorithm 1 of the paper).
-        seed: Of all random choices.
-        scalar: What is minimised, given all values.
+        seed: Seed of all random choices.
+        scalar: What the search minimises, given all values.
     """
 
     def __init__(
@@ -36,9 +36,9 @@ class LocalSearch(SearchStrategy):
     ) -> None:
         super().__init__(space, seed=seed, scalar=scalar)
         if initial < 1:
-            raise ValueError(f"A local search begins with at least one architecture; got initial={initial}.")
+            raise ValueError(f"A local search must begin with at least one architecture; got initial={initial}.")
         if neighbourhood not in ("first", "full"):
-            raise ValueError(f"neighbourhood is 'first' or 'full'; got {neighbourhood!r}.")
+            raise ValueError(f"neighbourhood must be 'first' or 'full'; got {neighbourhood!r}.")
         self.initial, self.neighbourhood = initial, neighbourhood
         self.random_first = initial
         self._losses: dict[bytes, float] = {}

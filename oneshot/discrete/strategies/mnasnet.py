@@ -18,7 +18,7 @@ def mnasnet_reward(accuracy: float, latency: float, target: float, *, exponents:
     .. math:: ACC \cdot (LAT / T)^w, \quad w = \alpha \text{ if } LAT \le T \text{ else } \beta
 
     Args:
-        accuracy: In any unit above 0.
+        accuracy: Accuracy in any unit, above 0.
         latency: Above 0.
         target: T, in the unit of the latency.
         exponents: Alpha and beta. ``SOFT``, -0.07 for both: 5 % more accuracy is worth twice the latency. ``HARD``, 0
@@ -33,8 +33,9 @@ def mnasnet_reward(accuracy: float, latency: float, target: float, *, exponents:
     """
     if accuracy < 0 or not latency > 0 or not target > 0:
         raise ValueError(
-            f"A reward is of an accuracy of at least 0, a latency and a target above 0; got {accuracy}, {latency} and "
-            f"{target}. Accuracies are told as objectives to be minimised, so as their negatives."
+            f"A reward must be of an accuracy of at least 0, a latency and a target above 0; got {accuracy}, "
+            f"{latency} and "
+            f"{target}. Give accuracies as objectives to be minimised, so as their negatives."
         )
     below, above = exponents
     return float(accuracy * (latency / target) ** (below if latency <= target else above))
@@ -61,7 +62,7 @@ class MnasNetScalar:
 
     def __init__(self, target: float, exponents: tuple[float, float] = SOFT) -> None:
         if not target > 0:
-            raise ValueError(f"The target of the latency is above 0, in its unit; got {target}.")
+            raise ValueError(f"The target of the latency must be above 0, in its unit; got {target}.")
         self.target, self.exponents = target, exponents
 
     def __call__(self, values: Sequence[float]) -> float:
@@ -72,7 +73,8 @@ class MnasNetScalar:
         """
         if len(values) < 2:
             raise ValueError(
-                f"MnasNet weighs two objectives, minus accuracy and latency; got {len(values)}. The objectives of the "
+                f"MnasNet must be given two objectives, minus accuracy and latency; got {len(values)}. The "
+                "objectives of the "
                 "study are ['max accuracy', 'min latency']."
             )
         return -mnasnet_reward(-values[0], values[1], self.target, exponents=self.exponents)
@@ -85,7 +87,7 @@ class MnasNet(PPO):
     ``tables.accel_nasbench`` has one.
 
     Args:
-        space: Where to search.
+        space: The space to search.
         target: Latency to aim at, in the unit of the second objective.
         exponents: See :class:`MnasNetScalar`.
         **kwargs: See :class:`~.ppo.PPO`; but for ``scalar``.

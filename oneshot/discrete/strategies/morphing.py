@@ -1,4 +1,4 @@
-"""What strategies that morph networks have in common: children are made from their parents, weights and all."""
+"""What strategies with network morphisms share: a child begins with the weights of its parent."""
 
 from __future__ import annotations
 
@@ -30,8 +30,8 @@ class MorphismSearch(SearchStrategy, ABC):
         num_classes: Number of logits.
         operators: Names of morphisms, see ``oneshot.discrete.graphs.morphism``.
         max_params: Children have at most so many parameters.
-        seed: Of all random choices.
-        scalar: What is minimised, given all values.
+        seed: Seed of all random choices.
+        scalar: What the search minimises, given all values.
 
     Raises:
         ValueError: If there is no network to begin with.
@@ -51,10 +51,10 @@ class MorphismSearch(SearchStrategy, ABC):
         super().__init__(GRAPHS, seed=seed, scalar=scalar)
         given = [start] if isinstance(start, NetworkGraph) else list(start)
         if wrong := [graph for graph in given if isinstance(graph, int)]:
-            raise ValueError(f"start is a list of networks, each a graph or a list of filters; got {wrong[0]}.")
+            raise ValueError(f"start must be a list of networks, each a graph or a list of filters; got {wrong[0]}.")
         self.start = [graph if isinstance(graph, NetworkGraph) else plain_graph(graph) for graph in given]
         if not self.start:
-            raise ValueError("A search by morphisms begins with at least one network; got none.")
+            raise ValueError("A search by morphisms must begin with at least one network; got none.")
         self.input_shape, self.num_classes = tuple(input_shape), num_classes
         self.operators, self.max_params = tuple(operators), max_params
         for graph in self.start:
@@ -62,11 +62,11 @@ class MorphismSearch(SearchStrategy, ABC):
 
     def _only_start(self) -> NetworkGraph:
         if len(self.start) > 1:
-            raise ValueError(f"{type(self).__name__} begins with one network; got {len(self.start)}. Choose one.")
+            raise ValueError(f"{type(self).__name__} must begin with one network; got {len(self.start)}. Choose one.")
         return self.start[0]
 
     def network(self, config: SubnetConfig) -> GraphNetwork:
-        """A network of this architecture, with weights of no meaning."""
+        """A network of this architecture, with untrained weights."""
         with torch.random.fork_rng(devices=[]):
             return GraphNetwork.from_config(config, self.input_shape, self.num_classes)
 
@@ -75,7 +75,7 @@ class MorphismSearch(SearchStrategy, ABC):
         return GraphNetwork.from_config(config, self.input_shape, self.num_classes, weights=False)
 
     def child(self, config: SubnetConfig, steps: int) -> tuple[SubnetConfig, tuple[dict[str, Any], ...]] | None:
-        """Random morphisms on, and the trace; None if none fits."""
+        """A child by random morphisms, and its trace; None if no morphism fits."""
         network, records = self.sketch(config), list[MorphismRecord]()
         images = torch.zeros(2, *self.input_shape)
         for _ in range(steps):
@@ -137,7 +137,7 @@ class RandomGraphs(MorphismSearch):
             scalar=scalar,
         )
         if steps < 1:
-            raise ValueError(f"Random graphs are at least one morphism away; got steps={steps}.")
+            raise ValueError(f"Random graphs must be at least one morphism away; got steps={steps}.")
         self.steps = steps
 
     def _propose(self) -> Proposal | None:

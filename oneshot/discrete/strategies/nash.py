@@ -29,8 +29,8 @@ class NASH(MorphismSearch):
         final_epochs: Training of the best network at the end, epoch_final; 0 for none.
         operators: Names of morphisms.
         max_params: Children have at most so many parameters.
-        seed: Of all random choices.
-        scalar: What is minimised, given all values.
+        seed: Seed of all random choices.
+        scalar: What the search minimises, given all values.
 
     Raises:
         ValueError: If a number is below its least, or there is more than one network to begin with.
@@ -58,7 +58,8 @@ class NASH(MorphismSearch):
         )
         if min(steps, morphisms, start_epochs, epochs) < 1 or neighbours < 2 or final_epochs < 0:
             raise ValueError(
-                "NASH has at least 1 step, 2 neighbours (one is the unchanged network), 1 morphism and 1 epoch, and "
+                "NASH must have at least 1 step, 2 neighbours (one is the unchanged network), 1 morphism and 1 "
+                "epoch, and "
                 f"final_epochs of at least 0; got {steps}, {neighbours}, {morphisms}, {min(start_epochs, epochs)} and "
                 f"{final_epochs}."
             )

@@ -27,8 +27,8 @@ class NetAdapt(MorphismSearch):
         start: The network to begin with.
         input_shape: C, H, W of the images.
         num_classes: Number of logits.
-        target: What the network may cost.
-        cost: Of a network, for example a measured latency; MACs by default.
+        target: Highest cost of the network.
+        cost: Cost of a network, for example a measured latency; MACs by default.
         reduction: Share of the first cost that a step saves; each further step saves ``decay`` times as much.
         decay: See ``reduction``.
         choose: ``"accuracy"``, the least loss (NetAdapt), or ``"ratio"``, the least loss added for each unit of cost
@@ -36,8 +36,8 @@ class NetAdapt(MorphismSearch):
         start_epochs: Training of the first network.
         epochs: Training of every candidate.
         final_epochs: Training of the last network; 0 for none.
-        seed: Of all random choices.
-        scalar: What is minimised, given all values.
+        seed: Seed of all random choices.
+        scalar: What the search minimises, given all values.
 
     Raises:
         ValueError: If the target is not below the cost of the start, a number is out of its range, or there are more
@@ -67,16 +67,16 @@ class NetAdapt(MorphismSearch):
         first = self.cost(self.network(self._first))
         if not 0 < target < first:
             raise ValueError(
-                f"NetAdapt lowers a cost: the target is below that of the start, {first:g}; got {target:g}."
+                f"NetAdapt lowers a cost: the target must be below that of the start, {first:g}; got {target:g}."
             )
         if not 0 < reduction < 1 or not 0 < decay <= 1 or choose not in ("accuracy", "ratio"):
             raise ValueError(
-                "reduction is between 0 and 1, decay above 0 and at most 1, choose 'accuracy' or 'ratio'; got "
+                "reduction must be between 0 and 1, decay above 0 and at most 1, choose 'accuracy' or 'ratio'; got "
                 f"{reduction}, {decay}, {choose!r}."
             )
         if min(start_epochs, epochs) < 1 or final_epochs < 0:
             raise ValueError(
-                "Trainings have at least one epoch, the last one may have 0; got "
+                "Trainings must have at least one epoch, the last one may have 0; got "
                 f"{start_epochs}, {epochs} and {final_epochs}."
             )
         self.start_epochs, self.epochs, self.final_epochs = start_epochs, epochs, final_epochs

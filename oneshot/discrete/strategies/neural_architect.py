@@ -35,7 +35,7 @@ def constrained_reward(
     maximised, so cost and bound are negative.
 
     Args:
-        performance: At least 0.
+        performance: Performance, at least 0.
         costs: Minimised.
         bounds: One for each, of the same sign.
         penalty: p, what a violation by 100 % multiplies the performance by; between 0 and 1.
@@ -49,11 +49,13 @@ def constrained_reward(
     """
     if performance < 0:
         raise ValueError(
-            f"A performance is at least 0; got {performance}. It is told as an objective to be minimised, so negative."
+            f"A performance must be at least 0; got {performance}. Give it as an objective to be minimised, so as a "
+            "negative number."
         )
     if len(costs) != len(bounds) or any(cost * bound <= 0 for cost, bound in zip(costs, bounds)):
         raise ValueError(
-            f"Every cost has a bound of its sign, below 0 for what is maximised; got costs {list(costs)} and bounds "
+            f"Every cost must have a bound of its sign, below 0 for what is maximised; got costs {list(costs)} and "
+            "bounds "
             f"{list(bounds)}."
         )
     violations = (cost / bound if bound > 0 else bound / cost for cost, bound in zip(costs, bounds))
@@ -64,7 +66,7 @@ class ConstrainedScalar:
     """Minus :func:`constrained_reward` of a result whose first value is minus the performance, the others costs.
 
     Args:
-        bounds: Of the values after the first.
+        bounds: Bounds of the values after the first.
         penalty: See :func:`constrained_reward`.
 
     Raises:
@@ -78,7 +80,7 @@ class ConstrainedScalar:
     def __init__(self, bounds: Sequence[float], *, penalty: float = 0.9) -> None:
         if not bounds or 0 in bounds or not 0 < penalty < 1:
             raise ValueError(
-                "Constraints have bounds other than 0, at least one, and a penalty between 0 and 1; got "
+                "Constraints must have bounds other than 0, at least one, and a penalty between 0 and 1; got "
                 f"{list(bounds)} and {penalty}."
             )
         self.bounds, self.penalty = tuple(bounds), penalty
@@ -169,9 +171,9 @@ class Edit:
 
     Args:
         parent: Number of the evaluation.
-        genes: Of the parent, ``[G]``.
+        genes: Genes of the parent, ``[G]``.
         action: Index of the edit.
-        log_prob: When it was drawn.
+        log_prob: Log-probability when it was drawn.
     """
 
     parent: int
@@ -196,8 +198,8 @@ class NeuralArchitect(SearchStrategy):
     drawn before the policy moved are weighted by the ratio of probabilities, at most by 1.
 
     Args:
-        space: Where to search.
-        seed: Of all random choices.
+        space: The space to search.
+        seed: Seed of all random choices.
         scalar: Such as :class:`ConstrainedScalar`.
         initial: Random networks before the first edit.
         elite: Networks that parents are drawn from.
@@ -228,7 +230,7 @@ class NeuralArchitect(SearchStrategy):
         super().__init__(space, seed=seed, scalar=scalar)
         if min(initial, elite, children, hidden) < 1 or not lr > 0 or entropy < 0:
             raise ValueError(
-                "initial, elite, children and hidden are at least 1, lr is above 0, and entropy not below; got "
+                "initial, elite, children and hidden must be at least 1, lr above 0, and entropy at least 0; got "
                 f"{initial}, {elite}, {children}, {hidden}, {lr} and {entropy}."
             )
         self.initial, self.elite, self.children, self.inherit, self.entropy = initial, elite, children, inherit, entropy

@@ -17,10 +17,10 @@ class NSGA2(SearchStrategy):
     with probability 1/n. Sorting and crowding are pymoo's.
 
     Args:
-        space: Where to search.
+        space: The space to search.
         population: Size of the population, and of the first, random one.
         crossover: Share of children that have two parents (section V of the paper).
-        seed: Of all random choices.
+        seed: Seed of all random choices.
 
     Raises:
         ValueError: If the population is below 2, or the share not between 0 and 1.
@@ -30,7 +30,7 @@ class NSGA2(SearchStrategy):
         super().__init__(space, seed=seed)
         if population < 2 or not 0 <= crossover <= 1:
             raise ValueError(
-                f"population is at least 2 and crossover between 0 and 1; got {population} and {crossover}."
+                f"population must be at least 2 and crossover between 0 and 1; got {population} and {crossover}."
             )
         self.population, self.crossover = population, crossover
         self._members: list[tuple[tuple[float, ...], Genes]] = []  # best first

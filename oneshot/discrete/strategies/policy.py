@@ -1,4 +1,4 @@
-"""What REINFORCE and PPO share: samples of the policy, rewards from losses, and when the policy moves."""
+"""What REINFORCE and PPO share: samples of the policy, rewards from losses, updates."""
 
 from __future__ import annotations
 
@@ -25,12 +25,12 @@ RewardKind = Literal["scaled", "rank"]
 
 @dataclass(frozen=True)
 class Sample:
-    """What the policy drew.
+    """An architecture that the policy drew.
 
     Args:
         picks: ``[D]``.
-        log_probs: Of the picks when they were drawn, ``[D]``.
-        update: How often the policy had moved by then.
+        log_probs: Log-probabilities of the picks when they were drawn, ``[D]``.
+        update: Number of updates of the policy by then.
     """
 
     picks: Tensor
@@ -39,7 +39,7 @@ class Sample:
 
 
 class Advantages:
-    """How much better a loss is than those before it.
+    """Advantages: how much better a loss is than the losses before it.
 
     The reward is minus the loss, divided by the standard deviation of all losses before it
     (``"scaled"``), or the share of them that it beats (``"rank"``; ours). Neither changes with the unit, so it does not
@@ -49,7 +49,7 @@ class Advantages:
 
     Args:
         kind: ``"scaled"`` or ``"rank"``.
-        decay: Of the average.
+        decay: Decay of the average.
 
     Raises:
         ValueError: If the kind is unknown, or the decay is not in [0, 1).
@@ -62,9 +62,9 @@ class Advantages:
 
     def __init__(self, kind: RewardKind = "scaled", *, decay: float = 0.95) -> None:
         if kind not in get_args(RewardKind):
-            raise ValueError(f"Rewards are 'scaled' or 'rank'; got {kind!r}.")
+            raise ValueError(f"Rewards must be 'scaled' or 'rank'; got {kind!r}.")
         if not 0 <= decay < 1:
-            raise ValueError(f"The baseline decays by a factor from 0 to below 1; got {decay}.")
+            raise ValueError(f"The baseline must decay by a factor from 0 to below 1; got {decay}.")
         self.kind, self.decay = kind, decay
         self.baseline: float | None = None
         self._losses: list[float] = []  # sorted
@@ -98,8 +98,8 @@ class PolicySearch(SearchStrategy):
     mode, then everywhere.
 
     Args:
-        space: Where to search.
-        seed: Of all random choices.
+        space: The space to search.
+        seed: Seed of all random choices.
         scalar: See :class:`~oneshot.discrete.SearchStrategy`.
         decisions: How architectures are written down; by default as the space says.
         controller: Network of the policy.
@@ -131,9 +131,11 @@ class PolicySearch(SearchStrategy):
     ) -> None:
         super().__init__(space, seed=seed, scalar=scalar)
         if batch < 1 or passes < 1:
-            raise ValueError(f"An update has at least one sample and one pass; got batch={batch}, passes={passes}.")
+            raise ValueError(
+                f"An update must have at least one sample and one pass; got batch={batch}, passes={passes}."
+            )
         if not lr > 0 or entropy < 0:
-            raise ValueError(f"lr is above 0 and the weight of the entropy at least 0; got {lr} and {entropy}.")
+            raise ValueError(f"lr must be above 0 and the weight of the entropy at least 0; got {lr} and {entropy}.")
         self.decisions = decisions or space.decisions()
         self.controller = Controller(self.decisions, controller, seed=seed)
         self.optimizer = torch.optim.Adam(self.controller.parameters(), lr, fused=True)
@@ -147,11 +149,11 @@ class PolicySearch(SearchStrategy):
 
     @abstractmethod
     def loss_of(self, log_probs: Tensor, entropies: Tensor, advantages: Tensor, drawn: Tensor, stale: Tensor) -> Tensor:
-        """What the controller minimises; scalar.
+        """The loss of the controller, scalar.
 
         Args:
-            log_probs: Of all decisions now, ``[N, D]``.
-            entropies: Of their distributions, ``[N, D]``.
+            log_probs: Log-probabilities of all decisions now, ``[N, D]``.
+            entropies: Entropies of their distributions, ``[N, D]``.
             advantages: ``[N]``.
             drawn: Log-probabilities when they were drawn, ``[N, D]``.
             stale: Whether the policy has moved since, ``[N]``.

@@ -34,7 +34,7 @@ def clipped_loss(
     clip: float = 0.2,
     entropy: float = 0.0,
 ) -> Tensor:
-    r"""What PPO descends (arXiv:1707.06347, equation 7), with a ratio for every decision, and a bonus for entropy.
+    r"""The loss of PPO (arXiv:1707.06347, equation 7), with a ratio for every decision, and a bonus for entropy.
 
     .. math:: -\frac{1}{m} \sum_k \sum_t \Big( \min(r_{kt} A_k, \mathrm{clip}(r_{kt}, 1 \pm \epsilon) A_k)
         + \beta H_{kt} \Big), \quad r_{kt} = \frac{\pi(a_{kt} | a_{k,<t})}{\pi_{old}(a_{kt} | a_{k,<t})}
@@ -65,7 +65,7 @@ def standardised(advantages: Tensor) -> Tensor:
 
 
 class PPO(PolicySearch):
-    """Proximal policy optimisation of an LSTM that writes architectures down.
+    """Proximal policy optimisation of an LSTM that writes architectures.
 
     Defaults are those of the NASNet search: one layer of 100 units, parameters in +-0.1, Adam with 0.00035, updates of
     20 architectures, entropy 1e-5, a baseline that decays by 0.95. It took 20,000 networks; for budgets below a few
@@ -76,8 +76,8 @@ class PPO(PolicySearch):
     were drawn.
 
     Args:
-        space: Where to search.
-        seed: Of all random choices.
+        space: The space to search.
+        seed: Seed of all random choices.
         scalar: See :class:`~oneshot.discrete.SearchStrategy`.
         decisions: See :class:`~.policy.PolicySearch`, here and for all that follow but ``clip``.
         controller: Network of the policy.
@@ -123,15 +123,15 @@ class PPO(PolicySearch):
             rewards=rewards,
         )
         if not 0 < clip < 1:
-            raise ValueError(f"clip is how far a ratio may be from 1, between 0 and 1; got {clip}.")
+            raise ValueError(f"clip, how far a ratio may be from 1, must be between 0 and 1; got {clip}.")
         self.clip = clip
 
     @classmethod
     def small(cls, space: SearchSpace, **kwargs: Any) -> PPO:
-        """With settings for budgets from 100 to a few thousand, chosen by measurement: :data:`SMALL`.
+        """The strategy with :data:`SMALL`: settings for budgets from 100 to a few thousand, chosen by measurement.
 
         Args:
-            space: Where to search.
+            space: The space to search.
             **kwargs: See the class.
         """
         return cls(space, **{**SMALL, **kwargs})

@@ -1,4 +1,4 @@
-"""Random search, and all architectures in turn: the baselines of every comparison."""
+"""Random search and grid search: the baselines of every comparison."""
 
 from __future__ import annotations
 

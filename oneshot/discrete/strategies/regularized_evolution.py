@@ -9,17 +9,17 @@ from oneshot.supernets.space import SearchSpace
 
 
 class RegularizedEvolution(SearchStrategy):
-    """The best of a random sample is mutated, and the oldest dies, however good it is.
+    """Mutates the best of a random sample, and removes the oldest, however good it is.
 
     Age counts from when a result came in, so that any number of evaluations may be in flight. What a mutation leads to
     is new, where the space has anything new near: a repeated evaluation would tell nothing.
 
     Args:
-        space: Where to search.
+        space: The space to search.
         population: P of the paper, whose 100 is for 20,000 evaluations; 30 suits some hundred.
         sample: S of the paper, drawn with replacement; 25 of 100, 10 of 30.
-        seed: Of all random choices.
-        scalar: What is minimised, given all values.
+        seed: Seed of all random choices.
+        scalar: What the search minimises, given all values.
 
     Raises:
         ValueError: If the population or the sample is empty.
@@ -36,7 +36,7 @@ class RegularizedEvolution(SearchStrategy):
     ) -> None:
         super().__init__(space, seed=seed, scalar=scalar)
         if population < 1 or sample < 1:
-            raise ValueError(f"population and sample are at least 1; got {population} and {sample}.")
+            raise ValueError(f"population and sample must be at least 1; got {population} and {sample}.")
         self.sample = sample
         self._alive: deque[tuple[float, Genes]] = deque(maxlen=population)
         self._to_draw = self.random_first = population

@@ -52,7 +52,7 @@ def perplexity_reward(values: Sequence[float]) -> float:
 
 
 class REINFORCE(PolicySearch):
-    r"""An LSTM writes architectures down; those better than the average become more likely.
+    r"""An LSTM writes architectures; those that are better than the average become more likely.
 
     Defaults are the paper's for convolutional networks: two layers of 35 units, parameters in +-0.08, Adam with 0.0006.
     It drew 12,800 networks, in updates of 8; in some hundreds, these settings do not get away from random search. For
@@ -69,8 +69,8 @@ class REINFORCE(PolicySearch):
     relation to when they were drawn, but at most by 1 (truncated importance sampling).
 
     Args:
-        space: Where to search; the paper's convolutional networks are :class:`~.zoph_le.ZophLeSpace`.
-        seed: Of all random choices.
+        space: The space to search; the paper's convolutional networks are :class:`~.zoph_le.ZophLeSpace`.
+        seed: Seed of all random choices.
         scalar: See :class:`~oneshot.discrete.SearchStrategy`.
         decisions: See :class:`~.policy.PolicySearch`, here and for all that follow.
         controller: Network of the policy.
@@ -111,10 +111,10 @@ class REINFORCE(PolicySearch):
 
     @classmethod
     def small(cls, space: SearchSpace, **kwargs: Any) -> REINFORCE:
-        """With settings for budgets from 100 to a few thousand, chosen by measurement: :data:`SMALL`.
+        """The strategy with :data:`SMALL`: settings for budgets from 100 to a few thousand, chosen by measurement.
 
         Args:
-            space: Where to search.
+            space: The space to search.
             **kwargs: See the class.
         """
         return cls(space, **{**SMALL, **kwargs})

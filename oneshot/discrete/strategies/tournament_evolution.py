@@ -1,4 +1,4 @@
-"""Evolution by tournaments: the best of a random sample is mutated. What dies is a matter of the paper."""
+"""Evolution by tournaments: the best of a random sample is mutated. Papers differ in which member is removed."""
 
 from __future__ import annotations
 
@@ -10,20 +10,20 @@ from oneshot.supernets.space import SearchSpace
 
 
 class TournamentEvolution(SearchStrategy):
-    """The best of a random share of the population is mutated; nobody dies, or the worst.
+    """Mutates the best of a random share of the population; removes none, or the worst.
 
     The defaults are those of hierarchical evolution (Liu et al., ICLR 2018, arXiv:1711.00436, section 3.2), whose
     space is :class:`~oneshot.discrete.strategies.hierarchical.HierarchicalSpace`: 200 random architectures, then
     tournaments among 5 % of the population, which only grows. Results are taken in as they come, as in the paper.
 
     Args:
-        space: Where to search.
+        space: The space to search.
         population: Random architectures to begin with, and with ``remove="worst"`` the most that live.
-        share: Of the population that meets in a tournament; at least one.
-        remove: Who dies when there are more: ``"none"``, or the ``"worst"``.
-        mutations: From a parent to its child.
-        seed: Of all random choices.
-        scalar: What is minimised, given all values.
+        share: Share of the population that meets in a tournament; at least one member.
+        remove: Member that is removed when there are more: ``"none"``, or the ``"worst"``.
+        mutations: Number of mutations from a parent to its child.
+        seed: Seed of all random choices.
+        scalar: What the search minimises, given all values.
 
     Raises:
         ValueError: If a number is out of its range.
@@ -43,11 +43,11 @@ class TournamentEvolution(SearchStrategy):
         super().__init__(space, seed=seed, scalar=scalar)
         if population < 1 or mutations < 1 or not 0 < share <= 1:
             raise ValueError(
-                "population and mutations are at least 1, share is above 0 and at most 1; got "
+                "population and mutations must be at least 1, share above 0 and at most 1; got "
                 f"population={population}, mutations={mutations}, share={share}."
             )
         if remove not in ("none", "worst"):
-            raise ValueError(f"remove is 'none' or 'worst'; got {remove!r}.")
+            raise ValueError(f"remove must be 'none' or 'worst'; got {remove!r}.")
         self.population, self.share, self.remove, self.mutations = population, share, remove, mutations
         self._alive: list[tuple[float, Genes]] = []
         self._to_draw = self.random_first = population

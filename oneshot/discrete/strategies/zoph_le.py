@@ -46,7 +46,7 @@ class ZophLeSpace(GraphSpace):
 
     def __post_init__(self) -> None:
         if self.layers < 2:
-            raise ValueError(f"Skip connections need at least two layers; got layers={self.layers}.")
+            raise ValueError(f"Skip connections must have at least two layers; got layers={self.layers}.")
         sizes, filters = (1, 3, 5, 7), (24, 36, 48, 64)
         made = [Choice("height", sizes, self.layers), Choice("width", sizes, self.layers)]
         made += [Choice("filters", filters, self.layers), Choice("skip", (0, 1), self.layers * (self.layers - 1) // 2)]

@@ -48,7 +48,7 @@ def test_fidelities_are_columns_of_their_own() -> None:
     full = TabularEvaluator(SPACE, genes, {"accuracy": [1, 2]})
     with pytest.raises(LookupError, match="the table has one fidelity, without a number, not 3"):
         full(Proposal(0, parse("ab"), fidelity=3))
-    with pytest.raises(ValueError, match=r"trainings of 12 says how long its full ones are.*Got full=None"):
+    with pytest.raises(ValueError, match=r"full must be the length of full trainings, .*\(12\).*Got full=None"):
         TabularEvaluator(SPACE, genes, {"accuracy": [1, 2]}, fidelities=shorter)
 
 

@@ -105,7 +105,7 @@ def test_a_higher_fidelity_goes_on_from_the_weights_of_the_lower_one(tmp_path: P
     for a, b in zip(begun.state_dict().values(), it.load(0).state_dict().values()):
         assert torch.equal(a, b)
     it(higher)
-    with pytest.raises(ValueError, match="a training has at least one epoch; fidelity 3 after 3 leaves 0"):
+    with pytest.raises(ValueError, match="a training must have at least one epoch; fidelity 3 after 3 leaves 0"):
         it(first(2, parent=1, fidelity=3, trained=3))
 
 

@@ -745,16 +745,22 @@ NAMES = GROUPED.canonical()[1]
             lambda n: widen(n, NAMES["a"], channels=8), "tied to a grouped convolution: both fixed", id="wide-groups"
         ),
         pytest.param(lambda n: widen(n, NAMES["i"], channels=8), "are added to the image", id="wide-image"),
-        pytest.param(lambda n: widen(n, NAMES["g"], channels=8), "without groups is needed.*has 2 groups", id="wide-g"),
         pytest.param(
-            lambda n: widen(n, NAMES["p"], channels=8), r"without groups is needed.*\(max_pool\)", id="wide-p"
+            lambda n: widen(n, NAMES["g"], channels=8),
+            "must be a convolution without groups.*has 2 groups",
+            id="wide-g",
+        ),
+        pytest.param(
+            lambda n: widen(n, NAMES["p"], channels=8),
+            r"must be a convolution without groups.*\(max_pool\)",
+            id="wide-p",
         ),
         pytest.param(lambda n: widen(n, NAMES["one"], channels=1), "has 1, got channels=1", id="not-wider"),
         pytest.param(
             lambda n: widen(n, NAMES["one"], channels=2, how="zero"), "'fresh' or 'copy'; got 'zero'", id="how"
         ),
         pytest.param(lambda n: widen(n, "99", channels=8), "no node '99'", id="nowhere"),
-        pytest.param(lambda n: deepen(n, "image", images=IMAGES), "behind a node.*'image'", id="deep-image"),
+        pytest.param(lambda n: deepen(n, "image", images=IMAGES), "must follow a node.*'image'", id="deep-image"),
         pytest.param(lambda n: deepen(n, NAMES["out"], images=IMAGES), "no classifier", id="deep-end"),
         pytest.param(lambda n: deepen(n, NAMES["a"], kernel=2, images=IMAGES), "must be odd; got 2", id="deep-even"),
         pytest.param(
@@ -763,13 +769,13 @@ NAMES = GROUPED.canonical()[1]
         pytest.param(
             lambda n: skip_add(n, NAMES["a"], NAMES["p"]), r"one shape.*\(4, 8, 8\).*\(4, 4, 4\)", id="add-shape"
         ),
-        pytest.param(lambda n: skip_add(n, NAMES["g"], NAMES["a"]), "leads forward", id="add-back"),
+        pytest.param(lambda n: skip_add(n, NAMES["g"], NAMES["a"]), "must lead forward", id="add-back"),
         pytest.param(lambda n: skip_add(n, NAMES["g"], NAMES["g"]), "is the same", id="add-self"),
         pytest.param(lambda n: skip_add(n, NAMES["a"], NAMES["out"]), "one shape.*the classifier", id="add-end"),
         pytest.param(lambda n: skip_add(n, NAMES["out"], NAMES["a"]), "Nothing can read the classifier", id="from-end"),
-        pytest.param(lambda n: skip_concat(n, NAMES["a"], NAMES["one"]), "joined at one size", id="concat-size"),
+        pytest.param(lambda n: skip_concat(n, NAMES["a"], NAMES["one"]), "joined must have one size", id="concat-size"),
         pytest.param(lambda n: skip_concat(n, NAMES["a"], NAMES["g"]), "has 2 groups", id="concat-groups"),
-        pytest.param(lambda n: branch(n, NAMES["p"]), r"splits a convolution; .*\(max_pool\)", id="branch-pool"),
+        pytest.param(lambda n: branch(n, NAMES["p"]), r"must be given a convolution; .*\(max_pool\)", id="branch-pool"),
         pytest.param(lambda n: branch(n, NAMES["a"], how="sum"), "'add' or 'concat'; got 'sum'", id="branch-how"),
         pytest.param(lambda n: branch(n, NAMES["one"], how="concat"), "among two; it has 1", id="branch-one"),
         pytest.param(
@@ -779,7 +785,9 @@ NAMES = GROUPED.canonical()[1]
         pytest.param(lambda n: enlarge_kernel(n, NAMES["a"], kernel=4), "even number of pixels", id="kernel-even"),
         pytest.param(lambda n: enlarge_kernel(n, NAMES["t"], kernel=3), r"have kernels; .*\(add\)", id="kernel-add"),
         pytest.param(lambda n: remove_layer(n, NAMES["one"]), r"Without.*\(4, 4, 4\).*\(1, 4, 4\)", id="layer-shape"),
-        pytest.param(lambda n: remove_layer(n, NAMES["p"]), "removes a convolution", id="layer-pool"),
+        pytest.param(
+            lambda n: remove_layer(n, NAMES["p"]), "remove_layer must be given a convolution", id="layer-pool"
+        ),
         pytest.param(lambda n: remove_skip(n, NAMES["a"]), "is none of them", id="skip-conv"),
         pytest.param(lambda n: remove_skip(n, NAMES["s"], drop=2), "below 2; got 2", id="skip-position"),
         pytest.param(lambda n: remove_skip(n, NAMES["k"]), "needs all channels", id="skip-needed"),
@@ -790,7 +798,7 @@ NAMES = GROUPED.canonical()[1]
         pytest.param(lambda n: separate(n, NAMES["g"]), "has 2 groups", id="separate-groups"),
         pytest.param(lambda n: distil(n, n, IMAGES, temperature=0.0), "must be above 0; got 0.0", id="distil-cold"),
         pytest.param(
-            lambda n: distil(n, n, IMAGES[:0]), "two images and an epoch or more; got 0 images", id="distil-nothing"
+            lambda n: distil(n, n, IMAGES[:0]), "at least two images and one epoch; got 0 images", id="distil-nothing"
         ),
         pytest.param(
             lambda n: random_morphism(n, images=IMAGES, operators=("grow",)), r"no operators \['grow'\]", id="op"
@@ -820,7 +828,7 @@ def test_pruning_leaves_one_channel_everywhere() -> None:
     parent, names = random_network(graph), graph.canonical()[1]
     child = prune(parent, names["c"], count=4)
     assert sorted(node.channels for node in child.graph.nodes if node.op == "conv") == [1, 1, 2]
-    with pytest.raises(ValueError, match="leaves at least 1 here and in all that is tied"):
+    with pytest.raises(ValueError, match="leave at least 1 here and in all that is tied"):
         prune(parent, names["c"], count=5)
 
 
@@ -833,7 +841,7 @@ def test_which_graph_pruning_leaves_does_not_depend_on_weights(seed: int) -> Non
             try:
                 child = prune(one, conv.name, count=count)
             except ValueError:
-                with pytest.raises(ValueError, match="leaves at least 1 here"):
+                with pytest.raises(ValueError, match="leave at least 1 here"):
                     prune(other, conv.name, count=count)
             else:
                 assert prune(other, conv.name, count=count).config == child.config

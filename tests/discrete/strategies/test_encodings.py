@@ -423,12 +423,12 @@ def test_neutral_mutations_do_not_simplify() -> None:
 @pytest.mark.parametrize(
     ("build", "message"),
     [
-        pytest.param(lambda: TournamentEvolution(SPACE, share=0.0), "share is above 0 .* share=0.0", id="share"),
+        pytest.param(lambda: TournamentEvolution(SPACE, share=0.0), "share above 0 .* share=0.0", id="share"),
         pytest.param(lambda: TournamentEvolution(SPACE, remove="best"), "'none' or 'worst'; got 'best'", id="remove"),  # type: ignore[arg-type]
-        pytest.param(lambda: GeneticCNN(SPACE, bit=2.0), r"are probabilities; got 20 and \[.*2.0\]", id="bit"),
+        pytest.param(lambda: GeneticCNN(SPACE, bit=2.0), r"must be probabilities; got 20 and \[.*2.0\]", id="bit"),
         pytest.param(lambda: GeneticCNNSpace((1, 3), (4, 4)), "at least two nodes", id="nodes"),
         pytest.param(lambda: GeneticCNNSpace((3, 3), (4,)), "every stage its channels", id="channels"),
-        pytest.param(lambda: CGPCNN(GRID, children=0), "children is at least 1", id="children"),
+        pytest.param(lambda: CGPCNN(GRID, children=0), "children must be at least 1", id="children"),
         pytest.param(lambda: CGPCNN(GRID, rate=0), "rate above 0", id="rate"),
         pytest.param(lambda: CGPSpace(rows=0), "at least 1", id="rows"),
         pytest.param(lambda: CGPSpace(blocks="dense"), "'conv' or 'res'", id="blocks"),  # type: ignore[arg-type]

@@ -73,7 +73,7 @@ def test_nsga2_spreads_over_the_front() -> None:
     [
         pytest.param(lambda: RegularizedEvolution(SPACE, population=0), "at least 1; got 0 and 25", id="population"),
         pytest.param(lambda: RegularizedEvolution(SPACE, sample=0), "at least 1; got 100 and 0", id="sample"),
-        pytest.param(lambda: NSGA2(SPACE, population=1), "population is at least 2", id="pair"),
+        pytest.param(lambda: NSGA2(SPACE, population=1), "population must be at least 2", id="pair"),
         pytest.param(lambda: NSGA2(SPACE, crossover=1.5), "between 0 and 1; got 20 and 1.5", id="share"),
     ],
 )

@@ -99,7 +99,7 @@ def test_brackets_of_one_seed_are_not_those_of_the_next() -> None:
 
 
 def test_bad_arguments_are_refused() -> None:
-    with pytest.raises(ValueError, match="eta is at least 2; got least=1, most=27, eta=1"):
+    with pytest.raises(ValueError, match="eta must be at least 2; got least=1, most=27, eta=1"):
         SuccessiveHalving(SPACE, eta=1)
     with pytest.raises(ValueError, match="rise from above 0.*least=5, most=3"):
         SuccessiveHalving(SPACE, least=5, most=3)

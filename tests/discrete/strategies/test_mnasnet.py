@@ -55,8 +55,8 @@ def test_a_study_of_two_objectives_finds_the_best_reward_and_keeps_the_raw_value
 BAD: dict[str, Callable[[], object]] = {
     "accuracy of at least 0, a latency and a target above 0; got -1": lambda: mnasnet_reward(-1.0, 1.0, 1.0),
     "minus accuracy and latency; got 1": lambda: MnasNetScalar(80.0)((-0.5,)),
-    "told as objectives to be minimised, so as their negatives": lambda: MnasNetScalar(80.0)((0.5, 1.0)),
-    "target of the latency is above 0, in its unit; got 0": lambda: MnasNetScalar(0),
+    "Give accuracies as objectives to be minimised, so as their negatives": lambda: MnasNetScalar(80.0)((0.5, 1.0)),
+    "target of the latency must be above 0, in its unit; got 0": lambda: MnasNetScalar(0),
 }
 
 

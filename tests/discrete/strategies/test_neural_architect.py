@@ -117,9 +117,9 @@ def test_every_violated_constraint_multiplies_the_performance() -> None:
 
 
 BAD: dict[str, Callable[[], object]] = {
-    "A performance is at least 0; got -0.5": lambda: constrained_reward(-0.5, [1.0], [1.0]),
-    "Every cost has a bound of its sign": lambda: constrained_reward(0.5, [1.0], [-1.0]),
-    r"Every cost has a bound of its sign.*got costs \[\]": lambda: ConstrainedScalar([1.0])((-0.5,)),
+    "A performance must be at least 0; got -0.5": lambda: constrained_reward(-0.5, [1.0], [1.0]),
+    "Every cost must have a bound of its sign": lambda: constrained_reward(0.5, [1.0], [-1.0]),
+    r"Every cost must have a bound of its sign.*got costs \[\]": lambda: ConstrainedScalar([1.0])((-0.5,)),
     "bounds other than 0, at least one": lambda: ConstrainedScalar([]),
     "a penalty between 0 and 1": lambda: ConstrainedScalar([1.0], penalty=1.0),
 }

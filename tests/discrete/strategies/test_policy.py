@@ -184,12 +184,12 @@ def test_a_failure_counts_as_the_worst_so_far() -> None:
 
 
 BAD: dict[str, Callable[[], object]] = {
-    "Rewards are 'scaled' or 'rank'; got 'raw'": lambda: REINFORCE(SPACE, rewards="raw"),  # type: ignore[arg-type]
-    "decays by a factor from 0 to below 1; got 1": lambda: PPO(SPACE, baseline=1),
+    "Rewards must be 'scaled' or 'rank'; got 'raw'": lambda: REINFORCE(SPACE, rewards="raw"),  # type: ignore[arg-type]
+    "must decay by a factor from 0 to below 1; got 1": lambda: PPO(SPACE, baseline=1),
     "at least one sample and one pass; got batch=0": lambda: REINFORCE(SPACE, batch=0),
-    "lr is above 0 and the weight of the entropy at least 0; got 0": lambda: REINFORCE(SPACE, lr=0),
-    "clip is how far a ratio may be from 1": lambda: PPO(SPACE, clip=1.5),
-    "initial, elite, children and hidden are at least 1": lambda: NeuralArchitect(SPACE, elite=0),
+    "lr must be above 0 and the weight of the entropy at least 0; got 0": lambda: REINFORCE(SPACE, lr=0),
+    "clip, how far a ratio may be from 1, must be between 0 and 1": lambda: PPO(SPACE, clip=1.5),
+    "initial, elite, children and hidden must be at least 1": lambda: NeuralArchitect(SPACE, elite=0),
 }
 
 

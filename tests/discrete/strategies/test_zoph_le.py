@@ -20,5 +20,5 @@ def test_the_bits_of_an_anchor_are_the_skip_connections_into_its_layer() -> None
 
 
 def test_a_space_without_skip_connections_is_refused() -> None:
-    with pytest.raises(ValueError, match="Skip connections need at least two layers; got layers=1"):
+    with pytest.raises(ValueError, match="Skip connections must have at least two layers; got layers=1"):
         ZophLeSpace(layers=1)
