@@ -367,7 +367,7 @@ def cost() -> AdditiveCost:
                 "gradient": "reinforce",
                 "reward": Reward(count_candidates(small_supernet(), "macs"), target=1.0),
             },
-            "of space 'nasbench201', the supernet of 'planted'",
+            "must be of space 'planted'; it is of 'nasbench201'",
             id="another space",
         ),
     ],
