@@ -157,7 +157,7 @@ class GradientSearch(AlphaSearch):
 
     # In 16-mixed every optimiser has a scaler of its own: gradients of weights and alphas overflow at other scales.
 
-    def _arch_scale(self) -> Tensor:
+    def arch_scale(self) -> Tensor:
         """Factor of the loss of the alphas, a scalar: 1, except in 16-mixed."""
         one = torch.ones((), device=self.device)
         if self._weight_scaler is None:
@@ -177,7 +177,7 @@ class GradientSearch(AlphaSearch):
             return
         for alpha in self.arch_parameters():
             if alpha.grad is not None:
-                alpha.grad = alpha.grad * self._arch_scale()
+                alpha.grad = alpha.grad * self.arch_scale()
         plugin: Any = self.trainer.precision_plugin
         plugin.scaler = self._arch_scaler
         try:
@@ -220,7 +220,7 @@ class BilevelSearch(GradientSearch):
         alphas = self.arch_parameters()
         loss = self._val_loss(batch)
         # Small gradients must not vanish in 16 bits on their way to the alphas, which have 32.
-        scale = self._arch_scale()
+        scale = self.arch_scale()
         gradients = torch.autograd.grad(loss * scale, alphas, allow_unused=True)  # maybe no cell uses a choice
         used = [(a, g) for a, g in zip(alphas, gradients, strict=True) if g is not None]  # type: ignore[redundant-expr]  # allow_unused
         for (alpha, _), gradient in zip(used, self.average_gradients([g / scale for _, g in used]), strict=True):
@@ -357,7 +357,7 @@ class BilevelSearch(GradientSearch):
         if self.perturbation is None:
             return self.edge_weights()
         finish, rows = self.sampler.finish, self.sampler.rows(dict(self.alphas.items()))
-        scale = self._arch_scale()  # or gradients vanish in 16 bits; which way is up stays the same
+        scale = self.arch_scale()  # or gradients vanish in 16 bits; which way is up stays the same
 
         def loss(moved: Mapping[str, Tensor]) -> Tensor:
             return scale * self.criterion(self.run(x, finish(moved)), y)  # type: ignore[no-any-return]  # nn.Module

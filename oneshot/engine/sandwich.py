@@ -97,6 +97,7 @@ class SandwichTraining(PathTraining):
 
     Attributes:
         macs: Multiply-accumulates of every architecture, which say what is large and what small.
+        smallest_and_largest: Of every phase, and at the end of the whole space, G genes each.
     """
 
     def __init__(
@@ -124,11 +125,11 @@ class SandwichTraining(PathTraining):
         self.distillation, self.divergences, self.clip = distillation, tuple(alphas), clip
         space, self.macs = supernet.space, count_candidates(supernet, "macs")
         self._picks: list[list[IntMatrix]] = []  # of every phase and gene
-        self._ends: list[tuple[IntMatrix, IntMatrix]] = []
+        self.smallest_and_largest: list[tuple[IntMatrix, IntMatrix]] = []
         for phase in (*self.phases, Phase(1)):
             masks = phase.allowed(space)
             self._picks.append([np.flatnonzero(mask) for mask in masks])
-            self._ends.append(extremes(self.macs, masks))
+            self.smallest_and_largest.append(extremes(self.macs, masks))
 
     def on_fit_start(self) -> None:
         super().on_fit_start()
@@ -161,7 +162,7 @@ class SandwichTraining(PathTraining):
 
     def paths(self, step: int) -> list[SubnetConfig]:
         rng, phase, space = np.random.default_rng(int(torch.randint(2**31, ()))), self.phase(), self.supernet.space
-        least, most = self._ends[phase]
+        least, most = self.smallest_and_largest[phase]
         drawn = space.repair(restrict(space, self.draw(self.random_paths, rng), self._picks[phase], rng))
         return space.decode(np.stack([most, *drawn, *([least] if self.smallest else [])]))
 

@@ -68,7 +68,7 @@ class OnceForAll(SandwichSearch):
         return super().facts() | ({} if self.teacher is None else {"teacher": "fixed"})
 
     def _copy_of_the_largest(self) -> Subnet:
-        return self.supernet.extract(self.supernet.space.decode(self._ends[-1][1][None])[0])
+        return self.supernet.extract(self.supernet.space.decode(self.smallest_and_largest[-1][1][None])[0])
 
     def _teaches(self) -> bool:
         return self.teacher is not None and self.current_epoch >= self._largest_epochs

@@ -193,7 +193,7 @@ class ProxylessNAS(BilevelSearch):
             )
         probabilities = {name: alpha.softmax(-1) for name, alpha in alphas.items()}
         loss = self.arch_loss(self.criterion(self.supernet(x, arch), y), probabilities)
-        scale, inputs = self._arch_scale(), [*gates.values(), *alphas.values()]
+        scale, inputs = self.arch_scale(), [*gates.values(), *alphas.values()]
         scaled = torch.autograd.grad(loss * scale, inputs, allow_unused=True, materialize_grads=True)
         gradients = self.average_gradients([g / scale for g in scaled])
         of_gates, of_costs = gradients[: len(gates)], gradients[len(gates) :]

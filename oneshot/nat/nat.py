@@ -160,7 +160,7 @@ class NAT(SandwichTraining):
             supernet.space,
             known,
             constraints=bounds,
-            first=supernet.space.repair(np.stack(self._ends[-1])),  # the smallest and the largest
+            first=supernet.space.repair(np.stack(self.smallest_and_largest[-1])),
             initial=initial,
             batch=batch,
             population=population,
@@ -214,7 +214,7 @@ class NAT(SandwichTraining):
         archive = self.pareto.archive
         front = self.pareto.front()
         if not len(front):
-            return self.sample(np.random.default_rng(int(self._seed)))
+            return self.sample(np.random.default_rng(self.seed))
         best = front[int(np.argmin(archive.values[front, 0]))]
         return self.supernet.space.decode(archive.genes[best][None])[0]
 

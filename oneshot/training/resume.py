@@ -44,6 +44,11 @@ class ResumableModule(FiniteLossGuard):
         self.register_buffer("_seed", torch.randint(2**31, ()))
         self._run_seed: int | None = None
 
+    @property
+    def seed(self) -> int:
+        """Seed of the run, by which all steps draw; part of every checkpoint."""
+        return int(self._seed)
+
     def configure_callbacks(self) -> list[Callback]:
         leave_out_flops(self.trainer, self)
         return []
@@ -59,7 +64,7 @@ class ResumableModule(FiniteLossGuard):
 
     def on_fit_start(self) -> None:
         super().on_fit_start()
-        self._run_seed = int(self._seed)
+        self._run_seed = self.seed
 
     def on_train_start(self) -> None:
         # Whoever asks for the number of steps makes Lightning set up the loaders before it has read the checkpoint.
