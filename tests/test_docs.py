@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from oneshot.cli.main import _parser
+from oneshot.cli.main import _parsers
 
 ROOT = Path(__file__).parents[1]
 METHOD, CONTRACT, SPACE, COST = re.findall(r"```python\n(.*?)```", (ROOT / "docs/adding.md").read_text(), re.DOTALL)
@@ -104,7 +104,7 @@ def test_pretrained_weights_go_into_a_search_as_the_page_says(tmp_path: Path) ->
 
 
 def test_the_first_page_lists_every_command_with_a_line_and_a_link() -> None:
-    help_text = _parser().format_help()
+    help_text = _parsers()[0].format_help()
     commands = re.findall(r"^    (\w+)(?:  |$)", help_text.partition("COMMAND\n")[2], re.MULTILINE)
     listed = dict(re.findall(r"^\| `oneshot (\w+)` \| \w.{15,} \| (\[.*\)) \|$", PAGES["docs/index.md"], re.MULTILINE))
     assert len(commands) > 10 and sorted(listed) == sorted(commands)
