@@ -34,7 +34,9 @@ def extremes(
         picks = [row[mask] for row, mask in zip(picks, allowed, strict=True)]
     if not all(len(row) for row in picks):
         gene = next(gene for gene, row in enumerate(picks) if not len(row))
-        raise ValueError(f"Every gene needs a pick; gene {gene} of space {space.name!r} is allowed none.")
+        raise ValueError(
+            f"Every gene must have a pick that is allowed; gene {gene} of space {space.name!r} has none. Allow one."
+        )
     found = []
     for sign in (1, -1):
         best: tuple[float, IntMatrix] | None = None

@@ -27,7 +27,7 @@ class CostModel(nn.Module, ABC):
         image_size: Height and width of the square images it holds for; None where that doesn't matter, isn't known, or
             follows from ``input_shape``.
         input_shape: Shape of the inputs it holds for, where it was counted or measured for one.
-        record: The networks it was counted or measured for, and the device; None if nobody has said.
+        record: The networks it was counted or measured for, and the device; None if they are not known.
         doubts: Why its numbers may be wrong, such as the noise of its measurements.
         deviation: Standard deviation of the truth from the model, relative, where that was measured; 0 otherwise.
     """
@@ -118,10 +118,10 @@ class AdditiveCost(CostModel):
         shapes = {c.name: (c.rows, len(c.candidates)) for c in space.choices}
         got = {name: tuple(costs.shape) for name, costs in table.items()}
         if got != shapes:
-            raise ValueError(f"A cost table of space {space.name!r} has the shapes {shapes}; got {got}.")
+            raise ValueError(f"A cost table of space {space.name!r} must have the shapes {shapes}; got {got}.")
         for name, costs in table.items():
             if not (costs.isfinite() & (costs >= 0)).all():
-                raise ValueError(f"Costs are finite and not negative; those of {name!r} in {unit} are not.")
+                raise ValueError(f"Costs must be finite and not negative; those of {name!r} in {unit} are not.")
         self.space, self.unit, self.fixed, self.image_size = space, unit, fixed, image_size
         self.names = [c.name for c in space.choices]
         for name in self.names:

@@ -1,4 +1,4 @@
-"""Losses that know what an architecture costs, as the papers write them."""
+"""Losses that add what an architecture costs, as the papers write them."""
 
 from __future__ import annotations
 
@@ -67,12 +67,12 @@ class CostPenalty(nn.Module):
     ) -> None:
         super().__init__()
         if form not in get_args(Form):
-            raise ValueError(f"The forms of a cost penalty are {', '.join(get_args(Form))}; got {form!r}.")
+            raise ValueError(f"form must be one of {', '.join(get_args(Form))}; got {form!r}.")
         unit = unit_of(cost)
         needs_b, needs_target = form in ("fbnet", "mul_log", "target"), form in ("mul_log", "add_linear", "target")
         for name, value, needed in (("b", b, needs_b), ("target", target, needs_target)):
             if (value is not None) and not needed:
-                raise ValueError(f"The form {form!r} has no {name}; got {name}={value}. Leave it out.")
+                raise ValueError(f"The form {form!r} must have no {name}; got {name}={value}. Leave it out.")
         if needs_target and not (target or 0) > (1 if form == "mul_log" else 0):
             least = "above 1, because its logarithm divides" if form == "mul_log" else "above 0"
             raise ValueError(f"The form {form!r} needs a target in {unit}, {least}; got target={target}.")
@@ -85,7 +85,7 @@ class CostPenalty(nn.Module):
         self.form, self.target, self.allow_noisy = form, target or 1.0, allow_noisy
         self.a, self.b = default_a if a is None else a, default_b if b is None else b
         if not (self.a > 0 and self.b > 0):
-            raise ValueError(f"A penalty has a > 0 and b > 0; got a={self.a}, b={self.b}.")
+            raise ValueError(f"a and b of a penalty must be above 0; got a={self.a}, b={self.b}.")
         self.register_buffer("multiplier", torch.zeros(()))
 
     def bind(self, supernet: OperationSupernet) -> None:

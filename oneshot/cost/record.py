@@ -1,4 +1,4 @@
-"""What a cost is of: the networks it was counted or measured for, and the device; compared before it is used."""
+"""The networks and the device that a cost was counted or measured for; they are compared before the cost is used."""
 
 from __future__ import annotations
 
@@ -30,10 +30,10 @@ LATENCIES = "checksums of latencies"
 
 @dataclass(frozen=True)
 class Record:
-    """What numbers are of, and what they were measured on.
+    """Which networks the numbers of a cost belong to, and which device they were measured on.
 
     Args:
-        supernet: The networks, as :func:`describe_supernet` has them; empty where nobody has said.
+        supernet: The networks, as :func:`describe_supernet` has them; empty where it is not known.
         device: See :meth:`~oneshot.cost.LatencyDevice.facts`; empty for counts, and where it is not known.
         batch: Inputs in one pass.
         dtype: Of weights and inputs.
@@ -41,8 +41,8 @@ class Record:
         date: When it was measured, ISO 8601.
         seed: The networks were drawn from.
         networks: How many were asked for.
-        source: The file, for messages; not part of it.
-        checksum: Of the numbers, by which a search that goes on sees that they are the same; likewise.
+        source: The file, for messages; not part of the record.
+        checksum: Of the numbers, so that a search that is resumed can compare them; not part of the record, either.
     """
 
     supernet: dict[str, Any]
@@ -94,7 +94,7 @@ class Record:
     def differs(self, supernet: Supernet) -> str:
         """How the networks of ``supernet`` differ from those of the record, in words; empty if they do not."""
         if not self.supernet:
-            return ""  # nobody has said
+            return ""  # the networks are not known
         now, networks = _look_at(supernet, None)
         found = differences(self.supernet, now, _defaults(networks[0]))
         return "; ".join(f"{name} is {then} there, {here} here" for name, then, here in found)
@@ -257,7 +257,7 @@ def latency_facts(models: Mapping[str, object]) -> dict[str, str]:
 
 
 def noise_doubt(noise: float | None) -> str | None:
-    """What is to be said of a noise, if it is too high or no number."""
+    """The doubt about a noise that is too high or not a number; None if there is none."""
     if noise is None or 0 <= noise <= NOISY:
         return None
     said = f"{noise:.0%}, above {NOISY:.0%}" if math.isfinite(noise) and noise > 0 else f"{noise}"

@@ -36,7 +36,9 @@ def unit_of(given: object) -> str:
     )
 
 
-def resolve_cost(given: GivenCost, supernet: Supernet, *, allow_noisy: bool = False) -> CostModel:
+def resolve_cost(
+    given: GivenCost, supernet: Supernet, *, allow_noisy: bool = False, what: str = "This cost model"
+) -> CostModel:
     """The cost model of a supernet that is given as a model, by its name or by its file.
 
     Args:
@@ -45,6 +47,7 @@ def resolve_cost(given: GivenCost, supernet: Supernet, *, allow_noisy: bool = Fa
             :func:`~oneshot.cost.measured_cost`).
         supernet: The supernet whose architectures have the cost.
         allow_noisy: Warn of latencies that are doubtful, instead of refusing them.
+        what: What errors call a cost model that is given as such.
 
     Raises:
         ValueError: If it is no cost, is of another space or of other networks, or is doubtful.
@@ -57,7 +60,7 @@ def resolve_cost(given: GivenCost, supernet: Supernet, *, allow_noisy: bool = Fa
     unit_of(given)  # refuses what is no cost
     if not isinstance(given, CostModel) and given in UNITS:
         return count_candidates(supernet, given)
-    source = "This cost model" if isinstance(given, CostModel) else given
+    source = what if isinstance(given, CostModel) else given
     if isinstance(given, str) and given.endswith(TABLE):
         table = LatencyTable.load(given, warn=False)
         check_doubts(table.doubts, source, allowed=allow_noisy)

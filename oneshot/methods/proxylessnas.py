@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from oneshot.cost import CostModel, CostPenalty
-from oneshot.cost.record import check_doubts
+from oneshot.cost.resolve import resolve_cost
 from oneshot.engine.gradient import BilevelSearch
 from oneshot.engine.module import Batch
 from oneshot.engine.samplers import OneHotSampler, gumbel_like
@@ -172,8 +172,7 @@ class ProxylessNAS(BilevelSearch):
                 "REINFORCE knows rewards, not losses; got a penalty. Use reward=Reward(cost, target=...) for it."
             )
         if reward is not None and reward.cost is not None:
-            reward.cost.check_supernet(supernet)
-            check_doubts(reward.cost.doubts, "The cost of the reward", allowed=reward.allow_noisy)
+            resolve_cost(reward.cost, supernet, allow_noisy=reward.allow_noisy, what="The cost of the reward")
         self.reward = (reward or Reward()) if gradient == "reinforce" else None
         self._pairs: dict[str, tuple[Tensor, Tensor]] = {}  # of the step that is about to come
         self._baseline = torch.zeros(())

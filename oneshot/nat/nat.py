@@ -18,7 +18,7 @@ from torch import Tensor
 from oneshot.cost.counting.candidates import UNITS
 from oneshot.cost.latency.table import UNIT
 from oneshot.cost.model import CostModel
-from oneshot.cost.record import Prediction, check_doubts
+from oneshot.cost.record import Prediction
 from oneshot.cost.resolve import FILES, resolve_cost
 from oneshot.engine.sandwich import SandwichTraining
 from oneshot.evaluation.images import decode_images, joined, training_images
@@ -413,8 +413,7 @@ def objective_of(
     """
     if isinstance(given, Objective):
         if isinstance(given.model, CostModel):
-            given.model.check_supernet(supernet)
-            check_doubts(given.model.doubts, f"The model of objective {given.name!r}", allowed=allow_noisy)
+            resolve_cost(given.model, supernet, allow_noisy=allow_noisy, what=f"The model of objective {given.name!r}")
         return given
     model = resolve_cost(given, supernet, allow_noisy=allow_noisy)
     name = given if given in UNITS else Path(given).stem if by_file else "latency"

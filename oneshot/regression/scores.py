@@ -46,11 +46,11 @@ class Agreement:
         p, m = np.asarray(predicted, np.float64), np.asarray(measured, np.float64)
         if p.shape != m.shape or p.ndim != 1 or len(p) < 2:
             raise ValueError(
-                f"Agreement compares two or more predictions with as many measurements; got shapes {p.shape} and "
+                f"Agreement must be of two or more predictions and as many measurements; got shapes {p.shape} and "
                 f"{m.shape}."
             )
         if not (np.isfinite(p).all() and np.isfinite(m).all() and (m > 0).all()):
-            raise ValueError("Predictions are finite, and measurements finite and above 0; some are not.")
+            raise ValueError("Predictions must be finite, and measurements finite and above 0; some are not.")
         error = np.abs(p - m) / m
         rank = (float("nan"),) * 2 if np.ptp(p) == 0 or np.ptp(m) == 0 else (kendalltau(p, m)[0], spearmanr(p, m)[0])
         return cls(

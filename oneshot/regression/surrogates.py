@@ -39,14 +39,14 @@ class Surrogate(ABC):
 
     @abstractmethod
     def predict(self, genes: IntMatrix) -> tuple[Floats, Floats]:
-        """Mean and standard deviation, ``[N]`` each, of ``[N, G]``; zeros where it does not know how sure it is."""
+        """Mean and standard deviation, ``[N]`` each, of ``[N, G]``; zeros where it gives none."""
 
 
 def fit(kind: Kind, space: SearchSpace, genes: IntMatrix, targets: Floats, seed: int) -> Surrogate:
     """Fit a model.
 
     Args:
-        kind: Which.
+        kind: Which model.
         space: The search space.
         genes: ``[N, G]``.
         targets: ``[N]``, of mean about 0 and standard deviation about 1.

@@ -196,13 +196,15 @@ def test_the_multiplier_moves_in_training_only() -> None:
             "CostModel, 'params', 'macs', 'memory', the .json of .* or the .csv of measured networks; got 'time'",
             id="cost",
         ),
-        pytest.param({"form": "linear"}, "forms of a cost penalty are fbnet, .*; got 'linear'", id="form"),
+        pytest.param({"form": "linear"}, "form must be one of fbnet, .*; got 'linear'", id="form"),
         pytest.param({"form": "target"}, "needs a target in ms, above 0; got target=None", id="no-target"),
         pytest.param({"form": "mul_log", "target": 0.5}, "above 1, because its logarithm divides", id="log-target"),
-        pytest.param({"form": "fbnet", "target": 5.0}, "has no target; got target=5.0. Leave it out", id="target"),
-        pytest.param({"form": "additive", "a": 1.0, "b": 2.0}, "has no b", id="b"),
+        pytest.param(
+            {"form": "fbnet", "target": 5.0}, "must have no target; got target=5.0. Leave it out", id="target"
+        ),
+        pytest.param({"form": "additive", "a": 1.0, "b": 2.0}, "must have no b", id="b"),
         pytest.param({"form": "additive"}, "needs a, loss per ms", id="no-a"),
-        pytest.param({"form": "fbnet", "a": -1.0}, "a > 0 and b > 0; got a=-1.0", id="negative"),
+        pytest.param({"form": "fbnet", "a": -1.0}, "a and b of a penalty must be above 0; got a=-1.0", id="negative"),
     ],
 )
 def test_a_penalty_that_makes_no_sense_is_refused(options: dict[str, Any], message: str) -> None:
@@ -278,7 +280,7 @@ def test_a_table_of_an_earlier_release_is_compared_by_the_size_of_its_reference(
 @pytest.mark.parametrize(
     ("space", "size", "message"),
     [
-        pytest.param("other", 8, "of space 'other'; needed is 'nasbench201'", id="space"),
+        pytest.param("other", 8, "must be of space 'nasbench201'; it is of 'other'", id="space"),
         pytest.param("nasbench201", 16, r"input_shape is \[3, 8, 8\] there, \[3, 16, 16\] here", id="size"),
     ],
 )

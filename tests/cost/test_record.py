@@ -430,7 +430,7 @@ def test_comments_do_not_shift_the_lines_of_errors(tmp_path: Path) -> None:
     lines = path.read_text().splitlines()
     lines[3] = lines[3].rpartition(",")[0] + ",-1"
     path.write_text("\n".join(lines))
-    with pytest.raises(ValueError, match="line 4: a time is finite and above 0; got '-1'"):
+    with pytest.raises(ValueError, match="line 4: a time must be finite and above 0; got '-1'"):
         read_csv(path, NASBench201Supernet(**CELLS).space)
 
 

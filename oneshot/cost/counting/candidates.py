@@ -1,8 +1,9 @@
 """Exact cost tables of a supernet's candidates, each of which runs once.
 
-Counted are the standalone networks that ``supernet.extract(config, inherit=False)`` builds: their batch normalisation
-has scales, they have no auxiliary head, and all channels. A few of them hold every candidate in every place. They run
-and are taken apart; what an architecture has is put together from the parts, and is what counting its network gives.
+What is counted are the standalone networks that ``supernet.extract(config, inherit=False)`` builds: their batch
+normalisation has scales, they have no auxiliary head, and all channels. A few of them hold every candidate in every
+place. They run and are taken apart; what an architecture has is put together from the parts, and is what counting its
+network gives.
 """
 
 from __future__ import annotations
@@ -63,12 +64,12 @@ def count_candidates(supernet: Supernet, what: Counted, *, image_size: int | Non
         6912.0
     """
     if what not in UNITS:
-        raise ValueError(f"What can be counted is {', '.join(map(repr, UNITS))}; got {what!r}.")
+        raise ValueError(f"What is counted must be one of {', '.join(map(repr, UNITS))}; got {what!r}.")
     shape = supernet.input_shape
     if image_size is not None and (len(shape) != 3 or shape[1] != shape[2] or image_size < 1):
         raise ValueError(
-            f"image_size is the height and width of square images, at least 1; got {image_size} for inputs of shape "
-            f"{list(shape)}. Leave it out to count at the shape of the supernet."
+            f"image_size must be the height and width of square images, at least 1; got {image_size} for inputs of "
+            f"shape {list(shape)}. Leave it out to count at the shape of the supernet."
         )
     if isinstance(supernet, ElasticSupernet):
         if image_size is not None:
@@ -82,8 +83,9 @@ def count_candidates(supernet: Supernet, what: Counted, *, image_size: int | Non
         return counted
     if not isinstance(supernet, OperationSupernet):
         raise ValueError(
-            f"Counted are supernets of operation choices and elastic ones; got a {type(supernet).__name__}. Write a "
-            "CostModel for it; count(supernet.extract(config), shape) has the counts of one architecture."
+            f"A supernet that is counted must have operation choices, or be elastic; got a "
+            f"{type(supernet).__name__}. Write a CostModel for it; "
+            "count(supernet.extract(config), shape) has the counts of one architecture."
         )
     shape = shape if image_size is None else (shape[0], image_size, image_size)
     with own_random_numbers(supernet):

@@ -1,4 +1,4 @@
-"""Costs of elastic spaces: with resolution and width given, those of a chain of layers, so a table for each of both."""
+"""Costs of elastic spaces: one table for each resolution and width, at which a network is a chain of layers."""
 
 from __future__ import annotations
 
@@ -69,11 +69,11 @@ class ConditionalCost(CostModel):
         costs, base = np.asarray(table, np.float64), np.asarray(fixed, np.float64)
         if costs.shape != shape or base.shape != outer:
             raise ValueError(
-                f"Costs of space {space.name!r} have the shapes {list(shape)} and, fixed, {list(outer)}; got "
+                f"Costs of space {space.name!r} must have the shapes {list(shape)} and, fixed, {list(outer)}; got "
                 f"{list(costs.shape)} and {list(base.shape)}."
             )
         if not all((np.isfinite(part) & (part >= 0)).all() for part in (costs, base)):
-            raise ValueError(f"Costs are finite and not negative; those of space {space.name!r} in {unit} are not.")
+            raise ValueError(f"Costs must be finite and not negative; those of space {space.name!r} in {unit} are not.")
         self.register_buffer("table", torch.from_numpy(costs.reshape(-1, *shape[2:]).copy()), persistent=False)
         self.register_buffer("fixed", torch.from_numpy(base.ravel().copy()), persistent=False)
 

@@ -39,7 +39,7 @@ class Counts:
         params: Number of scalars in all parameters, those of an auxiliary head included.
         macs: Multiply-accumulates of one forward pass of one image.
         memory: Peak activation memory of that forward pass, bytes.
-        uncounted: Operators that ran and that nobody has a formula for. If there are any, ``macs`` is a lower bound.
+        uncounted: Operators that ran and have no formula. If there are any, ``macs`` is a lower bound.
     """
 
     params: int
@@ -73,9 +73,9 @@ def count(network: nn.Module, input_shape: Shape | Sequence[Shape], *, dtype: to
     tables, sums and elementwise products count nothing, an outer product among the latter; neither does what
     ``forward`` does not run (an auxiliary head). One of complex numbers counts as one. What is masked counts.
 
-    Nothing is left out in silence: an operator that multiplies, or may do so, and has no formula (a Fourier transform,
-    an operator of your own) gives a warning with its name, and ``macs`` is a lower bound then. The way to count it is
-    ``torch.utils.flop_counter.register_flop_formula``.
+    Nothing is left out without a word: an operator that multiplies, or may do so, and has no formula (a Fourier
+    transform, an operator of your own) gives a warning with its name, and ``macs`` is a lower bound then. The way to
+    count it is ``torch.utils.flop_counter.register_flop_formula``.
 
     Memory is what eager PyTorch keeps alive at the worst moment, in eval mode and without gradients: the storages of
     all tensors, the image included and parameters and buffers excluded, as Python's references and the order of the
@@ -112,7 +112,7 @@ def trace(
     *,
     dtype: torch.dtype | None = None,
 ) -> tuple[Counts, dict[nn.Module, Visit], int]:
-    """Run once as :func:`count` does, and look at some modules.
+    """Run once as :func:`count` does, and measure some modules.
 
     Args:
         network: See :func:`count`.
@@ -265,7 +265,7 @@ def _nested(args: Any) -> bool:
 
 
 def _frames_of_ours() -> int:
-    """The stack level, for the caller's ``warnings.warn``, of whoever called ``oneshot.cost``."""
+    """The stack level for ``warnings.warn`` at which code outside of ``oneshot.cost`` called."""
     frame, level = sys._getframe(1), 1
     while frame.f_back is not None and frame.f_globals.get("__name__", "").startswith("oneshot.cost"):
         frame, level = frame.f_back, level + 1

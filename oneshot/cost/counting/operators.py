@@ -29,8 +29,8 @@ def macs_of(operator: Any, args: tuple[Any, ...], kwargs: dict[str, Any], out: A
         out: What it returned.
 
     Returns:
-        The number; 0 for what multiplies nothing by the convention of :func:`~oneshot.cost.count`; None where nobody
-        knows: neither a formula nor the list of operators that count nothing has it, or a formula is for dense
+        The number; 0 for what multiplies nothing by the convention of :func:`~oneshot.cost.count`; None where it is
+        unknown: neither a formula nor the list of operators that count nothing has it, or a formula is for dense
         tensors and got sparse or nested ones.
     """
     if isinstance(operator, HigherOrderOperator):

@@ -1,4 +1,4 @@
-"""Costs that are no sum over the rows: tables over rows that act together, and the peak of what rises and falls."""
+"""Costs that are not a sum over the rows: one table for rows that act together, or the peak of a changing level."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ from oneshot.supernets.space import Floats, IntMatrix, SearchSpace
 
 @dataclass(frozen=True)
 class Segment:
-    """How a level rises and falls for a while, as that of memory does during an operation.
+    """How a level changes for a while, as memory does during an operation.
 
     Args:
         genes: The genes that decide about it, none where it is always the same.
-        peak: Its highest value above that at the start, for all picks of these genes, ``[P_1, ..., P_k]``.
-        growth: Its value at the end above that at the start, likewise.
+        peak: Highest value minus that at the start, for all picks of these genes, ``[P_1, ..., P_k]``.
+        growth: Value at the end minus that at the start, in the same shape.
     """
 
     genes: tuple[int, ...]
@@ -44,7 +44,7 @@ def always(peak: float, growth: float = 0.0) -> Segment:
 
 
 class PeakCost(CostModel):
-    """The highest level that is ever reached, as of memory; of one table over all rows, its entry.
+    """The highest level that is reached, as of memory. A cost that is one table over all rows is a special case.
 
     A track is a list of segments, one after the other from level 0; the cost is the highest peak of all tracks. Two
     segments in a row are one, of peak ``max(p1, g1 + p2)`` and growth ``g1 + g2``: fixed ones are merged into their
@@ -91,8 +91,8 @@ class PeakCost(CostModel):
             for name, table in (("peak", segment.peak), ("growth", segment.growth)):
                 if np.shape(table) != shape or not np.isfinite(table).all():
                     raise ValueError(
-                        f"A segment of the genes {segment.genes} of space {space.name!r} has tables of finite numbers "
-                        f"with shape {list(shape)}; its {name} has {list(np.shape(table))}, or is not finite."
+                        f"A segment of the genes {segment.genes} of space {space.name!r} must have tables of finite "
+                        f"numbers with shape {list(shape)}; its {name} has {list(np.shape(table))}, or is not finite."
                     )
         self.floor = max([floor, *(float(track[0].peak) for track in merged if not track[0].genes)])
         self._genes: list[list[tuple[int, ...]]] = []

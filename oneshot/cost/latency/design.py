@@ -71,7 +71,7 @@ class Places:
 
     @classmethod
     def of(cls, supernet: OperationSupernet) -> Places:
-        """Run every candidate of ``supernet`` once, and see what it is and does."""
+        """Run every candidate of ``supernet`` once, and record its modules, its input and its work."""
         space, mixed_ops = supernet.space, supernet.mixed_ops()
         every = {id(mixed): mixed for rows in mixed_ops.values() for row in rows for mixed in row}
         seen: dict[int, _Seen] = {}
@@ -163,12 +163,12 @@ def balanced_design(space: SearchSpace, networks: int, seed: int, *, draws: int 
 
 
 def fit_shares(occurrences: Floats, features: Floats, latencies: Floats) -> Shares:
-    r"""Latencies of parts from those of wholes, :math:`y_n = c + \sum_p A_{np} x_p` with relative errors.
+    r"""Latencies of candidates from those of whole networks, :math:`y_n = c + \sum_p A_{np} x_p` with relative errors.
 
-    The prior of a part is what its features suggest, :math:`x = F b + d`: :math:`b` is free, and :math:`d` is as large
-    as leave-one-out cross-validation says (ridge regression). So parts that the networks tell apart badly stay near
-    what their work suggests, and the others are what was measured. Networks far from their sum count less (Huber's
-    weights, 1964), as when something else woke up on the machine.
+    A part is a candidate in its place. Its prior is what its features suggest, :math:`x = F b + d`: :math:`b` is free,
+    and :math:`d` is as large as leave-one-out cross-validation says (ridge regression). So parts that the networks tell
+    apart badly stay near what their work suggests, and the others are what was measured. Networks far from their sum
+    count less (Huber's weights, 1964), for example those during which another program ran.
 
     Args:
         occurrences: A, ``[N, P]``.

@@ -1,4 +1,4 @@
-"""What latencies are measured on: a device, a runtime, and how long one pass of a network takes there."""
+"""Devices that latencies are measured on, and how long one pass of a network takes there."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ PACKAGES = ("oneshot-nas", "torch", "numpy", "onnx", "onnxruntime", "triton")
 
 
 class LatencyDevice(ABC):
-    """Where networks are measured.
+    """A device that networks are measured on; a subclass makes another one known.
 
     Attributes:
         batch: Inputs in one pass.
@@ -57,7 +57,7 @@ class LatencyDevice(ABC):
 
     @abstractmethod
     def prepare(self, network: Subnet) -> Run:
-        """What runs ``network`` once, ready on the device."""
+        """A function that runs ``network`` once on the device."""
 
     @abstractmethod
     def time(self, run: Run) -> float:
@@ -68,7 +68,7 @@ class LatencyDevice(ABC):
         """Everything the latencies depend on, JSON-able. Equal facts, comparable latencies."""
 
     def ready(self) -> AbstractContextManager[object]:
-        """What holds while networks are measured: threads, memory, no gradients."""
+        """A context in which networks are measured: it sets threads and memory, and turns gradients off."""
         return nullcontext()
 
 
@@ -100,15 +100,15 @@ class Device(LatencyDevice):
         threads: int | None = None,
     ) -> None:
         if runtime not in get_args(Runtime):
-            raise ValueError(f"Runtimes are {', '.join(get_args(Runtime))}; got {runtime!r}.")
+            raise ValueError(f"runtime must be one of {', '.join(get_args(Runtime))}; got {runtime!r}.")
         if dtype not in get_args(DType) or (runtime == "onnxruntime" and dtype == "bfloat16"):
             known = [name for name in get_args(DType) if name != "bfloat16" or runtime != "onnxruntime"]
-            raise ValueError(f"Data types of {runtime} are {', '.join(known)}; got {dtype!r}.")
+            raise ValueError(f"dtype of {runtime} must be one of {', '.join(known)}; got {dtype!r}.")
         if batch < 1 or (threads is not None and threads < 1):
-            raise ValueError(f"batch and threads are at least 1; got batch={batch}, threads={threads}.")
+            raise ValueError(f"batch and threads must be at least 1; got batch={batch}, threads={threads}.")
         kind, _, index = device.partition(":")
         if kind not in ("cpu", "cuda") or (index and not index.isdecimal()):
-            raise ValueError(f"A device is 'cpu', 'cuda' or 'cuda:1'; got {device!r}.")
+            raise ValueError(f"device must be 'cpu', 'cuda' or 'cuda:1'; got {device!r}.")
         if kind == "cuda" and int(index or 0) >= torch.cuda.device_count():
             raise ValueError(
                 f"{device} is not there: PyTorch {torch.__version__} sees {torch.cuda.device_count()} CUDA devices. "
@@ -163,7 +163,7 @@ class Device(LatencyDevice):
         return self._bound(buffer.getvalue(), lambda session: {"x": x.numpy()})
 
     def prepare_file(self, path: str | Path, sizes: Sequence[int] = ()) -> Run:
-        """What runs an ONNX file once, ready on the device; its first dimension, if it is free, is the batch.
+        """A function that runs an ONNX file once on the device; its first dimension, if it is free, is the batch.
 
         Args:
             path: The file. Every input of it gets a fixed random tensor of its type, whole numbers are 0.
@@ -173,7 +173,7 @@ class Device(LatencyDevice):
             ValueError: If this is another runtime, or there are more free dimensions than sizes.
         """
         if self.runtime != "onnxruntime":
-            raise ValueError(f"ONNX Runtime runs ONNX files; this device has the runtime {self.runtime!r}.")
+            raise ValueError(f"The runtime must be 'onnxruntime' to run ONNX files; got {self.runtime!r}.")
 
         def inputs(session: Any) -> dict[str, npt.NDArray[Any]]:
             random, found = np.random.default_rng(0), {}
@@ -254,7 +254,7 @@ def keep_freed_memory() -> bool:
 
     Otherwise glibc gives large blocks back to the system and asks for them again, pass by pass, or does not: that
     depends on what else lies on the heap. The same network then needs 28 ms or 47 ms (measured on FBNet at batch 1),
-    and which of both is a matter of luck. A service that should not be at its mercy sets the same, by
+    and nobody can say before which of both. A service that needs steady latencies sets the same by
     ``MALLOC_TRIM_THRESHOLD_`` and ``MALLOC_MMAP_MAX_`` in its environment, or uses another allocator.
 
     Returns:

@@ -1,11 +1,11 @@
 """Latency tables by measuring: whole networks, in a design from which the candidates' shares can be told.
 
-A block that is timed alone, in a loop, finds its weights in the cache and its memory allocated, which it never does in
-a network. So nothing is timed but whole networks, as ``extract`` builds them: a design of random ones in which all
-candidates of a row appear equally often, each pass between two of one reference network, by which changes of the
-machine's speed are divided out. Regression then gives every candidate its share. Every network informs every row,
-which is more precise than exchanging one block at a time: a weighing design (Hotelling, 1944, Annals of Mathematical
-Statistics 15, p. 297).
+A block that is timed alone, in a loop, finds its weights in the cache and its memory allocated; in a network it does
+not. So only whole networks are timed, as ``extract`` builds them. They are random ones in which all candidates of a row
+appear equally often. Each pass runs between two passes of one reference network, and is divided by them, so that
+changes of the machine's speed do not matter. Regression then gives every candidate its share. Every network informs
+every row, which is more precise than exchanging one block at a time: a weighing design (Hotelling, 1944, Annals of
+Mathematical Statistics 15, p. 297).
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Measured networks as a CSV file: one line a network, and above them what they were measured for and on."""
+"""Measured networks as a CSV file: one line for each network, above them the supernet and the device."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def write_csv(
     *,
     record: Record | None = None,
 ) -> Path:
-    """Write architectures with a column ``ms``, empty unless given, to be filled in where they are measured.
+    """Write architectures with a column ``ms``; without values it is empty, to be filled in on the device.
 
     Two lines that begin with ``#`` come first, if there is a record: the second has it as JSON.
 
@@ -39,7 +39,7 @@ def write_csv(
         space: The search space.
         genes: Architectures, ``[N, G]``.
         values: Milliseconds, ``[N]``.
-        record: What they are measured for, and on; a file without is used with a warning.
+        record: The supernet and the device; a file without a record is used with a warning.
     """
     text = io.StringIO()
     if record is not None:
@@ -67,8 +67,9 @@ def read_csv(path: str | Path, space: SearchSpace) -> tuple[IntMatrix, Floats]:
     header = _header(space)
     if not rows or [name.strip() for name in rows[0][1]] != header:
         raise ValueError(
-            f"{path}, line {rows[0][0] if rows else 1}: the columns for space {space.name!r} are {', '.join(header)}; "
-            f"got {', '.join(rows[0][1])[:200] if rows else 'nothing'}. Fill in the file as it was written."
+            f"{path}, line {rows[0][0] if rows else 1}: the columns for space {space.name!r} must be "
+            f"{', '.join(header)}; got {', '.join(rows[0][1])[:200] if rows else 'nothing'}. Fill in the file as it "
+            "was written."
         )
     genes, times = [], []
     indices = [{str(pick): i for i, pick in enumerate(c.picks)} for c in space.choices for _ in range(c.rows)]
@@ -77,7 +78,7 @@ def read_csv(path: str | Path, space: SearchSpace) -> tuple[IntMatrix, Floats]:
         if not any(cells):
             continue
         if len(cells) != len(header):
-            raise ValueError(f"{path}, line {line}: {len(header)} columns are needed; got {len(cells)}.")
+            raise ValueError(f"{path}, line {line}: there must be {len(header)} columns; got {len(cells)}.")
         for name, cell, index in zip(header, cells, indices):
             if cell not in index:
                 raise ValueError(
@@ -86,14 +87,14 @@ def read_csv(path: str | Path, space: SearchSpace) -> tuple[IntMatrix, Floats]:
         times.append(_milliseconds(cells[-1], f"{path}, line {line}"))
         genes.append([index[cell] for cell, index in zip(cells, indices)])
     if not genes:
-        raise ValueError(f"{path} has no architectures; fill in the file that write_csv made.")
+        raise ValueError(f"{path} must hold architectures; it has none. Fill in the file that write_csv made.")
     return np.array(genes, dtype=np.int64), np.array(times)
 
 
 def read_record(path: str | Path) -> Record | None:
-    """What the networks of a CSV file were measured for and on, if the file says it.
+    """The supernet and the device of the networks in a CSV file, if the file names them.
 
-    A line that a spreadsheet has read and written is understood as well.
+    A line that a spreadsheet has changed by reading and writing it is understood, too.
 
     Raises:
         ValueError: If the file cannot be read, or its record is damaged.
@@ -108,7 +109,7 @@ def read_record(path: str | Path) -> Record | None:
                 raise ValueError("it is of another release")
             names = {field.name for field in fields(Record)} - set(OF_THE_FILE)
             if not isinstance(data["supernet"], dict) or not isinstance(data["device"], dict) or data.keys() - names:
-                raise ValueError(f"its fields are {', '.join(sorted(names))}")
+                raise ValueError(f"its fields must be {', '.join(sorted(names))}")
             return Record(**data, source=str(path))
         except (ValueError, TypeError, KeyError, AttributeError) as error:
             raise ValueError(
@@ -119,7 +120,7 @@ def read_record(path: str | Path) -> Record | None:
 
 
 def _rows(path: Path) -> Iterator[tuple[int, list[str]]]:
-    """Number of a line, from 1, and its cells."""
+    """The number of every line, from 1, and its cells."""
     try:
         reader = csv.reader(io.StringIO(read_text(path)))
         for cells in reader:
@@ -140,7 +141,9 @@ def _milliseconds(cell: str, where: str) -> float:
     try:
         value = float(cell)
     except ValueError as error:
-        raise ValueError(f"{where}: {shorten(cell)} is not a number of milliseconds, such as 12.5.") from error
+        raise ValueError(
+            f"{where}: a time must be a number of milliseconds, such as 12.5; got {shorten(cell)}."
+        ) from error
     if not (np.isfinite(value) and value > 0):
-        raise ValueError(f"{where}: a time is finite and above 0; got {shorten(cell)}.")
+        raise ValueError(f"{where}: a time must be finite and above 0; got {shorten(cell)}.")
     return value

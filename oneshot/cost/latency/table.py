@@ -1,4 +1,4 @@
-"""Latency tables: what a device was measured to need for every candidate, as a JSON file."""
+"""Latency tables: the measured latency of every candidate on a device, as a JSON file."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from oneshot.supernets.base import Supernet
 from oneshot.supernets.json_files import MayBeNaN, checked, read_json
 from oneshot.supernets.space import SearchSpace, SubnetConfig
 
-SIZE_TOLERANCE = 0.05  # relative, of MACs: another number of classes is no other network
+SIZE_TOLERANCE = 0.05  # of MACs, relative: networks with another number of classes may differ by so much
 
 SCHEMA_VERSION = 1
 UNIT = "ms"
@@ -37,8 +37,8 @@ UNRECORDED = (
 class LatencyTable:
     """Latencies of the candidates of a space on one device.
 
-    What can't be told apart by measuring whole networks is put where it is simplest: the cheapest candidate of a row
-    that is never left out counts 0, and what it costs is in ``fixed``.
+    Whole networks do not tell which part of a latency belongs to a row that is never left out, and which to all
+    networks. So the cheapest candidate of such a row counts 0, and its latency is in ``fixed``.
 
     Args:
         space: Name of the search space.
@@ -86,11 +86,13 @@ class LatencyTable:
     def __post_init__(self) -> None:
         object.__setattr__(self, "input_shape", tuple(self.input_shape))
         if self.unit != UNIT:
-            raise ValueError(f"Latencies are in {UNIT}; this table is in {self.unit!r}. Convert it, or measure again.")
+            raise ValueError(
+                f"Latencies must be in {UNIT}; this table is in {self.unit!r}. Convert it, or measure again."
+            )
         if not _positive(self.reference.get("ms")):
-            raise ValueError(f"A table names the latency of its reference in ms; got {self.reference.get('ms')!r}.")
+            raise ValueError(f"A table must name the latency of its reference in ms; got {self.reference.get('ms')!r}.")
         if not math.isfinite(self.fixed):
-            raise ValueError(f"The fixed latency is finite; got {self.fixed} ms. Measure again.")
+            raise ValueError(f"The fixed latency must be finite; got {self.fixed} ms. Measure again.")
         missing, wrong = [], []
         for choice in self.choices:
             rows = self.table.get(choice["name"]) or []
@@ -105,15 +107,15 @@ class LatencyTable:
                         wrong.append(f"{place} ({cost} ms)")
         if missing:
             raise ValueError(
-                f"A table has a latency for every candidate; missing: {', '.join(missing)}. Measure again; a sum "
+                f"A table must have a latency for every candidate; missing: {', '.join(missing)}. Measure again; a sum "
                 "without them would be too small."
             )
         if wrong:
-            raise ValueError(f"Latencies are finite and not negative; wrong: {', '.join(wrong)}. Measure again.")
+            raise ValueError(f"Latencies must be finite and not negative; wrong: {', '.join(wrong)}. Measure again.")
 
     @property
     def record(self) -> Record:
-        """What it was measured for and on."""
+        """The networks and the device it was measured for."""
         return Record(
             supernet=self.supernet or {},
             device=self.device,
@@ -202,7 +204,9 @@ class LatencyTable:
             ValueError: If the table is of another space, of other choices, or of another input shape.
         """
         if space.name != self.space:
-            raise ValueError(f"This latency table is of space {self.space!r}; needed is {space.name!r}. Measure that.")
+            raise ValueError(
+                f"The latency table must be of space {space.name!r}; it is of {self.space!r}. Measure that space."
+            )
         expected = describe_choices(space)
         if expected != self.choices:
             theirs = [c for c in self.choices if c not in expected]

@@ -1,4 +1,4 @@
-"""How well a latency table predicts whole networks that it was not made from."""
+"""Compare what a latency table predicts with measurements of networks that it was not made from."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class Verification:
     Args:
         genes: The networks, ``[N][G]``.
         predicted: By the table, ms.
-        measured: ms.
+        measured: Mean of the two measurements, ms.
         repeats: The two measurements of every network, ``[N][2]``, ms.
         agreement: Of predictions with measurements.
         by_the_clock: The same with the latencies the clock said.
@@ -54,7 +54,7 @@ class Verification:
     date: str
 
     def to_dict(self) -> dict[str, Any]:
-        """JSON-able, with everything by its name."""
+        """All fields, JSON-able."""
         return asdict(self)
 
 
@@ -73,7 +73,7 @@ def verify(
     Args:
         table: The table.
         supernet: Extracts the networks; of the table's space and input shape.
-        device: What is measured on; of the table's runtime, device, batch, threads and data type.
+        device: The device; of the table's runtime, device, batch, threads and data type.
         networks: How many networks, N.
         seed: They are drawn from; another than that of the table.
         journal: See :func:`~oneshot.cost.latency.measure.measure`.
@@ -85,7 +85,7 @@ def verify(
         RuntimeError: If the device fails, or gives times that are not positive.
     """
     if networks < 2:
-        raise ValueError(f"A verification needs two networks or more; got {networks}.")
+        raise ValueError(f"A verification must have two networks or more; got {networks}.")
     space = supernet.space
     cost = table.cost_of(supernet)
     check_device(table, device)
@@ -139,5 +139,5 @@ def check_device(table: LatencyTable, device: LatencyDevice) -> None:
     )
     if different:
         raise ValueError(
-            f"A table is verified where it was measured; {different}. Use the same, or measure another table."
+            f"A table must be verified where it was measured; {different}. Use the same, or measure another table."
         )

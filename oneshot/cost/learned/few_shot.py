@@ -106,7 +106,9 @@ class FewShot:
         n = 1 + len(sources)
         self._mean, self._std = raw[:, 1:n].mean(0), raw[:, 1:n].std(0)
         if not (self._std > 1e-9 * np.abs(self._mean)).all():
-            raise ValueError("A source device costs the same for all architectures, which says nothing. Leave it out.")
+            raise ValueError(
+                "Costs on a source device must differ between architectures; those on one do not. Leave it out."
+            )
         self._picks_mean = raw[:, n:].mean(0)
         self._factors = self._factor_kernels(raw[:, n:])
 
@@ -133,7 +135,7 @@ class FewShot:
         pool = self.space.sample_matrix(POPULATION, seed) if candidates is None else np.asarray(candidates)
         pool = np.unique(pool, axis=0)
         if not 1 <= n <= len(pool):
-            raise ValueError(f"Between 1 and {len(pool)} distinct architectures can be proposed; got n={n}.")
+            raise ValueError(f"n must be between 1 and {len(pool)}, the number of distinct candidates; got n={n}.")
         factor = np.hstack([self._factors[PROPOSAL], self._scale_factor()])
         x, everywhere = self._shapes(pool) @ factor, self._shapes(self._population) @ factor
         goal = everywhere.T @ everywhere / len(everywhere)

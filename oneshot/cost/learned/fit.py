@@ -54,11 +54,13 @@ def check_samples(space: SearchSpace, genes: IntMatrix, values: npt.ArrayLike, *
     space.decode(genes)
     y = np.asarray(values, np.float64)
     if y.shape != (len(genes),):
-        raise ValueError(f"{len(genes)} architectures have as many {what}; got values of shape {list(y.shape)}.")
+        raise ValueError(f"{len(genes)} architectures must have as many {what}; got values of shape {list(y.shape)}.")
     bad = np.flatnonzero(~(np.isfinite(y) & (y > 0)))
     if len(bad):
         rows = ", ".join(f"row {i}: {y[i]}" for i in bad[:5]) + (f" and {len(bad) - 5} more" if len(bad) > 5 else "")
-        raise ValueError(f"Measured {what} are finite and above 0; got {rows}. Measure these again or leave them out.")
+        raise ValueError(
+            f"Measured {what} must be finite and above 0; got {rows}. Measure these again or leave them out."
+        )
     return y
 
 
@@ -101,10 +103,10 @@ def fit_predictor(
     y = 1000.0 / y if throughput else y
     known: list[Kind] = [k for k in get_args(Kind) if k != "elastic" or isinstance(space, ElasticSpace)]
     if kind not in ("auto", *known):
-        raise ValueError(f"The kinds of predictors of space {space.name!r} are auto, {', '.join(known)}; got {kind!r}.")
+        raise ValueError(f"kind must be auto, {', '.join(known)} in space {space.name!r}; got {kind!r}.")
     sizes = None if image_sizes is None else _check_sizes(image_sizes, len(y))
     if sizes is not None and kind not in ("auto", "additive"):
-        raise ValueError(f"Image sizes go into additive costs only; got kind={kind!r}. Leave the kind out.")
+        raise ValueError(f"kind must be 'additive' where there are image sizes; got kind={kind!r}. Leave the kind out.")
     kinds: Sequence[Kind] = ["additive"] if sizes is not None else known if kind == "auto" else [kind]
     needed = min(SAMPLES[k] for k in kinds) * (1 if sizes is None else 2)
     if len(y) < needed:
@@ -183,7 +185,7 @@ def _best(kinds: Sequence[Kind], samples: _Samples) -> Predictor:
 def _check_sizes(image_sizes: npt.ArrayLike, n: int) -> npt.NDArray[np.int64]:
     sizes = np.asarray(image_sizes)
     if sizes.shape != (n,) or not np.issubdtype(sizes.dtype, np.integer) or (sizes < 1).any():
-        raise ValueError(f"Image sizes are one positive integer for each of {n} samples; got {sizes.tolist()[:5]}.")
+        raise ValueError(f"Image sizes must be one positive integer for each of {n} samples; got {sizes.tolist()[:5]}.")
     if len(np.unique(sizes)) < 2:
         raise ValueError(f"All samples have images of {sizes[0]} pixels; leave image_sizes out, or measure two sizes.")
     return sizes.astype(np.int64)

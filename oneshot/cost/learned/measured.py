@@ -31,8 +31,9 @@ def bundled_sources(space: SearchSpace) -> dict[str, CostModel]:
     """Cost models of known devices that come with the package, and counts of MACs and parameters.
 
     Fitted by ``experiments/latency/bundle.py`` to the measurements of HELP (arXiv:2106.08630) and HW-NAS-Bench
-    (arXiv:2103.10584), in the networks of these benchmarks; the shapes carry over to other widths and resolutions as
-    far as they go. So they are sources of :class:`FewShot`, and a search refuses one of them as its own latency.
+    (arXiv:2103.10584), of the networks of these benchmarks. Which networks are slow and which are fast carries over to
+    other widths and resolutions, the milliseconds do not. So they are sources of :class:`FewShot`, and a search refuses
+    one of them as its own latency.
 
     Args:
         space: ``FBNetSpace()`` or ``NASBench201Space()``.
@@ -59,7 +60,8 @@ def bundled_sources(space: SearchSpace) -> dict[str, CostModel]:
 def transferred_cost(path: str | Path, space: SearchSpace) -> TransferredCost:
     """Cost model of the device whose measurements a CSV file holds, from the bundled sources.
 
-    It has the record of the file, by which it is refused for other networks. A warning says so if the file has none.
+    It has the record of the file, and is refused for networks that differ from it. A file without a record gives a
+    warning.
 
     Raises:
         ValueError: See :func:`~oneshot.cost.latency.samples.read_csv`, :func:`bundled_sources` and :meth:`FewShot.fit`.

@@ -83,7 +83,7 @@ class Predictor(CostModel):
                 "An interval needs the errors of cross-validation; get the predictor from fit_predictor."
             )
         if not 0 < level < 1:
-            raise ValueError(f"The level of an interval is between 0 and 1, such as 0.9; got {level}.")
+            raise ValueError(f"The level of an interval must be between 0 and 1, such as 0.9; got {level}.")
         n = len(self._errors)
         rank = int(np.ceil((n + 1) * level))
         if rank > n:
@@ -141,11 +141,11 @@ class LinearPredictor(Predictor):
         vector = np.asarray(coefficients, np.float64)
         if vector.shape != (size,) or matrix.shape not in ((0, 0), (size, size)):
             raise ValueError(
-                f"Linear costs of space {space.name!r} have {size} coefficients, and {size} x {size} of pairs or none; "
-                f"got shapes {list(vector.shape)} and {list(matrix.shape)}. Are they of another space?"
+                f"Linear costs of space {space.name!r} must have {size} coefficients, and {size} x {size} of pairs or "
+                f"none; got shapes {list(vector.shape)} and {list(matrix.shape)}. Are they of another space?"
             )
         if not (np.isfinite(vector).all() and np.isfinite(matrix).all() and np.isfinite(self.offset)):
-            raise ValueError(f"Coefficients of costs are finite; those in {unit} are not.")
+            raise ValueError(f"Coefficients of costs must be finite; those in {unit} are not.")
         self.register_buffer("coefficients", torch.from_numpy(vector.copy()))
         self.register_buffer("pairs", torch.from_numpy(matrix.copy()))
 

@@ -67,7 +67,7 @@ class TransferredCost(CostModel):
         from scipy.stats import t
 
         if not 0 < level < 1:
-            raise ValueError(f"The level of an interval is between 0 and 1, such as 0.9; got {level}.")
+            raise ValueError(f"The level of an interval must be between 0 and 1, such as 0.9; got {level}.")
         x = self._features(genes)
         width = t.ppf((1 + level) / 2, self.freedom) * np.sqrt(
             np.einsum("np,pq,nq->n", x, self.covariance, x, optimize=True).clip(0) + self.noise**2

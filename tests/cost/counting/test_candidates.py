@@ -249,7 +249,7 @@ class Shared(PlantedSupernet):
         ),
         pytest.param(
             lambda: count_candidates(SUPERNETS["recurrent"](), "macs", image_size=8),
-            r"image_size is the height and width of square images.*of shape \[5\]. Leave it out",
+            r"image_size must be the height and width of square images.*of shape \[5\]. Leave it out",
             id="words",
         ),
         pytest.param(
@@ -355,7 +355,7 @@ def test_genes_of_no_architecture_are_refused(
 @pytest.mark.parametrize(
     ("table", "message"),
     [
-        pytest.param({"layer": TABLE["layer"]}, "has the shapes .*'edge'", id="missing"),
+        pytest.param({"layer": TABLE["layer"]}, "must have the shapes .*'edge'", id="missing"),
         pytest.param({**TABLE, "edge": torch.ones(1, 3)}, r"got .*\(1, 3\)", id="shape"),
         pytest.param({**TABLE, "edge": -TABLE["edge"]}, "not negative; those of 'edge' in ms", id="negative"),
         pytest.param({**TABLE, "edge": torch.full((1, 2), torch.nan)}, "finite", id="nan"),

@@ -21,16 +21,18 @@ from ..toys import SPACE, ToySupernet
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        pytest.param({"runtime": "tflite"}, "Runtimes are eager, compile, onnxruntime; got 'tflite'", id="runtime"),
-        pytest.param({"dtype": "int8"}, "Data types of eager are .*bfloat16.*; got 'int8'", id="dtype"),
+        pytest.param(
+            {"runtime": "tflite"}, "runtime must be one of eager, compile, onnxruntime; got 'tflite'", id="runtime"
+        ),
+        pytest.param({"dtype": "int8"}, "dtype of eager must be one of .*bfloat16.*; got 'int8'", id="dtype"),
         pytest.param(
             {"runtime": "onnxruntime", "dtype": "bfloat16"},
-            "Data types of onnxruntime are float32, float16; got 'bfloat16'",
+            "dtype of onnxruntime must be one of float32, float16; got 'bfloat16'",
             id="onnx-dtype",
         ),
         pytest.param({"batch": 0}, "at least 1; got batch=0", id="batch"),
         pytest.param({"threads": 0}, "at least 1; got .*threads=0", id="threads"),
-        pytest.param({"device": "tpu"}, "A device is 'cpu', 'cuda' or 'cuda:1'; got 'tpu'", id="device"),
+        pytest.param({"device": "tpu"}, "device must be 'cpu', 'cuda' or 'cuda:1'; got 'tpu'", id="device"),
         pytest.param({"device": "cuda:x"}, "got 'cuda:x'", id="index"),
         pytest.param({"device": "cuda:99"}, "cuda:99 is not there: PyTorch .* CUDA devices. Check", id="not-there"),
     ],

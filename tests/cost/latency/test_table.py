@@ -58,7 +58,7 @@ def test_the_reference_is_a_config_again() -> None:
 @pytest.mark.parametrize(
     ("space", "shape", "message"),
     [
-        pytest.param(SearchSpace("other", SPACE.choices), None, "of space 'toy'; needed is 'other'", id="space"),
+        pytest.param(SearchSpace("other", SPACE.choices), None, "must be of space 'other'; it is of 'toy'", id="space"),
         pytest.param(SearchSpace("toy", SPACE.choices[:1]), None, "different choices: .*'edge'", id="fewer-choices"),
         pytest.param(
             SearchSpace("toy", (Choice("layers", ("skip", "conv"), rows=2), SPACE.choices[1])),
@@ -88,8 +88,8 @@ def test_a_table_of_something_else_is_refused(space: SearchSpace, shape: tuple[i
             {"table": ENTRIES | {"edge": [[-1.0, 2.0]]}}, r"wrong: a in row 0 of 'edge' \(-1.0 ms\)", id="neg"
         ),
         pytest.param({"table": ENTRIES | {"edge": [[1.0, float("nan")]]}}, r"wrong: b in .*\(nan ms\)", id="nan"),
-        pytest.param({"fixed": float("inf")}, "fixed latency is finite; got inf ms", id="fixed"),
-        pytest.param({"reference": {}}, "names the latency of its reference in ms; got None", id="reference"),
+        pytest.param({"fixed": float("inf")}, "fixed latency must be finite; got inf ms", id="fixed"),
+        pytest.param({"reference": {}}, "must name the latency of its reference in ms; got None", id="reference"),
     ],
 )
 def test_values_that_cannot_be_are_refused_in_memory_and_in_a_file(

@@ -79,7 +79,7 @@ def test_a_result_is_json(table: LatencyTable) -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        pytest.param({"networks": 1}, "needs two networks or more; got 1", id="one"),
+        pytest.param({"networks": 1}, "must have two networks or more; got 1", id="one"),
         pytest.param({"device": ToyDevice(name="other")}, "name was toy, is other. Use the same", id="device"),
         pytest.param(
             {"supernet": ToySupernet(image_size=16)},

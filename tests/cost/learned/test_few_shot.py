@@ -250,7 +250,9 @@ def test_only_some_spaces_have_bundled_devices() -> None:
     [
         pytest.param(SOURCES[:1], "two or more source devices; got 1", id="one"),
         pytest.param([*SOURCES, *bundled_sources(FBNetSpace()).values()], "it is of 'fbnet'", id="space"),
-        pytest.param([*SOURCES, LinearPredictor(SPACE, np.ones(PLACES))], "the same for all", id="constant"),
+        pytest.param(
+            [*SOURCES, LinearPredictor(SPACE, np.ones(PLACES))], "must differ between architectures", id="constant"
+        ),
     ],
 )
 def test_sources_that_cannot_be_used_are_refused(sources: list[CostModel], message: str) -> None:
@@ -276,7 +278,7 @@ def test_what_cannot_be_asked_is_refused(transfer: FewShot) -> None:
     genes = SPACE.sample_matrix(10, 0)
     with pytest.raises(ValueError, match="at least 3 measurements, better 10; got 2"):
         transfer.fit(genes[:2], [1.0, 2.0])
-    with pytest.raises(ValueError, match="Between 1 and 10 .* n=11"):
+    with pytest.raises(ValueError, match="n must be between 1 and 10, .* n=11"):
         transfer.propose(11, candidates=genes)
     with pytest.raises(ValueError, match="between 0 and 1"):
         transfer.fit(genes, measure(genes)).interval(genes, 0.0)
@@ -302,13 +304,15 @@ HEADER = ",".join([f"layer_{i}" for i in range(8)] + ["edge_0", "ms"])
     [
         pytest.param("", "line 1: the columns .* got nothing", id="empty"),
         pytest.param("arch,ms\n", "line 1: the columns .* layer_0, .* got arch, ms", id="columns"),
-        pytest.param(f"{HEADER}\n", "has no architectures", id="no rows"),
-        pytest.param(f"{HEADER}\n{ROW}1\na,b,1\n", "line 3: 10 columns are needed; got 3", id="cells"),
+        pytest.param(f"{HEADER}\n", "must hold architectures; it has none", id="no rows"),
+        pytest.param(f"{HEADER}\n{ROW}1\na,b,1\n", "line 3: there must be 10 columns; got 3", id="cells"),
         pytest.param(f"{HEADER}\n{ROW}1\n{ROW.replace('c', 'd', 1)}2\n", "line 3: 'd' is not .* layer_2", id="pick"),
         pytest.param(f"{HEADER}\n{ROW}\n", "line 2: the time is missing", id="missing"),
-        pytest.param(f"{HEADER}\n{ROW}fast\n", "line 2: 'fast' is not a number", id="text"),
-        pytest.param(f"{HEADER}\n{ROW}nan\n", "line 2: a time is finite and above 0; got 'nan'", id="nan"),
-        pytest.param(f"{HEADER}\n{ROW}-3\n", "line 2: a time is finite and above 0; got '-3'", id="negative"),
+        pytest.param(
+            f"{HEADER}\n{ROW}fast\n", "line 2: a time must be a number of milliseconds, .*; got 'fast'", id="text"
+        ),
+        pytest.param(f"{HEADER}\n{ROW}nan\n", "line 2: a time must be finite and above 0; got 'nan'", id="nan"),
+        pytest.param(f"{HEADER}\n{ROW}-3\n", "line 2: a time must be finite and above 0; got '-3'", id="negative"),
     ],
 )
 def test_a_file_that_is_not_right_is_refused_with_the_line(tmp_path: Path, text: str, message: str) -> None:

@@ -200,7 +200,9 @@ GOOD = measure(GENES)
         pytest.param(GOOD, {"throughput": True, "unit": "us"}, "leave unit='us' out", id="unit"),
         pytest.param(GOOD, {"image_sizes": np.full(60, 224)}, "All samples have images of 224", id="one size"),
         pytest.param(GOOD, {"image_sizes": np.full(60, 0.5)}, "one positive integer", id="sizes"),
-        pytest.param(GOOD, {"image_sizes": np.arange(1, 61), "kind": "mlp"}, "additive costs only", id="sizes of mlp"),
+        pytest.param(
+            GOOD, {"image_sizes": np.arange(1, 61), "kind": "mlp"}, "kind must be 'additive'", id="sizes of mlp"
+        ),
     ],
 )
 def test_bad_measurements_are_refused(values: np.ndarray, options: dict[str, object], message: str) -> None:
