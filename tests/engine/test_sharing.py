@@ -211,12 +211,12 @@ def test_what_belongs_to_alphas_is_not_accepted(name: str) -> None:
 def test_there_are_no_alphas_and_no_preferences() -> None:
     search = OnePath()
     assert search.arch_parameters() == [] and not any(name.startswith("alphas") for name in search.state_dict())
-    assert torch.equal(search.probabilities()["edge"], torch.full((1, 4), 0.25))
+    assert torch.equal(search.probabilities()["edge"], torch.full((1, 5), 0.2))
 
 
 def test_checkpoints_of_earlier_releases_hold_zeros_in_place_of_alphas() -> None:
     search, state = OnePath(), OnePath().state_dict()
-    search.load_state_dict({**state, "alphas.edge": torch.zeros(1, 4)})
+    search.load_state_dict({**state, "alphas.edge": torch.zeros(1, 5)})
     torch.testing.assert_close(search.state_dict(), state, rtol=0, atol=0)
     with pytest.raises(RuntimeError, match="betas"):
-        search.load_state_dict({**state, "betas.edge": torch.zeros(1, 4)})
+        search.load_state_dict({**state, "betas.edge": torch.zeros(1, 5)})
