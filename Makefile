@@ -18,7 +18,7 @@ SOURCES := $(shell find oneshot supernets callbacks -type d ! -name __pycache__ 
 PARALLEL := -n auto --dist loadfile --max-worker-restart 0 --durations=25
 
 .DEFAULT_GOAL := help
-.PHONY: help dev quickstart test test-all test-nightly check docs architecture bench build constraints clean distclean
+.PHONY: help dev quickstart test test-all test-nightly test-newest check docs architecture bench build constraints clean distclean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -72,6 +72,11 @@ test-all: $(PACKAGE) ## the tests, with the slow ones: CPU, offline
 test-nightly: $(PACKAGE) ## the very slow tests only (series of kills, fuzzing): CPU, offline, an hour or so
 	@echo "==> pytest, the tests marked nightly, without those marked gpu or network"
 	@$(BIN)/python -m pytest $(PARALLEL) -m "nightly and not gpu and not network"
+
+test-newest: $(PACKAGE) ## the tests with the newest Lightning, also above our bound; meant for CONSTRAINTS=<empty file>
+	@echo "==> installing the newest pytorch-lightning into $(VENV); 'make distclean' takes it away"
+	@$(BIN)/python -m pip install --quiet --upgrade pytorch-lightning
+	@$(BIN)/python -m pytest $(PARALLEL) -m "not slow and not nightly and not gpu and not network"
 
 check: $(PACKAGE) ## lint, formatting, types of the installed copy, import rules
 	@echo "==> ruff check"

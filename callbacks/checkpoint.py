@@ -15,6 +15,7 @@ import torch
 from pytorch_lightning.callbacks import Checkpoint
 from pytorch_lightning.utilities.exceptions import SIGTERMException
 
+from oneshot._lightning import is_about_to_log, metrics_to_log, step_to_log
 from oneshot.storage.faults import Patience, announce, machine_fault
 from oneshot.storage.files import sha256_of, write_atomically
 from oneshot.storage.lock import check_owned
@@ -78,8 +79,7 @@ class RunCheckpoint(Checkpoint):
     def on_train_batch_end(self, trainer: pl.Trainer, *args: Any, **kwargs: Any) -> None:
         step = trainer.fit_loop.total_batch_idx + 1
         if self.every_n_steps and step % self.every_n_steps == 0 and not trainer.is_last_batch:
-            connector = trainer._logger_connector
-            self.save(trainer, pending=connector.should_update_logs)
+            self.save(trainer, pending=is_about_to_log(trainer))
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         last = trainer.should_stop or trainer.current_epoch + 1 == trainer.max_epochs
@@ -105,10 +105,9 @@ class RunCheckpoint(Checkpoint):
         """
         row = None
         if pending:
-            values = trainer._logger_connector.metrics["log"]
-            metrics = {name: torch.as_tensor(value).item() for name, value in values.items()}
+            metrics = {name: torch.as_tensor(value).item() for name, value in metrics_to_log(trainer).items()}
             if metrics:
-                step = trainer.fit_loop.epoch_loop._batches_that_stepped + shift
+                step = step_to_log(trainer) + shift
                 row = {"metrics": {**metrics, "epoch": trainer.current_epoch}, "step": step}
         logs = _run_logs(trainer)
         self._log = {"rows": max((len(log.rows) for log in logs), default=0), "next": row}

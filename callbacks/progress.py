@@ -10,6 +10,7 @@ import pytorch_lightning as pl
 from pytorch_lightning.callbacks import RichProgressBar
 from rich.progress import TaskID
 
+from oneshot._lightning import add_task
 from oneshot.engine.module import SearchModule
 from oneshot.nat.nat import NAT
 from oneshot.supernets.base import OperationSupernet
@@ -52,7 +53,7 @@ class SearchProgressBar(RichProgressBar):
         elif self._evaluations is not None:
             self.progress.update(self._evaluations, description=what, completed=done, total=total)
         elif total:
-            self._evaluations = self._add_task(total, what)
+            self._evaluations = add_task(self, total, what)
         self.refresh()
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:

@@ -33,15 +33,17 @@ ROOMS = {
     "supernets": Room("search spaces, networks with shared weights, the networks they yield"),
     "errors": Room("errors that callers may want to catch"),
     "_version": Room("the version"),
+    "_lightning": Room("what we use of PyTorch and Lightning under private names"),
     "fronts": Room("dominance, hypervolume, which network of a front to take", "supernets"),
-    "storage": Room("files: written whole, read strictly, locked, trusted or not", "supernets"),
+    "storage": Room("files: written whole, read strictly, locked, trusted or not", "_lightning supernets"),
     "functional": Room("formulas without state", "errors supernets"),
     "parallel": Room("processes and clusters", "errors storage"),
     "regression": Room("encodings, models, and scores of how well they predict", "supernets"),
     "training": Room(
-        "one network's training: tasks, checks, exact resuming", "_version errors functional storage supernets"
+        "one network's training: tasks, checks, exact resuming",
+        "_lightning _version errors functional storage supernets",
     ),
-    "cost.counting.network": Room("exact size of one network", "supernets"),
+    "cost.counting.network": Room("exact size of one network", "_lightning supernets"),
     "cost.record": Room("which networks and which device a cost is of", "cost.counting.network storage supernets"),
     "cost.model": Room("what a cost model is", "cost.record functional supernets"),
     "cost.counting": Room(
@@ -58,13 +60,15 @@ ROOMS = {
     ),
     "cost": Room("penalties of a search, and meeting a latency target", "cost.* functional regression supernets"),
     "data": Room("image sets, folders, text, and their streams", "errors storage supernets training"),
-    "evaluation": Room("accuracy by inherited weights, recalibration, images", "errors supernets training"),
-    "engine": Room("the search loops and samplers", "cost.* evaluation functional supernets training"),
+    "evaluation": Room("accuracy by inherited weights, recalibration, images", "_lightning errors supernets training"),
+    "engine": Room("the search loops and samplers", "_lightning cost.* evaluation functional supernets training"),
     "policy": Room("the LSTM that draws architectures, and its loss", "functional supernets"),
-    "methods": Room("one paper, one file", "cost.* engine errors evaluation functional policy supernets training"),
+    "methods": Room(
+        "one paper, one file", "_lightning cost.* engine errors evaluation functional policy supernets training"
+    ),
     "nat": Room(
         "Pareto search over a trained supernet",
-        "cost.* engine errors evaluation fronts functional parallel regression storage supernets training",
+        "_lightning cost.* engine errors evaluation fronts functional parallel regression storage supernets training",
     ),
     "discrete": Room("ask and tell: the protocol and studies", "fronts parallel storage supernets"),
     "discrete.graphs": Room("networks as graphs, and morphisms", "evaluation functional storage supernets training"),
@@ -81,10 +85,10 @@ ROOMS = {
         "_version cost.* errors functional storage supernets training",
     ),
     "report": Room("pictures and tables", "cost.* discrete fronts storage supernets"),
-    "testing": Room("contract tests for spaces and methods of users", "discrete engine supernets training"),
+    "testing": Room("contract tests for spaces and methods of users", "_lightning discrete engine supernets training"),
     "callbacks": Room(
         "what a search logs, draws, writes and watches",
-        "cost.* deploy engine evaluation functional nat report storage supernets training",
+        "_lightning cost.* deploy engine evaluation functional nat report storage supernets training",
     ),
     "cli": Room("one command, one file", "*"),
 }

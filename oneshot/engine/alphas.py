@@ -7,8 +7,8 @@ from typing import Any, Self
 
 import torch
 from torch import Tensor, nn
-from torch.nn.parallel import DistributedDataParallel
 
+from oneshot._lightning import leave_out_of_ddp
 from oneshot.functional import wide
 from oneshot.supernets.base import OperationSupernet
 from oneshot.supernets.mixed_op import Path
@@ -45,7 +45,7 @@ class AlphaSearch(SupernetTraining):
         self.alphas = nn.ParameterDict({c.name: sampler.initial_alpha(c, alpha_std) for c in supernet.space.choices})
         # DDP averages the gradients of the weights. It would wait in vain for the alphas, which have their own step.
         names = [name for name, _ in self.named_parameters() if name.startswith(("alphas.", "sampler."))]
-        DistributedDataParallel._set_params_and_buffers_to_ignore_for_model(self, names)  # type: ignore[no-untyped-call]  # torch
+        leave_out_of_ddp(self, names)
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
         """Convert or move everything, but keep what decides about architectures out of 16 bits."""

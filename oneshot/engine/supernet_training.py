@@ -13,6 +13,7 @@ from pytorch_lightning.strategies import DDPStrategy
 from torch import Tensor, nn
 from torch.amp import GradScaler
 
+from oneshot._lightning import ddp_arguments
 from oneshot.functional import warmup_cosine
 from oneshot.supernets.base import Supernet, lay_out
 from oneshot.supernets.elastic_layers import ElasticBatchNorm2d
@@ -173,7 +174,7 @@ class SupernetTraining(SearchModule):
         super().setup(stage)
         # Candidates that do not run get no gradient, in any process.
         if self.sparse and isinstance(strategy := self.trainer.strategy, DDPStrategy):
-            strategy._ddp_kwargs.setdefault("find_unused_parameters", True)
+            ddp_arguments(strategy).setdefault("find_unused_parameters", True)
 
     def configure_callbacks(self) -> list[Callback]:
         # The first hook of fit, before Lightning's own refusals, which do not know the way out.

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor, nn
 
+from oneshot._lightning import BatchNorm
 from oneshot.supernets.base import Subnet, Supernet, restored_modes
 from oneshot.supernets.space import SubnetConfig
 
@@ -76,7 +77,7 @@ def recalibrate_on(data: pl.LightningDataModule, network: Subnet, *, count: int 
 
 def has_statistics(network: nn.Module) -> bool:
     """Whether a network has batch normalisation, and so something to recalibrate."""
-    return any(isinstance(module, nn.modules.batchnorm._BatchNorm) for module in network.modules())
+    return any(isinstance(module, BatchNorm) for module in network.modules())
 
 
 @torch.no_grad()
@@ -101,9 +102,9 @@ def _set_statistics(module: nn.Module, images: Iterable[Tensor], run: Callable[[
         )
 
 
-def batch_norms(module: nn.Module) -> list[nn.modules.batchnorm._BatchNorm]:
+def batch_norms(module: nn.Module) -> list[BatchNorm]:
     """The layers that keep statistics."""
-    return [m for m in module.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm) and m.track_running_stats]
+    return [m for m in module.modules() if isinstance(m, BatchNorm) and m.track_running_stats]
 
 
 def running_statistics(layers: Sequence[nn.Module]) -> list[Tensor]:

@@ -11,8 +11,8 @@ import numpy as np
 import torch
 from pytorch_lightning.core.optimizer import LightningOptimizer
 from torch import Tensor
-from torch.nn.parallel import DistributedDataParallel
 
+from oneshot._lightning import leave_out_of_ddp
 from oneshot.engine.paths import draw_operating, over_processes
 from oneshot.engine.sharing import WeightSharingSearch
 from oneshot.evaluation.accuracy import evaluate_configs
@@ -98,7 +98,7 @@ class ENAS(WeightSharingSearch):
         self.register_buffer("_baseline", torch.tensor(math.nan))
         # All processes draw the same architectures and get the same rewards, so there is nothing to average.
         names = [name for name, _ in self.named_parameters() if not name.startswith("supernet.")]
-        DistributedDataParallel._set_params_and_buffers_to_ignore_for_model(self, names)  # type: ignore[no-untyped-call]  # torch
+        leave_out_of_ddp(self, names)
 
     # What is drawn.
 

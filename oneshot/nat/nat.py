@@ -15,6 +15,7 @@ import numpy as np
 import numpy.typing as npt
 from torch import Tensor
 
+from oneshot._lightning import may_stop_early, validation_source
 from oneshot.cost.counting.candidates import UNITS
 from oneshot.cost.latency.table import UNIT
 from oneshot.cost.model import CostModel
@@ -275,7 +276,7 @@ class NAT(SandwichTraining):
         if self.trainer.is_last_batch and (number := self.searches_after(self.current_epoch + 1)) is not None:
             self.check_finite()
             self.search(number)
-        elif self.trainer.should_stop and self.trainer.fit_loop._can_stop_early:
+        elif self.trainer.should_stop and may_stop_early(self.trainer):
             self.conclude_once()  # before the callbacks that look at the last epoch
         super().on_train_batch_end(outputs, batch, batch_idx)
 
@@ -341,7 +342,7 @@ class NAT(SandwichTraining):
         if data is not None:
             return decode_images(data, self.calibration_images, batch_size=self.evaluation_batch)
         # Lightning does not set loaders up that limit_val_batches=0 leaves out of its own validation.
-        source = self.trainer.fit_loop.epoch_loop.val_loop._data_source
+        source = validation_source(self.trainer)
         loaders = source.dataloader() if source.is_defined() else self.held_out()
         validation = loaders[0] if isinstance(loaders, list | tuple) else loaders
         images = training_images(

@@ -134,14 +134,16 @@ def check_classes(tree: object, where: Path, trust: Sequence[str] = ()) -> list[
 @contextmanager
 def importing_only(allowed: Sequence[str]) -> Iterator[None]:
     """Inside, values that jsonargparse parses name nothing that is not in these modules and packages."""
-    from jsonargparse import _common, set_parsing_settings
+    from jsonargparse import set_parsing_settings
 
-    before = dict(_common.parsing_settings)  # the public function sets, and has no way back
+    from oneshot._lightning import parsing_settings
+
+    before = dict(parsing_settings())  # the public function sets, and has no way back
     set_parsing_settings(import_path_denylist=["*"], import_path_allowlist=sorted(set(allowed)))
     try:
         yield
     finally:
-        _common.parsing_settings.update(before)
+        parsing_settings().update(before)
 
 
 def split_trust(args: Sequence[str]) -> tuple[list[str], tuple[str, ...]]:

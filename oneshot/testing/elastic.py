@@ -16,9 +16,10 @@ import numpy.typing as npt
 import pytest
 import pytorch_lightning as pl
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
 
+from oneshot._lightning import BatchNorm
 from oneshot.supernets.base import Supernet, batch_statistics, lay_out
 from oneshot.supernets.elastic import RESOLUTION, ElasticSpace, ElasticSupernet, sort_channels
 from oneshot.supernets.elastic_layers import (
@@ -219,7 +220,7 @@ class ElasticContract(SupernetContract):
             assert all(torch.equal(before[name], tensor) for name, tensor in supernet.state_dict().items())
             for module in (network, supernet):
                 for layer in module.modules():
-                    if isinstance(layer, nn.modules.batchnorm._BatchNorm):
+                    if isinstance(layer, BatchNorm):
                         layer.reset_running_stats()
                         layer.momentum = None
                 module.train()
@@ -349,7 +350,7 @@ class ElasticContract(SupernetContract):
 def settle(supernet: ElasticSupernet) -> ElasticSupernet:
     """Move weights from initial values, which would hide mistakes; statistics so that outputs depend on inputs."""
     disturb(supernet).train()
-    layers = [m for m in supernet.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]
+    layers = [m for m in supernet.modules() if isinstance(m, BatchNorm)]
     x = torch.randn(8, *supernet.input_shape, generator=torch.Generator().manual_seed(1))
     before = [layer.momentum for layer in layers]
     for layer in layers:

@@ -18,6 +18,7 @@ import pytorch_lightning as pl
 import torch
 from torch import Tensor, nn
 
+from oneshot._lightning import NormBase
 from oneshot.supernets.base import NORMALISATION, OperationSupernet, Supernet, lay_out
 from oneshot.supernets.mixed_op import MixedOp
 from oneshot.supernets.space import SearchSpace, SubnetConfig, load_config
@@ -378,7 +379,7 @@ def disturb(network: nn.Module, seed: int = 0) -> nn.Module:
         for parameter in network.parameters():
             parameter.add_(0.1 * torch.randn(parameter.shape, generator=generator))
         for module in network.modules():
-            if isinstance(module, nn.modules.batchnorm._NormBase) and module.running_mean is not None:
+            if isinstance(module, NormBase) and module.running_mean is not None:
                 module.running_mean.add_(0.1 * torch.randn(module.running_mean.shape, generator=generator))
                 assert module.running_var is not None
                 module.running_var.mul_(0.5 + torch.rand(module.running_var.shape, generator=generator))

@@ -11,6 +11,7 @@ import torch
 from pytorch_lightning.callbacks import Callback
 from torch import Tensor
 
+from oneshot._lightning import restore_loaders
 from oneshot._version import __version__
 from oneshot.storage.class_paths import public_path, stable_name
 
@@ -68,7 +69,7 @@ class ResumableModule(FiniteLossGuard):
 
     def on_train_start(self) -> None:
         # Whoever asks for the number of steps makes Lightning set up the loaders before it has read the checkpoint.
-        self.trainer.fit_loop._load_combined_loader_states()
+        restore_loaders(self.trainer)
 
     def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
         step = self.trainer.fit_loop.total_batch_idx

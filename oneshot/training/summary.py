@@ -7,8 +7,9 @@ from typing import Any
 
 import pytorch_lightning as pl
 from pytorch_lightning.callbacks import ModelSummary, RichModelSummary
-from pytorch_lightning.utilities.model_summary.model_summary import _format_summary_table
 from typing_extensions import override
+
+from oneshot._lightning import summary_depth, summary_table
 
 log = logging.getLogger("pytorch_lightning.callbacks.model_summary")  # whoever silences the one silences the other
 
@@ -32,7 +33,7 @@ class LayerSummary(ModelSummary):
         **summarize_kwargs: Any,
     ) -> None:
         columns = [column for column in summary_data if column[0] != "FLOPs"]
-        table = _format_summary_table(
+        table = summary_table(
             total_parameters, trainable_parameters, model_size, total_training_modes, total_flops, *columns
         )
         log.info("\n" + "\n".join(line for line in table.splitlines() if not line.lower().endswith("total flops")))
@@ -42,6 +43,6 @@ def leave_out_flops(trainer: pl.Trainer, module: pl.LightningModule) -> None:
     """Put a :class:`LayerSummary` in the place of Lightning's own, unless there is an input to count with."""
     if module.example_input_array is None:
         trainer.callbacks[:] = [  # type: ignore[attr-defined]  # Lightning
-            LayerSummary(callback._max_depth) if type(callback) in (ModelSummary, RichModelSummary) else callback
+            LayerSummary(summary_depth(callback)) if type(callback) in (ModelSummary, RichModelSummary) else callback
             for callback in trainer.callbacks  # type: ignore[attr-defined]  # Lightning
         ]

@@ -14,12 +14,20 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
-from torch._ops import HigherOrderOperator, OpOverload
 from torch.multiprocessing.reductions import StorageWeakRef
 from torch.nn.parameter import is_lazy
-from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves
 
+from oneshot._lightning import (
+    MKLDNN,
+    HigherOrderOperator,
+    TorchDispatchMode,
+    coo_parts,
+    is_composite,
+    packet_of,
+    run_in_parts,
+    storage_key,
+    tree_leaves,
+)
 from oneshot.supernets.base import restored_modes, vocabulary_of
 from oneshot.supernets.recurrent import LanguageModel
 
@@ -243,21 +251,17 @@ class MacCounter(TorchDispatchMode):
         plain = not isinstance(func, HigherOrderOperator)
         if plain and _composite(func) and not _nested(args):
             with self:
-                return func._op_dk(torch._C.DispatchKey.CompositeImplicitAutograd, *args, **kwargs)
+                return run_in_parts(func, args, kwargs)
         out = func(*args, **kwargs)
         macs = macs_of(func, args, kwargs, out)
         if macs is None:
-            self.uncounted[f"{func.namespace}::{func.__name__ if not plain else func._overloadpacket.__name__}"] += 1
+            self.uncounted[f"{func.namespace}::{func.__name__ if not plain else packet_of(func).__name__}"] += 1
         else:
             self.macs += macs
         return out
 
 
-@functools.cache
-def _composite(operator: OpOverload[..., Any]) -> bool:
-    """Whether an operator is made of others. In inference mode it comes here as a whole, and otherwise in parts."""
-    name = operator.name()  # type: ignore[no-untyped-call]  # torch
-    return torch._C._dispatch_has_kernel_for_dispatch_key(name, "CompositeImplicitAutograd")
+_composite = functools.cache(is_composite)
 
 
 def _nested(args: Any) -> bool:
@@ -287,7 +291,7 @@ class Meter(MacCounter):
     def __init__(self, known: Iterable[Tensor] = ()) -> None:
         super().__init__()
         self.peak = 0
-        self._known = {part.untyped_storage()._cdata for t in known for part in _strided_parts(t)}
+        self._known = {storage_key(part.untyped_storage()) for t in known for part in _strided_parts(t)}
         self._held: dict[int, tuple[StorageWeakRef, int]] = {}
         self._bound = 0  # as many bytes as there may be; looking what is still alive takes time
 
@@ -297,7 +301,8 @@ class Meter(MacCounter):
             self._keep(part.untyped_storage())
 
     def _keep(self, storage: torch.UntypedStorage) -> None:
-        key, held = storage._cdata, self._held.get(storage._cdata)
+        key = storage_key(storage)
+        held = self._held.get(key)
         if key in self._known or (held is not None and not held[0].expired()):  # type: ignore[no-untyped-call]  # torch
             return
         self._held[key] = StorageWeakRef(storage), storage.nbytes()  # type: ignore[no-untyped-call]  # torch
@@ -322,9 +327,9 @@ class Meter(MacCounter):
 def _strided_parts(tensor: Tensor) -> list[Tensor]:
     """What a sparse tensor consists of; of any other, the tensor."""
     if tensor.layout is torch.sparse_coo:
-        return [tensor._indices(), tensor._values()]
+        return coo_parts(tensor)
     if tensor.layout in (torch.sparse_csr, torch.sparse_bsr):
         return [tensor.crow_indices(), tensor.col_indices(), tensor.values()]
     if tensor.layout in (torch.sparse_csc, torch.sparse_bsc):
         return [tensor.ccol_indices(), tensor.row_indices(), tensor.values()]
-    return [] if tensor.layout is torch._mkldnn else [tensor]  # type: ignore[attr-defined]  # opaque to PyTorch as well
+    return [] if tensor.layout is MKLDNN else [tensor]

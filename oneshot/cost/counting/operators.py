@@ -9,9 +9,17 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch._ops import HigherOrderOperator, OpOverload
-from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import flop_registry
+
+from oneshot._lightning import (
+    MKLDNN,
+    HigherOrderOperator,
+    OpOverload,
+    argument_names,
+    nested_sizes,
+    packet_of,
+    tree_leaves,
+)
 
 Formula = Callable[[dict[str, Any], Any], int | None]
 
@@ -36,12 +44,12 @@ def macs_of(operator: Any, args: tuple[Any, ...], kwargs: dict[str, Any], out: A
     if isinstance(operator, HigherOrderOperator):
         theirs = flop_registry.get(operator)
         return None if theirs is None else theirs(*args, **kwargs, out_val=out) // 2
-    name = operator._overloadpacket.__name__.removesuffix("_")  # x.addmm_(...) is addmm in place
+    name = packet_of(operator).__name__.removesuffix("_")  # x.addmm_(...) is addmm in place
     aten = operator.namespace == "aten"
     if aten and name in FORMULAS:
         bound = _bound(operator, args, kwargs)
         return FORMULAS[name](bound, out) if name in RAGGED or _dense((args, kwargs)) else None
-    packet = getattr(torch.ops.aten, name, operator._overloadpacket) if aten else operator._overloadpacket
+    packet = getattr(torch.ops.aten, name, packet_of(operator)) if aten else packet_of(operator)
     if (theirs := flop_registry.get(packet)) is not None:
         return theirs(*args, **kwargs, out_val=out) // 2 if _dense((args, kwargs)) else None
     return 0 if _multiplies_nothing(operator) else None
@@ -49,12 +57,12 @@ def macs_of(operator: Any, args: tuple[Any, ...], kwargs: dict[str, Any], out: A
 
 def _bound(operator: OpOverload[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any]:
     """Arguments by their names."""
-    return dict(zip((argument.name for argument in operator._schema.arguments), args, strict=False)) | kwargs
+    return dict(zip(argument_names(operator), args, strict=False)) | kwargs
 
 
 def _dense(arguments: object) -> bool:
     tensors = [leaf for leaf in tree_leaves(arguments) if isinstance(leaf, Tensor)]
-    dense = (torch.strided, torch._mkldnn)  # type: ignore[attr-defined]  # torch
+    dense = (torch.strided, MKLDNN)
     return not any(t.is_nested or t.layout not in dense for t in tensors)
 
 
@@ -107,7 +115,7 @@ def _lengths(x: Tensor) -> list[int]:
     """Lengths of the sequences ``[B, L, E]``, nested or not."""
     if not x.is_nested:
         return [x.shape[1]] * x.shape[0]
-    return [int(length) for length in x._nested_tensor_size()[:, 0]]
+    return [int(length) for length in nested_sizes(x)[:, 0]]
 
 
 def _attended(queries: list[int], keys: list[int], size: int) -> int:
@@ -309,7 +317,7 @@ QUIET = ("prim", "profiler", "c10d", "_c10d_functional", "_c10d_functional_autog
 def _multiplies_nothing(operator: OpOverload[..., Any]) -> bool:
     if operator.namespace != "aten":
         return operator.namespace in QUIET
-    name = operator._overloadpacket.__name__
+    name = packet_of(operator).__name__
     bare = name.removeprefix("_foreach_").strip("_")
     forms = {name, bare}
     for suffix in ("_jvp", "_data", "_impl", "_backward", "_copy", "_forward", "_scatter", "_backward"):
