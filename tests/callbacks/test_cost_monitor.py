@@ -130,7 +130,7 @@ def test_costs_that_cannot_be_logged_are_refused(costs: Any, message: str) -> No
     [
         pytest.param(Unrelated, "CostMonitor looks at a search and needs a SearchModule", id="no search"),
         pytest.param(
-            lambda: make_search(make_darts_supernet()), "of space 'nasbench201', the supernet of 'darts'", id="space"
+            lambda: make_search(make_darts_supernet()), "must be of space 'darts'; it is of 'nasbench201'", id="space"
         ),
     ],
 )
