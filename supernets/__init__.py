@@ -23,6 +23,12 @@ if TYPE_CHECKING:
     from .elastic_resnet import ElasticResNetNetwork as ElasticResNetNetwork
     from .elastic_resnet import ElasticResNetSpace as ElasticResNetSpace
     from .elastic_resnet import ElasticResNetSupernet as ElasticResNetSupernet
+    from .execution import CellPlan as CellPlan
+    from .execution import CellRun as CellRun
+    from .execution import ChainPlan as ChainPlan
+    from .execution import EqualPlan as EqualPlan
+    from .execution import WiredPlan as WiredPlan
+    from .execution import Wiring as Wiring
     from .fbnet import FBNetNetwork as FBNetNetwork
     from .fbnet import FBNetSpace as FBNetSpace
     from .fbnet import FBNetSupernet as FBNetSupernet
