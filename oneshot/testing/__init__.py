@@ -23,4 +23,5 @@ from .methods import fit as fit  # noqa: E402
 from .methods import random_streams as random_streams  # noqa: E402
 from .spaces import SearchSpaceContract as SearchSpaceContract  # noqa: E402
 from .spaces import SpaceContract as SpaceContract  # noqa: E402
+from .spaces import SupernetContract as SupernetContract  # noqa: E402
 from .strategies import StrategyContract as StrategyContract  # noqa: E402

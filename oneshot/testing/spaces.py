@@ -144,7 +144,7 @@ class SearchSpaceContract(ABC):
         assert np.array_equal(space.repair(samples), samples)
         assert np.array_equal(space.repair(space.sample_matrix(200, 0)), samples)
         assert space.repair(samples[:0]).shape == (0, space.num_genes)
-        for wrong, message in ((sizes, "is an index below"), (-np.ones_like(sizes), "is an index below")):
+        for wrong, message in ((sizes, "must be an index below"), (-np.ones_like(sizes), "must be an index below")):
             with pytest.raises(ValueError, match=message):
                 space.repair(np.stack([samples[0], wrong]))
         with pytest.raises(ValueError, match="integer matrix"):
@@ -199,7 +199,7 @@ class SearchSpaceContract(ABC):
         name, row = next(iter(picks.items()))
         for wrong, message in (
             (SubnetConfig("elsewhere", picks), "belongs to 'elsewhere'"),
-            (SubnetConfig(config.space, {"nothing": row}), "holds the choices"),
+            (SubnetConfig(config.space, {"nothing": row}), "must have the choices"),
             (SubnetConfig(config.space, {**picks, name: (*row, row[0])}), f"{len(row)} rows; got {len(row) + 1}"),
             (SubnetConfig(config.space, {**picks, name: ("no_such", *row[1:])}), "'no_such' is not a candidate"),
         ):
@@ -216,7 +216,19 @@ class SearchSpaceContract(ABC):
 
 
 class SupernetContract(SearchSpaceContract):
-    """What every supernet must keep, whatever its architectures choose; subclassed by the contracts of both kinds."""
+    """What every supernet must keep, whatever its architectures choose.
+
+    Supernets of operation choices take :class:`SpaceContract`, elastic ones ``ElasticContract``: subclasses with more
+    tests. A supernet of another kind takes this class and defines the fixture ``supernet``: small, new each time.
+    Networks must be deterministic: no dropout, no candidate that draws random numbers.
+
+    Attributes:
+        configs_tested: Number of architectures that are built by a test.
+        shared_modules: Classes of modules of the supernet that no extracted network may have.
+    """
+
+    configs_tested: int = 20
+    shared_modules: tuple[type[nn.Module], ...] = ()
 
     @pytest.fixture
     @abstractmethod
@@ -227,6 +239,87 @@ class SupernetContract(SearchSpaceContract):
     def space(self, supernet: Supernet) -> SearchSpace:
         """The space of the supernet."""
         return supernet.space
+
+    def inputs(self, supernet: Supernet, config: SubnetConfig | None = None) -> Tensor:
+        """A small batch for an architecture, or for all of them; always the same, noise unless a space needs more."""
+        shape = supernet.input_shape if config is None else supernet.shape_of(config)
+        return torch.randn(4, *shape, generator=torch.Generator().manual_seed(0))
+
+    def configs(self, supernet: Supernet) -> list[SubnetConfig]:
+        """The architectures that are built; always the same."""
+        return draw_configs(supernet.space, self.configs_tested)
+
+    def disturbed(self, supernet: Supernet) -> nn.Module:
+        """The supernet with weights and statistics that hide no mistake, see :func:`disturb`."""
+        return disturb(supernet)
+
+    def test_an_extracted_network_equals_the_supernet(self, supernet: Supernet) -> None:
+        """Both make the same calls in eval mode, so every bit is the same."""
+        self.disturbed(supernet)
+        for config in self.configs(supernet):
+            x = self.inputs(supernet, config)
+            with torch.no_grad():
+                network = supernet.eval().extract(config)
+                assert not network.training
+                assert torch.equal(network(x), supernet.run_config(x, config))
+                network = supernet.train().extract(config)
+                assert network.training
+                torch.testing.assert_close(network(x), supernet.run_config(x, config), rtol=1e-4, atol=1e-5)
+
+    def test_it_equals_the_supernet_in_the_layout_of_searches(self, supernet: Supernet) -> None:
+        """Kernels are chosen, and so numbers rounded, by how weights lie in memory."""
+        lay_out(self.disturbed(supernet).eval(), torch.channels_last)
+        for config in self.configs(supernet)[:5]:
+            x = self.inputs(supernet, config)
+            with torch.no_grad():
+                assert torch.equal(supernet.extract(config)(x), supernet.run_config(x, config))
+
+    def test_it_works_in_double_precision(self, supernet: Supernet) -> None:
+        self.disturbed(supernet).double().eval()
+        for config in self.configs(supernet)[:4]:
+            x = self.inputs(supernet, config)
+            x = x.double() if x.is_floating_point() else x
+            with torch.no_grad():
+                output = supernet.extract(config)(x)
+                assert output.dtype == torch.float64
+                assert torch.equal(output, supernet.run_config(x, config))
+
+    def test_different_configs_are_different_functions(self, supernet: Supernet) -> None:
+        """Otherwise the comparisons above prove nothing."""
+        x = self.inputs(supernet)
+        self.disturbed(supernet).eval()
+        with torch.no_grad():
+            configs = [*self.configs(supernet)[:4], *draw_configs(supernet.space, 10)]
+            outputs = [supernet.run_config(x, config) for config in supernet.space.unique(configs)]
+        assert all(not torch.allclose(a, b, atol=1e-6) for a, b in itertools.combinations(outputs, 2))
+
+    def test_an_extracted_network_stands_alone(self, supernet: Supernet) -> None:
+        shared = {storage(t) for t in supernet.state_dict().values()}
+        for config in self.configs(supernet):
+            network = supernet.extract(config)
+            assert network.config == config
+            assert network.graphs() == supernet.space.graphs(config)
+            assert (network.input_shape, network.num_classes) == (supernet.shape_of(config), supernet.num_classes)
+            assert not shared & {storage(t) for t in network.state_dict().values()}
+            foreign = (Supernet, MixedOp, pl.LightningModule, *self.shared_modules)
+            assert not any(isinstance(module, foreign) for module in network.modules())
+
+    def test_an_extracted_network_is_rebuilt_from_json(self, supernet: Supernet) -> None:
+        self.disturbed(supernet).eval()
+        for config in self.configs(supernet)[:5]:
+            x = self.inputs(supernet, config)
+            network = supernet.extract(config)
+            rebuilt = type(network)(**json.loads(json.dumps(network.init_args))).eval()
+            rebuilt.load_state_dict(network.state_dict(), strict=True)
+            assert rebuilt.init_args == network.init_args and rebuilt.graphs() == network.graphs()
+            assert torch.equal(rebuilt(x), network(x))
+
+    def test_a_foreign_config_is_neither_extracted_nor_run(self, supernet: Supernet) -> None:
+        config = SubnetConfig("elsewhere", dict(supernet.space.sample(0).picks))
+        with pytest.raises(ValueError, match="belongs to 'elsewhere'"):
+            supernet.extract(config)
+        with pytest.raises(ValueError, match="belongs to 'elsewhere'"):
+            supernet.run_config(self.inputs(supernet), config)
 
     def test_without_inheriting_the_weights_are_drawn_anew(self, supernet: Supernet) -> None:
         config = supernet.space.sample(0)
@@ -244,78 +337,41 @@ class SpaceContract(SupernetContract):
     """Subclass it as ``class TestMySpace(SpaceContract)`` and define the fixture ``supernet``: small, new each time.
 
     Networks must be deterministic: no candidate may draw random numbers.
-
-    Attributes:
-        configs_tested: Number of architectures that are built by a test.
     """
-
-    configs_tested: int = 20
 
     @pytest.fixture
     @abstractmethod
     def supernet(self) -> OperationSupernet:
         """A small supernet of the space."""
 
-    def inputs(self, supernet: OperationSupernet) -> Tensor:
-        """A small batch the networks can read, always the same; images of noise unless a space reads something else."""
-        return torch.randn(4, *supernet.input_shape, generator=torch.Generator().manual_seed(0))
+    def test_a_mixture_that_holds_one_candidate_is_the_extracted_network(self, supernet: OperationSupernet) -> None:
+        """With the weight 1 for one candidate and 0 for the others.
 
-    def test_an_extracted_network_equals_its_path_in_the_supernet(self, supernet: OperationSupernet) -> None:
-        """One path makes the same calls in both, so every bit is the same.
-
-        A mixture of all candidates, with the weight 1 for one and 0 for the others, computes the same function by other
-        calls (edges that leave one state are one convolution); kernels of some processors round these differently.
+        A mixture computes the same function by other calls (edges that leave one state are one convolution); kernels of
+        some processors round these differently.
         """
         x = self.inputs(supernet)
         disturb(supernet)
-        for config in draw_configs(supernet.space, self.configs_tested):
+        for config in self.configs(supernet):
             arch = supernet.one_hot(config)
             with torch.no_grad():
                 network = supernet.eval().extract(config)
-                assert not network.training
-                assert torch.equal(network(x), supernet.run_config(x, config))
                 torch.testing.assert_close(network(x), supernet(x, arch), rtol=1e-5, atol=1e-6)
                 network = supernet.train().extract(config)
-                assert network.training
                 torch.testing.assert_close(network(x), supernet(x, arch), rtol=1e-4, atol=1e-5)
-
-    def test_it_equals_its_path_in_the_layout_of_searches(self, supernet: OperationSupernet) -> None:
-        """Kernels are chosen, and so numbers rounded, by how weights lie in memory."""
-        x = self.inputs(supernet)
-        lay_out(disturb(supernet).eval(), torch.channels_last)
-        for config in draw_configs(supernet.space, 5):
+        lay_out(supernet.eval(), torch.channels_last)  # as searches have it
+        for config in self.configs(supernet)[:5]:
             with torch.no_grad():
                 output = supernet.extract(config)(x)
-                assert torch.equal(output, supernet.run_config(x, config))
                 torch.testing.assert_close(output, supernet(x, supernet.one_hot(config)), rtol=1e-5, atol=1e-6)
 
-    def test_different_configs_are_different_functions(self, supernet: OperationSupernet) -> None:
-        """Otherwise the comparison above proves nothing."""
+    def test_in_double_precision_a_mixture_is_the_network_to_rounding(self, supernet: OperationSupernet) -> None:
         x = self.inputs(supernet)
-        disturb(supernet).eval()
-        with torch.no_grad():
-            outputs = [supernet.extract(c)(x) for c in supernet.space.unique(draw_configs(supernet.space, 10))]
-        assert all(not torch.allclose(a, b, atol=1e-6) for a, b in itertools.combinations(outputs, 2))
-
-    def test_an_extracted_network_stands_alone(self, supernet: OperationSupernet) -> None:
-        shared = {storage(t) for t in supernet.state_dict().values()}
-        for config in draw_configs(supernet.space, self.configs_tested):
-            network = supernet.extract(config)
-            assert network.config == config
-            assert network.graphs() == supernet.space.graphs(config)
-            assert (network.input_shape, network.num_classes) == (supernet.input_shape, supernet.num_classes)
-            assert not shared & {storage(t) for t in network.state_dict().values()}
-            assert not any(isinstance(m, MixedOp | OperationSupernet | pl.LightningModule) for m in network.modules())
-
-    def test_an_extracted_network_is_rebuilt_from_json(self, supernet: OperationSupernet) -> None:
-        x = self.inputs(supernet)
-        disturb(supernet).eval()
-        for config in draw_configs(supernet.space, 5):
-            network = supernet.extract(config)
-            rebuilt = type(network)(**json.loads(json.dumps(network.init_args))).eval()
-            rebuilt.load_state_dict(network.state_dict(), strict=True)
-            assert rebuilt.init_args == network.init_args
-            assert torch.equal(rebuilt(x), network(x))
+        x = x.double() if x.is_floating_point() else x
+        disturb(supernet).double().eval()
+        config = supernet.space.sample(0)
+        output = supernet.extract(config)(x)
+        torch.testing.assert_close(output, supernet(x, supernet.one_hot(config)), rtol=1e-12, atol=1e-13)
 
     def test_the_canonical_form_computes_the_same(self, supernet: OperationSupernet) -> None:
         x = self.inputs(supernet)
@@ -325,11 +381,6 @@ class SpaceContract(SupernetContract):
             with torch.no_grad():
                 output = supernet.extract(supernet.space.canonical(config))(x)
                 torch.testing.assert_close(output, supernet.extract(config)(x), rtol=1e-5, atol=1e-6)
-
-    def test_a_foreign_config_is_not_extracted(self, supernet: OperationSupernet) -> None:
-        config = SubnetConfig("elsewhere", dict(supernet.space.sample(0).picks))
-        with pytest.raises(ValueError, match="belongs to 'elsewhere'"):
-            supernet.extract(config)
 
     def test_candidate_parameters_are_what_extracted_networks_differ_by(self, supernet: OperationSupernet) -> None:
         """Scale and shift of normalisation are left out: extracted networks may have more of them."""
@@ -360,16 +411,6 @@ class SpaceContract(SupernetContract):
         without = [name for name, p in supernet.named_parameters() if p.grad is None or not p.grad.any()]
         assert without == []
         assert all(weights.grad is not None and weights.grad.any() for weights in arch.values())
-
-    def test_it_works_in_double_precision(self, supernet: OperationSupernet) -> None:
-        x = self.inputs(supernet)
-        x = x.double() if x.is_floating_point() else x
-        disturb(supernet).double().eval()
-        config = supernet.space.sample(0)
-        output = supernet.extract(config)(x)
-        assert output.dtype == torch.float64
-        assert torch.equal(output, supernet.run_config(x, config))
-        torch.testing.assert_close(output, supernet(x, supernet.one_hot(config)), rtol=1e-12, atol=1e-13)
 
 
 def disturb(network: nn.Module, seed: int = 0) -> nn.Module:

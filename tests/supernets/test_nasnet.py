@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import json
 from typing import Any
 
 import pytest
@@ -25,7 +24,7 @@ from oneshot.supernets.nasnet import (
 from oneshot.supernets.ops import by_resolution, scheduled_drop_path
 from oneshot.supernets.space import SubnetConfig
 from oneshot.testing import SearchSpaceContract
-from oneshot.testing.spaces import SupernetContract, disturb, draw_configs, storage
+from oneshot.testing.spaces import SupernetContract, disturb, draw_configs
 from tests.reference import formulas, nasnet_net
 
 
@@ -45,24 +44,8 @@ class TestPapersSpace(SearchSpaceContract):
 
 
 class SharedWeights(SupernetContract):
-    def test_an_extracted_network_equals_the_supernet(self, supernet: NASNetSupernet) -> None:
-        x = images(supernet)
-        disturb(supernet)
-        for config in draw_configs(supernet.space, 12):
-            with torch.no_grad():
-                network = supernet.eval().extract(config)
-                assert not network.training
-                assert torch.equal(network(x), supernet.run_config(x, config))
-                network = supernet.train().extract(config)
-                assert network.training
-                torch.testing.assert_close(network(x), supernet(x, config), rtol=1e-4, atol=1e-5)
-
-    def test_different_configs_are_different_functions(self, supernet: NASNetSupernet) -> None:
-        x = images(supernet)
-        disturb(supernet).eval()
-        with torch.no_grad():
-            outputs = [supernet(x, c) for c in supernet.space.unique(draw_configs(supernet.space, 10))]
-        assert all(not torch.allclose(a, b, atol=1e-6) for a, b in itertools.combinations(outputs, 2))
+    configs_tested = 12
+    shared_modules = (SharedCell,)
 
     def test_the_canonical_form_computes_the_same(self, supernet: NASNetSupernet) -> None:
         x = images(supernet)
@@ -73,34 +56,6 @@ class SharedWeights(SupernetContract):
             canonical = supernet.space.canonical(config)
             assert torch.equal(supernet(x, canonical), supernet(x, config))
             assert torch.equal(supernet.extract(canonical)(x), supernet.extract(config)(x))
-
-    def test_an_extracted_network_stands_alone_and_is_rebuilt_from_json(self, supernet: NASNetSupernet) -> None:
-        x, shared = images(supernet), {storage(t) for t in supernet.state_dict().values()}
-        disturb(supernet).eval()
-        for config in draw_configs(supernet.space, 5):
-            network = supernet.extract(config)
-            assert network.config == config
-            assert network.graphs() == supernet.space.graphs(config)
-            assert (network.input_shape, network.num_classes) == (supernet.input_shape, supernet.num_classes)
-            assert not shared & {storage(t) for t in network.state_dict().values()}
-            assert not any(isinstance(module, SharedCell) for module in network.modules())
-            rebuilt = NASNetNetwork(**json.loads(json.dumps(network.init_args))).eval()
-            rebuilt.load_state_dict(network.state_dict())
-            assert rebuilt.init_args == network.init_args
-            assert torch.equal(rebuilt(x), network(x))
-
-    def test_it_works_in_double_precision(self, supernet: NASNetSupernet) -> None:
-        x, config = images(supernet).double(), supernet.space.sample(0)
-        disturb(supernet).double().eval()
-        output = supernet.extract(config)(x)
-        assert output.dtype == torch.float64
-        assert torch.equal(output, supernet(x, config))
-
-    def test_a_foreign_config_is_not_run(self, supernet: NASNetSupernet) -> None:
-        config = SubnetConfig("elsewhere", dict(supernet.space.sample(0).picks))
-        for refuse in (supernet.extract, lambda c: supernet(images(supernet), c)):
-            with pytest.raises(ValueError, match="belongs to 'elsewhere'"):
-                refuse(config)
 
 
 class TestShared(SharedWeights):
@@ -369,7 +324,7 @@ def test_a_cell_found_on_digits_is_stacked_deeper_and_wider_for_larger_images() 
         pytest.param({"blocks": 0}, "at least one block; got blocks=0", id="blocks"),
         pytest.param({"combinations": ("mul",)}, r"'add' or 'concat'; got combinations=\('mul',\)", id="combination"),
         pytest.param({"combinations": ()}, "combines by 'add' or 'concat'", id="no-combination"),
-        pytest.param({"candidates": ("conv",)}, "'conv' is not a known operation", id="operation"),
+        pytest.param({"candidates": ("conv",)}, "An operation must be one of .*; got 'conv'", id="operation"),
     ],
 )
 def test_spaces_that_cannot_be_are_refused(options: dict[str, Any], message: str) -> None:
@@ -384,7 +339,7 @@ def test_spaces_that_cannot_be_are_refused(options: dict[str, Any], message: str
         pytest.param({"image_size": 31, "stem": "imagenet"}, "at least 32 pixels", id="small-imagenet"),
         pytest.param({"cells_per_stage": 0}, "at least one normal cell; got cells_per_stage=0", id="cells"),
         pytest.param({"num_classes": 1}, "at least two classes; got num_classes=1", id="classes"),
-        pytest.param({"stem": "tiny"}, "stem is 'cifar' or 'imagenet'; got 'tiny'", id="stem"),
+        pytest.param({"stem": "tiny"}, "stem must be 'cifar' or 'imagenet'; got 'tiny'", id="stem"),
         pytest.param({"channels": 6, "stem": "imagenet", "image_size": 64}, "multiple of 4", id="channels"),
     ],
 )

@@ -13,7 +13,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from oneshot.supernets.base import OperationSupernet, count_parameters
+from oneshot.supernets.base import OperationSupernet, Supernet, count_parameters
 from oneshot.supernets.recurrent import (
     CANDIDATES,
     EDGES,
@@ -37,7 +37,7 @@ class RecurrentContract(SpaceContract):
     configs_tested = 5
     genes_per_mutation = 2
 
-    def inputs(self, supernet: OperationSupernet) -> Tensor:
+    def inputs(self, supernet: Supernet, config: SubnetConfig | None = None) -> Tensor:
         generator = torch.Generator().manual_seed(0)
         return torch.randint(supernet.num_classes, (4, *supernet.input_shape), generator=generator)
 
