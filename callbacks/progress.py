@@ -13,7 +13,6 @@ from rich.progress import TaskID
 from oneshot._lightning import add_task
 from oneshot.engine.module import SearchModule
 from oneshot.nat.nat import NAT
-from oneshot.supernets.base import OperationSupernet
 from oneshot.supernets.space import SubnetConfig
 
 
@@ -79,8 +78,8 @@ class SearchProgressBar(RichProgressBar):
         if self.is_enabled and isinstance(pl_module, SearchModule):
             config, supernet = pl_module.derive(), pl_module.supernet
             self._found["found"] = summarise(config)
-            if isinstance(supernet, OperationSupernet):
-                costs, weights = supernet.candidate_parameters(), supernet.space.one_hot(config)
+            if costs := supernet.candidate_parameters():
+                weights = supernet.space.one_hot(config)
                 derived = sum(float((costs[name].numpy() * weights[name]).sum()) for name in costs)
                 expected = short(float(pl_module.expected_parameters()))
                 self._found["params"] = f"{short(derived)} (expected {expected})"

@@ -1,4 +1,4 @@
-"""What every supernet and every standalone sub-network is."""
+"""Base classes of supernets and of the standalone networks that come out of them."""
 
 from __future__ import annotations
 
@@ -64,7 +64,10 @@ class Subnet(nn.Module, ABC):
         Raises:
             ValueError: If the network does not offer them.
         """
-        raise ValueError(f"{type(self).__name__} offers no feature maps; NASNetNetwork and DARTSNetwork do.")
+        raise ValueError(
+            f"A network must offer feature maps here; {type(self).__name__} offers no feature maps. Take a "
+            "NASNetNetwork or a DARTSNetwork."
+        )
 
     def strip_auxiliary(self) -> None:
         """Remove the auxiliary head, if there is one; it is for training only."""
@@ -169,6 +172,10 @@ class Supernet(nn.Module, ABC):
         """Last side of the inputs of an architecture: of square images, their height and width."""
         return self.shape_of(config)[-1]
 
+    def candidate_parameters(self) -> dict[str, Tensor]:
+        """Number of weights behind every candidate, ``{choice: [R, O]}``; empty where candidates share weights."""
+        return {}
+
     def drop_paths(self, probability: float) -> None:
         """Let every mixed operation lose the images of a batch with this probability in training.
 
@@ -269,8 +276,9 @@ class OperationSupernet(Supernet):
         """
         if inherit and self.partial_channels > 1:
             raise ValueError(
-                f"The candidates of a supernet with partial_channels={self.partial_channels} have weights for that "
-                "part of the channels, so no network can inherit them. Use extract(config, inherit=False) and retrain."
+                f"partial_channels must be 1 for weights to be inherited; it is {self.partial_channels}, so candidates "
+                "have weights for a part of the channels, and no network can inherit them. Use "
+                "extract(config, inherit=False) and retrain."
             )
 
     def check_arch(self, arch: Mapping[str, Tensor]) -> None:
@@ -411,7 +419,7 @@ def inherit_weights(target: nn.Module, source: nn.Module) -> None:
             affine[name].fill_(float(name.endswith("weight")))
     if set(missing) - affine.keys() or unexpected:
         raise ValueError(
-            f"Weights of {type(source).__name__} do not fit {type(target).__name__}: "
+            f"{type(source).__name__} must have the weights of {type(target).__name__}; "
             f"missing {sorted(set(missing) - affine.keys())}, unexpected {unexpected}."
         )
 
@@ -444,6 +452,6 @@ def check_image_size(size: int, halvings: int, name: str) -> None:
     """
     if size < 2**halvings:
         raise ValueError(
-            f"{name} halves the resolution {halvings} times and needs images of at least {2**halvings} pixels; "
+            f"{name} halves the resolution {halvings} times, so images must have at least {2**halvings} pixels; "
             f"got image_size={size}. Use larger images (or the 'cifar' stem, if this is the 'imagenet' one)."
         )

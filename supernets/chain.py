@@ -1,4 +1,4 @@
-"""Chains of layers, what the macro spaces share: a stem, layers with a block to choose in each, a head.
+"""Chains of layers, the common part of the macro spaces: a stem, layers with a block to choose in each, a head.
 
 The shortcut of a block is part of the candidate, so a layer is the sum of whole blocks, as FBNet has it
 (arXiv:1812.03443, equation 5). ProxylessNAS's code adds one shortcut beside the mixture instead, which is the same
@@ -42,7 +42,7 @@ class ChainSpace(SearchSpace):
         """
         if len(operations) != self.num_genes:
             raise ValueError(
-                f"Chains of space {self.name!r} have {self.num_genes} layers; got {len(operations)} picks."
+                f"A chain of space {self.name!r} must have {self.num_genes} layers; got {len(operations)} picks."
             )
         picks, rest = {}, list(operations)
         for choice in self.choices:
@@ -122,9 +122,9 @@ def scale_stages(
         (1, [(32, 1, 1), (48, 4, 1), (64, 4, 2)])
     """
     if not width > 0:
-        raise ValueError(f"width multiplies the channels and is above 0; got {width}.")
+        raise ValueError(f"width multiplies the channels and must be above 0; got {width}.")
     if stem not in ("imagenet", "cifar"):
-        raise ValueError(f"stem is 'imagenet' or 'cifar'; got {stem!r}.")
+        raise ValueError(f"stem must be 'imagenet' or 'cifar'; got {stem!r}.")
     scaled = [(make_divisible(width * channels), depth, stride) for channels, depth, stride in stages]
     if stem == "imagenet":
         return 2, scaled

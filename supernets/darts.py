@@ -718,7 +718,7 @@ def _stem(stem: str, in_channels: int, channels: int) -> tuple[nn.Module, tuple[
         return CIFARStem(in_channels, 3 * channels), (3 * channels, 3 * channels), False
     if stem == "imagenet":
         return ImageNetStem(in_channels, channels), (channels, channels), True
-    raise ValueError(f"stem is 'cifar' or 'imagenet'; got {stem!r}.")
+    raise ValueError(f"stem must be 'cifar' or 'imagenet'; got {stem!r}.")
 
 
 def preprocess(

@@ -27,7 +27,7 @@ STEPS = 8  # resolutions are these parts of an image's size, from a half on
 
 @dataclass(frozen=True)
 class ElasticArch:
-    """One architecture of an elastic space, without what is left out.
+    """One architecture of an elastic space, without the layers that are left out.
 
     Args:
         resolution: Height and width of the images the network reads.
@@ -81,19 +81,21 @@ class ElasticSpace(SearchSpace):
         names = [choice.name for choice in self.choices]
         expected = [RESOLUTION, WIDTH, *(f"stage_{i}" for i in range(len(self.min_depths)))]
         if names != expected:
-            raise ValueError(f"Elastic space {self.name!r} has the choices {expected}, in this order; got {names}.")
+            raise ValueError(
+                f"Elastic space {self.name!r} must have the choices {expected}, in this order; got {names}."
+            )
         for choice in self.choices[:2]:
             numbers = [float(candidate) for candidate in choice.candidates]
             if numbers != sorted(numbers) or numbers[0] <= 0 or choice.rows != 1 or choice.droppable:
                 raise ValueError(
-                    f"Choice {choice.name!r} of elastic space {self.name!r} has one row of numbers above 0, from the "
-                    f"smallest to the largest; got {choice}."
+                    f"Choice {choice.name!r} of elastic space {self.name!r} must have one row of numbers above 0, from "
+                    f"the smallest to the largest; got {choice}."
                 )
         for stage, least in zip(self.stages, self.min_depths, strict=True):
             if not 1 <= least <= stage.rows or not stage.droppable or NONE in stage.candidates:
                 raise ValueError(
-                    f"A stage of elastic space {self.name!r} is droppable, has no candidate {NONE!r}, and has from 1 "
-                    f"to all its rows as fewest layers; got {stage} with {least}."
+                    f"A stage of elastic space {self.name!r} must be droppable, without the candidate {NONE!r}; its "
+                    f"fewest layers must be from 1 to all its rows; got {stage} with {least}."
                 )
 
     @property
@@ -124,7 +126,7 @@ class ElasticSpace(SearchSpace):
         return self.config(ElasticArch(int(resolution), float(width), tuple(blocks)))
 
     def arch(self, config: SubnetConfig) -> ElasticArch:
-        """What a config says, without the rows that are left out.
+        """The architecture of a config, without the rows that are left out.
 
         Raises:
             ValueError: If ``config`` is not of this space.
@@ -140,7 +142,9 @@ class ElasticSpace(SearchSpace):
             ValueError: If the architecture is not of this space.
         """
         if len(arch.stages) != len(self.stages):
-            raise ValueError(f"Space {self.name!r} has {len(self.stages)} stages; got {len(arch.stages)}.")
+            raise ValueError(
+                f"An architecture of space {self.name!r} must have {len(self.stages)} stages; got {len(arch.stages)}."
+            )
         picks: dict[str, Sequence[str | int | float]] = {RESOLUTION: [arch.resolution], WIDTH: [arch.width]}
         for stage, blocks in zip(self.stages, arch.stages, strict=True):
             picks[stage.name] = [*blocks, *[NONE] * (stage.rows - len(blocks))]
@@ -205,7 +209,9 @@ class ElasticSpace(SearchSpace):
     def mutate_genes(self, genes: IntMatrix, rng: np.random.Generator) -> IntMatrix:
         """Another pick of one gene. A stage ends before a layer that is left out, and grows up to one that is added."""
         if self.size == 1:
-            raise ValueError(f"Space {self.name!r} has a single architecture; there is nothing to mutate.")
+            raise ValueError(
+                f"Space {self.name!r} must have two architectures or more to mutate one; it has a single one."
+            )
         child = super().mutate_genes(genes, rng)
         (gene,) = np.flatnonzero(child != genes)
         for stage, least, columns in self.stage_columns():
@@ -272,7 +278,7 @@ def checked_resolutions(resolutions: Sequence[int] | None, image_size: int, halv
         return default_resolutions(image_size, halvings)
     if not resolutions:
         raise ValueError(
-            "resolutions are sizes of images, at least one; got (). None stands for those up to image_size."
+            "resolutions must be sizes of images, at least one; got (). Pass None for those up to image_size."
         )
     return tuple(resolutions)
 
@@ -284,7 +290,7 @@ def check_depths(depths: Sequence[int]) -> None:
         ValueError: If a number is left out.
     """
     if sorted(set(depths)) != [*range(min(depths), max(depths) + 1)]:
-        raise ValueError(f"depths of a stage are consecutive, as 2, 3, 4; got {tuple(depths)}.")
+        raise ValueError(f"depths of a stage must be consecutive, such as 2, 3, 4; got {tuple(depths)}.")
 
 
 def resized(x: Tensor, size: int | Sequence[int]) -> Tensor:
@@ -309,8 +315,8 @@ def resized(x: Tensor, size: int | Sequence[int]) -> Tensor:
         return x
     if x.dim() != 4 or not _is_scaled(x.shape[2:], (height, width)):
         raise ValueError(
-            f"Images are resized in their proportions, never distorted; got inputs of shape {list(x.shape[1:])} for "
-            f"{height} x {width} pixels. Crop or pad them to these proportions, as ImageFolder(image_size=...) does."
+            f"Images must have the proportions of {height} x {width} pixels, for resizing does not distort them; got "
+            f"inputs of shape {list(x.shape[1:])}. Crop or pad them, as ImageFolder(image_size=...) does."
         )
     size = (height, width)
     wide = x.float() if x.element_size() < 4 else x  # not implemented for half precision on every device
@@ -389,9 +395,9 @@ class ElasticSupernet(Supernet, ABC):
         highest = min(self.input_shape[1:])
         if size < highest and not self.upsample:
             raise ValueError(
-                f"Space {self.space.name!r} has resolutions up to {highest}, the images have {size} pixels: enlarged, "
-                f"they take more time and show nothing more. Pass resolutions up to {size}, or upsample=True to "
-                f"{type(self).__name__} where that is wanted."
+                f"Images must have {highest} pixels, the highest resolution of space {self.space.name!r}; they have "
+                f"{size}. Enlarged images take more time and show nothing more. Pass resolutions up to {size}, or "
+                f"upsample=True to {type(self).__name__} to enlarge them."
             )
 
     def forward(self, x: Tensor, arch: SubnetConfig) -> Tensor:

@@ -18,7 +18,7 @@ REDUCTION = 4  # of the channels in squeeze-and-excitation (MobileNetV3, arXiv:1
 
 
 class ElasticConv2d(nn.Conv2d):
-    """Convolution of which the first input and output channels are used; keeps the resolution at stride 1.
+    """Convolution that uses its first input and output channels; keeps the resolution at stride 1.
 
     Args:
         in_channels: Most channels in.
@@ -60,7 +60,7 @@ class ElasticDepthwise(nn.Conv2d):
     def __init__(self, channels: int, kernels: Sequence[int], *, stride: int = 1, transform: bool = True) -> None:
         kernels = tuple(sorted(set(kernels)))
         if not kernels or any(size < 1 or size % 2 == 0 for size in kernels):
-            raise ValueError(f"Kernels have odd sizes, or the resolution would change; got {kernels}.")
+            raise ValueError(f"Kernels must have odd sizes, or the resolution would change; got {kernels}.")
         super().__init__(channels, channels, kernels[-1], stride, padding=kernels[-1] // 2, groups=channels, bias=False)
         self.kernels = kernels
         steps = itertools.pairwise(kernels) if transform else ()
@@ -73,7 +73,7 @@ class ElasticDepthwise(nn.Conv2d):
             ValueError: If there is no kernel of this size.
         """
         if size not in self.kernels:
-            raise ValueError(f"This convolution has kernels of the sizes {self.kernels}; got {size}.")
+            raise ValueError(f"The size of a kernel of this convolution must be one of {self.kernels}; got {size}.")
         weight = self.weight[:channels]
         if not self.matrices:
             return _laid_out(_centre(weight, size), self.weight)
@@ -162,7 +162,7 @@ class ElasticConvNorm(nn.Module):
 
 
 class SqueezeExcitation(nn.Module):
-    """Scale every channel by what the means of all say (arXiv:1709.01507), with ReLU and h-sigmoid as MobileNetV3 does.
+    """Scale every channel by a function of the means of all channels (arXiv:1709.01507), as MobileNetV3 does.
 
     Args:
         channels: C; a quarter of it, rounded to a multiple of 8, is in between.
@@ -252,8 +252,8 @@ def inherit_slices(target: nn.Module, source: nn.Module) -> None:
                     whole = _whole(shared, part, own)
                     if whole is None:
                         raise ValueError(
-                            f"{type(target).__name__} needs {name}.{part} of shape {list(own.shape)}, which "
-                            f"{type(source).__name__} does not have. The names of both networks' layers must agree."
+                            f"{type(source).__name__} must have {name}.{part}, at least of shape {list(own.shape)}, "
+                            f"for {type(target).__name__} to inherit it. Give the layers of both the same names."
                         )
                     own.copy_(whole[tuple(slice(k) for k in own.shape)])
 

@@ -126,9 +126,9 @@ class _Shape(NamedTuple):
 
 def _shape(width: float, stem: Stem) -> _Shape:
     if not width > 0:
-        raise ValueError(f"width multiplies the channels and is above 0; got {width}.")
+        raise ValueError(f"width multiplies the channels and must be above 0; got {width}.")
     if stem not in ("imagenet", "cifar"):
-        raise ValueError(f"stem is 'imagenet' or 'cifar'; got {stem!r}.")
+        raise ValueError(f"stem must be 'imagenet' or 'cifar'; got {stem!r}.")
     channels = make_divisible(width * STEM_CHANNELS)
     return _Shape(make_divisible(channels // 2), channels, [make_divisible(width * c) for c, _, _ in STAGES])
 

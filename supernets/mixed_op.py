@@ -85,7 +85,7 @@ class MixedOp(nn.Module):
         self.drop_path = 0.0
 
     def part(self, x: Tensor, seen: Seen) -> Tensor:
-        """What of a state the candidates read: all of it."""
+        """The part of a state that the candidates read: all of it."""
         return x
 
     def forward(self, x: Tensor, weights: Tensor | Row, seen: Seen | None = None) -> Tensor:
@@ -170,7 +170,7 @@ def check_parts(parts: int, channels: int) -> None:
         ValueError: If they cannot.
     """
     if parts < 1 or channels % parts:
-        raise ValueError(f"partial_channels divides the channels, {channels}, into equal parts; got {parts}.")
+        raise ValueError(f"partial_channels must divide the channels, {channels}, into equal parts; got {parts}.")
 
 
 def add_up(terms: Sequence[Tensor]) -> Tensor:

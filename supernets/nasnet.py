@@ -229,7 +229,7 @@ def _plan(
     channels: int, cells_per_stage: int, num_classes: int, image_size: int, stem: str, stem_channels: int | None
 ) -> Plan:
     if stem not in ("cifar", "imagenet"):
-        raise ValueError(f"stem is 'cifar' or 'imagenet'; got {stem!r}.")
+        raise ValueError(f"stem must be 'cifar' or 'imagenet'; got {stem!r}.")
     if cells_per_stage < 1:
         raise ValueError(f"A stage has at least one normal cell; got cells_per_stage={cells_per_stage}.")
     check_classes(num_classes)

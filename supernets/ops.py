@@ -67,7 +67,7 @@ class DilatedDepthwise(nn.Conv2d, ReadsState):
 
     def __init__(self, channels: int, kernel: int, *, stride: int) -> None:
         if kernel % 2 == 0:
-            raise ValueError(f"Kernels have odd sizes, or the resolution would change; got {kernel}.")
+            raise ValueError(f"Kernels must have odd sizes, or the resolution would change; got {kernel}.")
         super().__init__(
             channels, channels, kernel, stride, padding=kernel - 1, dilation=2, groups=channels, bias=False
         )
@@ -131,8 +131,8 @@ class FactorizedReduce(ReadsState):
         super().__init__()
         if out_channels % 2:
             raise ValueError(
-                f"FactorizedReduce splits its output channels in two halves and needs an even number; "
-                f"got {out_channels}. Choose an even number of channels."
+                f"FactorizedReduce must have an even number of output channels, which it makes in two halves; got "
+                f"{out_channels}. Choose an even number of channels."
             )
         self.conv_1 = nn.Conv2d(in_channels, out_channels // 2, 1, bias=False)
         self.conv_2 = nn.Conv2d(in_channels, out_channels // 2, 1, bias=False)
@@ -301,7 +301,7 @@ def check_ops(names: Sequence[object]) -> None:
     """
     for name in names:
         if name not in OPS:
-            raise ValueError(f"{name!r} is not a known operation; known are {', '.join(OPS)}.")
+            raise ValueError(f"An operation must be one of {', '.join(OPS)}; got {name!r}.")
 
 
 def make_op(name: str, channels: int, stride: int, *, affine: bool, pool_bn: bool = False) -> nn.Module:

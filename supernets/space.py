@@ -1,4 +1,4 @@
-"""Search spaces as data: what can vary, and one architecture out of it. NumPy only; nothing here imports torch."""
+"""Search spaces as data: what can vary, and one architecture of a space. NumPy only; nothing here imports torch."""
 
 from __future__ import annotations
 
@@ -60,15 +60,17 @@ class Choice:
     def __post_init__(self) -> None:
         object.__setattr__(self, "candidates", tuple(self.candidates))
         if not self.name.isidentifier():
-            raise ValueError(f"The name of a choice is a Python identifier, such as 'stage_0'; got {self.name!r}.")
+            raise ValueError(f"The name of a choice must be a Python identifier, such as 'stage_0'; got {self.name!r}.")
         if not self.candidates or len(set(self.candidates)) != len(self.candidates):
-            raise ValueError(f"Choice {self.name!r} needs distinct candidates, at least one; got {self.candidates}.")
+            raise ValueError(
+                f"Choice {self.name!r} must have distinct candidates, at least one; got {self.candidates}."
+            )
         if self.rows < 1:
-            raise ValueError(f"Choice {self.name!r} needs at least one row; got rows={self.rows}.")
+            raise ValueError(f"Choice {self.name!r} must have at least one row; got rows={self.rows}.")
 
     @property
     def picks(self) -> tuple[Candidate, ...]:
-        """What a row of a config can hold: the candidates, then ``none`` if a row may be left out."""
+        """Picks that a row of a config can have: the candidates, then ``none`` if a row may be left out."""
         return (*self.candidates, NONE) if self.droppable and NONE not in self.candidates else self.candidates
 
 
@@ -110,7 +112,7 @@ class SubnetConfig:
         return SubnetConfig, (self.space, dict(self.picks))
 
     def to_dict(self) -> dict[str, Any]:
-        """A JSON-able dictionary with the schema version."""
+        """The config as a JSON-able dictionary with the schema version."""
         picks = {name: list(picks) for name, picks in self.picks}
         return {"schema_version": SCHEMA_VERSION, "space": self.space, "picks": picks}
 
@@ -123,13 +125,13 @@ class SubnetConfig:
         """
         if not isinstance(data, Mapping) or not {"schema_version", "space", "picks"} <= data.keys():
             raise ValueError(
-                "A SubnetConfig is a JSON object with 'schema_version', 'space' and 'picks'; "
+                "A SubnetConfig must be a JSON object with 'schema_version', 'space' and 'picks'; "
                 f"got {shorten(data)}. Is this another program's file?"
             )
         if data["schema_version"] != SCHEMA_VERSION:
             raise ValueError(
-                f"This SubnetConfig has schema version {data['schema_version']!r}; this release reads version "
-                f"{SCHEMA_VERSION}. Read it with the release that wrote it, or write it again."
+                f"A SubnetConfig must have schema version {SCHEMA_VERSION}; this one has {data['schema_version']!r}. "
+                f"Read it with the release that wrote it, or write it again."
             )
         picks = data["picks"]
         if (
@@ -141,7 +143,7 @@ class SubnetConfig:
             )
         ):
             raise ValueError(
-                f"'space' is a name and 'picks' maps each choice to a list of names or numbers; got {shorten(data)}."
+                f"'space' must be a name and 'picks' a list of names or numbers for each choice; got {shorten(data)}."
             )
         return cls(data["space"], picks)
 
@@ -155,18 +157,13 @@ class SubnetConfig:
         Raises:
             ValueError: If ``text`` is not JSON (truncated, say) or not a config.
         """
-        try:
-            data = parse_json(text, "it")
-        except ValueError as error:
-            raise ValueError(
-                f"A SubnetConfig is JSON; this text is not ({error}) It may be truncated: {shorten(text)}"
-            ) from error
+        data = parse_json(text, "A SubnetConfig", advice=f"The text may be truncated: {shorten(text)}")
         return cls.from_dict(data)
 
 
 @dataclass(frozen=True)
 class ArchGraph:
-    """What a picture of an architecture shows: nodes in topological order, and labelled edges between them.
+    """Graph for a picture of an architecture: nodes in topological order, and labelled edges between them.
 
     Args:
         name: Caption, for example ``"normal"``.
@@ -181,7 +178,7 @@ class ArchGraph:
 
 @dataclass(frozen=True)
 class SearchSpace:
-    """What can vary. Sampling, variation, validation and encoding, for every space alike.
+    """All architectures that a search can find. Sampling, variation, validation and encoding, for every space alike.
 
     Architectures are :class:`SubnetConfig` one at a time and integer matrices ``[N, G]`` many at a time: one column
     (gene) per row of each choice, in order, holding an index into :attr:`Choice.picks`. A space with rules between
@@ -215,7 +212,7 @@ class SearchSpace:
         object.__setattr__(self, "choices", tuple(self.choices))
         names = [choice.name for choice in self.choices]
         if not names or len(set(names)) != len(names):
-            raise ValueError(f"Space {self.name!r} needs choices with distinct names, at least one; got {names}.")
+            raise ValueError(f"Space {self.name!r} must have choices with distinct names, at least one; got {names}.")
 
     def __getitem__(self, choice: str) -> Choice:
         for candidate in self.choices:
@@ -280,7 +277,7 @@ class SearchSpace:
         self.genes_of(config)
 
     def canonical(self, config: SubnetConfig) -> SubnetConfig:
-        """The one spelling shared by all configs that build the same network."""
+        """The one config that stands for all configs of the same network."""
         return self.config_of(self.canonical_genes(self.genes_of(config)[None])[0])
 
     def sample(self, rng: RNG = None) -> SubnetConfig:
@@ -334,7 +331,7 @@ class SearchSpace:
         return [self.config_of(row) for row in genes]
 
     def check_genes(self, matrix: npt.ArrayLike) -> IntMatrix:
-        """``matrix`` as an array, if it holds genes.
+        """Check genes, and return them as an array.
 
         Raises:
             ValueError: If the shape is not ``[N, G]`` or a gene is out of range.
@@ -342,14 +339,14 @@ class SearchSpace:
         genes = np.asarray(matrix)
         if genes.ndim != 2 or genes.shape[1] != self.num_genes or not np.issubdtype(genes.dtype, np.integer):
             raise ValueError(
-                f"Genes of space {self.name!r} are an integer matrix [N, {self.num_genes}]; "
+                f"Genes of space {self.name!r} must be an integer matrix [N, {self.num_genes}]; "
                 f"got {genes.dtype} {list(genes.shape)}."
             )
         bad = (genes < 0) | (genes >= np.array(self.gene_sizes))
         if bad.any():
             row, gene = np.argwhere(bad)[0]
             raise ValueError(
-                f"Gene {gene} of space {self.name!r} is an index below {self.gene_sizes[gene]}; "
+                f"Gene {gene} of space {self.name!r} must be an index below {self.gene_sizes[gene]}; "
                 f"row {row} holds {genes[row, gene]}."
             )
         return genes
@@ -376,7 +373,7 @@ class SearchSpace:
         return self.repair_genes(copy) if len(genes) else copy
 
     def neighbours(self, genes: IntMatrix) -> IntMatrix:
-        """All architectures one gene away, canonical, without ``genes`` and without repetition: ``[G] -> [N, G]``."""
+        """All other architectures that differ in one gene, canonical, each once: ``[G] -> [N, G]``."""
         found = self.repair(self.single_changes(genes))
         found = found[(found != genes).any(1)]
         _, first = np.unique(found, axis=0, return_index=True)
@@ -392,7 +389,7 @@ class SearchSpace:
         return weights
 
     def nodes(self) -> list[list[int]]:
-        """Genes of the edges that enter each node, in spaces of graphs; no nodes in others."""
+        """Genes of the edges that enter each node; an empty list where the space is not one of graphs."""
         return []
 
     def decisions(self) -> Decisions:
@@ -402,7 +399,7 @@ class SearchSpace:
         return Decisions(self)
 
     def most_likely(self, probabilities: Mapping[str, npt.NDArray[np.floating[Any]]]) -> SubnetConfig:
-        """Derive: the most likely candidate of every row, unless the space has a rule of its own.
+        """Derive an architecture: the most likely candidate of every row, unless the space has its own rule.
 
         Args:
             probabilities: ``{choice: [R, O]}``.
@@ -411,7 +408,7 @@ class SearchSpace:
         return SubnetConfig(self.name, picks)
 
     def graphs(self, config: SubnetConfig) -> list[ArchGraph]:
-        """What to draw. A chain of all decisions unless the space knows better."""
+        """Graphs for a picture of the architecture: one chain of all picks, unless the space has its own graphs."""
         self.validate(config)
         labels = [f"{pick}" for choice in self.choices for pick in config[choice.name]]
         nodes = ("in", *(str(i) for i in range(1, len(labels))), "out")
@@ -471,7 +468,9 @@ class SearchSpace:
         """
         free = [gene for gene, size in enumerate(self.gene_sizes) if size > 1]
         if not free:
-            raise ValueError(f"Space {self.name!r} has a single architecture; there is nothing to mutate.")
+            raise ValueError(
+                f"Space {self.name!r} must have two architectures or more to mutate one; it has a single one."
+            )
         gene = free[rng.integers(len(free))]
         child = genes.copy()
         child[gene] = (genes[gene] + rng.integers(1, self.gene_sizes[gene])) % self.gene_sizes[gene]
@@ -511,17 +510,19 @@ class SearchSpace:
         """
         if config.space != self.name:
             raise ValueError(
-                f"Configs of space {self.name!r} are needed here; this one belongs to {config.space!r}. "
+                f"The config must belong to space {self.name!r}; this one belongs to {config.space!r}. "
                 "Build the space it was made in, or derive again."
             )
         names, expected = [name for name, _ in config.picks], [choice.name for choice in self.choices]
         if names != sorted(expected):
-            raise ValueError(f"A config of space {self.name!r} holds the choices {expected}; got {names}.")
+            raise ValueError(f"A config of space {self.name!r} must have the choices {expected}; got {names}.")
         found: list[int] = []
         for choice in self.choices:
             picks = config[choice.name]
             if len(picks) != choice.rows:
-                raise ValueError(f"Choice {choice.name!r} of {self.name!r} has {choice.rows} rows; got {len(picks)}.")
+                raise ValueError(
+                    f"Choice {choice.name!r} of {self.name!r} must have {choice.rows} rows; got {len(picks)}."
+                )
             index = {pick: i for i, pick in enumerate(choice.picks)}
             for row, pick in enumerate(picks):
                 if pick not in index:
@@ -571,7 +572,7 @@ def _is_pick(value: object) -> bool:
 
 
 def natural(name: str) -> tuple[str, int]:
-    """What sorts ``stage_10`` behind ``stage_2``."""
+    """Key that sorts ``stage_10`` behind ``stage_2``."""
     head, _, number = name.rpartition("_")
     return (head, int(number)) if number.isdecimal() else (name, -1)
 

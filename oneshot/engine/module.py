@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from oneshot.cost.record import Prediction, latency_facts
 from oneshot.functional import expected_cost
-from oneshot.supernets.base import OperationSupernet, Supernet, batch_statistics
+from oneshot.supernets.base import Supernet, batch_statistics
 from oneshot.supernets.space import SubnetConfig
 from oneshot.training.batches import check_batch, check_logits, pair_of
 from oneshot.training.finite_loss import check_data, check_supernet
@@ -44,7 +44,7 @@ class SearchModule(ResumableModule, ABC):
         self.check_kind(supernet)
         self.supernet = supernet
         self.criterion = criterion or loss_of(supernet.task)
-        self._costs = supernet.candidate_parameters() if isinstance(supernet, OperationSupernet) else {}
+        self._costs = supernet.candidate_parameters()
         self._fit_metric = metric_of(supernet.task, supernet.num_classes)
         self._fit_metric.persistent(True)  # a fit may be resumed in the middle of an epoch
         self._val_metric = metric_of(supernet.task, supernet.num_classes)

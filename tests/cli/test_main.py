@@ -365,7 +365,7 @@ def test_the_published_settings_of_nat_are_objects_that_fit_together(path: Path,
     cli.trainer.datamodule = cli.datamodule
     search.setup("fit")  # images of 32 pixels are enlarged, for the settings ask for it
     search.supernet.upsample = False
-    with pytest.raises(ValueError, match="resolutions up to 256, the images have 32 pixels"):
+    with pytest.raises(ValueError, match="must have 256 pixels, the highest resolution .*; they have 32"):
         search.setup("fit")
 
 

@@ -54,6 +54,6 @@ def test_images_that_tell_nothing_are_refused(change: dict[str, Any], message: s
 def test_images_smaller_than_the_highest_resolution_are_refused() -> None:
     supernet, (x, y) = mobile(), images(20, 1)
     for evaluated, calibration in ((x[..., :8], x), (x, x[..., :8])):
-        with pytest.raises(ValueError, match="resolutions up to 16, the images have 8 pixels"):
+        with pytest.raises(ValueError, match="must have 16 pixels, the highest resolution .*; they have 8"):
             InheritedEvaluation(supernet, evaluated, y, calibration)
     InheritedEvaluation(supernet, x, y, x)

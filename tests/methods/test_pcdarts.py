@@ -206,7 +206,7 @@ def test_what_makes_no_sense_is_refused() -> None:
         PCDARTS(PlantedSupernet(partial_channels=2))
     with pytest.raises(ValueError, match="StraightThroughSampler runs one candidate at a time"):
         EdgeNormalization(StraightThroughSampler(1.0, 1.0), darts_space())
-    with pytest.raises(ValueError, match="divides the channels, 6, into equal parts; got 4"):
+    with pytest.raises(ValueError, match="must divide the channels, 6, into equal parts; got 4"):
         DARTSSupernet(channels=6, cells=3, image_size=8, partial_channels=4)
     supernet = NASBench201Supernet(channels=4, cells_per_stage=1, partial_channels=2)
     with pytest.raises(ValueError, match=r"no network can inherit them. Use extract\(config, inherit=False\)"):

@@ -65,7 +65,7 @@ def test_what_it_hands_out_is_a_copy() -> None:
         pytest.param(lambda g, v: (g, v[:, :1]), r"values \[1, 2\] of error, MACs", id="shape"),
         pytest.param(lambda g, v: (g, np.array([[1.0, np.nan]])), "row 0 has MACs = nan", id="nan-cost"),
         pytest.param(lambda g, v: (g, np.array([[np.inf, 1.0]])), "row 0 has error = inf", id="infinite"),
-        pytest.param(lambda g, v: (g + 5, v), "is an index below", id="out-of-range"),
+        pytest.param(lambda g, v: (g + 5, v), "must be an index below", id="out-of-range"),
     ],
 )
 def test_what_does_not_fit_is_refused_and_nothing_is_added(change: object, message: str) -> None:

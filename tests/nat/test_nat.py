@@ -394,7 +394,7 @@ def test_images_are_enlarged_only_where_that_is_asked_for(declared: bool, tmp_pa
     options = {**small, "generations": 2, "calibration_images": 8, "predictors": ["ridge"]}
     for warmup in (0, 1):
         search = NAT(mobile(resolutions=(8, 16)), **{**options, "warmup_epochs": warmup})
-        message = r"up to 16, the images have 8 pixels: .* Pass resolutions up to 8, or upsample=True"
+        message = r"must have 16 pixels, .*; they have 8\. .* Pass resolutions up to 8, or upsample=True"
         with pytest.raises(ValueError, match=message):
             fit(search, tmp_path, data, limit_train_batches=1)
         assert not len(search.pareto.archive)

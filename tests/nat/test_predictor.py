@@ -102,7 +102,7 @@ def test_the_warp_keeps_the_order_and_goes_back() -> None:
         pytest.param({"errors": np.ones(3)}, r"shape \[3\]", id="length"),
         pytest.param({"kinds": ["forest"]}, "Accuracy predictors must be of the kinds rbf, gp", id="kind"),
         pytest.param({"kinds": []}, "got none", id="none"),
-        pytest.param({"genes": GENES + 5}, "is an index below 5", id="genes"),
+        pytest.param({"genes": GENES + 5}, "must be an index below 5", id="genes"),
     ],
 )
 def test_bad_input_is_refused(change: dict[str, object], message: str) -> None:

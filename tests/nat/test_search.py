@@ -257,7 +257,7 @@ def test_a_wrong_answer_changes_nothing(call: Any, message: str) -> None:
         pytest.param({"batch": 0}, "batch and generations of at least 1", id="batch"),
         pytest.param({"kinds": ["tree"]}, "Accuracy predictors must be of the kinds", id="kind"),
         pytest.param({"constraints": [Constraint(SIZE, 0.1)]}, "the smallest found is", id="infeasible"),
-        pytest.param({"first": np.full((1, 8), 9)}, "is an index below 4", id="first"),
+        pytest.param({"first": np.full((1, 8), 9)}, "must be an index below 4", id="first"),
     ],
 )
 def test_a_search_that_cannot_work_is_refused_at_once(settings: dict[str, Any], message: str) -> None:

@@ -109,7 +109,7 @@ def test_a_block_with_another_name_is_refused(name: str) -> None:
     ("options", "message"),
     [
         pytest.param({"num_classes": 1}, "at least two classes; got num_classes=1", id="one class"),
-        pytest.param({"stem": "mnist"}, "stem is 'imagenet' or 'cifar'; got 'mnist'", id="unknown stem"),
+        pytest.param({"stem": "mnist"}, "stem must be 'imagenet' or 'cifar'; got 'mnist'", id="unknown stem"),
         pytest.param({"image_size": 31}, "at least 32 pixels; got image_size=31", id="small image"),
     ],
 )
@@ -124,16 +124,16 @@ def test_a_network_that_cannot_work_is_refused(
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        pytest.param({"extra_depths": (0, 2)}, "depths of a stage are consecutive", id="depths"),
+        pytest.param({"extra_depths": (0, 2)}, "depths of a stage must be consecutive", id="depths"),
         pytest.param({"extra_depths": (-1, 0)}, "extra_depths are whole numbers from 0 on", id="negative"),
-        pytest.param({"resolutions": ()}, r"at least one; got \(\). None stands for", id="no resolutions"),
+        pytest.param({"resolutions": ()}, r"at least one; got \(\). Pass None for", id="no resolutions"),
         pytest.param({"ratios": (0.0, 0.25)}, "as 'e0.25'; got 'e0'", id="no channels"),
         pytest.param(
             {"widths": (0.2, 1.0)},
             "at width 0.2, 0.2 and 0.25 of 48 channels are both 16, a multiple of 8. Leave one out",
             id="ratios that are one",
         ),
-        pytest.param({"widths": (0.0,)}, "width multiplies the channels and is above 0; got 0.0", id="no width"),
+        pytest.param({"widths": (0.0,)}, "width multiplies the channels and must be above 0; got 0.0", id="no width"),
     ],
 )
 def test_a_supernet_that_cannot_be_is_refused(options: dict[str, Any], message: str) -> None:

@@ -112,7 +112,7 @@ def test_the_width_multiplies_channels_and_keeps_them_multiples_of_8(
 
 
 def test_a_network_needs_a_block_for_every_layer() -> None:
-    with pytest.raises(ValueError, match="space 'fbnet' have 22 layers; got 21 picks"):
+    with pytest.raises(ValueError, match="space 'fbnet' must have 22 layers; got 21 picks"):
         FBNetNetwork(["skip"] * 21)
     with pytest.raises(ValueError, match=r"'k9_e1' is not a candidate of 'layers' \(row 21\)"):
         FBNetNetwork(["skip"] * 21 + ["k9_e1"])
@@ -125,8 +125,8 @@ def test_a_network_needs_a_block_for_every_layer() -> None:
         pytest.param({"num_classes": 1}, "at least two classes; got num_classes=1", id="one class"),
         pytest.param({"image_size": 31}, "at least 32 pixels; got image_size=31", id="small image"),
         pytest.param({"image_size": 7, "stem": "cifar"}, "at least 8 pixels; got image_size=7", id="tiny image"),
-        pytest.param({"width": 0}, "width multiplies the channels and is above 0; got 0", id="no width"),
-        pytest.param({"stem": "mnist"}, "stem is 'imagenet' or 'cifar'; got 'mnist'", id="unknown stem"),
+        pytest.param({"width": 0}, "width multiplies the channels and must be above 0; got 0", id="no width"),
+        pytest.param({"stem": "mnist"}, "stem must be 'imagenet' or 'cifar'; got 'mnist'", id="unknown stem"),
     ],
 )
 def test_a_network_that_cannot_work_is_refused(

@@ -209,7 +209,7 @@ def test_a_block_with_another_name_is_refused(name: str) -> None:
     ("options", "message"),
     [
         pytest.param({"num_classes": 1}, "at least two classes; got num_classes=1", id="one class"),
-        pytest.param({"stem": "mnist"}, "stem is 'imagenet' or 'cifar'; got 'mnist'", id="unknown stem"),
+        pytest.param({"stem": "mnist"}, "stem must be 'imagenet' or 'cifar'; got 'mnist'", id="unknown stem"),
         pytest.param({"image_size": 31}, "at least 32 pixels; got image_size=31", id="small image"),
     ],
 )
@@ -225,11 +225,11 @@ def test_a_network_that_cannot_work_is_refused(
     ("options", "message"),
     [
         pytest.param({"resolutions": (64, 16)}, "at least 32 pixels; got image_size=16", id="low resolution"),
-        pytest.param({"depths": (2, 4)}, r"consecutive, as 2, 3, 4; got \(2, 4\)", id="depths"),
+        pytest.param({"depths": (2, 4)}, r"consecutive, such as 2, 3, 4; got \(2, 4\)", id="depths"),
         pytest.param({"depths": (0, 1)}, r"depths are whole numbers from 1 on", id="no depth"),
-        pytest.param({"resolutions": ()}, r"at least one; got \(\). None stands for", id="no resolutions"),
-        pytest.param({"widths": ()}, "width multiplies the channels and is above 0", id="no widths"),
-        pytest.param({"kernels": (3, 4)}, "Kernels have odd sizes", id="even kernel"),
+        pytest.param({"resolutions": ()}, r"at least one; got \(\). Pass None for", id="no resolutions"),
+        pytest.param({"widths": ()}, "width multiplies the channels and must be above 0", id="no widths"),
+        pytest.param({"kernels": (3, 4)}, "Kernels must have odd sizes", id="even kernel"),
         pytest.param({"expansions": ()}, "expansions are whole numbers from 1 on", id="no expansions"),
     ],
 )

@@ -194,7 +194,7 @@ def test_a_network_that_cannot_work_is_refused(options: dict[str, int], message:
 
 
 def test_a_foreign_architecture_is_refused_by_the_network() -> None:
-    with pytest.raises(ValueError, match="holds the choices"):
+    with pytest.raises(ValueError, match="must have the choices"):
         NASBench1Shot1Network(1, dict(CONFIG.picks))
 
 

@@ -153,7 +153,7 @@ def test_a_network_that_cannot_work_is_refused(
 @pytest.mark.parametrize(
     ("layers", "message"),
     [
-        pytest.param(["k3_e1"] * 9, "has 10 rows; got 9", id="a layer too few"),
+        pytest.param(["k3_e1"] * 9, "must have 10 rows; got 9", id="a layer too few"),
         pytest.param(["k7_e1"] * 10, r"'k7_e1' is not a candidate of 'layer' \(row 0\)", id="unknown"),
     ],
 )

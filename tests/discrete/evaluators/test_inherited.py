@@ -52,5 +52,5 @@ def test_a_config_of_another_space_is_a_failure() -> None:
     evaluator = SupernetEvaluator(supernet, FakeImages(**OPTIONS, batch_size=16, val_fraction=0.3), calibration=30)
     from oneshot.supernets import SubnetConfig
 
-    with pytest.raises(ValueError, match="Configs of space 'nasbench201' are needed here"):
+    with pytest.raises(ValueError, match="The config must belong to space 'nasbench201'"):
         evaluator(Proposal(0, SubnetConfig("other", {"a": ["b"]})))
