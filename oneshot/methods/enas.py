@@ -26,18 +26,19 @@ from oneshot.supernets.space import SubnetConfig
 class ENAS(WeightSharingSearch):
     """A controller draws the paths that train the shared weights, and is rewarded by their accuracy.
 
-    Every step trains one path that the controller draws. After every epoch the weights rest, and the controller takes
-    ``updates`` steps of REINFORCE; the reward is the accuracy on a held-out batch in the statistics of that batch, the
-    baseline an average of the rewards before. At the end ``candidates`` architectures are drawn from the controller and
-    compared as in :class:`~oneshot.engine.sharing.WeightSharingSearch`; the best is derived (section 2.2).
+    Every step trains one path that the controller draws. After every epoch the controller takes ``updates`` steps of
+    REINFORCE, with fixed shared weights. The reward is the accuracy on a held-out batch, with batch normalisation by
+    the statistics of that batch; the baseline is an average of earlier rewards. At the end ``candidates`` architectures
+    are drawn from the controller and compared as in :class:`~oneshot.engine.sharing.WeightSharingSearch`; the best is
+    derived (section 2.2).
 
     Defaults of the controller are those of the authors' search for CNN cells (melodyguan/enas): one layer of 64 units,
     logits bounded to 1.1, no temperature, Adam with 0.0035, 30 updates of 10 architectures, entropy 0.0001, a baseline
-    that decays by 0.99. For recurrent cells their ``temperature`` is 5, ``tanh`` 2.5 and ``controller_lr`` 0.001. Where
-    theirs is no policy gradient, ours is: the entropy is that of the distributions and has a gradient (theirs is part
-    of the reward), and the baseline begins with the first reward and never holds the current one. The architectures of
-    an update share a held-out batch. Their own bounds for operations, and biases towards convolutions, are left out.
-    Recurrent cells are rewarded by the accuracy of the next word, not by 80 over the perplexity.
+    that decays by 0.99. For recurrent cells their ``temperature`` is 5, ``tanh`` 2.5 and ``controller_lr`` 0.001. Two
+    things differ, so that ours is a policy gradient: the entropy is that of the distributions and has a gradient
+    (theirs is part of the reward), and the baseline begins with the first reward and never holds the current one. The
+    architectures of an update share a held-out batch. Their own bounds for operations, and biases towards convolutions,
+    are left out. Recurrent cells are rewarded by the accuracy of the next word, not by 80 over the perplexity.
 
     Args:
         supernet: Any supernet.

@@ -19,12 +19,12 @@ GONE = "The Ray cluster went away. What was evaluated is kept: go on with the sa
 
 
 def connect(address: str | None, cpus: float, what: str) -> Any:
-    """The ``ray`` module, connected.
+    """Connect to a cluster, and return the ``ray`` module.
 
     Args:
         address: Address of the cluster, see ``ray.init``; ``"local"`` starts one on this machine, None uses what runs.
         cpus: Cores of a cluster that is started here.
-        what: Needs Ray, for the message where it is not installed.
+        what: What needs Ray, for the message where it is not installed.
 
     Raises:
         MissingExtraError: If Ray is not installed.

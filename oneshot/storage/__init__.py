@@ -1,1 +1,1 @@
-"""Files: written whole, read strictly, locked while a run writes them."""
+"""Files: written completely or not at all, read strictly, locked while a run writes them."""

@@ -1,4 +1,4 @@
-"""Faults of the machine, such as a full disk: they say nothing about an architecture, and may pass."""
+"""Faults of the machine, such as a full disk. They say nothing about an architecture, and may pass."""
 
 from __future__ import annotations
 
@@ -26,17 +26,17 @@ WORDS = (
 
 
 class MachineFaultError(RuntimeError):
-    """A fault of the machine did not pass; what was being done goes on from where it is when it is begun again."""
+    """A fault of the machine did not pass. The same command goes on from where it stopped."""
 
 
 def machine_fault(error: BaseException) -> str | None:
-    """What is wrong with the machine, in a few words; None if the error is of another kind.
+    """Name the fault of the machine behind an error, in a few words; None if the error is of another kind.
 
     A full disk, a used-up quota, a file system that became read-only or lost its device, too many open files. Not among
     them is memory, of the host or of a GPU: how much is needed depends on the architecture.
 
     Args:
-        error: What was raised; what caused it is looked at, too.
+        error: The error; its causes count, too.
 
     Example:
         >>> machine_fault(OSError(errno.ENOSPC, "No space left on device", "last.ckpt"))
@@ -63,7 +63,7 @@ def _chain(error: BaseException | None) -> Iterator[BaseException]:
 
 
 class Patience:
-    """Waits between the tries of something that a fault of the machine prevents, and gives up after a while."""
+    """Waiting times between the tries of an action that a fault of the machine prevents; gives up after a while."""
 
     def __init__(self) -> None:
         self._since: float | None = None
@@ -91,12 +91,12 @@ class Patience:
         return True
 
     def over(self) -> None:
-        """A try succeeded: the next fault is another one."""
+        """Record that a try succeeded; the next fault is a new one."""
         self._since = None
 
 
 def patiently(action: Callable[[], T], what: str) -> T:
-    """Do something again and again while a fault of the machine prevents it, for :data:`PATIENCE` seconds.
+    """Repeat an action while a fault of the machine prevents it, for at most :data:`PATIENCE` seconds.
 
     Args:
         action: The action; a try that failed must leave nothing behind.

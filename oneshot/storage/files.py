@@ -80,7 +80,7 @@ def append(path: Path, content: bytes, *, at: int, sync: bool = False) -> int:
 
 
 class Outbox:
-    """Files that a run can do without for a while: if the disk is full, a warning says so, and they are written later.
+    """Files that can be written later. If the disk is full, a warning says so, and the run goes on.
 
     Example:
         >>> outbox = Outbox()
@@ -103,7 +103,7 @@ class Outbox:
                 announce(f"{path} cannot be written: {why}. The run goes on, and writes it when there is room.")
 
     def finish(self) -> None:
-        """Write what is still waiting.
+        """Write the files that are still waiting.
 
         Raises:
             OSError: If there is no room for it, also after a while.
@@ -119,7 +119,7 @@ class Outbox:
 
 @contextmanager
 def new_folder(folder: Path, *, overwrite: bool, marker: str, keep: str) -> Iterator[Path]:
-    """A folder for what the block writes. If the block fails early, everything is as it was before.
+    """Make a folder for what the block writes. If the block fails early, everything is as it was before.
 
     Whoever calls it has the folder for itself: :class:`~oneshot.storage.lock.RunLock`.
 
@@ -160,7 +160,7 @@ def new_folder(folder: Path, *, overwrite: bool, marker: str, keep: str) -> Iter
 
 
 def beside(path: Path, ending: str) -> Path:
-    """A name beside ``path`` for what is not finished; nobody can know it before and put a link there."""
+    """A random name beside ``path`` for an unfinished file, so that no other process can put a link there before."""
     return path.with_name(f".{path.name}.{secrets.token_hex(8)}.{ending}")
 
 
@@ -243,7 +243,7 @@ def _write_checksums(folder: Path, checksums: Sequence[tuple[str, str]]) -> None
 
 
 def _content(folder: Path) -> list[Path]:
-    """What a folder holds, but for the files of its lock."""
+    """The content of a folder without the files of its lock."""
     return [path for path in folder.iterdir() if not path.name.startswith(OWNER)] if folder.is_dir() else []
 
 

@@ -1,4 +1,4 @@
-"""Ctrl-C and SIGTERM: what they look like when they arrive, and how cleaning up is kept from them."""
+"""Ctrl-C and SIGTERM: how to recognise them, and how to finish cleaning up in spite of them."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ GOES_ON = "The same command with --resume goes on."
 
 
 class Terminated(KeyboardInterrupt):
-    """SIGTERM arrived. Like Ctrl-C it passes by everything that handles errors, and ends what is running."""
+    """SIGTERM arrived. Like Ctrl-C it is not caught by handlers of errors, and ends the program."""
 
 
 def interruption(error: BaseException) -> BaseException | None:
@@ -38,7 +38,7 @@ def interruption(error: BaseException) -> BaseException | None:
 
 @contextmanager
 def uninterrupted() -> Iterator[None]:
-    """Cleaning up that Ctrl-C and SIGTERM do not cut short; they arrive when the block is over."""
+    """Hold Ctrl-C and SIGTERM back until the block has ended, so that they do not interrupt cleaning up."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return

@@ -1,4 +1,4 @@
-"""Sizes of networks that files ask for, checked before anything is built: a few bytes must not fill the memory."""
+"""Limits on networks that a file describes, checked before they are built: a small file must not fill the memory."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def check_sizes_in(tree: object) -> None:
 
 
 class BoundedWeights(TorchFunctionMode):
-    """Inside, tensors with more than ``most`` elements together are refused before they take memory."""
+    """Context in which tensors of more than ``most`` elements together are refused before they take memory."""
 
     def __init__(self, most: int = MOST_WEIGHTS) -> None:
         super().__init__()

@@ -1,4 +1,4 @@
-"""One run to a folder: who writes there says so in a file, which an owner that was killed does not leave behind."""
+"""One run for each folder. The run that writes there says so in a file; the file of a killed run does not count."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ class FolderLostError(RuntimeError):
 
 
 class RunLock:
-    """Makes this run the only one that writes to a folder, for as long as it is entered.
+    """While this context is entered, this run is the only one that writes to a folder.
 
     The file ``.owner`` says which process on which machine that is, so that others can say it, too. An owner that was
     killed is no owner: on the same machine its process is looked for, on another one, or in another container, a sign
@@ -77,7 +77,7 @@ class RunLock:
                 self._release()
 
     def check(self) -> None:
-        """Look whether the folder is still this run's.
+        """Check that the folder still belongs to this run.
 
         Raises:
             FolderLostError: If it is not.
@@ -105,7 +105,7 @@ class RunLock:
         threading.Thread(target=self._beat, args=(self._over,), daemon=True).start()
 
     def _create(self) -> None:
-        """Make the file with all that is in it, unless there is one."""
+        """Create the file with its whole content, unless it exists."""
         content, own = json.dumps(self._facts()), self.path.with_name(f"{self.path.name}.{self._token}")
         try:
             own.write_text(content, encoding="utf-8")
@@ -173,7 +173,7 @@ _held: dict[str, RunLock] = {}
 
 
 def check_owned(path: Path) -> None:
-    """Look whether a file that is about to be written lies in a folder that is still its run's.
+    """Check that the folder of a file that is about to be written still belongs to this run.
 
     Raises:
         FolderLostError: If it lies in a folder that a :class:`RunLock` of this process has lost.
@@ -200,7 +200,7 @@ def _alive(owner: dict[str, Any], path: Path) -> bool:
 
 
 def _gives_signs(owner: dict[str, Any], path: Path) -> bool:
-    """Whether the time of the file changes; by the clock of its file system, whatever those of the machines say."""
+    """Whether the time of the file changes, by the clock of its file system; clocks of machines may differ."""
     announce(
         f"{path.parent} was written by process {owner.get('pid')} on {owner.get('host')}, which did not say that it "
         f"has ended. Waiting {SILENCE:g} seconds for a sign of life."
@@ -222,7 +222,7 @@ def _time(path: Path) -> int | None:
 
 
 def _machine() -> str:
-    """This start of this machine, and the processes that can be seen from here."""
+    """An identity of this boot of this machine and of its process namespace."""
     parts = [platform.node()]
     with suppress(OSError):
         parts = [Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()]
@@ -231,7 +231,7 @@ def _machine() -> str:
 
 
 def _process(pid: int) -> str | None:
-    """When a process began, by which it is told from later ones of the same number; None if there is none."""
+    """Start time of a process, which tells it from later ones of the same number; None if there is no such process."""
     if Path("/proc/self/stat").exists():
         try:
             stat = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace")

@@ -18,7 +18,7 @@ MOST_VALUES = 1_000_000  # of a YAML file, with what its aliases repeat
 
 
 class _Loader(yaml.SafeLoader):
-    """PyYAML's safe loader, to which a key that comes twice is an error."""
+    """PyYAML's safe loader, with an error for a key that comes twice."""
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
         seen: set[Any] = set()
@@ -66,7 +66,7 @@ def read_yaml(path: str | Path, *, advice: str = "") -> Any:
 
 
 def _check_size(value: object) -> None:
-    """Aliases let a few lines stand for more than any memory holds, and a list be an element of itself."""
+    """Refuse aliases that make a few lines stand for too many values, or a list an element of itself."""
     level: list[Any] = [value]
     count = 0
     for _ in range(DEEPEST + 1):

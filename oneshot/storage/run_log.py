@@ -58,7 +58,7 @@ class RunLog(Logger):
 
     @property
     def rows(self) -> list[dict[str, str]]:
-        """What was logged so far, values as text."""
+        """The rows that were logged so far, values as text."""
         if self._rows is None:
             self._rows = []
             if self.path.is_file():
@@ -83,7 +83,7 @@ class RunLog(Logger):
 
     @rank_zero_only
     def log_hyperparams(self, *args: Any, **kwargs: Any) -> None:
-        """They are in the configuration of the run."""
+        """Does nothing: the configuration of the run holds them."""
 
     @rank_zero_only
     def truncate(self, count: int) -> None:
@@ -113,7 +113,7 @@ class RunLog(Logger):
             self._try(self._write)
 
     def _try(self, write: Callable[[], None]) -> None:
-        """Write, unless the disk is full: then it is done later."""
+        """Write now, or later if the disk is full."""
         try:
             write()
         except OSError as error:

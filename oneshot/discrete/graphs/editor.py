@@ -155,7 +155,7 @@ def conv_of(network: GraphNetwork, name: str, *, free: bool = False) -> Node:
 
 
 def chain_of(network: GraphNetwork, name: str) -> list[Node]:
-    """A convolution, and the batch normalisation and activation behind it that nobody else reads."""
+    """A convolution, and the batch normalisation and activation behind it, if no other node reads them."""
     chain = [network.graph[name]]
     for ops in (("batch_norm",), tuple(ACTIVATIONS)):
         readers = network.graph.consumers[chain[-1].name]

@@ -148,7 +148,7 @@ class NetworkGraph:
         self._order  # noqa: B018  cycles are found on the way
         for node in self.nodes:
             if (node.op == "classifier") == bool(self.consumers[node.name]):
-                rule = "nobody may read it" if node.op == "classifier" else "nothing reads it. Leave it out"
+                rule = "no node may read it" if node.op == "classifier" else "nothing reads it. Leave it out"
                 raise ValueError(f"A graph must end in its classifier and nowhere else; {node}: {rule}.")
         if sum(node.op == "classifier" for node in self.nodes) != 1:
             raise ValueError(f"A graph must have exactly one classifier; got the nodes {names}.")

@@ -22,7 +22,7 @@ class GeneticCNNSpace(GraphSpace):
     """Which nodes of a stage read which: one bit for each pair, ``1-2``, ``1-3``, ``2-3``, ``1-4``, ... (section 3.1).
 
     A node adds up what it reads and applies Conv-BN-ReLU. A default input node, which applies the same, feeds the
-    nodes that read nothing else; a default output node reads those that nobody reads. Isolated nodes are left out;
+    nodes that read nothing else; a default output node reads those that no other reads. Isolated nodes are left out;
     where all are, the stage is one convolution. Max pooling halves the resolution behind every stage. Where the paper
     ends in a hidden layer with dropout, the graph ends in global pooling and the classifier.
 

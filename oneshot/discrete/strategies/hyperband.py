@@ -14,8 +14,8 @@ Sampler = Callable[[SearchSpace, int], SearchStrategy]  # (space, seed) -> where
 class SuccessiveHalving(SearchStrategy):
     """Trains many architectures a little and promotes the best of each rung to ``eta`` times the fidelity.
 
-    An architecture is promoted as soon as it is among the best ``1 / eta`` of its rung, so nobody waits for a rung to
-    fill (ASHA). A promoted one goes on from the weights of its lower rung.
+    An architecture is promoted as soon as it is among the best ``1 / eta`` of its rung, so no evaluation waits for a
+    rung to fill (ASHA). Its training goes on from the weights of the lower rung.
 
     Args:
         space: The space to search.
@@ -92,8 +92,8 @@ class SuccessiveHalving(SearchStrategy):
 class Hyperband(SearchStrategy):
     """Several successive halvings that begin at different fidelities (Li et al., JMLR 2018, arXiv:1603.06560).
 
-    The bracket with the lowest beginning trusts short trainings most; the last one does without. Each proposal goes to
-    the bracket that has used the smallest share of its budget, all having the same.
+    The bracket with the lowest beginning relies most on short trainings; the last one uses full trainings only. Each
+    proposal goes to the bracket that has used the smallest share of its budget, all having the same.
 
     Args:
         space: The space to search.

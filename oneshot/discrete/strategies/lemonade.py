@@ -30,7 +30,7 @@ class LEMONADE(MorphismSearch):
 
     Costs are cheap: they are known without training. Parents are drawn where the population is thin in costs, and so
     are, out of many children, those that are trained (equations 1 and 2: both by the same kernel density estimate, of
-    the population). A generation is proposed from the front as it is then; nobody waits for the one before.
+    the population). A generation is proposed from the current front, and does not wait for the one before.
 
     Args:
         start: Networks to begin with; the paper's four have 15 to 400 thousand parameters.

@@ -66,7 +66,7 @@ class MnasNetScalar:
         self.target, self.exponents = target, exponents
 
     def __call__(self, values: Sequence[float]) -> float:
-        """What is minimised.
+        """The value that is minimised.
 
         Raises:
             ValueError: If there are fewer than two values, or the first is not minus an accuracy.

@@ -109,7 +109,7 @@ class NetAdapt(MorphismSearch):
         return proposal
 
     def _candidates(self, best: Proposal, cost: float) -> list[tuple[NetworkGraph, MorphismRecord, float]]:
-        """One for each convolution that can save enough: the one with the most filters left."""
+        """For each convolution that can save enough, the candidate with the most filters left."""
         network, goal = self.network(best.config), max(cost - self.saving, self.target)
         found = {}
         for node in network.graph.nodes:
@@ -156,7 +156,7 @@ class NetAdapt(MorphismSearch):
 
     @property
     def best(self) -> Proposal:
-        """The network of the last step, trained for long if that is done: networks that cost more do not compete."""
+        """The network of the last step, after its long training if that is done. Costlier networks do not compete."""
         if self._trained is not None:
             return self._trained
         return super().best if self.current is None else self.current[2]

@@ -2,7 +2,7 @@
 
 The idea is that of RENA (arXiv:1806.07912): a policy reads the embedding of a network, scales, inserts or removes, a
 predictor prunes the children before they are trained, and soft constraints are part of the reward. There is no public
-code. What the classes say is ours was filled in by us, and numbers are not the paper's.
+code. We filled in what the classes mark as ours, and the numbers are not the paper's.
 """
 
 from __future__ import annotations
@@ -36,9 +36,9 @@ def constrained_reward(
 
     Args:
         performance: Performance, at least 0.
-        costs: Minimised.
+        costs: Costs, minimised.
         bounds: One for each, of the same sign.
-        penalty: p, what a violation by 100 % multiplies the performance by; between 0 and 1.
+        penalty: Factor p of the performance for a violation by 100 %, between 0 and 1.
 
     Raises:
         ValueError: If performance is negative, or a cost has not the sign of its bound.
@@ -91,7 +91,7 @@ class ConstrainedScalar:
 
 
 class Embedding(nn.Module):
-    """Of a network: an LSTM in both directions over the feature vectors of its genes.
+    """Embedding of a network: an LSTM in both directions over the feature vectors of its genes.
 
     Features are the pick and the choice, one-hot, and the position among the rows of the choice, from 0 to 1.
 
@@ -122,7 +122,7 @@ class Embedding(nn.Module):
 
 
 class Editor(nn.Module):
-    """The policy: which kind of edit, then which gene becomes which pick.
+    """The policy: it draws the kind of an edit, then the gene and its new pick.
 
     Args:
         space: The space.
@@ -167,7 +167,7 @@ class Editor(nn.Module):
 
 @dataclass(frozen=True)
 class Edit:
-    """What the policy did.
+    """An edit that the policy drew.
 
     Args:
         parent: Number of the evaluation.

@@ -51,7 +51,7 @@ class NSGA2(SearchStrategy):
         return self._mutated(child)
 
     def _parent(self) -> Genes:
-        """Binary tournament: members are in order."""
+        """A parent by binary tournament; members are sorted."""
         return self._members[int(self.rng.integers(len(self._members), size=2).min())][1]
 
     def _learn(self, proposal: Proposal, result: Result) -> None:
