@@ -1,4 +1,4 @@
-"""Errors somebody may want to catch by name. All others are plain ``ValueError`` and ``RuntimeError``."""
+"""Errors that callers may want to catch by name. All others are plain ``ValueError`` and ``RuntimeError``."""
 
 from __future__ import annotations
 

@@ -186,7 +186,7 @@ def largest_eigenvalue(product: Callable[[Tensor], Tensor], like: Tensor, *, ste
 def sharpening_since(
     eigenvalues: Sequence[float], *, window: int = 5, lag: int = 4, ratio: float = 0.75, first: int = 0
 ) -> int | None:
-    r"""Which of a series of measurements came before a sharp rise (DARTS-ES, arXiv:1909.09656, section 4.3).
+    r"""Index of the last good measurement before a sharp rise (DARTS-ES, arXiv:1909.09656, section 4.3).
 
     With :math:`\bar\lambda(i)` the mean of the measurements around i, the search has got into a sharp valley when
     :math:`\bar\lambda(i - k) / \bar\lambda(i) < 0.75`, and i - k is where it was still good. The last i is the one
@@ -241,7 +241,7 @@ def entropy(probabilities: Tensor) -> Tensor:
 def alpha_divergence(
     teacher: Tensor, student: Tensor, *, alphas: Sequence[float] = (1.0,), clip: float = 5.0
 ) -> Tensor:
-    r"""How far the student's probabilities are from the teacher's, for distillation; mean over the batch.
+    r"""Alpha-divergence of the student's probabilities from the teacher's, for distillation; mean over the batch.
 
     .. math:: D_\alpha(p \| q) = \frac{1}{\alpha (\alpha - 1)} \sum_i q_i
         \left[ \left( \frac{p_i}{q_i} \right)^\alpha - 1 \right]
@@ -324,7 +324,7 @@ def most_likely_within(
     high: float,
     bins: int = 4096,
 ) -> list[int]:
-    """One candidate of every row, most likely together, whose costs add up to between ``low`` and ``high``.
+    """Most likely choice of one candidate per row whose total cost is between ``low`` and ``high``.
 
     A multiple-choice knapsack, solved by dynamic programming over the sum. Every cost is rounded up to a multiple of
     ``high / bins``, so no sum is above ``high``; with R rows one may be taken for up to R of these dearer than it is.
@@ -395,7 +395,7 @@ def fair_paths(sizes: Sequence[int]) -> Tensor:
 
 
 def warmup_cosine(step: int, *, steps: int, warmup: int = 0, floor: float = 0.0) -> float:
-    """Factor of the learning rate: up in a straight line, then down half a cosine (arXiv:1608.03983, eq. 5).
+    """Factor of the learning rate: linear warm-up, then half a cosine down (arXiv:1608.03983, eq. 5).
 
     Args:
         step: Optimiser step, from 0.
@@ -423,12 +423,12 @@ def is_temperature(value: float) -> bool:
 
 
 def in_32_bits(x: Tensor) -> Tensor:
-    """``x``, in 32 bits if it had 16, which NumPy may not know; of any shape."""
+    """Convert ``x`` of any shape to 32 bits if it has 16, because NumPy does not know every 16-bit type."""
     return x.float() if x.dtype in NARROW else x
 
 
 def wide(fn: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]:
-    """A conversion of tensors that does all that ``fn`` does, but goes no further down than 32 bits."""
+    """Wrap a conversion of tensors, ``fn``, so that it narrows no wider tensor below 32 bits."""
 
     def converted(x: Tensor) -> Tensor:
         new = fn(x)

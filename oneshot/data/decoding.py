@@ -1,4 +1,4 @@
-"""One image file as pixels: upright, opaque, 8 bits a channel, at the size that is asked for.
+"""Decode one image file to pixels: upright, opaque, 8 bits a channel, at the requested size.
 
 What is done here is said by `oneshot.data.preprocessing`, which goes into manifests: change both together.
 """
@@ -39,12 +39,12 @@ _KINDS = (
 
 
 class UnreadableImageError(ValueError):
-    """A file with an image's suffix whose pixels cannot be had; the message is the reason, without the path."""
+    """A file has an image's suffix and cannot be decoded; the message is the reason, without the path."""
 
 
 @contextmanager
 def opened(path: Path) -> Iterator[Image.Image]:
-    """An image file, its header read.
+    """Open an image file and read its header.
 
     Only regular files are opened, so that a named pipe does not block, and only by the decoders of ``FORMATS``.
 
@@ -98,7 +98,7 @@ def _told_from_its_beginning(path: Path) -> str:
 
 
 def orientation_of(image: Image.Image) -> int:
-    """The EXIF orientation, 1 to 8; 1, upright, where there is none or none that makes sense."""
+    """EXIF orientation, 1 to 8; 1 (upright) if the file has none or an invalid one."""
     try:
         tag = image.getexif().get(ORIENTATION, 1)
         return int(tag) if tag in _TURNS else 1
@@ -107,7 +107,7 @@ def orientation_of(image: Image.Image) -> int:
 
 
 def turned(image: Image.Image, orientation: int) -> Image.Image:
-    """The image as a viewer shows it who heeds its EXIF orientation."""
+    """The image, turned as its EXIF orientation says."""
     return image.transpose(_TURNS[orientation]) if orientation in _TURNS else image
 
 
@@ -122,7 +122,7 @@ def is_transparent(image: Image.Image) -> bool:
 
 
 def upright(image: Image.Image) -> Image.Image:
-    """An image of any mode as mode L, if it is grey, or RGB: upright, 8 bits a channel, on white where transparent.
+    """Convert an image of any mode to L (if it is grey) or RGB: upright, 8 bits a channel, white where transparent.
 
     Args:
         image: An image that was opened.
@@ -140,7 +140,7 @@ def upright(image: Image.Image) -> Image.Image:
 
 
 def _eight_bits(image: Image.Image) -> Image.Image:
-    """Of 16 bits the upper 8, as Pillow takes them of 16-bit colours; of 0 to 1 in floating point, 0 to 255."""
+    """Convert to 8 bits: the upper 8 of 16, like Pillow does for colours; floating point 0 to 1 becomes 0 to 255."""
     values = np.asarray(image)
     low, high = (float(values.min()), float(values.max())) if values.size else (0.0, 0.0)
     if image.mode == "F":
@@ -168,7 +168,7 @@ def _on_white(image: Image.Image) -> Image.Image:
 
 
 def fitted(image: Image.Image, shape: tuple[int, int, int]) -> npt.NDArray[np.uint8]:
-    """An upright image, resized to cover a size and cropped at the centre; ``[C, H, W]``.
+    """Resize an upright image to cover a size and crop it at the centre; ``[C, H, W]``.
 
     Args:
         image: Of mode L or RGB.
@@ -194,5 +194,5 @@ def decode(path: Path, shape: tuple[int, int, int]) -> npt.NDArray[np.uint8]:
 
 
 def unreadable(path: Path, error: Exception) -> str:
-    """What to say of a file that cannot be read."""
+    """Message for a file that cannot be read."""
     return f"Every file with an image's suffix must be readable; {str(path)!r} is not ({error}). Repair or remove it."

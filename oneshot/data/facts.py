@@ -1,4 +1,4 @@
-"""What of a data set a trained network depends on: what has to be known where its images are not."""
+"""Facts about a data set that a trained network needs where the images are absent."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Any folder of images, one sub-folder per class."""
+"""Folders of images with one sub-folder per class."""
 
 from __future__ import annotations
 
@@ -107,7 +107,7 @@ class ImageFolder(VisionData):
 
 
 def _usable(listing: Listing, reasons: Mapping[Path, str], unreadable: Unreadable, *, named: bool) -> tuple[str, ...]:
-    """Take what cannot be read out of a listing, and return the classes that are left.
+    """Remove unreadable files from a listing, and return the classes that are left.
 
     Raises:
         ValueError: If that is refused, or leaves a class that was asked for without images.
@@ -133,7 +133,7 @@ def repetitions(
     classes: Sequence[str],
     facts: Mapping[Path, ImageFacts],
 ) -> list[str]:
-    """What to say of files that are the same, byte by byte, in two parts or in two classes.
+    """Messages about files with the same bytes in two parts or in two classes.
 
     Args:
         files: Paths and labels of every part.
@@ -157,7 +157,7 @@ def repetitions(
 
 
 class Decoder:
-    """Decodes images when they are asked for."""
+    """Decodes images on demand."""
 
     def __init__(self, paths: Sequence[Path], shape: tuple[int, int, int]) -> None:
         self.paths, self.shape = paths, shape

@@ -294,7 +294,7 @@ class ShuffleSampler(DistributedSampler[tuple[int, int]]):
         self.stream, self.epoch, self.passes, self.skip = stream, epoch, 0, 0
 
     def set_epoch(self, epoch: int) -> None:
-        """Starts another epoch; telling the current one again changes nothing."""
+        """Starts another epoch; the number of the current one changes nothing."""
         if epoch != self.epoch:
             self.epoch, self.passes = epoch, 0
 
@@ -309,7 +309,7 @@ class ShuffleSampler(DistributedSampler[tuple[int, int]]):
 
 
 class StreamLoader(DataLoader[Batch]):
-    """A loader that knows how many batches it has given, so that a fit can be resumed in the middle of an epoch.
+    """A loader that counts its batches, so that a fit can be resumed in the middle of an epoch.
 
     Lightning keeps its state in checkpoints. Order and augmentation follow from the `ShuffleSampler`, so the state is
     three numbers, and nothing is decoded to get back to where it was.

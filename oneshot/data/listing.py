@@ -1,4 +1,4 @@
-"""Which files of a folder are images of which class, as a person would say: what is no data is left out.
+"""Find the images of each class in a folder, and leave out files that are no data.
 
 Nothing is decoded here, and nothing depends on the locale or on the order of the file system.
 """
@@ -51,12 +51,12 @@ class Listing:
 
 
 def is_junk(name: str) -> bool:
-    """Whether a file or folder of this name is hidden, or made by a system."""
+    """Whether a file or folder of this name is hidden or was made by an operating system."""
     return name.startswith(".") or name in JUNK
 
 
 def entries(folder: Path) -> list[Path]:
-    """What is in a folder but hidden files and what systems make, sorted by name, whatever the locale."""
+    """Entries of a folder without hidden and system files, sorted by name independently of the locale."""
     found = [path for path in folder.iterdir() if not is_junk(path.name)]
     return sorted(found, key=lambda path: (unicodedata.normalize("NFC", path.name), path.name))
 
@@ -67,7 +67,7 @@ def folders(folder: Path) -> list[Path]:
 
 
 def images_in(folder: Path, suffixes: frozenset[str] = SUFFIXES) -> list[Path]:
-    """Files in a folder and in the folders in it that have an image's suffix, also where they are links to nowhere."""
+    """Files with an image's suffix in a folder and its sub-folders, broken links included."""
     return [path for path in _files(folder, frozenset()) if path.suffix.lower() in suffixes]
 
 
@@ -133,7 +133,7 @@ def _like_a_part(name: str) -> Part | None:
 
 
 def _parts(root: Path, class_names: Sequence[str] | None) -> tuple[dict[Part, Path], list[str]]:
-    """The folders of the parts, and what to say of others; a folder of classes is all training."""
+    """Folders of the parts, and messages about other folders; a folder of classes is all training."""
     inside = folders(root)
     named = {part: [path for path in inside if part_of(path.name) == part] for part in PARTS}
     named = {part: paths for part, paths in named.items() if paths}
@@ -193,7 +193,7 @@ def _classes(folder: Path) -> dict[str, Path]:
 
 
 def _check_splits_in_classes(classes: dict[str, Path]) -> None:
-    """Refuse ``root/<class>/train/*``: its test images would be trained on."""
+    """Refuse ``root/<class>/train/*``, because its test images would be used for training."""
     for folder in classes.values():
         inside = {part_of(path.name): path.name for path in folders(folder)} if folder.is_dir() else {}
         if "train" in inside and len(inside.keys() - {None}) > 1:
@@ -204,7 +204,7 @@ def _check_splits_in_classes(classes: dict[str, Path]) -> None:
 
 
 def _left_out(folder: Path) -> list[str]:
-    """What to say of images that have no class, or are of kinds that are not read."""
+    """Messages about images that have no class or a format that is not read."""
     stray = [path.name for path in entries(folder) if not path.is_dir() and path.suffix.lower() in SUFFIXES]
     foreign = [path.name for path in images_in(folder, NOT_READ)]
     notes = []

@@ -46,7 +46,7 @@ def of_files(shape: tuple[int, int, int], mean: Sequence[float], std: Sequence[f
 def of_arrays(
     shape: tuple[int, int, int], mean: Sequence[float], std: Sequence[float], *, source: str
 ) -> dict[str, Any]:
-    """The preprocessing of images that come as uint8 arrays of their size: nothing but the normalisation.
+    """The preprocessing of images that are uint8 arrays already: only normalisation.
 
     Args:
         shape: Channels, height, width.

@@ -16,7 +16,7 @@ from .vision import VisionData
 
 
 class SearchDataModule(pl.LightningDataModule):
-    """Splits the TRAINING images into one stream for the weights and one for the architecture; test stays untouched.
+    """Splits the TRAINING images into one stream for the weights and one for the architecture; test is not used.
 
     Under Lightning a training batch is ``{"weights": (x, y), "arch": (x, y)}``, x ``[B, C, H, W]``, y ``[B]``, or
     ``[B, H, W]`` where every pixel has a label. An epoch is one pass over the longer stream; the other is shuffled anew
@@ -86,7 +86,7 @@ class SearchDataModule(pl.LightningDataModule):
 
     @cached_property
     def _training_set(self) -> TrainingSet:
-        """That of a data module which is not ours."""
+        """Training set of a data module that is not ours."""
         return TrainingSet.of(self.data)
 
     @property
@@ -131,11 +131,11 @@ class SearchDataModule(pl.LightningDataModule):
 
     @property
     def arch_images(self) -> Any:
-        """The training images the architecture is trained on; likewise."""
+        """The training images that the architecture is trained on; same types."""
         return self._streams[1]
 
     def fingerprint(self) -> dict[str, Any]:
-        """What decides which batches a search sees: plain values by name."""
+        """Plain values, by name, that decide which batches a search sees."""
         split = {"split": f"{self.arch_fraction} with seed {self.seed}", "batch size": self.batch_size}
         if self._is_ours:
             return {**self.data.fingerprint(), **split}
@@ -144,7 +144,7 @@ class SearchDataModule(pl.LightningDataModule):
         return {"name": type(self.data).__name__, "images": images, "seed": known.seed, **split}
 
     def prepare_data(self) -> None:
-        """Downloads, if the data set was asked to."""
+        """Downloads the data set if ``download`` is set."""
         self.data.prepare_data()
 
     def setup(self, stage: str | None = None) -> None:

@@ -40,7 +40,7 @@ _MASK_MODES = frozenset({"1", "L", "P"})  # one number a pixel
 
 @dataclass(frozen=True)
 class JointAugmentation:
-    """Random scale, the random crop that brings an image back to its size, random mirroring; the mask along with it.
+    """Random scale, random crop back to the original size, random mirroring; the same for image and mask.
 
     An image that became smaller stands at a random place. What is around it has the mean colour, and its pixels are
     ignored. The image is interpolated bilinearly, the mask takes the nearest pixel.
@@ -72,7 +72,7 @@ class JointAugmentation:
 
 
 def scale_and_crop(images: Tensor, masks: Tensor, scale: Tensor, top: Tensor, left: Tensor, flip: Tensor) -> Batch:
-    """Scales each image and its mask, crops or surrounds them to the old size, and mirrors some.
+    """Scales each image and its mask, crops or pads them to the old size, and mirrors some.
 
     Args:
         images: ``[B, C, H, W]``; zero is around them.
@@ -110,7 +110,7 @@ def scale_and_crop(images: Tensor, masks: Tensor, scale: Tensor, top: Tensor, le
 
 
 class SegmentationData(VisionData, ABC):
-    """Images with a mask each. Batches are float32 ``[B, C, H, W]`` and int64 ``[B, H, W]``, 255 where to ignore.
+    """Images with a mask each. Batches are float32 ``[B, C, H, W]`` and int64 ``[B, H, W]``; 255 is ignored.
 
     Args:
         classes: Class names in the order of the numbers in the masks.
@@ -367,7 +367,7 @@ def _check_numbers(mask: Path, numbers: npt.NDArray[np.uint8], classes: int) -> 
 
 
 def _each(function: Any, items: Sequence[Any]) -> list[npt.NDArray[np.uint8]]:
-    """What a function makes of every item; Pillow decodes without the interpreter lock."""
+    """Results of a function for every item, in threads; Pillow decodes without the interpreter lock."""
     with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
         return list(pool.map(function, items))
 

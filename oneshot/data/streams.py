@@ -22,7 +22,7 @@ HOOKS = ("on_before_batch_transfer", "transfer_batch_to_device", "on_after_batch
 
 
 class SampleStream(Dataset[Batch]):
-    """Samples of any data set as batches. The random numbers of their augmentation follow from a sampler's draws.
+    """Batches of the samples of any data set. A sampler's draws seed the random numbers of their augmentation.
 
     Args:
         dataset: Its samples are pairs.
@@ -95,7 +95,7 @@ class TrainingSet:
         return found
 
     def split(self, fraction: float, *, seed: int) -> tuple[Dataset[Any], Dataset[Any]]:
-        """Two parts, see `stratified_split`; not stratified where the data set has no list of labels."""
+        """Split into two parts, see `stratified_split`; not stratified if the data set has no list of labels."""
         labels = _labels(self.dataset)
         count = len(cast(Sized, self.dataset))
         first, second = stratified_split(torch.zeros(count) if labels is None else labels, fraction, seed=seed)

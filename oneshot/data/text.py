@@ -40,7 +40,7 @@ class Vocabulary:
 
     @classmethod
     def of(cls, lines: Sequence[str], *, min_count: int = 1) -> Vocabulary:
-        """All words that occur ``min_count`` times; words are what stands between spaces."""
+        """Words that occur at least ``min_count`` times; spaces separate words."""
         counts = Counter(word for line in lines for word in line.split())
         kept = [word for word, n in counts.items() if n >= min_count and word not in (UNKNOWN, END)]
         return cls((UNKNOWN, END, *sorted(kept, key=lambda word: (-counts[word], word))))
@@ -85,7 +85,7 @@ def in_rows(tokens: Tensor, batch_size: int) -> Tensor:
 
 
 class Windows:
-    """Batches of consecutive words: row ``b`` of a batch goes on where row ``b`` of the batch before ended.
+    """Batches of consecutive words: row ``b`` of a batch continues row ``b`` of the previous batch.
 
     A loader of a single process that knows how many batches it has given, so that a fit can be resumed within an epoch.
 
@@ -237,7 +237,7 @@ class TextData(pl.LightningDataModule):
         return self.vocabulary.encode(read_lines(self.test_file))
 
     def fingerprint(self) -> dict[str, Any]:
-        """What decides which batches a training sees: plain values by name."""
+        """Plain values, by name, that decide which batches a training sees."""
         return {
             "words": len(self.train_tokens),
             "vocabulary": self.num_classes,
@@ -272,7 +272,7 @@ class TextData(pl.LightningDataModule):
 
 
 class TextSearchData(pl.LightningDataModule):
-    """The TRAINING text in two parts, one for the weights and one for the architecture; test stays untouched.
+    """The TRAINING text in two parts, one for the weights and one for the architecture; test is not used.
 
     Under Lightning a training batch is ``{"weights": (x, y), "arch": (x, y)}``, int64 ``[B, T]`` each: sequences that
     stand alone, in an order that is drawn anew in every epoch. An incomplete last batch is dropped.
@@ -300,7 +300,7 @@ class TextSearchData(pl.LightningDataModule):
         return self.data.num_classes
 
     def fingerprint(self) -> dict[str, Any]:
-        """What decides which batches a search sees: plain values by name."""
+        """Plain values, by name, that decide which batches a search sees."""
         return {**self.data.fingerprint(), "split": self.arch_fraction, "seed": self.seed}
 
     def setup(self, stage: str | None = None) -> None:

@@ -1,4 +1,4 @@
-"""Every file is decoded once before anything is trained, so that a broken one ends nothing after hours."""
+"""Decode every file once before the training, so that a broken file does not stop it after hours."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ _EVERY = 20.0  # seconds between two lines of progress
 
 @dataclass(frozen=True)
 class ImageFacts:
-    """What a file says of itself.
+    """Facts about one image file.
 
     Attributes:
         format: As Pillow names it.
@@ -51,7 +51,7 @@ _known: dict[
 
 
 def inspect(path: Path) -> ImageFacts:
-    """Decode a file, and tell what it is.
+    """Decode a file and return its facts.
 
     Raises:
         UnreadableImageError: If it cannot be decoded.
@@ -87,7 +87,7 @@ def inspect(path: Path) -> ImageFacts:
 
 
 def in_threads(function: Callable[[T], object], items: Sequence[T], what: str) -> None:
-    """Call a function with every item; Pillow decodes without the interpreter lock. Says how far it is.
+    """Call a function with every item, in threads, and report progress; Pillow decodes without the interpreter lock.
 
     Args:
         function: Does not raise.
@@ -125,7 +125,7 @@ def verify(paths: Iterable[Path]) -> tuple[dict[Path, ImageFacts], dict[Path, st
 
 
 def check_unreadable(unreadable: str) -> None:
-    """Refuse another value than the two.
+    """Refuse values of ``unreadable`` other than the two allowed ones.
 
     Raises:
         ValueError: Naming them.
@@ -135,7 +135,7 @@ def check_unreadable(unreadable: str) -> None:
 
 
 def report_unreadable(reasons: Mapping[Path, str], total: int, unreadable: Unreadable, *, empty: Sequence[str]) -> None:
-    """Refuse all files that cannot be read, and all empty classes, at once; or warn of them.
+    """Raise one error about all unreadable files and empty classes, or warn about them.
 
     Args:
         reasons: Why each cannot be read.
@@ -180,7 +180,7 @@ _warned: set[str] = set()
 
 
 def _warn(message: str) -> None:
-    """Warn once in a process: a command makes its data modules several times."""
+    """Warn only once in a process, because a command makes its data modules several times."""
     if message not in _warned:
         _warned.add(message)
         rank_zero_warn(message, stacklevel=8)
@@ -205,5 +205,5 @@ def repeated(groups: Mapping[str, Iterable[Path]], facts: Mapping[Path, ImageFac
 
 @rank_zero_only
 def tell(message: str) -> None:
-    """Say something that does not stop anything and that people should see."""
+    """Warn users without stopping."""
     _log.warning(message)

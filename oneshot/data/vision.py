@@ -45,7 +45,7 @@ wardrobe whale willow_tree wolf woman worm
 
 
 def as_it_is(batch: Any) -> Any:
-    """A batch that is one already."""
+    """Return a batch unchanged."""
     return batch  # ``ImageStream`` returns batches, nothing is left to collate
 
 
@@ -255,7 +255,7 @@ class VisionData(pl.LightningDataModule, ABC):
         return self._loader(ImageStream(images, self.mean, self.std), batch_size or self.batch_size)
 
     def fingerprint(self) -> dict[str, Any]:
-        """What decides which batches a training sees: plain values by name."""
+        """Plain values, by name, that decide which batches a training sees."""
         return {
             "name": type(self).__name__,
             "images": len(self.train_images),
@@ -361,7 +361,7 @@ class TorchvisionData(VisionData):
         return getattr(torchvision.datasets, type(self).__name__)(self.root, train=train, download=download)
 
     def prepare_data(self) -> None:
-        """Downloads, if asked to."""
+        """Downloads the data set if ``download`` is set."""
         if self.download:
             self._open(train=True, download=True)
             self._open(train=False, download=True)
@@ -415,7 +415,7 @@ class FashionMNIST(TorchvisionData):
 
 
 class FakeImages(VisionData):
-    """Seeded noise with balanced labels that say nothing about it: for tests and benchmarks.
+    """Seeded noise with balanced labels that are independent of it, for tests and benchmarks.
 
     Args:
         num_classes: Number of classes.
