@@ -12,7 +12,7 @@ from rich.progress import TaskID
 
 from oneshot._lightning import add_task
 from oneshot.engine.module import SearchModule
-from oneshot.nat.nat import NAT
+from oneshot.fronts.numbers import short
 from oneshot.supernets.space import SubnetConfig
 
 
@@ -21,8 +21,8 @@ class SearchProgressBar(RichProgressBar):
 
     ``found`` counts the derived operations of each choice (``none`` left out). ``params`` is the number of weights in
     the decisions of the search: of the derived architecture, then the expectation under the current probabilities;
-    stem, head and reductions are not in it. While NAT evaluates there is a second bar, which goes when that is done: a
-    log that is no terminal never sees it. With a module that is not a search it is the plain bar.
+    stem, head and reductions are not in it. While NAT evaluates there is a second bar, which is removed
+    afterwards; it never appears in a log that is no terminal. With a module that is no search it is the plain bar.
 
     Args:
         refresh_rate: See ``RichProgressBar``.
@@ -37,17 +37,17 @@ class SearchProgressBar(RichProgressBar):
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
         super().setup(trainer, pl_module, stage)
         self._found = {}
-        if isinstance(pl_module, NAT):
+        if isinstance(pl_module, SearchModule):
             pl_module.progress = self._show_evaluations
 
     def _show_evaluations(self, what: str, done: int, total: int) -> None:
-        """A bar of its own for ``done`` of ``total`` evaluations; without a total it goes."""
+        """Show a second bar for ``done`` of ``total`` evaluations; without a total, remove it."""
         if self.progress is None or self.is_disabled:
             return
         if self._evaluations is not None and not total:
             self.progress.remove_task(self._evaluations)
             self._evaluations = None
-        elif self._evaluations is not None and not done:  # something else begins, and with it the time
+        elif self._evaluations is not None and not done:  # another task begins: the bar and its clock start again
             self.progress.reset(self._evaluations, description=what, total=total)
         elif self._evaluations is not None:
             self.progress.update(self._evaluations, description=what, completed=done, total=total)
@@ -105,11 +105,3 @@ def summarise(config: SubnetConfig) -> str:
 def abbreviate(operation: str) -> str:
     """``sep_conv_3x3`` -> ``sep3``, ``skip_connect`` -> ``skip``; other names stay as they are."""
     return re.sub(r"_(?:conv|pool)_(\d+)x\1$|_connect$", r"\1", operation)
-
-
-def short(number: float) -> str:
-    """Three digits and a unit: 12345 -> 12.3k."""
-    for unit, letter in ((1e6, "M"), (1e3, "k")):
-        if number >= unit:
-            return f"{number / unit:.3g}{letter}"
-    return f"{number:.0f}"

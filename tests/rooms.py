@@ -88,7 +88,7 @@ ROOMS = {
     "testing": Room("contract tests for spaces and methods of users", "_lightning discrete engine supernets training"),
     "callbacks": Room(
         "what a search logs, draws, writes and watches",
-        "_lightning cost.* deploy engine evaluation functional nat report storage supernets training",
+        "_lightning cost.* deploy engine evaluation fronts functional nat report storage supernets training",
     ),
     "cli": Room("one command, one file", "*"),
 }

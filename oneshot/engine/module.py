@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import zlib
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from typing import Any, ClassVar, Literal
 
 import torch
@@ -19,6 +20,7 @@ from oneshot.training.resume import ResumableModule
 from oneshot.training.tasks import METRICS, loss_of, metric_of
 
 Batch = dict[Literal["weights", "arch"], tuple[Tensor, Tensor]]
+Progress = Callable[[str, int, int], None]
 
 
 class SearchModule(ResumableModule, ABC):
@@ -31,6 +33,7 @@ class SearchModule(ResumableModule, ABC):
 
     Attributes:
         supernet_kind: What the method can search.
+        progress: Told of work that takes longer than a step: what it is, how much is done, and how much there is.
 
     Raises:
         ValueError: If ``supernet`` is none of that kind.
@@ -44,6 +47,7 @@ class SearchModule(ResumableModule, ABC):
         self.check_kind(supernet)
         self.supernet = supernet
         self.criterion = criterion or loss_of(supernet.task)
+        self.progress: Progress = _no_progress
         self._costs = supernet.candidate_parameters()
         self._fit_metric = metric_of(supernet.task, supernet.num_classes)
         self._fit_metric.persistent(True)  # a fit may be resumed in the middle of an epoch
@@ -141,3 +145,7 @@ class SearchModule(ResumableModule, ABC):
             ValueError: If the number of classes or the shape of an image differs.
         """
         check_data(getattr(self.trainer, "datamodule", None), self.supernet)
+
+
+def _no_progress(what: str, done: int, total: int) -> None:
+    """Default progress callback; does nothing."""

@@ -6,8 +6,6 @@ hypervolumes of all iterations compare.
 
 from __future__ import annotations
 
-import math
-
 import numpy as np
 import numpy.typing as npt
 
@@ -16,21 +14,6 @@ from oneshot.supernets.space import Floats
 BLOCK = 256  # rows compared at a time
 EXACT = 6  # objectives up to which a hypervolume is exact, in a fraction of a second for hundreds of rows
 POINTS = 50_000  # of an estimate
-
-
-def rounded_up(value: float) -> str:
-    """Format to 4 digits, rounded up, so that the text is a valid upper bound.
-
-    Example:
-        >>> rounded_up(183241.2), rounded_up(0.25), rounded_up(-1.23456)
-        ('1.833e+05', '0.25', '-1.234')
-    """
-    if not value or not math.isfinite(value):
-        return f"{value:g}"
-    text = f"{value:.4g}"
-    if float(text) >= value:
-        return text
-    return f"{float(text) + 10.0 ** (math.floor(math.log10(abs(value))) - 3):.4g}"
 
 
 def non_dominated(values: npt.ArrayLike) -> npt.NDArray[np.bool_]:

@@ -8,7 +8,7 @@ import numpy as np
 
 from oneshot.supernets.space import Floats
 
-from .pareto import rounded_up
+from .numbers import rounded_up, short
 
 
 def at_most(names: Sequence[str], values: Floats, bounds: Mapping[str, float], *, minimise: str | None = None) -> int:
@@ -78,14 +78,6 @@ def front_rows(names: Sequence[str], units: Sequence[str], values: Floats) -> li
         }
         rows.append({**texts, names[0]: f"{100 * row[0]:.2f} %"})
     return rows
-
-
-def short(value: float) -> str:
-    """Format to 4 digits, with a letter for thousands, millions or billions."""
-    for factor, letter in ((1e9, "G"), (1e6, "M"), (1e4, "k")):
-        if abs(value) >= factor:
-            return f"{value / (1e3 if letter == 'k' else factor):.4g} {letter}"
-    return f"{value:.4g}"
 
 
 def _column(names: Sequence[str], name: str) -> int:

@@ -6,7 +6,7 @@ import itertools
 import math
 import warnings
 import zlib
-from collections.abc import Callable, Mapping, Sequence, Sized
+from collections.abc import Mapping, Sequence, Sized
 from numbers import Real
 from pathlib import Path
 from typing import Any, Literal
@@ -100,9 +100,6 @@ class NAT(SandwichTraining):
             constraints; at the start of ``fit``, if ``max_epochs`` is not ``warmup_epochs + iterations *
             adapt_epochs``, or there are no validation images.
         ConnectionError: At the start of ``fit``, if the cluster is not there.
-
-    Attributes:
-        progress: Told what is being evaluated, how much of it is done, and how much there is.
     """
 
     dropped = ("alphas.", "_genes", "_accuracies")
@@ -174,7 +171,6 @@ class NAT(SandwichTraining):
                 f"ray_workers must be at least 1 and ray_gpus at least 0; got {ray_workers} and {ray_gpus}."
             )
         self.ray, self.ray_workers, self.ray_gpus = ray, ray_workers, ray_gpus
-        self.progress: Callable[[str, int, int], None] = _ignore
         self._images: tuple[Tensor, Tensor, Tensor] | None = None
         self._images_checksum = 0
         self._images_before: int | None = None  # checksum of those before the fit was resumed
@@ -392,10 +388,6 @@ class NAT(SandwichTraining):
         self._images_before = state.get("images")
         self._forget_what_is_drawn()
         self._rows = None if state.get("drawn") is None else np.array(state["drawn"], dtype=np.int64)
-
-
-def _ignore(what: str, done: int, total: int) -> None:
-    """Default progress callback; does nothing."""
 
 
 def objective_of(

@@ -13,7 +13,7 @@ import numpy.typing as npt
 from oneshot.cost.learned.predictors import Predictor
 from oneshot.cost.learned.transferred import TransferredCost
 from oneshot.cost.model import CostModel
-from oneshot.fronts.pareto import rounded_up
+from oneshot.fronts.numbers import rounded_up
 from oneshot.supernets.space import Floats, IntMatrix, SearchSpace
 
 from .evolution import minimise

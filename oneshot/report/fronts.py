@@ -1,4 +1,4 @@
-"""Pictures of a front: one to print, one to point at."""
+"""Pictures of a front: a figure, and a page with points to hover over."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from oneshot.fronts.numbers import scale_of
 from oneshot.supernets.space import Floats, SubnetConfig
 
 if TYPE_CHECKING:
@@ -17,21 +18,6 @@ if TYPE_CHECKING:
 
 FRONT, OTHERS, PICKED = "#c0392b", "#9aa5b1", "#1f4e79"
 PAGE = Path(__file__).with_name("front.html")
-SCALES = ((1e9, "G"), (1e6, "M"), (1e3, "k"))
-
-
-def scale_of(values: Floats, unit: str) -> tuple[float, str]:
-    """What to divide by for short numbers, and the unit that belongs to it; milliseconds stay milliseconds.
-
-    Example:
-        >>> scale_of(np.array([2.5e6, 4e6]), "MACs")
-        (1000000.0, 'M MACs')
-    """
-    largest = float(np.abs(values).max(initial=0.0))
-    for factor, letter in SCALES:
-        if largest >= 2 * factor and unit != "ms":
-            return factor, f"{letter} {unit}"
-    return 1.0, unit
 
 
 def draw_front(
@@ -47,13 +33,13 @@ def draw_front(
     """Error against every other objective: all that was evaluated, the front, and a network that was picked.
 
     Args:
-        names: Of the objectives, M; the first is the error, a share.
-        units: Of the objectives.
-        values: Of everything that was evaluated, ``[N, M]``; NaN where it failed.
+        names: Names of the objectives, M; the first is the error, a share.
+        units: Units of the objectives.
+        values: Values of everything that was evaluated, ``[N, M]``; NaN where it failed.
         front: Rows of the front.
         bounds: Upper bounds, drawn as lines.
         picked: Row to mark.
-        title: Above all.
+        title: Heading of the picture.
     """
     from matplotlib.figure import Figure
 
@@ -65,7 +51,8 @@ def draw_front(
     on_front[list(front)] = True
     for column, axis in enumerate(axes, start=1):
         costs = values[:, column] if column < len(names) else np.zeros(len(values))
-        factor, unit = scale_of(costs, units[column] if column < len(names) else "")
+        unit = units[column] if column < len(names) else ""
+        factor, letter = (1.0, "") if unit == "ms" else scale_of(float(np.abs(costs).max(initial=0.0)))
         x, y = costs / factor, 100 * values[:, 0]
         axis.scatter(x[known & ~on_front], y[known & ~on_front], s=14, color=OTHERS, linewidths=0, label="evaluated")
         order = np.argsort(x[on_front], kind="stable")
@@ -78,7 +65,7 @@ def draw_front(
             axis.annotate("picked", (x[picked], y[picked]), (8, 8), textcoords="offset points", color=PICKED)
         if bounds and column < len(names) and names[column] in bounds:
             axis.axvline(bounds[names[column]] / factor, color="#555555", linewidth=1, linestyle="--")
-        axis.set_xlabel(f"{names[column]} [{unit}]" if column < len(names) else "")
+        axis.set_xlabel(f"{names[column]} [{f'{letter} {unit}'.strip()}]" if column < len(names) else "")
         axis.grid(alpha=0.25)
         for side in ("top", "right"):
             axis.spines[side].set_visible(False)
@@ -98,15 +85,15 @@ def front_page(
     *,
     title: str,
 ) -> str:
-    """A page of its own: points to hover over and to click on, and a table of the front. No script from elsewhere.
+    """A page that stands alone: points to hover over and to click on, and a table of the front. It loads nothing.
 
     Args:
         names: See :func:`draw_front`.
         units: Likewise.
         values: Likewise.
         front: Likewise.
-        configs: Of everything that was evaluated, N.
-        title: Of the page.
+        configs: Architectures of everything that was evaluated, N.
+        title: Heading of the page.
     """
     on_front = set(front)
     points = [

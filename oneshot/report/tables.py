@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from oneshot.fronts.numbers import scale_of
+
 if TYPE_CHECKING:
     from rich.table import Table
 
@@ -67,7 +69,7 @@ def comparison_table(
     *,
     title: str = "Found network against random ones",
 ) -> Table:
-    """Sets a found network against random networks of the same space, trained the same way.
+    """Compares a found network with random networks of the same space, trained the same way.
 
     Args:
         found: ``accuracy`` as a fraction, ``params`` and ``macs`` as counts.
@@ -85,7 +87,7 @@ def comparison_table(
     from rich.text import Text
 
     if not random:
-        raise ValueError("comparison_table needs at least one random network, got none.")
+        raise ValueError("comparison_table must get at least one random network; got none.")
     best = max(random, key=lambda network: network["accuracy"])
     table = Table(title=Text(title), title_justify="left")
     several = f"random, mean ± std of {len(random)}" if len(random) > 1 else "random, 1 network"
@@ -93,10 +95,7 @@ def comparison_table(
     table.add_column("network")
     for key, name in (("accuracy", "accuracy [%]"), ("params", "params"), ("macs", "MACs")):
         values = np.array([network[key] for network in random], dtype=np.float64)
-        unit, letter = 0.01, ""
-        if key != "accuracy":
-            largest = max(float(found[key]), float(values.max()))
-            unit, letter = (1e6, "M") if largest >= 1e6 else (1e3, "k") if largest >= 1e4 else (1.0, "")
+        unit, letter = (0.01, "") if key == "accuracy" else scale_of(max(float(found[key]), float(values.max())))
         table.add_column(Text(f"{name} [{letter}]" if letter else name), justify="right", no_wrap=True)
         decimals = 0 if unit == 1.0 else 2
         spread = f" ± {values.std(ddof=1) / unit:,.{decimals}f}" if len(values) > 1 else ""

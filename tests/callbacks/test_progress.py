@@ -5,7 +5,8 @@ from pathlib import Path
 import pytest
 
 from oneshot.callbacks import SearchProgressBar
-from oneshot.callbacks.progress import abbreviate, short, summarise
+from oneshot.callbacks.progress import abbreviate, summarise
+from oneshot.fronts.numbers import short
 from oneshot.supernets.space import SubnetConfig
 
 from .searches import Unrelated, choose, fit, make_darts_supernet, make_search, make_trainer
@@ -77,8 +78,3 @@ def test_many_choices_are_counted_together() -> None:
 
 def test_an_architecture_of_nothing_says_so() -> None:
     assert summarise(SubnetConfig("toy", {"cell": ["none", "none"]})) == "cell none"
-
-
-@pytest.mark.parametrize(("number", "text"), [(0, "0"), (999, "999"), (12345, "12.3k"), (3_300_000, "3.3M")])
-def test_numbers_are_short(number: float, text: str) -> None:
-    assert short(number) == text
