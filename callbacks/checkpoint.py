@@ -1,4 +1,4 @@
-"""Checkpoints that a run can be resumed from wherever it was stopped."""
+"""Checkpoints from which a run can be resumed, wherever it was stopped."""
 
 from __future__ import annotations
 
@@ -86,7 +86,7 @@ class RunCheckpoint(Checkpoint):
         self.save(trainer, pending=True, shift=-1, last=last)  # Lightning logs an epoch at its last step, not the next
 
     def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
-        # Raised between two steps. After the last of an epoch, what was saved at its end is all there is to save.
+        # SIGTERM arrives between two steps. After the last step of an epoch, its checkpoint is written already.
         if isinstance(exception, SIGTERMException) and trainer.state.fn == "fit" and not trainer.is_last_batch:
             self.save(trainer, pending=False)
 
@@ -94,11 +94,11 @@ class RunCheckpoint(Checkpoint):
         """Write a checkpoint; on every process.
 
         Args:
-            trainer: In one of the hooks above: Lightning can resume from what it is in these, not anywhere.
+            trainer: The Trainer, in one of the hooks above: only from their states Lightning can resume.
             pending: Whether Lightning is about to log what this step or epoch has measured. It would be missing in a
                 resumed run, so it is part of the checkpoint.
-            shift: From the current step to the one it is logged at.
-            last: Whether no other follows; then it is waited for room, if that is what is missing.
+            shift: Steps from the current one to the one that is logged.
+            last: Whether it is the last checkpoint of the fit; then it waits for room if the disk is full.
 
         Raises:
             OSError: If the last one can't be written.
@@ -125,7 +125,7 @@ class RunCheckpoint(Checkpoint):
         self.last_model_path = str(folder / LAST)
 
     def _write(self, trainer: pl.Trainer, logs: Sequence[RunLog], folder: Path) -> Exception | None:
-        """Write the file; what made that impossible. All processes know whether it was, the first knows what."""
+        """Write the file; return the error if that failed: its cause in the first process, the fact in the others."""
         new, failure, together = folder / f".{LAST}.new", None, False
         try:
             check_owned(new)
@@ -143,7 +143,7 @@ class RunCheckpoint(Checkpoint):
                 raise
             failure = error
             if not together:
-                trainer.strategy.barrier("Trainer.save_checkpoint")  # where the other processes are
+                trainer.strategy.barrier("Trainer.save_checkpoint")  # the other processes wait there
             if trainer.is_global_zero:
                 new.unlink(missing_ok=True)
         if trainer.strategy.broadcast(failure is not None) and failure is None:
@@ -161,7 +161,7 @@ def keep(new: Path) -> None:
     # Both are known before either file changes its name, so that no moment leaves a good file without a checksum.
     write_atomically(checksums, "\n".join([sha256_of(new), *known[:2]]) + "\n")
     if last.exists():
-        os.replace(last, previous)  # until the next line, this is the one to resume from
+        os.replace(last, previous)  # until the next line, a run resumes from this one
     os.replace(new, last)
     directory = os.open(folder, os.O_RDONLY)
     try:
@@ -173,7 +173,7 @@ def keep(new: Path) -> None:
 def good_checkpoint(folder: str | Path) -> Path | None:
     """The latest checkpoint of a folder that is whole; ``None`` if there was never one.
 
-    Without the checksums, which other callbacks do not write, those in the file itself are looked at.
+    Other callbacks write no checksums; then the checksums in the file itself are compared.
 
     Raises:
         ValueError: If there are checkpoints, and all are damaged.
@@ -186,7 +186,8 @@ def good_checkpoint(folder: str | Path) -> Path | None:
         warnings.warn(f"{path} is damaged, its checksum differs; trying the one before.", stacklevel=2)
     if found:
         raise ValueError(
-            f"A run resumes from a checkpoint that is whole; {' and '.join(map(str, found))} are damaged. Start anew."
+            f"A run must have a whole checkpoint to resume from; {' and '.join(map(str, found))} are damaged. "
+            "Start anew."
         )
     return None
 
@@ -211,7 +212,9 @@ def _is_whole(path: Path) -> bool:
     try:
         with zipfile.ZipFile(path) as file:  # what torch writes; torch itself does not compare the checksums
             packed = any(part.compress_type != zipfile.ZIP_STORED for part in file.infolist())
-            return not packed and file.testzip() is None  # torch packs nothing; a bomb would unpack to any size
+            return (
+                not packed and file.testzip() is None
+            )  # torch compresses nothing; a compressed file may unpack to any size
     except (zipfile.BadZipFile, zlib.error, OSError, RuntimeError, NotImplementedError, EOFError, ValueError):
         return False
 

@@ -1,4 +1,4 @@
-"""Notices when a search collapses: to skip connections, or to nothing at all."""
+"""Warns when a search collapses: to skip connections, or to nothing at all."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from oneshot.supernets.space import ArchGraph, SearchSpace, SubnetConfig
 from .base import SearchCallback
 
 Action = Literal["warn", "stop"]
-SKIPS = ("skip_connect", "skip", "identity")  # as the spaces spell it
+SKIPS = ("skip_connect", "skip", "identity")  # the names in the spaces
 
 
 class CollapseMonitor(SearchCallback):
@@ -54,7 +54,7 @@ class CollapseMonitor(SearchCallback):
     ) -> None:
         super().__init__()
         if action not in get_args(Action):
-            raise ValueError(f"action is one of {get_args(Action)}; got {action!r}.")
+            raise ValueError(f"action must be one of {get_args(Action)}; got {action!r}.")
         for name, value in (("max_skip", max_skip), ("min_entropy", min_entropy), ("start_epoch", start_epoch)):
             if value is not None and value < 0:
                 raise ValueError(f"{name} must not be negative; got {value}.")

@@ -45,7 +45,7 @@ class CostMonitor(SearchCallback):
         units = [unit_of(cost) for cost in self.costs]
         if not units or len(set(units)) < len(units):
             raise ValueError(
-                f"CostMonitor logs one cost or several, each under its unit; got {units}. Give those of one unit to "
+                f"costs must be one or several, each of another unit; got {units}. Give those of one unit to "
                 "several searches, or name the devices in the units."
             )
         self._models: tuple[CostModel, ...] = ()

@@ -34,7 +34,7 @@ class GenotypePlot(SearchCallback):
     def __init__(self, folder: str | Path | None = None, *, every_n_epochs: int = 1, format: Format = "png") -> None:
         super().__init__(every_n_epochs)
         if format not in get_args(Format):
-            raise ValueError(f"Cells are drawn as one of {get_args(Format)}; got format={format!r}.")
+            raise ValueError(f"format must be one of {get_args(Format)}; got {format!r}.")
         self.folder, self.format = folder, format
         self._outbox = Outbox()
 

@@ -1,4 +1,4 @@
-"""Writes what a search for a front has found, after every iteration and in the end."""
+"""Writes the front of a search after every iteration and at the end."""
 
 from __future__ import annotations
 
@@ -37,8 +37,8 @@ class ParetoExport(SearchCallback):
     def search(self, pl_module: pl.LightningModule) -> NAT:
         if not isinstance(pl_module, NAT):
             raise ValueError(
-                f"{type(self).__name__} writes the front of NAT; got {type(pl_module).__name__}. Take the callback off "
-                "this Trainer."
+                f"{type(self).__name__} must have a NAT, whose front it writes; got {type(pl_module).__name__}. "
+                "Take the callback off this Trainer."
             )
         return pl_module
 

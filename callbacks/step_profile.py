@@ -31,7 +31,7 @@ class StepProfile(Callback):
 
     def __init__(self, folder: str | Path | None = None, *, skip: int = 3, steps: int = 3) -> None:
         if skip < 0 or steps < 1:
-            raise ValueError(f"At least one step is recorded, after 0 or more; got steps={steps}, skip={skip}.")
+            raise ValueError(f"steps must be at least 1 and skip at least 0; got steps={steps}, skip={skip}.")
         self.folder, self.skip, self.steps = folder, skip, steps
         self._profile: Any = None
         self._seen = 0
@@ -48,7 +48,7 @@ class StepProfile(Callback):
             self._write(trainer)
 
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        if self._profile is not None:  # the fit was shorter
+        if self._profile is not None:  # the fit had fewer steps
             self._write(trainer)
 
     def _write(self, trainer: pl.Trainer) -> None:

@@ -1,4 +1,4 @@
-"""Writes what a search found."""
+"""Writes the architecture that a search has found, and its network if asked for."""
 
 from __future__ import annotations
 

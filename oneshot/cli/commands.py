@@ -42,16 +42,24 @@ def _quickstart(parser: ArgumentParser) -> None:
 def _pick(parser: ArgumentParser) -> None:
     parser.add_argument("run", help="folder of 'oneshot pareto' or 'oneshot discrete'")
     for name, what in (("latency", "ms"), ("macs", "MACs"), ("params", "parameters"), ("memory", "bytes")):
-        said = f"the smallest error with at most so many {what}"
+        said = f"take the smallest error with at most this many {what}"
         parser.add_argument(f"--{name}", type=float, metavar="MOST", help=said)
     parser.add_argument(
-        "--max-error", type=float, metavar="SHARE", help="the cheapest with at most this error, 0.05 is 5 %%"
+        "--max-error", type=float, metavar="SHARE", help="take the cheapest with at most this error, 0.05 is 5 %%"
     )
-    for option, what in (("--at-most", "bounds of other objectives"), ("--near", "the nearest to these values")):
+    for option, what in (("--at-most", "bounds of other objectives"), ("--near", "take the nearest to these values")):
         parser.add_argument(option, nargs="+", action="extend", default=[], metavar="NAME=VALUE", help=what)
-    parser.add_argument("--knee", action="store_true", help="where a little less of one costs most of another")
-    parser.add_argument("--finetune", type=int, default=0, metavar="EPOCHS", help="train it so long before the export")
-    parser.add_argument("--lr", type=float, default=0.005, help="learning rate of that (%(default)s)")
+    parser.add_argument(
+        "--knee", action="store_true", help="take the point where a little less of one objective costs most of another"
+    )
+    parser.add_argument(
+        "--finetune",
+        type=int,
+        default=0,
+        metavar="EPOCHS",
+        help="train the network for so many epochs before the export",
+    )
+    parser.add_argument("--lr", type=float, default=0.005, help="learning rate of --finetune (%(default)s)")
     _files(parser, "RUN/picked")
     _trust(parser)
 
@@ -63,7 +71,7 @@ def _derive(parser: ArgumentParser) -> None:
     parser.add_argument(
         "--measure",
         action="store_true",
-        help="meet the latency target of the search on this machine, measured; exit code 3 if it is not met",
+        help="measure on this machine until the latency target of the search is met; exit code 3 if it is not met",
     )
     _trust(parser)
 
@@ -91,15 +99,19 @@ def _files(parser: ArgumentParser, out: str) -> None:
     """Which files of a network are written, and where."""
     parser.add_argument("--out", help=f"folder to write ({out})")
     formats = ["torch_export", "onnx"]
-    parser.add_argument("--formats", nargs="*", default=formats, choices=formats, help="(all)")
+    parser.add_argument(
+        "--formats", nargs="*", default=formats, choices=formats, help="files besides the safetensors (both)"
+    )
     parser.add_argument("--with-preprocessing", action="store_true", help=INSIDE)
     parser.add_argument("--overwrite", action="store_true", help="replace the folder if it exists")
-    parser.add_argument("--no-measure", dest="measure", action="store_false", help="do not measure its latency here")
+    parser.add_argument(
+        "--no-measure", dest="measure", action="store_false", help="do not measure the latency on this machine"
+    )
 
 
 def _trust(parser: ArgumentParser) -> None:
     parser.add_argument(
-        "--trust", action="append", default=[], metavar="NAME", help="module whose classes may be built"
+        "--trust", action="append", default=[], metavar="NAME", help="module or package whose classes may be built"
     )
 
 

@@ -58,7 +58,9 @@ def data(folder: str) -> int:
     """
     root = Path(folder)
     if not root.is_dir():
-        raise FileNotFoundError(f"'oneshot data' looks at a folder of images; there is no folder {folder}.")
+        raise FileNotFoundError(
+            f"'oneshot data' must get a folder of images; there is no folder {folder}. Check the path."
+        )
     masks = any((place / "masks").is_dir() for place in _folders_of_parts(root))
     problems: list[Problem] = []
     try:
@@ -91,7 +93,7 @@ def _pairs(root: Path) -> tuple[Files, list[str]]:
 
 
 def _look(files: Files, *, masks: bool) -> list[Problem]:
-    """Print the tables; what is found on the way."""
+    """Print the tables, and return the problems that were found."""
     kinds = list(next(iter(files.values())))
     every = [
         path
@@ -166,9 +168,9 @@ def _properties(facts: Sequence[ImageFacts]) -> Iterator[dict[str, Any]]:
 
 
 def _digests(facts: Mapping[Path, ImageFacts]) -> tuple[dict[Path, ImageFacts], list[Path], list[Path]]:
-    """The facts with digests of pixels in the place of those of files; images of 16 bits that are dark; plain images.
+    """The facts with digests of pixels instead of those of files; the dark images of 16 bits; the plain images.
 
-    Plain ones are not among the facts: that two of them are equal says nothing.
+    Plain images have one colour only. They are not among the facts: two of them may be equal by chance.
     """
     found: dict[Path, ImageFacts] = {}
     dark: list[Path] = []
@@ -220,12 +222,12 @@ def _duplicates(files: Files, facts: Mapping[Path, ImageFacts], *, masks: bool) 
 
 
 def id_of(group: Sequence[tuple[str, Path]]) -> frozenset[Path]:
-    """What a group of equal files is known by."""
+    """The key of a group of equal files."""
     return frozenset(path for _, path in group)
 
 
 def _refused(root: Path, *, masks: bool) -> list[Problem]:
-    """What a data module says when it is built on the folder."""
+    """The problem that stops a data module from being built on the folder, if there is one."""
     try:
         with _silent():
             data = SegmentationFolder(root) if masks else ImageFolder(root)
@@ -237,7 +239,7 @@ def _refused(root: Path, *, masks: bool) -> list[Problem]:
 
 @contextmanager
 def _silent() -> Iterator[None]:
-    """What it says besides is a problem that was told already."""
+    """Silence the log and the warnings of the data module: the tables have said the same."""
     logger = logging.getLogger("oneshot.data")
     level = logger.level
     logger.setLevel(logging.CRITICAL)

@@ -1,4 +1,4 @@
-"""What a network takes from the data, where its configuration leaves it at the defaults."""
+"""Arguments that a network takes from the data, where its configuration leaves them at the defaults."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from pytorch_lightning.cli import LightningArgumentParser
 
 
 def build_data(config: Any) -> pl.LightningDataModule:
-    """The data module of a part of a configuration: ``class_path`` and ``init_args``."""
+    """Build the data module that a part of a configuration describes by ``class_path`` and ``init_args``."""
     parser = LightningArgumentParser()
     parser.add_lightning_class_args(pl.LightningDataModule, "data", subclass_mode=True)
     data: pl.LightningDataModule = parser.instantiate_classes(parser.parse_object({"data": config})).data
@@ -24,7 +24,7 @@ def fit_to_data(network: Namespace, data: pl.LightningDataModule) -> None:
 
     Args:
         network: ``class_path`` and ``init_args`` of a network or supernet; changed in place.
-        data: What it is for.
+        data: The data that the network will read.
     """
     module, _, name = network.class_path.rpartition(".")
     defaults = inspect.signature(getattr(import_module(module), name)).parameters

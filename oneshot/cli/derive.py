@@ -14,7 +14,7 @@ from oneshot.storage.files import write_recorded
 from .run import SUBNET, RunFolder
 from .terminal import say
 
-MISSED = 3  # exit code where a network was derived and does not meet its target
+MISSED = 3  # exit code if a network was derived that does not meet its target
 
 
 def derive(
@@ -25,18 +25,23 @@ def derive(
     measure: bool = False,
     trust: Sequence[str] = (),
 ) -> int:
-    """``oneshot derive RUN``: write the architecture of a search's checkpoint; measured, if it has a latency target.
+    """``oneshot derive RUN``: write the architecture of a search's checkpoint, measured if asked for.
 
     Returns:
-        The exit code: 3 if the target is not met, which is when the measured latency is more than 1 % above it.
+        The exit code: 3 if the measured latency is more than 1 % above the target of the search.
     """
     module = RunFolder(Path(run), tuple(trust)).module(checkpoint)
     if not isinstance(module, SearchModule):
-        raise ValueError(f"Only a search has an architecture to derive; {run} is a retraining.")
+        raise ValueError(
+            f"RUN must be a search, to derive its architecture; {run} is a retraining. Name the run of its search."
+        )
     attempts: list[TargetAttempt] = []
     if measure:
         if not isinstance(module, GradientSearch):
-            raise ValueError(f"--measure needs a search with a latency target; {type(module).__name__} has none.")
+            raise ValueError(
+                f"--measure must be used with a search that has a latency target; {type(module).__name__} has "
+                "none. Leave it out."
+            )
         for told in measured_on(module.cost_models().values()):
             say(told)
         attempts = module.meet_target()

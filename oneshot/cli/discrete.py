@@ -83,7 +83,7 @@ def discrete(args: Sequence[str]) -> None:
             with nullcontext() if allowed is None else importing_only(allowed):
                 study = build(config, folder)
             _look_for_cluster(study)
-            _write_config(config, folder)  # the budget that it has now, for the next time
+            _write_config(config, folder)  # the next start goes on with the budget of this one
         else:
             with new_folder(folder, overwrite=parsed.overwrite or parsed.resume, marker=CONFIG, keep=CONFIG):
                 study = build(config, folder)
@@ -94,7 +94,7 @@ def discrete(args: Sequence[str]) -> None:
 
 
 def _run(study: Study, folder: Path) -> None:
-    """Run a study that this process has for itself, and say what came of it."""
+    """Run a study whose folder this process has locked, and print the result."""
     if study.records:
         say(f"Going on after {len(study.evaluated)} evaluations.")
     if note := study.random_search():
@@ -102,7 +102,7 @@ def _run(study: Study, folder: Path) -> None:
     try:
         study.run()
     except BaseException:
-        with suppress(OSError):  # what ended the study is what is told
+        with suppress(OSError):  # the error that ended the study is the one to report
             write_report(study, folder)
         raise
     write_report(study, folder, patient=True)
@@ -117,7 +117,7 @@ def _run(study: Study, folder: Path) -> None:
 
 
 def _look_for_cluster(study: Study) -> None:
-    """A cluster that is not there is not written down: the next time would look for it, too."""
+    """Connect before the configuration is written: a cluster that is not there would be looked for at every start."""
     if study.ray is not None:
         connect(study.ray, study.workers, "Evaluating on a cluster")
 
@@ -129,7 +129,7 @@ def _write_config(config: Mapping[str, Any], folder: Path) -> None:
 def read_study(
     run: str | Path, *, follow: bool = True, trust: Sequence[str] = (), data_options: Sequence[str] = ()
 ) -> Study:
-    """The study of a folder, as far as it has come.
+    """Read the study of a folder, as far as it has come.
 
     Args:
         run: The folder.
@@ -142,7 +142,9 @@ def read_study(
     """
     folder = Path(run)
     if not (folder / LOG).is_file() or not (folder / CONFIG).is_file():
-        raise ValueError(f"A study is a folder with {CONFIG} and {LOG}, made by 'oneshot discrete'; {folder} is none.")
+        raise ValueError(
+            f"A study must be a folder with {CONFIG} and {LOG}, made by 'oneshot discrete'; {folder} is none."
+        )
     path = folder / CONFIG
     config = dict(_read_config(path))
     allowed = check_classes(config, path, trust)
@@ -158,7 +160,7 @@ def read_study(
 
 
 def _read_config(path: Path) -> Mapping[str, Any]:
-    """The configuration of a study, with what every study has.
+    """Read the configuration of a study, and check that it has what every study has.
 
     Raises:
         ValueError: If it is damaged, or of something else.
@@ -168,9 +170,10 @@ def _read_config(path: Path) -> Mapping[str, Any]:
 
 
 def build(config: Mapping[str, Any], folder: Path, *, follow: bool = True) -> Study:
-    """Evaluator, strategy and study; what the strategy leaves open is taken from the evaluator.
+    """Build evaluator, strategy and study.
 
-    That is the ``space``, and the ``input_shape`` and ``num_classes`` of the data.
+    The strategy gets the ``space`` of the evaluator, and ``input_shape`` and ``num_classes`` of its data, unless its
+    arguments say otherwise.
     """
     config = {name: value for name, value in config.items() if value is not None}
     evaluator = _object("evaluator", config.pop("evaluator"), {"folder": str(folder / WEIGHTS)})
@@ -185,11 +188,11 @@ def build(config: Mapping[str, Any], folder: Path, *, follow: bool = True) -> St
 
 
 def write_report(study: Study, folder: Path, *, patient: bool = False) -> None:
-    """All evaluations, the picture, and the best architecture, once any succeeded; each file whole.
+    """Write all evaluations, the picture and the best architecture, each file whole; nothing before one has succeeded.
 
     Args:
         study: What to report.
-        folder: Where to.
+        folder: Folder to write to.
         patient: Wait a while for room if the disk is full.
     """
     if all(record.result.values is None for record in study.records):
@@ -213,7 +216,7 @@ def write_report(study: Study, folder: Path, *, patient: bool = False) -> None:
 
 
 def rows(study: Study, records: Sequence[Record]) -> list[dict[str, object]]:
-    """Records as a table: their objectives as they were measured."""
+    """Records as rows of a table, with their objectives as they were measured."""
     found: list[dict[str, object]] = []
     for record in records:
         metrics = {o.metric: f"{record.result.metrics[o.metric]:.5g}" for o in study.objectives}
@@ -251,14 +254,14 @@ def _parser() -> ArgumentParser:
 
 
 def _split(args: Sequence[str], objects: Iterable[str] = OBJECTS) -> tuple[list[tuple[list[str], Any]], list[str]]:
-    """Options of the strategy and the evaluator, ``--strategy.init_args.seed 3``, and all others."""
+    """Split words into options of strategy and evaluator, such as ``--strategy.init_args.seed 3``, and the others."""
     options, rest, words = [], list[str](), iter(args)
     for word in words:
         name, equals, value = word.partition("=")
         if any(name.startswith(f"--{of}.") for of in objects):
             text = value if equals else next(words, None)
             if text is None:
-                raise ValueError(f"{name} needs a value.")
+                raise ValueError(f"{name} must be followed by a value.")
             options.append((name[2:].split("."), yaml.safe_load(text)))
         else:
             rest.append(word)
@@ -274,15 +277,17 @@ def _set(config: dict[str, Any], path: Sequence[str], value: Any) -> None:
 
 
 def _object(name: str, given: Mapping[str, Any], known: Mapping[str, Any]) -> Any:
-    """An object of a class path and arguments, and of what is known where these leave it open."""
+    """Build an object from a class path and arguments, completed by what is known."""
     class_path = str(given.get("class_path", ""))
     if set(given) - {"class_path", "init_args"} or not class_path:
-        raise ValueError(f"--{name} has a class_path and init_args; got {dict(given)}.")
+        raise ValueError(f"--{name} must have a class_path, and may have init_args; got {dict(given)}.")
     module, _, attribute = class_path.rpartition(".")
     try:
         target = getattr(import_module(module), attribute)
     except (ImportError, AttributeError, ValueError) as error:
-        raise ValueError(f"--{name}: there is no {class_path!r} to import ({error}).") from error
+        raise ValueError(
+            f"--{name} must be a class or a function that can be imported; got {class_path!r}: {error}."
+        ) from error
     init_args = given.get("init_args") or {}
     if not callable(target) or not isinstance(init_args, Mapping):
         raise ValueError(

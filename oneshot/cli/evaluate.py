@@ -39,15 +39,17 @@ def evaluate(args: Sequence[str]) -> None:
             module = run.module()
             if not isinstance(module, Retrain):
                 raise ValueError(
-                    f"evaluate tests retrained and exported networks; {target} is a search. Retrain it first."
+                    f"TARGET must be a retrained or an exported network; {target} is a search. Retrain it first."
                 )
             network = module.network_for_export()
             options, args = split_options(args, "--data")
             given = any(arg == "--config" or arg.startswith("--config=") for arg in args)
-            # Data that are given in a file take the place of the run's, which may not be there.
+            # Data of a file that is given replace those of the run, which may not be there any more.
             data = {} if given else {"data": run.data_config(options)}
             seed = plain(run.config, ["seed_everything"])
-            config = Path(aside, CONFIG)  # of the run's, only what a test needs: no callbacks and no loggers
+            config = Path(
+                aside, CONFIG
+            )  # only what a test needs of the run's configuration: no callbacks and no loggers
             config.write_text(yaml.safe_dump({**seed, "trainer": run.trainer_config(), **data}), encoding="utf-8")
             args = ["--config", str(config), *args, *(options if given else [])]
         else:
@@ -66,7 +68,7 @@ def evaluate(args: Sequence[str]) -> None:
 
 
 def _tested(cli: RunCLI, network: Subnet) -> Mapping[str, float]:
-    """Test metrics. Images of another size than an elastic network's resolution are resized, as in its search.
+    """Test the network. Images of another size than an elastic network's resolution are resized, as in its search.
 
     Raises:
         ValueError: If the data do not fit the network.

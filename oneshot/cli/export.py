@@ -32,8 +32,8 @@ def export(
 ) -> None:
     """``oneshot export RUN``: write the network of a retraining, or of a search with the weights it inherits.
 
-    The statistics that a search has are a mixture of those of all its architectures, so the network gets its own: for
-    that, and for nothing else, the images must be there. With ``measure`` its latency is measured and written into the
+    The running statistics of a search are a mixture of those of all its architectures, so its network gets its own.
+    Only for that the images must be there. With ``measure`` its latency is measured and written into the
     manifest, see :func:`~oneshot.deploy.latency.record_latency`.
     """
     source, predicted = RunFolder(Path(run), tuple(trust)), list[Prediction]()
@@ -77,7 +77,7 @@ def write_export(
     Args:
         network: The network.
         folder: Folder to make.
-        facts: Of the data it was trained on, see :func:`~oneshot.data.facts.data_facts`; none if nothing is known.
+        facts: What is known of the data it was trained on, see :func:`~oneshot.data.facts.data_facts`; may be empty.
         metrics: Measured results to keep with the network.
         predicted: Latencies that a search has predicted.
         formats: See :func:`~oneshot.deploy.export.export_subnet`.

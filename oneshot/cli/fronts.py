@@ -55,11 +55,11 @@ class Front(ABC):
     """Networks to choose from, and what their search knows of them.
 
     Attributes:
-        names: Of the objectives, M.
-        values: What is minimised, ``[N, M]``.
-        point: That of the wish, in these values.
+        names: Names of the objectives, M.
+        values: Values of the networks, all to be minimised, ``[N, M]``.
+        point: The point of the wish, in the same values.
         data: Images of the search, set up for a fit; None where there are none.
-        seed: Of all random choices.
+        seed: Seed of all random choices.
     """
 
     names: Sequence[str]
@@ -94,7 +94,7 @@ def load_front(run: str, wish: Wish, *, trust: Sequence[str], data_options: Sequ
 
     Args:
         run: The folder.
-        wish: What will be asked for; it may name costs that are bounded and not minimised, or metrics of a study.
+        wish: Which network will be chosen; it may name costs that are only bounded, or any metric of a study.
         trust: Modules besides ``oneshot`` whose classes may be imported and built.
         data_options: ``--data.init_args.root photos``, where the data are elsewhere now.
 
@@ -102,13 +102,13 @@ def load_front(run: str, wish: Wish, *, trust: Sequence[str], data_options: Sequ
         ValueError: If the folder has no front, or the front does not know what is asked for.
     """
     if (Path(run) / LOG).is_file():
-        # Also of another machine, where a strategy may round differently.
+        # Without following its log: on another machine a strategy may round differently.
         return StudyFront(run, read_study(run, follow=False, trust=trust, data_options=data_options), wish)
     source = RunFolder(Path(run), tuple(trust)) if is_run(run) else None
     search = source.module() if source else None
     if source is None or not isinstance(search, NAT):
         raise ValueError(
-            "There is a front to pick from in runs of 'oneshot pareto' and 'oneshot discrete'; "
+            "RUN must be a run of 'oneshot pareto' or of 'oneshot discrete', which have a front to pick from; "
             f"{run} is {'no run' if search is None else 'another kind of run'}."
         )
     return RunFront(source, search, wish, data_options)
@@ -208,7 +208,9 @@ class StudyFront(Front):
             records = study.comparable
             known = set.intersection(*(set(record.result.metrics) for record in records))
             if missing := [name for name in others if name not in known]:
-                raise ValueError(f"The metrics of this study are {', '.join(sorted(known))}; got {', '.join(missing)}.")
+                raise ValueError(
+                    f"A bound must be on a metric of this study, {', '.join(sorted(known))}; got {', '.join(missing)}."
+                )
         self._study, self._records = study, records
         self.data, self.seed = getattr(study.evaluator, "data", None), study.strategy.seed
         self.names = list(signs)

@@ -1,4 +1,4 @@
-"""The command line. Answers ``--help`` at once: everything heavy is imported by the command that needs it."""
+"""The command line. It answers ``--help`` at once, because only the command that runs imports what is heavy."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     if (text := short_help.wanted(args.command, rest)) is not None:
         sys.stdout.write(text)
         return 0
-    if argv is None and not traceback:  # on a real command line a path of ours means nothing
+    if argv is None and not traceback:  # without the line of our code, which means nothing to the user
         warnings.showwarning = _show_warning
     command = COMMANDS[args.command]
     if command.reads_data:
@@ -64,14 +64,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     elif rest:
         nearest = did_you_mean(rest[0].partition("=")[0], parsers[args.command].option_names())
         parser.error(f"{args.command} does not know {' '.join(rest)}.{nearest}")
-    # Lightning's tree walk uses a class torch is about to remove; nobody at a command line can do anything about it.
+    # Lightning uses a class that torch is about to remove; the user of a command cannot change that.
     warnings.filterwarnings("ignore", r"`isinstance\(treespec, LeafSpec\)` is deprecated")
     try:
         with sigterm_raises(), imports_from_here(_read_first(args, rest)):
             return _run(args, rest)
     except BaseException as error:
         if (stopped := interruption(error)) is not None:
-            if argv is None:  # a second Ctrl-C ends what Python still has to do, without a word
+            if argv is None:  # a second Ctrl-C ends the process at once and silently
                 signal.signal(signal.SIGINT, signal.SIG_DFL)
             return _stopped(args.command, stopped)
         if traceback or not isinstance(error, Exception):
@@ -108,7 +108,7 @@ def _read_first(args: argparse.Namespace, rest: Sequence[str]) -> list[str]:
 
 
 def _stopped(command: str, stopped: BaseException) -> int:
-    """Say how to go on after Ctrl-C or SIGTERM; returns what a shell reports for the signal."""
+    """Say how to go on after Ctrl-C or SIGTERM; return the exit code that shells give for the signal."""
     what, code = ("stopped by SIGTERM", 143) if isinstance(stopped, Terminated) else ("interrupted", 130)
     way = stopped.args[0] if stopped.args else COMMANDS[command].after_a_stop
     sys.stderr.write(f"oneshot {command}: {what}. {way}\n")
@@ -116,7 +116,7 @@ def _stopped(command: str, stopped: BaseException) -> int:
 
 
 def _reason(message: str) -> str:
-    """What went wrong, in one line, without the listing of all types an option might have had."""
+    """The error in one line, without the list of all types that an option may have."""
     return name_classes(one_line(message))
 
 

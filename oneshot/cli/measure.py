@@ -51,16 +51,16 @@ from .options import OneLineErrors
 from .terminal import console, say, with_configurations_as_utf8
 
 VERIFIED = 50
-NETWORKS = 200  # of an elastic space that are measured
+NETWORKS = 200  # how many of an elastic space are measured by default
 
 
 def measure(args: Sequence[str]) -> None:
-    """``oneshot measure``: measure a table, unless there is one already, and verify it if that is asked for.
+    """``oneshot measure``: measure a latency table unless it is there already, and verify it if asked for.
 
-    The table of ``--out table.json`` has ``table.journal`` beside it, with the raw timings by which an interrupted run
-    goes on; verification writes ``table.verify.json``, ``table.verify.png`` and ``table.verify.journal``. With
-    ``--few-shot``, and of elastic spaces, there is no table but a ``.csv`` of some networks, which a cost model is made
-    from.
+    The table of ``--out table.json`` has ``table.journal`` beside it, with the raw timings, from which an interrupted
+    measurement goes on; verification writes ``table.verify.json``, ``table.verify.png`` and ``table.verify.journal``.
+    With ``--few-shot``, and of elastic spaces, there is no table but a ``.csv`` of some networks, from which a cost
+    model is made.
 
     Raises:
         FileExistsError: If the table is there, and neither to be verified nor replaced.
@@ -74,7 +74,7 @@ def measure(args: Sequence[str]) -> None:
 
 
 def _measure(options: Namespace, supernet: Supernet, target: Device, out: Path) -> None:
-    """What :func:`measure` does, once no other process does it."""
+    """Do what :func:`measure` says, with the files locked against other processes."""
     elastic = isinstance(supernet, ElasticSupernet)
     journal, verified = out.with_suffix(".journal"), out.with_suffix(".verify.journal")
     if options.overwrite:
@@ -92,7 +92,7 @@ def _measure(options: Namespace, supernet: Supernet, target: Device, out: Path) 
                 supernet, target, networks=options.networks, seed=options.seed, journal=journal, progress=progress
             )
         table.save(out)
-        verified.unlink(missing_ok=True)  # it was measured against another table
+        verified.unlink(missing_ok=True)  # its timings belong to another table
         _describe(table, supernet)
         _warn_of_doubts(out, table.doubts)
         say(f"Table: {out}. Next: --verify {VERIFIED}, or --model.penalty.cost {out} in a search.")
@@ -114,11 +114,11 @@ def _measure(options: Namespace, supernet: Supernet, target: Device, out: Path) 
 
 
 def _few_shot(options: Namespace, supernet: Supernet, target: Device, out: Path, journal: Path) -> None:
-    """Propose a few networks, measure them or have them measured, and say what that tells about the others."""
+    """Propose a few networks, measure them here or elsewhere, and say what follows for all others."""
     space = supernet.space
     if options.few_shot < MEASUREMENTS or options.verify or out.suffix != ".csv":
         raise ValueError(
-            f"--few-shot takes {MEASUREMENTS} networks or more, better 10, writes --out FILE.csv, and has no --verify; "
+            f"--few-shot must be {MEASUREMENTS} networks or more, better 10, with --out FILE.csv and without --verify; "
             f"got --few-shot {options.few_shot} --verify {options.verify} --out {out}."
         )
     sources = list(bundled_sources(space).values())
@@ -142,7 +142,7 @@ def _few_shot(options: Namespace, supernet: Supernet, target: Device, out: Path,
 
 
 def _elastic(options: Namespace, supernet: Supernet, target: Device, out: Path, journal: Path) -> None:
-    """Measure random networks of an elastic space, and say what they tell about the others."""
+    """Measure random networks of an elastic space, and say how well they predict each other."""
     space, networks = supernet.space, options.networks or NETWORKS
     if options.few_shot or options.verify or out.suffix != ".csv" or networks < SAMPLES["elastic"]:
         raise ValueError(
@@ -175,9 +175,9 @@ def _measured(
     journal: Path,
     networks: Callable[[], IntMatrix],
 ) -> tuple[IntMatrix, npt.NDArray[np.float64], Record | None] | None:
-    """Networks, their latencies in ms and their record, as ``out`` has them, measured if need be.
+    """Networks, their latencies in ms and their record, read from ``out``, or measured if there is no such file.
 
-    None if that is done elsewhere.
+    None if they are to be measured elsewhere.
     """
     space = supernet.space
     if not out.exists():
@@ -207,11 +207,11 @@ def _asked(options: Namespace) -> int | None:
 
 
 def _check_continued(options: Namespace, record: Record, supernet: Supernet, target: Device, out: Path) -> None:
-    """Refuse a file that is there, and was measured with other settings than are given."""
+    """Refuse a file that was measured with other settings than those that are given."""
     record.check_supernet(supernet)
     then = {"seed": record.seed, "networks": record.networks}
     now = {"seed": options.seed, "networks": _asked(options)}
-    if record.device:  # else it was filled in elsewhere
+    if record.device:  # without one, the latencies were measured elsewhere
         names = ("runtime", "device", "name", "threads")
         then |= {name: record.device.get(name) for name in names} | {"batch": record.batch, "dtype": record.dtype}
         facts = target.facts()
@@ -224,7 +224,7 @@ def _check_continued(options: Namespace, record: Record, supernet: Supernet, tar
 
 
 def _parse(args: Sequence[str]) -> tuple[Namespace, Supernet]:
-    """The options, and the supernet: that of the data where it is left at its defaults, as a search builds it."""
+    """The options, and the supernet as a search builds it: its size follows the data where it is at its defaults."""
     parser = _parser()
     options = parser.parse_args(with_configurations_as_utf8(args))
     with warnings.catch_warnings():
@@ -242,7 +242,9 @@ class _Parser(OneLineErrors, ArgumentParser):
 
 
 def _parser() -> ArgumentParser:
-    parser = _Parser(prog="oneshot measure", description="Measure what a supernet's candidates need here.")
+    parser = _Parser(
+        prog="oneshot measure", description="Measure the latencies of a search space on this machine, and verify them."
+    )
     parser.add_argument("--config", action="config", help="YAML file with these options")
     parser.add_subclass_arguments(Supernet, "supernet", required=True, help="the search space to measure")
     parser.add_subclass_arguments(

@@ -1,4 +1,4 @@
-"""The network that a word on the command line stands for."""
+"""From the name of a network on the command line to the network."""
 
 from __future__ import annotations
 
@@ -35,11 +35,11 @@ from oneshot.training.retrain import Retrain
 from .options import did_you_mean
 from .run import RunFolder, is_run
 
-GENOTYPE = re.compile(r"\bGenotype\s*\(")  # a text, and no folder that is called so
+GENOTYPE = re.compile(r"\bGenotype\s*\(")  # not a folder that is called so
 
 
 def network_named(target: str, *, inherit: bool, trust: Sequence[str] = ()) -> Subnet:
-    """The network a word on the command line stands for."""
+    """Build the network that is named: by a run, an export, a file, a published cell or a text."""
     if GENOTYPE.search(target):  # as logs and repositories print it
         return DARTSNetwork(Genotype.parse(target))
     path = Path(target)
@@ -62,14 +62,14 @@ def network_named(target: str, *, inherit: bool, trust: Sequence[str] = ()) -> S
         check_recorded(path)
         return network_of(load_config(path), path)
     raise ValueError(
-        f"Expected a run, an exported network, a NAS-Bench-201 string, the text of a Genotype(...) or one of "
+        f"The network must be named by a run, an export, a NAS-Bench-201 string, the text of a Genotype(...) or one of "
         f"{', '.join([*PUBLISHED, *NASNET_CELLS])}; "
         f"got {target!r}, which is none of these.{did_you_mean(target, [*PUBLISHED, *NASNET_CELLS])}"
     )
 
 
 def network_of(config: SubnetConfig, path: Path) -> Subnet:
-    """The paper's network of a bare config: only our own spaces can be told by their names."""
+    """Build the network that a paper makes of a config; its space must be one of ours, which have names."""
     if config.space == "nasbench201":
         return NASBench201Network(NASBench201Space().arch_string(config))
     for space in [darts_space(), *(reduced_space(name) for name in REDUCED_SPACES)]:
@@ -78,7 +78,8 @@ def network_of(config: SubnetConfig, path: Path) -> Subnet:
     if config.space == NASNetSpace.name:
         return NASNetSpace().network(config)
     raise ValueError(
-        f"{path} holds a config of space {config.space!r}, which says nothing of the network. Name the run it is from."
+        f"{path} must be of a space whose paper says what the network is; got a config of space "
+        f"{config.space!r}. Name the run it is from."
     )
 
 
@@ -96,5 +97,5 @@ def positional(command: str, args: Sequence[str], what: str) -> tuple[str, list[
     if args and args[0] in ("-h", "--help"):
         return next(iter(PUBLISHED)), list(args)
     if not args or args[0].startswith("-"):
-        raise ValueError(f"oneshot {command} needs {what} as its first argument.")
+        raise ValueError(f"The first argument of oneshot {command} must be {what}.")
     return args[0], list(args[1:])

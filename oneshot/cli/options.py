@@ -1,6 +1,6 @@
-"""What the command line says of an option that is wrong: one line, with the nearest name.
+"""Errors of options in one line, with the nearest name.
 
-Nothing heavy is imported: ``--help`` answers at once.
+This file imports nothing heavy, so that ``--help`` answers at once.
 """
 
 from __future__ import annotations
@@ -30,9 +30,9 @@ def did_you_mean(name: str, known: Iterable[str], *, dashes: str = "") -> str:
     """``" Did you mean 'x'?"``, or nothing if no known name is near.
 
     Args:
-        name: What was written.
-        known: What could have been.
-        dashes: In front of the name that is shown.
+        name: The word that was written.
+        known: The names there are.
+        dashes: Text in front of the name that is shown.
     """
     found = difflib.get_close_matches(name, [*known], n=1, cutoff=0.6)
     return f" Did you mean {dashes + found[0]!r}?" if found else ""
@@ -42,7 +42,7 @@ def explain(message: str, known: Sequence[str] = ()) -> str:
     """An error of argparse or jsonargparse as one line: the option, the rule, what came, and the nearest name.
 
     Args:
-        message: The error; jsonargparse lists every type an option might have had.
+        message: The error; jsonargparse lists every type that the option may have.
         known: Options there are, with their dashes.
     """
     if match := re.search(r"unrecognized arguments: (\S+)", message):
@@ -68,13 +68,13 @@ def explain(message: str, known: Sequence[str] = ()) -> str:
 
 
 def one_line(message: str) -> str:
-    """Any error as one line; one of jsonargparse without the listing of all types an option might have had."""
+    """Any error as one line; that of jsonargparse without the list of all types that an option may have."""
     marks = ("Does not validate against any of the Union subtypes", "Problem with given class_path", 'Parser key "')
     return explain(message) if any(mark in message for mark in marks) else " ".join(message.split())
 
 
 def _reasons(message: str) -> list[tuple[str, str]]:
-    """What jsonargparse objects to, innermost texts with the dotted name of the option each is about."""
+    """The reasons of jsonargparse: pairs of the dotted name of an option and the innermost text about it."""
     stack: list[tuple[int, str]] = []
     classes: list[tuple[int, str]] = []
     found: list[tuple[str, str]] = []
@@ -125,7 +125,7 @@ def _must_be(kinds: Sequence[str], value: str) -> str:
 
 
 def _plain(text: str, kind: str) -> str:
-    """One reason, with the nearest name where a name is wrong."""
+    """A reason in plain words, with the nearest name if a name is wrong."""
     if match := re.match(r"Option '(.+?)' is not accepted", text):
         return f"Option {match[1]!r} is not accepted by {kind}.{did_you_mean(match[1], _arguments(kind))}"
     if match := re.match(r"(?:Key|Group key) '(.+?)' is not expected", text):
@@ -136,7 +136,7 @@ def _plain(text: str, kind: str) -> str:
 
 
 def name_classes(text: str) -> str:
-    """A message, with the nearest name in the module if one has no class of the name that was written."""
+    """Add the nearest name in a module to a message that says that the module lacks a class."""
     match = re.search(r"module '([\w.]+)' has no attribute '(\w+)'", text)
     if match is None or "Did you mean" in text or (module := sys.modules.get(match[1])) is None:
         return text
@@ -148,7 +148,7 @@ def _arguments(class_path: str) -> list[str]:
     try:
         found: Any = getattr(import_module(module), name)
         kinds = inspect.getmro(found) if isinstance(found, type) else (found,)
-        # What a class passes on to its parent are options, too.
+        # Arguments of its parents are options, too, because classes pass them on.
         return [argument for kind in kinds if kind is not object for argument in inspect.signature(kind).parameters]
     except (ImportError, AttributeError, ValueError, TypeError):
         return []
@@ -162,7 +162,7 @@ class OneLineErrors(argparse.ArgumentParser):
             super().error(message, *(() if ex is None else (ex,)))
         sys.stderr.write(f"{self.prog}: {explain(message, self.option_names())}\n")
         self.exit(2)
-        raise SystemExit(2)  # a parser whose exit returns
+        raise SystemExit(2)  # jsonargparse may replace exit() by a function that returns
 
     def option_names(self) -> list[str]:
         """All options, with their dashes."""

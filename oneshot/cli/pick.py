@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Literal
 
@@ -52,16 +52,16 @@ def pick(
 
     Args:
         run: Folder of the search.
-        latency: Most milliseconds.
-        macs: Most MACs.
-        params: Most parameters.
-        memory: Most bytes of activations.
+        latency: Largest latency, milliseconds.
+        macs: Largest number of MACs.
+        params: Largest number of parameters.
+        memory: Largest memory of activations, bytes.
         max_error: Largest validation error, a share.
         at_most: Bounds of other objectives, ``NAME=VALUE``.
         near: Values to be near to, likewise.
         knee: Take the knee.
         finetune: Epochs of training.
-        lr: Its learning rate.
+        lr: Learning rate of that training.
         out: Folder to write; by default ``picked`` in the run's.
         formats: See :func:`~oneshot.deploy.export.export_subnet`.
         with_preprocessing: Likewise.
@@ -72,20 +72,15 @@ def pick(
 
     Raises:
         FileExistsError: If the folder exists and is not to be replaced.
-        ValueError: If the run has no front, nothing on it is as asked, or it is not clear what is asked.
+        ValueError: If the run has no front, no network on it is as asked, or it is not clear what is asked.
     """
     if finetune < 0:
         raise ValueError(f"--finetune must be a number of epochs, at least 0; got {finetune}.")
     target = Path(out or Path(run) / "picked")
-    if target.exists() and not overwrite:  # said before the training
+    if target.exists() and not overwrite:  # before the training, not after it
         raise FileExistsError(f"{target} exists. Replace it with --overwrite, or name another folder with --out.")
     counted = {"latency": latency, "macs": macs, "params": params, "memory": memory, ERROR: max_error}
-    bounds = {name: value for name, value in counted.items() if value is not None} | _pairs("--at-most", at_most)
-    if unbounded := [name for name, value in bounds.items() if not math.isfinite(value)]:
-        raise ValueError(
-            f"A bound must be a finite number; that of {unbounded[0]} is {bounds[unbounded[0]]}. Leave it out."
-        )
-    wish = Wish(bounds, _pairs("--near", near), knee)
+    wish = Wish(_bounds(counted, at_most), _pairs("--near", near), knee)
 
     front = load_front(run, wish, trust=trust, data_options=data_options)
     place = choose(front, wish)
@@ -93,7 +88,7 @@ def pick(
     network = front.build(place)
     if finetune:
         if front.data is None:
-            raise ValueError(f"--finetune needs images, and the search of {run} has none. Leave --finetune out.")
+            raise ValueError(f"--finetune must have images, and the search of {run} has none. Leave it out.")
         torch.manual_seed(front.seed)
         network = _finetuned(network, front.data, finetune, lr)
     folder = write_export(
@@ -112,10 +107,10 @@ def pick(
 
 
 def choose(front: Front, wish: Wish) -> int:
-    """The row of a front that is wanted; of a front of one network that one, if nothing else is said.
+    """The row of a front that is wanted. A front of one network needs no wish.
 
     Raises:
-        ValueError: If nothing on the front is as wanted, or it is not clear what is.
+        ValueError: If no network of the front is as wanted, or the wish is not clear.
     """
     asked = [bool(wish.bounds), bool(wish.point), wish.knee]
     if len(front.values) == 1 and not wish.bounds and not wish.point:
@@ -128,6 +123,14 @@ def choose(front: Front, wish: Wish) -> int:
     if wish.bounds:
         return best_at_most(front.names, front.values, wish.bounds)
     return nearest_to(front.names, front.values, front.point) if wish.point else knee_of(front.values)
+
+
+def _bounds(counted: Mapping[str, float | None], at_most: Sequence[str]) -> dict[str, float]:
+    bounds = {name: value for name, value in counted.items() if value is not None} | _pairs("--at-most", at_most)
+    for name, value in bounds.items():
+        if not math.isfinite(value):
+            raise ValueError(f"A bound must be a finite number; that of {name} is {value}. Leave it out.")
+    return bounds
 
 
 def _pairs(option: str, texts: Sequence[str]) -> dict[str, float]:
@@ -147,6 +150,8 @@ def _finetuned(network: Subnet, data: pl.LightningDataModule, epochs: int, lr: f
     trainer = pl.Trainer(max_epochs=epochs, logger=False, enable_checkpointing=False, limit_val_batches=0)
     module = Retrain(network, lr=lr, label_smoothing=0.1)
     batches = data.train_dataloader()
-    batches = batches["weights"] if isinstance(batches, dict) else batches  # the others are what it is tested on
+    batches = (
+        batches["weights"] if isinstance(batches, dict) else batches
+    )  # the other batches are what the network is tested on
     trainer.fit(module, FittedBatches(batches, network), [])
     return module.network_for_export().cpu()

@@ -226,7 +226,9 @@ class _Record(Callback):
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         for name, value in trainer.callback_metrics.items():
             self.curves.setdefault(name, {})[trainer.current_epoch + 1] = float(value)
-        check_owned(Path(trainer.default_root_dir) / CHECKPOINTS)  # what Lightning writes, it writes anywhere
+        check_owned(
+            Path(trainer.default_root_dir) / CHECKPOINTS
+        )  # Lightning writes checkpoints without asking who owns the folder
         self.progress.advance(self.task)
 
 
@@ -269,11 +271,11 @@ def _progress(console: Console) -> Progress:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Lightning's notes about devices and workers would drown the few lines that matter here."""
+    """Silence Lightning's notes about devices and workers, so that the few lines of results are seen."""
     logger, threads = logging.getLogger("pytorch_lightning"), torch.get_num_threads()
     level = logger.level
     logger.setLevel(logging.ERROR)
-    torch.set_num_threads(1)  # on 8x8 pixels threads mostly wait for each other
+    torch.set_num_threads(1)  # with 8x8 pixels, threads mostly wait for each other
     try:
         with warnings.catch_warnings():
             # Advice on workers and intervals is for users' data; this data is ours, there is nothing to change.

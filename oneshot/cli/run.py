@@ -1,7 +1,7 @@
-"""Runs, read again: configuration, module, checkpoint and data, each only where it is needed.
+"""Read runs: configuration, module, checkpoint and data, each only when it is needed.
 
-What a run leaves is data. Of its configuration only the model and the data are built, as far as a command needs them,
-and only of classes that are trusted (``oneshot.storage.trust``). Files that were damaged are not used.
+The files of a run are data, not code. Of its configuration only the model and the data are built, as far as a command
+needs them, and only of classes that are trusted (``oneshot.storage.trust``). Damaged files are not used.
 """
 
 from __future__ import annotations
@@ -56,7 +56,7 @@ OF_TRAINER = (
 
 @dataclass(frozen=True)
 class RunFolder:
-    """A run that is there to be read.
+    """The folder of a run, to read.
 
     Args:
         folder: The folder.
@@ -72,13 +72,15 @@ class RunFolder:
     def __post_init__(self) -> None:
         path = self.folder / CONFIG
         if not path.is_file():
-            raise ValueError(f"A run is a folder with {CONFIG}; {self.folder} has none. 'oneshot search' makes one.")
+            raise ValueError(
+                f"A run must be a folder with {CONFIG}; {self.folder} has none. 'oneshot search' makes one."
+            )
         missing = {"model", "data"} - self.config.keys()
         if missing:
             more = repr(KeyError(min(missing, key=lambda name: name != "model")))
             if (self.folder / LOG).is_file():
                 more = f"{self.folder} is a study; 'oneshot pick' takes its networks"
-            raise ValueError(f"{path} is not the configuration of a run, which has 'model' and 'data': {more}.")
+            raise ValueError(f"{path} must be the configuration of a run, with 'model' and 'data': {more}.")
         if not (self.folder / CHECKSUMS).is_file():
             note(f"{self.folder} has no {CHECKSUMS}, as runs of earlier releases: not all damage is noticed.")
         elif not is_as_recorded(path):
@@ -92,7 +94,7 @@ class RunFolder:
             return {**read_yaml(path)}
         except (ValueError, TypeError) as error:
             raise ValueError(
-                f"{path} is not the configuration of a run, which has 'model' and 'data': {error!r}."
+                f"{path} must be the configuration of a run, with 'model' and 'data': {error!r}."
             ) from error
 
     @property

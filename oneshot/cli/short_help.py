@@ -143,7 +143,7 @@ COMMANDS = (*_TEXTS, *_OTHERS)
 
 
 def short_help(command: str) -> str:
-    """The common options of a command."""
+    """The text with the common options of a command."""
     if command in _OTHERS:
         return _OTHERS[command]
     usage, what, source, run, model, example = _TEXTS[command]
@@ -160,12 +160,12 @@ def short_help(command: str) -> str:
 
 
 def wanted(command: str, words: Sequence[str]) -> str | None:
-    """What to print if the options ask for help: the common options, or nothing, for the parser shows all then."""
+    """The text to print if the words ask for help; None if they do not, or the parser of the command prints it."""
     return short_help(command) if command in COMMANDS and any(word in ("-h", "--help") for word in words) else None
 
 
 def show_all(words: Sequence[str]) -> list[str]:
-    """Options with ``--help-all`` as the parsers know it; all classes are imported, so that their help names them."""
+    """Replace ``--help-all`` by ``--help``, and import all classes, so that the help of the parser names them."""
     if "--help-all" in words or any(word.endswith(".help") or ".help=" in word for word in words):
         for name in ("oneshot", "oneshot.supernets", "oneshot.data", "oneshot.discrete", "oneshot.cost"):
             package = import_module(name)

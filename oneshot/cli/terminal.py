@@ -1,4 +1,4 @@
-"""What is said on a terminal: plain text, whatever characters it is made of and the terminal has."""
+"""Print plain text on a terminal, whatever characters the text has and the terminal lacks."""
 
 from __future__ import annotations
 
@@ -51,10 +51,10 @@ def _plain(error: UnicodeError) -> tuple[str, int]:
 
 
 def with_configurations_as_utf8(words: Sequence[str]) -> list[str]:
-    """Options in which the content stands for a configuration file, where the locale would read it as another encoding.
+    """Replace configuration files by their content where the locale would read them in another encoding than UTF-8.
 
     Args:
-        words: Of a command line, with ``--config FILE`` or ``--config=FILE``.
+        words: Words of a command line, with ``--config FILE`` or ``--config=FILE``.
     """
     words = list(words)
     if codecs.lookup(locale.getpreferredencoding(False)).name == "utf-8":
@@ -72,7 +72,7 @@ def _content(file: str) -> str:
 
     try:
         text = Path(file).read_text(encoding="utf-8")
-        # With escapes, because whoever gets it looks whether there is a file of that name.
+        # With escapes: Lightning first looks whether the text is the name of a file.
         return file if text.isascii() else yaml.safe_dump(yaml.safe_load(text), sort_keys=False)
     except (OSError, ValueError, yaml.YAMLError):
-        return file  # whoever reads it says what is wrong
+        return file  # the parser reads it and says what is wrong

@@ -1,4 +1,4 @@
-"""What the commands that train share: options of Lightning, a folder for the run, how it is resumed."""
+"""What the commands that train or test share: options of Lightning, a folder for the run, how it is resumed."""
 
 from __future__ import annotations
 
@@ -138,7 +138,7 @@ class RunCLI(LightningCLI):
             self._compare_with_the_beginning(Path(self.config.out) / CONFIG)
 
     def _compare_with_the_beginning(self, path: Path) -> None:
-        """Refuse options that would make a resumed run end differently."""
+        """Refuse options by which a resumed run would end differently."""
         now = yaml.safe_load(self.parser.dump(self.config, skip_validation=True))
         then = read_yaml(path)
         for config in (now, then):
@@ -187,7 +187,7 @@ class RunCLI(LightningCLI):
         return folder
 
     def alone(self) -> AbstractContextManager[object]:
-        """The folder, for this run alone; the first of its processes has it."""
+        """Lock the folder for this run; the first of its processes holds the lock."""
         return RunLock(self.config.out) if self.trainer.is_global_zero else nullcontext()
 
     def instantiate_trainer(self, **kwargs: Any) -> pl.Trainer:
@@ -208,7 +208,7 @@ class RunCLI(LightningCLI):
 
 
 def say_latencies(cli: RunCLI) -> None:
-    """What the latencies of a search were measured on, which may well be another machine."""
+    """Print what the latencies of a search were measured on, which may be another machine."""
     if cli.trainer.is_global_zero:
         for told in measured_on(cli.model.cost_models().values()):
             say(told)

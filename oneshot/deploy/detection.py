@@ -48,7 +48,7 @@ class PyramidBackbone(nn.Module):
             maps = network.eval().feature_maps(torch.zeros(1, *network.input_shape).to(weight))
         if not 1 <= levels <= len(maps):
             raise ValueError(
-                f"A pyramid has from 1 to as many levels as the network has resolutions, here {len(maps)}; "
+                f"levels must be from 1 to the number of the network's resolutions, here {len(maps)}; "
                 f"got levels={levels}."
             )
         maps = maps[-levels:]
@@ -89,7 +89,7 @@ def faster_rcnn(
         ValueError: If there is no class of objects, or the network does not have the levels.
     """
     if num_classes < 2:
-        raise ValueError(f"num_classes counts the background and at least one object; got {num_classes}.")
+        raise ValueError(f"num_classes must be at least 2, the background and one object; got {num_classes}.")
     backbone = PyramidBackbone(network, channels=channels, levels=levels)
     in_channels, size = network.input_shape[0], network.input_shape[-1]
     anchors = AnchorGenerator(tuple((ANCHOR * s,) for s in backbone.strides), ((0.5, 1.0, 2.0),) * (levels + 1))

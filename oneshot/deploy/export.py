@@ -1,4 +1,4 @@
-"""Write a network to files that need nothing of the search, each checked by loading it again; and read it back."""
+"""Write a network to files that need nothing of the search, check each by loading it again, and read it back."""
 
 from __future__ import annotations
 
@@ -198,12 +198,14 @@ def load(folder: str | Path, *, trust: Sequence[str] = ()) -> Subnet:
     """
     folder = Path(folder)
     if not folder.is_dir():
-        raise ValueError(f"An exported network is a folder; there is no folder {folder}. 'oneshot export' makes one.")
+        raise ValueError(
+            f"An exported network must be a folder; there is no folder {folder}. 'oneshot export' makes one."
+        )
     path = folder / SUBNET
     data = read_json_file(path)
     if isinstance(data, dict) and data.get("schema_version", SCHEMA_VERSION) != SCHEMA_VERSION:
         raise ValueError(
-            f"{path} has schema version {data['schema_version']!r}; this release reads version {SCHEMA_VERSION}. "
+            f"{path} must have schema version {SCHEMA_VERSION}; it has {data['schema_version']!r}. "
             "Read it with the release that wrote it, or export again."
         )
     try:
@@ -243,7 +245,7 @@ def describe(network: Subnet) -> dict[str, Any]:
         ValueError: If it could not be built again in another process.
     """
     if not isinstance(network, Subnet):
-        raise ValueError(f"A Subnet is exported; got a {type(network).__name__}. Use supernet.extract(config).")
+        raise ValueError(f"The network must be a Subnet; got a {type(network).__name__}. Use supernet.extract(config).")
     module, name = type(network).__module__, type(network).__qualname__
     if module == "__main__" or "." in name:
         raise ValueError(f"The class must be importable; {module}.{name} is not. Define it at the top of a module.")
@@ -262,7 +264,7 @@ def describe(network: Subnet) -> dict[str, Any]:
 
 
 class _Facts(TypedDict, total=False):
-    """What of a manifest is compared by its parts."""
+    """Entries of a manifest whose types are checked."""
 
     classes: list[str] | None
     normalisation: dict[str, list[float]] | None
@@ -321,16 +323,16 @@ def _network_class(class_path: str, trust: Sequence[str]) -> type[Subnet]:
     except (ImportError, AttributeError, ValueError) as error:
         raise ValueError(f"{class_path} cannot be imported: {error}. Install what defines it.") from error
     if not (isinstance(found, type) and issubclass(found, Subnet)):
-        raise ValueError(f"An exported network is a oneshot Subnet; {class_path} is not. Export again.")
+        raise ValueError(f"The class of an exported network must be a Subnet; {class_path} is none. Export again.")
     return found
 
 
 def _completed(preprocessing: Mapping[str, Any] | None, network: Subnet, *, required: bool) -> dict[str, Any] | None:
-    """What the manifest says of the preprocessing: also of the second resizing, where there is one."""
+    """Complete the preprocessing for the manifest by the second resizing, if there is one."""
     if preprocessing is None:
         if required:
             raise ValueError(
-                "The files take decoded images where it is known how those are prepared; the data have no "
+                "To take decoded images, it must be known how they are prepared; the data have no "
                 "preprocessing. Export without it, or give export_subnet(preprocessing=...)."
             )
         return None
@@ -340,7 +342,7 @@ def _completed(preprocessing: Mapping[str, Any] | None, network: Subnet, *, requ
     if given is not None and list(given) != size:
         if not network.has_resolutions:
             raise ValueError(
-                f"A network is exported with the preprocessing of the images it takes, which have {size} pixels; that "
+                f"The preprocessing must make images of the {size} pixels that the network takes; that "
                 f"of the data makes {list(given)}. Pass the preprocessing of the data it was trained on."
             )
         done["then_resize"] = then_resize(size)
@@ -472,7 +474,7 @@ def _write_programs(
     dynamic = ({d: torch.export.Dim(name) for d, name in enumerate(dimensions)},)
     example, outputs = (batches[0][:TRACED_BATCH],), {}
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # the exporters warn about their own insides; what they write is checked
+        warnings.simplefilter("ignore")  # the exporters warn of their own code; the files are checked below
         program = torch.export.export(net, example, dynamic_shapes=dynamic, strict=False)
         if "torch_export" in formats:
             path = folder / FILES["torch_export"]
@@ -495,11 +497,15 @@ def _write_programs(
 @contextlib.contextmanager
 def _all_or_nothing(folder: Path, overwrite: bool) -> Iterator[Path]:
     """A new folder beside ``folder`` to write into, which takes its place when the block succeeds."""
-    folder = folder.resolve()  # what a link points to is replaced, not the link
+    folder = folder.resolve()  # replaces the folder that a link points to, not the link
     if folder.exists() and not overwrite:
-        raise FileExistsError(f"An export makes its folder; {folder} exists. Replace it: overwrite=True (--overwrite).")
+        raise FileExistsError(
+            f"The folder of an export must not exist; {folder} exists. Replace it: overwrite=True (--overwrite)."
+        )
     if folder.exists() and not (folder / SUBNET).is_file():
-        raise FileExistsError(f"Only an export is overwritten; {folder} holds something else. Name another folder.")
+        raise FileExistsError(
+            f"A folder to overwrite must be an export; {folder} holds something else. Name another folder."
+        )
     before = "the earlier export is as it was" if folder.exists() else "nothing of it is left"
     new, old = (folder.with_name(f".{folder.name}.{uuid.uuid4().hex}") for _ in range(2))
     try:

@@ -1,4 +1,4 @@
-"""Latency of an exported network: what a search has predicted and what this machine needs, in the manifest."""
+"""Measure the latency of an export, and write it into the manifest beside what the search has predicted."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from .export import FILES
 from .manifest import MANIFEST, read_manifest, write_manifest
 
 WARM_UP, LEAST, MOST = 3, 5, 50  # passes
-BUDGET = 500.0  # ms of passes of one network in one runtime, where the least number does not need more
+BUDGET = 500.0  # ms for the passes of one network in one runtime, unless LEAST passes need more
 NOT_KNOWN = "what the prediction is for is not recorded"
 NOT_ASKED = "--no-measure"
 NO_FILE = f"no {FILES['onnx']} was written"
@@ -37,13 +37,13 @@ class _Plan:
     prediction: Prediction | None = None
     device: Device | None = None
     file: str | None = None
-    reason: str | None = None  # for not measuring
+    reason: str | None = None  # why it is not measured
     run: Run | None = None
     times: list[float] = field(default_factory=list)
 
 
 def measured_on(models: Iterable[object]) -> list[str]:
-    """What the latencies among cost models were measured on: a sentence for each of them."""
+    """A sentence for each latency among cost models: what it was measured on."""
     records = [getattr(model, "record", None) for model in models]
     told = [f"Latencies of {r.source or 'the search'}: {r.on()}.{_elsewhere(r)}" for r in records if r and r.device]
     return list(dict.fromkeys(told))
@@ -54,8 +54,8 @@ def record_latency(
 ) -> list[str]:
     """Measure an exported network, and write predicted and measured latencies into its manifest.
 
-    Measured is ``model.onnx`` in ONNX Runtime, and the network in the runtime of each prediction, with its threads and
-    batch, where that is here; pass by pass in turn. Without an ONNX file PyTorch runs the network.
+    ONNX Runtime runs ``model.onnx``, and the runtime of each prediction runs the network with the threads and the batch
+    of the prediction, if it is on this machine; pass by pass in turn. Without an ONNX file PyTorch runs the network.
 
     Args:
         folder: The export.
@@ -67,7 +67,7 @@ def record_latency(
         A sentence for each latency.
     """
     if (content := read_manifest(folder)) is None:
-        raise ValueError(f"Latencies are written into {MANIFEST}; {folder} has none. Export again.")
+        raise ValueError(f"An export must have a {MANIFEST} to write latencies into; {folder} has none. Export again.")
     if measure:
         plans = _plans(folder, predicted, content)
         with torch.random.fork_rng(devices=[]):
@@ -83,7 +83,7 @@ def _plans(folder: Path, predicted: Sequence[Prediction], manifest: dict[str, An
     file = FILES["onnx"] if (folder / FILES["onnx"]).is_file() and find_spec("onnxruntime") else None
     plans = []
     takes = manifest["files"].get(file, {}).get("input") or {}
-    alone = not takes.get("inside")  # a file that resizes does more than the network that was predicted
+    alone = not takes.get("inside")  # a file that also resizes is slower than the network that was predicted
     for prediction in predicted:
         plan = _Plan(prediction)
         if prediction.record is None or "runtime" not in prediction.record.device:
@@ -106,7 +106,7 @@ def _plans(folder: Path, predicted: Sequence[Prediction], manifest: dict[str, An
 
 
 def _measure(plans: Sequence[_Plan], folder: Path, network: Subnet) -> None:
-    """Time all of them, in turn, so that what slows the machine for a while slows all alike."""
+    """Time all of them in turn, so that other load on the machine slows all alike."""
     for plan in plans:
         if plan.device is None:
             continue
@@ -118,7 +118,7 @@ def _measure(plans: Sequence[_Plan], folder: Path, network: Subnet) -> None:
                     plan.run = plan.device.prepare(copy.deepcopy(network).cpu())
                 for _ in range(WARM_UP):
                     plan.device.time(plan.run)
-        except Exception as error:  # noqa: BLE001  # whatever a runtime raises: the export is whole nevertheless
+        except Exception as error:  # noqa: BLE001  # a runtime may raise anything; the export is whole nevertheless
             plan.run, plan.reason = None, f"{type(error).__name__}: {error}".splitlines()[0]
     for number in range(MOST):
         for plan in plans:
@@ -138,7 +138,7 @@ def _entry(plan: _Plan) -> dict[str, Any]:
         entry |= {"objective": prediction.objective, "predicted_ms": prediction.ms, "predicted_by": prediction.by}
         entry["predicted_for"] = prediction.record.to_dict() if prediction.record else None
         if entry["predicted_for"]:
-            del entry["predicted_for"]["supernet"]  # of this network
+            del entry["predicted_for"]["supernet"]  # the manifest describes this network already
     if not plan.times or device is None:
         return entry | {"measured_ms": None, "not_measured": plan.reason}
     median = float(np.median(plan.times))

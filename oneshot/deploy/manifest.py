@@ -41,7 +41,7 @@ def read_manifest(folder: str | Path) -> dict[str, Any] | None:
 
 
 def recorded_content(folder: str | Path, name: str) -> bytes:
-    """The content of a file of an export, which is as it was written if there is a manifest.
+    """Read a file of an export. If there is a manifest, the file is checked against it.
 
     Raises:
         ValueError: If the file is missing or damaged, or the manifest does not list it.
@@ -63,7 +63,7 @@ def recorded_content(folder: str | Path, name: str) -> bytes:
 
 
 def exported_preprocessing(folder: str | Path) -> dict[str, Any] | None:
-    """What was done to the images that an exported network was trained on; None where the export does not say."""
+    """How the images were prepared that an exported network was trained on; None if the export does not say."""
     said = (read_manifest(folder) or {}).get("preprocessing")
     return said if isinstance(said, dict) else None
 
@@ -79,7 +79,9 @@ def read_file(path: Path) -> bytes:
     try:
         return path.read_bytes()
     except FileNotFoundError as error:
-        raise ValueError(f"An exported network has a {path.name}; {path.parent} has none. Export again.") from error
+        raise ValueError(
+            f"An exported network must have a {path.name}; {path.parent} has none. Export again."
+        ) from error
 
 
 def read_json_file(path: Path) -> Any:
@@ -95,6 +97,6 @@ def read_json_file(path: Path) -> Any:
 
 
 def _checksum(content: Mapping[str, Any]) -> str:
-    """SHA-256 of the content without the checksum, whatever the order of its keys and the spaces between them."""
+    """SHA-256 of the content without the checksum; the order of keys and the spaces between them do not matter."""
     rest = {name: value for name, value in content.items() if name != CHECKSUM}
     return hashlib.sha256(json.dumps(rest, sort_keys=True, separators=(",", ":")).encode()).hexdigest()

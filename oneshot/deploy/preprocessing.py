@@ -1,6 +1,6 @@
 """Resizing, cropping and normalising as part of a network, so that an exported file takes images as they are decoded.
 
-What is repeated here is said by the manifest's ``preprocessing``, see `oneshot.data.preprocessing`. The filter is
+The steps are those of the manifest's ``preprocessing``, see `oneshot.data.preprocessing`. The filter is
 Pillow's (libImaging/Resample.c): triangles as wide as a new pixel, coordinates in double precision, weights of 22 bits,
 a rounding to 8 bits after each of two passes. Pillow makes the vertical pass first for some shapes, which ones depends
 on its version; here the horizontal one is first, and pixels of such images can differ by one of 255 levels. All else is
@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-FIXED = 2**22  # one, in Pillow's weights
+FIXED = 2**22  # the number 1 in Pillow's weights of 22 bits
 
 
 class WithPreprocessing(nn.Module):
@@ -23,10 +23,10 @@ class WithPreprocessing(nn.Module):
 
     Args:
         network: Takes normalised images, ``[B, C, H, W]``.
-        preprocessing: As in a manifest. Where it resizes, images of any size come in; otherwise those of its size.
+        preprocessing: As in a manifest. If it resizes, it takes images of any size; otherwise of its size only.
 
     Raises:
-        ValueError: If something is to be done that this cannot do.
+        ValueError: If the preprocessing has a step that is not supported here.
     """
 
     centre: Tensor
@@ -43,12 +43,12 @@ class WithPreprocessing(nn.Module):
             then = preprocessing.get("then_resize")
         except (KeyError, TypeError) as error:
             raise ValueError(
-                "A network is exported with its preprocessing where that says 'resize', 'image_size' and "
+                "The preprocessing must say 'resize', 'image_size' and "
                 f"'normalisation' as data modules of oneshot do; got {preprocessing!r}."
             ) from error
         if methods not in (None, ("cover", "bilinear", "uint8", "centre")):
             raise ValueError(
-                f"A network is exported with bilinear resizing to cover a size and a crop at the centre; got {resize}. "
+                f"The resizing must be bilinear, to cover a size, with a crop at the centre; got {resize}. "
                 "Export it without its preprocessing."
             )
         self.network, self.resizes = network, resize is not None
@@ -77,12 +77,12 @@ class WithPreprocessing(nn.Module):
 def cover(x: Tensor, height: int, width: int) -> Tensor:
     """``PIL.ImageOps.fit(image, (width, height), BILINEAR)``, the horizontal pass first.
 
-    Written for sizes that are not known when the network is exported.
+    It works with sizes that are not known when the network is exported.
 
     Args:
         x: uint8 ``[B, C, H, W]``.
-        height: Of the result.
-        width: Likewise.
+        height: Height of the result.
+        width: Width of the result.
 
     Returns:
         Whole numbers, float32 ``[B, C, height, width]``.
@@ -100,19 +100,19 @@ def cover(x: Tensor, height: int, width: int) -> Tensor:
 
 
 def _filtered(x: Tensor, weights: Tensor) -> Tensor:
-    """Whole numbers ``[..., N]`` by weights ``[O, N]`` of 22 bits, as Pillow has them: exact in double precision."""
+    """Filter whole numbers ``[..., N]`` by weights ``[O, N]`` of 22 bits, as Pillow does; exact in double precision."""
     whole = (weights * FIXED + 0.5).floor()
     return ((x @ whole.T + FIXED // 2) / FIXED).floor().clamp(0, 255)
 
 
 def triangles(pixels: Tensor, size: Tensor, start: Tensor, end: Tensor, count: int) -> Tensor:
-    """Weights of old pixels in new ones.
+    """How much each old pixel counts in each new one.
 
     Args:
         pixels: 0, 1, ..., float64 ``[N]``.
         size: N, a scalar.
-        start: Where the first new pixel begins, in old ones, a scalar.
-        end: Where the last one ends.
+        start: Where the first new pixel begins, in old pixels, a scalar.
+        end: Where the last new pixel ends, in old pixels, a scalar.
         count: Number of new pixels, O.
 
     Returns:
@@ -142,7 +142,7 @@ def shrink(old: int, new: int) -> Tensor:
 
 
 def then_resize(size: Sequence[int]) -> dict[str, Any]:
-    """What manifests say of images that are resized once more, after the normalisation, to a network's resolution."""
+    """The entry of manifests for images that are resized again, after the normalisation, to a network's resolution."""
     height, width = size
     return {
         "size": [height, width],
@@ -155,11 +155,11 @@ def then_resize(size: Sequence[int]) -> dict[str, Any]:
 
 
 def differences(trained: Mapping[str, Any], given: Mapping[str, Any] | None) -> list[str]:
-    """In what the preprocessing of data is not that of an export, in words.
+    """Say in words where the preprocessing of data differs from that of an export.
 
     Args:
-        trained: Of the manifest.
-        given: Of the data; None says nothing.
+        trained: Preprocessing in the manifest.
+        given: Preprocessing of the data; None if it is not known.
     """
     if given is None:
         return []

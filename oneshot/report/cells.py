@@ -70,7 +70,7 @@ def draw_cells(graphs: Sequence[ArchGraph], *, title: str | None = None) -> Figu
     from matplotlib.figure import Figure
 
     if not graphs:
-        raise ValueError("draw_cells needs at least one graph, got none; pass space.graphs(config).")
+        raise ValueError("draw_cells must get at least one graph; got none. Pass space.graphs(config).")
     layouts = [_layout(graph) for graph in graphs]
     colours = op_colours(sorted({label for graph in graphs for _, _, label in graph.edges if label}))
     heading = 20.0  # above each cell, for its name

@@ -134,7 +134,7 @@ def draw_curves(curves: Mapping[str, Mapping[str, tuple[Sequence[float], Sequenc
 
     series = list(dict.fromkeys(name for panel in curves.values() for name in panel))
     if not series:
-        raise ValueError("draw_curves needs at least one panel with a series, got none.")
+        raise ValueError("draw_curves must get at least one panel with a series; got none.")
     styles = {name: (CYCLE[i % len(CYCLE)], DASHES[i // len(CYCLE) % 4]) for i, name in enumerate(series)}
     columns = min(3, len(curves))
     rows = math.ceil(len(curves) / columns)
@@ -145,7 +145,9 @@ def draw_curves(curves: Mapping[str, Mapping[str, tuple[Sequence[float], Sequenc
     for axes, (panel, lines) in zip(panels, curves.items()):
         for name, (x, y) in lines.items():
             if len(x) != len(y):
-                raise ValueError(f"{panel}/{name} needs one value per epoch, got {len(x)} epochs and {len(y)} values.")
+                raise ValueError(
+                    f"{panel}/{name} must have one value per epoch; got {len(x)} epochs and {len(y)} values."
+                )
             marker = "o" if len(x) <= 12 else None
             (handles[name],) = axes.plot(
                 x, y, color=styles[name][0], linestyle=styles[name][1], lw=1.6, marker=marker, markersize=3
@@ -154,7 +156,7 @@ def draw_curves(curves: Mapping[str, Mapping[str, tuple[Sequence[float], Sequenc
         axes.set_xlabel("epoch", fontsize=8.5, color=INK)
         axes.xaxis.set_major_locator(MaxNLocator(6, integer=True))
         plain_axes(axes, 8)
-    for axes in panels:  # what the panels left over
+    for axes in panels:  # places that have no panel
         axes.remove()
     figure.legend(
         [handles[name] for name in series],
@@ -175,12 +177,13 @@ def _candidate_names(
     shape: str,
 ) -> dict[str, list[str]]:
     if not arrays:
-        raise ValueError("At least one choice is needed, got none.")
+        raise ValueError("There must be at least one choice; got none.")
     for choice, values in arrays.items():
         known = len(candidates.get(choice, ()))
         if values.ndim != ndim or 0 in values.shape or values.shape[-1] != known:
             raise ValueError(
-                f"Choice {choice!r} needs an array {shape}, none of them 0, O = {known} candidates; got {values.shape}."
+                f"Choice {choice!r} must have an array {shape}, none of them 0, O = {known} candidates; "
+                f"got {values.shape}."
             )
     return {choice: [str(candidate) for candidate in candidates[choice]] for choice in arrays}
 

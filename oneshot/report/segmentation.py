@@ -1,4 +1,4 @@
-"""Images, their masks and what a network makes of them, side by side."""
+"""Images, their masks and the predictions of networks, side by side."""
 
 from __future__ import annotations
 
@@ -49,10 +49,10 @@ def draw_segmentations(
     for name, maps in list(columns.items())[1:]:
         if maps.shape != images.shape[:3]:
             raise ValueError(
-                f"{name} needs a class for every pixel of the images, {images.shape[:3]}; got {maps.shape}."
+                f"{name} must have a class for every pixel of the images, {images.shape[:3]}; got {maps.shape}."
             )
         if foreign := sorted(set(np.unique(maps).tolist()) - {*range(len(classes)), 255}):
-            raise ValueError(f"{name} holds classes below {len(classes)}, or 255; got {foreign}.")
+            raise ValueError(f"{name} must hold classes below {len(classes)}, or 255; got {foreign}.")
         columns[name] = palette[maps]
     count, height, width = images.shape[:3]
     size = 1.5

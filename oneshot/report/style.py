@@ -1,4 +1,4 @@
-"""What all pictures share: resolution, colours, axes, and how a picture becomes a file."""
+"""Resolution, colours and axes of all pictures, and how a picture becomes a file."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ def save_figure(figure: Figure, path: str | Path, *, patient: bool = False) -> P
 
 
 def picture(figure: Figure, path: Path) -> bytes:
-    """Content of a file with a figure.
+    """Make the content of a file with a figure.
 
     Args:
         figure: Any matplotlib figure.
@@ -77,14 +77,14 @@ def picture(figure: Figure, path: Path) -> bytes:
         ValueError: If the suffix is none of ``.png``, ``.svg``, ``.pdf``.
     """
     if path.suffix.lower() not in SUFFIXES:
-        raise ValueError(f"Pictures are written as one of {SUFFIXES}, got {path.name!r}; change the suffix.")
+        raise ValueError(f"The suffix of a picture must be one of {SUFFIXES}; got {path.name!r}.")
     buffer = io.BytesIO()
     figure.savefig(buffer, format=path.suffix.lower()[1:], dpi=DPI)
     return buffer.getvalue()
 
 
 def plain_axes(axes: Axes, size: float) -> None:
-    """Two spines, a faint grid, labels of ``size`` points."""
+    """Give axes two spines, a faint grid, and labels of ``size`` points."""
     axes.spines[["top", "right"]].set_visible(False)
     axes.spines[["left", "bottom"]].set_color(MUTED)
     axes.tick_params(labelsize=size, colors=MUTED, labelcolor=INK, length=2.5)

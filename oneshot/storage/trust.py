@@ -1,8 +1,8 @@
 """Data and code: which classes that files name are imported, and from where nothing ever is.
 
-To build a class is to run its code, so a folder that somebody else made must not decide what is imported. Built
-unasked are classes of oneshot, layers and optimizers of torch, and classes of files in the current folder. Everything
-else must be trusted by name. From a folder that is, or lies in, a run, a study or an export nothing is imported, even
+To build a class is to run its code, so a folder that somebody else made must not decide what is imported. Classes of
+oneshot, layers and optimizers of torch, and classes of files in the current folder are built without a question. All
+others must be trusted by name. Nothing is imported from a folder that is, or lies in, a run, a study or an export, even
 if Python would look there.
 """
 
@@ -20,7 +20,7 @@ from typing import Any
 
 LIBRARIES = ("torch.nn", "torch.optim", "torchvision.transforms")
 CONFIG = "config.yaml"
-# Beside the configuration, what a run or a study has; and what an export has.
+# Files of a run or a study beside the configuration, and files of an export.
 OF_RUNS = ("checkpoints", "data.json", "metrics.csv", "log.jsonl", "evaluations", "weights", "results.json")
 OF_EXPORTS = ("manifest.json", "model.safetensors")
 MOST_NODES = 100_000  # of a configuration; real ones have hundreds
@@ -160,7 +160,7 @@ def split_trust(args: Sequence[str]) -> tuple[list[str], tuple[str, ...]]:
             continue
         name = value if equals else next(words, "")
         if not name or name.startswith("-"):
-            raise ValueError("--trust needs the name of a module or a package: --trust mymodule.")
+            raise ValueError("--trust must be followed by the name of a module or a package: --trust mymodule.")
         trust.append(name)
     return rest, tuple(trust)
 
@@ -241,5 +241,5 @@ def describe_trust(modules: Sequence[str]) -> str:
 
 
 def plain(settings: Mapping[str, Any], names: Sequence[str]) -> dict[str, Any]:
-    """Those of some settings that are numbers, words or None."""
+    """The named settings that are numbers or words."""
     return {name: settings[name] for name in names if isinstance(settings.get(name), str | int | float)}

@@ -251,9 +251,9 @@ def test_show_draws_published_architectures(target: str, tmp_path: Path, capsys:
             ["search", *SMALL_SEARCH, "--model.init_args.supernet.init_args.num_classes=9", "--out", "{new}"],
             "num_classes of SearchDataModule is 10, DARTSSupernet was built for 9",
         ),
-        (["derive", "{new}"], "A run is a folder with config.yaml"),
+        (["derive", "{new}"], "A run must be a folder with config.yaml"),
         (["evaluate", "{run}"], "is a search. Retrain it first"),
-        (["retrain"], "SOURCE.* as its first argument"),
+        (["retrain"], "The first argument of oneshot retrain must be SOURCE"),
         (["show", "DARTS_V9"], "got 'DARTS_V9', which is none of these"),
         (["export", "{run}", "--out", "{run}", "--formats"], "exists"),
     ],
@@ -289,7 +289,7 @@ def test_a_folder_of_images_needs_no_sizes_in_the_configuration(tmp_path: Path) 
 
 @pytest.mark.parametrize(
     ("content", "message"),
-    [("{", "config.yaml is not the configuration of a run"), ("a: 1", "KeyError.*model"), ("3", "TypeError")],
+    [("{", "config.yaml must be the configuration of a run"), ("a: 1", "KeyError.*model"), ("3", "TypeError")],
     ids=["broken", "foreign", "number"],
 )
 def test_a_foreign_run_is_named(content: str, message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -592,6 +592,6 @@ def test_a_folder_that_exists_is_named_before_the_training(
 
 def test_there_is_no_front_in_a_search(search_run: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["pick", str(search_run), "--knee"]) == 1
-    assert "in runs of 'oneshot pareto' and 'oneshot discrete'" in capsys.readouterr().err
+    assert "RUN must be a run of 'oneshot pareto' or of 'oneshot discrete'" in capsys.readouterr().err
     assert main(["pick", str(search_run / "nowhere"), "--knee"]) == 1
     assert "nowhere is no run." in capsys.readouterr().err

@@ -47,7 +47,7 @@ def test_without_images_nothing_is_trained_further_and_that_is_said(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("oneshot.cli.pick.load_front", lambda run, wish, **options: Kept((0.1, 5.0)))
-    with pytest.raises(ValueError, match="--finetune needs images, and the search of run has none"):
+    with pytest.raises(ValueError, match="--finetune must have images, and the search of run has none"):
         pick("run", finetune=1, out=str(tmp_path / "picked"), formats=())
     pick("run", out=str(tmp_path / "picked"), formats=(), measure=False)
     assert (tmp_path / "picked" / "manifest.json").is_file()

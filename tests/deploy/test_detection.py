@@ -132,7 +132,7 @@ def test_what_cannot_be_a_detector_is_refused() -> None:
         PyramidBackbone(nasnet(), levels=4)
     with pytest.raises(ValueError, match=r"here 3; got levels=0"):
         faster_rcnn(nasnet(), 3, levels=0)
-    with pytest.raises(ValueError, match="background and at least one object; got 1"):
+    with pytest.raises(ValueError, match="the background and one object; got 1"):
         faster_rcnn(nasnet(), 1)
     cell = "|nor_conv_3x3~0|+|none~0|skip_connect~1|+|avg_pool_3x3~0|none~1|none~2|"
     with pytest.raises(ValueError, match="NASBench201Network offers no feature maps"):

@@ -269,7 +269,9 @@ def test_overwrite_replaces_the_whole_folder_also_through_a_link(folder: Path) -
 def test_overwrite_replaces_nothing_but_an_export(tmp_path: Path) -> None:
     (tmp_path / "thesis.tex").touch()
 
-    with pytest.raises(FileExistsError, match=f"Only an export is overwritten; {tmp_path} holds something else"):
+    with pytest.raises(
+        FileExistsError, match=f"A folder to overwrite must be an export; {tmp_path} holds something else"
+    ):
         export_subnet(nasbench201(), tmp_path, overwrite=True)
 
     assert [path.name for path in tmp_path.iterdir()] == ["thesis.tex"]
@@ -377,7 +379,9 @@ def nested() -> Subnet:
 @pytest.mark.parametrize(
     ("make", "error", "message"),
     [
-        pytest.param(lambda: nn.Linear(1, 1), ValueError, r"A Subnet is exported; got a Linear", id="not-a-subnet"),
+        pytest.param(
+            lambda: nn.Linear(1, 1), ValueError, r"The network must be a Subnet; got a Linear", id="not-a-subnet"
+        ),
         pytest.param(nested, ValueError, r"must be importable; .*nested.<locals>.Inner is not", id="local-class"),
         pytest.param(NotJSON, ValueError, r"init_args of NotJSON must be JSON", id="not-json"),
         pytest.param(WrongArguments, ValueError, r"does not describe a .*WrongArguments: .*'depth'", id="arguments"),
@@ -454,9 +458,11 @@ def replace(name: str, content: bytes | None) -> Callable[[Path], None]:
     ("damage", "message"),
     [
         pytest.param(shutil.rmtree, r"there is no folder .*export\. 'oneshot export'", id="no-folder"),
-        pytest.param(lambda f: os.remove(f / "subnet.json"), r"has a subnet.json; .*export has none", id="no-subnet"),
         pytest.param(
-            lambda f: os.remove(f / "model.safetensors"), r"has a model.safetensors; .* none", id="no-weights"
+            lambda f: os.remove(f / "subnet.json"), r"must have a subnet.json; .*export has none", id="no-subnet"
+        ),
+        pytest.param(
+            lambda f: os.remove(f / "model.safetensors"), r"must have a model.safetensors; .* none", id="no-weights"
         ),
         pytest.param(replace("subnet.json", None), r"subnet.json is not JSON .*truncated", id="truncated-json"),
         pytest.param(
@@ -472,16 +478,16 @@ def replace(name: str, content: bytes | None) -> Callable[[Path], None]:
             edit_network(class_path="oneshot.supernets.darts.Gone"), r"cannot be imported", id="no-such-class"
         ),
         pytest.param(
-            edit_network(class_path="oneshot.deploy.export.load"), r"load is not\. Export again", id="function"
+            edit_network(class_path="oneshot.deploy.export.load"), r"load is none\. Export again", id="function"
         ),
-        pytest.param(edit_network(class_path="oneshot.supernets.base.Supernet"), r"Supernet is not", id="supernet"),
+        pytest.param(edit_network(class_path="oneshot.supernets.base.Supernet"), r"Supernet is none", id="supernet"),
         pytest.param(edit_network(class_path="oneshot.supernets.base.Subnet"), r"does not describe", id="abstract"),
         pytest.param(edit_network(init_args={"depth": 3}), r"does not describe a .*'depth'", id="other-arguments"),
         pytest.param(edit_network(init_args=7), r"does not describe a .*mapping", id="arguments-no-object"),
         pytest.param(
             edit_network(init_args={"arch": "|conv~0|"}), r"A NAS-Bench-201 architecture reads", id="bad-arch"
         ),
-        pytest.param(edit(lambda d: d | {"schema_version": 2}), r"schema version 2; this release reads", id="version"),
+        pytest.param(edit(lambda d: d | {"schema_version": 2}), r"must have schema version 1; it has 2", id="version"),
         pytest.param(edit(lambda d: d | {"config": {"x": 1}}), "must be a JSON object", id="foreign-config"),
         pytest.param(
             edit(lambda d: d | {"config": d["config"] | {"schema_version": 9}}),

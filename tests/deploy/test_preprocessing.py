@@ -231,13 +231,15 @@ def test_networks_of_texts_take_numbers_of_words() -> None:
 def test_what_cannot_be_part_of_a_file_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="the data have no preprocessing"):
         exported(network(), tmp_path / "e", None)
-    with pytest.raises(ValueError, match=r"which have \[8, 8\] pixels; that of the data makes \[9, 9\]"):
+    with pytest.raises(
+        ValueError, match=r"of the \[8, 8\] pixels that the network takes; that of the data makes \[9, 9\]"
+    ):
         exported(network(), tmp_path / "e", of_files((3, 9, 9), MEAN, STD))
-    with pytest.raises(ValueError, match="where that says 'resize', 'image_size' and 'normalisation'"):
+    with pytest.raises(ValueError, match="must say 'resize', 'image_size' and 'normalisation'"):
         exported(network(), tmp_path / "e", {"image_size": [8, 8]})
     strange = of_files((3, 8, 8), MEAN, STD)
     strange["resize"] = {**strange["resize"], "interpolation": "bicubic"}
-    with pytest.raises(ValueError, match="bilinear resizing to cover a size .* without its preprocessing"):
+    with pytest.raises(ValueError, match="resizing must be bilinear, to cover a size, .* without its preprocessing"):
         exported(network(), tmp_path / "e", strange)
     assert not (tmp_path / "e").exists()
 

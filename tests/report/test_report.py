@@ -125,7 +125,7 @@ def test_pictures_are_written_whole(suffix: str, tmp_path: Path) -> None:
 
 
 def test_an_unknown_suffix_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match=r"Pictures are written as one of .*got 'a.jpeg'"):
+    with pytest.raises(ValueError, match=r"suffix of a picture must be one of .*got 'a.jpeg'"):
         save_figure(Figure(), tmp_path / "a.jpeg")
     assert not list(tmp_path.iterdir())
 
@@ -135,7 +135,7 @@ def test_drawing_changes_nothing_global() -> None:
         "import matplotlib, sys\n"
         "now = lambda: {key: matplotlib.rcParams[key] for key in matplotlib.rcParams if key != 'backend'}\n"
         "before = now()\n"  # without the backend, which is chosen when it is asked for
-        "from oneshot.report.style import draw_cells; from oneshot.supernets import PUBLISHED\n"
+        "from oneshot.report.cells import draw_cells; from oneshot.supernets import PUBLISHED\n"
         "draw_cells(PUBLISHED['DARTS_V2'].graphs())\n"
         "assert now() == before and 'matplotlib.pyplot' not in sys.modules"
     )
@@ -167,8 +167,10 @@ def test_twenty_classes_have_twenty_colours() -> None:
 @pytest.mark.parametrize(
     ("masks", "message"),
     [
-        pytest.param(np.zeros((1, 4, 4), int), r"mask needs a class for every pixel .* got \(1, 4, 4\)", id="shape"),
-        pytest.param(np.full((1, 4, 5), 7), r"mask holds classes below 2, or 255; got \[7\]", id="class"),
+        pytest.param(
+            np.zeros((1, 4, 4), int), r"mask must have a class for every pixel .* got \(1, 4, 4\)", id="shape"
+        ),
+        pytest.param(np.full((1, 4, 5), 7), r"mask must hold classes below 2, or 255; got \[7\]", id="class"),
     ],
 )
 def test_masks_that_do_not_fit_are_not_drawn(masks: np.ndarray, message: str) -> None:

@@ -376,7 +376,7 @@ def test_an_export_is_data_whatever_else_lies_in_it(project: Path, tmp_path: Pat
 def test_a_name_to_trust_is_taken_out_of_the_command_line() -> None:
     assert split_trust(["x", "--trust", "a", "--trust=b.c", "--y", "1"]) == (["x", "--y", "1"], ("a", "b.c"))
     for args in (["--trust"], ["--trust", "--other"], ["--trust="]):
-        with pytest.raises(ValueError, match="--trust needs the name"):
+        with pytest.raises(ValueError, match="--trust must be followed by the name"):
             split_trust(args)
 
 
