@@ -77,12 +77,13 @@ class FewShot:
     Args:
         space: The search space.
         sources: Cost models of known devices, two or more, in any units; counts of MACs and parameters may be among
-            them. :func:`bundled_sources` has some.
+            them. :func:`~oneshot.cost.bundled_sources` has some.
 
     Raises:
         ValueError: If there are fewer than two sources, one is of another space, or costs the same everywhere.
 
     Example:
+        >>> from oneshot.cost import bundled_sources
         >>> from oneshot.supernets import FBNetSpace
         >>> space = FBNetSpace()
         >>> sources = bundled_sources(space)
