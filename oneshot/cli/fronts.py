@@ -132,7 +132,7 @@ class RunFront(Front):
                 f"{source.folder} has no front yet: its first search is not over. Go on with 'oneshot pareto --resume'."
             )
         self._source, self._search, self._data_options = source, search, data_options
-        self.seed, self.point = search.seed, wish.point
+        self.seed, self.point = search.run_seed, wish.point
         # A cost that is bounded and not minimised is no objective, but can be asked for.
         costs = {c.objective.name: c.objective for c in search.pareto.constraints}
         asked = {*wish.bounds, *wish.point}

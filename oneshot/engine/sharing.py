@@ -67,7 +67,7 @@ class WeightSharingSearch(PathTraining):
 
     def derive(self) -> SubnetConfig:
         """The best of :attr:`ranking`; before there is one, an architecture that follows from the seed and no more."""
-        return self.ranking[0][0] if self.ranking else self.sample(np.random.default_rng(self.seed))
+        return self.ranking[0][0] if self.ranking else self.sample(np.random.default_rng(self.run_seed))
 
     def rank(self, batches: Stream, calibration: Sequence[Tensor] = ()) -> None:
         """Compare architectures drawn by the seed of the search on held-out batches, and keep the :attr:`ranking`.
@@ -76,7 +76,7 @@ class WeightSharingSearch(PathTraining):
             batches: A loader of images ``[B, C, H, W]`` and labels ``[B]``; read twice, the first time one batch.
             calibration: See :func:`~oneshot.evaluation.accuracy.evaluate_configs`; of the finalists.
         """
-        rng = np.random.default_rng(self.seed)
+        rng = np.random.default_rng(self.run_seed)
         configs = self.supernet.space.unique(self.sample(rng) for _ in range(self.candidates))
         screened = self._evaluate_configs(configs, mixed(batches))[: self.finalists]
         ranked = self._evaluate_configs([config for config, _ in screened], batches, calibration)

@@ -211,7 +211,7 @@ class NAT(SandwichTraining):
         archive = self.pareto.archive
         front = self.pareto.front()
         if not len(front):
-            return self.sample(np.random.default_rng(self.seed))
+            return self.sample(np.random.default_rng(self.run_seed))
         best = front[int(np.argmin(archive.values[front, 0]))]
         return self.supernet.space.decode(archive.genes[best][None])[0]
 

@@ -46,7 +46,7 @@ class ResumableModule(FiniteLossGuard):
         self._run_seed: int | None = None
 
     @property
-    def seed(self) -> int:
+    def run_seed(self) -> int:
         """Seed of the run, by which all steps draw; part of every checkpoint."""
         return int(self._seed)
 
@@ -65,7 +65,7 @@ class ResumableModule(FiniteLossGuard):
 
     def on_fit_start(self) -> None:
         super().on_fit_start()
-        self._run_seed = self.seed
+        self._run_seed = self.run_seed
 
     def on_train_start(self) -> None:
         # Whoever asks for the number of steps makes Lightning set up the loaders before it has read the checkpoint.
