@@ -24,6 +24,7 @@ from oneshot.parallel.ray import connect
 from oneshot.report.study import draw_study
 from oneshot.report.style import save_figure
 from oneshot.report.tables import network_table
+from oneshot.storage.class_paths import stable_name
 from oneshot.storage.files import new_folder, remove_unfinished, write_atomically
 from oneshot.storage.lock import RunLock
 from oneshot.storage.readers import read_yaml
@@ -38,6 +39,9 @@ from .terminal import say, with_configurations_as_utf8
 TABLE, PICTURE, SUBNET, WEIGHTS = "evaluations.csv", "study.png", "subnet.json", "weights"
 OBJECTS = {"strategy": SearchStrategy, "evaluator": Evaluator}
 COMPARED = (*OBJECTS, "objectives")
+# Earlier releases took what is now `controller` of these strategies as arguments of its own.
+POLICIES = tuple(f"oneshot.{name}" for name in ("REINFORCE", "PPO", "MnasNet"))
+OF_CONTROLLERS = ("hidden", "layers", "temperature", "tanh", "init")
 FREE = ("evaluations", "hours", "workers", "ray", "ray_gpus", "timeout", "retries")  # may change when a study goes on
 
 
@@ -74,6 +78,7 @@ def discrete(args: Sequence[str]) -> None:
             config[name] = {"class_path": config[name]}
     for path, value in options:
         _set(config, path, value)
+    config = _with_controller(config)
     folder = Path(parsed.out)
     lock = RunLock(folder)
     with lock:
@@ -166,7 +171,21 @@ def _read_config(path: Path) -> Mapping[str, Any]:
         ValueError: If it is damaged, or of something else.
     """
     advice = "It must be the configuration of a study, as 'oneshot discrete' writes it: restore it."
-    return checked(read_yaml(path, advice=advice), _Config, str(path), advice=advice)
+    return _with_controller(checked(read_yaml(path, advice=advice), _Config, str(path), advice=advice))
+
+
+def _with_controller(config: Mapping[str, Any]) -> dict[str, Any]:
+    """Put the arguments of a policy's network where they are now; configurations of earlier releases can go on."""
+    strategy = config["strategy"]
+    class_path, arguments = str(strategy.get("class_path", "")), strategy.get("init_args")
+    known = stable_name(class_path.removesuffix(".small")) in POLICIES
+    if not known or not isinstance(arguments, Mapping) or "controller" in arguments:
+        return dict(config)
+    settings = {name: arguments[name] for name in OF_CONTROLLERS if name in arguments}
+    if not settings:
+        return dict(config)
+    rest = {name: value for name, value in arguments.items() if name not in settings}
+    return {**config, "strategy": {**strategy, "init_args": {**rest, "controller": settings}}}
 
 
 def build(config: Mapping[str, Any], folder: Path, *, follow: bool = True) -> Study:

@@ -26,5 +26,4 @@ def stable_name(class_path: str) -> str:
         >>> stable_name("oneshot.methods.darts.DARTS"), stable_name("oneshot.DARTS"), stable_name("mine.DARTS")
         ('oneshot.DARTS', 'oneshot.DARTS', 'mine.DARTS')
     """
-    package, *_, name = class_path.split(".")
-    return f"oneshot.{name}" if package == "oneshot" else class_path
+    return f"oneshot.{class_path.rpartition('.')[2]}" if class_path.startswith("oneshot.") else class_path
