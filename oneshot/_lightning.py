@@ -7,8 +7,12 @@ inside functions.
 
 from __future__ import annotations
 
+from argparse import ArgumentParser
 from collections.abc import Iterable
-from typing import TYPE_CHECKING, Any
+from functools import reduce
+from operator import or_
+from types import UnionType
+from typing import TYPE_CHECKING, Any, Union, get_args, get_origin
 
 import torch
 from torch import Tensor, nn
@@ -92,6 +96,21 @@ def parsing_settings() -> dict[str, Any]:
     from jsonargparse import _common
 
     return _common.parsing_settings
+
+
+def read_whole_numbers_first(parser: ArgumentParser) -> None:
+    """Make options that are whole numbers or fractions read ``1`` as a whole number: one batch, not all of them.
+
+    Python has one ``Union`` for ``int | float`` and ``float | int``, in the order in which some module makes it first,
+    and jsonargparse takes the first type that fits.
+    """
+    for action in parser._actions:
+        hint = getattr(action, "_typehint", None)
+        kinds = list(get_args(hint)) if get_origin(hint) in (Union, UnionType) else []
+        if int in kinds and float in kinds and all(isinstance(kind, type) for kind in kinds):
+            first, second = sorted((kinds.index(int), kinds.index(float)))
+            kinds[first], kinds[second] = int, float
+            setattr(action, "_typehint", reduce(or_, kinds))  # noqa: B010  # no attribute of argparse's class
 
 
 # PyTorch

@@ -6,6 +6,8 @@ import argparse
 import ast
 import importlib
 import re
+import subprocess
+import sys
 from collections.abc import Callable
 from importlib.metadata import version
 from pathlib import Path
@@ -160,3 +162,15 @@ def test_lightning_has_an_upper_bound_and_a_job_tests_what_is_above_it() -> None
     assert "schedule" in nightly[True]  # YAML reads `on` as a boolean
     makefile = Path(ROOT / "Makefile").read_text(encoding="utf-8")
     assert "pip install --quiet --upgrade pytorch-lightning" in makefile.partition("\ntest-newest:")[2]
+
+
+def test_one_batch_is_not_all_batches_whatever_another_module_has_imported() -> None:
+    """Lightning's Trainer takes 1 as one batch, and 1.0 as all of them."""
+    code = (
+        "import sys, typing\ntyping.Optional[typing.Union[float, int]]\nfrom oneshot.cli.main import main\n"
+        "sys.exit(main(['search', '--config', 'experiments/digits/search.yaml', '--trainer.limit_val_batches', '1',"
+        "'--trainer.limit_train_batches', '0.5', '--print_config']))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    config = yaml.safe_load(done.stdout)["trainer"]
+    assert repr(config["limit_val_batches"]) == "1" and config["limit_train_batches"] == 0.5

@@ -16,6 +16,7 @@ import yaml
 from pytorch_lightning.callbacks import Callback, Checkpoint, ProgressBar
 from pytorch_lightning.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
 
+from oneshot._lightning import read_whole_numbers_first
 from oneshot.callbacks import (
     RunCheckpoint,
     SearchProgressBar,
@@ -129,6 +130,7 @@ class RunCLI(LightningCLI):
         if self._callbacks:
             parser.add_argument("--resume", action="store_true", help="go on where the run in the folder was stopped")
             parser.add_argument("--profile", action="store_true", help="record some steps in the folder's profile/")
+        read_whole_numbers_first(parser)
 
     def before_instantiate_classes(self) -> None:
         self.config.trainer.default_root_dir = self.config.out

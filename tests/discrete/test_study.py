@@ -327,7 +327,7 @@ def test_what_a_scalar_cannot_weigh_is_a_failure_and_no_end(tmp_path: Path) -> N
     done = study(6).run()  # goes on from its log
     failures = [record.result.failure for record in done.evaluated]
     assert [failure is None for failure in failures] == [True, False, True] * 2
-    assert "the scalar cannot weigh (-0.5, 0.0): A reward is of" in str(failures[1])
+    assert "the scalar cannot weigh (-0.5, 0.0): A reward must be of" in str(failures[1])
 
 
 def test_a_scalar_that_fits_no_evaluation_is_an_error_before_all_are_made() -> None:
