@@ -108,8 +108,8 @@ def read_whole_numbers_first(parser: ArgumentParser) -> None:
         hint = getattr(action, "_typehint", None)
         kinds = list(get_args(hint)) if get_origin(hint) in (Union, UnionType) else []
         if int in kinds and float in kinds and all(isinstance(kind, type) for kind in kinds):
-            first, second = sorted((kinds.index(int), kinds.index(float)))
-            kinds[first], kinds[second] = int, float
+            kinds.remove(int)
+            kinds.insert(kinds.index(float), int)
             setattr(action, "_typehint", reduce(or_, kinds))  # noqa: B010  # no attribute of argparse's class
 
 

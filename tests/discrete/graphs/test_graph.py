@@ -227,7 +227,9 @@ def test_a_gate_that_is_pulled_below_zero_still_trains_what_is_behind_it() -> No
         ),
         pytest.param((Node("last", "relu", ("image",)), Node("a", "relu", ("image",))), "'a'.*nothing reads", id="end"),
         pytest.param(
-            (Node("last", "relu", ("a",)), Node("a", "classifier", ("image",))), "'a'.*no node may read it", id="in-the-way"
+            (Node("last", "relu", ("a",)), Node("a", "classifier", ("image",))),
+            "'a'.*no node may read it",
+            id="in-the-way",
         ),
         pytest.param(
             (Node("last", "relu", ("image",)), Node("a", "classifier", ("last",))), "exactly one classifier", id="two"
