@@ -30,6 +30,7 @@ from oneshot.storage.lock import FolderLostError, InUseError, RunLock
 
 from ..cli.test_discrete import table
 from ..training.test_resume import configuration
+from .competing import compete
 
 HOLD = """
 import os, sys, time
@@ -149,17 +150,6 @@ def test_an_owner_gives_signs_of_life(tmp_path: Path, monkeypatch: pytest.Monkey
         while ours.path.stat().st_mtime == 0:
             assert time.monotonic() < end
             time.sleep(0.01)
-
-
-def compete(folder: str, barrier: Any, results: Any) -> None:
-    barrier.wait()
-    try:
-        with RunLock(folder):
-            results.put(os.getpid())
-            barrier.wait()  # until all have tried
-    except InUseError:
-        results.put(None)
-        barrier.wait()
 
 
 @pytest.mark.parametrize("stale", [False, True])
