@@ -14,6 +14,7 @@ import torch
 import oneshot
 from oneshot.cli import main as cli
 from oneshot.cost import LatencyTable
+from oneshot.discrete import GraphNetwork
 from oneshot.supernets import NASBenchMacroSupernet
 
 pytestmark = pytest.mark.filterwarnings("ignore")
@@ -41,6 +42,25 @@ def test_an_export_is_loaded_and_computes_the_same(folder: Path) -> None:
     (theirs,) = session.run(None, {session.get_inputs()[0].name: images.numpy()})
     with torch.no_grad():
         np.testing.assert_allclose(network(images).numpy(), theirs, atol=1e-5)
+
+
+def test_an_export_that_names_a_module_that_has_moved_is_loaded(folder: Path) -> None:
+    assert "oneshot.discrete.graph.GraphNetwork" in (folder / "exported_graph/subnet.json").read_text(encoding="utf-8")
+    assert isinstance(oneshot.load("exported_graph"), GraphNetwork)
+
+
+@pytest.mark.parametrize("resumed_with", ["search.yaml", None])
+def test_a_run_whose_configuration_names_modules_that_have_moved_goes_on(
+    folder: Path, resumed_with: str | None
+) -> None:
+    """Users may name classes by the module that defines them."""
+    path = folder / "killed_search/config.yaml"
+    written = path.read_text(encoding="utf-8")
+    # No module has moved that runs of this kind are likely to name; a name that is nowhere stands for one.
+    path.write_text(written.replace("oneshot.DARTS\n", "oneshot.searches.darts.DARTS\n"), encoding="utf-8")
+    (folder / "killed_search/sha256sums.txt").unlink()
+    run("derive", "killed_search")
+    run("search", *(["--config", resumed_with] if resumed_with else []), "--out", "killed_search", "--resume")
 
 
 def test_a_retraining_is_evaluated_and_exported(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:

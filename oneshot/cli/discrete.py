@@ -24,7 +24,7 @@ from oneshot.parallel.ray import connect
 from oneshot.report.study import draw_study
 from oneshot.report.style import save_figure
 from oneshot.report.tables import network_table
-from oneshot.storage.class_paths import stable_name
+from oneshot.storage.class_paths import stable_name, with_present_paths
 from oneshot.storage.files import new_folder, remove_unfinished, write_atomically
 from oneshot.storage.lock import RunLock
 from oneshot.storage.readers import read_yaml
@@ -171,7 +171,9 @@ def _read_config(path: Path) -> Mapping[str, Any]:
         ValueError: If it is damaged, or of something else.
     """
     advice = "It must be the configuration of a study, as 'oneshot discrete' writes it: restore it."
-    return _with_controller(checked(read_yaml(path, advice=advice), _Config, str(path), advice=advice))
+    return _with_controller(
+        with_present_paths(checked(read_yaml(path, advice=advice), _Config, str(path), advice=advice))
+    )
 
 
 def _with_controller(config: Mapping[str, Any]) -> dict[str, Any]:

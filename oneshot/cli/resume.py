@@ -7,6 +7,9 @@ from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import yaml
+
+from oneshot.storage.class_paths import with_present_paths
 from oneshot.storage.files import is_as_recorded
 from oneshot.storage.readers import read_yaml
 from oneshot.storage.trust import CONFIG, check_classes, split_trust
@@ -48,7 +51,10 @@ def options_of_the_run(
         )
     if not is_as_recorded(config):
         note(f"{config} was changed, or damaged, since the beginning; it is used as it is now.")
-    return ["--config", str(config), *args], check_classes(read(config), config, (*asked, *trust))
+    written = read(config)
+    present = with_present_paths(written)  # the parser takes the name of a file, or what it would hold
+    given = str(config) if present == written else yaml.safe_dump(present, sort_keys=False)
+    return ["--config", given, *args], check_classes(present, config, (*asked, *trust))
 
 
 def check_unchanged(

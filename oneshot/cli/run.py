@@ -31,6 +31,7 @@ from oneshot.data.facts import FACTS, data_facts
 from oneshot.deploy.manifest import MANIFEST
 from oneshot.discrete.study import LOG
 from oneshot.engine.module import SearchModule
+from oneshot.storage.class_paths import with_present_paths
 from oneshot.storage.files import CHECKSUMS, check_recorded, is_as_recorded, write_recorded
 from oneshot.storage.limits import BoundedWeights, check_sizes_in
 from oneshot.storage.readers import read_yaml
@@ -91,7 +92,7 @@ class RunFolder:
         """The configuration, as data."""
         path = self.folder / CONFIG
         try:
-            return {**read_yaml(path)}
+            return {**with_present_paths(read_yaml(path))}
         except (ValueError, TypeError) as error:
             raise ValueError(
                 f"{path} must be the configuration of a run, with 'model' and 'data': {error!r}."

@@ -25,6 +25,7 @@ from oneshot.callbacks import (
 )
 from oneshot.deploy.export import describe
 from oneshot.deploy.latency import measured_on
+from oneshot.storage.class_paths import with_present_paths
 from oneshot.storage.files import (
     begin_checksums,
     new_folder,
@@ -142,7 +143,7 @@ class RunCLI(LightningCLI):
     def _compare_with_the_beginning(self, path: Path) -> None:
         """Refuse options by which a resumed run would end differently."""
         now = yaml.safe_load(self.parser.dump(self.config, skip_validation=True))
-        then = read_yaml(path)
+        then = with_present_paths(read_yaml(path))
         for config in (now, then):
             config["trainer"] = {name: config.get("trainer", {}).get(name) for name in FIXED_OF_TRAINER}
         check_unchanged(then, now, Path(self.config.out), parts=COMPARED, free=FREE)

@@ -29,7 +29,7 @@ from torch import Tensor, nn
 from oneshot._version import __version__
 from oneshot.cost.counting.network import count
 from oneshot.errors import missing_extra
-from oneshot.storage.class_paths import public_path
+from oneshot.storage.class_paths import present_path, public_path
 from oneshot.storage.faults import machine_fault
 from oneshot.storage.interrupts import uninterrupted
 from oneshot.storage.limits import BoundedWeights, check_sizes
@@ -308,6 +308,7 @@ def _load_weights(net: Subnet, folder: Path) -> None:
 
 
 def _network_class(class_path: str, trust: Sequence[str]) -> type[Subnet]:
+    class_path = present_path(class_path)
     module, _, name = class_path.rpartition(".")
     ours = class_path.startswith("oneshot.")
     if not ours and not any(class_path.startswith(f"{prefix}.") for prefix in trust):

@@ -3,6 +3,13 @@
 from __future__ import annotations
 
 import sys
+from importlib import import_module
+from importlib.util import find_spec
+from typing import Any
+
+# Packages that offer classes under their own names, the front door first.
+PACKAGES = ("oneshot", *(f"oneshot.{name}" for name in ("supernets", "data", "cost", "nat", "discrete", "callbacks")))
+MORE_PACKAGES = tuple(f"oneshot.{name}" for name in ("engine", "training", "evaluation", "fronts", "policy"))
 
 
 def public_path(kind: type) -> str:
@@ -27,3 +34,40 @@ def stable_name(class_path: str) -> str:
         ('oneshot.DARTS', 'oneshot.DARTS', 'mine.DARTS')
     """
     return f"oneshot.{class_path.rpartition('.')[2]}" if class_path.startswith("oneshot.") else class_path
+
+
+def present_path(class_path: str) -> str:
+    """Where a class of ours is now, which a file of an earlier release names by a module that is gone.
+
+    Example:
+        >>> present_path("oneshot.discrete.graph.GraphNetwork"), present_path("oneshot.discrete.ENAS")
+        ('oneshot.discrete.GraphNetwork', 'oneshot.ENAS')
+        >>> present_path("mine.graph.GraphNetwork")
+        'mine.graph.GraphNetwork'
+    """
+    module, _, name = class_path.rpartition(".")
+    if not class_path.startswith("oneshot.") or not all(part.isidentifier() for part in class_path.split(".")):
+        return class_path
+    try:
+        found = find_spec(module)
+    except ModuleNotFoundError:
+        found = None
+    if found is not None and (found.submodule_search_locations is None or name in _offered(module)):
+        return class_path
+    return next(
+        (f"{package}.{name}" for package in (*PACKAGES, *MORE_PACKAGES) if name in _offered(package)), class_path
+    )
+
+
+def with_present_paths(tree: Any) -> Any:
+    """A configuration in which every ``class_path`` is the present one."""
+    if isinstance(tree, dict):
+        changed = {key: with_present_paths(value) for key, value in tree.items()}
+        if isinstance(path := changed.get("class_path"), str):
+            changed["class_path"] = present_path(path)
+        return changed
+    return [with_present_paths(value) for value in tree] if isinstance(tree, list) else tree
+
+
+def _offered(package: str) -> list[str]:
+    return list(getattr(import_module(package), "__all__", ()))
