@@ -113,7 +113,7 @@ def test_an_interrupted_run_says_how_to_go_on_and_does(
     ("options", "message"),
     [
         pytest.param(["--networks=3"], "at least 12 networks", id="networks"),
-        pytest.param(["--verify=1"], "needs two networks or more; got 1", id="verify"),
+        pytest.param(["--verify=1"], "must have two networks or more; got 1", id="verify"),
     ],
 )
 def test_options_that_make_no_sense_are_one_line(
