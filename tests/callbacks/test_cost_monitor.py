@@ -114,7 +114,7 @@ def test_weight_sharing_alone_has_a_cost_when_it_has_ranked_architectures(tmp_pa
     ("costs", "message"),
     [
         pytest.param("time", "'params', 'macs', 'memory', .*; got 'time'", id="unknown"),
-        pytest.param([], r"one cost or several, each under its unit; got \[\]", id="none"),
+        pytest.param([], r"costs must be one or several, each of another unit; got \[\]", id="none"),
         pytest.param(
             [latency(), latency()], r"got \['ms', 'ms'\]. .* name the devices in the units", id="a unit twice"
         ),

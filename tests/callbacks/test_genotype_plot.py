@@ -36,7 +36,7 @@ def test_vector_pictures_show_the_derived_operations_in_a_folder_of_choice(tmp_p
 
 
 def test_an_unknown_format_is_refused() -> None:
-    with pytest.raises(ValueError, match=r"one of \('png', 'svg'\); got format='gif'"):
+    with pytest.raises(ValueError, match=r"format must be one of \('png', 'svg'\); got 'gif'"):
         GenotypePlot(format="gif")  # type: ignore[arg-type]  # that is the test
 
 

@@ -241,7 +241,7 @@ def test_onnx_files_with_several_inputs_of_any_type_run(tmp_path: Path) -> None:
         torch.onnx.export(Two(), args, path, dynamo=False, verbose=False, **options)
     device = Device("onnxruntime", "cpu", batch=3, threads=1)
     assert device.time(device.prepare_file(path)) > 0
-    with pytest.raises(ValueError, match="this device has the runtime 'eager'"):
+    with pytest.raises(ValueError, match="must be 'onnxruntime' to run ONNX files; got 'eager'"):
         Device("eager").prepare_file(path)
 
 

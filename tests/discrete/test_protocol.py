@@ -14,7 +14,7 @@ def test_a_result_answers_a_pending_proposal_once() -> None:
     strategy = RandomSearch(SPACE)
     strategy.ask()
     strategy.tell(Result(0, (1.0,)))
-    with pytest.raises(ValueError, match="answers a pending proposal; number 0 was told already"):
+    with pytest.raises(ValueError, match="must answer a pending proposal; number 0 was told already"):
         strategy.tell(Result(0, (1.0,)))
     with pytest.raises(ValueError, match="number 7 was never asked for"):
         strategy.tell(Result(7, (1.0,)))
