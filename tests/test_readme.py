@@ -37,8 +37,7 @@ def test_the_python_example_runs(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(900)
-@pytest.mark.timeout(1200)  # five searches and trainings one after the other
+@pytest.mark.timeout(1200)  # searches and trainings, one after the other
 def test_the_command_line_example_runs_in_order(tmp_path: Path) -> None:
     (tmp_path / "experiments").symlink_to(ROOT / "experiments")
     for line in "".join(blocks("bash")).strip().splitlines():
