@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
@@ -16,6 +16,9 @@ from oneshot.training.batches import check_logits
 
 from .samplers import Sampler
 from .supernet_training import SupernetTraining
+
+if TYPE_CHECKING:
+    from typing import Self  # of Python 3.11
 
 WIDE = ("alphas", "sampler", "penalty", "perturbation")  # parts of a search that decide about architectures
 
