@@ -150,8 +150,7 @@ def _finetuned(network: Subnet, data: pl.LightningDataModule, epochs: int, lr: f
     trainer = pl.Trainer(max_epochs=epochs, logger=False, enable_checkpointing=False, limit_val_batches=0)
     module = Retrain(network, lr=lr, label_smoothing=0.1)
     batches = data.train_dataloader()
-    batches = (
-        batches["weights"] if isinstance(batches, dict) else batches
-    )  # the other batches are what the network is tested on
+    if isinstance(batches, dict):
+        batches = batches["weights"]  # the network is tested on the others
     trainer.fit(module, FittedBatches(batches, network), [])
     return module.network_for_export().cpu()

@@ -8,8 +8,8 @@ from importlib.util import find_spec
 from typing import Any
 
 # Packages that offer classes under their own names, the front door first.
-PACKAGES = ("oneshot", *(f"oneshot.{name}" for name in ("supernets", "data", "cost", "nat", "discrete", "callbacks")))
-MORE_PACKAGES = tuple(f"oneshot.{name}" for name in ("engine", "training", "evaluation", "fronts", "policy"))
+ROOMS = "supernets data cost nat discrete callbacks engine training evaluation fronts policy"
+PACKAGES = ("oneshot", *(f"oneshot.{room}" for room in ROOMS.split()))
 
 
 def public_path(kind: type) -> str:
@@ -54,9 +54,7 @@ def present_path(class_path: str) -> str:
         found = None
     if found is not None and (found.submodule_search_locations is None or name in _offered(module)):
         return class_path
-    return next(
-        (f"{package}.{name}" for package in (*PACKAGES, *MORE_PACKAGES) if name in _offered(package)), class_path
-    )
+    return next((f"{package}.{name}" for package in PACKAGES if name in _offered(package)), class_path)
 
 
 def with_present_paths(tree: Any) -> Any:
