@@ -10,7 +10,7 @@ from __future__ import annotations
 import zlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -280,9 +280,22 @@ class ShuffleSampler(DistributedSampler[tuple[int, int]]):
         seed: Non-negative.
         stream: Tells streams that share a seed apart.
         epoch: The epoch to begin with.
+        weights: How often each sample is drawn, in proportion, ``[N]``. A pass then has as many draws, with
+            replacement. None draws every sample once.
+
+    Raises:
+        ValueError: If the weights are not one for each sample, not negative and not all 0.
     """
 
-    def __init__(self, dataset: Dataset[Batch], *, seed: int, stream: int = 0, epoch: int = 0) -> None:
+    def __init__(
+        self,
+        dataset: Dataset[Any],
+        *,
+        seed: int,
+        stream: int = 0,
+        epoch: int = 0,
+        weights: Tensor | None = None,
+    ) -> None:
         parallel = dist.is_available() and dist.is_initialized()
         super().__init__(
             dataset,
@@ -292,6 +305,7 @@ class ShuffleSampler(DistributedSampler[tuple[int, int]]):
             drop_last=True,
         )
         self.stream, self.epoch, self.passes, self.skip = stream, epoch, 0, 0
+        self.weights = None if weights is None else _shares(weights, len(dataset))  # type: ignore[arg-type]  # as below
 
     def set_epoch(self, epoch: int) -> None:
         """Starts another epoch; the number of the current one changes nothing."""
@@ -301,11 +315,35 @@ class ShuffleSampler(DistributedSampler[tuple[int, int]]):
     def __iter__(self) -> Iterator[tuple[int, int]]:
         rng = np.random.default_rng((self.seed, self.stream, self.epoch, self.passes))
         self.passes += 1
-        order = rng.permutation(len(self.dataset))  # type: ignore[arg-type]  # torch's Dataset declares no length
+        count = len(self.dataset)  # type: ignore[arg-type]  # torch's Dataset declares no length
+        order = rng.permutation(count) if self.weights is None else rng.choice(count, size=count, p=self.weights)
         draws = rng.integers(2**62, size=len(order))
         mine = slice(self.rank, self.total_size, self.num_replicas)
         first, self.skip = self.skip, 0
         yield from zip(order[mine][first:].tolist(), draws[mine][first:].tolist(), strict=True)
+
+
+def _shares(weights: Tensor, count: int) -> np.ndarray:
+    """Weights as shares that sum to 1, float64 ``[N]``."""
+    array = weights.double().cpu().numpy()
+    if array.shape != (count,) or not np.isfinite(array).all() or array.min() < 0 or array.sum() <= 0:
+        raise ValueError(
+            f"Sampling weights must be finite, not negative and not all 0, one for each of {count} samples; got "
+            f"{list(array.shape)} from {array.min() if array.size else None} to {array.max() if array.size else None}."
+        )
+    return np.asarray(array / array.sum())
+
+
+def balancing(labels: Tensor) -> Tensor:
+    """Weights by which every class that occurs is drawn equally often: 1 over the number of samples of its class.
+
+    Args:
+        labels: int64 ``[N]``.
+
+    Returns:
+        float64 ``[N]``.
+    """
+    return torch.bincount(labels.cpu()).double().reciprocal()[labels.cpu()]
 
 
 class StreamLoader(DataLoader[Batch]):

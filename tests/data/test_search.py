@@ -9,7 +9,15 @@ from typing import Any
 import pytest
 import pytorch_lightning as pl
 import torch
-from torch.utils.data import DataLoader, Dataset, IterableDataset, TensorDataset
+from torch.utils.data import (
+    DataLoader,
+    Dataset,
+    IterableDataset,
+    RandomSampler,
+    SubsetRandomSampler,
+    TensorDataset,
+    WeightedRandomSampler,
+)
 
 from oneshot.data import Digits, FakeImages, SearchDataModule, TextData
 from oneshot.methods.darts import DARTS
@@ -296,7 +304,8 @@ def pairs(x: Any, y: Any) -> list[tuple[Any, Any]]:
 @pytest.mark.parametrize(
     ("data", "message"),
     [
-        (Pictures(), r"takes a LightningDataModule; got a Pictures\. .*from_datasets"),
+        (5, "takes a LightningDataModule, a data set with __len__ and __getitem__, or a pair .*; got a int"),
+        (Endless(), "takes a LightningDataModule, .*; got an IterableDataset as the training set"),
         (SearchDataModule(FakeImages()), "splits images with labels; got SearchDataModule"),
         (Own(Endless()), "gives a DataLoader over an IterableDataset"),
         (Own(Pictures(), batch_size=None), "has a batch sampler of its own or none"),
@@ -306,7 +315,7 @@ def pairs(x: Any, y: Any) -> list[tuple[Any, Any]]:
         (Own(pairs(torch.zeros(1, 4, 4), 1.5)), r"whole numbers; the first of Own is 1\.5"),
         (Own(pairs(torch.zeros(1, 4, 4), torch.tensor(2.0))), r"whole numbers; the first of Own is tensor\(2\.\)"),
         (Own([torch.zeros(1, 4, 4)] * 8), "its label; the first of Own is a Tensor"),
-        (Own(batch_size=30), "The weights stream needs at least one full batch of 30 images; it has 20"),
+        (Own(batch_size=30), "The weights stream needs at least one full batch of 30 samples; it has 20"),
     ],
 )
 def test_data_that_cannot_be_split_are_refused(data: Any, message: str) -> None:
@@ -318,3 +327,197 @@ def test_words_are_not_images(tmp_path: Path) -> None:
     (tmp_path / "text").write_text("a b c\n" * 50)
     with pytest.raises(ValueError, match="got TextData. TextSearchData is that for words"):
         SearchDataModule(TextData(tmp_path / "text"))
+
+
+# Data sets, loaders, and pairs of them; inputs and targets of any kind.
+
+
+class Dicts(Dataset[tuple[dict[str, torch.Tensor], torch.Tensor]]):
+    """Two inputs by name, and a vector of labels."""
+
+    def __len__(self) -> int:
+        return 24
+
+    def __getitem__(self, index: int) -> tuple[dict[str, torch.Tensor], torch.Tensor]:
+        inputs = {"image": torch.full((1, 4, 6), float(index)), "age": torch.tensor([float(index)])}
+        return inputs, torch.tensor([index % 2, 1]).float()
+
+
+def streams_of(search: SearchDataModule) -> dict[str, list[Any]]:
+    return {name: list(loader) for name, loader in search.train_dataloader().items()}
+
+
+@pytest.mark.parametrize(
+    ("shape", "dtype"),
+    [((3,), torch.float32), ((2, 9), torch.float32), ((1, 3, 4, 5), torch.float32), ((7,), torch.int64)],
+    ids=["table", "series", "volume", "tokens"],
+)
+@pytest.mark.parametrize(
+    ("targets", "said"),
+    [
+        (torch.arange(40) % 3, (3, "classification")),
+        (torch.linspace(0, 1, 40), (1, "regression")),
+        (torch.rand(40, 5).round(), (5, None)),
+    ],
+    ids=["classes", "numbers", "labels"],
+)
+def test_a_data_set_of_any_shape_and_target_is_split(
+    shape: tuple[int, ...], dtype: torch.dtype, targets: torch.Tensor, said: tuple[int, str | None]
+) -> None:
+    x = torch.arange(40).view(40, *[1] * len(shape)).expand(40, *shape).to(dtype)
+    search = SearchDataModule(TensorDataset(x, targets), batch_size=4)
+    assert (search.input_shape, (search.num_classes, search.task), search.batch_size) == (shape, said, 4)
+    seen = {}
+    for name, batches in streams_of(search).items():
+        assert len(batches) == 5
+        seen[name] = [int(row.flatten()[0]) for x, _ in batches for row in x]
+        for inputs, y in batches:
+            assert inputs.shape == (4, *shape) and inputs.dtype == dtype
+            assert torch.equal(y, targets[[int(row.flatten()[0]) for row in inputs]])
+    assert sorted(seen["weights"] + seen["arch"]) == list(range(40))
+
+
+def test_several_inputs_arrive_by_name() -> None:
+    search = SearchDataModule(Dicts(), batch_size=4, num_classes=2, task="multilabel")
+    assert search.input_shape == {"image": (1, 4, 6), "age": (1,)} and search.task == "multilabel"
+    for x, y in streams_of(search)["arch"]:
+        assert (x["image"].shape, x["age"].shape, y.shape) == ((4, 1, 4, 6), (4, 1), (4, 2))
+        assert torch.equal(x["image"][:, 0, 0, 0], x["age"][:, 0])
+    one, _ = search.train_dataloader()["arch"].dataset[0]
+    assert one["image"].shape == (1, 4, 6)
+
+
+def test_numbers_that_are_predicted_are_split_by_tenths() -> None:
+    x, y = torch.zeros(200, 1), torch.arange(200.0)[torch.randperm(200, generator=torch.Generator().manual_seed(3))]
+    search = SearchDataModule(TensorDataset(x, y), arch_fraction=0.3)
+    arch = torch.cat([y for _, y in search.val_dataloader()])
+    assert (torch.histc(arch, 10, 0, 200) == 6).all()  # 3 of 10 in every tenth
+    # a whole number is a class unless the task says otherwise
+    counts = SearchDataModule(TensorDataset(x, torch.arange(200)), task="regression").arch_images
+    assert len(counts) == 100
+    with pytest.raises(ValueError, match="Each class needs at least 2"):
+        _ = SearchDataModule(TensorDataset(x, torch.arange(200))).arch_images
+
+
+def test_of_a_pair_the_first_trains_the_weights_and_the_second_the_architecture() -> None:
+    train, val = (TensorDataset(torch.arange(n * 1.0, n + 12)[:, None], torch.arange(12) % 2) for n in (0, 100))
+    pair = DataLoader(train, 4, shuffle=True), DataLoader(val, 3)
+    search = SearchDataModule(pair, test=val)
+    batches = streams_of(search)
+    assert sorted(float(x) for x in torch.cat([x for x, _ in batches["weights"]])) == list(range(12))
+    assert sorted(float(x) for x in torch.cat([x for x, _ in batches["arch"]])) == list(range(100, 112))
+    assert [len(x) for x, _ in batches["arch"]] == [3] * 4 and search.batch_size == 4
+    assert torch.equal(torch.cat([x for x, _ in search.val_dataloader()]), val.tensors[0])
+    assert sum(len(x) for x, _ in search.test_dataloader()) == 12
+    search.batch_size = 6
+    assert {len(x) for stream in streams_of(search).values() for x, _ in stream} == {6}
+    with pytest.raises(ValueError, match=r"Of a pair nothing is split; got arch_fraction=0\.3"):
+        SearchDataModule((train, val), arch_fraction=0.3)
+    with pytest.raises(ValueError, match=r"A test needs test samples; there are none.*test=\.\.\."):
+        SearchDataModule((train, val)).test_dataloader()
+
+
+def padded(samples: list[tuple[list[int], int]]) -> tuple[torch.Tensor, torch.Tensor]:
+    longest = max(len(words) for words, _ in samples)
+    x = torch.tensor([words + [0] * (longest - len(words)) for words, _ in samples])
+    return x, torch.tensor([label for _, label in samples])
+
+
+def test_the_collate_function_of_a_loader_is_kept() -> None:
+    texts: Any = [([1] * (1 + i % 5), i % 2) for i in range(20)]
+    search = SearchDataModule(DataLoader(texts, 5, collate_fn=padded))
+    assert search.batch_size == 5
+    for x, y in streams_of(search)["weights"]:
+        assert x.dtype == torch.int64 and x.shape[0] == 5 and y.shape == (5,)
+
+
+def test_samplers_of_weights_and_of_a_subset_are_kept() -> None:
+    data = TensorDataset(torch.arange(400.0)[:, None], torch.arange(400) % 2)
+    subset = SearchDataModule(DataLoader(data, 4, sampler=SubsetRandomSampler(range(100, 140))))
+    drawn = torch.cat([x for stream in streams_of(subset).values() for x, _ in stream])
+    assert sorted(drawn[:, 0].tolist()) == list(range(100, 140))
+    weights = torch.where(torch.arange(400) < 200, 9.0, 1.0)
+    weighted = SearchDataModule(DataLoader(data, 10, sampler=WeightedRandomSampler(weights.tolist(), 400)))
+    for stream in streams_of(weighted).values():
+        share = (torch.cat([x for x, _ in stream]) < 200).double().mean()
+        assert abs(share - 0.9) < 0.08  # of 200 draws
+
+
+@pytest.mark.parametrize(
+    ("sampler", "message"),
+    [
+        (lambda d: RandomSampler(d, replacement=True), "has a RandomSampler with replacement or num_samples"),
+        (lambda d: WeightedRandomSampler([1.0] * 40, 10, replacement=False), "has a WeightedRandomSampler"),
+        (lambda d: list(range(40)), "has a list. Use one of these, or shuffle=True"),
+    ],
+)
+def test_other_samplers_are_refused(sampler: Any, message: str) -> None:
+    data = Pictures()
+    with pytest.raises(ValueError, match=message):
+        SearchDataModule(DataLoader(data, 4, sampler=sampler(data))).train_dataloader()
+
+
+def test_inputs_of_several_shapes_are_refused_with_both_shapes_and_samples() -> None:
+    samples: Any = [(torch.zeros(2, 5 if i == 7 else 4), i % 2) for i in range(12)]
+    search = SearchDataModule(samples, batch_size=3)
+    with pytest.raises(ValueError, match=r"The inputs of one batch must have one shape; sample \d+ has \[2, \d\], "):
+        streams_of(search)
+    with pytest.raises(ValueError, match=r"sample 0 has \[2, 4\], sample 7 has \[2, 5\]"):
+        next(iter(SearchDataModule((samples, samples), batch_size=12).val_dataloader()))
+    named: Any = [({"a": torch.zeros(2), "b": torch.zeros(3 if i else 1)}, 0) for i in range(4)]
+    with pytest.raises(ValueError, match=r"sample 0 has a \[2\], b \[1\], sample 1 has a \[2\], b \[3\]"):
+        next(iter(SearchDataModule((named, named), batch_size=4).val_dataloader()))
+    targets: Any = [(torch.zeros(2), torch.zeros(1 + i)) for i in range(4)]
+    with pytest.raises(ValueError, match=r"The targets of one batch .* sample 0 has \[1\], sample 1 has \[2\]"):
+        next(iter(SearchDataModule((targets, targets), batch_size=4).val_dataloader()))
+
+
+def test_every_class_is_drawn_equally_often_if_balanced() -> None:
+    labels = torch.tensor([0] * 180 + [1] * 20)
+    data = TensorDataset(torch.arange(200.0)[:, None], labels)
+
+    def draws(**options: Any) -> tuple[torch.Tensor, torch.Tensor]:
+        batches = streams_of(SearchDataModule(data, batch_size=10, **options))["weights"]
+        return torch.cat([x for x, _ in batches]), torch.cat([y for _, y in batches])
+
+    assert draws()[1].sum() == 10
+    x, y = draws(balanced=True)
+    assert 35 <= y.sum() <= 65 and len(y) == 100  # binomial: 50, deviation 5
+    assert torch.equal(x, draws(balanced=True)[0])
+    whole = SearchDataModule(data, batch_size=10, balanced=True).train_dataloader()["weights"]
+    batches = [x for x, _ in whole]
+    begun = SearchDataModule(data, batch_size=10, balanced=True).train_dataloader()["weights"]
+    stopped = iter(begun)
+    next(stopped), next(stopped)
+    again = SearchDataModule(data, batch_size=10, balanced=True).train_dataloader()["weights"]
+    again.load_state_dict(begun.state_dict())
+    assert all(map(torch.equal, batches[2:], [x for x, _ in again]))
+    numbers = TensorDataset(torch.zeros(40, 1), torch.rand(40))
+    with pytest.raises(ValueError, match="balanced=True draws every class equally often, so the data set must list"):
+        SearchDataModule(numbers, balanced=True).train_dataloader()
+    weighted = DataLoader(data, 10, sampler=WeightedRandomSampler([1.0] * 200, 200))
+    with pytest.raises(ValueError, match="balanced=True and a WeightedRandomSampler contradict each other"):
+        SearchDataModule(weighted, balanced=True).train_dataloader()
+
+
+@pytest.mark.parametrize(
+    ("samples", "message"),
+    [
+        ([(torch.zeros(2), 1, 2)] * 8, "the first of list is a tuple of 3"),
+        ([({}, 1)] * 8, "Several inputs have names, which are texts"),
+        ([({"a": torch.zeros(1), "b": "x"}, 1)] * 8, "input 'b' of the first of list is a str"),
+        ([(torch.zeros(2), "cat")] * 8, "the first of list is 'cat'"),
+        ([(torch.zeros(2), None)] * 8, "numbers, or tensors of numbers; the first of list is None"),
+        ((), "must be a pair of data sets or loaders, for weights and architecture; got 0"),
+        (([], [], []), "must be a pair of data sets or loaders, for weights and architecture; got 3"),
+        ([], "must have samples; that of the training set, a list, has none"),
+    ],
+)
+def test_samples_that_are_no_pairs_of_tensors_are_refused(samples: Any, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        SearchDataModule(samples, batch_size=2).train_dataloader()
+
+
+def test_what_a_data_module_says_itself_is_not_said_twice() -> None:
+    with pytest.raises(ValueError, match="num_classes, task: a data module says so itself; FakeImages is one"):
+        SearchDataModule(FakeImages(), num_classes=3, task="classification")
