@@ -35,6 +35,9 @@ if TYPE_CHECKING:
     from .genotype import PUBLISHED as PUBLISHED
     from .genotype import Genotype as Genotype
     from .mixed_op import MixedOp as MixedOp
+    from .mlp import MLPNetwork as MLPNetwork
+    from .mlp import MLPSpace as MLPSpace
+    from .mlp import MLPSupernet as MLPSupernet
     from .mobilenetv3 import MobileNetV3Network as MobileNetV3Network
     from .mobilenetv3 import MobileNetV3Space as MobileNetV3Space
     from .mobilenetv3 import MobileNetV3Supernet as MobileNetV3Supernet
@@ -70,6 +73,15 @@ if TYPE_CHECKING:
     from .segmentation import SegmentationNetwork as SegmentationNetwork
     from .segmentation import SegmentationSupernet as SegmentationSupernet
     from .segmentation import segmentation_space as segmentation_space
+    from .series import SeriesNetwork as SeriesNetwork
+    from .series import SeriesSpace as SeriesSpace
+    from .series import SeriesSupernet as SeriesSupernet
+    from .series import TextNetwork as TextNetwork
+    from .series import TextSpace as TextSpace
+    from .series import TextSupernet as TextSupernet
+    from .series import VolumeNetwork as VolumeNetwork
+    from .series import VolumeSpace as VolumeSpace
+    from .series import VolumeSupernet as VolumeSupernet
     from .space import ArchGraph as ArchGraph
     from .space import Choice as Choice
     from .space import IntMatrix as IntMatrix

@@ -427,11 +427,14 @@ def inherit_weights(target: nn.Module, source: nn.Module) -> None:
 def arguments(scope: Mapping[str, Any], *besides: str) -> dict[str, Any]:
     """The arguments of a constructor by name: ``arguments(locals())`` as its first statement.
 
+    Tuples become lists, as JSON has them.
+
     Args:
         scope: What ``locals()`` holds there.
         besides: Names to leave out, beside ``self``.
     """
-    return {name: value for name, value in scope.items() if name not in ("self", "__class__", *besides)}
+    named = {name: value for name, value in scope.items() if name not in ("self", "__class__", *besides)}
+    return {name: list(value) if isinstance(value, tuple) else value for name, value in named.items()}
 
 
 def check_classes(num_classes: int) -> None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Literal
 
@@ -19,7 +19,7 @@ from .base import OperationSupernet, Subnet, check_classes, check_image_size, in
 from .execution import ChainPlan
 from .mixed_op import MixedOp
 from .ops import Pointwise
-from .space import ArchGraph, SearchSpace, SubnetConfig
+from .space import ArchGraph, Choice, SearchSpace, SubnetConfig
 
 
 @dataclass(frozen=True)
@@ -50,6 +50,32 @@ class ChainSpace(SearchSpace):
         config = SubnetConfig(self.name, picks)
         self.validate(config)
         return config
+
+
+@dataclass(frozen=True)
+class EqualLayers(ChainSpace):
+    """A space of chains whose layers all have the same candidates: choice ``layers``. Subclasses have the defaults.
+
+    Args:
+        name: Name of the space.
+        layers: Number of layers.
+        candidates: What a layer can be.
+
+    Raises:
+        ValueError: If there is no layer, no candidate, or one twice.
+    """
+
+    name: str
+    choices: tuple[Choice, ...] = field(init=False)
+    layers: int
+    candidates: tuple[str, ...]
+
+    def __post_init__(self) -> None:
+        if self.layers < 1:
+            raise ValueError(f"A chain must have at least one layer; got layers={self.layers}.")
+        object.__setattr__(self, "candidates", tuple(self.candidates))
+        object.__setattr__(self, "choices", (Choice("layers", self.candidates, rows=self.layers),))
+        super().__post_init__()
 
 
 @dataclass(frozen=True)
@@ -237,28 +263,57 @@ def pooled_head(
 class Skeleton:
     """What all architectures of a space have in common.
 
+    Inputs may have any shape that the stem reads; whether they are large enough is for the space to check.
+
     Args:
-        stem: ``[B, in_channels, H, W]`` to the input of the first layer.
+        stem: ``[B, *input_shape]`` to the input of the first layer.
         layers: Shapes of the layers.
         head: Output of the last layer to logits, ``[B, num_classes]``.
-        input_shape: C, H, W of one input.
+        input_shape: Shape of one input: C, H, W of an image, C, T of a series, F of a row of a table.
         num_classes: Number of logits.
 
     Raises:
-        ValueError: If there are fewer than two classes, or the image is too small.
+        ValueError: If there are fewer than two classes.
     """
 
     stem: nn.Sequential
     layers: Sequence[Layer]
     head: nn.Sequential
-    input_shape: tuple[int, int, int]
+    input_shape: tuple[int, ...]
     num_classes: int
 
     def __post_init__(self) -> None:
         check_classes(self.num_classes)
-        strided = [m for m in self.stem.modules() if isinstance(m, nn.Conv2d) and m.stride != (1, 1)]
-        halvings = len(strided) + sum(layer.stride == 2 for layer in self.layers)
-        check_image_size(self.input_shape[1], halvings, "This chain")
+
+
+def image_skeleton(
+    stem: nn.Sequential,
+    layers: Sequence[Layer],
+    head: nn.Sequential,
+    *,
+    in_channels: int,
+    image_size: int,
+    num_classes: int,
+) -> Skeleton:
+    """The skeleton of a chain for images, which checks that they have enough pixels for its strides.
+
+    Raises:
+        ValueError: If there are fewer than two classes, or the image is too small.
+    """
+    strided = [m for m in stem.modules() if isinstance(m, nn.Conv2d) and m.stride != (1, 1)]
+    halvings = len(strided) + sum(layer.stride == 2 for layer in layers)
+    check_image_size(image_size, halvings, "This chain")
+    return Skeleton(stem, layers, head, (in_channels, image_size, image_size), num_classes)
+
+
+def check_dropout(dropout: float) -> None:
+    """Check a probability of dropping units.
+
+    Raises:
+        ValueError: If it is not in [0, 1).
+    """
+    if not 0 <= dropout < 1:
+        raise ValueError(f"dropout must be in [0, 1); got {dropout}.")
 
 
 Block = Callable[[str, Layer], nn.Module]  # builds the candidate of that name

@@ -24,6 +24,7 @@ from .chain import (
     MBConv,
     Skeleton,
     conv_bn,
+    image_skeleton,
     layers_of,
     make_divisible,
     pooled_head,
@@ -109,12 +110,13 @@ def _skeleton(
 ) -> Skeleton:
     stride, stages = scale_stages(STAGES, width, stem)
     channels = make_divisible(width * STEM_CHANNELS)
-    return Skeleton(
+    return image_skeleton(
         conv_bn(in_channels, channels, 3, stride=stride),
         layers_of(channels, stages),
         pooled_head(stages[-1][0], make_divisible(max(1.0, width) * head_channels), num_classes),
-        (in_channels, image_size, image_size),
-        num_classes,
+        in_channels=in_channels,
+        image_size=image_size,
+        num_classes=num_classes,
     )
 
 

@@ -13,7 +13,18 @@ from functools import partial
 from torch import nn
 
 from .base import arguments
-from .chain import ChainNetwork, ChainSpace, ChainSupernet, Layer, MBConv, Skeleton, conv_bn, layers_of, pooled_head
+from .chain import (
+    ChainNetwork,
+    ChainSpace,
+    ChainSupernet,
+    Layer,
+    MBConv,
+    Skeleton,
+    conv_bn,
+    image_skeleton,
+    layers_of,
+    pooled_head,
+)
 from .space import Choice, SubnetConfig
 
 # In the order of the digits 0, 1, 2 of the table.
@@ -84,12 +95,13 @@ def _block(name: str, layer: Layer, *, affine: bool) -> nn.Module:
 
 def _skeleton(*, channels: int, num_classes: int, in_channels: int, image_size: int) -> Skeleton:
     layers = layers_of(channels, [(channels * 2 ** (stage + 1), depth, 2) for stage, depth in enumerate(DEPTHS)])
-    return Skeleton(
+    return image_skeleton(
         conv_bn(in_channels, channels, 3),
         layers,
         pooled_head(layers[-1].out_channels, HEAD_CHANNELS, num_classes),
-        (in_channels, image_size, image_size),
-        num_classes,
+        in_channels=in_channels,
+        image_size=image_size,
+        num_classes=num_classes,
     )
 
 

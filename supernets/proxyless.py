@@ -22,6 +22,7 @@ from .chain import (
     MBConv,
     Skeleton,
     conv_bn,
+    image_skeleton,
     layers_of,
     make_divisible,
     pooled_head,
@@ -85,15 +86,16 @@ def _skeleton(
     stride, stages = scale_stages(STAGES, width, stem)
     channels, first = make_divisible(width * STEM_CHANNELS), make_divisible(width * FIRST_CHANNELS)
     head_channels = make_divisible(max(1.0, width) * HEAD_CHANNELS)
-    return Skeleton(
+    return image_skeleton(
         nn.Sequential(
             *conv_bn(in_channels, channels, 3, stride=stride, activation=nn.ReLU6, eps=EPS),
             MBConv(Layer(channels, first), 3, None, activation=nn.ReLU6, eps=EPS),
         ),
         layers_of(first, stages),
         pooled_head(stages[-1][0], head_channels, num_classes, activation=nn.ReLU6, eps=EPS),
-        (in_channels, image_size, image_size),
-        num_classes,
+        in_channels=in_channels,
+        image_size=image_size,
+        num_classes=num_classes,
     )
 
 

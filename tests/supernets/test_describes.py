@@ -12,6 +12,7 @@ from oneshot.supernets import (
     DARTSSupernet,
     ElasticResNetSupernet,
     FBNetSupernet,
+    MLPSupernet,
     MobileNetV3Supernet,
     NASBench1Shot1Supernet,
     NASBench201Supernet,
@@ -20,7 +21,10 @@ from oneshot.supernets import (
     ProxylessSupernet,
     RecurrentSupernet,
     SegmentationSupernet,
+    SeriesSupernet,
     Supernet,
+    TextSupernet,
+    VolumeSupernet,
     reduced_space,
 )
 from oneshot.supernets.nasbench101 import NASBench101Network, NASBench101Space
@@ -37,6 +41,10 @@ SUPERNETS: dict[str, Callable[[], Supernet]] = {
     "mobilenetv3": lambda: MobileNetV3Supernet(image_size=32, widths=(0.2, 0.25)),
     "resnet": lambda: ElasticResNetSupernet(image_size=32),
     "recurrent": lambda: RecurrentSupernet(num_classes=30, size=8),
+    "series": lambda: SeriesSupernet(channels=4),
+    "volume": lambda: VolumeSupernet(channels=4),
+    "text": lambda: TextSupernet(channels=4),
+    "mlp": lambda: MLPSupernet(width=8),
     "segmentation": lambda: SegmentationSupernet(layers_per_stage=1, width=0.25, image_size=64, num_classes=3),
 }
 
