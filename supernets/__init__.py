@@ -88,5 +88,11 @@ if TYPE_CHECKING:
     from .space import SearchSpace as SearchSpace
     from .space import SubnetConfig as SubnetConfig
     from .space import load_config as load_config
+    from .vit import AUTOFORMER_SPACES as AUTOFORMER_SPACES
+    from .vit import AUTOFORMERS as AUTOFORMERS
+    from .vit import ViTNetwork as ViTNetwork
+    from .vit import ViTSpace as ViTSpace
+    from .vit import ViTSupernet as ViTSupernet
+    from .vit import vit_blocks as vit_blocks
 
 __getattr__, __dir__, __all__ = lazy(__name__)

@@ -1,4 +1,7 @@
-"""Layers that use the first channels, and the inner part of the kernels, of what they have (arXiv:1908.09791)."""
+"""Layers that use the first channels, and the inner part of the kernels, of what they have (arXiv:1908.09791).
+
+Those of transformers are in ``elastic_transformer.py``.
+"""
 
 from __future__ import annotations
 
@@ -15,6 +18,22 @@ from .base import layout_of
 from .chain import make_divisible
 
 REDUCTION = 4  # of the channels in squeeze-and-excitation (MobileNetV3, arXiv:1905.02244, section 5.3)
+
+
+class PartialLayer(nn.Module, ABC):
+    """A layer that uses another part of a tensor than the first entries of every dimension."""
+
+    @abstractmethod
+    def part(self, name: str, shape: Sequence[int]) -> Tensor | None:
+        """What a layer of this shape uses of a parameter or buffer.
+
+        Args:
+            name: Of the parameter or buffer.
+            shape: That of the part.
+
+        Returns:
+            A tensor of this shape; ``None`` where the first entries are meant.
+        """
 
 
 class ElasticConv2d(nn.Conv2d):
@@ -35,12 +54,12 @@ class ElasticConv2d(nn.Conv2d):
 
     def forward(self, x: Tensor, out_channels: int | None = None) -> Tensor:
         """``[B, C_in, H, W] -> [B, out_channels, ceil(H / stride), ceil(W / stride)]``; by default all channels."""
-        weight = _laid_out(self.weight[:out_channels, : x.shape[1]], self.weight)
+        weight = laid_out(self.weight[:out_channels, : x.shape[1]], self.weight)
         bias = None if self.bias is None else self.bias[:out_channels]
         return F.conv2d(x, weight, bias, self.stride, self.padding)
 
 
-class ElasticDepthwise(nn.Conv2d):
+class ElasticDepthwise(nn.Conv2d, PartialLayer):
     """Depthwise convolution of the first channels with one of several kernels; keeps the resolution at stride 1.
 
     A smaller kernel is the centre of the next larger one, multiplied by a matrix that all channels of the layer share
@@ -76,22 +95,25 @@ class ElasticDepthwise(nn.Conv2d):
             raise ValueError(f"The size of a kernel of this convolution must be one of {self.kernels}; got {size}.")
         weight = self.weight[:channels]
         if not self.matrices:
-            return _laid_out(_centre(weight, size), self.weight)
+            return laid_out(_centre(weight, size), self.weight)
         with torch.autocast(weight.device.type, enabled=False):  # rounded once, as the weights of other layers are
             for small, large in zip(self.kernels[-2::-1], self.kernels[:0:-1], strict=True):
                 if small < size:
                     break
                 flat = _centre(weight, small).reshape(len(weight), small**2)
                 weight = F.linear(flat, self.matrices[f"{large}to{small}"]).view(-1, 1, small, small)
-        return _laid_out(weight, self.weight)
+        return laid_out(weight, self.weight)
 
     def forward(self, x: Tensor, size: int | None = None) -> Tensor:
         """``[B, C, H, W] -> [B, C, ceil(H / stride), ceil(W / stride)]``; by default with the largest kernel."""
         size, channels = size or self.kernels[-1], x.shape[1]
         return F.conv2d(x, self.kernel(channels, size), None, self.stride, size // 2, groups=channels)
 
+    def part(self, name: str, shape: Sequence[int]) -> Tensor | None:
+        return self.kernel(shape[0], shape[-1]) if shape[-1] in self.kernels else None
 
-def _laid_out(part: Tensor, whole: Tensor) -> Tensor:
+
+def laid_out(part: Tensor, whole: Tensor) -> Tensor:
     """A part of the weights as an extracted network has it: dense, with the strides its layout asks for."""
     layout = layout_of(whole)
     return part.contiguous(memory_format=layout).to(memory_format=layout)  # each leaves some strides alone
@@ -136,11 +158,13 @@ class ElasticBatchNorm2d(nn.BatchNorm2d):
 
 
 class ElasticLinear(nn.Linear):
-    """Linear layer that uses its first inputs."""
+    """Linear layer that uses its first inputs and outputs."""
 
-    def forward(self, x: Tensor) -> Tensor:
-        """``[B, features] -> [B, out_features]``."""
-        return F.linear(x, self.weight[:, : x.shape[1]].contiguous(), self.bias)
+    def forward(self, x: Tensor, out_features: int | None = None) -> Tensor:
+        """``[..., features] -> [..., out_features]``; by default all outputs."""
+        own = self._parameters["bias"]
+        bias = None if own is None else own[:out_features]
+        return F.linear(x, self.weight[:out_features, : x.shape[-1]].contiguous(), bias)
 
 
 class ElasticConvNorm(nn.Module):
@@ -215,22 +239,23 @@ def conv_norm(conv: nn.Conv2d, act: nn.Module | None = None) -> nn.Sequential:
 
 
 def by_importance(weight: Tensor) -> Tensor:
-    """Order of the channels a convolution reads, ``[C]``: largest sum of absolute weights first.
+    """Order of the channels that a convolution or a linear layer reads, ``[C]``: largest sum of absolute weights first.
 
     Args:
-        weight: ``[C_out, C, k, k]``.
+        weight: ``[C_out, C, ...]``.
     """
-    return weight.abs().sum((0, 2, 3)).argsort(descending=True, stable=True)
+    others = [dim for dim in range(weight.dim()) if dim != 1]
+    return weight.abs().sum(others).argsort(descending=True, stable=True)
 
 
-def permute_inputs(conv: nn.Conv2d, order: Tensor) -> None:
-    """Let a convolution read its channels in another order, in place."""
-    conv.weight.copy_(conv.weight[:, order])
+def permute_inputs(layer: nn.Conv2d | nn.Linear, order: Tensor) -> None:
+    """Let a layer read its channels in another order, in place."""
+    layer.weight.copy_(layer.weight[:, order])
 
 
-def permute_outputs(layer: ElasticConvNorm | nn.Conv2d, order: Tensor) -> None:
-    """Let a convolution write its channels in another order, in place, and normalise them in that order."""
-    parts: list[nn.Module] = [layer] if isinstance(layer, nn.Conv2d) else [layer.conv, layer.bn]
+def permute_outputs(layer: ElasticConvNorm | nn.Conv2d | nn.Linear, order: Tensor) -> None:
+    """Let a layer write its channels in another order, in place, and normalise them in that order."""
+    parts: list[nn.Module] = [layer.conv, layer.bn] if isinstance(layer, ElasticConvNorm) else [layer]
     for part in parts:
         for name, tensor in {**part._parameters, **part._buffers}.items():
             if tensor is not None and name != "num_batches_tracked":
@@ -260,8 +285,8 @@ def inherit_slices(target: nn.Module, source: nn.Module) -> None:
 
 def _whole(layer: nn.Module | None, part: str, own: Tensor) -> Tensor | None:
     """The tensor that ``own`` is the first part of; none if there is none."""
-    if isinstance(layer, ElasticDepthwise) and own.shape[-1] in layer.kernels:
-        return layer.kernel(own.shape[0], own.shape[-1])
+    if isinstance(layer, PartialLayer) and (used := layer.part(part, own.shape)) is not None:
+        return used
     whole = getattr(layer, part, None)
     if not isinstance(whole, Tensor) or whole.dim() != own.dim():
         return None

@@ -237,11 +237,11 @@ def drop_path(x: Tensor, probability: float) -> Tensor:
     """Zero each image of the batch with ``probability`` and scale the others up (arXiv:1605.07648, as in DARTS' code).
 
     Args:
-        x: ``[B, C, H, W]``.
+        x: ``[B, ...]``.
         probability: In [0, 1).
     """
     keep = 1 - probability
-    return x * x.new_empty(x.shape[0], 1, 1, 1).bernoulli_(keep).div_(keep)
+    return x * x.new_empty(x.shape[0], *[1] * (x.dim() - 1)).bernoulli_(keep).div_(keep)
 
 
 def scheduled_drop_path(final: float, *, step: int, steps: int, cell: int = 0, cells: int = 1) -> float:

@@ -1,7 +1,7 @@
 """Pretrained weights for elastic supernets: what fits of a timm model, and the layout of once-for-all's checkpoints.
 
-Nothing is downloaded here. Names are those of timm (huggingface/pytorch-image-models, ``mobilenetv3.py`` and
-``resnet.py``) and of both generations of mit-han-lab/once-for-all.
+Nothing is downloaded here. Names are those of timm (huggingface/pytorch-image-models, ``mobilenetv3.py``, ``resnet.py``
+and ``vision_transformer.py``) and of both generations of mit-han-lab/once-for-all.
 """
 
 from __future__ import annotations
@@ -15,7 +15,10 @@ import torch
 from torch import Tensor, nn
 
 from .elastic_resnet import ElasticResNetSupernet
+from .elastic_transformer import EPS as EPS_OF_TRANSFORMERS
+from .elastic_transformer import ElasticQKV
 from .mobilenetv3 import MobileNetV3Supernet
+from .vit import Pool, ViTBlock, ViTNetwork, ViTSupernet
 
 EPS = 1e-5  # of our batch normalisation
 COUNTER = "num_batches_tracked"  # a tensor of batch normalisation that not every checkpoint has
@@ -90,13 +93,21 @@ class Loaded:
     unused: tuple[str, ...]
 
 
-def load_timm(supernet: MobileNetV3Supernet | ElasticResNetSupernet, model: nn.Module | Mapping[str, Tensor]) -> Loaded:
+def load_timm(
+    supernet: MobileNetV3Supernet | ElasticResNetSupernet | ViTSupernet | ViTNetwork,
+    model: nn.Module | Mapping[str, Tensor],
+) -> Loaded:
     """Load what fits of a timm model into the largest network of a supernet.
 
     A MobileNetV3-Large, or a ResNet-D of bottlenecks, which has no shortcut in its stem. Its layers are the first ones
     of each stage; a tensor is taken if the shape is the same. Build the supernet with the kernels and expansions of the
     model, and width 1, for more to fit. Of a ``state_dict()`` nobody can tell how the model pads and normalises; timm's
     ``tf_`` models do so in another way and are refused as modules only.
+
+    Of a vision transformer (``vit_tiny_patch16_224``, ``deit_small_patch16_224``) all is loaded, but for a classifier
+    of other classes or none. An architecture of the supernet must compute what the model does: with the same embedding
+    dimension, blocks, patches and image, ``relative_position=False``, and ``pool="token"`` if the model reads its class
+    token. Larger architectures have its weights as a part of theirs. A :class:`~.vit.ViTNetwork` can be given, too.
 
     Args:
         supernet: Its weights change in place.
@@ -108,6 +119,8 @@ def load_timm(supernet: MobileNetV3Supernet | ElasticResNetSupernet, model: nn.M
     Raises:
         ValueError: If the model is built in another way. The supernet is unchanged.
     """
+    if isinstance(supernet, ViTSupernet | ViTNetwork):
+        return _load_timm_vit(supernet, model)
     resnet = isinstance(supernet, ElasticResNetSupernet)
     known = "resnet50d" if resnet else "mobilenetv3_large_100"
     if isinstance(supernet, ElasticResNetSupernet) and supernet.stem_shortcut and not _has_small_stem(supernet):
@@ -186,6 +199,101 @@ def _from_timm(name: str, *, resnet: bool) -> str:
     if found is None or found[3] not in block:
         return ""
     return f"stages.{int(found[1]) - offset}.{found[2]}.{block[found[3]]}.{tensor}"
+
+
+def _load_timm_vit(target: ViTSupernet | ViTNetwork, model: nn.Module | Mapping[str, Tensor]) -> Loaded:
+    """See :func:`load_timm`."""
+    theirs = dict(model.state_dict() if isinstance(model, nn.Module) else model)
+    source = {_from_timm_vit(name): tensor for name, tensor in theirs.items()}
+    settings = target.settings if isinstance(target, ViTSupernet) else dict(target.init_args)
+    strange = _unlike_our_vit(model, settings["pool"], settings["head_dim"]) if isinstance(model, nn.Module) else []
+    if settings["relative_position"]:
+        strange.append("relative positions (timm's have none: build yours with relative_position=False)")
+    twin = _vit_of(source, {**settings, "relative_position": False}) if not strange else None
+    if twin is not None:
+        strange = _misfits(twin, source, target)
+    elif not strange:
+        strange.append(f"the layers (there must be a class token, and blocks with heads of {settings['head_dim']})")
+    if twin is None or strange:
+        raise ValueError(
+            f"Weights of {type(target).__name__} come from a timm VisionTransformer of an architecture that it has; "
+            f"what differs is {', '.join(strange[:3])}{' and more' if len(strange) > 3 else ''}. Load another model, "
+            "or build yours like it."
+        )
+    own, kept = dict(target.named_modules()), twin.state_dict()
+    loaded = [name for name in kept if name in source and source[name].shape == kept[name].shape]
+    with torch.no_grad():
+        for name in loaded:
+            module, _, part = name.rpartition(".")
+            layer, value = own[module], source[name]
+            if isinstance(layer, ElasticQKV):
+                layer.set_part(part, value)
+            else:
+                layer.get_parameter(part)[tuple(slice(size) for size in value.shape)].copy_(value)
+    missing = target.state_dict().keys() - set(loaded)
+    unused = (name for name in theirs if _from_timm_vit(name) not in loaded)
+    return Loaded(tuple(sorted(loaded)), tuple(sorted(missing)), tuple(unused))
+
+
+def _from_timm_vit(name: str) -> str:
+    for theirs, ours in (("patch_embed.proj.", "patch_embed."), ("blocks.", "stages.0."), (".mlp.", ".")):
+        name = name.replace(theirs, ours)
+    return name
+
+
+def _vit_of(source: Mapping[str, Tensor], settings: Mapping[str, Any]) -> ViTNetwork | None:
+    """The network that has these weights, without memory for its own; ``None`` if they are of no such network."""
+    token = source.get("cls_token")
+    blocks: list[str] = []
+    while (first := source.get(f"stages.0.{len(blocks)}.fc1.weight")) is not None:
+        qkv = source.get(f"stages.0.{len(blocks)}.attn.qkv.weight", torch.empty(0))
+        heads, rest = divmod(len(qkv), 3 * settings["head_dim"])
+        if rest or not heads:
+            return None
+        blocks.append(str(ViTBlock(heads, first.shape[0] / first.shape[1])))
+    if token is None or not blocks:
+        return None
+    with torch.device("meta"):
+        return ViTNetwork(**{**settings, "blocks": blocks, "embed_dim": token.shape[-1]})
+
+
+def _misfits(twin: ViTNetwork, source: Mapping[str, Tensor], target: ViTSupernet | ViTNetwork) -> list[str]:
+    """Why these weights are of no architecture of ``target``."""
+    own, found = twin.state_dict(), list[str]()
+    for name in dict.fromkeys([*source, *own]):
+        if name in ("head.weight", "head.bias"):  # of other classes, or none
+            continue
+        if name not in own:
+            found.append(f"{name} (no place)")
+        elif name not in source:
+            found.append(f"{name} (none)")
+        elif source[name].shape != own[name].shape:
+            found.append(f"{name} ({list(source[name].shape)}, not {list(own[name].shape)})")
+    arch = twin.arch
+    told = f"{len(arch.stages[0])} blocks such as {arch.stages[0][0]!r}, embedding dimension {arch.width:g}"
+    if isinstance(target, ViTNetwork):
+        return found if arch == target.arch else [f"the architecture ({told})", *found]
+    try:
+        target.space.config(arch)
+    except ValueError:
+        return [f"the architecture ({told}), which its space has not", *found]
+    return found
+
+
+def _unlike_our_vit(model: nn.Module, pool: Pool, head_dim: int) -> list[str]:
+    """Parts that compute something else than ours with the same weights, and why."""
+    found: list[str] = []
+    for name, layer in model.named_modules():
+        if name.endswith(".attn") and getattr(layer, "head_dim", head_dim) != head_dim:
+            found.append(f"{name}.num_heads ({layer.num_heads} of {layer.head_dim}, not {head_dim})")
+        if isinstance(layer, nn.LayerNorm) and layer.eps != EPS_OF_TRANSFORMERS:
+            found.append(f"{name} (eps {layer.eps:g}, not {EPS_OF_TRANSFORMERS:g})")
+        if name.endswith("mlp.act") and not (isinstance(layer, nn.GELU) and layer.approximate == "none"):
+            found.append(f"{name} ({layer}, not GELU)")
+    theirs = getattr(model, "global_pool", "token")
+    if theirs != {"token": "token", "average": "avg"}[pool]:
+        found.append(f"pooling ({theirs!r}; yours has pool={pool!r})")
+    return found
 
 
 def convert_ofa(checkpoint: Mapping[str, Any], supernet: MobileNetV3Supernet) -> dict[str, Tensor]:

@@ -55,7 +55,7 @@ _TEXTS = {
         _MODEL.format(
             methods="NAT",
             example="--model.objectives \"['macs']\"",
-            supernets="MobileNetV3Supernet, ElasticResNetSupernet",
+            supernets="MobileNetV3Supernet, ElasticResNetSupernet, ViTSupernet",
         ),
         "oneshot pareto --config experiments/nat/digits.yaml, then: oneshot pick runs/pareto --knee",
     ),

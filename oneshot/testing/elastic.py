@@ -28,6 +28,7 @@ from oneshot.supernets.elastic_layers import (
     ElasticDepthwise,
     ElasticLinear,
 )
+from oneshot.supernets.elastic_transformer import ElasticAttention, ElasticLayerNorm, ElasticPatchEmbedding, ElasticQKV
 from oneshot.supernets.space import NONE, IntMatrix, SearchSpace, SubnetConfig
 
 from .spaces import SupernetContract, disturb, draw_configs, surprise
@@ -39,6 +40,10 @@ SHARED = (
     ElasticDepthwise,
     ElasticBatchNorm2d,
     ElasticLinear,
+    ElasticAttention,
+    ElasticLayerNorm,
+    ElasticPatchEmbedding,
+    ElasticQKV,
 )
 
 
@@ -181,8 +186,11 @@ class ElasticContract(SupernetContract):
             assert torch.equal(network(x), supernet(x, config))
 
     def test_a_resolution_is_the_size_of_the_inputs(self, supernet: ElasticSupernet) -> None:
+        """The width of images that are no squares; their heights are in proportion."""
+        channels, height, width = supernet.input_shape
         for config in self.configs(supernet):
-            assert supernet.shape_of(config) == (supernet.input_shape[0], *[config[RESOLUTION][0]] * 2)
+            size = int(config[RESOLUTION][0])
+            assert supernet.shape_of(config) == (channels, round(size * height / width), size)
         assert supernet.input_shape[-1] == supernet.space.largest[RESOLUTION][0]
 
     @pytest.mark.parametrize("setting", ["channels_last", "bfloat16"])
@@ -240,9 +248,9 @@ class ElasticContract(SupernetContract):
     def test_images_of_another_size_are_resized_to_the_resolution(self, supernet: ElasticSupernet) -> None:
         settle(supernet).eval()
         for config in self.configs(supernet)[:4]:
-            size = int(config[RESOLUTION][0])
-            x = torch.randn(2, supernet.input_shape[0], size + 3, size + 3)
-            small = F.interpolate(x, (size, size), mode="bilinear", antialias=True, align_corners=False)
+            channels, height, width = supernet.shape_of(config)
+            x = torch.randn(2, channels, round(height * (width + 3) / width), width + 3)
+            small = F.interpolate(x, (height, width), mode="bilinear", antialias=True, align_corners=False)
             with torch.no_grad():
                 assert torch.equal(supernet(x, config), supernet(small, config))
 

@@ -24,6 +24,7 @@ from oneshot.supernets import (
     SeriesSupernet,
     Supernet,
     TextSupernet,
+    ViTSupernet,
     VolumeSupernet,
     reduced_space,
 )
@@ -40,6 +41,7 @@ SUPERNETS: dict[str, Callable[[], Supernet]] = {
     "proxyless": lambda: ProxylessSupernet(width=0.25, image_size=32),
     "mobilenetv3": lambda: MobileNetV3Supernet(image_size=32, widths=(0.2, 0.25)),
     "resnet": lambda: ElasticResNetSupernet(image_size=32),
+    "vit": lambda: ViTSupernet(image_size=32, embed_dims=(64, 96)),
     "recurrent": lambda: RecurrentSupernet(num_classes=30, size=8),
     "series": lambda: SeriesSupernet(channels=4),
     "volume": lambda: VolumeSupernet(channels=4),

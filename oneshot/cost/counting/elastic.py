@@ -154,7 +154,7 @@ def count_elastic(supernet: ElasticSupernet, what: Counted, unit: str) -> Condit
     Raises:
         ValueError: If the cost is more than the layers' and a fixed one.
     """
-    space, channels = supernet.space, supernet.input_shape[0]
+    space = supernet.space
     sizes, widths = space[RESOLUTION].candidates, space[WIDTH].candidates
     most = max(len(stage.candidates) for stage in space.stages)
     table = np.zeros((len(sizes), len(widths), space.num_genes - 2, most + 1))
@@ -167,7 +167,8 @@ def count_elastic(supernet: ElasticSupernet, what: Counted, unit: str) -> Condit
         config = space.config(ElasticArch(int(sizes[-1]), float(width), blocks))
         network = supernet.extract(config, inherit=False)
         for s, size in enumerate(sizes[:1] if what == "params" else sizes):
-            layers, fixed[s, w] = _layers_and_rest(network, what, (channels, int(size), int(size)))
+            shape = supernet.shape_of(space.config(ElasticArch(int(size), float(width), blocks)))
+            layers, fixed[s, w] = _layers_and_rest(network, what, shape)
             start = 0
             for own, depth, (stage, _, columns) in zip(picks, depths, space.stage_columns(), strict=True):
                 found = layers[start : start + depth]
