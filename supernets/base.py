@@ -100,6 +100,8 @@ class Supernet(nn.Module, ABC):
         task: What the logits are for, and so how they are trained and measured.
         texts: Whether inputs are texts, with a label for every word.
         has_resolutions: Whether architectures differ in resolution: :meth:`run_config` resizes images for them.
+        has_candidates: Whether an architecture picks one of the candidate operations at every place, so that there is a
+            number for each, as in tables of latencies.
         settings: What all networks of the supernet are built with that a resumed search must share.
         gradient_checkpointing: Keep nothing of a cell but its inputs, and compute it again in the backward pass: less
             memory for a third more time (arXiv:1604.06174).
@@ -108,6 +110,7 @@ class Supernet(nn.Module, ABC):
     task: Task = "classification"
     texts: bool = False
     has_resolutions: bool = False
+    has_candidates: bool = False
     settings: Mapping[str, Any] = MappingProxyType({})
     gradient_checkpointing: bool = False
     space: SearchSpace
@@ -172,6 +175,13 @@ class Supernet(nn.Module, ABC):
         """Last side of the inputs of an architecture: of square images, their height and width."""
         return self.shape_of(config)[-1]
 
+    def sort_channels(self) -> bool:
+        """Put channels that smaller architectures leave out last, by importance; whether any weights have moved.
+
+        The function of the largest architecture stays the same. Nothing to do here; elastic supernets do it.
+        """
+        return False
+
     def candidate_parameters(self) -> dict[str, Tensor]:
         """Number of weights behind every candidate, ``{choice: [R, O]}``; empty where candidates share weights."""
         return {}
@@ -206,6 +216,7 @@ class OperationSupernet(Supernet):
         partial_channels: K, where the candidates read the first of K parts of the channels (PC-DARTS).
     """
 
+    has_candidates = True
     partial_channels: int = 1
 
     @abstractmethod

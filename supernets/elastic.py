@@ -391,6 +391,10 @@ class ElasticSupernet(Supernet, ABC):
         channels, height, width = self.input_shape
         return channels, round(height * resolution / width), resolution
 
+    def sort_channels(self) -> bool:
+        sort_channels(self)
+        return True
+
     def check_images(self, size: int) -> None:
         highest = min(self.input_shape[1:])
         if size < highest and not self.upsample:

@@ -24,7 +24,6 @@ from oneshot.cost import (
     Verification,
     bundled_sources,
     describe_supernet,
-    fit_predictor,
     measure_samples,
     read_csv,
     read_record,
@@ -36,6 +35,7 @@ from oneshot.cost.latency.device import DType, Runtime
 from oneshot.cost.latency.table import UNRECORDED
 from oneshot.cost.learned.few_shot import MEASUREMENTS
 from oneshot.cost.learned.fit import SAMPLES
+from oneshot.cost.learned.measured import learned_cost
 from oneshot.cost.record import changes, noise_doubt
 from oneshot.report.latency import draw_agreement
 from oneshot.report.style import save_figure
@@ -43,7 +43,6 @@ from oneshot.report.tables import network_table
 from oneshot.storage.files import write_atomically
 from oneshot.storage.lock import RunLock
 from oneshot.supernets.base import Supernet
-from oneshot.supernets.elastic import ElasticSupernet
 from oneshot.supernets.space import IntMatrix
 
 from .data_defaults import build_data, fit_to_data
@@ -51,7 +50,7 @@ from .options import OneLineErrors
 from .terminal import console, say, with_configurations_as_utf8
 
 VERIFIED = 50
-NETWORKS = 200  # how many of an elastic space are measured by default
+NETWORKS = 200  # how many are measured by default where there is no table
 
 
 def measure(args: Sequence[str]) -> None:
@@ -59,29 +58,28 @@ def measure(args: Sequence[str]) -> None:
 
     The table of ``--out table.json`` has ``table.journal`` beside it, with the raw timings, from which an interrupted
     measurement goes on; verification writes ``table.verify.json``, ``table.verify.png`` and ``table.verify.journal``.
-    With ``--few-shot``, and of elastic spaces, there is no table but a ``.csv`` of some networks, from which a cost
-    model is made.
+    With ``--few-shot``, and of spaces without candidates, there is no table but a ``.csv`` of some networks, from which
+    a cost model is made.
 
     Raises:
         FileExistsError: If the table is there, and neither to be verified nor replaced.
     """
     options, supernet = _parse(args)
     target = Device(options.runtime, options.device, batch=options.batch, dtype=options.dtype, threads=options.threads)
-    elastic = isinstance(supernet, ElasticSupernet)
-    out = Path(options.out or ("runs/latency.csv" if options.few_shot or elastic else "runs/latency.json"))
+    table = supernet.has_candidates and not options.few_shot
+    out = Path(options.out or ("runs/latency.json" if table else "runs/latency.csv"))
     with RunLock(out.parent, out.name):
         _measure(options, supernet, target, out)
 
 
 def _measure(options: Namespace, supernet: Supernet, target: Device, out: Path) -> None:
     """Do what :func:`measure` says, with the files locked against other processes."""
-    elastic = isinstance(supernet, ElasticSupernet)
     journal, verified = out.with_suffix(".journal"), out.with_suffix(".verify.journal")
     if options.overwrite:
         for path in (out, journal, verified):
             path.unlink(missing_ok=True)
-    if elastic:
-        return _elastic(options, supernet, target, out, journal)
+    if not supernet.has_candidates:
+        return _networks(options, supernet, target, out, journal)
     if options.few_shot or options.elsewhere:
         return _few_shot(options, supernet, target, out, journal)
     if out.exists() and not options.verify:
@@ -141,13 +139,14 @@ def _few_shot(options: Namespace, supernet: Supernet, target: Device, out: Path,
     say(f"Measurements: {out}. Next: --model.penalty.cost {out} in a search.")
 
 
-def _elastic(options: Namespace, supernet: Supernet, target: Device, out: Path, journal: Path) -> None:
-    """Measure random networks of an elastic space, and say how well they predict each other."""
+def _networks(options: Namespace, supernet: Supernet, target: Device, out: Path, journal: Path) -> None:
+    """Measure random networks of a space without candidates, and say how well they predict each other."""
     space, networks = supernet.space, options.networks or NETWORKS
-    if options.few_shot or options.verify or out.suffix != ".csv" or networks < SAMPLES["elastic"]:
+    least = min(SAMPLES["elastic"], SAMPLES["pairwise"])
+    if options.few_shot or options.verify or out.suffix != ".csv" or networks < least:
         raise ValueError(
             f"In space {space.name!r} what a block needs depends on other choices, so there is no table: at least "
-            f"{SAMPLES['elastic']} random networks are measured (--networks, {NETWORKS} by default) and written to "
+            f"{least} random networks are measured (--networks, {NETWORKS} by default) and written to "
             f"--out FILE.csv, without --verify and --few-shot; got --networks {networks} --verify {options.verify} "
             f"--few-shot {options.few_shot} --out {out}."
         )
@@ -158,7 +157,7 @@ def _elastic(options: Namespace, supernet: Supernet, target: Device, out: Path, 
     if (measured := _measured(options, supernet, target, out, journal, draw)) is None:
         return
     genes, ms, record = measured
-    agreement = fit_predictor(space, genes, ms, kind="elastic").validation["elastic"]
+    _, agreement = learned_cost(space, genes, ms)
     say(
         f"{len(ms)} networks need {ms.min():.3g} to {ms.max():.3g} ms; learned from the others, "
         f"{agreement.within_10:.0%} of them are predicted within 10 %, Kendall's tau {agreement.kendall:.3f}.",
@@ -263,7 +262,7 @@ def _parser() -> ArgumentParser:
         "--networks",
         type=int | None,
         default=None,
-        help="to measure; by default 3 for each unknown, of elastic spaces 200",
+        help="to measure; by default 3 for each unknown, without a table 200",
     )
     parser.add_argument("--verify", type=int, default=0, help="compare with this many whole random networks")
     parser.add_argument(
@@ -272,7 +271,7 @@ def _parser() -> ArgumentParser:
     parser.add_argument(
         "--elsewhere",
         action="store_true",
-        help="with --few-shot, or of an elastic space: write a .csv, to be filled in elsewhere",
+        help="with --few-shot, or of a space without candidates: write a .csv, to be filled in elsewhere",
     )
     parser.add_argument("--seed", type=int, default=0, help="of the networks")
     parser.add_argument("--overwrite", action="store_true", help="begin anew, where otherwise a run is gone on with")

@@ -30,6 +30,7 @@ class CostModel(nn.Module, ABC):
         record: The networks it was counted or measured for, and the device; None if they are not known.
         doubts: Why its numbers may be wrong, such as the noise of its measurements.
         deviation: Standard deviation of the truth from the model, relative, where that was measured; 0 otherwise.
+        slow: Whether every architecture takes milliseconds or more, and not microseconds.
     """
 
     space: SearchSpace
@@ -39,6 +40,7 @@ class CostModel(nn.Module, ABC):
     record: Record | None = None
     doubts: tuple[str, ...] = ()
     deviation: float = 0.0
+    slow: bool = False
 
     def cost(self, config: SubnetConfig) -> float:
         """Cost of one architecture.
@@ -51,6 +53,10 @@ class CostModel(nn.Module, ABC):
     @abstractmethod
     def costs(self, genes: IntMatrix) -> npt.NDArray[np.float64]:
         """Costs of many architectures: ``[N, G]`` -> ``[N]``."""
+
+    def exact_costs(self, genes: IntMatrix) -> npt.NDArray[np.float64]:
+        """:meth:`costs` that are to be reported; models that have a shortcut for many architectures don't take it."""
+        return self.costs(genes)
 
     @abstractmethod
     def expected(self, weights: Mapping[str, Tensor]) -> Tensor:

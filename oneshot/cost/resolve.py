@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from typing import TypeAlias
 
 from oneshot.supernets.base import Supernet
+from oneshot.supernets.space import SubnetConfig
 
 from .counting.candidates import UNITS, count_candidates
+from .counting.traced import TracedCost
 from .latency.table import UNIT, LatencyTable
 from .learned.measured import measured_cost
 from .model import CostModel
 from .record import check_doubts
 
 GivenCost: TypeAlias = CostModel | str
+OwnCost: TypeAlias = CostModel | Callable[[SubnetConfig], float] | str
+OwnCosts: TypeAlias = Mapping[str, OwnCost] | Callable[[SubnetConfig], float]
 
 TABLE, MEASURED = ".json", ".csv"
 FILES = (TABLE, MEASURED)
@@ -69,3 +74,40 @@ def resolve_cost(
     model.check_supernet(supernet)
     check_doubts(model.doubts, source, allowed=allow_noisy)
     return model
+
+
+def own_costs(given: OwnCosts | None, supernet: Supernet, *, allow_noisy: bool = False) -> dict[str, CostModel]:
+    """Cost models by name, of what ``costs=`` of a search may be.
+
+    Args:
+        given: Costs by name, each a cost model, a name or file as :func:`resolve_cost` takes it, or a function of a
+            ``SubnetConfig`` that returns a number; a function alone is ``{"macs": function}``.
+        supernet: The supernet whose architectures have the costs.
+        allow_noisy: See :func:`resolve_cost`.
+
+    Raises:
+        ValueError: If something is no cost, or the costs are of another supernet.
+
+    Example:
+        >>> from oneshot.supernets import NASBench201Supernet
+        >>> supernet = NASBench201Supernet(channels=4, cells_per_stage=1, image_size=8)
+        >>> costs = own_costs({"convolutions": lambda config: sum("conv" in op for op in config["cell"])}, supernet)
+        >>> costs["convolutions"].cost(supernet.space.sample(0))
+        2.0
+    """
+    if given is None:
+        return {}
+    if not isinstance(given, Mapping):
+        given = {"macs": given}
+    found: dict[str, CostModel] = {}
+    for name, cost in given.items():
+        if isinstance(cost, CostModel | str):
+            found[name] = resolve_cost(cost, supernet, allow_noisy=allow_noisy, what=f"The cost {name!r}")
+        elif callable(cost):
+            found[name] = TracedCost(supernet.space, cost, unit=UNITS.get(name, ""), what=name)  # type: ignore[call-overload]  # any name
+        else:
+            raise ValueError(
+                f"A cost must be a CostModel, its name or file, or a function of a SubnetConfig; got {cost!r} for "
+                f"{name!r}."
+            )
+    return found

@@ -11,8 +11,9 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from oneshot.cost import count_candidates
+from oneshot.cost.counting.candidates import count_candidates
 from oneshot.cost.extremes import extremes, restrict
+from oneshot.cost.resolve import OwnCosts, own_costs
 from oneshot.functional import alpha_divergence
 from oneshot.supernets.base import Supernet
 from oneshot.supernets.space import Candidate, IntMatrix, SearchSpace, SubnetConfig
@@ -82,7 +83,7 @@ class SandwichTraining(PathTraining):
     :func:`~oneshot.evaluation.recalibration.recalibrated`.
 
     Args:
-        supernet: Any supernet, elastic or of operation choices.
+        supernet: Any supernet.
         random_paths: Sub-networks that are drawn in every step.
         smallest: Whether the smallest is trained in every step.
         distillation: ``"alpha"`` and ``"kl"`` have the others learn from the largest; ``"none"`` from the labels.
@@ -90,13 +91,17 @@ class SandwichTraining(PathTraining):
         clip: Likewise.
         phases: Restrictions, one after the other; the whole space after the last. Their epochs are at most those of the
             fit.
+        costs: What architectures cost, by name, where it is not to be counted: cost models, or functions of a
+            ``SubnetConfig``, see :func:`~oneshot.cost.resolve.own_costs`. ``"macs"`` says what is large and what small.
         **kwargs: See :class:`~oneshot.engine.paths.PathTraining`.
 
     Raises:
         ValueError: If a number is out of its range, or a phase does not fit the space.
 
     Attributes:
-        macs: Multiply-accumulates of every architecture, which say what is large and what small.
+        macs: Multiply-accumulates of every architecture, which say what is large and what small. Those of spaces
+            that nothing is known of are counted network by network, see :func:`~oneshot.cost.count_candidates`.
+        costs: The cost models of ``costs``, by name.
         smallest_and_largest: Of every phase, and at the end of the whole space, G genes each.
     """
 
@@ -110,6 +115,7 @@ class SandwichTraining(PathTraining):
         alphas: Sequence[float] = (-1.0, 1.0),
         clip: float = 5.0,
         phases: Sequence[Phase] = (),
+        costs: OwnCosts | None = None,
         **kwargs: Any,
     ) -> None:
         super().__init__(supernet, **kwargs)
@@ -123,7 +129,8 @@ class SandwichTraining(PathTraining):
             raise ValueError(f"A phase must last at least one epoch; got {[phase.epochs for phase in phases]}.")
         self.random_paths, self.smallest, self.phases = random_paths, smallest, tuple(phases)
         self.distillation, self.divergences, self.clip = distillation, tuple(alphas), clip
-        space, self.macs = supernet.space, count_candidates(supernet, "macs")
+        space, self.costs = supernet.space, own_costs(costs, supernet)
+        self.macs = self.costs["macs"] if "macs" in self.costs else count_candidates(supernet, "macs")
         self._picks: list[list[IntMatrix]] = []  # of every phase and gene
         self.smallest_and_largest: list[tuple[IntMatrix, IntMatrix]] = []
         for phase in (*self.phases, Phase(1)):
@@ -177,6 +184,6 @@ class SandwichSearch(SandwichTraining, WeightSharingSearch):
     """Trains by the sandwich rule, then compares architectures as in a search by weight sharing.
 
     Args:
-        supernet: Any supernet, elastic or of operation choices.
+        supernet: Any supernet.
         **kwargs: See :class:`SandwichTraining` and :class:`~oneshot.engine.sharing.WeightSharingSearch`.
     """

@@ -16,7 +16,7 @@ class AlphaNet(SandwichSearch):
     authors' code does not decay batch normalisation and biases.
 
     Args:
-        supernet: Any supernet, elastic or of operation choices.
+        supernet: Any supernet.
         **kwargs: See :class:`~oneshot.engine.sandwich.SandwichSearch`.
 
     Example:

@@ -16,7 +16,7 @@ class BigNAS(SandwichSearch):
     batch normalisation and biases, and the learning rate that ends at a constant.
 
     Args:
-        supernet: Any supernet, elastic or of operation choices.
+        supernet: Any supernet.
         **kwargs: See :class:`~oneshot.engine.sandwich.SandwichSearch`.
 
     Example:

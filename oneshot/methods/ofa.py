@@ -11,7 +11,7 @@ from torch import Tensor
 
 from oneshot.engine.sandwich import Phase, SandwichSearch
 from oneshot.supernets.base import Subnet, Supernet, batch_statistics
-from oneshot.supernets.elastic import ElasticSupernet, resized, sort_channels
+from oneshot.supernets.elastic import resized
 from oneshot.supernets.space import NONE, Candidate, SearchSpace, SubnetConfig
 
 BLOCK = re.compile(r"k(\d+)_e(\d+)")  # a block's name: kernel and expansion
@@ -77,8 +77,7 @@ class OnceForAll(SandwichSearch):
         super().on_train_epoch_start()
         if self.teacher is not None and self.current_epoch == self._largest_epochs:
             self.teacher.load_state_dict(self._copy_of_the_largest().state_dict())
-        if isinstance(self.supernet, ElasticSupernet) and 0 < self.current_epoch == self._epochs_of_wide_blocks:
-            sort_channels(self.supernet)
+        if 0 < self.current_epoch == self._epochs_of_wide_blocks and self.supernet.sort_channels():
             self.weight_optimizer.optimizer.state.clear()
 
     def paths(self, step: int) -> list[SubnetConfig]:

@@ -67,10 +67,11 @@ class NAT(SandwichTraining):
     continuous distributions of genes, which categorical ones replace (the authors' answer in their issue 7).
 
     Args:
-        supernet: Any supernet, elastic or of operation choices.
+        supernet: Any supernet.
         objectives: What is minimised beside the error: ``"params"``, ``"macs"``, ``"memory"``, a path of a latency
-            table (``.json``) or of measured networks (``.csv``), or an :class:`~oneshot.nat.objectives.Objective`. One
-            file is the objective ``latency``; several have the names of the files, ``phone`` of ``phone.json``.
+            table (``.json``) or of measured networks (``.csv``), a name of ``costs``, or an
+            :class:`~oneshot.nat.objectives.Objective`. One file is the objective ``latency``; several have the names of
+            the files, ``phone`` of ``phone.json``.
         constraints: Upper bounds by objective, ``{"macs": 3e8}``; a pair has the probability with which it must hold.
         warmup_epochs: Epochs before the first search.
         iterations: Searches.
@@ -146,12 +147,15 @@ class NAT(SandwichTraining):
         self.calibration_images, self.evaluation_batch = calibration_images, evaluation_batch
         macs = Objective("macs", model=self.macs)
         several = sum(isinstance(given, str) and given.endswith(FILES) for given in objectives) > 1
+        own = {name: Objective(name, model=model) for name, model in self.costs.items()} | {"macs": macs}
         known = [
-            macs if given == "macs" else objective_of(given, supernet, by_file=several, allow_noisy=allow_noisy)
+            own[given]
+            if isinstance(given, str) and given in own
+            else objective_of(given, supernet, by_file=several, allow_noisy=allow_noisy)
             for given in objectives
         ]
         bounds = [
-            _bound(name, bound, [*known, macs], supernet, allow_noisy=allow_noisy)
+            _bound(name, bound, [*known, *own.values()], supernet, allow_noisy=allow_noisy)
             for name, bound in (constraints or {}).items()
         ]
         self.pareto = ParetoSearch(

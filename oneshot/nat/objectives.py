@@ -75,14 +75,21 @@ class Objective:
             way_out = "Build it for the space of the search."
             space.check_same(self.model.space, f"The model of objective {self.name!r}", way_out)
 
-    def values(self, genes: IntMatrix) -> Floats:
+    def values(self, genes: IntMatrix, *, exact: bool = False) -> Floats:
         """Costs of architectures, ``[N, G]`` -> ``[N]``.
+
+        Args:
+            genes: The architectures.
+            exact: Whether they are to be reported, see :meth:`~oneshot.cost.CostModel.exact_costs`.
 
         Raises:
             ValueError: If the model returns something else than finite numbers.
         """
         assert self.model is not None
-        costs = self.model.costs(genes) if isinstance(self.model, CostModel) else self.model(genes)
+        if isinstance(self.model, CostModel):
+            costs: npt.ArrayLike = self.model.exact_costs(genes) if exact else self.model.costs(genes)
+        else:
+            costs = self.model(genes)
         y = np.asarray(costs, np.float64)
         if y.shape != (len(genes),) or not np.isfinite(y).all():
             bad = "" if y.shape != (len(genes),) else f" with {int((~np.isfinite(y)).sum())} values that are not finite"

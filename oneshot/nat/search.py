@@ -227,8 +227,8 @@ class ParetoSearch:
         assert self.predictor is not None
         return np.column_stack([self.predictor.predict(genes)[0], self._costs(genes)])
 
-    def _costs(self, genes: IntMatrix) -> Floats:
-        costs = [objective.values(genes) for objective in self.objectives]
+    def _costs(self, genes: IntMatrix, *, exact: bool = False) -> Floats:
+        costs = [objective.values(genes, exact=exact) for objective in self.objectives]
         return np.stack(costs, axis=1) if costs else np.zeros((len(genes), 0))
 
     def _excesses(self, genes: IntMatrix) -> Floats:
@@ -302,7 +302,7 @@ class ParetoSearch:
         rows = check_canonical(self.space, genes)
         y = self._check_errors(errors, len(rows))
         with _quiet():
-            self.archive.add(rows, np.column_stack([y, self._costs(rows)]))
+            self.archive.add(rows, np.column_stack([y, self._costs(rows, exact=True)]))
         asked = [self._pending.pop(key) for key in keys(rows) if key in self._pending]
         if asked and not self._pending:
             self._history.append(self._measured(self._proposal))
@@ -395,7 +395,7 @@ class ParetoSearch:
                     f"This search has the {what} {a}, the saved one {b}. Resume with the same, or start anew."
                 )
         with _quiet():
-            costs = self._costs(archive.genes)
+            costs = self._costs(archive.genes, exact=True)
         if not np.allclose(costs, archive.values[:, 1:], rtol=1e-6, atol=0):
             raise ValueError(
                 "The cost models do not give the costs that the saved search had. Resume with the same models, or "

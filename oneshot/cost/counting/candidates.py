@@ -25,9 +25,10 @@ from oneshot.supernets.execution import CellPlan, CellRun, ChainPlan, EqualPlan,
 from oneshot.supernets.space import Floats, IntMatrix, SubnetConfig
 
 from .elastic import Counted as Counted
-from .elastic import count_elastic
+from .elastic import NoTablesError, count_elastic
 from .network import Counts, Visit, count, trace
 from .peak import PeakCost, Segment, always
+from .traced import trace_candidates
 
 UNITS: dict[Counted, str] = {"params": "params", "macs": "MACs", "memory": "bytes"}
 LARGEST = 2**22  # entries of a table over the edges of a node
@@ -41,7 +42,8 @@ def count_candidates(supernet: Supernet, what: Counted, *, image_size: int | Non
     Parameters and MACs are sums over the candidates (:class:`AdditiveCost`), or where channels depend on the wiring, in
     NAS-Bench-1Shot1, one table. Memory, which rises and falls, is put together from the peak and the output of every
     candidate in the order in which the networks run (:class:`PeakCost`). In elastic spaces there is a table for every
-    resolution and width (:class:`ConditionalCost`).
+    resolution and width (:class:`ConditionalCost`). In other spaces, and where counts are no such sums, networks
+    are counted one by one, and tables found of the genes that act together (:class:`~oneshot.cost.TracedCost`).
 
     Nothing is drawn from the random numbers of the caller.
 
@@ -54,8 +56,8 @@ def count_candidates(supernet: Supernet, what: Counted, *, image_size: int | Non
         The costs in params, MACs or bytes. They remember the networks that were counted, and are refused for others.
 
     Raises:
-        ValueError: If there is no such count, there are no images of this size, an unknown space has counts that are no
-            sums or is asked for its memory, or the nodes of a cell have too many combinations of edges for its memory.
+        ValueError: If there is no such count, there are no images of this size, or the nodes of a cell have too many
+            combinations of edges for its memory.
 
     Example:
         >>> from oneshot.supernets import NASBench201Supernet
@@ -71,30 +73,31 @@ def count_candidates(supernet: Supernet, what: Counted, *, image_size: int | Non
             f"image_size must be the height and width of square images, at least 1; got {image_size} for inputs of "
             f"shape {list(shape)}. Leave it out to count at the shape of the supernet."
         )
-    if isinstance(supernet, ElasticSupernet):
-        if image_size is not None:
-            raise ValueError(
-                f"The resolution is a choice of space {supernet.space.name!r}, counted at all of "
-                f"{supernet.space['resolution'].candidates}; got image_size={image_size}. Leave it out."
-            )
-        with own_random_numbers(supernet):
-            counted = count_elastic(supernet, what, UNITS[what])
-        counted.record = _record(supernet, what, shape)
-        return counted
-    if not isinstance(supernet, OperationSupernet):
+    if isinstance(supernet, ElasticSupernet) and image_size is not None:
         raise ValueError(
-            f"A supernet that is counted must have operation choices, or be elastic; got a "
-            f"{type(supernet).__name__}. Write a CostModel for it; "
-            "count(supernet.extract(config), shape) has the counts of one architecture."
+            f"The resolution is a choice of space {supernet.space.name!r}, counted at all of "
+            f"{supernet.space['resolution'].candidates}; got image_size={image_size}. Leave it out."
         )
     shape = shape if image_size is None else (shape[0], image_size, image_size)
-    with own_random_numbers(supernet):
-        found = _count(supernet, what, shape)
-    if what != "params":
+    try:
+        with own_random_numbers(supernet):
+            found = _by_tables(supernet, what, shape)
+    except NoTablesError:
+        found = None
+    if found is None:
+        found = trace_candidates(supernet, what, UNITS[what], shape=None if image_size is None else shape)
+    if what != "params" and not isinstance(supernet, ElasticSupernet):
         found.input_shape = tuple(shape)
         found.image_size = shape[-1] if len(shape) == 3 and shape[1] == shape[2] else None
     found.record = _record(supernet, what, shape)
     return found
+
+
+def _by_tables(supernet: Supernet, what: Counted, shape: tuple[int, ...]) -> CostModel | None:
+    """Costs by what is known of a space; None where nothing is."""
+    if isinstance(supernet, ElasticSupernet):
+        return count_elastic(supernet, what, UNITS[what])
+    return _count(supernet, what, shape) if isinstance(supernet, OperationSupernet) else None
 
 
 def _record(supernet: Supernet, what: Counted, shape: tuple[int, ...]) -> Record:
@@ -106,7 +109,7 @@ def _record(supernet: Supernet, what: Counted, shape: tuple[int, ...]) -> Record
     return Record(found)
 
 
-def _count(supernet: OperationSupernet, what: Counted, shape: tuple[int, ...]) -> CostModel:
+def _count(supernet: OperationSupernet, what: Counted, shape: tuple[int, ...]) -> CostModel | None:
     plan = supernet.execution_plan(supernet.extract(supernet.space.sample(0), inherit=False))
     if isinstance(plan, EqualPlan):
         return _equal(supernet, plan, what, shape)
@@ -118,11 +121,7 @@ def _count(supernet: OperationSupernet, what: Counted, shape: tuple[int, ...]) -
         return _chain_memory(supernet, shape)
     if isinstance(plan, CellPlan):
         return _cell_memory(supernet, shape)
-    raise ValueError(
-        f"How the memory of candidates adds up follows from the order in which a network runs, which is not known for "
-        f"space {supernet.space.name!r}. Override {type(supernet).__name__}.execution_plan, or take "
-        "count(supernet.extract(config), shape).memory, which is that of one architecture."
-    )
+    return None  # how it adds up follows from the order in which a network runs, which is not known
 
 
 # Taking networks apart.
@@ -220,7 +219,7 @@ def _additive(supernet: OperationSupernet, what: Counted, shape: tuple[int, ...]
             row[pick] = sum(part.count(what) for part in parts)
         fixed.add(run.count(what) - sum(part.count(what) for parts in run.picks for part in parts))
     if len(fixed) > 1:
-        raise _not_a_sum(supernet, what)
+        raise NoTablesError
     return AdditiveCost(supernet.space, _as_choices(supernet, rows), unit=UNITS[what], fixed=fixed.pop())
 
 
@@ -245,15 +244,8 @@ def _by_differences(supernet: OperationSupernet, what: Counted, shape: tuple[int
     model = AdditiveCost(space, _as_choices(supernet, rows), unit=UNITS[what], fixed=fixed)
     for genes in space.sample_matrix(16, 0):
         if model.costs(genes[None])[0] != counted(genes):
-            raise _not_a_sum(supernet, what)
+            raise NoTablesError
     return model
-
-
-def _not_a_sum(supernet: OperationSupernet, what: Counted) -> ValueError:
-    return ValueError(
-        f"The {UNITS[what]} of space {supernet.space.name!r} are not a sum over its rows, so no table of candidates "
-        "gives them. Write a CostModel for it; count(supernet.extract(config), shape) has those of one architecture."
-    )
 
 
 def _equal(supernet: OperationSupernet, plan: EqualPlan, what: Counted, shape: tuple[int, ...]) -> AdditiveCost:

@@ -22,6 +22,10 @@ Reduce: TypeAlias = Literal["sum", "max"]
 Counted: TypeAlias = Literal["params", "macs", "memory"]
 
 
+class NoTablesError(Exception):
+    """The counts of a space are no sums of what its parts have, so networks are counted one by one."""
+
+
 class ConditionalCost(CostModel):
     r"""A cost for every block in its layer, resolution and width: added to a fixed one, or the largest of all.
 
@@ -152,7 +156,7 @@ def count_elastic(supernet: ElasticSupernet, what: Counted, unit: str) -> Condit
         unit: Its unit.
 
     Raises:
-        ValueError: If the cost is more than the layers' and a fixed one.
+        NoTablesError: If the cost is more than the layers' and a fixed one.
     """
     space = supernet.space
     sizes, widths = space[RESOLUTION].candidates, space[WIDTH].candidates
@@ -180,10 +184,7 @@ def count_elastic(supernet: ElasticSupernet, what: Counted, unit: str) -> Condit
     model = ConditionalCost(space, table, fixed, unit=unit, reduce="max" if what == "memory" else "sum")
     largest = supernet.extract(space.largest, inherit=False)
     if model.cost(space.largest) != getattr(count(largest, largest.input_shape), what):
-        raise ValueError(
-            f"The {unit} of space {space.name!r} are not those of its layers and a fixed part, so no table gives them. "
-            "Write a CostModel for it; count(supernet.extract(config), shape) has those of one architecture."
-        )
+        raise NoTablesError
     return model
 
 

@@ -169,7 +169,8 @@ def _best(kinds: Sequence[Kind], samples: _Samples) -> Predictor:
     held_out = {kind: samples.held_out(kind, fold) for kind in kinds}
     best = min(held_out, key=lambda kind: float(np.mean(np.abs(held_out[kind] / y - 1))))
     chosen = samples.fit(best)
-    chosen.validation = {kind: Agreement.of(predicted, y) for kind, predicted in held_out.items()}
+    order = sorted(held_out, key=lambda kind: kind != best)
+    chosen.validation = {kind: Agreement.of(held_out[kind], y) for kind in order}
     chosen._seen = one_hot(space, samples.genes).sum(0) > 0
     chosen._errors = np.sort(np.abs(y - held_out[best]) / np.maximum(np.abs(held_out[best]), 1e-12))
     free = int(sum(space.gene_sizes) - space.num_genes + 1) * (1 if samples.sizes is None else 2)

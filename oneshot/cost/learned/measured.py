@@ -14,6 +14,7 @@ from oneshot.cost.latency.samples import read_csv, read_record
 from oneshot.cost.latency.table import UNIT, UNRECORDED
 from oneshot.cost.model import CostModel
 from oneshot.cost.record import Record, noise_doubt
+from oneshot.regression.scores import Agreement
 from oneshot.supernets.elastic import ElasticSpace
 from oneshot.supernets.space import Floats, IntMatrix, SearchSpace
 
@@ -41,20 +42,37 @@ def bundled_sources(space: SearchSpace) -> dict[str, CostModel]:
     Raises:
         ValueError: If nothing is bundled for the space.
     """
-    folder = files(__package__) / "devices"
-    known = sorted(path.name.removesuffix(".json") for path in folder.iterdir() if path.name.endswith(".json"))
+    known = _bundled()
     if space.name not in known:
         raise ValueError(
             f"Source devices are bundled for the spaces {', '.join(known)}; got {space.name!r}. Give FewShot "
             "cost models of your own, two or more."
         )
-    data = json.loads((folder / f"{space.name}.json").read_text(encoding="utf-8"))
+    data = json.loads((files(__package__) / "devices" / f"{space.name}.json").read_text(encoding="utf-8"))
     sources: dict[str, CostModel] = {}
     for name, device in data["devices"].items():
         sources[name] = source = LinearPredictor.from_dict(space, device)
         if source.unit == UNIT:
             source.doubts = (BENCHMARK.format(name=name),)
     return sources
+
+
+def _bundled() -> list[str]:
+    """Names of the spaces that devices are bundled for."""
+    entries = (files(__package__) / "devices").iterdir()
+    return sorted(path.name.removesuffix(".json") for path in entries if path.name.endswith(".json"))
+
+
+def learned_cost(space: SearchSpace, genes: IntMatrix, values: Floats) -> tuple[Predictor, Agreement]:
+    """What the networks of a space need, learned from measurements of some alone, and how well it predicts others.
+
+    In elastic spaces by layers; in others cross-validation chooses.
+
+    Raises:
+        ValueError: See :func:`fit_predictor`.
+    """
+    model = fit_predictor(space, genes, values, kind="elastic" if isinstance(space, ElasticSpace) else "auto")
+    return model, next(iter(model.validation.values()))
 
 
 def transferred_cost(path: str | Path, space: SearchSpace) -> TransferredCost:
@@ -72,18 +90,18 @@ def transferred_cost(path: str | Path, space: SearchSpace) -> TransferredCost:
 
 
 def measured_cost(path: str | Path, space: SearchSpace) -> TransferredCost | Predictor:
-    """Cost model of the device whose measurements a CSV file holds: learned from them alone in elastic spaces.
+    """Cost model of the device whose measurements a CSV file holds.
 
-    In others it is :func:`transferred_cost`.
+    In spaces with bundled devices it is :func:`transferred_cost`, in others learned from the measurements alone.
 
     Raises:
         ValueError: See :func:`~oneshot.cost.latency.samples.read_csv`, :func:`fit_predictor` and
             :func:`transferred_cost`.
     """
-    if isinstance(space, ElasticSpace):
-        genes, values = read_csv(path, space)
-        return _with_record(fit_predictor(space, genes, values, kind="elastic"), path, _checksum(genes, values))
-    return transferred_cost(path, space)
+    if space.name in _bundled():
+        return transferred_cost(path, space)
+    genes, values = read_csv(path, space)
+    return _with_record(learned_cost(space, genes, values)[0], path, _checksum(genes, values))
 
 
 def _checksum(genes: IntMatrix, values: Floats) -> str:

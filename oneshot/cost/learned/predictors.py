@@ -38,7 +38,7 @@ class Predictor(CostModel):
     """A learned cost model.
 
     Attributes:
-        validation: How well each kind did in cross-validation.
+        validation: How well each kind did in cross-validation, that of this model first.
         kind: Which kind this is.
     """
 
