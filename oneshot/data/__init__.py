@@ -1,4 +1,4 @@
-"""Data for searches: image sets, image folders, plain text, and the split into weight and architecture streams.
+"""Data for searches: images, series, tables, arrays, plain text, and the split into weight and architecture streams.
 
 The names are imported on first use (PEP 562), so ``import oneshot.data`` costs nothing.
 """
@@ -10,6 +10,9 @@ from typing import TYPE_CHECKING
 from oneshot.supernets._lazy import lazy
 
 if TYPE_CHECKING:
+    from .arrays import ArrayData as ArrayData
+    from .base import LabelledData as LabelledData
+    from .base import class_weights as class_weights
     from .folder import ImageFolder as ImageFolder
     from .images import Augmentation as Augmentation
     from .images import ImageSet as ImageSet
@@ -21,6 +24,10 @@ if TYPE_CHECKING:
     from .segmentation import SegmentationFolder as SegmentationFolder
     from .segmentation import Shapes as Shapes
     from .segmentation import write_shapes as write_shapes
+    from .series import SeriesAugmentation as SeriesAugmentation
+    from .series import TimeSeries as TimeSeries
+    from .tables import TableData as TableData
+    from .tables import encode_table as encode_table
     from .text import TextData as TextData
     from .text import TextSearchData as TextSearchData
     from .text import Vocabulary as Vocabulary

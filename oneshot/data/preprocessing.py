@@ -76,3 +76,20 @@ def _in_memory(shape: tuple[int, int, int], mean: Sequence[float], std: Sequence
         "channel_order": {1: "L", 3: "RGB"}.get(channels),
         "normalisation": {"mean": [float(v) for v in mean], "std": [float(v) for v in std], "formula": NORMALISATION},
     }
+
+
+def of_series(shape: tuple[int, int], mean: Sequence[float] | None, std: Sequence[float] | None) -> dict[str, Any]:
+    """The preprocessing of series: only standardisation.
+
+    Args:
+        shape: Channels, length.
+        mean: Per channel; None if they are not standardised.
+        std: Likewise.
+    """
+    said: dict[str, Any] = {"source": "series", "shape": list(shape), "dtype": "float32", "layout": "NCT"}
+    steps = ["x = float32 [1, C, T] of the series"]
+    if mean is not None and std is not None:
+        formula = "(x - mean) / std, each in float32, per channel"
+        said["normalisation"] = {"mean": [*map(float, mean)], "std": [*map(float, std)], "formula": formula}
+        steps.append(f"x = {formula}")
+    return {**said, "steps": steps}

@@ -191,12 +191,13 @@ def labels_of(targets: Tensor | None, task: str | None = None) -> Tensor | None:
     return targets.long()
 
 
-def strata(targets: Tensor | None, count: int, task: str | None = None) -> Tensor:
+def strata(targets: Tensor | None, count: int, fraction: float, task: str | None = None) -> Tensor:
     """What a split is stratified by: classes; tenths of a number that is predicted; nothing for all other targets.
 
     Args:
         targets: ``[N, ...]``, or None.
         count: Number of samples, N.
+        fraction: Share of the second part; there are fewer than ten strata where it has fewer samples.
         task: Name of the task, where the data say it.
 
     Returns:
@@ -208,7 +209,7 @@ def strata(targets: Tensor | None, count: int, task: str | None = None) -> Tenso
     if targets is None or targets.numel() != count or (targets.dtype == torch.bool):
         return torch.zeros(count, dtype=torch.int64)
     order = torch.argsort(targets.flatten(), stable=True)
-    bins = max(1, min(BINS, count // 2))
+    bins = max(1, min(BINS, int(count * min(fraction, 1 - fraction))))
     found = torch.empty(count, dtype=torch.int64)
     found[order] = torch.arange(count) * bins // count
     return found

@@ -7,13 +7,12 @@ from typing import Any, TypeAlias
 
 import pytorch_lightning as pl
 import torch
-from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from .images import Batch, ImageSet, Stats
+from .base import LabelledData, class_weights
+from .images import Batch, Stats
 from .streams import LoadedData, TrainingSet
 from .text import TextData, TextSearchData
-from .vision import VisionData
 
 Part: TypeAlias = Dataset[Any] | DataLoader[Any]
 Source: TypeAlias = pl.LightningDataModule | Part | tuple[Part, Part]
@@ -120,7 +119,7 @@ class SearchDataModule(pl.LightningDataModule):
 
     @property
     def _is_ours(self) -> bool:
-        return isinstance(self.data, VisionData)
+        return isinstance(self.data, LabelledData)
 
     @cached_property
     def _sets(self) -> tuple[TrainingSet, TrainingSet]:
@@ -171,8 +170,8 @@ class SearchDataModule(pl.LightningDataModule):
     @cached_property
     def _streams(self) -> tuple[Any, Any]:
         if self._is_ours:
-            images: ImageSet = self.data.train_images
-            return images.split(self.arch_fraction, seed=self.seed)
+            parts: tuple[Any, Any] = self.data.train_set.split(self.arch_fraction, seed=self.seed)
+            return parts
         return self._sets[0].dataset, self._sets[1].dataset
 
     @property
@@ -186,12 +185,29 @@ class SearchDataModule(pl.LightningDataModule):
         return self._streams[1]
 
     @property
-    def _labels(self) -> Tensor | None:
-        """Labels of both streams, int64 ``[N]``, where they are known."""
+    def class_counts(self) -> tuple[int, ...] | None:
+        """Training samples of every class, of both streams; None where targets are no classes, or are not listed."""
         if self._is_ours:
-            return self.data.train_images.labels  # type: ignore[no-any-return]
+            counts: tuple[int, ...] | None = self.data.class_counts
+            return counts
         labels = [part.labels for part in self._sets]
-        return None if any(part is None for part in labels) else torch.cat(labels)  # type: ignore[arg-type]
+        known = [part for part in labels if part is not None]
+        if len(known) != len(labels):
+            return None
+        return tuple(torch.bincount(torch.cat(known), minlength=self.num_classes or 0).tolist())
+
+    def class_weights(self) -> tuple[float, ...]:
+        """Weights of the classes in a loss by inverse frequency, see `base.class_weights`.
+
+        Raises:
+            ValueError: If targets are no classes or are not listed, or a class has no training sample.
+        """
+        if self.class_counts is None:
+            raise ValueError(
+                "Class weights need a class label for every sample, in a list 'targets' of the data set; there is no "
+                "list, or its targets are no classes."
+            )
+        return class_weights(self.class_counts)
 
     def fingerprint(self) -> dict[str, Any]:
         """Plain values, by name, that decide which batches a search sees."""
@@ -223,7 +239,9 @@ class SearchDataModule(pl.LightningDataModule):
         for number, name in enumerate(("weights", "arch")):
             options: dict[str, Any] = {"name": name, "stream": number, "epoch": epoch}
             if self._is_ours:
-                loaders[name] = self.data.train_loader(self._streams[number], batch_size=self.batch_size, **options)
+                loaders[name] = self.data.train_loader(
+                    self._streams[number], batch_size=self.batch_size, balanced=self.balanced, **options
+                )
             else:
                 part = self._sets[number]
                 loaders[name] = part.train_loader(self._batch_size or part.batch_size, **options)
@@ -243,4 +261,10 @@ class SearchDataModule(pl.LightningDataModule):
         """The held-out test samples."""
         if not self._is_ours:
             return self.data.test_dataloader()
-        return self.data.eval_loader(self.data.test_images, batch_size=self.batch_size)
+        return self.data.eval_loader(self.data.test_set, batch_size=self.batch_size)
+
+    def predict_dataloader(self) -> Any:
+        """What ``trainer.predict`` predicts: as the data say, or the test samples."""
+        if self._is_ours or type(self.data).predict_dataloader is not pl.LightningDataModule.predict_dataloader:
+            return self.data.predict_dataloader()
+        return self.test_dataloader()

@@ -120,6 +120,8 @@ class SegmentationData(VisionData, ABC):
         **options: See `VisionData`; ``crop_padding`` and ``cutout`` are not for masks.
     """
 
+    task = "segmentation"
+
     def __init__(
         self,
         classes: Sequence[str],

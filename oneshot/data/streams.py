@@ -24,9 +24,9 @@ from torch.utils.data import (
     default_collate,
 )
 
+from .base import as_it_is
 from .images import Batch, ShuffleSampler, StreamLoader, balancing, stratified_split
 from .samples import SampleStream, check_sample, labels_of, shapes_of, strata, targets_of
-from .vision import as_it_is
 
 HOOKS = ("on_before_batch_transfer", "transfer_batch_to_device", "on_after_batch_transfer")
 
@@ -240,7 +240,7 @@ class TrainingSet:
 
     def split(self, fraction: float, *, seed: int) -> tuple[TrainingSet, TrainingSet]:
         """Split into two parts, see `stratified_split` and `samples.strata`."""
-        groups = strata(self.targets, len(self), self.task)
+        groups = strata(self.targets, len(self), fraction, self.task)
         first, second = (self.part(part) for part in stratified_split(groups, fraction, seed=seed))
         return first, second
 
@@ -292,7 +292,7 @@ class TrainingSet:
     ) -> DataLoader[Batch]:
         return kind(
             samples,
-            batch_size,
+            batch_size=batch_size,
             num_workers=self.num_workers,
             collate_fn=as_it_is,
             persistent_workers=self.num_workers > 0,

@@ -2,37 +2,32 @@
 
 from __future__ import annotations
 
-import os
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar
 
 import numpy as np
-import pytorch_lightning as pl
 import torch
 from torch import Tensor
 from torch.nn import functional as F
-from torch.utils.data import DataLoader
 
 from oneshot.training.batches import check_labels
 
+from .base import LabelledData
+from .base import Split as Split
 from .images import (
     Augmentation,
-    Batch,
     BatchAugmentation,
     ImageSet,
     ImageStream,
-    ShuffleSampler,
     Stats,
-    StreamLoader,
     channel_statistics,
     stratified_split,
 )
 from .preprocessing import of_arrays
 
-Split = Literal["train", "val", "test"]
 _CIFAR100_CLASSES = """
 apple aquarium_fish baby bear beaver bed bee beetle bicycle bottle bowl boy bridge bus butterfly camel can castle
 caterpillar cattle chair chimpanzee clock cloud cockroach couch crab crocodile cup dinosaur dolphin elephant
@@ -44,12 +39,7 @@ wardrobe whale willow_tree wolf woman worm
 """
 
 
-def as_it_is(batch: Any) -> Any:
-    """Return a batch unchanged."""
-    return batch  # ``ImageStream`` returns batches, nothing is left to collate
-
-
-class VisionData(pl.LightningDataModule, ABC):
+class VisionData(LabelledData[ImageSet], ABC):
     """Images with one label each: what is common to all data sets.
 
     A data set supplies ``load``; everything that sizes a network (``num_classes``, ``input_shape``) is known after
@@ -70,6 +60,7 @@ class VisionData(pl.LightningDataModule, ABC):
         mean: Per-channel mean of values scaled to 0..1; with ``std``, instead of the data set's own.
         std: Per-channel standard deviation.
         device: Where the images live; other than "cpu" makes batches on that device, without workers.
+        balanced: Whether the training stream draws every class equally often, with replacement.
 
     Raises:
         ValueError: If an argument is out of its range or two contradict each other.
@@ -93,18 +84,17 @@ class VisionData(pl.LightningDataModule, ABC):
         mean: Sequence[float] | None = None,
         std: Sequence[float] | None = None,
         device: str = "cpu",
+        balanced: bool = False,
     ) -> None:
-        super().__init__()
+        super().__init__(
+            batch_size=batch_size, num_workers=num_workers, seed=seed, val_fraction=val_fraction, balanced=balanced
+        )
         self.classes = tuple(classes)
         self.input_shape = input_shape
         channels, side = input_shape[0], min(input_shape[1:])
         padding = round(side / 8) if crop_padding is None else crop_padding
         if len(self.classes) < 2:
             raise ValueError(f"Classification needs at least two classes; got {self.classes}. Add another one.")
-        if batch_size < 1:
-            raise ValueError(f"batch_size must be at least 1; got {batch_size}.")
-        if not 0 <= val_fraction < 1:
-            raise ValueError(f"val_fraction must be in [0, 1); got {val_fraction}. 0 holds nothing back.")
         if not 0 <= padding <= side:
             raise ValueError(f"crop_padding must be between 0 and the image's side of {side}; got {padding}. 0 is off.")
         if not 0 <= cutout <= side:
@@ -120,8 +110,6 @@ class VisionData(pl.LightningDataModule, ABC):
                 f"Images on {device!r} cannot be shared with worker processes; got num_workers={num_workers}. "
                 "Use num_workers=0 (--data.init_args.num_workers 0) or device='cpu'."
             )
-        self.batch_size, self.num_workers, self.val_fraction = batch_size, num_workers, val_fraction
-        self.seed = int(os.environ.get("PL_GLOBAL_SEED", 0)) if seed is None else seed
         self.augmentation: BatchAugmentation = Augmentation(padding, self.flips if flip is None else flip, cutout)
         self.device = torch.device(device)
         self._given = None if mean is None or std is None else (tuple(mean), tuple(std))
@@ -145,10 +133,6 @@ class VisionData(pl.LightningDataModule, ABC):
     @cached_property
     def _statistics(self) -> tuple[Stats, Stats]:
         return self._given or self.statistics()
-
-    @cached_property
-    def _checksum(self) -> int:
-        return self.train_images.fingerprint()
 
     @property
     def mean(self) -> Stats:
@@ -189,111 +173,43 @@ class VisionData(pl.LightningDataModule, ABC):
             )
         return ImageSet(images.pixels.to(self.device), images.labels.to(self.device), images.rows)
 
-    @cached_property
-    def _train_val(self) -> tuple[ImageSet, ImageSet | None]:
-        train, val = self._read("train"), self._read("val")
-        if train is None:
-            raise RuntimeError(f"{type(self).__name__}.load('train') must return images; it returned None.")
-        if not self.val_fraction:
-            return train, val
-        if val is not None:
-            raise ValueError(
-                f"val_fraction={self.val_fraction} holds training images back, but the data has a validation part of "
-                "its own. Use val_fraction=0."
-            )
-        return train.split(self.val_fraction, seed=self.seed)
-
     @property
     def train_images(self) -> ImageSet:
         """Training images, without those held back for validation."""
-        return self._train_val[0]
+        return self.train_set
 
     @property
     def val_images(self) -> ImageSet | None:
         """Validation images; None when nothing is held back."""
-        return self._train_val[1]
+        return self.val_set
 
-    @cached_property
+    @property
     def test_images(self) -> ImageSet:
         """Held-out test images."""
-        images = self._read("test")
-        if images is None:
-            raise RuntimeError(f"{type(self).__name__}.load('test') must return images; it returned None.")
-        return images
+        return self.test_set
 
     def setup(self, stage: str | None = None) -> None:
         """Reads the images, once."""
-        _ = self.train_images, self._statistics, self.test_images
+        super().setup(stage)
+        _ = self._statistics
 
-    def train_loader(
-        self, images: ImageSet, *, batch_size: int | None = None, name: str = "train", stream: int = 0, epoch: int = 0
-    ) -> DataLoader[Batch]:
-        """A shuffled, augmented loader of full batches; an incomplete last batch is dropped.
-
-        Args:
-            images: What to load.
-            batch_size: By default the module's.
-            name: What an error calls the stream.
-            stream: Tells streams apart that share the seed.
-            epoch: The epoch to begin with.
-
-        Raises:
-            ValueError: If there are fewer images than a batch.
-        """
-        batch_size = batch_size or self.batch_size
-        dataset = ImageStream(images, self.mean, self.std, self.augmentation)
-        sampler = ShuffleSampler(dataset, seed=self.seed, stream=stream, epoch=epoch)
-        if len(sampler) < batch_size:
-            raise ValueError(
-                f"The {name} stream needs at least one full batch of {batch_size} images; it has {len(sampler)}. "
-                "Lower batch_size, add images, or give the stream a larger share."
-            )
-        return self._loader(dataset, batch_size, StreamLoader, sampler=sampler, drop_last=True)
-
-    def eval_loader(self, images: ImageSet, *, batch_size: int | None = None) -> DataLoader[Batch]:
-        """A loader of all images in order, without augmentation."""
-        return self._loader(ImageStream(images, self.mean, self.std), batch_size or self.batch_size)
+    def dataset(self, samples: ImageSet, *, train: bool) -> ImageStream:
+        """Images as normalised batches, in training augmented."""
+        return ImageStream(samples, self.mean, self.std, self.augmentation if train else None)
 
     def fingerprint(self) -> dict[str, Any]:
         """Plain values, by name, that decide which batches a training sees."""
         return {
-            "name": type(self).__name__,
-            "images": len(self.train_images),
-            "checksum": self._checksum,
-            "batch size": self.batch_size,
-            "seed": self.seed,
+            **super().fingerprint(),
             "augmentation": repr(self.augmentation),
             "mean and std": repr(self._statistics),
         }
 
-    def _loader(
-        self, dataset: ImageStream, batch_size: int, kind: type[DataLoader[Batch]] = DataLoader, **options: Any
-    ) -> DataLoader[Batch]:
-        return kind(
-            dataset,
-            batch_size,
-            num_workers=self.num_workers,
-            collate_fn=as_it_is,
-            persistent_workers=self.num_workers > 0,
-            generator=torch.Generator().manual_seed(self.seed),  # or it would draw from torch's global state
-            pin_memory=self.device.type == "cpu" and torch.cuda.is_available(),
-            **options,
-        )
+    _samples = "images"
 
-    def train_dataloader(self) -> DataLoader[Batch]:
-        """Shuffled, augmented, full batches."""
-        return self.train_loader(self.train_images, epoch=self.trainer.current_epoch if self.trainer else 0)
-
-    def val_dataloader(self) -> DataLoader[Batch] | list[DataLoader[Batch]]:
-        """Validation images in order, not augmented.
-
-        Without any, an empty list: Lightning then skips validation and warns, unless ``limit_val_batches=0`` says so.
-        """
-        return [] if self.val_images is None else self.eval_loader(self.val_images)
-
-    def test_dataloader(self) -> DataLoader[Batch]:
-        """Test images in order, not augmented."""
-        return self.eval_loader(self.test_images)
+    @property
+    def _on_cpu(self) -> bool:  # type: ignore[override]  # it is where the images live
+        return self.device.type == "cpu"
 
 
 class Digits(VisionData):

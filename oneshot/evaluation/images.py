@@ -95,7 +95,7 @@ def calibration_images(data: pl.LightningDataModule, count: int, *, batch_size: 
     """
     inner: Any = getattr(data, "data", data)
     if hasattr(inner, "eval_loader"):
-        train = data.weights_images if hasattr(data, "weights_images") else inner.train_images
+        train = data.weights_images if hasattr(data, "weights_images") else inner.train_set
         drawn = torch.randperm(len(train), generator=torch.Generator().manual_seed(0))[:count]
         return first((x for x, _ in inner.eval_loader(train.subset(drawn), batch_size=batch_size)), count)
     return training_images(data.train_dataloader(), count, batch_size=batch_size)

@@ -100,13 +100,14 @@ def read_table(path: str | Path, *, advice: str = "") -> str:
     return decode(content, str(path), advice=advice)
 
 
-def csv_rows(text: str, where: str, *, advice: str = "") -> Iterator[tuple[int, list[str]]]:
+def csv_rows(text: str, where: str, *, advice: str = "", delimiter: str = ",") -> Iterator[tuple[int, list[str]]]:
     """Rows of a CSV text with the numbers of their last lines, empty ones left out.
 
     Args:
         text: Text of the file.
         where: What errors call it.
         advice: The way out, last in an error.
+        delimiter: What stands between cells, one character.
 
     Raises:
         ValueError: If a row is not CSV; its line is named.
@@ -114,7 +115,7 @@ def csv_rows(text: str, where: str, *, advice: str = "") -> Iterator[tuple[int, 
     if "\0" in text:
         line = text.count("\n", 0, text.index("\0")) + 1
         raise ValueError(f"{where}, line {line} must be text; it has a byte that is 0. {advice}".strip())
-    reader = csv.reader(io.StringIO(text, newline=""), strict=True)
+    reader = csv.reader(io.StringIO(text, newline=""), strict=True, delimiter=delimiter)
     while True:
         try:
             row = next(reader)
@@ -129,7 +130,7 @@ def csv_rows(text: str, where: str, *, advice: str = "") -> Iterator[tuple[int, 
 
 
 def csv_records(
-    text: str, where: str, *, advice: str = "", cut_off: bool = False
+    text: str, where: str, *, advice: str = "", cut_off: bool = False, delimiter: str = ","
 ) -> tuple[list[str], list[tuple[int, dict[str, str]]]]:
     """Header of a CSV text, and its other rows by the names of their columns, each with its line number.
 
@@ -138,13 +139,14 @@ def csv_records(
         where: What errors call it.
         advice: The way out, last in an error.
         cut_off: Whether a process may have been killed while it wrote; a last line without an end is left out then.
+        delimiter: What stands between cells, one character.
 
     Raises:
         ValueError: If a row is not CSV or has more or fewer cells than the header, or a column comes twice.
     """
     if cut_off and not text.endswith("\n"):
         text = text[: text.rfind("\n") + 1]
-    rows = csv_rows(text, where, advice=advice)
+    rows = csv_rows(text, where, advice=advice, delimiter=delimiter)
     _, header = next(rows, (1, list[str]()))
     if twice := [name for name in header if header.count(name) > 1]:
         raise ValueError(f"{where}, line 1: the column {shorten(twice[0])} comes twice. {advice}".strip())
