@@ -167,7 +167,7 @@ class ArrayData(LabelledData[ArraySet]):
         num_workers: int = 0,
         seed: int | None = None,
         val_fraction: float = 0.0,
-        balanced: bool = False,
+        balanced: bool | None = None,
     ) -> None:
         super().__init__(
             batch_size=batch_size, num_workers=num_workers, seed=seed, val_fraction=val_fraction, balanced=balanced

@@ -72,7 +72,7 @@ class LabelledData(pl.LightningDataModule, ABC, Generic[S]):
         num_workers: int = 0,
         seed: int | None = None,
         val_fraction: float = 0.0,
-        balanced: bool = False,
+        balanced: bool | None = None,
     ) -> None:
         super().__init__()
         if batch_size < 1:
@@ -81,7 +81,7 @@ class LabelledData(pl.LightningDataModule, ABC, Generic[S]):
             raise ValueError(f"val_fraction must be in [0, 1); got {val_fraction}. 0 holds nothing back.")
         self.batch_size, self.num_workers, self.val_fraction = batch_size, num_workers, val_fraction
         self.seed = int(os.environ.get("PL_GLOBAL_SEED", 0)) if seed is None else seed
-        self.balanced = balanced
+        self.balanced = bool(balanced)
 
     # What a data set supplies.
 

@@ -84,7 +84,7 @@ class VisionData(LabelledData[ImageSet], ABC):
         mean: Sequence[float] | None = None,
         std: Sequence[float] | None = None,
         device: str = "cpu",
-        balanced: bool = False,
+        balanced: bool | None = None,
     ) -> None:
         super().__init__(
             batch_size=batch_size, num_workers=num_workers, seed=seed, val_fraction=val_fraction, balanced=balanced
