@@ -458,13 +458,40 @@ def check_classes(num_classes: int) -> None:
         raise ValueError(f"There must be at least two classes; got num_classes={num_classes}.")
 
 
-def check_image_size(size: int, halvings: int, name: str) -> None:
-    """Check that ``size`` pixels survive ``halvings`` reductions.
+def image_shape(in_channels: int, image_size: int | Sequence[int]) -> tuple[int, int, int]:
+    """C, H, W of images.
+
+    Args:
+        in_channels: C.
+        image_size: Height and width, or one number for both.
 
     Raises:
-        ValueError: Naming the smallest size that does.
+        ValueError: If it is neither.
+
+    Example:
+        >>> image_shape(3, 32), image_shape(1, (16, 48))
+        ((3, 32, 32), (1, 16, 48))
     """
-    if size < 2**halvings:
+    sides = [image_size] * 2 if isinstance(image_size, int) else list(image_size)
+    if len(sides) != 2 or not all(isinstance(side, int) for side in sides):
+        raise ValueError(
+            f"image_size must be one whole number, or height and width; got {image_size!r}. Write 32, or (16, 48)."
+        )
+    return in_channels, sides[0], sides[1]
+
+
+def check_image_size(size: int | Sequence[int], halvings: int, name: str) -> None:
+    """Check that both sides of images survive ``halvings`` reductions.
+
+    Args:
+        size: Height and width, or one number for both.
+        halvings: How often the network halves them.
+        name: Of the network, for the error.
+
+    Raises:
+        ValueError: Naming the smallest side that does.
+    """
+    if min(image_shape(1, size)[1:]) < 2**halvings:
         raise ValueError(
             f"{name} halves the resolution {halvings} times, so images must have at least {2**halvings} pixels; "
             f"got image_size={size}. Use larger images (or the 'cifar' stem, if this is the 'imagenet' one)."

@@ -15,7 +15,7 @@ from typing import Literal
 
 from torch import Tensor, nn
 
-from .base import OperationSupernet, Subnet, check_classes, check_image_size, inherit_weights
+from .base import OperationSupernet, Subnet, check_classes, check_image_size, image_shape, inherit_weights
 from .execution import ChainPlan
 from .mixed_op import MixedOp
 from .ops import Pointwise
@@ -292,7 +292,7 @@ def image_skeleton(
     head: nn.Sequential,
     *,
     in_channels: int,
-    image_size: int,
+    image_size: int | tuple[int, int],
     num_classes: int,
 ) -> Skeleton:
     """The skeleton of a chain for images, which checks that they have enough pixels for its strides.
@@ -303,7 +303,7 @@ def image_skeleton(
     strided = [m for m in stem.modules() if isinstance(m, nn.Conv2d) and m.stride != (1, 1)]
     halvings = len(strided) + sum(layer.stride == 2 for layer in layers)
     check_image_size(image_size, halvings, "This chain")
-    return Skeleton(stem, layers, head, (in_channels, image_size, image_size), num_classes)
+    return Skeleton(stem, layers, head, image_shape(in_channels, image_size), num_classes)
 
 
 def check_dropout(dropout: float) -> None:

@@ -18,7 +18,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
-from .base import OperationSupernet, Subnet, arguments, check_classes, check_image_size, inherit_weights
+from .base import OperationSupernet, Subnet, arguments, check_classes, check_image_size, image_shape, inherit_weights
 from .decisions import InputDecisions
 from .execution import CellPlan, CellRun
 from .genotype import Cell, Genotype
@@ -378,7 +378,7 @@ class DARTSSupernet(OperationSupernet):
         cells: Number of cells; those at one and two thirds are reductions.
         num_classes: Number of logits.
         in_channels: Channels of an image.
-        image_size: Height and width of an image.
+        image_size: Height and width of an image, or one number for both.
         stem: ``"cifar"`` keeps the resolution, ``"imagenet"`` divides it by 8.
         partial_channels: K: the candidates read one of K parts of the channels (PC-DARTS, arXiv:1907.05737).
 
@@ -403,14 +403,14 @@ class DARTSSupernet(OperationSupernet):
         cells: int = 8,
         num_classes: int = 10,
         in_channels: int = 3,
-        image_size: int = 32,
+        image_size: int | tuple[int, int] = 32,
         stem: Literal["cifar", "imagenet"] = "cifar",
         partial_channels: int = 1,
     ) -> None:
         self._settings = arguments(locals(), "space", "partial_channels")
         super().__init__()
         self.space, self.partial_channels = space or darts_space(), partial_channels
-        self.num_classes, self.input_shape = num_classes, (in_channels, image_size, image_size)
+        self.num_classes, self.input_shape = num_classes, image_shape(in_channels, image_size)
         _check(image_size, cells, stem, num_classes)
         edges = {
             kind: [tuple(map(str, c.candidates)) for c in self.space.choices_of(kind) for _ in range(c.rows)]
@@ -551,7 +551,7 @@ class DARTSNetwork(Subnet):
         cells: Number of cells.
         num_classes: Number of logits.
         in_channels: Channels of an image.
-        image_size: Height and width of an image.
+        image_size: Height and width of an image, or one number for both.
         stem: ``"cifar"`` keeps the resolution, ``"imagenet"`` divides it by 8.
         auxiliary: Add the auxiliary classifier after the second reduction (used by ``forward_with_auxiliary``).
         affine: Learnable scale in batch normalisation.
@@ -575,7 +575,7 @@ class DARTSNetwork(Subnet):
         cells: int = 20,
         num_classes: int = 10,
         in_channels: int = 3,
-        image_size: int = 32,
+        image_size: int | tuple[int, int] = 32,
         stem: Literal["cifar", "imagenet"] = "cifar",
         auxiliary: bool = False,
         affine: bool = True,
@@ -585,7 +585,7 @@ class DARTSNetwork(Subnet):
         super().__init__()
         self.genotype = genotype if isinstance(genotype, Genotype) else Genotype.parse(genotype)
         self.init_args["genotype"] = str(self.genotype)
-        self.num_classes, self.input_shape = num_classes, (in_channels, image_size, image_size)
+        self.num_classes, self.input_shape = num_classes, image_shape(in_channels, image_size)
         check_ops(sorted(self.genotype.ops))
         if self.genotype.normal_joined or self.genotype.reduce_joined:
             raise ValueError(
@@ -596,10 +596,10 @@ class DARTSNetwork(Subnet):
         self.stem, channels_in, reduced = _stem(stem, in_channels, channels)
         self.cells = nn.ModuleList()
         self.auxiliary_head: nn.Module | None = None
-        size = math.ceil(image_size / (8 if stem == "imagenet" else 1))
+        sides = [math.ceil(side / (8 if stem == "imagenet" else 1)) for side in self.input_shape[1:]]
         for index, reduction in enumerate(_reductions(cells)):
             channels *= 2 if reduction else 1
-            size = math.ceil(size / 2) if reduction else size
+            sides = [math.ceil(side / 2) for side in sides] if reduction else sides
             concat = self.genotype.reduce_concat if reduction else self.genotype.normal_concat
             self.cells.append(
                 DARTSCell(
@@ -615,7 +615,7 @@ class DARTSNetwork(Subnet):
             )
             channels_in, reduced = (channels_in[1], len(concat) * channels), reduction
             if auxiliary and index == 2 * cells // 3:
-                self.auxiliary_head = _auxiliary(channels_in[1], num_classes, size, stem)
+                self.auxiliary_head = _auxiliary(channels_in[1], num_classes, sides, stem)
         self.classifier = nn.Linear(channels_in[1], num_classes)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -737,22 +737,21 @@ def _reductions(cells: int) -> list[bool]:
     return [index in (cells // 3, 2 * cells // 3) for index in range(cells)]
 
 
-def _check(image_size: int, cells: int, stem: str, num_classes: int) -> None:
+def _check(image_size: int | tuple[int, int], cells: int, stem: str, num_classes: int) -> None:
     if cells < 1:
         raise ValueError(f"A network has at least one cell; got cells={cells}.")
     check_classes(num_classes)
     check_image_size(image_size, sum(_reductions(cells)) + (3 if stem == "imagenet" else 0), "This network")
 
 
-def _auxiliary(channels: int, num_classes: int, size: int, stem: str) -> nn.Module:
+def _auxiliary(channels: int, num_classes: int, sides: Sequence[int], stem: str) -> nn.Module:
     """The auxiliary classifier. For ImageNet the authors left out the second batch normalisation; so do we."""
-    if size >= 5:
-        pool: nn.Module = nn.AvgPool2d(5, stride=2 if stem == "imagenet" else 3, count_include_pad=False)
-        width = (size - 5) // (2 if stem == "imagenet" else 3) + 1
-    else:
-        pool, width = nn.Identity(), size
-    if width != 2:
-        pool = nn.AdaptiveAvgPool2d(2)
+    stride = 2 if stem == "imagenet" else 3
+    pool: nn.Module = nn.AdaptiveAvgPool2d(2)
+    if all(side >= 5 and (side - 5) // stride + 1 == 2 for side in sides):
+        pool = nn.AvgPool2d(5, stride=stride, count_include_pad=False)
+    elif all(side == 2 for side in sides):
+        pool = nn.Identity()
     return nn.Sequential(
         nn.ReLU(),
         pool,

@@ -272,8 +272,9 @@ def checked_resolutions(resolutions: Sequence[int] | None, image_size: int, halv
     """Those that were given, or :func:`default_resolutions` for ``None``.
 
     Raises:
-        ValueError: If none were given.
+        ValueError: If none were given, or ``image_size`` is no number.
     """
+    check_square(image_size)
     if resolutions is None:
         return default_resolutions(image_size, halvings)
     if not resolutions:
@@ -281,6 +282,19 @@ def checked_resolutions(resolutions: Sequence[int] | None, image_size: int, halv
             "resolutions must be sizes of images, at least one; got (). Pass None for those up to image_size."
         )
     return tuple(resolutions)
+
+
+def check_square(image_size: int) -> None:
+    """Check that one number is the height and width of an image.
+
+    Raises:
+        ValueError: If it is something else.
+    """
+    if not isinstance(image_size, int):
+        raise ValueError(
+            f"The resolution of elastic networks is the side of square images, so image_size must be one whole number; "
+            f"got {image_size!r}. For other proportions take a space of operations, such as FBNetSupernet."
+        )
 
 
 def check_depths(depths: Sequence[int]) -> None:

@@ -24,6 +24,7 @@ from .elastic import (
     ElasticSpace,
     ElasticSupernet,
     check_depths,
+    check_square,
     checked_resolutions,
     default_resolutions,
     elastic_choices,
@@ -348,6 +349,7 @@ class ElasticResNetNetwork(ElasticNetwork):
         if len(stages) != len(STAGES) or not all(stages):
             raise ValueError(f"There are {len(STAGES)} stages with a layer at least; got {stages}.")
         shape = _shape(width, stem)
+        check_square(image_size)
         check_image_size(image_size, _halvings(stem), type(self).__name__)
         self.input_shape, self.num_classes = (in_channels, image_size, image_size), num_classes
         self.stem_shortcut = stem_shortcut

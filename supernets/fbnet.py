@@ -105,7 +105,7 @@ def _skeleton(
     head_channels: int,
     num_classes: int,
     in_channels: int,
-    image_size: int,
+    image_size: int | tuple[int, int],
     stem: Literal["imagenet", "cifar"],
 ) -> Skeleton:
     stride, stages = scale_stages(STAGES, width, stem)
@@ -128,7 +128,7 @@ class FBNetSupernet(ChainSupernet):
         head_channels: Channels of the last convolution: 1984 in FBNet-B and C, 1504 in FBNet-A.
         num_classes: Number of logits.
         in_channels: Channels of an image.
-        image_size: Height and width of an image.
+        image_size: Height and width of an image, or one number for both.
         stem: ``"imagenet"`` divides the resolution by 32 in all, ``"cifar"`` by 8.
 
     Raises:
@@ -148,7 +148,7 @@ class FBNetSupernet(ChainSupernet):
         head_channels: int = 1984,
         num_classes: int = 1000,
         in_channels: int = 3,
-        image_size: int = 224,
+        image_size: int | tuple[int, int] = 224,
         stem: Literal["imagenet", "cifar"] = "imagenet",
     ) -> None:
         self._settings = arguments(locals())
@@ -167,7 +167,7 @@ class FBNetNetwork(ChainNetwork):
         head_channels: See :class:`FBNetSupernet`.
         num_classes: Number of logits.
         in_channels: Channels of an image.
-        image_size: Height and width of an image.
+        image_size: Height and width of an image, or one number for both.
         stem: See :class:`FBNetSupernet`.
 
     Raises:
@@ -187,7 +187,7 @@ class FBNetNetwork(ChainNetwork):
         head_channels: int = 1984,
         num_classes: int = 1000,
         in_channels: int = 3,
-        image_size: int = 224,
+        image_size: int | tuple[int, int] = 224,
         stem: Literal["imagenet", "cifar"] = "imagenet",
     ) -> None:
         settings = arguments(locals(), "operations")

@@ -23,6 +23,7 @@ from .elastic import (
     ElasticSpace,
     ElasticSupernet,
     check_depths,
+    check_square,
     checked_resolutions,
     default_resolutions,
     elastic_choices,
@@ -416,6 +417,7 @@ class MobileNetV3Network(ElasticNetwork):
         if len(stages) != len(STAGES) or not all(stages):
             raise ValueError(f"There are {len(STAGES)} stages with a layer at least; got {stages}.")
         shape = _shape(width, [len(stage) for stage in stages], stem)
+        check_square(image_size)
         check_image_size(image_size, shape.halvings, type(self).__name__)
         self.input_shape, self.num_classes = (in_channels, image_size, image_size), num_classes
         self.arch = ElasticArch(image_size, width, tuple(tuple(stage) for stage in stages))

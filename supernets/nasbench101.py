@@ -16,7 +16,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
-from .base import Subnet, arguments, check_classes, check_image_size
+from .base import Subnet, arguments, check_classes, check_image_size, image_shape
 from .ops import make_op
 from .space import ArchGraph, Choice, IntMatrix, SearchSpace, SubnetConfig
 
@@ -346,7 +346,7 @@ def stem_and_blocks(
     cells_per_stage: int,
     num_classes: int,
     in_channels: int,
-    image_size: int,
+    image_size: int | tuple[int, int],
     joined: int = 1,
 ) -> tuple[nn.Module, nn.ModuleList]:
     """Stem and three stages of cells; before the second and the third, resolution is halved and channels double.
@@ -357,7 +357,7 @@ def stem_and_blocks(
         cells_per_stage: Cells in each stage.
         num_classes: Checked here for both networks.
         in_channels: Channels of an image.
-        image_size: Height and width of an image.
+        image_size: Height and width of an image, or one number for both.
         joined: The output of a cell has ``joined * C`` channels.
 
     Raises:
@@ -422,7 +422,7 @@ class NASBench101Network(Subnet):
         cells_per_stage: Cells in each of the three stages.
         num_classes: Number of logits.
         in_channels: Channels of an image.
-        image_size: Height and width of an image.
+        image_size: Height and width of an image, or one number for both.
 
     Raises:
         ValueError: If the cell is not of the benchmark or the image too small.
@@ -437,12 +437,12 @@ class NASBench101Network(Subnet):
         cells_per_stage: int = 3,
         num_classes: int = 10,
         in_channels: int = 3,
-        image_size: int = 32,
+        image_size: int | tuple[int, int] = 32,
     ) -> None:
         settings = arguments(locals(), "matrix", "operations")
         super().__init__()
         self.cell = cell = NASBench101Cell(matrix, operations)
-        self.num_classes, self.input_shape = num_classes, (in_channels, image_size, image_size)
+        self.num_classes, self.input_shape = num_classes, image_shape(in_channels, image_size)
         self.init_args = {
             "matrix": [list(row) for row in cell.matrix],
             "operations": list(cell.operations),

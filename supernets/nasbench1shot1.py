@@ -24,7 +24,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from .base import OperationSupernet, Subnet, arguments, inherit_weights
+from .base import OperationSupernet, Subnet, arguments, image_shape, inherit_weights
 from .execution import CellRun, WiredPlan, Wiring
 from .mixed_op import MixedOp
 from .nasbench101 import INPUT, OPERATIONS, OUTPUT, NASBench101Cell, conv_bn_relu, make_operation, stem_and_blocks
@@ -230,7 +230,7 @@ class NASBench1Shot1Supernet(OperationSupernet):
         cells_per_stage: Cells in each of the three stages.
         num_classes: Number of logits.
         in_channels: Channels of an image.
-        image_size: Height and width of an image.
+        image_size: Height and width of an image, or one number for both.
 
     Raises:
         ValueError: If there is no such space, the image is too small, or there are fewer than two classes.
@@ -252,12 +252,12 @@ class NASBench1Shot1Supernet(OperationSupernet):
         cells_per_stage: int = 3,
         num_classes: int = 10,
         in_channels: int = 3,
-        image_size: int = 32,
+        image_size: int | tuple[int, int] = 32,
     ) -> None:
         self._settings = arguments(locals(), "search_space")
         super().__init__()
         self.space = NASBench1Shot1Space(search_space)
-        self.num_classes, self.input_shape = num_classes, (in_channels, image_size, image_size)
+        self.num_classes, self.input_shape = num_classes, image_shape(in_channels, image_size)
         blocks = self.space.blocks
         self.stem, self.blocks = stem_and_blocks(
             lambda c_in, c: SearchCell(blocks, c_in, c), joined=blocks + 1, **self._settings
@@ -366,7 +366,7 @@ class NASBench1Shot1Network(Subnet):
         cells_per_stage: Cells in each of the three stages.
         num_classes: Number of logits.
         in_channels: Channels of an image.
-        image_size: Height and width of an image.
+        image_size: Height and width of an image, or one number for both.
 
     Raises:
         ValueError: If the architecture is not of the space or the image too small.
@@ -383,13 +383,13 @@ class NASBench1Shot1Network(Subnet):
         cells_per_stage: int = 3,
         num_classes: int = 10,
         in_channels: int = 3,
-        image_size: int = 32,
+        image_size: int | tuple[int, int] = 32,
     ) -> None:
         settings = arguments(locals(), "search_space", "picks")
         super().__init__()
         self.space = NASBench1Shot1Space(search_space)
         self.config = SubnetConfig(self.space.name, picks)
-        self.num_classes, self.input_shape = num_classes, (in_channels, image_size, image_size)
+        self.num_classes, self.input_shape = num_classes, image_shape(in_channels, image_size)
         self.init_args = {
             "search_space": search_space,
             "picks": {name: list(row) for name, row in self.config.picks},

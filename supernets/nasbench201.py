@@ -15,7 +15,7 @@ from typing import cast
 import numpy as np
 from torch import Tensor, nn
 
-from .base import OperationSupernet, Subnet, arguments, check_classes, check_image_size, inherit_weights
+from .base import OperationSupernet, Subnet, arguments, check_classes, check_image_size, image_shape, inherit_weights
 from .execution import CellPlan, CellRun
 from .json_files import shorten
 from .mixed_op import MixedOp, add_up, check_parts, has_weights, mixed_op, run_together
@@ -196,7 +196,7 @@ def _skeleton(
     cells_per_stage: int,
     num_classes: int,
     in_channels: int,
-    image_size: int,
+    image_size: int | tuple[int, int],
 ) -> tuple[nn.Module, nn.ModuleList, nn.Module]:
     """Stem, three stages of cells with a reduction before the second and the third, head."""
     if cells_per_stage < 1:
@@ -224,7 +224,7 @@ class NASBench201Supernet(OperationSupernet):
         cells_per_stage: Cells in each of the three stages, N.
         num_classes: Number of logits.
         in_channels: Channels of an image.
-        image_size: Height and width of an image.
+        image_size: Height and width of an image, or one number for both.
         partial_channels: K: the candidates read one of K parts of the channels (PC-DARTS, arXiv:1907.05737).
 
     Raises:
@@ -247,13 +247,13 @@ class NASBench201Supernet(OperationSupernet):
         cells_per_stage: int = 5,
         num_classes: int = 10,
         in_channels: int = 3,
-        image_size: int = 32,
+        image_size: int | tuple[int, int] = 32,
         partial_channels: int = 1,
     ) -> None:
         self._settings = arguments(locals(), "partial_channels")
         super().__init__()
         self.space, self.partial_channels = NASBench201Space(), partial_channels
-        self.num_classes, self.input_shape = num_classes, (in_channels, image_size, image_size)
+        self.num_classes, self.input_shape = num_classes, image_shape(in_channels, image_size)
         self.stem, self.blocks, self.head = _skeleton(
             lambda c: SearchCell(CANDIDATES, c, partial_channels), **self._settings
         )
@@ -306,7 +306,7 @@ class NASBench201Network(Subnet):
         cells_per_stage: Cells in each of the three stages, N.
         num_classes: Number of logits.
         in_channels: Channels of an image.
-        image_size: Height and width of an image.
+        image_size: Height and width of an image, or one number for both.
 
     Raises:
         ValueError: If the string is malformed or the image too small.
@@ -320,12 +320,12 @@ class NASBench201Network(Subnet):
         cells_per_stage: int = 5,
         num_classes: int = 10,
         in_channels: int = 3,
-        image_size: int = 32,
+        image_size: int | tuple[int, int] = 32,
     ) -> None:
         settings = arguments(locals(), "arch")
         super().__init__()
         self.config = NASBench201Space().from_arch_string(arch)
-        self.num_classes, self.input_shape = num_classes, (in_channels, image_size, image_size)
+        self.num_classes, self.input_shape = num_classes, image_shape(in_channels, image_size)
         self.init_args = {"arch": arch, **settings}
         ops = tuple(str(pick) for pick in self.config["cell"])
         self.stem, self.blocks, self.head = _skeleton(lambda c: NetworkCell(ops, c, affine=True), **settings)

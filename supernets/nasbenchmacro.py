@@ -93,7 +93,7 @@ def _block(name: str, layer: Layer, *, affine: bool) -> nn.Module:
     return MBConv(layer, kernel, expansion, affine=affine)
 
 
-def _skeleton(*, channels: int, num_classes: int, in_channels: int, image_size: int) -> Skeleton:
+def _skeleton(*, channels: int, num_classes: int, in_channels: int, image_size: int | tuple[int, int]) -> Skeleton:
     layers = layers_of(channels, [(channels * 2 ** (stage + 1), depth, 2) for stage, depth in enumerate(DEPTHS)])
     return image_skeleton(
         conv_bn(in_channels, channels, 3),
@@ -112,7 +112,7 @@ class NASBenchMacroSupernet(ChainSupernet):
         channels: C of the stem, doubled by every stage.
         num_classes: Number of logits.
         in_channels: Channels of an image.
-        image_size: Height and width of an image.
+        image_size: Height and width of an image, or one number for both.
 
     Raises:
         ValueError: If the image is too small for the three stages, or there are fewer than two classes.
@@ -127,7 +127,7 @@ class NASBenchMacroSupernet(ChainSupernet):
     space: NASBenchMacroSpace
 
     def __init__(
-        self, *, channels: int = 32, num_classes: int = 10, in_channels: int = 3, image_size: int = 32
+        self, *, channels: int = 32, num_classes: int = 10, in_channels: int = 3, image_size: int | tuple[int, int] = 32
     ) -> None:
         self._settings = arguments(locals())
         super().__init__(NASBenchMacroSpace(), _skeleton(**self._settings), partial(_block, affine=False))
@@ -145,7 +145,7 @@ class NASBenchMacroNetwork(ChainNetwork):
         channels: C of the stem, doubled by every stage.
         num_classes: Number of logits.
         in_channels: Channels of an image.
-        image_size: Height and width of an image.
+        image_size: Height and width of an image, or one number for both.
 
     Raises:
         ValueError: If the string is malformed or the image too small.
@@ -157,7 +157,13 @@ class NASBenchMacroNetwork(ChainNetwork):
     """
 
     def __init__(
-        self, arch: str, *, channels: int = 32, num_classes: int = 10, in_channels: int = 3, image_size: int = 32
+        self,
+        arch: str,
+        *,
+        channels: int = 32,
+        num_classes: int = 10,
+        in_channels: int = 3,
+        image_size: int | tuple[int, int] = 32,
     ) -> None:
         settings = arguments(locals(), "arch")
         space = NASBenchMacroSpace()

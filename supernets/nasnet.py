@@ -26,7 +26,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 from torch.nn import functional as F
 
-from .base import Subnet, Supernet, arguments, check_classes, check_image_size, inherit_weights
+from .base import Subnet, Supernet, arguments, check_classes, check_image_size, image_shape, inherit_weights
 from .darts import KINDS, Kind, preprocess
 from .genotype import PUBLISHED, Cell, Edge, Genotype
 from .ops import (
@@ -216,17 +216,22 @@ class Plan:
         stem_channels: Channels of the stem.
         cells: Kind and channels of every cell.
         auxiliary_after: Index of the cell whose output the auxiliary head reads.
-        size: Height and width there.
+        sides: Height and width there.
     """
 
     stem_channels: int
     cells: tuple[tuple[Kind, int], ...]
     auxiliary_after: int
-    size: int
+    sides: tuple[int, int]
 
 
 def _plan(
-    channels: int, cells_per_stage: int, num_classes: int, image_size: int, stem: str, stem_channels: int | None
+    channels: int,
+    cells_per_stage: int,
+    num_classes: int,
+    image_size: int | tuple[int, int],
+    stem: str,
+    stem_channels: int | None,
 ) -> Plan:
     if stem not in ("cifar", "imagenet"):
         raise ValueError(f"stem must be 'cifar' or 'imagenet'; got {stem!r}.")
@@ -246,8 +251,8 @@ def _plan(
         cells += [(reduce, channels * 2**stage)] if stage else []
         cells += [(normal, channels * 2**stage)] * cells_per_stage
     default = 3 * channels if stem == "cifar" else 32
-    size = math.ceil(image_size / 2 ** (halvings - 1))
-    return Plan(stem_channels or default, tuple(cells), len(cells) - cells_per_stage - 2, size)
+    height, width = (math.ceil(side / 2 ** (halvings - 1)) for side in image_shape(1, image_size)[1:])
+    return Plan(stem_channels or default, tuple(cells), len(cells) - cells_per_stage - 2, (height, width))
 
 
 def _stem(in_channels: int, plan: Plan, stem: str) -> nn.Sequential:
@@ -342,7 +347,7 @@ class NASNetNetwork(Subnet):
         cells_per_stage: N, the normal cells of a stage.
         num_classes: Number of logits.
         in_channels: Channels of an image.
-        image_size: Height and width of an image.
+        image_size: Height and width of an image, or one number for both.
         stem: ``"cifar"`` keeps the resolution, ``"imagenet"`` divides it by 8.
         stem_channels: Channels of the stem's convolution; ``3 * channels`` for CIFAR and 32 for ImageNet by default.
         auxiliary: Add the auxiliary classifier at the end of the second stage (used by ``forward_with_auxiliary``).
@@ -364,7 +369,7 @@ class NASNetNetwork(Subnet):
         cells_per_stage: int = 6,
         num_classes: int = 10,
         in_channels: int = 3,
-        image_size: int = 32,
+        image_size: int | tuple[int, int] = 32,
         stem: Literal["cifar", "imagenet"] = "cifar",
         stem_channels: int | None = None,
         auxiliary: bool = False,
@@ -373,7 +378,7 @@ class NASNetNetwork(Subnet):
         super().__init__()
         self.genotype = genotype if isinstance(genotype, Genotype) else Genotype.parse(genotype)
         self.init_args["genotype"] = str(self.genotype)
-        self.num_classes, self.input_shape = num_classes, (in_channels, image_size, image_size)
+        self.num_classes, self.input_shape = num_classes, image_shape(in_channels, image_size)
         check_ops(sorted(self.genotype.ops))
         plan = _plan(channels, cells_per_stage, num_classes, image_size, stem, stem_channels)
         self.stem, self.cells = _stem(in_channels, plan, stem), nn.ModuleList()
@@ -386,7 +391,7 @@ class NASNetNetwork(Subnet):
             self.cells.append(NASNetCell(cell, concat, joined, widths, c, reduction=reduction, reduction_before=before))
             widths, before = (widths[1], len(concat) * c), reduction
             if auxiliary and index == plan.auxiliary_after:
-                self.auxiliary_head = _auxiliary(widths[1], num_classes, plan.size)
+                self.auxiliary_head = _auxiliary(widths[1], num_classes, plan.sides)
         self.classifier = nn.Linear(widths[1], num_classes)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -448,16 +453,17 @@ class NASNetNetwork(Subnet):
             yield s1
 
 
-def _auxiliary(channels: int, num_classes: int, size: int) -> nn.Module:
+def _auxiliary(channels: int, num_classes: int, sides: tuple[int, int]) -> nn.Module:
     """The auxiliary classifier; images too small for its pooling are not pooled."""
-    width = (size - 5) // 3 + 1 if size >= 5 else size
+    pooled = min(sides) >= 5
+    height, width = ((side - 5) // 3 + 1 if pooled else side for side in sides)
     return nn.Sequential(
         nn.ReLU(),
-        nn.AvgPool2d(5, stride=3) if size >= 5 else nn.Identity(),
+        nn.AvgPool2d(5, stride=3) if pooled else nn.Identity(),
         nn.Conv2d(channels, 128, 1, bias=False),
         nn.BatchNorm2d(128),
         nn.ReLU(),
-        nn.Conv2d(128, 768, width, bias=False),
+        nn.Conv2d(128, 768, (height, width), bias=False),
         nn.BatchNorm2d(768),
         nn.ReLU(),
         nn.Flatten(),
@@ -558,7 +564,7 @@ class NASNetSupernet(Supernet):
         cells_per_stage: N, the normal cells of a stage.
         num_classes: Number of logits.
         in_channels: Channels of an image.
-        image_size: Height and width of an image.
+        image_size: Height and width of an image, or one number for both.
         stem: See :class:`NASNetNetwork`.
         stem_channels: See :class:`NASNetNetwork`.
 
@@ -581,14 +587,14 @@ class NASNetSupernet(Supernet):
         cells_per_stage: int = 2,
         num_classes: int = 10,
         in_channels: int = 3,
-        image_size: int = 32,
+        image_size: int | tuple[int, int] = 32,
         stem: Literal["cifar", "imagenet"] = "cifar",
         stem_channels: int | None = None,
     ) -> None:
         self._settings = arguments(locals(), "space")
         super().__init__()
         self.space = space or NASNetSpace()
-        self.num_classes, self.input_shape = num_classes, (in_channels, image_size, image_size)
+        self.num_classes, self.input_shape = num_classes, image_shape(in_channels, image_size)
         plan = _plan(channels, cells_per_stage, num_classes, image_size, stem, stem_channels)
         self.stem, self.cells = _stem(in_channels, plan, stem), nn.ModuleList()
         states = self.space.blocks + 2

@@ -81,7 +81,12 @@ def _block(name: str, layer: Layer) -> nn.Module:
 
 
 def _skeleton(
-    *, width: float, num_classes: int, in_channels: int, image_size: int, stem: Literal["imagenet", "cifar"]
+    *,
+    width: float,
+    num_classes: int,
+    in_channels: int,
+    image_size: int | tuple[int, int],
+    stem: Literal["imagenet", "cifar"],
 ) -> Skeleton:
     stride, stages = scale_stages(STAGES, width, stem)
     channels, first = make_divisible(width * STEM_CHANNELS), make_divisible(width * FIRST_CHANNELS)
@@ -108,7 +113,7 @@ class ProxylessSupernet(ChainSupernet):
         width: Multiplies all channels, those of the head only if it is above 1.
         num_classes: Number of logits.
         in_channels: Channels of an image.
-        image_size: Height and width of an image.
+        image_size: Height and width of an image, or one number for both.
         stem: ``"imagenet"`` divides the resolution by 32 in all, ``"cifar"`` by 8.
 
     Raises:
@@ -127,7 +132,7 @@ class ProxylessSupernet(ChainSupernet):
         width: float = 1.0,
         num_classes: int = 1000,
         in_channels: int = 3,
-        image_size: int = 224,
+        image_size: int | tuple[int, int] = 224,
         stem: Literal["imagenet", "cifar"] = "imagenet",
     ) -> None:
         self._settings = arguments(locals())
@@ -145,7 +150,7 @@ class ProxylessNetwork(ChainNetwork):
         width: See :class:`ProxylessSupernet`.
         num_classes: Number of logits.
         in_channels: Channels of an image.
-        image_size: Height and width of an image.
+        image_size: Height and width of an image, or one number for both.
         stem: See :class:`ProxylessSupernet`.
 
     Raises:
@@ -164,7 +169,7 @@ class ProxylessNetwork(ChainNetwork):
         width: float = 1.0,
         num_classes: int = 1000,
         in_channels: int = 3,
-        image_size: int = 224,
+        image_size: int | tuple[int, int] = 224,
         stem: Literal["imagenet", "cifar"] = "imagenet",
     ) -> None:
         settings = arguments(locals(), "operations")

@@ -20,7 +20,16 @@ from typing import Literal, TypeAlias, TypedDict, cast
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from .base import OperationSupernet, Subnet, Task, arguments, check_classes, check_image_size, inherit_weights
+from .base import (
+    OperationSupernet,
+    Subnet,
+    Task,
+    arguments,
+    check_classes,
+    check_image_size,
+    image_shape,
+    inherit_weights,
+)
 from .execution import ChainPlan
 from .mixed_op import MixedOp
 from .ops import DilatedDepthwise, FactorizedReduce, Zero, relu_conv_bn
@@ -253,7 +262,7 @@ class _Skeleton(nn.Module):
         width: float,
         num_classes: int,
         in_channels: int,
-        image_size: int,
+        image_size: int | tuple[int, int],
     ) -> None:
         super().__init__()
         check_classes(num_classes)
@@ -291,7 +300,7 @@ class SegmentationSupernet(OperationSupernet):
         width: Factor of all numbers of channels, which become even.
         num_classes: Number of logits of a pixel.
         in_channels: Channels of an image.
-        image_size: Height and width of an image; the network itself takes others, too.
+        image_size: Height and width of an image, or one number for both; the network itself takes others, too.
 
     Raises:
         ValueError: If an argument is out of its range, or the image too small for four reductions.
@@ -313,11 +322,11 @@ class SegmentationSupernet(OperationSupernet):
         width: float = 1.0,
         num_classes: int = 19,
         in_channels: int = 3,
-        image_size: int = 512,
+        image_size: int | tuple[int, int] = 512,
     ) -> None:
         self._settings = arguments(locals())
         super().__init__()
-        self.num_classes, self.input_shape = num_classes, (in_channels, image_size, image_size)
+        self.num_classes, self.input_shape = num_classes, image_shape(in_channels, image_size)
         self.body = _Skeleton(lambda _, layer: SearchLayer(layer), **self._settings)
         self.space = segmentation_space(macro, layers_per_stage)
 
@@ -369,7 +378,7 @@ class SegmentationNetwork(Subnet):
         width: Factor of all numbers of channels, which become even.
         num_classes: Number of logits of a pixel.
         in_channels: Channels of an image.
-        image_size: Height and width of an image; the network itself takes others, too.
+        image_size: Height and width of an image, or one number for both; the network itself takes others, too.
 
     Raises:
         ValueError: If the layers are not those of the space, or an argument is out of its range.
@@ -386,11 +395,11 @@ class SegmentationNetwork(Subnet):
         width: float = 1.0,
         num_classes: int = 19,
         in_channels: int = 3,
-        image_size: int = 512,
+        image_size: int | tuple[int, int] = 512,
     ) -> None:
         settings = arguments(locals(), "layers")
         super().__init__()
-        self.num_classes, self.input_shape = num_classes, (in_channels, image_size, image_size)
+        self.num_classes, self.input_shape = num_classes, image_shape(in_channels, image_size)
         self._space = segmentation_space(macro, layers_per_stage)
         self.config = SubnetConfig(self._space.name, {"layer": layers})
         self._space.validate(self.config)
@@ -399,7 +408,7 @@ class SegmentationNetwork(Subnet):
 
     @classmethod
     def published(
-        cls, name: str, *, num_classes: int = 19, in_channels: int = 3, image_size: int = 512
+        cls, name: str, *, num_classes: int = 19, in_channels: int = 3, image_size: int | tuple[int, int] = 512
     ) -> SegmentationNetwork:
         """A network of the paper, with new weights.
 
@@ -407,7 +416,7 @@ class SegmentationNetwork(Subnet):
             name: A key of ``SQUEEZENAS``.
             num_classes: Number of logits of a pixel.
             in_channels: Channels of an image.
-            image_size: Height and width of an image.
+            image_size: Height and width of an image, or one number for both.
 
         Raises:
             ValueError: If there is none of that name.

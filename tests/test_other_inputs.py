@@ -6,7 +6,6 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import onnxruntime
 import pytest
 import pytorch_lightning as pl
 import torch
@@ -96,6 +95,7 @@ def test_what_a_search_finds_has_the_shared_weights_and_is_exported(kind: str, m
 @pytest.mark.parametrize("kind", SPACES)
 def test_a_network_of_all_candidates_is_exported_as_programs_for_batches_of_any_size(kind: str, tmp_path: Path) -> None:
     """Every file is compared with the network when it is written; the largest difference is in the manifest."""
+    onnxruntime = pytest.importorskip("onnxruntime")
     torch.manual_seed(0)
     options = {"layers": 8} if kind == "table" else {"layers_per_stage": 9 // (3 - (kind == "text"))}
     supernet = type(SPACES[kind]())(**SPACES[kind]()._settings | options)  # type: ignore[operator]  # any of the four

@@ -20,7 +20,7 @@ def build_data(config: Any) -> pl.LightningDataModule:
 
 
 def fit_to_data(network: Namespace, data: pl.LightningDataModule) -> None:
-    """Set the number of classes, the channels and the size of images, where they are the defaults of the class.
+    """Set the number of classes and the shape of an input, where they are the defaults of the class.
 
     Args:
         network: ``class_path`` and ``init_args`` of a network or supernet; changed in place.
@@ -28,8 +28,19 @@ def fit_to_data(network: Namespace, data: pl.LightningDataModule) -> None:
     """
     module, _, name = network.class_path.rpartition(".")
     defaults = inspect.signature(getattr(import_module(module), name)).parameters
-    shape = getattr(data, "input_shape", (None, None, None))
-    known = {"num_classes": getattr(data, "num_classes", None), "in_channels": shape[0], "image_size": shape[1]}
+    known = {"num_classes": getattr(data, "num_classes", None), **_sizes(getattr(data, "input_shape", None))}
     for key, value in known.items():
         if value is not None and key in network.init_args and network.init_args[key] == defaults[key].default:
             network.init_args[key] = value
+
+
+def _sizes(shape: Any) -> dict[str, Any]:
+    """Arguments of networks by the shape of one input; none of several inputs and of shapes that are not known."""
+    if not isinstance(shape, tuple | list) or not shape or not all(isinstance(side, int) for side in shape):
+        return {}
+    if len(shape) == 1:
+        return {"features": shape[0], "length": shape[0]}  # columns of a table, or words of a text
+    channels, *sides = shape
+    side = sides[0] if len(set(sides)) == 1 else tuple(sides)
+    name = {1: "length", 2: "image_size", 3: "volume_size"}.get(len(sides))
+    return {"in_channels": channels} | ({name: side} if name else {})

@@ -144,7 +144,8 @@ def _look_at(supernet: Supernet, input_shape: tuple[int, ...] | None) -> tuple[d
         if not name.startswith(FOR_TRAINING) and all(name in other and other[name] == value for other in others)
     }
     if input_shape is not None and "image_size" in common:
-        common["image_size"] = input_shape[-1]
+        height, width = input_shape[-2:]
+        common["image_size"] = width if height == width else [height, width]
     at = networks[0].input_shape if input_shape is None else input_shape
     found = {
         "supernet": public_path(type(supernet)),
