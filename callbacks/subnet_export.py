@@ -59,7 +59,7 @@ class SubnetExport(SearchCallback):
             about: dict[str, Any] = {
                 name: getattr(data, name, None) for name in ("mean", "std", "classes", "preprocessing")
             }
-            subnet = search.supernet.extract(config)
+            subnet = search.evaluation_supernet.extract(config)
             if data is not None:
                 recalibrate_on(data, subnet)
             where = folder / "network"

@@ -15,6 +15,9 @@ from oneshot.supernets.base import frozen_batch_norm as frozen_batch_norm
 NARROW = (torch.float16, torch.bfloat16)
 LEAST_TEMPERATURE = 1e-20
 
+# Gradients of the weights -> what an optimiser takes from each weight, over a learning rate, and its derivatives.
+Step = Callable[[Sequence[Tensor]], tuple[Sequence[Tensor], Sequence[Tensor | float]]]
+
 
 def unrolled_arch_grad(
     train_loss: Callable[[], Tensor],
@@ -26,17 +29,20 @@ def unrolled_arch_grad(
     momentum: float = 0.0,
     weight_decay: float = 0.0,
     momentum_buffers: Sequence[Tensor | None] | None = None,
+    step: Step | None = None,
     epsilon: float = 0.01,
     average: Callable[[list[Tensor]], list[Tensor]] = list,
 ) -> list[Tensor]:
     r"""Gradient of the validation loss after one virtual weight step (DARTS second order, arXiv:1806.09055, eq. 7, 8).
 
-    With :math:`w' = w - \xi (\mu b + \nabla_w L_t + \lambda w)`, the step an SGD with momentum buffer :math:`b` takes,
+    An optimiser takes :math:`w' = w - \xi s(g)` with :math:`g = \nabla_w L_t`. For SGD with momentum buffer :math:`b`,
+    it is :math:`s(g) = g + \lambda w + \mu b`. Those of :func:`sgd_step` and :func:`adam_step` act element by element,
+    and the derivative is a diagonal matrix :math:`D = \partial s / \partial g`, for SGD the identity. Then
 
     .. math:: \nabla_\alpha L_v(w', \alpha) - \xi \frac{\nabla_\alpha L_t(w^+, \alpha) - \nabla_\alpha L_t(w^-, \alpha)}
-        {2 \epsilon}, \quad w^\pm = w \pm \epsilon v, \quad v = \nabla_{w'} L_v(w', \alpha)
+        {2 \epsilon}, \quad w^\pm = w \pm \epsilon D v, \quad v = \nabla_{w'} L_v(w', \alpha)
 
-    where the step of the finite difference is ``epsilon / norm(v)``. Five gradients; the error is of order epsilon^2.
+    where the step of the finite difference is ``epsilon / norm(D v)``. Five gradients; the error is of order epsilon^2.
 
     Args:
         train_loss: Training loss at the current values of ``weights`` and ``alphas``, which it reads in place.
@@ -47,6 +53,8 @@ def unrolled_arch_grad(
         momentum: Momentum of the weight optimiser, mu.
         weight_decay: Weight decay of the weight optimiser, lambda.
         momentum_buffers: Its momentum buffers, one per weight, ``None`` before its first step.
+        step: Of another optimiser, in place of ``momentum``, ``weight_decay`` and ``momentum_buffers``: gives s and the
+            diagonal of D, one tensor (or number) per weight, for the gradients g.
         epsilon: Length of the finite difference in weight space. The paper's 0.01 is long for small networks, where it
             crosses kinks of ReLU: with a few channels the result can be several times off, at 1e-6 (float64) it is not.
         average: Averages gradients over the processes that see parts of one batch; every gradient goes through it, so
@@ -56,17 +64,24 @@ def unrolled_arch_grad(
         One gradient per alpha. ``.grad`` of nothing is touched.
     """
     buffers = momentum_buffers or [None] * len(weights)
+
+    def step_of_sgd(gradients: Sequence[Tensor]) -> tuple[list[Tensor], list[float]]:
+        moved = [
+            sgd_step(w, g, momentum=momentum, weight_decay=weight_decay, buffer=b)
+            for w, g, b in zip(weights, gradients, buffers, strict=True)
+        ]
+        return [update for update, _ in moved], [slope for _, slope in moved]
+
     backup = [w.detach().clone() for w in weights]
     try:
-        steps = average(_grad(train_loss(), weights))
+        gradients = average(_grad(train_loss(), weights))
         with torch.no_grad():
-            for w, step, buffer in zip(weights, steps, buffers, strict=True):
-                step = step + weight_decay * w
-                if buffer is not None:
-                    step = step + momentum * buffer
-                w.sub_(lr * step)
+            updates, slopes = (step or step_of_sgd)(gradients)
+            for w, update in zip(weights, updates, strict=True):
+                w.sub_(lr * update)
         gradients = average(_grad(val_loss(), [*alphas, *weights]))
         grad_alphas, v = gradients[: len(alphas)], gradients[len(alphas) :]
+        v = [x if isinstance(slope, float) and slope == 1 else slope * x for slope, x in zip(slopes, v, strict=True)]
         norm = torch.linalg.vector_norm(torch.stack([torch.linalg.vector_norm(x) for x in v]))
         eps = epsilon / norm.clamp_min(torch.finfo(norm.dtype).tiny)  # v = 0 gives a zero difference, not 0 / 0
         sides = []
@@ -83,6 +98,88 @@ def unrolled_arch_grad(
         with torch.no_grad():
             for w, original in zip(weights, backup, strict=True):
                 w.copy_(original)
+
+
+def sgd_step(
+    weight: Tensor,
+    gradient: Tensor,
+    *,
+    momentum: float = 0.0,
+    dampening: float = 0.0,
+    weight_decay: float = 0.0,
+    nesterov: bool = False,
+    buffer: Tensor | None = None,
+) -> tuple[Tensor, float]:
+    r"""What ``torch.optim.SGD`` takes from a weight, over its learning rate, and the derivative in the gradient.
+
+    With :math:`g' = g + \lambda w`, and the buffer :math:`b' = \mu b + (1 - d) g'`, at first :math:`b' = g'`, it
+    takes :math:`b'`; with Nesterov's momentum :math:`g' + \mu b'`.
+
+    Args:
+        weight: Any shape.
+        gradient: Of the same shape.
+        momentum: mu.
+        dampening: d.
+        weight_decay: lambda.
+        nesterov: Whether the momentum is Nesterov's.
+        buffer: b; ``None`` before the first step.
+    """
+    update = gradient + weight_decay * weight
+    step, slope = update, 1.0
+    if buffer is not None:
+        slope = 1.0 - dampening
+        step = (update if slope == 1 else slope * update) + momentum * buffer
+    if nesterov:
+        return update + momentum * step, 1.0 + momentum * slope
+    return step, slope
+
+
+def adam_step(
+    weight: Tensor,
+    gradient: Tensor,
+    *,
+    betas: tuple[float, float] = (0.9, 0.999),
+    eps: float = 1e-8,
+    weight_decay: float = 0.0,
+    decoupled: bool = False,
+    average: Tensor | None = None,
+    square: Tensor | None = None,
+    steps: int = 0,
+) -> tuple[Tensor, Tensor]:
+    r"""What Adam takes from a weight, over its learning rate, and the derivative in the gradient, element by element.
+
+    (arXiv:1412.6980, algorithm 1; AdamW: arXiv:1711.05101, algorithm 2.) In step t,
+
+    .. math:: m = \beta_1 m_0 + (1 - \beta_1) g, \quad v = \beta_2 v_0 + (1 - \beta_2) g^2, \quad
+        s = \frac{m / (1 - \beta_1^t)}{\sqrt{v / (1 - \beta_2^t)} + \epsilon} =: \frac{\hat m}{q}, \quad
+        \frac{\partial s}{\partial g} = \frac{1 - \beta_1}{(1 - \beta_1^t) q}
+        - \frac{\hat m}{q^2} \frac{(1 - \beta_2) g}{\sqrt{v (1 - \beta_2^t)}}
+
+    Weight decay is added to the gradient, or, decoupled, to the step, where it has no part in the derivative. Where
+    both the gradient and v are 0, the last fraction, which jumps there, counts as 0. In its very first step Adam moves
+    by the sign of the gradient, and the derivative is near 0.
+
+    Args:
+        weight: Any shape.
+        gradient: Of the same shape.
+        betas: Decays of both averages.
+        eps: epsilon.
+        weight_decay: Weight decay.
+        decoupled: Whether it is AdamW's.
+        average: The average of gradients before this step; ``None`` is 0.
+        square: The average of their squares; ``None`` is 0.
+        steps: Steps before this one, t - 1.
+    """
+    g = gradient if decoupled else gradient + weight_decay * weight
+    (beta1, beta2), t = betas, steps + 1
+    m = (1 - beta1) * g if average is None else beta1 * average + (1 - beta1) * g
+    v = (1 - beta2) * g.square() if square is None else beta2 * square + (1 - beta2) * g.square()
+    first, second = 1 - beta1**t, 1 - beta2**t
+    q, mean = (v / second).sqrt() + eps, m / first
+    root = (v * second).sqrt()
+    bend = torch.where(root > 0, (1 - beta2) * g / torch.where(root > 0, root, 1), 0)
+    step, slope = mean / q, (1 - beta1) / (first * q) - mean / q.square() * bend
+    return (step + weight_decay * weight if decoupled else step), slope
 
 
 def clip_to_simplex(weights: Tensor) -> Tensor:

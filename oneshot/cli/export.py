@@ -45,7 +45,7 @@ def export(
         facts = source.known_facts(data_options)
     else:
         derived = module.derive()
-        network, predicted = module.supernet.extract(derived), module.predictions(derived)
+        network, predicted = module.evaluation_supernet.extract(derived), module.predictions(derived)
         facts = _calibrate(network, source, data_options)
     write_export(
         network,

@@ -166,7 +166,7 @@ class RunFront(Front):
         say(network_table(front_rows(archive.objectives, self._units, archive.values[self._rows[place]][None])))
 
     def build(self, place: int) -> Subnet:
-        supernet, batch = self._search.supernet, self._search.evaluation_batch
+        supernet, batch = self._search.evaluation_supernet, self._search.evaluation_batch
         network = supernet.extract(self._config(place))
         recalibrate(network, in_parts(fitted(network, self._images[2]), batch))
         return network

@@ -54,7 +54,7 @@ def network_named(target: str, *, inherit: bool, trust: Sequence[str] = ()) -> S
         module = run.module()
         if isinstance(module, Retrain):
             return module.network_for_export()
-        return module.supernet.extract(run.subnet() or module.derive(), inherit=inherit)
+        return module.evaluation_supernet.extract(run.subnet() or module.derive(), inherit=inherit)
     exported = path if path.is_dir() else path.parent
     if (exported / MANIFEST).is_file():
         return load(exported, trust=trust)

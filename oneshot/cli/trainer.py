@@ -143,7 +143,9 @@ class RunCLI(LightningCLI):
     def _compare_with_the_beginning(self, path: Path) -> None:
         """Refuse options by which a resumed run would end differently."""
         now = yaml.safe_load(self.parser.dump(self.config, skip_validation=True))
-        then = with_present_paths(read_yaml(path))
+        # The parser adds options that the release of the run did not have, at their defaults.
+        known = self.parser.parse_object({**with_present_paths(read_yaml(path))})
+        then = yaml.safe_load(self.parser.dump(known, skip_validation=True))
         for config in (now, then):
             config["trainer"] = {name: config.get("trainer", {}).get(name) for name in FIXED_OF_TRAINER}
         check_unchanged(then, now, Path(self.config.out), parts=COMPARED, free=FREE)

@@ -26,5 +26,6 @@ if TYPE_CHECKING:
     from .sandwich import SandwichTraining as SandwichTraining
     from .sharing import WeightSharingSearch as WeightSharingSearch
     from .supernet_training import SupernetTraining as SupernetTraining
+    from .weight_training import WeightTraining as WeightTraining
 
 __getattr__, __dir__, __all__ = lazy(__name__)

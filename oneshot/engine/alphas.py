@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from oneshot._lightning import leave_out_of_ddp
 from oneshot.functional import wide
-from oneshot.supernets.base import OperationSupernet
+from oneshot.supernets.base import OperationSupernet, Supernet
 from oneshot.supernets.mixed_op import Path
 from oneshot.training.batches import check_logits
 
@@ -47,7 +47,8 @@ class AlphaSearch(SupernetTraining):
         self.sampler = sampler
         self.alphas = nn.ParameterDict({c.name: sampler.initial_alpha(c, alpha_std) for c in supernet.space.choices})
         # DDP averages the gradients of the weights. It would wait in vain for the alphas, which have their own step.
-        names = [name for name, _ in self.named_parameters() if name.startswith(("alphas.", "sampler."))]
+        # Nor for averages, which are the same in all of them.
+        names = [name for name, _ in self.named_parameters() if name.startswith(("alphas.", "sampler.", "ema."))]
         leave_out_of_ddp(self, names)
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
@@ -61,8 +62,12 @@ class AlphaSearch(SupernetTraining):
         return self.sampler.sparse
 
     def arch_parameters(self) -> list[nn.Parameter]:
-        """The alphas, and what else of the sampler is trained."""
+        """The alphas, and what else of the sampler is trained; also those that are frozen."""
         return [*self.alphas.parameters(), *self.sampler.parameters()]
+
+    def trained_arch_parameters(self) -> list[nn.Parameter]:
+        """Those of :meth:`arch_parameters` that are not frozen (``requires_grad=False``)."""
+        return [parameter for parameter in self.arch_parameters() if parameter.requires_grad]
 
     def edge_weights(self) -> dict[str, Tensor]:
         """Edge weights for one forward pass, ``{choice: [R, O]}``, differentiable in the alphas."""
@@ -72,12 +77,18 @@ class AlphaSearch(SupernetTraining):
     def probabilities(self) -> dict[str, Tensor]:
         return self.sampler.probabilities(dict(self.alphas.items()))
 
-    def run(self, x: Tensor, weights: Mapping[str, Tensor]) -> Tensor:
-        """``[B, C, H, W] -> [B, classes]`` under edge weights; if the sampler is sparse, only what has weight runs."""
+    def run(self, x: Tensor, weights: Mapping[str, Tensor], *, supernet: Supernet | None = None) -> Tensor:
+        """``[B, C, H, W] -> [B, classes]`` under edge weights; if the sampler is sparse, only what has weight runs.
+
+        Args:
+            x: The images.
+            weights: Edge weights, ``{choice: [R, O]}``.
+            supernet: What runs; by default the supernet that is trained.
+        """
         own = {name: self.as_supernet(w) for name, w in weights.items()}
         arch = {name: Path(w) for name, w in own.items()} if self.sampler.sparse else own
         x = self.as_supernet(x)
-        logits: Tensor = self.supernet(x, arch)
+        logits: Tensor = (self.supernet if supernet is None else supernet)(x, arch)
         check_logits(logits, self.supernet, x)
         return logits
 
@@ -89,7 +100,8 @@ class AlphaSearch(SupernetTraining):
         if self.sampler.sparse:
             return super().forward(x)
         with torch.no_grad():
-            return self.run(x, self.sampler.strengths(dict(self.alphas.items())))
+            strengths = self.sampler.strengths(dict(self.alphas.items()))
+            return self.run(x, strengths, supernet=self.evaluation_supernet)
 
     def on_fit_start(self) -> None:
         super().on_fit_start()

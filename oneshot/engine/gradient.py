@@ -12,7 +12,7 @@ import numpy.typing as npt
 import torch
 import torch.distributed as dist
 from pytorch_lightning.core.optimizer import LightningOptimizer
-from torch import Tensor
+from torch import Tensor, nn
 from torch.amp import GradScaler
 from torch.profiler import record_function
 from torch.utils.data import DataLoader, IterableDataset
@@ -25,10 +25,14 @@ from oneshot.cost.target import TargetAttempt, meet_target
 from oneshot.functional import NARROW, frozen_batch_norm, in_32_bits, unrolled_arch_grad
 from oneshot.supernets.base import OperationSupernet
 from oneshot.supernets.space import SubnetConfig
+from oneshot.training.optimizers import OptimizerFactory, build_optimizer, check_replaced
 
 from .alphas import AlphaSearch
 from .module import Batch
 from .samplers import Perturbation, Sampler
+from .virtual_step import virtual_step
+
+OF_ADAM = ("arch_lr", "arch_betas", "arch_weight_decay")
 
 
 class GradientSearch(AlphaSearch):
@@ -42,6 +46,8 @@ class GradientSearch(AlphaSearch):
         arch_weight_decay: Weight decay of the alphas.
         arch_warmup_epochs: Epochs in which the alphas stay as they are.
         arch_every: The alphas move in every n-th step.
+        arch_optimizer: Builds another optimiser of the alphas, ``partial(torch.optim.SGD, lr=0.1)``; the three options
+            of Adam (``arch_lr``, ``arch_betas``, ``arch_weight_decay``) must then stay at their defaults.
         penalty: Adds the expected cost of the architecture to the loss of the alphas.
         perturbation: Changes the edge weights the weights are trained under (SmoothDARTS).
         **kwargs: See :class:`~oneshot.engine.alphas.AlphaSearch`.
@@ -61,6 +67,7 @@ class GradientSearch(AlphaSearch):
         arch_weight_decay: float = 1e-3,
         arch_warmup_epochs: int = 0,
         arch_every: int = 1,
+        arch_optimizer: OptimizerFactory | None = None,
         penalty: CostPenalty | None = None,
         perturbation: Perturbation | None = None,
         **kwargs: Any,
@@ -83,7 +90,9 @@ class GradientSearch(AlphaSearch):
         self._arch_scaler: GradScaler | None = None
         self._arch_scaler_state: dict[str, Any] | None = None
         self.arch_lr, self.arch_betas, self.arch_weight_decay = arch_lr, arch_betas, arch_weight_decay
-        self.arch_warmup_epochs, self.arch_every = arch_warmup_epochs, arch_every
+        self.arch_warmup_epochs, self.arch_every, self.arch_factory = arch_warmup_epochs, arch_every, arch_optimizer
+        if arch_optimizer is not None:
+            check_replaced(self, "arch_optimizer", OF_ADAM)
         self.penalty, self.perturbation = penalty, perturbation
 
     def cost_models(self) -> dict[str, object]:
@@ -146,7 +155,7 @@ class GradientSearch(AlphaSearch):
 
     @property
     def optimizer_pair(self) -> tuple[LightningOptimizer, LightningOptimizer]:
-        """Optimiser of the weights and of the alphas, during a fit."""
+        """Optimisers of the weights and of the alphas, during a fit."""
         weights, alphas = cast(list[LightningOptimizer], self.optimizers())
         return weights, alphas
 
@@ -175,7 +184,7 @@ class GradientSearch(AlphaSearch):
         if scaler is None:
             yield
             return
-        for alpha in self.arch_parameters():
+        for alpha in self.trained_arch_parameters():
             if alpha.grad is not None:
                 alpha.grad = alpha.grad * self.arch_scale()
         plugin: Any = self.trainer.precision_plugin
@@ -199,11 +208,31 @@ class GradientSearch(AlphaSearch):
         if self.perturbation is not None:
             self.perturbation.schedule(*self.schedule_position())
 
+    def trained_parts(self) -> dict[str, list[nn.Parameter]]:
+        return {**super().trained_parts(), "alphas": self.trained_arch_parameters()}
+
     def configure_optimizers(self) -> Any:
-        alphas = torch.optim.Adam(
-            self.arch_parameters(), self.arch_lr, betas=self.arch_betas, weight_decay=self.arch_weight_decay
-        )
+        trained = self.trained_arch_parameters()
+        if not trained:
+            raise ValueError(
+                f"There must be alphas to train; all of {type(self).__name__} are frozen. Call requires_grad_(True) on "
+                "some of them, or keep them as they are by arch_warmup_epochs of the whole fit."
+            )
+        alphas: torch.optim.Optimizer
+        if self.arch_factory is None:
+            alphas = torch.optim.Adam(trained, self.arch_lr, betas=self.arch_betas, weight_decay=self.arch_weight_decay)
+        else:
+            alphas = build_optimizer(self.arch_factory, trained, "arch_optimizer")
         return [*super().configure_optimizers(), alphas]
+
+    def arch_decay(self) -> float:
+        """Weight decay of the alphas that counts as part of their loss, during a fit; 0 of a decoupled one."""
+        if self.arch_factory is None:
+            return self.arch_weight_decay
+        optimizer = self.optimizer_pair[1].optimizer
+        group = optimizer.param_groups[0]
+        decoupled = isinstance(optimizer, torch.optim.AdamW) or group.get("decoupled_weight_decay")
+        return 0.0 if decoupled else float(group.get("weight_decay", 0.0))
 
 
 class BilevelSearch(GradientSearch):
@@ -217,7 +246,7 @@ class BilevelSearch(GradientSearch):
 
     def arch_backward(self, batch: Batch) -> Tensor:
         """Set ``.grad`` of every alpha and touch no other gradient; return the loss, a scalar."""
-        alphas = self.arch_parameters()
+        alphas = self.trained_arch_parameters()
         loss = self._val_loss(batch)
         # Small gradients must not vanish in 16 bits on their way to the alphas, which have 32.
         scale = self.arch_scale()
@@ -230,9 +259,15 @@ class BilevelSearch(GradientSearch):
     def unrolled_backward(self, batch: Batch, epsilon: float = 0.01) -> Tensor:
         """What :meth:`arch_backward` does, one weight step ahead (DARTS, arXiv:1806.09055, equations 7 and 8).
 
+        The step is that of the optimiser of the weights, with its state, and of the gradient of this batch; it is not
+        clipped.
+
         Args:
             batch: Of both streams.
             epsilon: See :func:`~oneshot.functional.unrolled_arch_grad`.
+
+        Raises:
+            ValueError: If no second order is derived for that optimiser.
         """
         losses: list[Tensor] = []
 
@@ -245,24 +280,26 @@ class BilevelSearch(GradientSearch):
             return losses[-1]
 
         optimizer = self.optimizer_pair[0].optimizer
-        weights, alphas = [w for w in self.supernet.parameters() if w.requires_grad], self.arch_parameters()
-        buffers = [optimizer.state[w].get("momentum_buffer") for w in weights]
+        weights = [weight for weight in self.supernet.parameters() if weight.requires_grad]
+        alphas, (lr, step) = self.trained_arch_parameters(), virtual_step(optimizer, weights)
         with self.without_16_bits():  # epsilon is below their resolution
             gradients = unrolled_arch_grad(
                 train_loss,
                 val_loss,
                 weights,
                 alphas,
-                lr=optimizer.param_groups[0]["lr"],
-                momentum=optimizer.param_groups[0]["momentum"],
-                weight_decay=optimizer.param_groups[0]["weight_decay"],
-                momentum_buffers=[None if b is None else b.to(w) for b, w in zip(buffers, weights, strict=True)],
+                lr=lr,
+                step=step,
                 epsilon=epsilon,
                 average=self.average_gradients,
             )
         for alpha, gradient in zip(alphas, gradients, strict=True):
             alpha.grad = gradient
         return losses[0]
+
+    def check_second_order(self) -> None:
+        """Raise at the beginning of a fit where :meth:`unrolled_backward` would at the first step."""
+        virtual_step(self.optimizer_pair[0].optimizer, [])
 
     @contextlib.contextmanager
     def without_16_bits(self) -> Iterator[None]:
@@ -330,7 +367,7 @@ class BilevelSearch(GradientSearch):
             )
 
     def search_step(self, batch: Batch) -> None:
-        weight_optimizer, arch_optimizer = self.optimizer_pair
+        arch_optimizer = self.optimizer_pair[1]
         if self.moves_alphas():
             with record_function("step of the alphas"):
                 with frozen_batch_norm(self.supernet):
@@ -346,9 +383,9 @@ class BilevelSearch(GradientSearch):
             weights = self.weights_for_training(x, y)
             logits = self.run(x, weights)
             loss = self.criterion(logits, y)
-            weight_optimizer.zero_grad()
-            self.manual_backward(loss)
-            weight_optimizer.step()
+            share = self.begin_batch(len(y))
+            self.manual_backward(loss * share if share != 1 else loss)
+            self.end_batch(len(y))
         self.log_step(loss, logits, y)
 
     @torch.no_grad()
@@ -374,7 +411,9 @@ class BilevelSearch(GradientSearch):
 class SingleLevelSearch(GradientSearch):
     """Weights and alphas on the same batches, by one loss (SNAS, arXiv:1812.09926).
 
-    Batches are ``(x, y)``, from all the training data. Arguments are those of :class:`GradientSearch`.
+    Batches are ``(x, y)``, from all the training data. With ``accumulate`` the alphas move as often as the weights, by
+    gradients of the same batches, and ``arch_every`` counts these steps. Arguments are those of
+    :class:`GradientSearch`.
 
     Raises:
         ValueError: If there is a perturbation, which belongs to the loss of the weights only.
@@ -408,21 +447,33 @@ class SingleLevelSearch(GradientSearch):
             )
 
     def search_step(self, batch: tuple[Tensor, Tensor]) -> None:
-        weight_optimizer, arch_optimizer = self.optimizer_pair
         x, y = batch
         weights = self.edge_weights()
         logits = self.run(x, weights)
         loss = self.arch_loss(self.criterion(logits, y), weights)
-        weight_optimizer.zero_grad()
-        arch_optimizer.zero_grad()
-        self.manual_backward(loss)
-        alphas = [alpha for alpha in self.arch_parameters() if alpha.grad is not None]
+        share = self.begin_batch(len(y))
+        self.manual_backward(loss * share if share != 1 else loss)
+        self.end_batch(len(y))
+        self.log_step(loss, logits, y)
+
+    def moves_alphas(self) -> bool:
+        # Weights and alphas move together; without accumulation there is a step in every batch.
+        return self.current_epoch >= self.arch_warmup_epochs and self.steps % self.arch_every == 0
+
+    def begin_batch(self, examples: int) -> float:
+        share = super().begin_batch(examples)
+        if self.batches_before == 0:
+            self.optimizer_pair[1].zero_grad()
+        return share
+
+    def step_weights(self) -> None:
+        arch_optimizer = self.optimizer_pair[1]
+        alphas = [alpha for alpha in self.trained_arch_parameters() if alpha.grad is not None]
         gradients = self.average_gradients([alpha.grad for alpha in alphas if alpha.grad is not None])
         for alpha, gradient in zip(alphas, gradients, strict=True):  # the scale of the weights is not theirs
             alpha.grad = gradient if self._weight_scaler is None else gradient / self._weight_scaler.get_scale()
-        weight_optimizer.step()
+        super().step_weights()
         if self.moves_alphas():
             with self._arch_scaling():
                 arch_optimizer.step()
         arch_optimizer.zero_grad()
-        self.log_step(loss, logits, y)

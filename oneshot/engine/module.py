@@ -92,6 +92,11 @@ class SearchModule(ResumableModule, ABC):
         """Latencies of an architecture by the cost models of the search, all that are in ms; none by default."""
         return []
 
+    @property
+    def evaluation_supernet(self) -> Supernet:
+        """The supernet to validate, compare and export; that of the search, unless it keeps averages of weights."""
+        return self.supernet
+
     # What all of them do.
 
     def as_supernet(self, x: Tensor) -> Tensor:
@@ -117,8 +122,9 @@ class SearchModule(ResumableModule, ABC):
 
         Batch normalisation uses batch statistics, because running ones are those of no single architecture.
         """
-        with batch_statistics(self.supernet):
-            return self.supernet.run_config(x, self.derive())
+        supernet = self.evaluation_supernet
+        with batch_statistics(supernet):
+            return supernet.run_config(x, self.derive())
 
     def validation_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:
         check_batch(self.supernet, *pair_of(batch), first=batch_idx == 0)

@@ -104,7 +104,7 @@ class PathTraining(SupernetTraining):
         paths = self.paths(self.trainer.fit_loop.total_batch_idx)
         losses: list[Tensor] = []
         logits: list[Tensor] = []
-        self.weight_optimizer.zero_grad()
+        share = self.begin_batch(len(y))
         with record_function("step of the weights"):
             first = self.teacher_logits(x)
             for config in paths:
@@ -112,10 +112,10 @@ class PathTraining(SupernetTraining):
                 check_logits(output, self.supernet, x)
                 loss = self.path_loss(output, y, first)
                 first = output.detach() if first is None else first
-                self.manual_backward(loss)
+                self.manual_backward(loss * share if share != 1 else loss)
                 losses.append(loss.detach())
                 logits.append(output.detach())
-            self.weight_optimizer.step()
+            self.end_batch(len(y))
         self.log_step(torch.stack(losses).mean(), torch.cat(logits), torch.cat([y] * len(paths)))
 
     def on_train_start(self) -> None:
@@ -143,6 +143,7 @@ class PathTraining(SupernetTraining):
     def conclude_once(self) -> None:
         """:meth:`conclude`, unless that is done."""
         if not self._concluded:
+            self.finish_step()
             self.check_finite()
             self.conclude()
             self._concluded = True

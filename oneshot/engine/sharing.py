@@ -88,7 +88,9 @@ class WeightSharingSearch(PathTraining):
         self, configs: list[SubnetConfig], batches: Stream, calibration: Sequence[Tensor] = ()
     ) -> list[tuple[SubnetConfig, float]]:
         """Configs and accuracies, best first; what is as good as another stays behind it."""
-        accuracies = evaluate_configs(self.supernet, configs, batches, calibration=calibration, total=over_processes)
+        accuracies = evaluate_configs(
+            self.evaluation_supernet, configs, batches, calibration=calibration, total=over_processes
+        )
         return sorted(zip(configs, accuracies, strict=True), key=lambda pair: -pair[1])
 
     def conclude(self) -> None:

@@ -21,7 +21,7 @@ class DARTS(BilevelSearch):
     Args:
         supernet: The supernet of any space of operation choices.
         order: 1 takes the weights as they are, 2 looks one weight step ahead (equations 7 and 8), at about three times
-            the cost of a step.
+            the cost of a step; the optimiser of the weights is then SGD, Adam or AdamW.
         epsilon: Length of the finite difference of the second order.
         **kwargs: See :class:`~oneshot.engine.gradient.BilevelSearch`.
 
@@ -41,9 +41,12 @@ class DARTS(BilevelSearch):
         super().__init__(supernet, SoftmaxSampler(), **kwargs)
         if order not in (1, 2):
             raise ValueError(f"order must be 1 or 2; got {order}.")
-        if order == 2 and self.weight_nesterov:
-            raise ValueError("The second order looks through a step without Nesterov's momentum. Turn one of them off.")
         self.order, self.epsilon = order, epsilon
+
+    def on_train_start(self) -> None:
+        super().on_train_start()
+        if self.order == 2:
+            self.check_second_order()
 
     def arch_backward(self, batch: Batch) -> Tensor:
         return super().arch_backward(batch) if self.order == 1 else self.unrolled_backward(batch, self.epsilon)

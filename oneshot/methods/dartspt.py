@@ -93,7 +93,8 @@ class DARTSPT(BilevelSearch):
         supernet: The supernet of any space of operation choices.
         train_epochs: Epochs before the first decision; ``None`` is what ``max_epochs`` of the Trainer leaves.
         tune_epochs: Epochs after each decision; 0 decides all at the end of the training.
-        tune_lr: Learning rate of the weights in them.
+        tune_lr: Learning rate of the weights in them; where groups have their own, that of the first, and the others
+            keep their proportions to it. No schedule runs then.
         fixed_alphas: The alphas stay as they are, near 0: the paper's "blank" supernet (section 4.3).
         metric: What a supernet is worse by; ``"loss"`` also decides between candidates of equal accuracy.
         batches: Batches of the architecture stream decisions are made on, always the same; ``None`` takes all.
@@ -201,11 +202,15 @@ class DARTSPT(BilevelSearch):
         for order in (self._rows, self._nodes):  # every process decides in the order of the first
             order.copy_(self.trainer.strategy.broadcast(order))
 
+    def schedules_run(self) -> bool:
+        return self.current_epoch < self.trained_epochs()
+
     def on_train_epoch_start(self) -> None:
         super().on_train_epoch_start()
         if self.current_epoch >= self.trained_epochs():
-            for group in self.optimizer_pair[0].param_groups:
-                group["lr"] = self.tune_lr
+            rates = self.base_rates() or [1.0]
+            for group, rate in zip(self.optimizer_pair[0].param_groups, rates, strict=True):
+                group["lr"] = self.tune_lr * (rate / rates[0])
 
     def on_train_epoch_end(self) -> None:
         super().on_train_epoch_end()
@@ -254,15 +259,16 @@ class DARTSPT(BilevelSearch):
             weights = {choice: w.clone() for choice, w in self.edge_weights().items()}
             weights[name][row, slice(None) if candidate is None else candidate] = 0
             masked.append(weights)
+        supernet = self.evaluation_supernet
         right, lost = torch.zeros(2, len(parts), dtype=torch.float64, device=self.device)
         with (
-            restored_modes(self.supernet),
-            batch_statistics(self.supernet.eval()),  # no drop-path; batch normalisation sees its batch all the same
+            restored_modes(supernet),
+            batch_statistics(supernet.eval()),  # no drop-path; batch normalisation sees its batch all the same
             self.trainer.precision_plugin.forward_context(),
         ):
             for x, y in self.held_out(self.batches):
                 for position, weights in enumerate(masked):
-                    logits = self.run(x, weights)
+                    logits = self.run(x, weights, supernet=supernet)
                     right[position] += (logits.argmax(1) == y).sum()
                     lost[position] += self.criterion(logits, y) * len(y)
         measured = {"accuracy": [-right, lost], "loss": [lost, -right]}[self.metric]

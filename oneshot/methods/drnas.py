@@ -13,6 +13,7 @@ from torch.nn import functional as F
 from oneshot.engine.gradient import BilevelSearch
 from oneshot.engine.samplers import Sampler
 from oneshot.supernets.base import OperationSupernet
+from oneshot.training.optimizers import OptimizerFactory, default_of
 
 
 class DirichletSampler(Sampler):
@@ -42,6 +43,7 @@ class DrNAS(BilevelSearch):
         supernet: The supernet of any space of operation choices.
         regularizer: Distance from the uniform distribution.
         regularizer_weight: Its weight. The authors' 1e-3 is for ``"l2"``.
+        arch_optimizer: See :class:`~oneshot.engine.gradient.GradientSearch`; decays the alphas in place of ``"l2"``.
         **kwargs: See :class:`~oneshot.engine.gradient.GradientSearch`; no ``arch_weight_decay``, which ``"l2"`` is.
 
     Raises:
@@ -60,6 +62,7 @@ class DrNAS(BilevelSearch):
         *,
         regularizer: Literal["l2", "kl"] = "l2",
         regularizer_weight: float = 1e-3,
+        arch_optimizer: OptimizerFactory | None = None,
         **kwargs: Any,
     ) -> None:
         if regularizer not in ("l2", "kl"):
@@ -67,7 +70,14 @@ class DrNAS(BilevelSearch):
         if regularizer_weight < 0:
             raise ValueError(f"regularizer_weight must not be negative; got {regularizer_weight}. 0 is off.")
         decay = regularizer_weight if regularizer == "l2" else 0.0
-        super().__init__(supernet, DirichletSampler(), arch_weight_decay=decay, **kwargs)
+        if arch_optimizer is not None:
+            if decay:
+                raise ValueError(
+                    "The regularizer 'l2' is a weight decay of Adam, which arch_optimizer replaces. Give that "
+                    "optimiser a weight_decay, and pass regularizer_weight=0 or regularizer='kl'."
+                )
+            decay = default_of(BilevelSearch, "arch_weight_decay")  # of Adam, which is not there
+        super().__init__(supernet, DirichletSampler(), arch_weight_decay=decay, arch_optimizer=arch_optimizer, **kwargs)
         self.kl_weight = regularizer_weight if regularizer == "kl" else 0.0
 
     def arch_loss(self, loss: Tensor, weights: dict[str, Tensor]) -> Tensor:

@@ -132,11 +132,11 @@ class DSNAS(SingleLevelSearch):
             alpha = self.alphas[name]
             alpha.copy_(torch.where(self.sampler.settled(name)[:, None], before, alpha))
 
-    def configure_optimizers(self) -> Any:
-        weights, alphas = super().configure_optimizers()
+    def on_fit_start(self) -> None:
+        super().on_fit_start()
+        alphas = self.optimizer_pair[1].optimizer
         alphas.register_step_pre_hook(self._before_step)
         alphas.register_step_post_hook(self._after_step)
-        return [weights, alphas]
 
 
 def with_score(drawn: Tensor, alpha: Tensor) -> Tensor:

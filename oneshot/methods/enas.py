@@ -10,7 +10,7 @@ from typing import Any, cast
 import numpy as np
 import torch
 from pytorch_lightning.core.optimizer import LightningOptimizer
-from torch import Tensor
+from torch import Tensor, nn
 
 from oneshot._lightning import leave_out_of_ddp
 from oneshot.engine.paths import draw_operating, over_processes
@@ -21,6 +21,7 @@ from oneshot.policy.controller import Controller, ControllerSettings
 from oneshot.policy.loss import policy_gradient_loss
 from oneshot.supernets.base import Supernet
 from oneshot.supernets.space import SubnetConfig
+from oneshot.training.optimizers import parameter_groups
 
 
 class ENAS(WeightSharingSearch):
@@ -98,7 +99,7 @@ class ENAS(WeightSharingSearch):
         self.controller = Controller(supernet.space.decisions(), settings, seed=seed)
         self.register_buffer("_baseline", torch.tensor(math.nan))
         # All processes draw the same architectures and get the same rewards, so there is nothing to average.
-        names = [name for name, _ in self.named_parameters() if not name.startswith("supernet.")]
+        names = [name for name, _ in self.named_parameters() if not name.startswith("supernet.")]  # the average, too
         leave_out_of_ddp(self, names)
 
     # What is drawn.
@@ -172,7 +173,7 @@ class ENAS(WeightSharingSearch):
         uniform = torch.rand(self.batch, len(self.controller.decisions.sizes), dtype=torch.float64)
         picks, configs = self._drawn(uniform)
         distinct = list(dict.fromkeys(configs))
-        accuracies = evaluate_configs(self.supernet, distinct, [batch], total=over_processes)
+        accuracies = evaluate_configs(self.evaluation_supernet, distinct, [batch], total=over_processes)
         rewards = torch.tensor([accuracies[distinct.index(config)] for config in configs], dtype=torch.float64)
         log_probs, entropies = self.controller.log_probs(picks)
         loss = policy_gradient_loss(log_probs, entropies, self._advantages(rewards).to(log_probs), entropy=self.entropy)
@@ -196,5 +197,9 @@ class ENAS(WeightSharingSearch):
     def facts(self) -> dict[str, Any]:
         return {**super().facts(), "controller": f"{self.updates} updates of {self.batch}"}
 
+    def trained_parts(self) -> dict[str, list[nn.Parameter]]:
+        return {**super().trained_parts(), "controller": [p for p in self.controller.parameters() if p.requires_grad]}
+
     def configure_optimizers(self) -> Any:
-        return [*super().configure_optimizers(), torch.optim.Adam(self.controller.parameters(), self.controller_lr)]
+        controller = torch.optim.Adam(parameter_groups(self.controller), self.controller_lr)
+        return [*super().configure_optimizers(), controller]

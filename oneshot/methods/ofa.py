@@ -22,12 +22,12 @@ class OnceForAll(SandwichSearch):
 
     (arXiv:1908.09791, section 3.2.) Resolutions and widths are free from the beginning, as resolutions are in the
     paper. Before blocks become narrower, their channels are sorted by importance
-    (:func:`~oneshot.supernets.elastic.sort_channels`); momenta do not follow and begin anew. In every step the largest
-    network of the whole space learns from the labels, and sub-networks of the phase learn from its predictions. The
-    paper's teacher is a copy of the largest network from before the shrinking, and its students learn from the labels,
-    too; here they learn from the teacher alone, and unless ``fixed_teacher`` it goes on learning, which needs no second
-    network in memory. The paper frees depths, and then expansions, in two steps each, and restarts the learning rate
-    with every phase; here each is freed at once, and one cosine goes through the whole fit.
+    (:func:`~oneshot.supernets.elastic.sort_channels`); momenta and averages do not follow and begin anew. In every step
+    the largest network of the whole space learns from the labels, and sub-networks of the phase learn from its
+    predictions. The paper's teacher is a copy of the largest network from before the shrinking, and its students learn
+    from the labels, too; here they learn from the teacher alone, and unless ``fixed_teacher`` it goes on learning,
+    which needs no second network in memory. The paper frees depths, and then expansions, in two steps each, and
+    restarts the learning rate with every phase; here each is freed at once, and one cosine goes through the whole fit.
 
     Args:
         supernet: An elastic supernet of blocks named ``k3_e6``: kernel, expansion.
@@ -79,6 +79,7 @@ class OnceForAll(SandwichSearch):
             self.teacher.load_state_dict(self._copy_of_the_largest().state_dict())
         if 0 < self.current_epoch == self._epochs_of_wide_blocks and self.supernet.sort_channels():
             self.weight_optimizer.optimizer.state.clear()
+            self.restart_average()
 
     def paths(self, step: int) -> list[SubnetConfig]:
         return super().paths(step)[int(self._teaches()) :]

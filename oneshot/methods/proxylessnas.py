@@ -192,11 +192,13 @@ class ProxylessNAS(BilevelSearch):
             )
         probabilities = {name: alpha.softmax(-1) for name, alpha in alphas.items()}
         loss = self.arch_loss(self.criterion(self.supernet(x, arch), y), probabilities)
-        scale, inputs = self.arch_scale(), [*gates.values(), *alphas.values()]
+        trained = {name: alpha for name, alpha in alphas.items() if alpha.requires_grad}
+        scale, inputs = self.arch_scale(), [*gates.values(), *trained.values()]
         scaled = torch.autograd.grad(loss * scale, inputs, allow_unused=True, materialize_grads=True)
         gradients = self.average_gradients([g / scale for g in scaled])
-        of_gates, of_costs = gradients[: len(gates)], gradients[len(gates) :]
-        for name, of_gate, of_cost in zip(alphas, of_gates, of_costs, strict=True):
+        of_gates = dict(zip(gates, gradients, strict=False))
+        for name, of_cost in zip(trained, gradients[len(gates) :], strict=True):
+            of_gate = of_gates[name]
             pair, logits = self._pairs[name]
             alphas[name].grad = of_cost.scatter_add(1, pair, two_path_gradient(of_gate.gather(1, pair), logits))
         return loss
@@ -210,6 +212,8 @@ class ProxylessNAS(BilevelSearch):
         (rewards,) = self.average_gradients([rewards])  # over the images of all processes
         self._baseline = reward.next_baseline(rewards.mean())
         for name, alpha in self.alphas.items():
+            if not alpha.requires_grad:
+                continue
             alpha.grad = reinforce_gradient(alpha, torch.stack([p[name] for p in paths]), rewards - self._baseline)
         return torch.stack([self.criterion(z, y) for z in logits]).mean()
 
@@ -220,12 +224,12 @@ class ProxylessNAS(BilevelSearch):
             self.reward.updates.add_(1)
         for name, (pair, before) in self._pairs.items():
             alpha = self.alphas[name]
-            alpha.scatter_(1, pair, keep_mass(alpha.gather(1, pair), before))
+            if alpha.requires_grad:
+                alpha.scatter_(1, pair, keep_mass(alpha.gather(1, pair), before))
 
-    def configure_optimizers(self) -> Any:
-        weights, alphas = super().configure_optimizers()
-        alphas.register_step_post_hook(self._after_step)
-        return [weights, alphas]
+    def on_fit_start(self) -> None:
+        super().on_fit_start()
+        self.optimizer_pair[1].optimizer.register_step_post_hook(self._after_step)
 
 
 def draw_pair(alpha: Tensor) -> Tensor:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Sequence
 from typing import Any, Literal, get_args
 
 import torch
@@ -44,14 +45,15 @@ class RobustDARTS(BilevelSearch):
     Args:
         supernet: The supernet of any space of operation choices.
         on_sharpening: What to do.
-        order: 1 takes the weights as they are, 2 looks one weight step ahead (DARTS, arXiv:1806.09055).
+        order: 1 takes the weights as they are, 2 looks one weight step ahead (DARTS, arXiv:1806.09055), for which the
+            optimiser of the weights must be SGD, Adam or AdamW.
         epsilon: Length of the finite difference of the second order.
         every: Epochs between two measurements.
         window: Measurements in a running mean.
         lag: Measurements between the two means that are compared.
         ratio: Earlier over later mean, below which it is a sharp rise.
         start_epoch: First epoch that may be gone back to.
-        factor: What ``"adapt"`` multiplies the weight decay by.
+        factor: What ``"adapt"`` multiplies the weight decay by, that of every group of the optimiser.
         max_weight_decay: Largest weight decay of ``"adapt"``.
         batches: Batches of the architecture stream the Hessian is averaged over, as large as those of the search. All
             of them are in memory at once, with their graphs, also under ``gradient_checkpointing``.
@@ -94,8 +96,6 @@ class RobustDARTS(BilevelSearch):
             raise ValueError(f"on_sharpening must be one of {get_args(OnSharpening)}; got {on_sharpening!r}.")
         if order not in (1, 2):
             raise ValueError(f"order must be 1 or 2; got {order}.")
-        if order == 2 and self.weight_nesterov:
-            raise ValueError("The second order looks through a step without Nesterov's momentum. Turn one of them off.")
         for name, value in (("every", every), ("window", window), ("lag", lag), ("batches", batches)):
             if value < 1:
                 raise ValueError(f"{name} must be at least 1; got {value}.")
@@ -107,7 +107,7 @@ class RobustDARTS(BilevelSearch):
             raise ValueError(f"start_epoch must not be negative; got {start_epoch}. 0 is off.")
         if not factor > 1:
             raise ValueError(f"factor, by which the weight decay grows, must be above 1; got {factor}.")
-        if on_sharpening == "adapt" and not self.weight_decay > 0:
+        if on_sharpening == "adapt" and self.weight_factory is None and not self.weight_decay > 0:
             raise ValueError(f"weight_decay must be above 0, or no factor makes it larger; got {self.weight_decay}.")
         self.on_sharpening, self.order, self.epsilon = on_sharpening, order, epsilon
         self.every, self.window, self.lag, self.ratio, self.start_epoch = every, window, lag, ratio, start_epoch
@@ -128,7 +128,7 @@ class RobustDARTS(BilevelSearch):
 
     def eigenvalue(self) -> float:
         """Largest eigenvalue of the Hessian of the validation loss and the decay of the alphas, on held-out batches."""
-        alphas = list(self.alphas.values())
+        alphas = [alpha for alpha in self.alphas.values() if alpha.requires_grad]
         checkpointing, self.supernet.gradient_checkpointing = self.supernet.gradient_checkpointing, False
         try:
             with (
@@ -149,12 +149,19 @@ class RobustDARTS(BilevelSearch):
                     image = _flat_gradient(gradient, alphas, grad_outputs=vector, retain_graph=True)
                     return self.average_gradients([image])[0]
 
-                return largest_eigenvalue(product, gradient.detach()) + self.arch_weight_decay
+                return largest_eigenvalue(product, gradient.detach()) + self.arch_decay()
         finally:
             self.supernet.gradient_checkpointing = checkpointing
 
     def on_train_start(self) -> None:
         super().on_train_start()
+        if self.order == 2:
+            self.check_second_order()
+        decays = [group.get("weight_decay", 0.0) for group in self.trainer.optimizers[0].param_groups]
+        if self.on_sharpening == "adapt" and not max(decays) > 0:
+            raise ValueError(
+                f"weight_decay must be above 0, or no factor makes it larger; that of the optimiser is {max(decays)}."
+            )
         if self._picked[0] >= 0:  # resumed after it was stopped
             self.trainer.should_stop = True
 
@@ -181,19 +188,21 @@ class RobustDARTS(BilevelSearch):
             self._picked.copy_(torch.tensor(self._genes[before]))
             self.trainer.should_stop = True
             return
-        weight_decay = self.factor * self.trainer.optimizers[0].param_groups[0]["weight_decay"]
-        if weight_decay <= self.max_weight_decay * (1 + 1e-9):
-            self._go_back(before, weight_decay)
+        decays = [self.factor * group.get("weight_decay", 0.0) for group in self.trainer.optimizers[0].param_groups]
+        if 0 < max(decays) <= self.max_weight_decay * (1 + 1e-9):
+            self._go_back(before, decays)
 
     def _snapshot(self) -> dict[str, Any]:
         state = {
             "supernet": self.supernet.state_dict(),
             "alphas": self.alphas.state_dict(),
             "optimizers": [optimizer.state_dict() for optimizer in self.trainer.optimizers],
+            "schedules": [config.scheduler.state_dict() for config in self.trainer.lr_scheduler_configs],
+            **({} if self.ema is None else {"average": self.ema.state_dict()}),
         }
         return _on_cpu(state)  # type: ignore[no-any-return]  # the same structure
 
-    def _go_back(self, measurement: int, weight_decay: float) -> None:
+    def _go_back(self, measurement: int, decays: Sequence[float]) -> None:
         kept = len(self.measurements) - 1 - measurement  # measurements that are undone
         self._snapshots = self._snapshots[: len(self._snapshots) - kept]
         del self.measurements[measurement + 1 :], self._genes[measurement + 1 :]
@@ -202,8 +211,12 @@ class RobustDARTS(BilevelSearch):
         self.alphas.load_state_dict(snapshot["alphas"])
         for optimizer, state in zip(self.trainer.optimizers, snapshot["optimizers"], strict=True):
             optimizer.load_state_dict(state)
-        for group in self.trainer.optimizers[0].param_groups:
-            group["weight_decay"] = weight_decay
+        for config, state in zip(self.trainer.lr_scheduler_configs, snapshot.get("schedules", []), strict=False):
+            config.scheduler.load_state_dict(state)
+        if self.ema is not None:
+            self.ema.load_state_dict(snapshot["average"])
+        for group, decay in zip(self.trainer.optimizers[0].param_groups, decays, strict=True):
+            group["weight_decay"] = decay
         # The end of that epoch is now, for all that follows from the epoch: schedules, data, the number still to run.
         progress = self.trainer.fit_loop.epoch_progress.current
         back = progress.completed - self.measurements[-1][0]

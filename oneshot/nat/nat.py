@@ -319,13 +319,14 @@ class NAT(SandwichTraining):
     def evaluator(self) -> Evaluator:
         """Build the evaluator of a fit, for the weights as they are now."""
         assert self._images is not None  # read when the fit began
-        local: Evaluator = SupernetEvaluator(self.supernet, *self._images, batch_size=self.evaluation_batch)
+        supernet = self.evaluation_supernet
+        local: Evaluator = SupernetEvaluator(supernet, *self._images, batch_size=self.evaluation_batch)
         if self.ray is not None:
             local = RayEvaluator(local, address=self.ray, workers=self.ray_workers, gpus=self.ray_gpus)
         folder = Path(self.trainer.default_root_dir) / JOURNAL
         if getattr(self.trainer, "fast_dev_run", 0):
             return SharedEvaluator(local)
-        return SharedEvaluator(JournalledEvaluator(local, folder, fingerprint(self.supernet, self._images_checksum)))
+        return SharedEvaluator(JournalledEvaluator(local, folder, fingerprint(supernet, self._images_checksum)))
 
     def _counted(self, what: str, architectures: Sized) -> Done:
         """A function that reports every evaluation of this process to :attr:`progress`."""

@@ -368,7 +368,6 @@ def test_a_search_that_was_stopped_stays_stopped_when_it_is_resumed(tmp_path: Pa
     [
         pytest.param({"on_sharpening": "es"}, r"one of \('stop', 'adapt'\); got 'es'", id="what"),
         pytest.param({"order": 3}, "order must be 1 or 2; got 3", id="order"),
-        pytest.param({"order": 2, "weight_nesterov": True}, "without Nesterov.*Turn one of them off", id="nesterov"),
         pytest.param({"every": 0}, "every must be at least 1; got 0", id="every"),
         pytest.param({"lag": 0}, "lag must be at least 1; got 0", id="lag"),
         pytest.param({"batches": 0}, "batches must be at least 1; got 0", id="batches"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -10,8 +11,10 @@ import numpy as np
 import pytest
 import torch
 from torch import Tensor
+from torch.optim import SGD, Adam, AdamW, NAdam, Optimizer
 
-from oneshot.functional import unrolled_arch_grad
+from oneshot.engine.virtual_step import virtual_step
+from oneshot.functional import Step, unrolled_arch_grad
 
 from .bilevel import (
     WRONG_VARIANTS,
@@ -230,3 +233,167 @@ def test_a_validation_loss_that_is_flat_in_the_weights_gives_its_direct_gradient
     problem = toy()
     problem.val_loss = lambda w, a: (a[0] ** 2).sum() + 0.0 * w[0].sum()
     torch.testing.assert_close(problem.ours()[0], 2 * problem.alphas[0].detach(), rtol=1e-12, atol=1e-14)
+
+
+# Other optimisers: autograd through the step that torch.optim itself takes, which is differentiable there.
+
+Options = dict[str, Any]
+NESTEROV = {"lr": 0.25, "momentum": 0.9, "weight_decay": 0.1, "nesterov": True}
+DAMPED = {"lr": 0.25, "momentum": 0.9, "weight_decay": 0.1, "dampening": 0.4}
+ADAM = {"lr": 0.3, "betas": (0.8, 0.95), "eps": 1e-3, "weight_decay": 0.2}
+OPTIMISERS = pytest.mark.parametrize(
+    ("kind", "options"),
+    [
+        pytest.param(SGD, {"lr": 0.25, "momentum": 0.9, "weight_decay": 0.1}, id="sgd"),
+        pytest.param(SGD, NESTEROV, id="nesterov"),
+        pytest.param(SGD, DAMPED, id="dampening"),
+        pytest.param(Adam, ADAM, id="adam"),
+        pytest.param(AdamW, ADAM, id="adamw"),
+    ],
+)
+STEPS = pytest.mark.parametrize("steps", [0, 1, 3])
+
+
+def groups(weights: list[Tensor]) -> list[Options]:
+    """The second group has a rate of its own, and no decay."""
+    return [{"params": weights[:2]}, {"params": weights[2:], "lr": 0.1, "weight_decay": 0.0}]
+
+
+def used(kind: type[Optimizer], options: Options, weights: list[Tensor], steps: int) -> Optimizer:
+    """An optimiser after some steps by random gradients, which move copies, not the weights."""
+    before = [w.detach().clone() for w in weights]
+    optimizer = kind(groups(weights), **options)
+    generator = torch.Generator().manual_seed(1)
+    for _ in range(steps):
+        for w in weights:
+            w.grad = torch.randn(w.shape, generator=generator, dtype=w.dtype)
+        optimizer.step()
+    with torch.no_grad():
+        for w, old in zip(weights, before, strict=True):
+            w.copy_(old)
+            w.grad = None
+    return optimizer
+
+
+def through_the_real_step(problem: Problem, optimizer: Optimizer, options: Options) -> Array:
+    """The exact gradient of the validation loss after the step of torch.optim, by autograd."""
+    moved = [w.clone() for w in problem.weights]
+    real = type(optimizer)(groups(moved), **options, differentiable=True)  # type: ignore[call-arg]  # of all three
+    real.load_state_dict(copy.deepcopy(optimizer.state_dict()))  # or it would move those averages
+    for group in real.param_groups:
+        group["differentiable"], group["foreach"] = True, False
+    gradients = torch.autograd.grad(
+        problem.train_loss(problem.weights, problem.alphas), problem.weights, create_graph=True
+    )
+    for w, gradient in zip(moved, gradients, strict=True):
+        w.grad = gradient
+    real.step()
+    return flatten(list(torch.autograd.grad(problem.val_loss(moved, problem.alphas), problem.alphas)))
+
+
+def ours_through(problem: Problem, optimizer: Optimizer, change: Callable[[Step], Step] = lambda step: step) -> Array:
+    lr, step = virtual_step(optimizer, problem.weights)
+    gradients = unrolled_arch_grad(
+        lambda: problem.train_loss(problem.weights, problem.alphas),
+        lambda: problem.val_loss(problem.weights, problem.alphas),
+        problem.weights,
+        problem.alphas,
+        lr=lr,
+        step=change(step),
+        epsilon=1e-4,
+    )
+    return flatten(gradients)
+
+
+@OPTIMISERS
+@STEPS
+def test_second_order_agrees_with_autograd_through_the_step_of_any_known_optimiser(
+    kind: type[Optimizer], options: Options, steps: int
+) -> None:
+    if kind is SGD and steps == 0:
+        options = {**options, "momentum": 0.0, "nesterov": False, "dampening": 0.0}  # torch cuts the first buffer off
+    problem = mlp()
+    optimizer = used(kind, options, problem.weights, steps)
+    exact = through_the_real_step(problem, optimizer, options)
+    np.testing.assert_allclose(ours_through(problem, optimizer), exact, rtol=1e-5, atol=1e-8)
+
+
+def without_derivative(step: Step) -> Step:
+    def wrong(gradients: Any) -> Any:
+        updates, slopes = step(gradients)
+        return updates, [1.0] * len(slopes)
+
+    return wrong
+
+
+def of_other_sign(step: Step) -> Step:
+    def wrong(gradients: Any) -> Any:
+        updates, slopes = step(gradients)
+        return updates, [-slope for slope in slopes]
+
+    return wrong
+
+
+@pytest.mark.parametrize("change", [without_derivative, of_other_sign])
+@pytest.mark.parametrize(
+    ("kind", "options"),
+    [
+        pytest.param(SGD, NESTEROV, id="nesterov"),
+        pytest.param(SGD, DAMPED, id="dampening"),
+        pytest.param(Adam, ADAM, id="adam"),
+        pytest.param(AdamW, ADAM, id="adamw"),
+    ],
+)
+def test_second_order_without_the_derivative_of_the_step_fails_the_same_comparison(
+    kind: type[Optimizer], options: Options, change: Callable[[Step], Step]
+) -> None:
+    problem = mlp()
+    optimizer = used(kind, options, problem.weights, 3)
+    exact = through_the_real_step(problem, optimizer, options)
+    assert not np.allclose(ours_through(problem, optimizer, change), exact, rtol=1e-3, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("kind", "wrong"),
+    [
+        pytest.param(Adam, AdamW, id="decay-not-decoupled"),
+        pytest.param(AdamW, Adam, id="decay-decoupled"),
+    ],
+)
+def test_second_order_of_another_optimiser_fails_the_same_comparison(
+    kind: type[Optimizer], wrong: type[Optimizer]
+) -> None:
+    problem = mlp()
+    exact = through_the_real_step(problem, used(kind, ADAM, problem.weights, 3), ADAM)
+    assert not np.allclose(ours_through(problem, used(wrong, ADAM, problem.weights, 3)), exact, rtol=1e-3, atol=1e-6)
+    forgotten = used(kind, ADAM, problem.weights, 0)
+    assert not np.allclose(ours_through(problem, forgotten), exact, rtol=1e-3, atol=1e-6)
+
+
+def test_weights_that_an_optimiser_does_not_hold_stay() -> None:
+    problem = mlp()
+    optimizer = SGD(problem.weights[:2], lr=0.25)
+    moved = [w - 0.25 * g for w, g in zip(problem.weights[:2], _gradients(problem)[:2], strict=True)]
+    exact = torch.autograd.grad(problem.val_loss([*moved, *problem.weights[2:]], problem.alphas), problem.alphas)
+    np.testing.assert_allclose(ours_through(problem, optimizer), flatten(list(exact)), rtol=1e-5, atol=1e-8)
+
+
+def _gradients(problem: Problem) -> tuple[Tensor, ...]:
+    loss = problem.train_loss(problem.weights, problem.alphas)
+    return torch.autograd.grad(loss, problem.weights, create_graph=True)
+
+
+@pytest.mark.parametrize(
+    ("build", "message"),
+    [
+        pytest.param(lambda w: NAdam(w), "SGD, Adam and AdamW of torch.optim; got NAdam. .* order=1", id="nadam"),
+        pytest.param(lambda w: type("Mine", (SGD,), {})(w, lr=0.1), r"; got .*\.Mine", id="subclass"),
+        pytest.param(lambda w: Adam(w, amsgrad=True), "Adam without amsgrad; got amsgrad=True", id="amsgrad"),
+        pytest.param(lambda w: SGD(w, lr=0.1, maximize=True), "SGD without maximize", id="maximize"),
+    ],
+)
+def test_optimisers_whose_derivative_is_not_known_are_refused(
+    build: Callable[[list[Tensor]], Optimizer], message: str
+) -> None:
+    with pytest.raises(ValueError, match=message):
+        virtual_step(build(mlp().weights), [])
