@@ -50,6 +50,7 @@ if TYPE_CHECKING:
     from .nasbench201 import NASBench201Network as NASBench201Network
     from .nasbench201 import NASBench201Space as NASBench201Space
     from .nasbench201 import NASBench201Supernet as NASBench201Supernet
+    from .nasbench201 import nasbench201_space as nasbench201_space
     from .nasbenchmacro import NASBenchMacroNetwork as NASBenchMacroNetwork
     from .nasbenchmacro import NASBenchMacroSpace as NASBenchMacroSpace
     from .nasbenchmacro import NASBenchMacroSupernet as NASBenchMacroSupernet

@@ -10,7 +10,7 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal, cast
 
 import numpy as np
@@ -23,7 +23,8 @@ from .decisions import InputDecisions
 from .execution import CellPlan, CellRun
 from .genotype import Cell, Genotype
 from .mixed_op import MixedOp, add_up, check_parts, has_weights, mixed_op
-from .ops import FactorizedReduce, Seen, by_resolution, check_ops, make_op, relu_conv_bn, sum_in_turn
+from .ops import FactorizedReduce, OwnOps, Seen, by_resolution, check_ops, make_op, relu_conv_bn, sum_in_turn
+from .own_ops import checked_ops, saved_ops
 from .space import NONE, ArchGraph, Candidate, Choice, IntMatrix, SearchSpace, SubnetConfig, natural
 
 Kind = Literal["normal", "reduce"]
@@ -54,21 +55,24 @@ class DARTSSpace(SearchSpace):
         steps: Nodes per cell.
         edges_per_node: Inputs of a node in a derived cell.
         multiplier: The output of a cell concatenates its last ``multiplier`` nodes.
+        ops: Operations of one's own among the candidates, see :func:`~oneshot.supernets.own_ops.checked_ops`.
     """
 
     steps: int = 4
     edges_per_node: int = 2
     multiplier: int = 4
+    ops: OwnOps = field(default_factory=dict, hash=False)
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        object.__setattr__(self, "ops", checked_ops(self.ops))
         if not 1 <= self.multiplier <= self.steps:
             raise ValueError(
                 f"A cell concatenates between 1 and steps={self.steps} of its nodes; got multiplier={self.multiplier}."
             )
         if self.edges_per_node < 1:
             raise ValueError(f"A node reads at least one state; got edges_per_node={self.edges_per_node}.")
-        check_ops([pick for choice in self.choices for pick in choice.candidates])
+        check_ops([pick for choice in self.choices for pick in choice.candidates], self.ops)
         if not all(NONE in choice.picks for choice in self.choices):
             raise ValueError(
                 f"Edges of space {self.name!r} can be left out: give its choices 'none' or droppable=True."
@@ -254,19 +258,26 @@ class DARTSSpace(SearchSpace):
 
 
 def darts_space(
-    *, candidates: Sequence[str] = CANDIDATES, steps: int = 4, multiplier: int | None = None, name: str = "darts"
+    *,
+    candidates: Sequence[str] | None = None,
+    steps: int = 4,
+    multiplier: int | None = None,
+    name: str = "darts",
+    ops: OwnOps | None = None,
 ) -> DARTSSpace:
     """The space with the same candidates on every edge.
 
     Args:
-        candidates: Operation names. Without ``none`` an edge can still be left out of a derived cell.
+        candidates: Operation names; by default the eight of the paper and then those of ``ops``. Without ``none`` an
+            edge can still be left out of a derived cell.
         steps: Nodes per cell.
         multiplier: Nodes concatenated into the output of a cell; all of them by default.
         name: Name of the space.
+        ops: Operations of one's own, by name: factories ``(channels, stride) -> nn.Module``, or their class paths.
     """
-    edges = sum(i + 2 for i in range(steps))
-    choices = tuple(Choice(kind, tuple(candidates), rows=edges, droppable=True) for kind in KINDS)
-    return DARTSSpace(name, choices, steps=steps, multiplier=steps if multiplier is None else multiplier)
+    edges, names = sum(i + 2 for i in range(steps)), (*CANDIDATES, *(ops or {})) if candidates is None else candidates
+    choices = tuple(Choice(kind, tuple(names), rows=edges, droppable=True) for kind in KINDS)
+    return DARTSSpace(name, choices, steps=steps, multiplier=steps if multiplier is None else multiplier, ops=ops or {})
 
 
 # Candidates of every edge in space S1: (normal, reduction). From automl/RobustDARTS src/spaces.py.
@@ -332,6 +343,7 @@ class SearchCell(nn.Module):
         reduction: bool,
         reduction_before: bool,
         parts: int,
+        own: OwnOps,
     ) -> None:
         super().__init__()
         check_parts(parts, channels)
@@ -344,8 +356,9 @@ class SearchCell(nn.Module):
         for source, names in zip(sources, candidates, strict=True):
             ops, stride = [], 2 if reduction and source < 2 else 1
             for name in names:
-                op = make_op(name, channels // parts, stride, affine=False, pool_bn=True)
-                ops.append(op if has_weights(op) or name == "noise" else shared.setdefault((source, name), op))
+                op = make_op(name, channels // parts, stride, affine=False, pool_bn=True, own=own)
+                single = has_weights(op) or name == "noise" or name in own
+                ops.append(op if single else shared.setdefault((source, name), op))
             self.edges.append(mixed_op(ops, parts=parts, stride=stride))
 
     def forward(self, s0: Tensor, s1: Tensor, weights: Sequence[Tensor]) -> Tensor:
@@ -381,6 +394,7 @@ class DARTSSupernet(OperationSupernet):
         image_size: Height and width of an image, or one number for both.
         stem: ``"cifar"`` keeps the resolution, ``"imagenet"`` divides it by 8.
         partial_channels: K: the candidates read one of K parts of the channels (PC-DARTS, arXiv:1907.05737).
+        ops: Operations of one's own beside the eight, see :func:`darts_space`; a ``space`` has its own.
 
     Raises:
         ValueError: If the image is too small for the reductions, there are fewer than two classes, or the channels
@@ -406,10 +420,16 @@ class DARTSSupernet(OperationSupernet):
         image_size: int | tuple[int, int] = 32,
         stem: Literal["cifar", "imagenet"] = "cifar",
         partial_channels: int = 1,
+        ops: OwnOps | None = None,
     ) -> None:
-        self._settings = arguments(locals(), "space", "partial_channels")
+        self._settings = arguments(locals(), "space", "partial_channels", "ops")
         super().__init__()
-        self.space, self.partial_channels = space or darts_space(), partial_channels
+        if space is not None and ops:
+            raise ValueError(
+                f"Operations of one's own must be given to the space, darts_space(candidates=..., ops=...), or ops "
+                f"without a space; got both, {sorted(ops)} and space {space.name!r}."
+            )
+        self.space, self.partial_channels = space or darts_space(ops=ops), partial_channels
         self.num_classes, self.input_shape = num_classes, image_shape(in_channels, image_size)
         _check(image_size, cells, stem, num_classes)
         edges = {
@@ -429,6 +449,7 @@ class DARTSSupernet(OperationSupernet):
                 reduction=reduction,
                 reduction_before=reduced,
                 parts=partial_channels,
+                own=self.space.ops,
             )
             self.cells.append(cell)
             channels_in, reduced = (channels_in[1], self.space.multiplier * channels), reduction
@@ -451,7 +472,8 @@ class DARTSSupernet(OperationSupernet):
         self.check_inheritance(inherit)
         genotype = self.space.genotype(config)
         # The paper's networks have no batch normalisation after pooling; inherited weights were trained with it.
-        net = self.prepare(DARTSNetwork(genotype, **self._settings, pool_bn=inherit), config)
+        own = self.space.ops
+        net = self.prepare(DARTSNetwork(genotype, **self._settings, pool_bn=inherit, ops=own), config)
         if inherit:
             inherit_weights(net.stem, self.stem)
             inherit_weights(net.classifier, self.classifier)
@@ -518,6 +540,7 @@ class DARTSCell(nn.Module):
         reduction_before: bool,
         affine: bool,
         pool_bn: bool,
+        own: OwnOps,
     ) -> None:
         super().__init__()
         self.concat, self.steps, self.drop_path = tuple(concat), len(cell), 0.0
@@ -527,7 +550,7 @@ class DARTSCell(nn.Module):
         self.names = [op for _, op, _ in edges]
         self.sources = [state for _, _, state in edges]
         self.ops = nn.ModuleList(
-            make_op(op, channels, 2 if reduction and state < 2 else 1, affine=affine, pool_bn=pool_bn)
+            make_op(op, channels, 2 if reduction and state < 2 else 1, affine=affine, pool_bn=pool_bn, own=own)
             for _, op, state in edges
         )
 
@@ -556,6 +579,7 @@ class DARTSNetwork(Subnet):
         auxiliary: Add the auxiliary classifier after the second reduction (used by ``forward_with_auxiliary``).
         affine: Learnable scale in batch normalisation.
         pool_bn: Batch normalisation after pooling, as in the supernet; the paper's networks have none.
+        ops: Operations of one's own in the genotype, see :func:`darts_space`.
 
     Raises:
         ValueError: If an operation is unknown, a node concatenates, or the image is too small.
@@ -580,13 +604,15 @@ class DARTSNetwork(Subnet):
         auxiliary: bool = False,
         affine: bool = True,
         pool_bn: bool = False,
+        ops: OwnOps | None = None,
     ) -> None:
-        self.init_args = arguments(locals())
+        self.init_args = arguments(locals(), "ops")
         super().__init__()
         self.genotype = genotype if isinstance(genotype, Genotype) else Genotype.parse(genotype)
-        self.init_args["genotype"] = str(self.genotype)
+        own = checked_ops(ops)
+        self.init_args |= {"genotype": str(self.genotype), **saved_ops(own, self.genotype.ops)}
         self.num_classes, self.input_shape = num_classes, image_shape(in_channels, image_size)
-        check_ops(sorted(self.genotype.ops))
+        check_ops(sorted(self.genotype.ops), own)
         if self.genotype.normal_joined or self.genotype.reduce_joined:
             raise ValueError(
                 "Nodes of a DARTS cell add what enters them; this genotype has nodes that concatenate. "
@@ -611,6 +637,7 @@ class DARTSNetwork(Subnet):
                     reduction_before=reduced,
                     affine=affine,
                     pool_bn=pool_bn,
+                    own=own,
                 )
             )
             channels_in, reduced = (channels_in[1], len(concat) * channels), reduction

@@ -7,7 +7,7 @@ one its string means in the benchmark's tables.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache
 from typing import cast
@@ -19,7 +19,8 @@ from .base import OperationSupernet, Subnet, arguments, check_classes, check_ima
 from .execution import CellPlan, CellRun
 from .json_files import shorten
 from .mixed_op import MixedOp, add_up, check_parts, has_weights, mixed_op, run_together
-from .ops import make_op, relu_conv_bn, sum_in_turn
+from .ops import OPS, OwnOps, check_ops, make_op, relu_conv_bn, sum_in_turn
+from .own_ops import checked_ops, saved_ops
 from .space import NONE, ArchGraph, Candidate, Choice, IntMatrix, SearchSpace, SubnetConfig
 
 CANDIDATES = ("none", "skip_connect", "nor_conv_1x1", "nor_conv_3x3", "avg_pool_3x3")
@@ -31,6 +32,8 @@ EDGES = tuple((source, target) for target in range(1, NODES) for source in range
 @dataclass(frozen=True)
 class NASBench201Space(SearchSpace):
     """One cell of four nodes; choice ``cell`` holds the operation of every edge, ``EDGES`` gives their order.
+
+    With other candidates than the benchmark's (:func:`nasbench201_space`) it is a space of the same form.
 
     The canonical form puts ``none`` on every edge that cannot matter: those that lead nowhere, and skips and poolings
     of a node that receives nothing.
@@ -108,6 +111,27 @@ class NASBench201Space(SearchSpace):
         return np.asarray(_canonical_table(picks)[genes @ len(picks) ** np.arange(len(EDGES))[::-1]])
 
 
+def nasbench201_space(
+    *, candidates: Sequence[str] | None = None, ops: OwnOps | None = None, name: str | None = None
+) -> NASBench201Space:
+    """The space of the benchmark's cells, with other candidates if they are given.
+
+    Args:
+        candidates: Operation names; by default the five of the benchmark and then those of ``ops``.
+        ops: Operations of one's own, by name: factories ``(channels, stride) -> nn.Module``, or their class paths.
+        name: Name of the space; by default ``"nasbench201"`` with the benchmark's candidates, else
+            ``"nasbench201-own"``, so that no architecture is taken for one of the benchmark.
+
+    Raises:
+        ValueError: If a candidate is no operation.
+    """
+    own = checked_ops(ops)
+    names = (*CANDIDATES, *own) if candidates is None else tuple(candidates)
+    check_ops(names, own)
+    given = ("nasbench201" if names == CANDIDATES else "nasbench201-own") if name is None else name
+    return NASBench201Space(given, (Choice("cell", names, rows=len(EDGES)),))
+
+
 def _canonical_rows(matrix: IntMatrix, picks: tuple[Candidate, ...]) -> IntMatrix:
     """Canonical forms, ``[N, 6]``, in place: edges that carry nothing, or that nobody reads, are ``none``."""
     none, silent = picks.index(NONE), [i for i, op in enumerate(picks) if op in ("skip_connect", "avg_pool_3x3")]
@@ -132,7 +156,7 @@ def _canonical_table(picks: tuple[Candidate, ...]) -> IntMatrix:
 class SearchCell(nn.Module):
     """Four nodes, a mixed operation on every edge."""
 
-    def __init__(self, candidates: tuple[str, ...], channels: int, parts: int) -> None:
+    def __init__(self, candidates: tuple[str, ...], channels: int, parts: int, own: OwnOps) -> None:
         super().__init__()
         check_parts(parts, channels)
         shared: dict[
@@ -140,9 +164,10 @@ class SearchCell(nn.Module):
         ] = {}  # what has no weights is one module for all edges that leave a node
         self.edges = nn.ModuleList()
         for source, _ in EDGES:
-            ops = {name: make_op(name, channels // parts, 1, affine=False) for name in candidates}
+            ops = {name: make_op(name, channels // parts, 1, affine=False, own=own) for name in candidates}
             shared[source] = shared.get(source, ops)
-            mixed = (op if has_weights(op) else shared[source][n] for n, op in ops.items())
+            single = {"noise", *own}
+            mixed = (op if has_weights(op) or n in single else shared[source][n] for n, op in ops.items())
             self.edges.append(mixed_op(mixed, parts=parts))
 
     def forward(self, x: Tensor, weights: Tensor) -> Tensor:
@@ -160,9 +185,9 @@ class SearchCell(nn.Module):
 class NetworkCell(nn.Module):
     """Four nodes, one operation on every edge."""
 
-    def __init__(self, ops: tuple[str, ...], channels: int, *, affine: bool) -> None:
+    def __init__(self, ops: tuple[str, ...], channels: int, *, affine: bool, own: OwnOps) -> None:
         super().__init__()
-        self.ops = nn.ModuleList(make_op(op, channels, 1, affine=affine) for op in ops)
+        self.ops = nn.ModuleList(make_op(op, channels, 1, affine=affine, own=own) for op in ops)
 
     def forward(self, x: Tensor) -> Tensor:
         """``[B, C, H, W] -> [B, C, H, W]``."""
@@ -226,6 +251,8 @@ class NASBench201Supernet(OperationSupernet):
         in_channels: Channels of an image.
         image_size: Height and width of an image, or one number for both.
         partial_channels: K: the candidates read one of K parts of the channels (PC-DARTS, arXiv:1907.05737).
+        candidates: Operation names of every edge, see :func:`nasbench201_space`.
+        ops: Operations of one's own, likewise.
 
     Raises:
         ValueError: If the image is too small for the two reductions, there are fewer than two classes, or the channels
@@ -249,14 +276,22 @@ class NASBench201Supernet(OperationSupernet):
         in_channels: int = 3,
         image_size: int | tuple[int, int] = 32,
         partial_channels: int = 1,
+        candidates: Sequence[str] | None = None,
+        ops: OwnOps | None = None,
     ) -> None:
-        self._settings = arguments(locals(), "partial_channels")
+        self._settings = arguments(locals(), "partial_channels", "candidates", "ops")
         super().__init__()
-        self.space, self.partial_channels = NASBench201Space(), partial_channels
+        self.space, self.partial_channels = nasbench201_space(candidates=candidates, ops=ops), partial_channels
+        self._own = checked_ops(ops)
         self.num_classes, self.input_shape = num_classes, image_shape(in_channels, image_size)
         self.stem, self.blocks, self.head = _skeleton(
-            lambda c: SearchCell(CANDIDATES, c, partial_channels), **self._settings
+            lambda c: SearchCell(self.candidates, c, partial_channels, self._own), **self._settings
         )
+
+    @property
+    def candidates(self) -> tuple[str, ...]:
+        """Operation names of every edge."""
+        return tuple(map(str, self.space.choices[0].candidates))
 
     def forward(self, x: Tensor, arch: Mapping[str, Tensor]) -> Tensor:
         self.check_arch(arch)
@@ -268,7 +303,8 @@ class NASBench201Supernet(OperationSupernet):
 
     def extract(self, config: SubnetConfig, *, inherit: bool = True) -> NASBench201Network:
         self.check_inheritance(inherit)
-        net = self.prepare(NASBench201Network(self.space.arch_string(config), **self._settings), config)
+        net = NASBench201Network(self.space.arch_string(config), **self._settings, ops=self._own)
+        net = self.prepare(net, config)
         if inherit:
             inherit_weights(net.stem, self.stem)
             inherit_weights(net.head, self.head)
@@ -276,7 +312,7 @@ class NASBench201Supernet(OperationSupernet):
                 if isinstance(mine, SearchCell) and isinstance(block, NetworkCell):
                     for op, mixed, pick in zip(block.ops, mine.edges, config["cell"], strict=True):
                         assert isinstance(mixed, MixedOp)
-                        inherit_weights(op, mixed.ops[CANDIDATES.index(str(pick))])
+                        inherit_weights(op, mixed.ops[self.candidates.index(str(pick))])
                 else:
                     inherit_weights(block, mine)
         return net
@@ -307,6 +343,7 @@ class NASBench201Network(Subnet):
         num_classes: Number of logits.
         in_channels: Channels of an image.
         image_size: Height and width of an image, or one number for both.
+        ops: Operations of one's own in the string, see :func:`nasbench201_space`.
 
     Raises:
         ValueError: If the string is malformed or the image too small.
@@ -321,14 +358,17 @@ class NASBench201Network(Subnet):
         num_classes: int = 10,
         in_channels: int = 3,
         image_size: int | tuple[int, int] = 32,
+        ops: OwnOps | None = None,
     ) -> None:
-        settings = arguments(locals(), "arch")
+        settings = arguments(locals(), "arch", "ops")
         super().__init__()
-        self.config = NASBench201Space().from_arch_string(arch)
+        own = checked_ops(ops)
+        self._space = _space_of(arch, own)
+        self.config = self._space.from_arch_string(arch)
         self.num_classes, self.input_shape = num_classes, image_shape(in_channels, image_size)
-        self.init_args = {"arch": arch, **settings}
-        ops = tuple(str(pick) for pick in self.config["cell"])
-        self.stem, self.blocks, self.head = _skeleton(lambda c: NetworkCell(ops, c, affine=True), **settings)
+        picks = tuple(str(pick) for pick in self.config["cell"])
+        self.init_args = {"arch": arch, **settings, **saved_ops(own, picks)}
+        self.stem, self.blocks, self.head = _skeleton(lambda c: NetworkCell(picks, c, affine=True, own=own), **settings)
 
     def forward(self, x: Tensor) -> Tensor:
         x = self.stem(x)
@@ -338,4 +378,13 @@ class NASBench201Network(Subnet):
         return logits
 
     def graphs(self) -> list[ArchGraph]:
-        return NASBench201Space().graphs(NASBench201Space().from_arch_string(self.init_args["arch"]))
+        return self._space.graphs(self._space.from_arch_string(self.init_args["arch"]))
+
+    def describes(self, config: SubnetConfig) -> bool:
+        return config.picks == self._space.from_arch_string(self.init_args["arch"]).picks
+
+
+def _space_of(arch: str, own: OwnOps) -> NASBench201Space:
+    """The benchmark's space, or if the string has other operations, one that has these, too."""
+    others = [op for op in dict.fromkeys(re.findall(r"[^|~+]+(?=~\d)", arch)) if op in own or op in OPS]
+    return nasbench201_space(candidates=tuple(dict.fromkeys([*CANDIDATES, *others])), ops=own)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Literal, TypeAlias
 
 import torch
@@ -211,6 +211,10 @@ def skip_connect(channels: int, stride: int, *, affine: bool = True) -> nn.Modul
     return nn.Identity() if stride == 1 else FactorizedReduce(channels, channels, affine=affine)
 
 
+# Operations of users: name -> factory(channels, stride), or its class path.
+OpFactory: TypeAlias = Callable[[int, int], nn.Module]
+OwnOps: TypeAlias = Mapping[str, str | OpFactory]
+
 # name -> factory(channels, stride, affine)
 OPS: dict[str, Callable[[int, int, bool], nn.Module]] = {
     "none": lambda c, s, a: Zero(s),
@@ -293,32 +297,46 @@ def sum_in_turn(states: Sequence[Tensor], entering: Sequence[tuple[nn.Module, in
     return total
 
 
-def check_ops(names: Sequence[object]) -> None:
+def check_ops(names: Sequence[object], own: OwnOps | None = None) -> None:
     """Check that every name is a known operation.
+
+    Args:
+        names: The names.
+        own: Operations that are known beside :data:`OPS`.
 
     Raises:
         ValueError: Naming the unknown operation and all known ones.
     """
     for name in names:
-        if name not in OPS:
-            raise ValueError(f"An operation must be one of {', '.join(OPS)}; got {name!r}.")
+        if name not in OPS and name not in (own or {}):
+            raise ValueError(
+                f"An operation must be one of {', '.join((*OPS, *(own or {})))}; got {name!r}. Give one of your own "
+                f"with its factory: ops={{{name!r}: factory}}."
+            )
 
 
-def make_op(name: str, channels: int, stride: int, *, affine: bool, pool_bn: bool = False) -> nn.Module:
+def make_op(
+    name: str, channels: int, stride: int, *, affine: bool, pool_bn: bool = False, own: OwnOps | None = None
+) -> nn.Module:
     """Build one candidate operation that keeps the number of channels.
 
     Args:
-        name: A key of :data:`OPS`.
+        name: A key of :data:`OPS`, or of ``own``.
         channels: C in and out.
         stride: 1 keeps the resolution, 2 halves it.
         affine: Learnable scale and shift in batch normalisation.
         pool_bn: Batch normalisation without scale after pooling, as in a DARTS supernet (arXiv:1806.09055, code), where
             every candidate must arrive on the same scale.
+        own: See :func:`~oneshot.supernets.own_ops.checked_ops`.
 
     Raises:
-        ValueError: If the name is unknown.
+        ValueError: If the name is unknown, or an operation of one's own does not keep to its rules.
     """
-    check_ops([name])
+    check_ops([name], own)
+    if own and name in own:
+        from .own_ops import make_own_op
+
+        return make_own_op(name, own[name], channels, stride)
     op = OPS[name](channels, stride, affine)
     if pool_bn and "pool" in name:
         return nn.Sequential(op, nn.BatchNorm2d(channels, affine=False))

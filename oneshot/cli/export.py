@@ -13,6 +13,7 @@ from oneshot.deploy.latency import record_latency
 from oneshot.evaluation.recalibration import has_statistics, recalibrate_on
 from oneshot.storage.trust import describe_trust
 from oneshot.supernets.base import Subnet
+from oneshot.supernets.own_ops import paths_of_ops
 from oneshot.training.retrain import Retrain
 
 from .run import RunFolder
@@ -102,7 +103,7 @@ def write_export(
     )
     for told in record_latency(folder, network, predicted, measure=measure):
         say(told)
-    given = describe_trust([type(network).__module__])
+    given = describe_trust([type(network).__module__, *paths_of_ops(network.init_args)])
     say(f"Exported: {folder}; oneshot.load({str(folder)!r}{given}) gives the network back.")
     return folder
 

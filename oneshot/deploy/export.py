@@ -36,6 +36,7 @@ from oneshot.storage.limits import BoundedWeights, check_sizes
 from oneshot.storage.trust import is_ours
 from oneshot.supernets.base import Subnet, vocabulary_of
 from oneshot.supernets.json_files import checked
+from oneshot.supernets.own_ops import check_saved_ops, paths_of_ops
 from oneshot.supernets.space import SubnetConfig
 
 from .manifest import MANIFEST, read_json_file, read_manifest, recorded_content, write_manifest
@@ -143,7 +144,8 @@ def _write_files(
     (folder / SUBNET).write_text(json.dumps(subnet, indent=2), encoding="utf-8")
     weights = {n: t.clone(memory_format=torch.contiguous_format) for n, t in reference.state_dict().items()}
     (folder / WEIGHTS).write_bytes(safetensors.torch.save(weights))  # save_file would make it unreadable to others
-    rebuilt = load(folder, trust=(type(network).__module__,))
+    roots = [path.partition(".")[0] for path in paths_of_ops(network.init_args)]
+    rebuilt = load(folder, trust=(type(network).__module__, *roots))
     checked = {WEIGHTS: _Checked(takes, [reference(batch)], [rebuilt(batch)])}
     checked |= _programs(reference, rebuilt, preprocessing, folder, batch, formats, takes)
 
@@ -217,6 +219,8 @@ def load(folder: str | Path, *, trust: Sequence[str] = ()) -> Subnet:
         ) from error
     try:
         kind = _network_class(str(class_path), trust)
+        for own in paths_of_ops(init_args):
+            check_trusted(own, trust, "an operation")
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from error
     try:
@@ -256,6 +260,7 @@ def describe(network: Subnet) -> dict[str, Any]:
         "config": config and config.to_dict(),
         "network": {"class_path": public_path(type(network)), "init_args": network.init_args},
     }
+    check_saved_ops(network.init_args)
     try:
         json.dumps(subnet)
     except TypeError as error:
@@ -311,12 +316,7 @@ def _network_class(class_path: str, trust: Sequence[str]) -> type[Subnet]:
     class_path = present_path(class_path)
     module, _, name = class_path.rpartition(".")
     ours = class_path.startswith("oneshot.")
-    if not ours and not any(class_path.startswith(f"{prefix}.") for prefix in trust):
-        raise ValueError(
-            f"Building a network runs its code, so only classes of oneshot are built unasked; this is {class_path}. "
-            f"If you trust it, pass trust=({module.split('.')[0]!r},), or on the command line "
-            f"--trust {module.split('.')[0]}."
-        )
+    check_trusted(class_path, trust, "a network")
     if ours and not is_ours(class_path):  # checked before anything is imported
         raise ValueError(f"{class_path} cannot be imported: No module of oneshot defines it. Export again.")
     try:
@@ -326,6 +326,21 @@ def _network_class(class_path: str, trust: Sequence[str]) -> type[Subnet]:
     if not (isinstance(found, type) and issubclass(found, Subnet)):
         raise ValueError(f"The class of an exported network must be a Subnet; {class_path} is none. Export again.")
     return found
+
+
+def check_trusted(class_path: str, trust: Sequence[str], what: str) -> None:
+    """Check that code a file names may be imported: ours, or that of trusted packages.
+
+    Raises:
+        ValueError: If it is neither.
+    """
+    if class_path.startswith("oneshot.") or any(class_path.startswith(f"{prefix}.") for prefix in trust):
+        return
+    root = class_path.partition(".")[0]
+    raise ValueError(
+        f"Building {what} runs its code, so only classes of oneshot are built unasked; this is {class_path}. "
+        f"If you trust it, pass trust=({root!r},), or on the command line --trust {root}."
+    )
 
 
 def _completed(preprocessing: Mapping[str, Any] | None, network: Subnet, *, required: bool) -> dict[str, Any] | None:

@@ -19,6 +19,8 @@ from pathlib import Path
 from typing import Any
 
 LIBRARIES = ("torch.nn", "torch.optim", "torchvision.transforms")
+OWN_CODE = ("ops", "costs")  # options with operations of spaces and costs of architectures: functions by name
+FILES = (".json", ".csv")  # of costs
 CONFIG = "config.yaml"
 # Files of a run or a study beside the configuration, and files of an export.
 OF_RUNS = ("checkpoints", "data.json", "metrics.csv", "log.jsonl", "evaluations", "weights", "results.json")
@@ -189,10 +191,18 @@ def _class_paths(tree: object, where: Path) -> list[str]:
         if isinstance(node, Mapping):
             if isinstance(path := node.get("class_path"), str):
                 found.append(path)
+            found += [path for key in OWN_CODE for path in _dotted(node.get(key))]
             stack += node.values()
         elif isinstance(node, list | tuple):
             stack += node
     return list(dict.fromkeys(found))
+
+
+def _dotted(given: object) -> list[str]:
+    """Class paths of functions and classes that are given by name or alone, without the word ``class_path``."""
+    values = list(given.values()) if isinstance(given, Mapping) else [given]
+    words = [value for value in values if isinstance(value, str) and "." in value and not value.endswith(FILES)]
+    return [word for word in words if all(part.isidentifier() for part in word.split("."))]
 
 
 def _module_file(folder: Path, parts: Sequence[str]) -> Path | None:
