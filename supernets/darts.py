@@ -61,7 +61,7 @@ class DARTSSpace(SearchSpace):
     steps: int = 4
     edges_per_node: int = 2
     multiplier: int = 4
-    ops: OwnOps = field(default_factory=dict, hash=False)
+    ops: OwnOps = field(default_factory=dict, hash=False, repr=False)  # checkpoints have a checksum of the text
 
     def __post_init__(self) -> None:
         super().__post_init__()
