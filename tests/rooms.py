@@ -85,6 +85,10 @@ ROOMS = {
         "_version cost.* errors functional storage supernets training",
     ),
     "report": Room("pictures and tables", "cost.* discrete fronts storage supernets"),
+    "comparison": Room(
+        "methods against each other: runs, results, what differences are worth",
+        "_version cost.* data discrete engine fronts parallel report storage supernets training",
+    ),
     "testing": Room("contract tests for spaces and methods of users", "_lightning discrete engine supernets training"),
     "callbacks": Room(
         "what a search logs, draws, writes and watches",

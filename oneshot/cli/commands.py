@@ -128,6 +128,10 @@ COMMANDS = {
     "discrete": Command(
         "search by evolution, reinforcement learning, Bayesian optimisation, morphisms", after_a_stop=GOES_ON
     ),
+    "compare": Command(
+        "compare methods: the same space, data, budget and seeds for all, with spread and significance",
+        after_a_stop="The same command goes on after the runs that are finished.",
+    ),
     "pick": Command("take a network from the front of a search, calibrate and export it", _pick, reads_data=True),
     "derive": Command("derive the architecture of a search from its checkpoint", _derive),
     "export": Command("write a network as safetensors, torch.export and ONNX, each verified", _export, reads_data=True),

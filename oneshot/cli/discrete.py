@@ -197,14 +197,14 @@ def build(config: Mapping[str, Any], folder: Path, *, follow: bool = True) -> St
     arguments say otherwise.
     """
     config = {name: value for name, value in config.items() if value is not None}
-    evaluator = _object("evaluator", config.pop("evaluator"), {"folder": str(folder / WEIGHTS)})
+    evaluator = build_object("evaluator", config.pop("evaluator"), {"folder": str(folder / WEIGHTS)})
     data, space = getattr(evaluator, "data", None), getattr(evaluator, "space", None)
     known = {
         "space": None if space is GRAPHS else space,  # graphs have no genes to search in
         "input_shape": getattr(data, "input_shape", None),
         "num_classes": getattr(data, "num_classes", None),
     }
-    strategy = _object("strategy", config.pop("strategy"), known)
+    strategy = build_object("strategy", config.pop("strategy"), known)
     return Study(strategy, evaluator, folder=folder, follow=follow, **config)
 
 
@@ -297,7 +297,7 @@ def _set(config: dict[str, Any], path: Sequence[str], value: Any) -> None:
     config[last] = value
 
 
-def _object(name: str, given: Mapping[str, Any], known: Mapping[str, Any]) -> Any:
+def build_object(name: str, given: Mapping[str, Any], known: Mapping[str, Any]) -> Any:
     """Build an object from a class path and arguments, completed by what is known."""
     class_path = str(given.get("class_path", ""))
     if set(given) - {"class_path", "init_args"} or not class_path:
@@ -326,7 +326,7 @@ def _object(name: str, given: Mapping[str, Any], known: Mapping[str, Any]) -> An
         # jsonargparse is about to rename this method; older releases do not know the other name.
         warnings.filterwarnings("ignore", r"(?s).*(JsonargparseDeprecationWarning|instantiate_classes)")
         try:
-            parsed = parser.parse_object({name: {"class_path": class_path, "init_args": arguments}})
+            parsed = parser.parsebuild_object({name: {"class_path": class_path, "init_args": arguments}})
         except argparse.ArgumentError as error:
             reason = explain(str(error))
             if "does not correspond to a subclass" in reason:

@@ -77,7 +77,7 @@ def check_unchanged(
     Raises:
         ValueError: Naming every option that differs.
     """
-    before, after = (dict(_leaves({part: config.get(part) for part in parts})) for config in (then, now))
+    before, after = (dict(leaves({part: config.get(part) for part in parts})) for config in (then, now))
     names = sorted((before.keys() | after.keys()) - HOW_DATA_ARE_READ - set(free))
     if changed := [name for name in names if before.get(name) != after.get(name)]:
         different = "; ".join(f"{name} was {before.get(name)}, is {after.get(name)}" for name in changed)
@@ -87,10 +87,10 @@ def check_unchanged(
         )
 
 
-def _leaves(tree: Any, path: str = "") -> Iterator[tuple[str, Any]]:
+def leaves(tree: Any, path: str = "") -> Iterator[tuple[str, Any]]:
     """Dotted names and values."""
     if isinstance(tree, dict) and tree:
         for name, branch in tree.items():
-            yield from _leaves(branch, f"{path}.{name}" if path else str(name))
+            yield from leaves(branch, f"{path}.{name}" if path else str(name))
     else:
         yield path, tree

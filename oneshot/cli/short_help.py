@@ -112,6 +112,37 @@ Measure the latencies of a space on this machine, and verify them.
 example: oneshot measure --supernet oneshot.supernets.FBNetSupernet --out table.json --verify 50
 --help-all shows all options.
 """,
+    "compare": """\
+usage: oneshot compare --methods METHOD ... --supernet CLASS --data CLASS --trainer.max_epochs N [options]
+
+Compare methods: the same space, data, budget and seeds for all, with spread and significance.
+
+  --methods METHOD ...  such as DARTS GDAS my_module.MyMethod random; 'random' draws an architecture
+  --seeds N ...         a run of every method for each of them (0 1 2)
+  --config FILE         YAML file with any of these options; there a method may have class_path, init_args, label,
+                        streams and supernet. Example: experiments/compare/
+  --out FOLDER          folder of the comparison (runs/compare); the same command goes on with it
+  --overwrite           begin anew
+  --common.NAME VALUE   argument of all methods, such as --common.weight_lr 0.1
+  --baseline LABEL      compare the others with this method only
+
+what is searched, and with what:
+  --supernet CLASS, --supernet.NAME VALUE
+                        such as oneshot.supernets.NASBench201Supernet
+  --data CLASS, --data.NAME VALUE
+                        such as oneshot.data.Digits; methods that need two halves of the data get them
+  --trainer.max_epochs N
+                        epochs of a search; --trainer.accelerator, --trainer.precision and the others as in 'search'
+
+what scores the networks that were found:
+  --retrain.epochs N    retrain each from new weights, and test it; --retrain.lr and other options of oneshot.Retrain
+  --network.NAME VALUE  arguments of the supernet that are others for these networks, such as --network.channels 36
+  --table FILE          look them up in a table of NAS-Bench-201 or -Macro, or the class of an Evaluator
+  --metric TEXT         of the table: 'max accuracy', 'min error'
+
+example: oneshot compare --config experiments/compare/digits.yaml --out runs/compare
+--help-all shows all options.
+""",
     "discrete": """\
 usage: oneshot discrete --config FILE [options]
 
