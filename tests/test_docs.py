@@ -90,9 +90,37 @@ def test_the_strategy_of_ones_own_searches_and_keeps_the_contract(tmp_path: Path
     assert " passed" in run(tmp_path, "-m", "pytest", "-q", "-p", "no:cacheprovider", "test_greedy.py")
 
 
+COMPARED = (ROOT / "docs/comparing.md").read_text()
+
+
+@pytest.mark.slow
+def test_the_comparison_of_the_page_runs_in_python(tmp_path: Path) -> None:
+    (code,) = re.findall(r"```python\n(.*?)```", COMPARED, re.DOTALL)
+    assert "| GDAS, hot | 2 |" in run(tmp_path, "-c", code) and (tmp_path / "runs/compare/results.png").is_file()
+
+
+def test_the_configuration_of_the_page_on_comparisons_is_one(tmp_path: Path) -> None:
+    from oneshot.cli.compare import _Builder, _parse
+
+    (text,) = re.findall(r"```yaml\n(.*?)```", COMPARED, re.DOTALL)
+    (tmp_path / "compare.yaml").write_text(text.replace("my_package.MyMethod", "oneshot.SNAS"))
+    builder = _Builder(_parse(["--config", str(tmp_path / "compare.yaml")]))
+    labels = [entry.label for entry in builder.entries()]
+    assert labels == ["DARTS", "DARTS, order 2", "PCDARTS", "SNAS", "random"]
+    assert builder.setting(tmp_path).retrain_epochs == 20 and builder.config.baseline in labels
+
+
 PAGES = {path.relative_to(ROOT).as_posix(): path.read_text(encoding="utf-8") for path in (ROOT / "docs").rglob("*.md")}
 REFERENCE = {name: text for name, text in PAGES.items() if name.startswith("docs/reference/")}
-PACKAGES = ("oneshot", "oneshot.callbacks", "oneshot.cost", "oneshot.data", "oneshot.discrete", "oneshot.nat")
+PACKAGES = (
+    "oneshot",
+    "oneshot.callbacks",
+    "oneshot.comparison",
+    "oneshot.cost",
+    "oneshot.data",
+    "oneshot.discrete",
+    "oneshot.nat",
+)
 
 
 def test_pretrained_weights_go_into_a_search_as_the_page_says(tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import inspect
 import os
+import re
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -230,7 +231,7 @@ class _Builder:
         def search(data: pl.LightningDataModule) -> SearchModule:
             parser, config = parsed()
             fit_to_data(config.model.init_args.supernet, data)
-            with _quiet_parser():
+            with _constructing():
                 found: SearchModule = parser.instantiate_classes(config).model
             return found
 
@@ -243,14 +244,17 @@ class _Builder:
 
     def supernet(self, data: pl.LightningDataModule, over: Mapping[str, Any] | None = None) -> Supernet:
         """The supernet for the data."""
-        parser = ArgumentParser(exit_on_error=False)
-        parser.add_subclass_arguments(Supernet, "supernet")
-        with _explained("supernet"):
-            config = parser.parse_object({"supernet": self._supernet_config(over or {})})
+        parser, config = self._parsed_supernet(over or {})
         fit_to_data(config.supernet, data)
-        with _quiet_parser():
+        with _constructing():
             found: Supernet = parser.instantiate_classes(config).supernet
         return found
+
+    def _parsed_supernet(self, over: Mapping[str, Any]) -> tuple[ArgumentParser, Namespace]:
+        parser = ArgumentParser(exit_on_error=False)
+        parser.add_subclass_arguments(Supernet, "supernet")
+        with _explained("network" if over else "supernet"):
+            return parser, parser.parse_object({"supernet": self._supernet_config(over)})
 
     def data(self, seed: int) -> pl.LightningDataModule:
         """The data, with this seed where the configuration leaves it at the default."""
@@ -260,7 +264,7 @@ class _Builder:
             if "seed" in part.init_args and part.init_args.seed == _default(part.class_path, "seed"):
                 part.init_args.seed = seed
             part = part.init_args.get("data")
-        with _quiet_parser():
+        with _constructing():
             return build_data(config)
 
     def setting(self, folder: Path) -> Setting:
@@ -274,6 +278,7 @@ class _Builder:
             options["logger"] = False
         table, metric = self._table()
         over = self.config.network
+        self._parsed_supernet(over)
         return Setting(
             data=self.data,
             supernet=self.supernet,
@@ -356,13 +361,25 @@ def _quiet_parser() -> Iterator[None]:
 
 
 @contextmanager
+def _constructing() -> Iterator[None]:
+    """Raise what a constructor raised, without jsonargparse's list of all types that were tried."""
+    with _quiet_parser():
+        try:
+            yield
+        except ValueError as error:
+            if error.__cause__ is not None and "Union subtypes" in str(error):
+                raise error.__cause__ from None
+            raise
+
+
+@contextmanager
 def _explained(what: str) -> Iterator[None]:
     """Errors of the parser in one line, with the method they belong to."""
     with _quiet_parser():
         try:
             yield
         except argparse.ArgumentError as error:
-            reason = explain(str(error)).removeprefix("--model: ").replace("--model.", "")
+            reason = re.sub(r"--(model|supernet)(\.|: )", "", explain(str(error)), count=1)
             raise ValueError(f"{what}: {reason}") from error
 
 
@@ -394,9 +411,7 @@ def _parser() -> LightningArgumentParser:
         required=True,
         help="classes of methods, or 'random'; in YAML each may have class_path, init_args, label, streams, supernet",
     )
-    parser.add_argument(
-        "--common", type=dict, default={}, help="arguments of all methods, such as --common.weight_lr 0.1"
-    )
+    parser.add_argument("--common", type=dict, default={}, help="arguments of all methods: --common.NAME VALUE")
     parser.add_argument(
         "--seeds", type=int, nargs="+", default=[0, 1, 2], help="a run of every method for each of them"
     )
@@ -406,7 +421,7 @@ def _parser() -> LightningArgumentParser:
         "--network",
         type=dict,
         default={},
-        help="arguments of the supernet that are others for networks that were found: --network.channels 36",
+        help="arguments of the supernet that are others for networks that were found: --network.NAME VALUE",
     )
     parser.add_lightning_class_args(pl.LightningDataModule, "data", subclass_mode=True, required=True)
     parser.add_argument(

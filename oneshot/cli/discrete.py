@@ -326,7 +326,7 @@ def build_object(name: str, given: Mapping[str, Any], known: Mapping[str, Any]) 
         # jsonargparse is about to rename this method; older releases do not know the other name.
         warnings.filterwarnings("ignore", r"(?s).*(JsonargparseDeprecationWarning|instantiate_classes)")
         try:
-            parsed = parser.parsebuild_object({name: {"class_path": class_path, "init_args": arguments}})
+            parsed = parser.parse_object({name: {"class_path": class_path, "init_args": arguments}})
         except argparse.ArgumentError as error:
             reason = explain(str(error))
             if "does not correspond to a subclass" in reason:

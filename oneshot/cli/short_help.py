@@ -123,7 +123,7 @@ Compare methods: the same space, data, budget and seeds for all, with spread and
                         streams and supernet. Example: experiments/compare/
   --out FOLDER          folder of the comparison (runs/compare); the same command goes on with it
   --overwrite           begin anew
-  --common.NAME VALUE   argument of all methods, such as --common.weight_lr 0.1
+  --common.NAME VALUE   argument of all methods, such as weight_lr
   --baseline LABEL      compare the others with this method only
 
 what is searched, and with what:
@@ -136,7 +136,7 @@ what is searched, and with what:
 
 what scores the networks that were found:
   --retrain.epochs N    retrain each from new weights, and test it; --retrain.lr and other options of oneshot.Retrain
-  --network.NAME VALUE  arguments of the supernet that are others for these networks, such as --network.channels 36
+  --network.NAME VALUE  arguments of the supernet that are others for these networks, such as a larger size
   --table FILE          look them up in a table of NAS-Bench-201 or -Macro, or the class of an Evaluator
   --metric TEXT         of the table: 'max accuracy', 'min error'
 

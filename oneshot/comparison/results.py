@@ -163,7 +163,7 @@ class Results:
                     f"{score.best(values):.{digits}f}" if values else "–"
                 )
             row["search, s"] = spread([run.seconds for run in runs if run.seconds], 1)
-            row |= {name: spread(of.get(label, []), 2) for name, of in sizes.items()}
+            row |= {name: spread(of.get(label, []), 2 if "," in name else 0) for name, of in sizes.items()}
             row["failed"] = str(failed or "–")
             rows.append(row)
         return rows
@@ -254,8 +254,8 @@ class Results:
     def _differences(self, score: Score) -> list[str]:
         """The table of differences, and how to read it."""
         found = self.differences(score)
-        if not found:
-            return []
+        if all(difference.p is None for difference in found):
+            return verdict(found)
         digits = decimals(self.values(score))
         rows = [
             {
@@ -279,6 +279,8 @@ class Results:
 
 def verdict(differences: Sequence[Difference]) -> list[str]:
     """What the differences say, and what so few seeds cannot say; sentences."""
+    if not differences:
+        return []
     most, needed = max(d.seeds for d in differences), seeds_needed(len(differences))
     if most < 2:
         return ["With one seed there is no spread, so nothing can be said about the differences."]

@@ -140,7 +140,7 @@ def search_once(entry: Entry, seed: int, setting: Setting, progress: Progress = 
         ValueError: If the search derives no architecture, or a score is not finite.
     """
     began = time.monotonic()
-    with isolate_rng(), _seeded(seed), _collected_warnings() as notes:
+    with _own_numbers(), _seeded(seed), _collected_warnings() as notes:
         config, curves, seconds, cpu_seconds = _search(entry, seed, setting, progress)
         scores: dict[str, float] = {}
         directions: dict[str, Literal["min", "max"]] = {}
@@ -307,6 +307,17 @@ def seed_everything(seed: int) -> None:
     random.seed(seed)
     np.random.seed(seed)
     torch.manual_seed(seed)
+
+
+@contextmanager
+def _own_numbers() -> Iterator[None]:
+    """Leave the random numbers of the process as they were; Lightning's function does so only if nothing is raised."""
+    isolated = isolate_rng()
+    isolated.__enter__()
+    try:
+        yield
+    finally:
+        isolated.__exit__(None, None, None)
 
 
 @contextmanager

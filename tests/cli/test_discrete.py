@@ -11,7 +11,7 @@ import torch
 import yaml
 
 import oneshot
-from oneshot.cli.discrete import _object, read_study
+from oneshot.cli.discrete import build_object, read_study
 from oneshot.cli.main import main
 from oneshot.discrete.events import EventLog
 from oneshot.supernets import load_config
@@ -247,7 +247,8 @@ def test_a_budget_that_makes_a_strategy_random_search_is_said(
 
 def test_what_a_file_leaves_out_of_a_controller_stays_as_in_the_paper() -> None:
     def controller(**init_args: Any) -> object:
-        return _object("strategy", {"class_path": "oneshot.discrete.PPO", "init_args": init_args}, {"space": SPACE})
+        given = {"class_path": "oneshot.discrete.PPO", "init_args": init_args}
+        return build_object("strategy", given, {"space": SPACE})
 
     settings = controller(controller={"layers": 3}).controller.settings  # type: ignore[attr-defined]
     assert (settings.layers, settings.hidden, settings.init) == (3, 100, 0.1)
