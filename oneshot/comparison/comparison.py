@@ -9,10 +9,10 @@ import time
 import traceback
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any, TypedDict
 
-import pytorch_lightning as pl
 import torch
 
 from oneshot._version import __version__
@@ -38,9 +38,8 @@ JOURNAL, TABLE, CSV, JSON, PICTURE, CURVES = (
     "curves.png",
 )
 ADVICE = "Restore the file, or begin the comparison in another folder."
-Told = Callable[
-    [Run | None, str, float | None], None
-]  # a finished run, what is going on, and the seconds that are left
+# A run that has just ended, how many have ended, what goes on, and how many seconds are left.
+Told = Callable[[Run | None, int, str, float | None], None]
 
 
 class _Row(TypedDict):
@@ -116,7 +115,8 @@ class Comparison:
 
     def _check(self) -> None:
         labels = [entry.label for entry in self.entries]
-        for what, values in (("methods", labels), ("seeds", self.seeds)):
+        every: dict[str, Sequence[str | int]] = {"methods": labels, "seeds": self.seeds}
+        for what, values in every.items():
             if not values:
                 raise ValueError(f"A comparison must have {what}; got none.")
             if repeated := sorted({str(value) for value in values if values.count(value) > 1}):
@@ -289,5 +289,5 @@ def _said(value: Any) -> str:
 def _machine() -> dict[str, str]:
     """What the runs were made on and with."""
     device = torch.cuda.get_device_name() if torch.cuda.is_available() else platform.machine()
-    versions = f"oneshot {__version__}, torch {torch.__version__}, Lightning {pl.__version__}"
+    versions = f"oneshot {__version__}, torch {torch.__version__}, Lightning {version('pytorch-lightning')}"
     return {"machine": f"{device}, {os.cpu_count()} CPU cores", "versions": versions}
