@@ -24,7 +24,7 @@ import oneshot
 from oneshot._lightning import read_whole_numbers_first
 from oneshot.callbacks import CollapseMonitor
 from oneshot.comparison import Comparison, Entry, Results, Run, Setting
-from oneshot.comparison.comparison import JOURNAL, TABLE
+from oneshot.comparison.comparison import JOURNAL, TABLE, Told
 from oneshot.comparison.results import verdict
 from oneshot.discrete.evaluators.tables import nas_bench_201, nas_bench_macro
 from oneshot.discrete.protocol import Evaluator
@@ -124,7 +124,7 @@ def _run(config: Namespace, folder: Path, lock: RunLock) -> Results:
 
 
 @contextmanager
-def _bar(every: int) -> Iterator[Callable[[Run | None, str, float | None], None]]:
+def _bar(every: int) -> Iterator[Told]:
     """A progress bar with what goes on and the time that is left, and a line for every run that is finished."""
     columns = (BarColumn(bar_width=20), MofNCompleteColumn(), TextColumn("{task.description}", markup=False))
     out = console(stderr=True)
