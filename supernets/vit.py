@@ -323,6 +323,10 @@ class ViTSupernet(ElasticSupernet):
         self.norm, self.head = ElasticLayerNorm(dim, EPS), ElasticLinear(dim, num_classes)
         initialise(self)
 
+    def no_weight_decay(self) -> set[str]:
+        """Names of parameters that do not decay where biases do not, as in timm and AutoFormer."""
+        return {"cls_token", "pos_embed"}
+
     def drop_paths(self, probability: float) -> None:
         set_stochastic_depth([*self.stages[0]], probability)  # type: ignore[misc]  # ModuleList is untyped
 
@@ -420,6 +424,10 @@ class ViTNetwork(ElasticNetwork):
         self.stages = nn.ModuleList([nn.ModuleList(map(block, blocks))])
         self.norm, self.head = nn.LayerNorm(embed_dim, EPS), nn.Linear(embed_dim, num_classes)
         initialise(self)
+
+    def no_weight_decay(self) -> set[str]:
+        """Names of parameters that do not decay where biases do not, as in timm and AutoFormer."""
+        return {"cls_token", "pos_embed"}
 
     def set_drop_path(self, probability: float) -> None:
         """Drop the two parts of blocks by stochastic depth; ``probability`` is that of the last block."""

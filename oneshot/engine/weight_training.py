@@ -22,7 +22,7 @@ from oneshot.training.optimizers import (
     build_optimizer,
     build_schedule,
     check_replaced,
-    check_schedules,
+    monitor_of,
     parameter_groups,
     plain_name,
     step_schedules,
@@ -208,7 +208,8 @@ class WeightTraining(SearchModule):
                 )
             schedule = build_schedule(self.weight_schedule, optimizer, "weight_schedule")
             configs.append(LRSchedulerConfig(schedule, interval=self.weight_schedule_every))
-        check_schedules(self.trainer)
+        for config in configs:
+            monitor_of(config.scheduler)  # raises where one cannot be stepped
         self._check_warm_up()
 
     def _begin(self, saved: Mapping[str, Any]) -> None:

@@ -136,19 +136,21 @@ def default_of(kind: type, name: str) -> Any:
     raise KeyError(name)
 
 
-def check_schedules(trainer: pl.Trainer) -> None:
-    """Refuse schedules that cannot be stepped.
+def monitor_of(schedule: object) -> str | None:
+    """The metric that a schedule follows; ``None`` if it follows none.
 
     Raises:
-        ValueError: If a schedule follows a metric that it does not name.
+        ValueError: If it follows one that it does not name.
     """
-    for config in trainer.lr_scheduler_configs:
-        if isinstance(config.scheduler, ReduceLROnPlateau) and not getattr(config.scheduler, "monitor", None):
-            raise ValueError(
-                "ReduceLROnPlateau must name the metric it follows, because Lightning drops 'monitor' of a dictionary "
-                "under manual optimisation. Use pytorch_lightning.cli.ReduceLROnPlateau(optimizer, "
-                "monitor='val/loss'), or another schedule."
-            )
+    if not isinstance(schedule, ReduceLROnPlateau):
+        return None
+    if not (monitor := getattr(schedule, "monitor", None)):
+        raise ValueError(
+            "ReduceLROnPlateau must name the metric it follows; under manual optimisation Lightning drops 'monitor' of "
+            "a dictionary. Use pytorch_lightning.cli.ReduceLROnPlateau(optimizer, monitor='val/loss'), or another "
+            "schedule."
+        )
+    return str(monitor)
 
 
 def step_schedules(trainer: pl.Trainer, interval: str, number: int) -> None:
@@ -165,10 +167,10 @@ def step_schedules(trainer: pl.Trainer, interval: str, number: int) -> None:
     for config in trainer.lr_scheduler_configs:
         if config.interval != interval or number % config.frequency:
             continue
-        if not isinstance(config.scheduler, ReduceLROnPlateau):
+        monitor, metrics = monitor_of(config.scheduler), trainer.callback_metrics
+        if monitor is None:
             config.scheduler.step()
             continue
-        monitor, metrics = str(getattr(config.scheduler, "monitor", "")), trainer.callback_metrics
         if monitor not in metrics:
             raise ValueError(
                 f"The metric that a schedule follows must be logged; there is no {monitor!r} in "

@@ -20,6 +20,15 @@ from oneshot.supernets.ops import scheduled_drop_path
 
 from .batches import check_batch, check_logits, pair_of
 from .finite_loss import check_data
+from .optimizers import (
+    OptimizerFactory,
+    ScheduleFactory,
+    build_optimizer,
+    build_schedule,
+    check_replaced,
+    monitor_of,
+    parameter_groups,
+)
 from .resume import ResumableModule
 from .tasks import IGNORED, METRICS, loss_of, metric_of
 
@@ -41,11 +50,17 @@ class Retrain(ResumableModule):
 
     Args:
         network: The network. It is trained in place; its weights are the starting point, whatever they are.
-        optimizer: SGD, or AdamW with ``momentum`` as its first beta.
+        optimizer: ``"sgd"``, or ``"adamw"`` with ``momentum`` as its first beta; or what builds another one,
+            ``partial(torch.optim.RMSprop, lr=1e-3)``. ``lr``, ``lr_min``, ``momentum`` and ``weight_decay`` must then
+            stay at their defaults, and the cosine falls from the learning rate of each group to 0.
+        schedule: Builds another schedule than warm-up and cosine, ``partial(StepLR, step_size=30)``.
+        schedule_every: ``"epoch"`` or ``"step"``: how often that schedule is stepped.
         lr: Learning rate after warm-up, annealed by a cosine.
         lr_min: Learning rate at the end.
         momentum: Momentum of SGD, first beta of AdamW.
         weight_decay: Weight decay of all parameters but single numbers, which are gates.
+        weight_decay_norms: Whether normalisations, biases and embeddings decay as well
+            (:func:`~oneshot.training.optimizers.parameter_groups`); transformers are trained without.
         grad_clip: Largest norm of the gradient.
         warmup_epochs: Epochs in which the learning rate rises in a straight line.
         label_smoothing: Share of the target spread evenly over all classes (arXiv:1512.00567).
@@ -69,11 +84,14 @@ class Retrain(ResumableModule):
         self,
         network: Subnet,
         *,
-        optimizer: Literal["sgd", "adamw"] = "sgd",
+        optimizer: Literal["sgd", "adamw"] | OptimizerFactory = "sgd",
+        schedule: ScheduleFactory | None = None,
+        schedule_every: Literal["epoch", "step"] = "epoch",
         lr: float = 0.025,
         lr_min: float = 0.0,
         momentum: float = 0.9,
         weight_decay: float = 3e-4,
+        weight_decay_norms: bool = True,
         grad_clip: float = 5.0,
         warmup_epochs: int = 0,
         label_smoothing: float = 0.0,
@@ -85,8 +103,7 @@ class Retrain(ResumableModule):
         cutmix: float = 0.0,
     ) -> None:
         super().__init__()
-        if optimizer not in ("sgd", "adamw"):
-            raise ValueError(f"optimizer must be 'sgd' or 'adamw'; got {optimizer!r}.")
+        self.optimizer, self.schedule, self.schedule_every = optimizer, schedule, schedule_every
         if drop_path_every not in ("epoch", "step"):
             raise ValueError(f"drop_path_every must be 'epoch' or 'step'; got {drop_path_every!r}.")
         if not 0 <= lr_min <= lr or lr == 0:
@@ -110,10 +127,11 @@ class Retrain(ResumableModule):
         for probability in (drop_path, 0.0):  # a network without droppable paths says so here, not in the second epoch
             network.set_drop_path(probability)
 
-        self.network, self.optimizer = network, optimizer
+        self.network, self.weight_decay_norms = network, weight_decay_norms
         self.lr, self.lr_min, self.momentum, self.weight_decay = lr, lr_min, momentum, weight_decay
         self.grad_clip, self.warmup_epochs, self.drop_path_every = grad_clip, warmup_epochs, drop_path_every
         self.label_smoothing, self.auxiliary_weight, self.drop_path = label_smoothing, auxiliary_weight, drop_path
+        self._check_optimizer()
         self.ema: ModelEmaV3 | None = None
         if ema_decay is not None:
             self.ema = ModelEmaV3(network, decay=ema_decay, use_warmup=True)
@@ -242,7 +260,8 @@ class Retrain(ResumableModule):
         gradient_clip_val: int | float | None = None,
         gradient_clip_algorithm: str | None = None,
     ) -> None:
-        norm = nn.utils.clip_grad_norm_(self.network.parameters(), self.grad_clip)
+        trained = [weight for weight in self.network.parameters() if weight.requires_grad]
+        norm = nn.utils.clip_grad_norm_(trained, self.grad_clip)
         if self.trainer.precision != "16-mixed":  # whose scaler skips a step that overflowed and goes on
             self.watch(norm)
 
@@ -257,23 +276,48 @@ class Retrain(ResumableModule):
         if self.ema is not None:
             self.ema.update(self.network, step=self.trainer.global_step + 1)  # which does not count this step yet
 
-    def configure_optimizers(self) -> Any:
-        trained = [weight for weight in self.network.parameters() if weight.requires_grad]
+    def _check_optimizer(self) -> None:
+        if self.optimizer not in ("sgd", "adamw") and not callable(self.optimizer):
+            raise ValueError(
+                f"optimizer must be 'sgd' or 'adamw'; got {self.optimizer!r}. A callable that builds one is taken, too."
+            )
+        if callable(self.optimizer):
+            check_replaced(self, "optimizer", ("lr", "lr_min", "momentum", "weight_decay"))
+        if self.schedule_every not in ("epoch", "step"):
+            raise ValueError(f"schedule_every must be 'epoch' or 'step'; got {self.schedule_every!r}.")
+        if self.schedule is not None and self.warmup_epochs:
+            raise ValueError(
+                f"warmup_epochs={self.warmup_epochs} comes before the cosine, which schedule replaces. Leave one of "
+                "them out; a schedule can warm up by itself, as OneCycleLR does."
+            )
+
+    def _groups(self) -> list[Any]:
+        if not self.weight_decay_norms:
+            return parameter_groups(self.network, decay_norms=False)
+        trained: list[nn.Parameter] = parameter_groups(self.network)
         gates = [weight for weight in trained if weight.dim() == 0]  # of skips: decay would close them
-        weights: list[Any] = [weight for weight in trained if weight.dim() > 0]
-        if gates:
-            weights = [{"params": weights}, {"params": gates, "weight_decay": 0.0}]
-        optimizer: Optimizer
-        if self.optimizer == "sgd":
-            optimizer = torch.optim.SGD(weights, self.lr, momentum=self.momentum, weight_decay=self.weight_decay)
+        weights = [weight for weight in trained if weight.dim() > 0]
+        return [{"params": weights}, {"params": gates, "weight_decay": 0.0}] if gates else weights
+
+    def configure_optimizers(self) -> Any:
+        weights, optimizer, floor = self._groups(), self.optimizer, self.lr_min / self.lr
+        built: Optimizer
+        if optimizer == "sgd":
+            built = torch.optim.SGD(weights, self.lr, momentum=self.momentum, weight_decay=self.weight_decay)
+        elif optimizer == "adamw":
+            built = torch.optim.AdamW(weights, self.lr, (self.momentum, 0.999), weight_decay=self.weight_decay)
         else:
-            optimizer = torch.optim.AdamW(weights, self.lr, (self.momentum, 0.999), weight_decay=self.weight_decay)
+            built, floor = build_optimizer(optimizer, weights, "optimizer"), 0.0
+        if self.schedule is not None:
+            given = build_schedule(self.schedule, built, "schedule")
+            follows = {"scheduler": given, "interval": self.schedule_every, "monitor": monitor_of(given)}
+            return {"optimizer": built, "lr_scheduler": follows}
         steps = int(self.trainer.estimated_stepping_batches)
         warmup = steps * self.warmup_epochs // (self.trainer.max_epochs or 1)
-        schedule = torch.optim.lr_scheduler.LambdaLR(
-            optimizer, lambda step: warmup_cosine(step, steps=steps, warmup=warmup, floor=self.lr_min / self.lr)
+        cosine = torch.optim.lr_scheduler.LambdaLR(
+            built, lambda step: warmup_cosine(step, steps=steps, warmup=warmup, floor=floor)
         )
-        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+        return {"optimizer": built, "lr_scheduler": {"scheduler": cosine, "interval": "step"}}
 
     # Evaluation.
 

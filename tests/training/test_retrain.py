@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -613,3 +614,76 @@ def test_weights_decay_and_gates_of_skips_do_not(optimizer: Any) -> None:
         expected -= lr * speed if optimizer == "sgd" else lr * decay * expected
     assert network.filters.tolist() == pytest.approx([expected] * 2, rel=1e-5)
     assert network.gate.item() == 0.5
+
+
+# Optimisers and schedules that are given.
+
+
+def rates_of(module: Retrain, epochs: int = 3) -> list[list[float]]:
+    rates: list[list[float]] = []
+    look = Each(lambda fit, module: rates.append([group["lr"] for group in fit.optimizers[0].param_groups]))
+    fit = trainer(epochs, callbacks=[look])
+    fit.fit(module, fake())
+    return rates
+
+
+def network() -> NASBench201Network:
+    return NASBench201Network(ARCH, channels=4, cells_per_stage=1, num_classes=3, in_channels=1, image_size=8)
+
+
+def fake() -> FakeImages:
+    return FakeImages(num_classes=3, input_shape=(1, 8, 8), train_size=18, test_size=9, batch_size=9, val_fraction=0.0)
+
+
+def test_an_optimiser_that_is_given_anneals_from_the_rate_of_each_group_to_zero() -> None:
+    def two_groups(weights: Any) -> torch.optim.Optimizer:
+        weights = list(weights)
+        return torch.optim.RMSprop([{"params": weights[:2], "lr": 0.5}, {"params": weights[2:]}], lr=0.1)
+
+    rates = rates_of(Retrain(network(), optimizer=two_groups))
+    factors = [cosine_lr(step, lr=1.0, lr_min=0.0, epochs=6) for step in range(1, 7)]  # of the next step
+    assert rates == [pytest.approx([0.5 * factor, 0.1 * factor]) for factor in factors]
+
+
+def test_a_schedule_that_is_given_is_stepped_as_its_interval_says() -> None:
+    halve = partial(torch.optim.lr_scheduler.ExponentialLR, gamma=0.5)
+    assert [r for (r,) in rates_of(Retrain(network(), lr=1.0, schedule=halve))] == [1.0, 0.5, 0.5, 0.25, 0.25, 0.125]
+    by_step = rates_of(Retrain(network(), lr=1.0, schedule=halve, schedule_every="step"))
+    assert [r for (r,) in by_step] == [0.5**step for step in range(1, 7)]
+
+
+def test_what_does_not_decay_is_a_group_of_its_own() -> None:
+    module = Retrain(network(), optimizer=partial(torch.optim.AdamW, weight_decay=0.3), weight_decay_norms=False)
+    fit = trainer(1)
+    fit.fit(module, fake())
+    decayed, exempt = fit.optimizers[0].param_groups
+    assert (decayed["weight_decay"], exempt["weight_decay"]) == (0.3, 0.0)
+    assert min(w.dim() for w in decayed["params"]) == 2 and max(w.dim() for w in exempt["params"]) == 1
+
+
+def test_frozen_weights_are_not_trained() -> None:
+    module = Retrain(network(), ema_decay=0.9, optimizer=partial(torch.optim.AdamW, lr=0.1, weight_decay=0.3))
+    frozen = next(module.network.parameters()).requires_grad_(False)
+    before = frozen.detach().clone()
+    trainer(1).fit(module, fake())
+    assert torch.equal(frozen, before)
+    assert module.ema is not None and torch.equal(next(module.ema.module.parameters()), before)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        pytest.param(
+            {"optimizer": torch.optim.AdamW, "lr": 0.1}, "lr is of the optimiser that optimizer replaces", id="lr"
+        ),
+        pytest.param(
+            {"schedule": torch.optim.lr_scheduler.ExponentialLR, "warmup_epochs": 1},
+            "warmup_epochs=1 comes before the cosine, which schedule replaces",
+            id="warm-up",
+        ),
+        pytest.param({"schedule_every": "day"}, "schedule_every must be 'epoch' or 'step'; got 'day'", id="interval"),
+    ],
+)
+def test_optimisers_that_contradict_other_options_are_refused(options: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        Retrain(network(), **options)
