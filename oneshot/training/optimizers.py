@@ -167,16 +167,17 @@ def step_schedules(trainer: pl.Trainer, interval: str, number: int) -> None:
     for config in trainer.lr_scheduler_configs:
         if config.interval != interval or number % config.frequency:
             continue
-        monitor, metrics = monitor_of(config.scheduler), trainer.callback_metrics
+        schedule: Any = config.scheduler
+        monitor, metrics = monitor_of(schedule), trainer.callback_metrics
         if monitor is None:
-            config.scheduler.step()
+            schedule.step()
             continue
         if monitor not in metrics:
             raise ValueError(
                 f"The metric that a schedule follows must be logged; there is no {monitor!r} in "
                 f"{', '.join(sorted(metrics)) or 'an empty list'}. Validate in every epoch, or name another one."
             )
-        config.scheduler.step(float(metrics[monitor]))
+        schedule.step(float(metrics[monitor]))
 
 
 def plain_name(optimizer: Optimizer) -> str:
