@@ -20,27 +20,44 @@ def build_data(config: Any) -> pl.LightningDataModule:
 
 
 def fit_to_data(network: Namespace, data: pl.LightningDataModule) -> None:
-    """Set the number of classes and the shape of an input, where they are the defaults of the class.
+    """Set the number of outputs and the shape of inputs, where they are the defaults of the class.
+
+    A class takes the shape by one argument, ``input_shape``, or by those of :func:`sizes`.
 
     Args:
         network: ``class_path`` and ``init_args`` of a network or supernet; changed in place.
         data: The data that the network will read.
+
+    Raises:
+        ValueError: If images are not square, and the class takes one side only.
     """
     module, _, name = network.class_path.rpartition(".")
     defaults = inspect.signature(getattr(import_module(module), name)).parameters
-    known = {"num_classes": getattr(data, "num_classes", None), **_sizes(getattr(data, "input_shape", None))}
-    for key, value in known.items():
-        if value is not None and key in network.init_args and network.init_args[key] == defaults[key].default:
-            network.init_args[key] = value
+    for key, value in sizes(data).items():
+        if value is None or key not in network.init_args or network.init_args[key] != defaults[key].default:
+            continue
+        if isinstance(value, tuple) and str(defaults[key].annotation) in ("int", "<class 'int'>"):
+            raise ValueError(
+                f"{key} of {name} is one number, so that it takes square images only; the data have {list(value)}. "
+                "Give the data a square image_size, or the network another class."
+            )
+        network.init_args[key] = value
 
 
-def _sizes(shape: Any) -> dict[str, Any]:
-    """Arguments of networks by the shape of one input; none of several inputs and of shapes that are not known."""
+def sizes(data: Any) -> dict[str, Any]:
+    """What data say of themselves, by the names of arguments of networks; None where it is not known.
+
+    ``num_classes`` outputs, ``input_shape``, and by the number of axes: ``features`` of rows ``[F]``, or ``length`` and
+    ``vocabulary`` of texts ``[T]``; ``in_channels`` with ``length`` of series ``[C, T]``, ``image_size`` of images
+    ``[C, H, W]``, ``volume_size`` of volumes ``[C, D, H, W]``. Sides that are equal are one number.
+    """
+    shape, words = getattr(data, "input_shape", None), getattr(data, "vocabulary", None)
+    found: dict[str, Any] = {"num_classes": getattr(data, "num_classes", None), "input_shape": shape}
     if not isinstance(shape, tuple | list) or not shape or not all(isinstance(side, int) for side in shape):
-        return {}
+        return found  # not known, or of several inputs
     if len(shape) == 1:
-        return {"features": shape[0], "length": shape[0]}  # columns of a table, or words of a text
+        return {**found, "features": shape[0], "length": shape[0], "vocabulary": words if isinstance(words, int) else None}
     channels, *sides = shape
-    side = sides[0] if len(set(sides)) == 1 else tuple(sides)
     name = {1: "length", 2: "image_size", 3: "volume_size"}.get(len(sides))
-    return {"in_channels": channels} | ({name: side} if name else {})
+    side = sides[0] if len(set(sides)) == 1 else tuple(sides)
+    return {**found, "in_channels": channels, **({name: side} if name else {})}

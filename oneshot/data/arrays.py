@@ -191,6 +191,9 @@ class ArrayData(LabelledData[ArraySet]):
         self.input_shape: Any = shape_of(train.inputs)
         self._predicted = None if predict is None else self._to_predict(predict)
         for name, part in self.sets.items():
+            words = part.inputs
+            if isinstance(words, Tensor) and not words.is_floating_point() and int(words.min()) < 0:
+                raise ValueError(f"Whole numbers are numbers of words, from 0 on; got {int(words.min())}. Of others take x.float().")
             if shape_of(part.inputs) != self.input_shape:
                 raise ValueError(
                     f"Samples must have one shape; x has {self.input_shape}, those of {name} have "
@@ -235,6 +238,12 @@ class ArrayData(LabelledData[ArraySet]):
     def load(self, split: Split) -> ArraySet | None:
         """The samples of a split."""
         return self.sets.get(split)
+
+    @property
+    def vocabulary(self) -> int | None:
+        """Number that all words of the training samples are below; None where inputs are not whole numbers."""
+        words = self.sets["train"].inputs
+        return int(words.max()) + 1 if isinstance(words, Tensor) and not words.is_floating_point() else None
 
     @property
     def predict_set(self) -> ArraySet:

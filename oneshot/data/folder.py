@@ -16,7 +16,7 @@ from torch import Tensor
 from .decoding import decode, is_grey
 from .images import ImageSet, Pixels, stratified_split
 from .listing import Listing, list_folder, some
-from .preprocessing import of_files
+from .preprocessing import of_files, with_transforms
 from .verification import ImageFacts, Unreadable, check_unreadable, repeated, report_unreadable, tell, verify
 from .vision import Split, VisionData
 
@@ -92,7 +92,7 @@ class ImageFolder(VisionData):
     @property
     def preprocessing(self) -> dict[str, Any]:
         """How the files are read, for manifests. May read training images."""
-        return of_files(self.input_shape, self.mean, self.std)
+        return with_transforms(of_files(self.input_shape, self.mean, self.std), self.eval_transforms)
 
     def load(self, split: Split) -> ImageSet | None:
         """Lists a split's images and, with ``in_memory``, decodes them."""

@@ -8,7 +8,7 @@ the same for any number of workers, on any device, and whatever else uses torch'
 from __future__ import annotations
 
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -240,12 +240,19 @@ class ImageStream(Dataset[Batch]):
         mean: Per-channel mean, of values scaled to 0..1.
         std: Per-channel standard deviation.
         augmentation: None for evaluation.
+        transforms: Of evaluation, uint8 ``[B, C, H, W]`` and a seed to the same shape and type.
     """
 
     def __init__(
-        self, images: ImageSet, mean: Stats, std: Stats, augmentation: BatchAugmentation | None = None
+        self,
+        images: ImageSet,
+        mean: Stats,
+        std: Stats,
+        augmentation: BatchAugmentation | None = None,
+        transforms: Callable[[Tensor, int], Tensor] | None = None,
     ) -> None:
         self.images, self.mean, self.std, self.augmentation = images, mean, std, augmentation
+        self.transforms = transforms
 
     def __len__(self) -> int:
         return len(self.images)
@@ -261,6 +268,8 @@ class ImageStream(Dataset[Batch]):
         chosen = self.images.subset(torch.tensor([index for index, _ in pairs]))
         pixels, labels = chosen.pixels[chosen.rows], chosen.labels.long()
         if self.augmentation is None:
+            if self.transforms is not None:
+                pixels = self.transforms(pixels, 0)
             return normalise(pixels, self.mean, self.std), labels
         seed = pairs[0][1]
         if seed is None:  # another sampler, as with Lightning's overfit_batches: torch's global state has to do

@@ -8,6 +8,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from .transforms import Transforms, repr_of
+
 NORMALISATION = "(pixels - 255 * mean) / (255 * std), each in float32, per channel"
 
 
@@ -63,6 +65,19 @@ def of_arrays(
         "resize": None,
         **_in_memory(shape, mean, std),
         "steps": ["pixels = uint8 [C, H, W] of the source, to float32 [1, C, H, W]", f"x = {NORMALISATION}"],
+    }
+
+
+def with_transforms(preprocessing: dict[str, Any], transforms: Transforms | None) -> dict[str, Any]:
+    """The preprocessing of images that are transformed before their normalisation."""
+    if transforms is None:
+        return preprocessing
+    told = repr_of(transforms)
+    *steps, last = preprocessing["steps"]
+    return {
+        **preprocessing,
+        "transforms": told,
+        "steps": [*steps, *(f"pixels = {one}(pixels), uint8" for one in told), last],
     }
 
 

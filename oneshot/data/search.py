@@ -153,6 +153,11 @@ class SearchDataModule(pl.LightningDataModule):
         return getattr(self.data, "input_shape", None)
 
     @property
+    def vocabulary(self) -> int | None:
+        """Number that all words are below; None where inputs are not whole numbers, or the data do not say it."""
+        return getattr(self.data, "vocabulary", None)
+
+    @property
     def mean(self) -> Stats | None:
         """Per-channel mean of values scaled to 0..1."""
         return getattr(self.data, "mean", None)

@@ -131,6 +131,9 @@ class SegmentationData(VisionData, ABC):
         flip: bool = True,
         **options: Any,
     ) -> None:
+        for name in ("train_transforms", "eval_transforms"):
+            if options.get(name):
+                raise ValueError(f"{name} change images and not their masks; leave them out where images have masks.")
         super().__init__(classes, input_shape, crop_padding=0, cutout=0, **options)
         self.augmentation = JointAugmentation(scale, flip)
 

@@ -10,7 +10,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 
 from oneshot.training.batches import check_labels
@@ -26,7 +26,8 @@ from .images import (
     channel_statistics,
     stratified_split,
 )
-from .preprocessing import of_arrays
+from .preprocessing import of_arrays, with_transforms
+from .transforms import transforms_of
 
 _CIFAR100_CLASSES = """
 apple aquarium_fish baby bear beaver bed bee beetle bicycle bottle bowl boy bridge bus butterfly camel can castle
@@ -61,6 +62,11 @@ class VisionData(LabelledData[ImageSet], ABC):
         std: Per-channel standard deviation.
         device: Where the images live; other than "cpu" makes batches on that device, without workers.
         balanced: Whether the training stream draws every class equally often, with replacement.
+        train_transforms: Transforms of training images, such as those of ``torchvision.transforms.v2``, instead of
+            crop, mirroring and cutout. They take and give uint8 ``[C, H, W]`` of ``input_shape``; the normalisation
+            follows. Their random numbers follow from ``seed``, and a fit can be resumed within an epoch.
+        eval_transforms: Transforms of all other images, which must not be random; by default none. Mean and deviation
+            are those of images without them.
 
     Raises:
         ValueError: If an argument is out of its range or two contradict each other.
@@ -85,6 +91,8 @@ class VisionData(LabelledData[ImageSet], ABC):
         std: Sequence[float] | None = None,
         device: str = "cpu",
         balanced: bool | None = None,
+        train_transforms: list[nn.Module] | None = None,
+        eval_transforms: list[nn.Module] | None = None,
     ) -> None:
         super().__init__(
             batch_size=batch_size, num_workers=num_workers, seed=seed, val_fraction=val_fraction, balanced=balanced
@@ -112,6 +120,17 @@ class VisionData(LabelledData[ImageSet], ABC):
             )
         self.augmentation: BatchAugmentation = Augmentation(padding, self.flips if flip is None else flip, cutout)
         self.device = torch.device(device)
+        self.eval_transforms = transforms_of(eval_transforms, input_shape, "eval_transforms", random=False)
+        transforms = transforms_of(train_transforms, input_shape, "train_transforms", random=True)
+        if transforms is not None:
+            if crop_padding is not None or flip is not None or cutout:
+                raise ValueError(
+                    "train_transforms come instead of crop_padding, flip and cutout; got both. Add torchvision's "
+                    "RandomCrop, RandomHorizontalFlip or RandomErasing to them."
+                )
+            self.augmentation = transforms
+        if device != "cpu" and (train_transforms or eval_transforms):
+            raise ValueError(f"Transforms work on images in the CPU's memory; got device={device!r}. Use device='cpu'.")
         self._given = None if mean is None or std is None else (tuple(mean), tuple(std))
 
     @abstractmethod
@@ -147,7 +166,8 @@ class VisionData(LabelledData[ImageSet], ABC):
     @property
     def preprocessing(self) -> dict[str, Any]:
         """What was done to an image before a network sees it, for manifests. May read training images."""
-        return of_arrays(self.input_shape, self.mean, self.std, source=self.source)
+        done = of_arrays(self.input_shape, self.mean, self.std, source=self.source)
+        return with_transforms(done, self.eval_transforms)
 
     @property
     def source(self) -> str:
@@ -195,13 +215,16 @@ class VisionData(LabelledData[ImageSet], ABC):
 
     def dataset(self, samples: ImageSet, *, train: bool) -> ImageStream:
         """Images as normalised batches, in training augmented."""
-        return ImageStream(samples, self.mean, self.std, self.augmentation if train else None)
+        return ImageStream(
+            samples, self.mean, self.std, self.augmentation if train else None, None if train else self.eval_transforms
+        )
 
     def fingerprint(self) -> dict[str, Any]:
         """Plain values, by name, that decide which batches a training sees."""
         return {
             **super().fingerprint(),
             "augmentation": repr(self.augmentation),
+            **({"eval transforms": repr(self.eval_transforms)} if self.eval_transforms else {}),
             "mean and std": repr(self._statistics),
         }
 

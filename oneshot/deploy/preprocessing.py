@@ -51,6 +51,11 @@ class WithPreprocessing(nn.Module):
                 f"The resizing must be bilinear, to cover a size, with a crop at the centre; got {resize}. "
                 "Export it without its preprocessing."
             )
+        if preprocessing.get("transforms"):
+            raise ValueError(
+                f"Transforms cannot become part of a file: {', '.join(preprocessing['transforms'])}. Export it without "
+                "its preprocessing."
+            )
         self.network, self.resizes = network, resize is not None
         self.height, self.width = (int(side) for side in size)
         self.register_buffer("centre", mean.view(-1, 1, 1) * 255)
@@ -164,7 +169,7 @@ def differences(trained: Mapping[str, Any], given: Mapping[str, Any] | None) -> 
     if given is None:
         return []
     told = []
-    for name in ("image_size", "colour", "orientation", "transparency", "resize"):
+    for name in ("image_size", "colour", "orientation", "transparency", "resize", "transforms"):
         if trained.get(name) != given.get(name):
             told.append(f"{name} was {trained.get(name)}, is {given.get(name)}")
     scales = [preprocessing.get("normalisation") or {} for preprocessing in (trained, given)]
