@@ -56,7 +56,12 @@ def sizes(data: Any) -> dict[str, Any]:
     if not isinstance(shape, tuple | list) or not shape or not all(isinstance(side, int) for side in shape):
         return found  # not known, or of several inputs
     if len(shape) == 1:
-        return {**found, "features": shape[0], "length": shape[0], "vocabulary": words if isinstance(words, int) else None}
+        return {
+            **found,
+            "features": shape[0],
+            "length": shape[0],
+            "vocabulary": words if isinstance(words, int) else None,
+        }
     channels, *sides = shape
     name = {1: "length", 2: "image_size", 3: "volume_size"}.get(len(sides))
     side = sides[0] if len(set(sides)) == 1 else tuple(sides)

@@ -23,6 +23,7 @@ NOISE = (
     "Expected a <class 'NoneType'>",
     "Expected a path but ",
 )
+OTHER_CLASS = " does not correspond to a subclass of "
 WORDS = {"int": "a whole number", "float": "a number", "str": "a text", "bool": "true or false", "NoneType": "null"}
 
 
@@ -63,6 +64,8 @@ def explain(message: str, known: Sequence[str] = ()) -> str:
         return " ".join(message.split())
     deepest = max(place.count(".") if place else -1 for place, _ in reasons)
     chosen = [(place, text) for place, text in reasons if (place.count(".") if place else -1) == deepest]
+    # An option that may be of several classes: what is wrong with the one that was given says more.
+    chosen = [reason for reason in chosen if OTHER_CLASS not in reason[1]] or chosen
     place = f"--{chosen[0][0]}: " if chosen[0][0] else ""
     return place + " ".join(dict.fromkeys(text for _, text in chosen))
 

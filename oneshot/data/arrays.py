@@ -152,7 +152,7 @@ class ArrayData(LabelledData[ArraySet]):
 
     def __init__(
         self,
-        x: Any,
+        x: str | Path | Any,
         y: Any = None,
         *,
         x_test: Any = None,
@@ -162,7 +162,7 @@ class ArrayData(LabelledData[ArraySet]):
         classes: Sequence[str] | None = None,
         test_fraction: float = 0.2,
         split_seed: int = 0,
-        predict: Any = None,
+        predict: str | Path | Any = None,
         batch_size: int = 64,
         num_workers: int = 0,
         seed: int | None = None,
@@ -193,7 +193,9 @@ class ArrayData(LabelledData[ArraySet]):
         for name, part in self.sets.items():
             words = part.inputs
             if isinstance(words, Tensor) and not words.is_floating_point() and int(words.min()) < 0:
-                raise ValueError(f"Whole numbers are numbers of words, from 0 on; got {int(words.min())}. Of others take x.float().")
+                raise ValueError(
+                    f"Whole numbers are numbers of words, from 0 on; got {int(words.min())}. Of others take x.float()."
+                )
             if shape_of(part.inputs) != self.input_shape:
                 raise ValueError(
                     f"Samples must have one shape; x has {self.input_shape}, those of {name} have "

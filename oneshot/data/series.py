@@ -105,7 +105,7 @@ class TimeSeries(ArrayData):
 
     def __init__(
         self,
-        x: Any,
+        x: str | Path | Any,
         y: Any = None,
         *,
         standardise: bool = True,

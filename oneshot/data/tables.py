@@ -71,13 +71,13 @@ class TableData(ArrayData):
 
     def __init__(
         self,
-        x: Any,
+        x: str | Path | Any,
         y: Any = None,
         *,
         target: str | Sequence[str] | None = None,
         names: Sequence[str] | None = None,
         leave_out: Sequence[str] = (),
-        x_test: Any = None,
+        x_test: str | Path | Any = None,
         y_test: Any = None,
         missing: Literal["refuse", "fill"] = "refuse",
         delimiter: str = ",",
@@ -86,7 +86,7 @@ class TableData(ArrayData):
         classes: Sequence[str] | None = None,
         test_fraction: float = 0.2,
         split_seed: int = 0,
-        predict: Any = None,
+        predict: str | Path | Any = None,
         **options: Any,
     ) -> None:
         if missing not in ("refuse", "fill"):
