@@ -61,7 +61,7 @@ for _name in ("supernets", "callbacks"):
     if not (Path(__file__).parent / _name).is_dir():
         _mount(_name, Path(__file__).parents[1] / _name)
 
-from oneshot.supernets._lazy import lazy  # noqa: E402  # found when supernets/ is mounted
+from ._lazy import lazy  # noqa: E402  # after supernets/ is mounted
 
 __getattr__, __dir__, _names = lazy(__name__)
 __all__ = ["__version__", *_names]

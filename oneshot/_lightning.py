@@ -1,4 +1,4 @@
-"""All that we use of PyTorch, Lightning and jsonargparse although its name there is private.
+"""All that we use of PyTorch, Lightning, torchmetrics and jsonargparse although its name there is private.
 
 Private names may change in any release. Every folder takes them from here, except ``supernets``, which imports nothing
 of ours. ``tests/test_lightning.py`` says which one is gone in which version. Slow imports are
@@ -27,10 +27,22 @@ if TYPE_CHECKING:
     from pytorch_lightning.callbacks import ModelSummary, RichProgressBar
     from pytorch_lightning.strategies import DDPStrategy
     from rich.progress import TaskID
+    from torchmetrics import Metric
 
 __all__ = ["BatchNorm", "HigherOrderOperator", "NormBase", "OpOverload", "TorchDispatchMode", "tree_leaves"]
 
 MKLDNN: torch.layout = torch._mkldnn  # type: ignore[attr-defined]  # a layout that is opaque to PyTorch as well
+
+
+# Torchmetrics
+
+
+def is_sum(metric: Metric) -> bool:
+    """Whether all that a metric keeps are tensors that add up over batches and processes."""
+    from torchmetrics.utilities import dim_zero_sum
+
+    states = metric.metric_state
+    return all(metric._reductions[name] is dim_zero_sum and isinstance(states[name], Tensor) for name in states)
 
 
 # Lightning

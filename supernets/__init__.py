@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from ._lazy import lazy
+from oneshot._lazy import lazy
 
 if TYPE_CHECKING:
     from .base import OperationSupernet as OperationSupernet

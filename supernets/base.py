@@ -8,11 +8,13 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from types import MappingProxyType
-from typing import Any, Literal, TypeAlias, TypeVar
+from typing import Any, ClassVar, TypeVar
 
 import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
+
+from oneshot.tasks.task import Task, task_of
 
 from .execution import ExecutionPlan
 from .mixed_op import MixedOp, Path
@@ -20,41 +22,74 @@ from .space import ArchGraph, SearchSpace, SubnetConfig
 
 INSTANCE = (nn.InstanceNorm1d, nn.InstanceNorm2d, nn.InstanceNorm3d)
 NORMALISATION = (nn.modules.batchnorm._NormBase, nn.GroupNorm, nn.LayerNorm, nn.RMSNorm)
-Task: TypeAlias = Literal["classification", "segmentation"]  # one label an image, or one a pixel
 AnySubnet = TypeVar("AnySubnet", bound="Subnet")
 
 
-class Subnet(nn.Module, ABC):
+class WithTask(nn.Module):
+    """A network that knows what its outputs are for.
+
+    A class says it by ``default_task``, the name of a built-in task or a :class:`~oneshot.tasks.Task`; ``task =
+    "segmentation"`` in the body of a class says the same. An instance may be given another.
+
+    Attributes:
+        vocabularies: Of several inputs those that are whole numbers (words, categories), by name, and the number that
+            all of them are below.
+    """
+
+    default_task: ClassVar[str | Task] = "classification"
+    vocabularies: Mapping[str, int] = MappingProxyType({})
+    input_shape: Any
+
+    def __init_subclass__(cls, **options: Any) -> None:
+        super().__init_subclass__(**options)
+        given = cls.__dict__.get("task")
+        if isinstance(given, str | Task):  # classes of users
+            cls.default_task = given
+            del cls.task
+
+    @property
+    def task(self) -> Task:
+        """What the outputs are for, and so how they are trained and measured."""
+        task = self.__dict__.get("_task")
+        return task_of(self.default_task) if task is None else task
+
+    @task.setter
+    def task(self, task: Task | str) -> None:
+        given = task_of(task)
+        if (outputs := getattr(self, "num_classes", None)) is not None:
+            given.check_outputs(outputs)
+        self.__dict__["_task"] = given
+
+
+class Subnet(WithTask, ABC):
     """A standalone network: no mixed operations, no alphas, and ``type(net)(**net.init_args)`` builds it again.
 
     Attributes:
         config: The architecture, where it came out of a search space.
         init_args: JSON-able keyword arguments of the constructor.
         input_shape: Shape of one input: C, H, W of an image, T of a text, or any other, such as C, D, H, W of a volume,
-            C, T of a signal, F of a row of a table.
-        num_classes: Number of logits.
-        task: What the logits are for, and so how they are trained and measured.
+            C, T of a signal, F of a row of a table; of several inputs, the shape of each by its name.
+        num_classes: Number of outputs: classes, labels, or numbers that are predicted.
         texts: Whether inputs are texts, with a label for every word.
         has_resolutions: Whether resolution is part of the architecture: images of other sizes are resized for it.
     """
 
-    task: Task = "classification"
     texts: bool = False
     has_resolutions: bool = False
     config: SubnetConfig | None = None
     init_args: dict[str, Any]
-    input_shape: tuple[int, ...]
+    input_shape: Any
     num_classes: int
 
     @abstractmethod
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Any) -> Tensor:
         """``[B, *input_shape] -> [B, num_classes]``, for segmentation ``[B, num_classes, H, W]``."""
 
     @abstractmethod
     def graphs(self) -> list[ArchGraph]:
         """What a picture of the network shows."""
 
-    def forward_with_auxiliary(self, x: Tensor) -> tuple[Tensor, Tensor | None]:
+    def forward_with_auxiliary(self, x: Any) -> tuple[Tensor, Tensor | None]:
         """Logits of the network and of its auxiliary head, ``None`` where it has none. For training only."""
         return self(x), None
 
@@ -89,15 +124,14 @@ class Subnet(nn.Module, ABC):
             raise ValueError(f"{type(self).__name__} has no droppable paths; drop_path must be 0, got {probability}.")
 
 
-class Supernet(nn.Module, ABC):
+class Supernet(WithTask, ABC):
     """Shared weights of all architectures of a space. Alphas live beside it, never inside.
 
     Attributes:
         space: The search space.
         input_shape: Shape of one input: C, H, W of an image, T of a text, or any other, such as C, D, H, W of a volume,
-            C, T of a signal, F of a row of a table.
-        num_classes: Number of logits.
-        task: What the logits are for, and so how they are trained and measured.
+            C, T of a signal, F of a row of a table; of several inputs, the shape of each by its name.
+        num_classes: Number of outputs: classes, labels, or numbers that are predicted.
         texts: Whether inputs are texts, with a label for every word.
         has_resolutions: Whether architectures differ in resolution: :meth:`run_config` resizes images for them.
         has_candidates: Whether an architecture picks one of the candidate operations at every place, so that there is a
@@ -107,31 +141,30 @@ class Supernet(nn.Module, ABC):
             memory for a third more time (arXiv:1604.06174).
     """
 
-    task: Task = "classification"
     texts: bool = False
     has_resolutions: bool = False
     has_candidates: bool = False
     settings: Mapping[str, Any] = MappingProxyType({})
     gradient_checkpointing: bool = False
     space: SearchSpace
-    input_shape: tuple[int, ...]
+    input_shape: Any
     num_classes: int
 
     @abstractmethod
-    def forward(self, x: Tensor, arch: Any) -> Tensor:
+    def forward(self, x: Any, arch: Any) -> Tensor:
         """Run one architecture, or a mixture of them.
 
         Args:
-            x: Images, ``[B, C, H, W]``.
+            x: Inputs, ``[B, *input_shape]``, or several by name.
             arch: What to run: edge weights in spaces of operation choices, a ``SubnetConfig`` in elastic spaces.
 
         Returns:
-            Logits, ``[B, num_classes]``, for segmentation ``[B, num_classes, H, W]``.
+            Outputs, ``[B, num_classes]``, for segmentation ``[B, num_classes, H, W]``.
         """
 
     @abstractmethod
-    def run_config(self, x: Tensor, config: SubnetConfig) -> Tensor:
-        """Run one architecture with the shared weights: ``[B, C, H, W] -> [B, num_classes]``.
+    def run_config(self, x: Any, config: SubnetConfig) -> Tensor:
+        """Run one architecture with the shared weights: ``[B, *input_shape] -> [B, num_classes]``.
 
         Raises:
             ValueError: If ``config`` is not of this space.
@@ -153,11 +186,13 @@ class Supernet(nn.Module, ABC):
         """
 
     def prepare(self, network: AnySubnet, config: SubnetConfig) -> AnySubnet:
-        """Give an extracted network its config, and this supernet's device, data type and mode."""
+        """Give an extracted network its config and task, and this supernet's device, data type and mode."""
         network.config = config
+        if network.task != self.task:
+            network.task = self.task
         return network.to(next(self.parameters())).train(self.training)
 
-    def shape_of(self, config: SubnetConfig) -> tuple[int, ...]:
+    def shape_of(self, config: SubnetConfig) -> Any:
         """Shape of one input of an architecture: :attr:`input_shape`, unless the space has resolutions to choose."""
         return self.input_shape
 
@@ -173,7 +208,7 @@ class Supernet(nn.Module, ABC):
 
     def resolution(self, config: SubnetConfig) -> int:
         """Last side of the inputs of an architecture: of square images, their height and width."""
-        return self.shape_of(config)[-1]
+        return int(self.shape_of(config)[-1])
 
     def sort_channels(self) -> bool:
         """Put channels that smaller architectures leave out last, by importance; whether any weights have moved.
@@ -220,19 +255,19 @@ class OperationSupernet(Supernet):
     partial_channels: int = 1
 
     @abstractmethod
-    def forward(self, x: Tensor, arch: Mapping[str, Tensor]) -> Tensor:
+    def forward(self, x: Any, arch: Mapping[str, Tensor]) -> Tensor:
         """Run under edge weights.
 
         Args:
-            x: Images, ``[B, C, H, W]``.
+            x: Inputs, ``[B, *input_shape]``, or several by name.
             arch: Edge weights of every choice, ``{choice: [R, O]}``, or a :class:`~.mixed_op.Path` in place of a
                 tensor, of which only the candidates run that have weight.
 
         Returns:
-            Logits, ``[B, num_classes]``, for segmentation ``[B, num_classes, H, W]``.
+            Outputs, ``[B, num_classes]``, for segmentation ``[B, num_classes, H, W]``.
         """
 
-    def run_config(self, x: Tensor, config: SubnetConfig) -> Tensor:
+    def run_config(self, x: Any, config: SubnetConfig) -> Tensor:
         like, rows = next(self.parameters()), self.space.one_hot(config)
         weights = {name: torch.from_numpy(w) for name, w in rows.items()}
         logits: Tensor = self(x, {name: Path(w.to(like), w != 0) for name, w in weights.items()})
@@ -380,8 +415,29 @@ def _same_statistics(module: nn.Module) -> Iterator[None]:
             layer.momentum, layer.num_batches_tracked = momentum, count
 
 
-def vocabulary_of(network: nn.Module, input_shape: Sequence[Any]) -> int | None:
+def example_inputs(network: WithTask, count: int) -> Any:
+    """A batch of random inputs of a network: numbers, or whole numbers below the size of a vocabulary; always the same.
+
+    Args:
+        network: Declares ``input_shape``; of several inputs also ``vocabularies``.
+        count: Samples.
+    """
+    generator, shape = torch.Generator().manual_seed(0), network.input_shape
+
+    def random(part: Sequence[int], words: int | None) -> Tensor:
+        if words is not None:
+            return torch.randint(words, (count, *part), generator=generator)
+        return torch.randn((count, *part), generator=generator)
+
+    if isinstance(shape, Mapping):
+        return {name: random(part, network.vocabularies.get(name)) for name, part in shape.items()}
+    return random(shape, vocabulary_of(network, shape))
+
+
+def vocabulary_of(network: nn.Module, input_shape: Any) -> int | None:
     """Words that every embedding of a network of texts ``[T]`` knows, int64 below this number; of others ``None``."""
+    if isinstance(input_shape, Mapping):
+        return None
     sizes = [module.num_embeddings for module in network.modules() if isinstance(module, nn.Embedding)]
     return min(sizes) if sizes and len(input_shape) == 1 else None
 
@@ -449,13 +505,15 @@ def arguments(scope: Mapping[str, Any], *besides: str) -> dict[str, Any]:
 
 
 def check_classes(num_classes: int) -> None:
-    """Check that there is something to tell apart.
+    """Check that a network has outputs; how many a task needs is its own business.
 
     Raises:
-        ValueError: If there are fewer than two classes.
+        ValueError: If there is none.
     """
-    if num_classes < 2:
-        raise ValueError(f"There must be at least two classes; got num_classes={num_classes}.")
+    if num_classes < 1:
+        raise ValueError(
+            f"num_classes, the number of outputs, must be at least 1, and 2 for classes; got num_classes={num_classes}."
+        )
 
 
 def image_shape(in_channels: int, image_size: int | Sequence[int]) -> tuple[int, int, int]:

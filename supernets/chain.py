@@ -273,7 +273,7 @@ class Skeleton:
         num_classes: Number of logits.
 
     Raises:
-        ValueError: If there are fewer than two classes.
+        ValueError: If there is no output.
     """
 
     stem: nn.Sequential

@@ -397,7 +397,7 @@ class DARTSSupernet(OperationSupernet):
         ops: Operations of one's own beside the eight, see :func:`darts_space`; a ``space`` has its own.
 
     Raises:
-        ValueError: If the image is too small for the reductions, there are fewer than two classes, or the channels
+        ValueError: If the image is too small for the reductions, there is no output, or the channels
             cannot be divided into parts.
 
     Example:

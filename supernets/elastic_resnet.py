@@ -221,7 +221,7 @@ class ElasticResNetSupernet(ElasticSupernet):
         upsample: Whether images smaller than a resolution may be enlarged to it, as NAT does with CIFAR-10.
 
     Raises:
-        ValueError: If the lowest resolution is too small, there are fewer than two classes, or no such space.
+        ValueError: If the lowest resolution is too small, there is no output, or no such space.
 
     Example:
         >>> small = {"num_classes": 10, "image_size": 32, "stem": "cifar"}

@@ -287,7 +287,7 @@ class MobileNetV3Supernet(ElasticSupernet):
         upsample: Whether images smaller than a resolution may be enlarged to it, as NAT does with CIFAR-10.
 
     Raises:
-        ValueError: If the lowest resolution is too small, there are fewer than two classes, or no such space.
+        ValueError: If the lowest resolution is too small, there is no output, or no such space.
 
     Example:
         >>> net = MobileNetV3Supernet(num_classes=10, image_size=32, widths=(0.25, 0.5), stem="cifar").eval()

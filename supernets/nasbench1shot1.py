@@ -233,7 +233,7 @@ class NASBench1Shot1Supernet(OperationSupernet):
         image_size: Height and width of an image, or one number for both.
 
     Raises:
-        ValueError: If there is no such space, the image is too small, or there are fewer than two classes.
+        ValueError: If there is no such space, the image is too small, or there is no output.
 
     Example:
         >>> import torch

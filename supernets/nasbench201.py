@@ -255,7 +255,7 @@ class NASBench201Supernet(OperationSupernet):
         ops: Operations of one's own, likewise.
 
     Raises:
-        ValueError: If the image is too small for the two reductions, there are fewer than two classes, or the channels
+        ValueError: If the image is too small for the two reductions, there is no output, or the channels
             cannot be divided into parts.
 
     Example:

@@ -115,7 +115,7 @@ class NASBenchMacroSupernet(ChainSupernet):
         image_size: Height and width of an image, or one number for both.
 
     Raises:
-        ValueError: If the image is too small for the three stages, or there are fewer than two classes.
+        ValueError: If the image is too small for the three stages, or there is no output.
 
     Example:
         >>> import torch

@@ -117,7 +117,7 @@ class ProxylessSupernet(ChainSupernet):
         stem: ``"imagenet"`` divides the resolution by 32 in all, ``"cifar"`` by 8.
 
     Raises:
-        ValueError: If the image is too small, there are fewer than two classes, or the width is not positive.
+        ValueError: If the image is too small, there is no output, or the width is not positive.
 
     Example:
         >>> import torch

@@ -23,7 +23,6 @@ from torch.nn import functional as F
 from .base import (
     OperationSupernet,
     Subnet,
-    Task,
     arguments,
     check_classes,
     check_image_size,
@@ -312,7 +311,7 @@ class SegmentationSupernet(OperationSupernet):
         torch.Size([2, 4, 32, 32])
     """
 
-    task: Task = "segmentation"
+    default_task = "segmentation"
 
     def __init__(
         self,
@@ -384,7 +383,7 @@ class SegmentationNetwork(Subnet):
         ValueError: If the layers are not those of the space, or an argument is out of its range.
     """
 
-    task: Task = "segmentation"
+    default_task = "segmentation"
 
     def __init__(
         self,

@@ -30,6 +30,9 @@ class Room(NamedTuple):
 
 # From the ground up: a room stands below those that import it.
 ROOMS = {
+    "_lazy": Room("packages whose names are imported on first use"),
+    "inputs": Room("inputs of networks: one tensor, or several by name"),
+    "tasks": Room("what outputs are for: loss, metric, direction, decoding", "_lazy inputs"),
     "supernets": Room("search spaces, networks with shared weights, the networks they yield"),
     "errors": Room("errors that callers may want to catch"),
     "_version": Room("the version"),
@@ -96,6 +99,7 @@ ROOMS = {
     ),
     "cli": Room("one command, one file", "*"),
 }
+GROUND = ("_lazy", "inputs", "tasks")  # rooms that all others may import
 # Files whose room is another one than that of their folder.
 ELSEWHERE = {"cost.counting.operators": "cost.counting.network"}
 FRONT_DOOR = ("oneshot", "oneshot.__main__")  # may import everything; nobody imports it
@@ -138,7 +142,7 @@ def may_import(room: str) -> set[str]:
             found |= {other for other in ROOMS if other == name[:-2] or other.startswith(name[:-1])}
         else:
             found.add(name)
-    return found - {room}
+    return (found if room in GROUND else found | set(GROUND)) - {room}
 
 
 def imports(tree: ast.AST, package: str) -> Iterator[tuple[int, str, str | None, bool]]:

@@ -22,7 +22,7 @@ from oneshot.storage.trust import (
 from oneshot.supernets.base import Subnet
 from oneshot.training.retrain import Retrain
 
-from .networks import metrics, network_named, positional
+from .networks import MOST_CLASSES, by_class, class_table, metrics, network_named, positional
 from .run import RunFolder, is_run
 from .terminal import say
 from .trainer import RunCLI, retrain_cli
@@ -65,6 +65,9 @@ def evaluate(args: Sequence[str]) -> None:
             "Give the data the same image_size, mean and std to see what the network is worth."
         )
     say(metrics(results))
+    classes = by_class(cli.model, getattr(cli.datamodule, "classes", None))
+    if classes is not None and len(classes["classes"]) <= MOST_CLASSES:
+        say(class_table(classes))
 
 
 def _tested(cli: RunCLI, network: Subnet) -> Mapping[str, float]:

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytorch_lightning as pl
@@ -25,7 +25,6 @@ from oneshot.report.fronts import draw_front
 from oneshot.report.tables import network_table
 from oneshot.supernets.base import Subnet
 from oneshot.supernets.space import Floats, SubnetConfig
-from oneshot.training.tasks import METRICS
 
 from .discrete import read_study
 from .discrete import rows as study_rows
@@ -147,7 +146,7 @@ class RunFront(Front):
         return self._source.opened_data(self._data_options, what)
 
     @cached_property
-    def _images(self) -> tuple[Tensor, Tensor, Tensor]:
+    def _images(self) -> tuple[Any, Tensor, Any]:
         """Images and labels to measure the error on, and images to calibrate with."""
         search = self._search
         return decode_images(self.data, search.calibration_images, batch_size=search.evaluation_batch)
@@ -174,9 +173,10 @@ class RunFront(Front):
     def metrics(self, place: int, network: Subnet) -> dict[str, float]:
         archive = self._search.pareto.archive
         images, labels, _ = self._images
-        name, row = f"val/{METRICS[network.task]}", archive.values[self._rows[place]]
+        task, row = network.task, archive.values[self._rows[place]]
+        name = f"val/{task.metric_name}"
         now = score(network, fitted(network, images), labels, self._search.evaluation_batch)
-        say(f"{name} of the network: {now:.4f}; on the front {1 - row[0]:.4f}")
+        say(f"{name} of the network: {now:.4f}; on the front {task.value_of(row[0]):.4f}")
         return {name: now} | {f"front/{n}": float(value) for n, value in zip(archive.objectives, row, strict=True)}
 
     def predictions(self, place: int) -> list[Prediction]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from rich.table import Table
 
@@ -35,6 +36,7 @@ from oneshot.training.retrain import Retrain
 from .options import did_you_mean
 from .run import RunFolder, is_run
 
+MOST_CLASSES = 30  # that a table has a line for
 GENOTYPE = re.compile(r"\bGenotype\s*\(")  # not a folder that is called so
 
 
@@ -86,6 +88,32 @@ def network_of(config: SubnetConfig, path: Path) -> Subnet:
 def metrics(results: Mapping[str, float]) -> Table:
     """The metrics of a test, as a table."""
     return network_table([{"metric": name, "value": f"{value:.4f}"} for name, value in results.items()])
+
+
+def by_class(module: Retrain, classes: Sequence[str] | None) -> dict[str, Any] | None:
+    """The confusion matrix of a test, JSON-able; ``None`` for tasks without classes.
+
+    Args:
+        module: After the test.
+        classes: Names of the classes, if they are known.
+    """
+    if not module.task.has_classes:
+        return None
+    confusion = module.confusion()
+    names = [str(name) for name in classes] if classes and len(classes) == len(confusion) else None
+    return {"classes": names or [str(i) for i in range(len(confusion))], "confusion": confusion.tolist()}
+
+
+def class_table(found: Mapping[str, Any]) -> Table:
+    """How many samples of each class there were in a test, the share that was right, and what others were taken for."""
+    rows = []
+    for number, (name, counts) in enumerate(zip(found["classes"], found["confusion"], strict=True)):
+        total = sum(counts)
+        wrong = max((n, i) for i, n in enumerate([*counts[:number], -1, *counts[number + 1 :]]))
+        mistaken = f"{found['classes'][wrong[1]]} ({wrong[0]})" if wrong[0] > 0 else None
+        right = f"{counts[number] / total:.4f}" if total else None
+        rows.append({"class": name, "samples": total, "accuracy": right, "most often taken for": mistaken})
+    return network_table(rows)
 
 
 def positional(command: str, args: Sequence[str], what: str) -> tuple[str, list[str]]:

@@ -12,8 +12,8 @@ from oneshot.storage.trust import (
     split_trust,
 )
 
-from .networks import metrics, network_named, positional
-from .run import RESULTS, SUBNET
+from .networks import MOST_CLASSES, by_class, class_table, metrics, network_named, positional
+from .run import CONFUSION, RESULTS, SUBNET
 from .terminal import say
 from .trainer import retrain_cli
 
@@ -29,10 +29,15 @@ def retrain(args: Sequence[str]) -> None:
     with cli.alone():
         folder = cli.fit()
         results = cli.trainer.test(cli.model, datamodule=cli.datamodule, verbose=False)[0]
+        classes = by_class(cli.model, getattr(cli.datamodule, "classes", None))
         if cli.trainer.is_global_zero:
             write_recorded(folder / RESULTS, json.dumps(results, indent=2), patient=True)
+            if classes is not None:
+                write_recorded(folder / CONFUSION, json.dumps(classes), patient=True)
             if network.config is not None:
                 write_recorded(folder / SUBNET, network.config.to_json(), patient=True)
     if cli.trainer.is_global_zero:
         say(metrics(results))
+        if classes is not None and len(classes["classes"]) <= MOST_CLASSES:
+            say(class_table(classes))
         say(f"Run: {folder}. Next: oneshot export {folder}")

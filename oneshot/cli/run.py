@@ -43,6 +43,7 @@ from oneshot.training.retrain import Retrain
 from .options import one_line
 
 CHECKPOINTS, SUBNET, RESULTS, DATA = "checkpoints", "subnet.json", "results.json", "data.json"
+CONFUSION = "confusion.json"  # of the test of a retraining
 PLACES = ("root", "path", "folder", "file", "directory", "data_dir")  # arguments that are paths whatever their type
 TABLES = (".json", ".csv", ".gz", ".yaml", ".txt")  # endings of other texts that are
 OF_TRAINER = (

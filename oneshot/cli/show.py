@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from oneshot.cost.counting.network import count
 from oneshot.report.cells import draw_cells
@@ -29,13 +30,19 @@ def show(target: str, *, out: str | None = None, trust: Sequence[str] = ()) -> N
     ]
     size = {
         "network": type(network).__name__,
-        "input": "x".join(map(str, network.input_shape)),
+        "input": _shape_text(network.input_shape),
         "params": counts.params,
         "MACs": counts.macs,
     }
     say(network_table(edges))
     say(network_table([size]))
     say(f"Picture: {path}")
+
+
+def _shape_text(shape: Any) -> str:
+    if isinstance(shape, Mapping):
+        return ", ".join(f"{name} {_shape_text(part)}" for name, part in shape.items())
+    return "x".join(map(str, shape))
 
 
 def _slug(text: str) -> str:

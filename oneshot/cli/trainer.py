@@ -13,6 +13,7 @@ from typing import Any
 
 import pytorch_lightning as pl
 import yaml
+from jsonargparse import Namespace
 from pytorch_lightning.callbacks import Callback, Checkpoint, ProgressBar
 from pytorch_lightning.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
 
@@ -42,6 +43,7 @@ from oneshot.storage.trust import (
     importing_only,
 )
 from oneshot.supernets.base import Subnet
+from oneshot.tasks.task import task_of
 from oneshot.training.retrain import Retrain
 
 from .data_defaults import build_data, fit_to_data
@@ -156,7 +158,13 @@ class RunCLI(LightningCLI):
         network = model.get("supernet") or model.get("network")
         if not network or "init_args" not in network:
             return
-        fit_to_data(network, build_data(self.config.data))
+        data = build_data(self.config.data)
+        fit_to_data(network, data)
+        said = getattr(data, "task", None)
+        if said is not None and "task" in model and model.task is None:
+            task = task_of(said).to_dict()
+            args = Namespace(**task["init_args"])  # type: ignore[no-untyped-call]  # jsonargparse
+            model.task = Namespace(class_path=task["class_path"], init_args=args)  # type: ignore[no-untyped-call]
 
     def fit(self) -> Path:
         """Train, or go on with the training, and return the folder of the run."""
@@ -222,7 +230,10 @@ def say_latencies(cli: RunCLI) -> None:
 def retrain_cli(command: str, network: Subnet, args: Sequence[str]) -> RunCLI:
     """Lightning's command line for the training, or the test, of one network."""
     # First, so that a YAML file or an option can change the size of the network.
-    first = ["--model.network", json.dumps(describe(network)["network"])]
+    described = describe(network)
+    first = ["--model.network", json.dumps(described["network"])]
+    if "task" in described:
+        first += ["--model.task", json.dumps(described["task"])]
     callbacks = _progress_bar if command == "retrain" else None
     cli = RunCLI(command, args, first=first, callbacks=callbacks, model_class=Retrain)
     cli.model.network.config = network.config

@@ -2,7 +2,7 @@
 
 from typing import TYPE_CHECKING
 
-from oneshot.supernets._lazy import lazy
+from oneshot._lazy import lazy
 
 if TYPE_CHECKING:
     from .comparison import Comparison as Comparison

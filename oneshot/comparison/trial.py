@@ -29,7 +29,6 @@ from oneshot.engine.paths import PathTraining, draw_operating
 from oneshot.supernets.base import Subnet, Supernet
 from oneshot.supernets.space import SubnetConfig
 from oneshot.training.retrain import Retrain
-from oneshot.training.tasks import METRICS
 
 from .results import Run, Score
 
@@ -255,7 +254,7 @@ def _retrain(
     )
     trainer.fit(module, datamodule=data)
     metrics = {name: float(value) for name, value in trainer.test(module, datamodule=data, verbose=False)[0].items()}
-    score = Score(f"test/{METRICS[network.task]}", "max")
+    score = Score(f"test/{network.task.metric_name}", network.task.direction)
     if score.metric not in metrics:
         raise ValueError(f"The test must log {score.metric}; it logs {', '.join(metrics) or 'nothing'}.")
     return score, metrics

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from oneshot.supernets._lazy import lazy
+from oneshot._lazy import lazy
 
 if TYPE_CHECKING:
     from .arrays import ArrayData as ArrayData

@@ -29,15 +29,17 @@ from torch import Tensor, nn
 from oneshot._version import __version__
 from oneshot.cost.counting.network import count
 from oneshot.errors import missing_extra
+from oneshot.inputs import Inputs, json_shape, mapped
 from oneshot.storage.class_paths import present_path, public_path
 from oneshot.storage.faults import machine_fault
 from oneshot.storage.interrupts import uninterrupted
 from oneshot.storage.limits import BoundedWeights, check_sizes
 from oneshot.storage.trust import is_ours
-from oneshot.supernets.base import Subnet, vocabulary_of
+from oneshot.supernets.base import Subnet, example_inputs
 from oneshot.supernets.json_files import checked
 from oneshot.supernets.own_ops import check_saved_ops, paths_of_ops
 from oneshot.supernets.space import SubnetConfig
+from oneshot.tasks.task import Task, resolved, task_of
 
 from .manifest import MANIFEST, read_json_file, read_manifest, recorded_content, write_manifest
 from .preprocessing import WithPreprocessing, then_resize
@@ -109,8 +111,9 @@ def export_subnet(
         "space": subnet["config"] and subnet["config"]["space"],
         "config": subnet["config"],
         "class_path": subnet["network"]["class_path"],
-        "input_shape": list(network.input_shape),
+        "input_shape": json_shape(network.input_shape),
         "num_classes": network.num_classes,
+        "task": {**network.task.to_dict(), "metric": network.task.metric_name, "direction": network.task.direction},
         "classes": classes and list(classes),
         "normalisation": scale,
         "preprocessing": preprocessing,
@@ -139,7 +142,7 @@ def _write_files(
         preprocessing: What becomes part of the files.
         formats: See :func:`export_subnet`.
     """
-    reference, batch = copy.deepcopy(network).cpu().float().eval(), _example(network)
+    reference, batch = copy.deepcopy(network).cpu().float().eval(), example_inputs(network, CHECKED_BATCH)
     takes = _takes(network.input_shape, batch)
     (folder / SUBNET).write_text(json.dumps(subnet, indent=2), encoding="utf-8")
     weights = {n: t.clone(memory_format=torch.contiguous_format) for n, t in reference.state_dict().items()}
@@ -164,15 +167,15 @@ def _write_files(
 def _normalisation(
     network: Subnet, mean: Sequence[float] | None, std: Sequence[float] | None
 ) -> dict[str, list[float]] | None:
-    scale, channels = (
-        {"mean": [float(v) for v in mean or ()], "std": [float(v) for v in std or ()]},
-        network.input_shape[0],
-    )
-    if not (mean is None and std is None) and not len(scale["mean"]) == len(scale["std"]) == channels:
+    scale = {"mean": [float(v) for v in mean or ()], "std": [float(v) for v in std or ()]}
+    if mean is None and std is None:
+        return None
+    channels = None if isinstance(network.input_shape, Mapping) else network.input_shape[0]
+    if not len(scale["mean"]) == len(scale["std"]) == channels:
         raise ValueError(
             f"mean and std must come together, one value for each of {channels} channels; got {mean}, {std}."
         )
-    return scale if mean else None
+    return scale
 
 
 def _versions() -> dict[str, str]:
@@ -237,6 +240,11 @@ def load(folder: str | Path, *, trust: Sequence[str] = ()) -> Subnet:
                 f"{str(architecture)[:200]}. It was changed; export again."
             )
         net.config = architecture
+    if (task := data.get("task")) is not None:
+        try:
+            net.task = read_task(task, trust)
+        except ValueError as error:
+            raise ValueError(f"{path}: {error}") from error
     _check_manifest(net, folder)
     _load_weights(net, folder)
     return net.eval()
@@ -261,6 +269,8 @@ def describe(network: Subnet) -> dict[str, Any]:
         "network": {"class_path": public_path(type(network)), "init_args": network.init_args},
     }
     check_saved_ops(network.init_args)
+    if network.task != task_of(type(network).default_task):
+        subnet["task"] = network.task.to_dict()
     try:
         json.dumps(subnet)
     except TypeError as error:
@@ -285,7 +295,7 @@ def _check_manifest(net: Subnet, folder: Path) -> None:
         "config": subnet["config"],
         "space": subnet["config"] and subnet["config"]["space"],
         "class_path": subnet["network"]["class_path"],
-        "input_shape": list(net.input_shape),
+        "input_shape": json_shape(net.input_shape),
         "num_classes": net.num_classes,
     }
     if wrong := [name for name, value in ours.items() if name in manifest and manifest[name] != value]:
@@ -295,9 +305,9 @@ def _check_manifest(net: Subnet, folder: Path) -> None:
         )
     checked({name: manifest[name] for name in _Facts.__annotations__ if name in manifest}, _Facts, str(path))
     scale, classes = manifest.get("normalisation"), manifest.get("classes")
-    channels = net.input_shape[0]
     if classes is not None and len(classes) != net.num_classes:
         raise ValueError(f"{path} must name {net.num_classes} classes, or none; it names {len(classes)}. Export again.")
+    channels = None if isinstance(net.input_shape, Mapping) else net.input_shape[0]
     if scale is not None and not all(len(scale.get(name, ())) == channels for name in ("mean", "std")):
         raise ValueError(f"{path} must have a mean and a std for each of {channels} channels. Export again.")
 
@@ -343,6 +353,32 @@ def check_trusted(class_path: str, trust: Sequence[str], what: str) -> None:
     )
 
 
+def read_task(said: Any, trust: Sequence[str] = ()) -> Task:
+    """Build the task that a file names.
+
+    Args:
+        said: Its ``class_path`` and ``init_args``.
+        trust: Packages besides ``oneshot``, torch and torchmetrics whose classes may be imported.
+
+    Raises:
+        ValueError: If it is no task, or not trusted.
+    """
+    try:
+        class_path, options = str(said["class_path"]), dict(said["init_args"])
+    except (KeyError, TypeError, ValueError) as error:
+        raise ValueError(f"'task' must have class_path and init_args; got {repr(said)[:120]}. Export again.") from error
+    named = [str(options[name]) for name in ("loss", "metric", "decode") if "." in str(options.get(name))]
+    for path in (class_path, *named):
+        check_trusted(path, ("torch", "torchmetrics", *trust), "a task")
+    kind = resolved(class_path, "The class of a task")
+    if not (isinstance(kind, type) and issubclass(kind, Task)):
+        raise ValueError(f"The class of a task must be a Task; {class_path} is none. Export again.")
+    try:
+        return kind(**options)
+    except TypeError as error:
+        raise ValueError(f"{class_path} must be built with {options}, and cannot: {error}.") from error
+
+
 def _completed(preprocessing: Mapping[str, Any] | None, network: Subnet, *, required: bool) -> dict[str, Any] | None:
     """Complete the preprocessing for the manifest by the second resizing, if there is one."""
     if preprocessing is None:
@@ -352,6 +388,8 @@ def _completed(preprocessing: Mapping[str, Any] | None, network: Subnet, *, requ
                 "preprocessing. Export without it, or give export_subnet(preprocessing=...)."
             )
         return None
+    if isinstance(network.input_shape, Mapping):
+        return dict(preprocessing)
     done, size = dict(preprocessing), list(network.input_shape[1:])
     done.pop("then_resize", None)
     given = done.get("image_size")
@@ -389,18 +427,12 @@ class _Checked:
         return difference
 
 
-def _example(network: Subnet) -> Tensor:
-    """A batch of random inputs: images, or numbers of words."""
-    shape, generator = (CHECKED_BATCH, *network.input_shape), torch.Generator().manual_seed(0)
-    if (words := vocabulary_of(network, network.input_shape)) is not None:
-        return torch.randint(words, shape, generator=generator)
-    return torch.randn(shape, generator=generator)
-
-
-def _takes(shape: Sequence[int], batch: Tensor) -> dict[str, Any]:
+def _takes(shape: Any, batch: Any) -> dict[str, Any]:
     """What a file of a network takes that is like the network."""
-    layout = {3: "NCHW", 1: "NT"}.get(len(shape))
+    if isinstance(batch, Mapping):
+        return {"inputs": {name: _takes(shape[name], part) for name, part in batch.items()}}
     words = not batch.is_floating_point()
+    layout = {4: "NCDHW", 3: "NCHW", 2: "NCT"}.get(len(shape), "NT" if words else "NF")
     return {
         "layout": layout,
         "shape": ["batch", *shape],
@@ -414,7 +446,7 @@ def _programs(
     rebuilt: Subnet,
     preprocessing: Mapping[str, Any] | None,
     folder: Path,
-    batch: Tensor,
+    batch: Any,
     formats: Sequence[str],
     takes: dict[str, Any],
 ) -> dict[str, _Checked]:
@@ -473,7 +505,7 @@ def _by_pillow(images: Tensor, size: tuple[int, int]) -> Tensor:
 
 
 def _write_programs(
-    net: nn.Module, folder: Path, batches: Sequence[Tensor], formats: Sequence[str], *, sizes: bool = False
+    net: nn.Module, folder: Path, batches: Sequence[Inputs], formats: Sequence[str], *, sizes: bool = False
 ) -> dict[str, list[Tensor]]:
     """Write the files, load them again, and return their outputs for all batches; the first is what is traced.
 
@@ -487,8 +519,10 @@ def _write_programs(
     if not formats:
         return {}
     dimensions = ("batch", "height", "width") if sizes else ("batch",)
-    dynamic = ({d: torch.export.Dim(name) for d, name in enumerate(dimensions)},)
-    example, outputs = (batches[0][:TRACED_BATCH],), {}
+    dims = {d: torch.export.Dim(name) for d, name in enumerate(dimensions)}
+    several = list(batches[0]) if isinstance(batches[0], Mapping) else None
+    dynamic = (dims if several is None else dict.fromkeys(several, dims),)
+    example, outputs = (mapped(lambda part: part[:TRACED_BATCH], batches[0]),), {}
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # the exporters warn of their own code; the files are checked below
         program = torch.export.export(net, example, dynamic_shapes=dynamic, strict=False)
@@ -501,13 +535,17 @@ def _write_programs(
             import onnxruntime
 
             path = folder / FILES["onnx"]
-            names: dict[str, Any] = {"input_names": ["images"], "output_names": ["logits"], "dynamic_shapes": dynamic}
+            inputs = several or ["images"]
+            names: dict[str, Any] = {"input_names": inputs, "output_names": ["logits"], "dynamic_shapes": dynamic}
             torch.onnx.export(program, example, path, dynamo=True, external_data=False, verbose=False, **names)
             session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
-            outputs[path.name] = [
-                torch.from_numpy(session.run(None, {"images": batch.numpy()})[0]) for batch in batches
-            ]
+            outputs[path.name] = [torch.from_numpy(session.run(None, _arrays(batch))[0]) for batch in batches]
     return outputs
+
+
+def _arrays(batch: Inputs) -> dict[str, Any]:
+    """Inputs as ONNX Runtime takes them."""
+    return {name: part.numpy() for name, part in (batch if isinstance(batch, Mapping) else {"images": batch}).items()}
 
 
 @contextlib.contextmanager

@@ -77,11 +77,11 @@ class AlphaSearch(SupernetTraining):
     def probabilities(self) -> dict[str, Tensor]:
         return self.sampler.probabilities(dict(self.alphas.items()))
 
-    def run(self, x: Tensor, weights: Mapping[str, Tensor], *, supernet: Supernet | None = None) -> Tensor:
-        """``[B, C, H, W] -> [B, classes]`` under edge weights; if the sampler is sparse, only what has weight runs.
+    def run(self, x: Any, weights: Mapping[str, Tensor], *, supernet: Supernet | None = None) -> Tensor:
+        """``[B, ...] -> [B, outputs, ...]`` under edge weights; if the sampler is sparse, only what has weight runs.
 
         Args:
-            x: The images.
+            x: The inputs.
             weights: Edge weights, ``{choice: [R, O]}``.
             supernet: What runs; by default the supernet that is trained.
         """
@@ -92,8 +92,8 @@ class AlphaSearch(SupernetTraining):
         check_logits(logits, self.supernet, x)
         return logits
 
-    def forward(self, x: Tensor) -> Tensor:
-        """``[B, C, H, W] -> [B, classes]`` under the current mixture.
+    def forward(self, x: Any) -> Tensor:
+        """``[B, ...] -> [B, outputs, ...]`` under the current mixture.
 
         If the sampler is sparse, the supernet was never trained as a mixture: what would be derived runs instead.
         """

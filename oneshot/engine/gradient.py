@@ -320,7 +320,7 @@ class BilevelSearch(GradientSearch):
             for tensor, data, gradient in zip(tensors, before, gradients, strict=True):
                 tensor.data, tensor.grad = data, gradient
 
-    def held_out(self, batches: int | None = None) -> Iterator[tuple[Tensor, Tensor]]:
+    def held_out(self, batches: int | None = None) -> Iterator[tuple[Any, Tensor]]:
         """Batches of the architecture stream: the same ones in every call, in every process and after any resume.
 
         While they are read, random numbers follow from a fixed seed; afterwards the generators are as before. Images
@@ -355,7 +355,7 @@ class BilevelSearch(GradientSearch):
                 x, y = self.trainer.strategy.batch_to_device(batch)
                 yield x, y
 
-    def weight_batch(self, batch: Batch) -> tuple[Tensor, Tensor]:
+    def weight_batch(self, batch: Batch) -> tuple[Any, Tensor]:
         return batch["weights"]
 
     def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
@@ -389,7 +389,7 @@ class BilevelSearch(GradientSearch):
         self.log_step(loss, logits, y)
 
     @torch.no_grad()
-    def weights_for_training(self, x: Tensor, y: Tensor) -> dict[str, Tensor]:
+    def weights_for_training(self, x: Any, y: Tensor) -> dict[str, Tensor]:
         """Edge weights of the weight step on a batch ``[B, C, H, W]``, ``[B]``; perturbed where that is asked for."""
         if self.perturbation is None:
             return self.edge_weights()
@@ -435,7 +435,7 @@ class SingleLevelSearch(GradientSearch):
             )
         super().__init__(supernet, sampler, **kwargs)
 
-    def weight_batch(self, batch: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
+    def weight_batch(self, batch: tuple[Any, Tensor]) -> tuple[Any, Tensor]:
         return batch
 
     def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
@@ -446,7 +446,7 @@ class SingleLevelSearch(GradientSearch):
                 f"{sorted(batch)}. Give the data as it is, without SearchDataModule."
             )
 
-    def search_step(self, batch: tuple[Tensor, Tensor]) -> None:
+    def search_step(self, batch: tuple[Any, Tensor]) -> None:
         x, y = batch
         weights = self.edge_weights()
         logits = self.run(x, weights)

@@ -19,7 +19,7 @@ from oneshot.training.batches import check_logits
 from .module import Batch
 from .supernet_training import SupernetTraining
 
-Stream = Iterable[tuple[Tensor, Tensor]]
+Stream = Iterable[tuple[Any, Tensor]]
 
 
 class PathTraining(SupernetTraining):
@@ -67,7 +67,7 @@ class PathTraining(SupernetTraining):
         loss: Tensor = self.criterion(logits, labels)
         return loss
 
-    def teacher_logits(self, x: Tensor) -> Tensor | None:
+    def teacher_logits(self, x: Any) -> Tensor | None:
         """Logits that all paths of a step learn from, ``[B, classes, ...]``; ``None``: those of its first path.
 
         Args:
@@ -94,12 +94,12 @@ class PathTraining(SupernetTraining):
         kept = {name: value for name, value in state_dict.items() if not name.startswith(self.dropped)}
         return super().load_state_dict(kept, *args, **kwargs)
 
-    def weight_batch(self, batch: Batch | tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
+    def weight_batch(self, batch: Batch | tuple[Any, Tensor]) -> tuple[Any, Tensor]:
         return batch["weights"] if isinstance(batch, dict) else batch
 
-    def search_step(self, batch: Batch | tuple[Tensor, Tensor]) -> None:
+    def search_step(self, batch: Batch | tuple[Any, Tensor]) -> None:
         x, y = self.weight_batch(batch)
-        if self.supernet.has_resolutions:  # data modules may declare nothing
+        if self.supernet.has_resolutions and isinstance(x, Tensor):  # data modules may declare nothing
             self.supernet.check_images(min(x.shape[2:]))
         paths = self.paths(self.trainer.fit_loop.total_batch_idx)
         losses: list[Tensor] = []

@@ -86,7 +86,8 @@ class SandwichTraining(PathTraining):
         supernet: Any supernet.
         random_paths: Sub-networks that are drawn in every step.
         smallest: Whether the smallest is trained in every step.
-        distillation: ``"alpha"`` and ``"kl"`` have the others learn from the largest; ``"none"`` from the labels.
+        distillation: ``"alpha"`` and ``"kl"`` have the others learn from the largest; ``"none"`` from the labels. Where
+            outputs are no probabilities, ``"kl"`` is :meth:`oneshot.tasks.Task.divergence`.
         alphas: Of ``"alpha"``, see :func:`~oneshot.functional.alpha_divergence`.
         clip: Likewise.
         phases: Restrictions, one after the other; the whole space after the last. Their epochs are at most those of the
@@ -125,6 +126,11 @@ class SandwichTraining(PathTraining):
             )
         if distillation not in ("alpha", "kl", "none"):
             raise ValueError(f"distillation must be 'alpha', 'kl' or 'none'; got {distillation!r}.")
+        if distillation == "alpha" and self.task.as_logits(torch.zeros(1, supernet.num_classes)) is None:
+            raise ValueError(
+                f"distillation='alpha' compares probabilities, and outputs for {self.task.name} are none; use 'kl', "
+                "which is the loss of the task there, or 'none'."
+            )
         if any(phase.epochs < 1 for phase in phases):
             raise ValueError(f"A phase must last at least one epoch; got {[phase.epochs for phase in phases]}.")
         self.random_paths, self.smallest, self.phases = random_paths, smallest, tuple(phases)
@@ -176,8 +182,11 @@ class SandwichTraining(PathTraining):
     def path_loss(self, logits: Tensor, labels: Tensor, first: Tensor | None) -> Tensor:
         if first is None or self.distillation == "none":
             return super().path_loss(logits, labels, first)
+        student, teacher = self.task.as_logits(logits), self.task.as_logits(first)
+        if student is None or teacher is None:
+            return self.task.divergence(logits, first)
         alphas, clip = ((1.0,), float("inf")) if self.distillation == "kl" else (self.divergences, self.clip)
-        return alpha_divergence(first, logits, alphas=alphas, clip=clip)
+        return alpha_divergence(teacher, student, alphas=alphas, clip=clip)
 
 
 class SandwichSearch(SandwichTraining, WeightSharingSearch):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from itertools import islice
 from typing import Any
@@ -15,6 +16,7 @@ from oneshot.evaluation.images import calibration_images, in_parts, mixed, train
 from oneshot.evaluation.recalibration import has_statistics
 from oneshot.supernets.base import Supernet
 from oneshot.supernets.space import SubnetConfig
+from oneshot.tasks import Segmentation
 
 from .paths import PathTraining, Stream, over_processes
 
@@ -53,15 +55,22 @@ class WeightSharingSearch(PathTraining):
             )
         self.candidates, self.finalists = candidates, finalists
         self.register_buffer("_genes", torch.zeros(finalists, supernet.space.num_genes, dtype=torch.int64))
-        self.register_buffer("_accuracies", torch.full((finalists,), -1.0))  # below 0: not evaluated
+        self.register_buffer("_accuracies", torch.full((finalists,), math.nan))  # NaN: not evaluated
 
     def facts(self) -> dict[str, Any]:
         return {**super().facts(), "candidates": f"{self.candidates}, {self.finalists} finalists"}
 
+    def load_state_dict(self, state_dict: Mapping[str, Any], *args: Any, **kwargs: Any) -> Any:
+        """Also those of earlier releases, in which -1 was an accuracy that is not known."""
+        state = dict(state_dict)
+        if (known := state.get("_accuracies")) is not None and self.task.worst == 0:
+            state["_accuracies"] = torch.where(known < 0, math.nan, known)
+        return super().load_state_dict(state, *args, **kwargs)
+
     @property
     def ranking(self) -> list[tuple[SubnetConfig, float]]:
-        """The finalists and their accuracies on held-out images, best first; empty before the end of the fit."""
-        known = self._accuracies >= 0
+        """The finalists and their metrics on held-out images, best first; empty before the end of the fit."""
+        known = ~self._accuracies.isnan()
         configs = self.supernet.space.decode(self._genes[known].cpu().numpy())
         return list(zip(configs, self._accuracies[known].tolist(), strict=True))
 
@@ -73,25 +82,25 @@ class WeightSharingSearch(PathTraining):
         """Compare architectures drawn by the seed of the search on held-out batches, and keep the :attr:`ranking`.
 
         Args:
-            batches: A loader of images ``[B, C, H, W]`` and labels ``[B]``; read twice, the first time one batch.
+            batches: A loader of inputs ``[B, ...]`` and targets ``[B, ...]``; read twice, the first time one batch.
             calibration: See :func:`~oneshot.evaluation.accuracy.evaluate_configs`; of the finalists.
         """
         rng = np.random.default_rng(self.run_seed)
         configs = self.supernet.space.unique(self.sample(rng) for _ in range(self.candidates))
         screened = self._evaluate_configs(configs, mixed(batches))[: self.finalists]
         ranked = self._evaluate_configs([config for config, _ in screened], batches, calibration)
-        self._accuracies.fill_(-1)
+        self._accuracies.fill_(math.nan)
         self._genes[: len(ranked)] = torch.from_numpy(self.supernet.space.encode(config for config, _ in ranked))
-        self._accuracies[: len(ranked)] = torch.tensor([accuracy for _, accuracy in ranked])
+        self._accuracies[: len(ranked)] = torch.tensor([value for _, value in ranked])
 
     def _evaluate_configs(
         self, configs: list[SubnetConfig], batches: Stream, calibration: Sequence[Tensor] = ()
     ) -> list[tuple[SubnetConfig, float]]:
-        """Configs and accuracies, best first; what is as good as another stays behind it."""
-        accuracies = evaluate_configs(
+        """Configs and values of the metric, best first; what is as good as another stays behind it."""
+        values = evaluate_configs(
             self.evaluation_supernet, configs, batches, calibration=calibration, total=over_processes
         )
-        return sorted(zip(configs, accuracies, strict=True), key=lambda pair: -pair[1])
+        return sorted(zip(configs, values, strict=True), key=lambda pair: -self.task.reward(pair[1]))
 
     def conclude(self) -> None:
         """:meth:`rank` architectures on the held-out images."""
@@ -107,7 +116,7 @@ class WeightSharingSearch(PathTraining):
         loader: Any = self.trainer.train_dataloader
         loader = loader["weights"] if isinstance(loader, Mapping) else loader
         size = getattr(loader, "batch_size", None) or 256
-        count = 2048 if self.supernet.task == "classification" else 256  # every pixel counts
+        count = 256 if isinstance(self.task, Segmentation) else 2048  # every pixel counts
         if (data := getattr(self.trainer, "datamodule", None)) is not None:
             return in_parts(calibration_images(data, count, batch_size=size), size)
         return in_parts(training_images(loader, count, batch_size=size), size)

@@ -15,7 +15,6 @@ from oneshot.supernets.base import Supernet
 from oneshot.supernets.elastic_layers import ElasticBatchNorm2d
 from oneshot.training.batches import check_batch, pair_of
 from oneshot.training.finite_loss import explain_memory
-from oneshot.training.tasks import METRICS
 
 from .weight_training import WeightTraining
 
@@ -68,8 +67,8 @@ class SupernetTraining(WeightTraining):
         return True
 
     @abstractmethod
-    def weight_batch(self, batch: Any) -> tuple[Tensor, Tensor]:
-        """Images and labels the weights are trained on."""
+    def weight_batch(self, batch: Any) -> tuple[Any, Tensor]:
+        """Inputs and targets the weights are trained on."""
 
     # The loop.
 
@@ -94,9 +93,9 @@ class SupernetTraining(WeightTraining):
     def log_step(self, loss: Tensor, logits: Tensor, y: Tensor) -> None:
         """Check the loss of a step of the weights for NaN, and log it."""
         self.watch(loss)
-        self._fit_metric.update(logits, y)
+        self._fit_metric.update(*self.task.for_metric(logits.detach(), y))
         self.log("train/loss", loss.detach(), batch_size=len(y))
-        name = f"train/{METRICS[self.supernet.task]}"
+        name = f"train/{self.task.metric_name}"
         self.log(name, self._fit_metric, on_step=False, on_epoch=True, batch_size=len(y))
 
     def on_train_epoch_start(self) -> None:

@@ -16,6 +16,7 @@ from torch.optim import Optimizer
 from oneshot._lightning import leave_out_of_ddp
 from oneshot.functional import NARROW, warmup_cosine
 from oneshot.supernets.base import Supernet, lay_out
+from oneshot.tasks.task import Task
 from oneshot.training.optimizers import (
     OptimizerFactory,
     ScheduleFactory,
@@ -43,6 +44,7 @@ class WeightTraining(SearchModule):
 
     Args:
         supernet: See :class:`~oneshot.engine.module.SearchModule`.
+        task: See :class:`~oneshot.engine.module.SearchModule`.
         criterion: See :class:`~oneshot.engine.module.SearchModule`.
         weight_lr: Learning rate of the weights (SGD), annealed by a cosine to ``weight_lr_min`` over ``max_epochs``.
         weight_lr_min: Its value at the end.
@@ -76,6 +78,7 @@ class WeightTraining(SearchModule):
         self,
         supernet: Supernet,
         *,
+        task: Task | str | None = None,
         criterion: nn.Module | None = None,
         weight_lr: float = 0.025,
         weight_lr_min: float = 0.001,
@@ -91,7 +94,7 @@ class WeightTraining(SearchModule):
         ema_decay: float | None = None,
         grad_clip: float = 5.0,
     ) -> None:
-        super().__init__(supernet, criterion=criterion)
+        super().__init__(supernet, task=task, criterion=criterion)
         self.automatic_optimization = False
         self.weight_lr, self.weight_lr_min, self.weight_momentum = weight_lr, weight_lr_min, weight_momentum
         self.weight_decay, self.weight_nesterov = weight_decay, weight_nesterov

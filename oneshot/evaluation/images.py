@@ -7,7 +7,8 @@ import math
 import random
 from collections.abc import Iterable, Iterator, Mapping, Sized
 from itertools import islice
-from typing import TYPE_CHECKING, Any, TypeGuard, cast
+from typing import TYPE_CHECKING, Any, TypeGuard
+from typing import cast as typed
 
 import numpy as np
 import torch
@@ -15,6 +16,8 @@ from pytorch_lightning.utilities.seed import isolate_rng
 from torch import Tensor
 from torch.utils.data import DataLoader, IterableDataset, Subset
 
+from oneshot.inputs import Inputs, as_shape, cast, length, mapped
+from oneshot.inputs import joined as joined_inputs
 from oneshot.supernets.base import Subnet, Supernet
 from oneshot.supernets.elastic import resized
 from oneshot.supernets.space import SubnetConfig
@@ -24,7 +27,7 @@ if TYPE_CHECKING:
     import pytorch_lightning as pl
 
 
-def fitted(network: Supernet | Subnet, x: Tensor, config: SubnetConfig | None = None) -> Tensor:
+def fitted(network: Supernet | Subnet, x: Inputs, config: SubnetConfig | None = None) -> Any:
     """Inputs as a network reads them: of its shape, on its device, in its type.
 
     Only images for networks whose space has resolutions are resized, in their proportions; all others must have the
@@ -33,7 +36,7 @@ def fitted(network: Supernet | Subnet, x: Tensor, config: SubnetConfig | None = 
 
     Args:
         network: A supernet or a network.
-        x: ``[B, ...]``.
+        x: ``[B, ...]``, or a mapping of such.
         config: The architecture that a supernet runs; needed where the space has resolutions.
 
     Raises:
@@ -44,8 +47,8 @@ def fitted(network: Supernet | Subnet, x: Tensor, config: SubnetConfig | None = 
         shape = network.shape_of(config)
     like = next(network.parameters(), None)
     if like is not None:
-        x = x.to(like if x.is_floating_point() else like.device)
-    if network.has_resolutions and x.dim() == 4 and x.shape[1] == shape[0]:
+        x = cast(x, like)
+    if network.has_resolutions and isinstance(x, Tensor) and x.dim() == 4 and x.shape[1] == as_shape(shape)[0]:  # type: ignore[index]
         return resized(x, shape[1:])
     check_shape(network, x, shape)
     return x
@@ -65,15 +68,13 @@ class FittedBatches:
     def __len__(self) -> int:
         return len(self.batches)
 
-    def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
+    def __iter__(self) -> Iterator[tuple[Any, Tensor]]:
         for x, y in self.batches:
             yield fitted(self.network, x), y
 
 
-def decode_images(
-    data: pl.LightningDataModule, calibration: int, *, batch_size: int = 256
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Read validation images ``[N, C, H, W]``, their labels, and ``calibration`` training images, none augmented.
+def decode_images(data: pl.LightningDataModule, calibration: int, *, batch_size: int = 256) -> tuple[Any, Tensor, Any]:
+    """Read validation inputs ``[N, ...]``, their targets, and ``calibration`` training inputs, none augmented.
 
     Training images of a data module without ``eval_loader`` are those of :func:`training_images`, which may be
     augmented.
@@ -87,8 +88,8 @@ def decode_images(
     return (*joined(validation), calibration_images(data, calibration, batch_size=batch_size))
 
 
-def calibration_images(data: pl.LightningDataModule, count: int, *, batch_size: int = 256) -> Tensor:
-    """At most ``count`` training images ``[N, C, H, W]``, not augmented; see :func:`decode_images`.
+def calibration_images(data: pl.LightningDataModule, count: int, *, batch_size: int = 256) -> Any:
+    """At most ``count`` training inputs ``[N, ...]``, not augmented; see :func:`decode_images`.
 
     They are drawn by a fixed seed: in a folder the images of a class stand together, and the first ones are of one or
     two classes.
@@ -101,8 +102,8 @@ def calibration_images(data: pl.LightningDataModule, count: int, *, batch_size: 
     return training_images(data.train_dataloader(), count, batch_size=batch_size)
 
 
-def training_images(loader: Any, count: int, *, batch_size: int = 256) -> Tensor:
-    """At most ``count`` images of a training loader, ``[N, C, H, W]``; the same ones in every call.
+def training_images(loader: Any, count: int, *, batch_size: int = 256) -> Any:
+    """At most ``count`` inputs of a training loader, ``[N, ...]``; the same ones in every call.
 
     They are drawn by a fixed seed from the data set of the loader, however it shuffles, and the same in every process.
     Of a loader without a data set they are the first. Random augmentation is seeded as well, and the state of all
@@ -111,7 +112,7 @@ def training_images(loader: Any, count: int, *, batch_size: int = 256) -> Tensor
     loader = loader["weights"] if isinstance(loader, Mapping) else loader
     with _own_random_numbers():
         if _is_shuffleable(loader):
-            drawn: Any = Subset(loader.dataset, torch.randperm(len(cast(Sized, loader.dataset)))[:count].tolist())
+            drawn: Any = Subset(loader.dataset, torch.randperm(len(typed(Sized, loader.dataset)))[:count].tolist())
             loader = DataLoader(drawn, batch_size, collate_fn=loader.collate_fn)
         batches = (batch["weights"] if isinstance(batch, Mapping) else batch for batch in loader)
         return first((batch[0] for batch in batches), count)
@@ -150,25 +151,29 @@ def _own_random_numbers() -> Iterator[None]:
         yield
 
 
-def in_parts(images: Tensor, most: int) -> tuple[Tensor, ...]:
+def in_parts(images: Any, most: int) -> tuple[Any, ...]:
     """Split into nearly equal batches of at most ``most`` images: their mean is then the mean over images.
 
     A small last batch would count as much as the others, and a single image has no variance.
     """
-    return torch.tensor_split(images, max(1, math.ceil(len(images) / most)))
+    count = max(1, math.ceil(length(images) / most))
+    if isinstance(images, Mapping):
+        parts = {name: torch.tensor_split(part, count) for name, part in images.items()}
+        return tuple({name: part[i] for name, part in parts.items()} for i in range(count))
+    return torch.tensor_split(images, count)
 
 
-def joined(batches: Iterable[tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor]:
-    """All images and labels of a loader."""
+def joined(batches: Iterable[tuple[Any, Tensor]]) -> tuple[Any, Tensor]:
+    """All inputs and targets of a loader."""
     images, labels = zip(*batches, strict=True)
-    return torch.cat(images), torch.cat(labels)
+    return joined_inputs(images), torch.cat(labels)
 
 
-def first(batches: Iterable[Tensor], count: int) -> Tensor:
-    """The first ``count`` images of batches; fewer if there are no more."""
-    taken: list[Tensor] = []
+def first(batches: Iterable[Any], count: int) -> Any:
+    """The first ``count`` inputs of batches; fewer if there are no more."""
+    taken: list[Any] = []
     for x in batches:
         taken.append(x)
-        if sum(map(len, taken)) >= count:
+        if sum(map(length, taken)) >= count:
             break
-    return torch.cat(taken)[:count] if taken else torch.empty(0)
+    return mapped(lambda part: part[:count], joined_inputs(taken)) if taken else torch.empty(0)

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Sequence
+from typing import Any
 
-import torch
 from torch import Tensor
 
+from oneshot.inputs import Inputs, length, mapped
 from oneshot.supernets.base import Subnet, Supernet
 from oneshot.supernets.space import SubnetConfig
 from oneshot.training.batches import check_batch
-from oneshot.training.tasks import IGNORED
 
 from .accuracy import inherited_error
 from .images import fitted, in_parts
@@ -27,9 +27,9 @@ class InheritedEvaluation:
 
     Args:
         supernet: Shared weights; on the device where it is when asked.
-        images: Validation images ``[N, C, H, W]``, or other inputs ``[N, *input_shape]``.
-        labels: ``[N]``, or ``[N, H, W]``.
-        calibration: Training images, not augmented, ``[M, C, H, W]``; hundreds to thousands.
+        images: Validation inputs ``[N, *input_shape]``, or several by name.
+        labels: Targets ``[N, ...]``.
+        calibration: Training inputs, not augmented, ``[M, *input_shape]``; hundreds to thousands.
         batch_size: Images in a batch.
 
     Raises:
@@ -38,22 +38,24 @@ class InheritedEvaluation:
     """
 
     def __init__(
-        self, supernet: Supernet, images: Tensor, labels: Tensor, calibration: Tensor, *, batch_size: int = 256
+        self, supernet: Supernet, images: Inputs, labels: Tensor, calibration: Inputs, *, batch_size: int = 256
     ) -> None:
-        if not len(images) or not len(calibration):
+        if not length(images) or not length(calibration):
             raise ValueError(
                 "Architectures must be compared on validation images after a calibration on training images; got "
-                f"{len(images)} and {len(calibration)}. Hold some back: val_fraction=0.1."
+                f"{length(images)} and {length(calibration)}. Hold some back: val_fraction=0.1."
             )
-        if images.dim() == calibration.dim() == 4:
+        if isinstance(images, Tensor) and isinstance(calibration, Tensor) and images.dim() == calibration.dim() == 4:
             supernet.check_images(min(*images.shape[2:], *calibration.shape[2:]))
         for part in (images, calibration):
-            fitted(supernet, part[:1], supernet.space.sample(0))  # raises where their shape is another one
+            one = mapped(lambda tensor: tensor[:1], part)
+            fitted(supernet, one, supernet.space.sample(0))  # raises where their shape is another one
         check_batch(supernet, images, labels, first=True)
-        seen = torch.unique(labels)
-        if len(seen := seen[seen != IGNORED] if supernet.task == "segmentation" else seen) < 2:
+        seen = supernet.task.distinct(labels)
+        if len(seen) < 2:
+            what = "class" if supernet.task.has_classes else "target"
             raise ValueError(
-                f"Validation images must be of several classes; those of one class ("
+                f"Validation images must be of several {what}{'es' if what == 'class' else 's'}; those of one {what} ("
                 f"{', '.join(map(str, seen.tolist())) or 'all ignored'}) tell no architectures apart. Hold back images "
                 "of every class: val_fraction splits by class."
             )
@@ -61,12 +63,15 @@ class InheritedEvaluation:
             raise ValueError(f"batch_size must be at least 1; got {batch_size}.")
         self.supernet, self.images, self.labels, self.calibration = supernet, images, labels, calibration
         self.batch_size = batch_size
-        self._sized: tuple[tuple[tuple[int, ...], torch.device, torch.dtype], Tensor, Tensor] | None = None
+        self._sized: tuple[Any, Inputs, Inputs] | None = None
 
     def to(self, device: str) -> InheritedEvaluation:
         """A copy on another device."""
-        parts = (part.to(device) for part in (self.images, self.labels, self.calibration))
-        return InheritedEvaluation(copy.deepcopy(self.supernet).to(device), *parts, batch_size=self.batch_size)
+        images, calibration = (
+            mapped(lambda tensor: tensor.to(device), part) for part in (self.images, self.calibration)
+        )
+        supernet, labels = copy.deepcopy(self.supernet).to(device), self.labels.to(device)
+        return InheritedEvaluation(supernet, images, labels, calibration, batch_size=self.batch_size)
 
     def order(self, configs: Sequence[SubnetConfig]) -> list[int]:
         """Numbers of architectures, those of one resolution together: images are resized once for each."""
@@ -74,7 +79,7 @@ class InheritedEvaluation:
         return sorted(range(len(configs)), key=lambda i: shapes.index(shapes[i]))
 
     def error(self, config: SubnetConfig) -> float:
-        """Error of an architecture, between 0 and 1; NaN where its output is not finite.
+        """Error of an architecture, see :meth:`~oneshot.tasks.Task.error`; NaN where its output is not finite.
 
         Raises:
             ValueError: If it is not of the space of the supernet.
@@ -89,7 +94,7 @@ class InheritedEvaluation:
         recalibrate(network, in_parts(self._fitted(config)[1], self.batch_size))
         return network.eval()
 
-    def _fitted(self, config: SubnetConfig) -> tuple[Tensor, Tensor]:
+    def _fitted(self, config: SubnetConfig) -> tuple[Inputs, Inputs]:
         """Both kinds of images as an architecture reads them; those of the last resolution are kept."""
         like = next(self.supernet.parameters())
         key = self.supernet.shape_of(config), like.device, like.dtype

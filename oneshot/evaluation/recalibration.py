@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 
 from oneshot._lightning import BatchNorm
+from oneshot.inputs import cast
 from oneshot.supernets.base import Subnet, Supernet, restored_modes
 from oneshot.supernets.space import SubnetConfig
 
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
 
 
 @contextlib.contextmanager
-def recalibrated(supernet: Supernet, config: SubnetConfig, images: Iterable[Tensor]) -> Iterator[None]:
+def recalibrated(supernet: Supernet, config: SubnetConfig, images: Iterable[Any]) -> Iterator[None]:
     """Inside, running statistics are those of one architecture, and the supernet is in eval mode.
 
     See :func:`recalibrate`. Afterwards everything is as it was before.
@@ -41,7 +42,7 @@ def recalibrated(supernet: Supernet, config: SubnetConfig, images: Iterable[Tens
             put_statistics(layers, before)
 
 
-def recalibrate(network: nn.Module, images: Iterable[Tensor]) -> None:
+def recalibrate(network: nn.Module, images: Iterable[Any]) -> None:
     """Compute running statistics of batch normalisation for a network whose weights come from a supernet.
 
     Those it inherits are a mixture of all architectures that were trained. Here they are computed anew as the plain
@@ -81,7 +82,7 @@ def has_statistics(network: nn.Module) -> bool:
 
 
 @torch.no_grad()
-def _set_statistics(module: nn.Module, images: Iterable[Tensor], run: Callable[[Tensor], Tensor]) -> None:
+def _set_statistics(module: nn.Module, images: Iterable[Any], run: Callable[[Any], Tensor]) -> None:
     layers = batch_norms(module)
     momenta, batches = [layer.momentum for layer in layers], 0
     module.eval()
@@ -91,7 +92,7 @@ def _set_statistics(module: nn.Module, images: Iterable[Tensor], run: Callable[[
     like = next(module.parameters())
     try:
         for x in images:
-            run(x.to(like if x.is_floating_point() else like.device))  # words stay whole numbers
+            run(cast(x, like))  # words stay whole numbers
             batches += 1
     finally:
         for layer, momentum in zip(layers, momenta, strict=True):

@@ -96,7 +96,8 @@ class DARTSPT(BilevelSearch):
         tune_lr: Learning rate of the weights in them; where groups have their own, that of the first, and the others
             keep their proportions to it. No schedule runs then.
         fixed_alphas: The alphas stay as they are, near 0: the paper's "blank" supernet (section 4.3).
-        metric: What a supernet is worse by; ``"loss"`` also decides between candidates of equal accuracy.
+        metric: What a supernet is worse by: ``"accuracy"`` is the metric of the task, whatever that is; ``"loss"`` also
+            decides between candidates that are equal by it.
         batches: Batches of the architecture stream decisions are made on, always the same; ``None`` takes all.
         **kwargs: See :class:`~oneshot.engine.gradient.GradientSearch`.
 
@@ -259,8 +260,9 @@ class DARTSPT(BilevelSearch):
             weights = {choice: w.clone() for choice, w in self.edge_weights().items()}
             weights[name][row, slice(None) if candidate is None else candidate] = 0
             masked.append(weights)
-        supernet = self.evaluation_supernet
-        right, lost = torch.zeros(2, len(parts), dtype=torch.float64, device=self.device)
+        supernet, outputs = self.evaluation_supernet, self.supernet.num_classes
+        lost = torch.zeros(len(parts), dtype=torch.float64, device=self.device)
+        metrics = [self.task.metric(outputs, sync=False).to(self.device) for _ in parts]
         with (
             restored_modes(supernet),
             batch_statistics(supernet.eval()),  # no drop-path; batch normalisation sees its batch all the same
@@ -269,9 +271,10 @@ class DARTSPT(BilevelSearch):
             for x, y in self.held_out(self.batches):
                 for position, weights in enumerate(masked):
                     logits = self.run(x, weights, supernet=supernet)
-                    right[position] += (logits.argmax(1) == y).sum()
+                    metrics[position].update(*self.task.for_metric(logits, y))
                     lost[position] += self.criterion(logits, y) * len(y)
-        measured = {"accuracy": [-right, lost], "loss": [lost, -right]}[self.metric]
+        worse = torch.tensor([-self.task.reward(float(metric.compute())) for metric in metrics], dtype=torch.float64)
+        measured = {"accuracy": [worse, lost], "loss": [lost, worse]}[self.metric]
         first, second = (values.tolist() for values in measured)
         order = sorted(range(len(parts)), key=lambda position: (-first[position], -second[position]))
         return list(self.trainer.strategy.broadcast(order))  # processes may differ in the last digit

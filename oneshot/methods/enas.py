@@ -174,7 +174,7 @@ class ENAS(WeightSharingSearch):
         picks, configs = self._drawn(uniform)
         distinct = list(dict.fromkeys(configs))
         accuracies = evaluate_configs(self.evaluation_supernet, distinct, [batch], total=over_processes)
-        rewards = torch.tensor([accuracies[distinct.index(config)] for config in configs], dtype=torch.float64)
+        rewards = torch.tensor([self.task.reward(accuracies[distinct.index(c)]) for c in configs], dtype=torch.float64)
         log_probs, entropies = self.controller.log_probs(picks)
         loss = policy_gradient_loss(log_probs, entropies, self._advantages(rewards).to(log_probs), entropy=self.entropy)
         optimizer.zero_grad()

@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 
 from oneshot.engine.sandwich import Phase, SandwichSearch
+from oneshot.evaluation.images import fitted
 from oneshot.supernets.base import Subnet, Supernet, batch_statistics
-from oneshot.supernets.elastic import resized
 from oneshot.supernets.space import NONE, Candidate, SearchSpace, SubnetConfig
 
 BLOCK = re.compile(r"k(\d+)_e(\d+)")  # a block's name: kernel and expansion
@@ -85,13 +85,12 @@ class OnceForAll(SandwichSearch):
         return super().paths(step)[int(self._teaches()) :]
 
     @torch.no_grad()
-    def teacher_logits(self, x: Tensor) -> Tensor | None:
+    def teacher_logits(self, x: Any) -> Tensor | None:
         if self.teacher is None or not self._teaches():
             return None
         self.teacher.eval()
-        shape = self.teacher.input_shape
         with batch_statistics(self.teacher):
-            logits: Tensor = self.teacher(x if x.shape[1:] == shape else resized(x, shape[1:]))
+            logits: Tensor = self.teacher(fitted(self.teacher, x))
         return logits
 
 

@@ -14,7 +14,7 @@ from oneshot.engine.module import Batch
 from oneshot.engine.samplers import OneHotSampler, gumbel_like
 from oneshot.supernets.base import OperationSupernet
 from oneshot.supernets.mixed_op import Path
-from oneshot.training.tasks import IGNORED
+from oneshot.tasks import IGNORED, Task
 
 
 class Reward(nn.Module):
@@ -58,6 +58,7 @@ class Reward(nn.Module):
         if not 0 <= decay < 1:
             raise ValueError(f"decay, the part of a moving average that stays, must be in [0, 1); got {decay}.")
         self.cost, self.target, self.exponent, self.samples, self.decay = cost, target or 1.0, exponent, samples, decay
+        self.task: Task | None = None  # that of the search
         self.register_buffer("baseline", torch.zeros(()))
         self.register_buffer("updates", torch.zeros((), dtype=torch.long))
 
@@ -72,8 +73,14 @@ class Reward(nn.Module):
         Returns:
             Scalar.
         """
-        counted = y != IGNORED if logits.dim() == 4 else torch.ones_like(y, dtype=torch.bool)
-        accuracy = ((logits.argmax(1) == y) & counted).sum() / counted.sum()
+        if self.task is None or self.task.has_classes:
+            labels = y.argmax(1) if y.is_floating_point() else y
+            counted = labels != IGNORED if logits.dim() == 4 else torch.ones_like(labels, dtype=torch.bool)
+            accuracy = ((logits.argmax(1) == labels) & counted).sum() / counted.sum()
+        else:
+            metric = self.task.metric(logits.shape[1], sync=False).to(logits.device)
+            metric.update(*self.task.for_metric(logits, y))
+            accuracy = torch.as_tensor(self.task.reward(float(metric.compute())), device=logits.device)
         if self.cost is None:
             return accuracy
         cost = self.cost.expected(weights).to(accuracy) / self.target
@@ -174,6 +181,13 @@ class ProxylessNAS(BilevelSearch):
         if reward is not None and reward.cost is not None:
             resolve_cost(reward.cost, supernet, allow_noisy=reward.allow_noisy, what="The cost of the reward")
         self.reward = (reward or Reward()) if gradient == "reinforce" else None
+        if self.reward is not None:
+            self.reward.task = self.task
+            if self.reward.cost is not None and self.task.worst != 0:
+                raise ValueError(
+                    "A reward with a cost multiplies the metric, which must be from 0 to 1; the metric of the task is "
+                    f"{self.task.metric_name}. Use gradient='two_path' with a penalty, or a reward without a cost."
+                )
         self._pairs: dict[str, tuple[Tensor, Tensor]] = {}  # of the step that is about to come
         self._baseline = torch.zeros(())
 

@@ -15,6 +15,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from oneshot.evaluation.inherited import InheritedEvaluation
+from oneshot.inputs import Inputs
 from oneshot.parallel.pools import RayPool
 from oneshot.parallel.ray import check_room, connect
 from oneshot.storage.files import Outbox
@@ -27,7 +28,10 @@ Done = Callable[[SubnetConfig, float], None]  # told of every error as soon as i
 
 
 class Evaluator(ABC):
-    """Errors of architectures, between 0 and 1; NaN for an evaluation that failed."""
+    """Errors of architectures, of which less is better; NaN for an evaluation that failed.
+
+    They are those of the metric of the task (:meth:`~oneshot.tasks.Task.error`): 1 minus the accuracy, for example.
+    """
 
     @abstractmethod
     def evaluate(self, configs: Sequence[SubnetConfig], done: Done | None = None) -> list[float]:
@@ -54,7 +58,7 @@ class SupernetEvaluator(Evaluator):
     """
 
     def __init__(
-        self, supernet: Supernet, images: Tensor, labels: Tensor, calibration: Tensor, *, batch_size: int = 256
+        self, supernet: Supernet, images: Inputs, labels: Tensor, calibration: Inputs, *, batch_size: int = 256
     ) -> None:
         self.inherited = InheritedEvaluation(supernet, images, labels, calibration, batch_size=batch_size)
 

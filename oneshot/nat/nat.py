@@ -175,7 +175,7 @@ class NAT(SandwichTraining):
                 f"ray_workers must be at least 1 and ray_gpus at least 0; got {ray_workers} and {ray_gpus}."
             )
         self.ray, self.ray_workers, self.ray_gpus = ray, ray_workers, ray_gpus
-        self._images: tuple[Tensor, Tensor, Tensor] | None = None
+        self._images: tuple[Any, Tensor, Any] | None = None
         self._images_checksum = 0
         self._images_before: int | None = None  # checksum of those before the fit was resumed
         self._measured_at = self._loaded_at = 0  # steps
@@ -334,11 +334,16 @@ class NAT(SandwichTraining):
         self.progress(what, 0, total)
         return lambda config, error: self.progress(what, next(done), total)
 
-    def _checksum(self, images: tuple[Tensor, ...]) -> int:
+    def _checksum(self, images: tuple[Any, Tensor, Any]) -> int:
         batch = zlib.crc32(str(self.evaluation_batch).encode())
-        return checksum(zip(("images", "labels", "calibration"), images, strict=True), batch)
+        parts = [
+            (name if key is None else f"{name}.{key}", tensor)
+            for name, part in zip(("images", "labels", "calibration"), images, strict=True)
+            for key, tensor in (part.items() if isinstance(part, Mapping) else [(None, part)])
+        ]
+        return checksum(parts, batch)
 
-    def _decoded(self) -> tuple[Tensor, Tensor, Tensor]:
+    def _decoded(self) -> tuple[Any, Tensor, Any]:
         data: Any = getattr(self.trainer, "datamodule", None)
         if data is not None:
             return decode_images(data, self.calibration_images, batch_size=self.evaluation_batch)

@@ -11,7 +11,9 @@ import torch
 from torch import Tensor, nn
 
 from oneshot.errors import NonFiniteLossError
+from oneshot.inputs import as_shape, describe_shape
 from oneshot.supernets.base import Subnet, Supernet
+from oneshot.tasks.task import task_of
 
 
 def check_supernet(supernet: object, kind: type[Supernet], method: str) -> None:
@@ -129,17 +131,27 @@ def check_data(data: object, network: Supernet | Subnet) -> None:
 
     Args:
         data: ``trainer.datamodule``; what it does not declare is not compared, ``None`` declares nothing.
-        network: Declares ``num_classes`` and ``input_shape``.
+        network: Declares ``task``, ``num_classes`` and ``input_shape``.
 
     Raises:
-        ValueError: If the number of classes or the shape of an input differs; a supernet whose space has resolutions
-            brings images of its proportions to them, but enlarges none unless asked to.
+        ValueError: If the task, the number of outputs or the shape of an input differs; a supernet whose space has
+            resolutions brings images of its proportions to them, but enlarges none unless asked to.
     """
+    said = getattr(data, "task", None)
+    if said is not None and network.task.name not in (task_of(said).name, "custom"):
+        raise ValueError(
+            f"The task must be that of the data: {type(data).__name__} is for {task_of(said).name}, the network for "
+            f"{network.task.name}. Give the search or Retrain task={task_of(said).name!r}, with num_classes outputs of "
+            "the data."
+        )
     for name in ("num_classes", "input_shape"):
-        theirs, ours = getattr(data, name, None), getattr(network, name)
+        theirs: Any = getattr(data, name, None)
+        ours: Any = getattr(network, name)
         if name == "input_shape" and theirs is not None:
-            theirs, ours = tuple(theirs), tuple(ours)
-            if isinstance(network, Supernet) and network.has_resolutions and len(theirs) == 3:
+            theirs, ours = as_shape(theirs), as_shape(ours)
+            if isinstance(theirs, dict) or isinstance(ours, dict):
+                theirs, ours = describe_shape(theirs), describe_shape(ours)
+            elif isinstance(network, Supernet) and network.has_resolutions and len(theirs) == 3:
                 network.check_images(min(theirs[1:]))
                 _, height, width = ours
                 ours = (ours[0], theirs[1], round(theirs[1] * width / height))

@@ -12,13 +12,15 @@ from timm.utils.model_ema import ModelEmaV3
 from torch import Tensor, nn
 from torch.optim import Optimizer
 from torchmetrics import Metric, MetricCollection
-from torchmetrics.classification import MulticlassAccuracy, MulticlassCalibrationError, MulticlassConfusionMatrix
+from torchmetrics.classification import MulticlassConfusionMatrix
 
 from oneshot.functional import warmup_cosine
-from oneshot.supernets.base import Subnet, Task, inherit_weights
+from oneshot.supernets.base import Subnet, inherit_weights
 from oneshot.supernets.ops import scheduled_drop_path
+from oneshot.tasks import Classification, Task, task_of
+from oneshot.tasks.classes import ClassTask, just_below_one
 
-from .batches import check_batch, check_logits, pair_of
+from .batches import check_batch, check_logits, check_shape, pair_of
 from .finite_loss import check_data
 from .optimizers import (
     OptimizerFactory,
@@ -30,7 +32,6 @@ from .optimizers import (
     parameter_groups,
 )
 from .resume import ResumableModule
-from .tasks import IGNORED, METRICS, loss_of, metric_of
 
 
 class Retrain(ResumableModule):
@@ -41,7 +42,8 @@ class Retrain(ResumableModule):
     Takes a data module (or loaders) of batches ``(x, y)``. Logs ``train/loss`` (what is minimised), ``train/accuracy``
     and, per ``val`` and ``test``, ``loss`` (plain cross-entropy), ``accuracy``, ``top5`` (with more than five classes)
     and ``ece`` (expected calibration error, 15 bins, arXiv:1706.04599). In segmentation these are ``train/loss``,
-    ``train/miou`` (mean intersection over union) and ``loss``, ``miou`` and ``accuracy`` (of pixels).
+    ``train/miou`` (mean intersection over union) and ``loss``, ``miou`` and ``accuracy`` (of pixels). Other tasks log
+    the loss and their own metrics (:meth:`~oneshot.tasks.Task.metrics`).
 
     The learning rate is set at every step; without warm-up it is the paper's per-epoch value at the first step of each
     epoch. The probability of dropping a path is set at every epoch, as in the authors' code: ``drop_path * epoch /
@@ -50,6 +52,8 @@ class Retrain(ResumableModule):
 
     Args:
         network: The network. It is trained in place; its weights are the starting point, whatever they are.
+        task: What its outputs are for: a :class:`~oneshot.tasks.Task` or the name of a built-in one; by default that of
+            the network.
         optimizer: ``"sgd"``, or ``"adamw"`` with ``momentum`` as its first beta; or what builds another one,
             ``partial(torch.optim.RMSprop, lr=1e-3)``. ``lr``, ``lr_min``, ``momentum`` and ``weight_decay`` must then
             stay at their defaults, and the cosine falls from the learning rate of each group to 0.
@@ -84,6 +88,7 @@ class Retrain(ResumableModule):
         self,
         network: Subnet,
         *,
+        task: Task | str | None = None,
         optimizer: Literal["sgd", "adamw"] | OptimizerFactory = "sgd",
         schedule: ScheduleFactory | None = None,
         schedule_every: Literal["epoch", "step"] = "epoch",
@@ -119,11 +124,15 @@ class Retrain(ResumableModule):
             raise ValueError(f"ema_decay must be in (0, 1); got {ema_decay}. None is off.")
         if min(mixup, cutmix) < 0:
             raise ValueError(f"mixup and cutmix must not be negative; got {mixup} and {cutmix}. 0 is off.")
-        if (mixup or cutmix) and network.task == "segmentation":
+        if task is not None:
+            network.task = task_of(task)
+        task = network.task
+        if (mixup or cutmix) and not (isinstance(task, Classification) and not task.soft_labels):
             raise ValueError(
-                f"Mixup and CutMix mix labels of images, and segmentation has labels of pixels; got mixup={mixup}, "
+                f"Mixup and CutMix mix images with one label each; {task.name} has other targets; got mixup={mixup}, "
                 f"cutmix={cutmix}. Use 0."
             )
+        criterion, smoothed = task.criterion(), task.criterion(label_smoothing=label_smoothing)
         for probability in (drop_path, 0.0):  # a network without droppable paths says so here, not in the second epoch
             network.set_drop_path(probability)
 
@@ -140,17 +149,22 @@ class Retrain(ResumableModule):
         self._mix: Mixup | None = None
         if mixup or cutmix:
             self._mix = Mixup(mixup, cutmix, label_smoothing=0.0, num_classes=classes)  # type: ignore[no-untyped-call]  # timm
-        task = network.task
-        self._fit_loss, self._loss = loss_of(task, label_smoothing=label_smoothing), loss_of(task)
-        self._fit_metric = metric_of(task, classes)
+        self._fit_loss, self._loss = smoothed, criterion
+        self._fit_metric = task.metric(classes)
         self._fit_metric.persistent(True)  # a fit may be resumed in the middle of an epoch
         self._val, self._test = (_metrics(stage, task, classes) for stage in ("val", "test"))
-        ignored = IGNORED if task == "segmentation" else None
-        self._counts = MulticlassConfusionMatrix(classes, ignore_index=ignored, validate_args=False)
+        self._counts: MulticlassConfusionMatrix | None = None
+        if isinstance(task, ClassTask):
+            self._counts = MulticlassConfusionMatrix(classes, ignore_index=task.ignored, validate_args=False)
         self._confusion: Tensor | None = None
 
-    def forward(self, x: Tensor) -> Tensor:
-        """``[B, C, H, W] -> [B, classes, ...]``; outside training, of the averaged weights if there are any."""
+    @property
+    def task(self) -> Task:
+        """What the outputs of the network are for."""
+        return self.network.task
+
+    def forward(self, x: Any) -> Tensor:
+        """``[B, ...] -> [B, outputs, ...]``; outside training, of the averaged weights if there are any."""
         logits: Tensor = (self.network if self.ema is None or self.training else self.ema.module)(x)
         return logits
 
@@ -176,12 +190,27 @@ class Retrain(ResumableModule):
 
         Raises:
             RuntimeError: If there was none yet.
+            ValueError: If the task has no classes that exclude one another.
         """
+        if self._counts is None:
+            raise ValueError(
+                f"A confusion matrix must be of classes that exclude one another; {self.task.name} has none."
+            )
         if self._confusion is None:
             raise RuntimeError(
                 "The confusion matrix is counted in a test, and there was none. Call trainer.test first."
             )
         return self._confusion
+
+    def class_accuracies(self) -> Tensor:
+        """Share of each class that was right in the last test, ``[classes]``; NaN for classes that did not occur.
+
+        Raises:
+            RuntimeError: See :meth:`confusion`.
+            ValueError: See :meth:`confusion`.
+        """
+        counts = self.confusion().double()
+        return counts.diag() / counts.sum(1)
 
     # Training.
 
@@ -249,8 +278,9 @@ class Retrain(ResumableModule):
             loss = loss + self.auxiliary_weight * self._fit_loss(auxiliary, y)
         self.watch(loss)
         self.log("train/loss", loss.detach(), batch_size=len(y))
-        self._fit_metric.update(logits.detach(), y.argmax(dim=1) if y.is_floating_point() else y)
-        name = f"train/{METRICS[self.network.task]}"
+        mixed = y.argmax(dim=1) if self._mix is not None else y
+        self._fit_metric.update(*self.task.for_metric(logits.detach(), mixed))
+        name = f"train/{self.task.metric_name}"
         self.log(name, self._fit_metric, on_step=False, on_epoch=True, batch_size=len(y))
         return loss
 
@@ -326,40 +356,42 @@ class Retrain(ResumableModule):
         self._evaluate("val", self._val, *batch)
 
     def on_test_start(self) -> None:
-        self._counts.reset()
+        if self._counts is not None:
+            self._counts.reset()
 
     def test_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:
         check_batch(self.network, *pair_of(batch), first=batch_idx == 0)
-        self._counts.update(self._evaluate("test", self._test, *batch), batch[1])
+        outputs, targets = self._evaluate("test", self._test, *batch)
+        if self._counts is not None:
+            self._counts.update(outputs, targets)
 
     def on_test_epoch_end(self) -> None:
-        self._confusion = self._counts.compute()
+        if self._counts is not None:
+            self._confusion = self._counts.compute()
 
-    def _evaluate(self, stage: str, metrics: MetricCollection, x: Tensor, y: Tensor) -> Tensor:
-        """Log loss and metrics of images ``[B, C, H, W]`` and labels ``[B, ...]``; return ``[B, classes, ...]``."""
+    def predict_step(self, batch: Any, batch_idx: int) -> Tensor:
+        """Predictions; of a pair ``(x, y)`` those of ``x``."""
+        x = batch[0] if isinstance(batch, tuple | list) else batch
+        check_shape(self.network, x)
+        return self.task.decode(self(x))
+
+    def _evaluate(self, stage: str, metrics: MetricCollection, x: Any, y: Tensor) -> tuple[Tensor, Tensor]:
+        """Log loss and metrics of inputs and targets; return both as metrics take them."""
         logits: Tensor = self(x)
         check_logits(logits, self.network, x)
         logits = logits.float()
         loss = self._loss(logits, y)
         self.log(f"{stage}/loss", loss, on_step=False, on_epoch=True, batch_size=len(y), sync_dist=True)
-        # Just below 1, because torchmetrics puts a probability of exactly 1 into a bin of its own.
-        probabilities = logits.softmax(dim=1).clamp(max=1 - torch.finfo(logits.dtype).eps)
-        metrics.update(probabilities, y)
+        outputs, targets = self.task.for_metric(logits, y)
+        if isinstance(self.task, ClassTask):  # some of its metrics are of probabilities
+            outputs = just_below_one(logits.softmax(dim=1))
+        metrics.update(outputs, targets)
         for name, metric in metrics.items():
-            shown = name.endswith(METRICS[self.network.task])
+            shown = name == f"{stage}/{self.task.metric_name}"
             self.log(name, metric, on_step=False, on_epoch=True, batch_size=len(y), prog_bar=shown)
-        return probabilities
+        return outputs, targets
 
 
-def _metrics(stage: str, task: Task, classes: int) -> MetricCollection:
-    if task == "segmentation":
-        pixels = MulticlassAccuracy(classes, average="micro", ignore_index=IGNORED, validate_args=False)
-        of_pixels: dict[str, Metric | MetricCollection] = {"miou": metric_of(task, classes), "accuracy": pixels}
-        return MetricCollection(of_pixels, prefix=f"{stage}/", compute_groups=False)
-    metrics: dict[str, Metric | MetricCollection] = {
-        "accuracy": MulticlassAccuracy(classes, average="micro", validate_args=False),
-        "ece": MulticlassCalibrationError(classes, n_bins=15, validate_args=False),
-    }
-    if classes > 5:
-        metrics["top5"] = MulticlassAccuracy(classes, top_k=5, average="micro", validate_args=False)
+def _metrics(stage: str, task: Task, outputs: int) -> MetricCollection:
+    metrics: dict[str, Metric | MetricCollection] = {**task.metrics(outputs)}
     return MetricCollection(metrics, prefix=f"{stage}/", compute_groups=False)

@@ -133,6 +133,12 @@ def test_the_manifest_says_what_a_user_of_the_network_must_know(exported: tuple[
         "class_path": f"oneshot.supernets.{type(network).__name__}",
         "input_shape": list(network.input_shape),
         "num_classes": 10,
+        "task": {
+            "class_path": "oneshot.tasks.Classification",
+            "init_args": {},
+            "metric": "accuracy",
+            "direction": "max",
+        },
         "classes": [f"class {i}" for i in range(10)],
         "preprocessing": None,
         "normalisation": {"mean": [0.5] * channels, "std": [0.25] * channels},

@@ -471,7 +471,7 @@ def test_odd_and_small_images_and_odd_channels_work(size: int, channels: int) ->
     ("options", "message"),
     [
         pytest.param({"cells": 0}, "at least one cell; got cells=0", id="no-cells"),
-        pytest.param({"num_classes": 1}, "at least two classes; got num_classes=1", id="one-class"),
+        pytest.param({"num_classes": 0}, "at least 1, and 2 for classes; got num_classes=0", id="one-class"),
         pytest.param({"image_size": 3}, "halves the resolution 2 times, .* 4 pixels; got image_size=3", id="small"),
         pytest.param({"image_size": 28, "stem": "imagenet"}, "at least 32 pixels; .* 'cifar' stem", id="imagenet"),
         pytest.param({"stem": "mnist"}, "stem must be 'cifar' or 'imagenet'; got 'mnist'", id="stem"),

@@ -122,7 +122,7 @@ def test_a_network_needs_a_block_for_every_layer() -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        pytest.param({"num_classes": 1}, "at least two classes; got num_classes=1", id="one class"),
+        pytest.param({"num_classes": 0}, "at least 1, and 2 for classes; got num_classes=0", id="one class"),
         pytest.param({"image_size": 31}, "at least 32 pixels; got image_size=31", id="small image"),
         pytest.param({"image_size": 7, "stem": "cifar"}, "at least 8 pixels; got image_size=7", id="tiny image"),
         pytest.param({"width": 0}, "width multiplies the channels and must be above 0; got 0", id="no width"),

@@ -183,7 +183,7 @@ def test_there_are_three_spaces(build: Callable[[int], object]) -> None:
     ("options", "message"),
     [
         pytest.param({"cells_per_stage": 0}, "at least one cell; got cells_per_stage=0", id="no cells"),
-        pytest.param({"num_classes": 1}, "at least two classes; got num_classes=1", id="one class"),
+        pytest.param({"num_classes": 0}, "at least 1, and 2 for classes; got num_classes=0", id="one class"),
         pytest.param({"image_size": 3}, "at least 4 pixels; got image_size=3", id="small image"),
     ],
 )

@@ -97,7 +97,7 @@ def test_a_malformed_architecture_string_is_refused(text: str) -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        pytest.param({"num_classes": 1}, "at least two classes; got num_classes=1", id="one class"),
+        pytest.param({"num_classes": 0}, "at least 1, and 2 for classes; got num_classes=0", id="one class"),
         pytest.param({"image_size": 7}, "at least 8 pixels; got image_size=7", id="small image"),
     ],
 )

@@ -338,7 +338,7 @@ def test_spaces_that_cannot_be_are_refused(options: dict[str, Any], message: str
         pytest.param({"image_size": 3}, "at least 4 pixels", id="small"),
         pytest.param({"image_size": 31, "stem": "imagenet"}, "at least 32 pixels", id="small-imagenet"),
         pytest.param({"cells_per_stage": 0}, "at least one normal cell; got cells_per_stage=0", id="cells"),
-        pytest.param({"num_classes": 1}, "at least two classes; got num_classes=1", id="classes"),
+        pytest.param({"num_classes": 0}, "at least 1, and 2 for classes; got num_classes=0", id="classes"),
         pytest.param({"stem": "tiny"}, "stem must be 'cifar' or 'imagenet'; got 'tiny'", id="stem"),
         pytest.param({"channels": 6, "stem": "imagenet", "image_size": 64}, "multiple of 4", id="channels"),
     ],

@@ -84,7 +84,7 @@ def test_the_first_layer_of_a_stage_cannot_be_skipped() -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        pytest.param({"num_classes": 1}, "at least two classes; got num_classes=1", id="one class"),
+        pytest.param({"num_classes": 0}, "at least 1, and 2 for classes; got num_classes=0", id="one class"),
         pytest.param({"image_size": 31}, "at least 32 pixels; got image_size=31", id="small image"),
         pytest.param({"width": -1}, "width multiplies the channels and must be above 0; got -1", id="negative width"),
     ],

@@ -139,7 +139,7 @@ def test_gradient_checkpointing_changes_no_gradient() -> None:
         pytest.param({"macro": "huge"}, r"macro is one of \('small', 'large'\); got 'huge'", id="macro"),
         pytest.param({"layers_per_stage": 0}, "at least one layer; got layers_per_stage=0", id="no layers"),
         pytest.param({"width": 0.0}, r"must be positive; got 0\.0", id="no width"),
-        pytest.param({"num_classes": 1}, "at least two classes; got num_classes=1", id="one class"),
+        pytest.param({"num_classes": 0}, "at least 1, and 2 for classes; got num_classes=0", id="one class"),
         pytest.param({"image_size": 15}, "at least 16 pixels; got image_size=15", id="small image"),
     ],
 )

@@ -240,7 +240,7 @@ def test_ignored_pixels_count_in_no_accuracy(tmp_path: Path) -> None:
     ],
 )
 def test_logits_of_another_shape_are_refused(logits: Any, got: str, tmp_path: Path, monkeypatch: Any) -> None:
-    message = rf"one logit for each of its classes, .*: \[8, 3\]; NASBench201\w+ with num_classes=3 gave {got}"
+    message = rf"A network must give num_classes outputs, .*: \[8, 3\]; NASBench201\w+ with num_classes=3 gave {got}"
     network = supernet()
     config = network.space.sample(0)
     subnet = network.extract(config)

@@ -14,7 +14,7 @@ from oneshot.supernets.base import Subnet, Supernet
 
 
 class SupernetEvaluator(Evaluator):
-    """Validation accuracy with shared weights, after batch normalisation was calibrated for each architecture.
+    """The metric of the task with shared weights, after batch normalisation was calibrated for each architecture.
 
     Args:
         supernet: Trained shared weights, such as ``search.supernet`` of a weight-sharing search.
@@ -38,13 +38,14 @@ class SupernetEvaluator(Evaluator):
 
     @property
     def metrics(self) -> tuple[str, ...]:
-        return ("accuracy", "error", "params", "macs")
+        return (self.supernet.task.metric_name, "error", "params", "macs")
 
     def __call__(self, proposal: Proposal) -> Mapping[str, float]:
-        error = self.inherited.error(proposal.config)
+        error, task = self.inherited.error(proposal.config), self.supernet.task
         network = self.supernet.extract(proposal.config)
         counts = count(network, network.input_shape)
-        return {"accuracy": 1 - error, "error": error, "params": counts.params, "macs": counts.macs}
+        measured = {task.metric_name: task.value_of(error), "error": error}
+        return {**measured, "params": counts.params, "macs": counts.macs}
 
     def network(self, proposal: Proposal) -> Subnet:
         return self.inherited.network(proposal.config)

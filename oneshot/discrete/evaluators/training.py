@@ -32,9 +32,9 @@ from oneshot.evaluation.images import calibration_images
 from oneshot.storage.files import write_atomically
 from oneshot.supernets.base import Subnet, Supernet
 from oneshot.supernets.space import SubnetConfig
+from oneshot.tasks.task import Task, task_of
 from oneshot.training.batches import check_batch, check_labels, pair_of
 from oneshot.training.retrain import Retrain
-from oneshot.training.tasks import METRICS
 
 Build = Callable[[SubnetConfig], Subnet]  # a network with new weights
 Cost = Callable[[nn.Module], float]
@@ -60,6 +60,7 @@ class TrainingEvaluator(Evaluator):
         lr_min: Learning rate at the end.
         weight_decay: Weight decay of all weights.
         optimizer: See :class:`~oneshot.training.retrain.Retrain`.
+        task: What the outputs of networks are for; by default that of the data, or of the supernet.
         distil: Epochs in which a child of an approximate morphism learns its parent's logits first. They come on top of
             those of its training: its fidelity does not count them.
         distil_images: Training images in such an epoch, if there are as many; they are in memory at once.
@@ -84,6 +85,7 @@ class TrainingEvaluator(Evaluator):
         lr_min: float = 0.0,
         weight_decay: float = 5e-4,
         optimizer: str = "sgd",
+        task: Task | str | None = None,
         distil: int = 1,
         distil_images: int = 10_000,
         calibration: int = 256,
@@ -102,7 +104,9 @@ class TrainingEvaluator(Evaluator):
             raise ValueError(
                 "There must be validation images to compare networks on; there are none. Use val_fraction=0.1."
             )
-        self._check_labels(data, build)
+        if isinstance(build, Supernet) and task is not None:
+            build.task = task_of(task)
+        self.task = self._check_labels(data, build, task)
         self.data, self.folder, self.epochs = data, Path(folder).absolute(), epochs
         self.space = build.space if isinstance(build, Supernet | GraphBuilder) else GRAPHS if build is None else None
         self._build = build
@@ -112,20 +116,23 @@ class TrainingEvaluator(Evaluator):
         self.trainer, self.seed = dict(trainer or {}), seed
 
     @staticmethod
-    def _check_labels(data: pl.LightningDataModule, build: object) -> None:
-        """Check a validation batch now; otherwise every architecture would fail at it."""
+    def _check_labels(data: pl.LightningDataModule, build: object, task: Task | str | None) -> Task:
+        """Check a validation batch now, otherwise every architecture would fail at it; return the task."""
         loader = data.val_dataloader()
         with isolate_rng():
             x, y = pair_of(next(iter(loader[0] if isinstance(loader, list | tuple) else loader)))
         if isinstance(build, Supernet):
             check_batch(build, x, y, first=True)
-        elif isinstance(y, torch.Tensor):
-            classes = getattr(data, "num_classes", None) or 2**31
-            check_labels(y, classes, "classification" if y.dim() < 3 else "segmentation")
+            return build.task
+        pixels = isinstance(y, torch.Tensor) and y.dim() == 3
+        found = task_of(task or getattr(data, "task", None) or ("segmentation" if pixels else "classification"))
+        if isinstance(y, torch.Tensor):
+            check_labels(y, getattr(data, "num_classes", None) or 2**31, found)
+        return found
 
     @property
     def metrics(self) -> tuple[str, ...]:
-        return ("accuracy", "error", "params", "macs", *self.costs)
+        return (self.task.metric_name, "error", "params", "macs", *self.costs)
 
     def build(self, config: SubnetConfig) -> Subnet:
         """The network of an architecture, with new weights."""
@@ -146,7 +153,7 @@ class TrainingEvaluator(Evaluator):
         with isolate_rng(), _quiet():
             _seed_everything(self._seed(proposal))
             network = self.beginning(proposal)
-            module = Retrain(network, **self.options)  # type: ignore[arg-type]
+            module = Retrain(network, task=self.task, **self.options)  # type: ignore[arg-type]
             options: dict[str, Any] = {
                 "logger": False,
                 "enable_checkpointing": False,
@@ -160,11 +167,12 @@ class TrainingEvaluator(Evaluator):
             if proposal.parent is not None:
                 trainer.callbacks.append(_OtherBatches(self._hash(proposal.parent)))  # type: ignore[attr-defined]  # Lightning
             trainer.fit(module, datamodule=self.data)
-            accuracy = float(trainer.callback_metrics[f"val/{METRICS[network.task]}"])
+            value = float(trainer.callback_metrics[f"val/{network.task.metric_name}"])
             network = module.network_for_export().cpu()
         self._save(proposal, network)
         counts = count(network, network.input_shape)
-        found = {"accuracy": accuracy, "error": 1 - accuracy, "params": counts.params, "macs": counts.macs}
+        measured = {self.task.metric_name: value, "error": self.task.error(value)}
+        found = {**measured, "params": counts.params, "macs": counts.macs}
         return {**found, **{name: float(cost(network)) for name, cost in self.costs.items()}}
 
     def beginning(self, proposal: Proposal) -> Subnet:

@@ -11,8 +11,9 @@ from torch import Tensor, nn
 
 from oneshot.evaluation.recalibration import recalibrate
 from oneshot.functional import alpha_divergence, is_temperature
-from oneshot.supernets.base import restored_modes
+from oneshot.supernets.base import Subnet, restored_modes
 from oneshot.supernets.space import RNG
+from oneshot.tasks.task import task_of
 
 from .editor import (
     GraphEditor,
@@ -155,8 +156,8 @@ def distil(
     """Train a child to predict the logits of its parent.
 
     The loss is ``T^2 KL(softmax(parent / T) || softmax(child / T))`` of the logits (arXiv:1503.02531, section 2,
-    without labels), the optimiser Adam. Then the statistics of batch normalisation are estimated anew, for after a few
-    steps the running ones lag behind.
+    without labels), where outputs are no logits the divergence of the task; the optimiser is Adam. Then the statistics
+    of batch normalisation are estimated anew, for after a few steps the running ones lag behind.
 
     Args:
         child: Is trained in place; its mode is restored.
@@ -194,14 +195,21 @@ def distil(
             for start in range(0, len(images) - size + 1, size):
                 chosen = order[start : start + size]
                 logits = child(images[chosen].to(like))
-                loss = alpha_divergence(targets[chosen] / temperature, logits / temperature, clip=math.inf)
-                loss = temperature**2 * loss
+                loss = _divergence(child, targets[chosen], logits, temperature)
                 optimiser.zero_grad()
                 loss.backward()  # type: ignore[no-untyped-call]  # torch
                 optimiser.step()
                 losses.append(loss.detach())
     recalibrate(child, _batches(images))
     return float(torch.stack(losses).mean())
+
+
+def _divergence(child: nn.Module, teacher: Tensor, student: Tensor, temperature: float) -> Tensor:
+    task = child.task if isinstance(child, Subnet) else task_of("classification")
+    pair = task.as_logits(teacher), task.as_logits(student)
+    if pair[0] is None or pair[1] is None:
+        return task.divergence(student, teacher)
+    return temperature**2 * alpha_divergence(pair[0] / temperature, pair[1] / temperature, clip=math.inf)
 
 
 def _recalibrated(network: GraphNetwork, images: Tensor | None) -> GraphNetwork:
