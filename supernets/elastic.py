@@ -292,8 +292,8 @@ def check_square(image_size: int) -> None:
     """
     if not isinstance(image_size, int):
         raise ValueError(
-            f"The resolution of elastic networks is the side of square images, so image_size must be one whole number; "
-            f"got {image_size!r}. For other proportions take a space of operations, such as FBNetSupernet."
+            f"The resolution of these networks is the side of square images, so image_size must be one whole number; "
+            f"got {image_size!r}. For other proportions take ViTSupernet, or operations such as FBNetSupernet."
         )
 
 

@@ -19,7 +19,7 @@ from typing import Any, Literal, NamedTuple, TypedDict
 import torch
 from torch import Tensor, nn
 
-from .base import arguments, check_classes
+from .base import arguments, check_classes, image_shape
 from .elastic import ElasticArch, ElasticNetwork, ElasticSpace, ElasticSupernet, check_depths, elastic_choices
 from .elastic_layers import ElasticLinear
 from .elastic_transformer import (
@@ -211,10 +211,7 @@ def _grid(image_size: ImageSize | Sequence[int], patch_size: int) -> tuple[Grid,
     Raises:
         ValueError: If a patch has no pixels, or patches do not fill the image.
     """
-    pair = (image_size, image_size) if isinstance(image_size, int) else tuple(image_size)
-    if len(pair) != 2:
-        raise ValueError(f"image_size must be one number, or height and width; got {image_size!r}.")
-    height, width = (int(side) for side in pair)
+    _, height, width = image_shape(1, image_size)
     if patch_size < 1 or min(height, width) < patch_size or height % patch_size or width % patch_size:
         raise ValueError(
             f"image_size must be a multiple of patch_size in height and width; got {height} x {width} pixels and "

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +24,8 @@ from oneshot.testing.methods import stripes
 
 SPACE: dict[str, Any] = {"embed_dims": [8, 16], "depths": [1, 2], "heads": [1, 2], "mlp_ratios": [1, 2], "head_dim": 8}
 IMAGES: dict[str, Any] = {"num_classes": 2, "in_channels": 1, "image_size": 8, "patch_size": 2, "max_distance": 3}
-DRAWN: dict[str, Any] = {"candidates": 8, "finalists": 2, "weight_lr": 0.1, "grad_clip": 1.0}
+ADAMW = partial(torch.optim.AdamW, lr=5e-3, weight_decay=0.05)
+DRAWN: dict[str, Any] = {"candidates": 8, "finalists": 2, "weight_optimizer": ADAMW, "weight_decay_norms": False}
 METHODS: dict[str, Callable[[ViTSupernet], SearchModule]] = {
     "RandomSharing": lambda supernet: oneshot.RandomSharing(supernet, **DRAWN),
     "RandomSharing with dropped paths": lambda supernet: oneshot.RandomSharing(supernet, **DRAWN, drop_path=0.1),
@@ -69,7 +71,7 @@ def test_a_search_learns_and_what_it_derives_is_exported(name: str, tmp_path: Pa
 
 def test_single_paths_train_what_they_use_and_nothing_else() -> None:
     supernet = vit()
-    search = oneshot.RandomSharing(supernet, **{**DRAWN, "weight_decay": 0.0})
+    search = oneshot.RandomSharing(supernet, **{**DRAWN, "weight_optimizer": partial(torch.optim.SGD, lr=0.1)})
     smallest = supernet.space.smallest
     search.sample = lambda rng: smallest  # type: ignore[method-assign]  # always one architecture
     before = {name: tensor.clone() for name, tensor in supernet.state_dict().items()}

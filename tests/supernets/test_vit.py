@@ -249,7 +249,7 @@ def test_an_image_size_of_one_number_is_that_of_both() -> None:
         pytest.param({"num_classes": 1}, "at least two classes; got num_classes=1", id="one class"),
         pytest.param({"image_size": 30}, r"multiple of patch_size .* got 30 x 30 pixels and patch_size=16", id="size"),
         pytest.param({"image_size": (32, 40)}, r"got 32 x 40 pixels and patch_size=16\. Resize or pad", id="width"),
-        pytest.param({"image_size": (32, 32, 3)}, "one number, or height and width; got", id="three sides"),
+        pytest.param({"image_size": (32, 32, 3)}, "one whole number, or height and width; got", id="three sides"),
         pytest.param({"image_size": 8}, "got 8 x 8 pixels and patch_size=16", id="smaller than a patch"),
         pytest.param({"patch_size": 0}, "patch_size=0", id="no patch"),
         pytest.param({"pool": "max"}, r"pool must be 'token' \(.*\) or 'average' \(.*\); got 'max'", id="pool"),
