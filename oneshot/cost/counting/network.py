@@ -8,7 +8,7 @@ import inspect
 import sys
 import warnings
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -28,6 +28,7 @@ from oneshot._lightning import (
     storage_key,
     tree_leaves,
 )
+from oneshot.inputs import Inputs, tensors
 from oneshot.supernets.base import restored_modes, vocabulary_of
 from oneshot.supernets.recurrent import LanguageModel
 
@@ -37,6 +38,7 @@ if TYPE_CHECKING:
     from typing import Self  # of Python 3.11
 
 Shape = tuple[int, ...]
+Shapes = Shape | Sequence[Shape] | Mapping[str, Shape]
 
 
 @dataclass(frozen=True)
@@ -73,7 +75,7 @@ class Visit:
     end: int
 
 
-def count(network: nn.Module, input_shape: Shape | Sequence[Shape], *, dtype: torch.dtype | None = None) -> Counts:
+def count(network: nn.Module, input_shape: Shapes, *, dtype: torch.dtype | None = None) -> Counts:
     """Count the parameters of ``network``, and what ``network(x)`` computes and keeps for one input.
 
     MACs are what papers of this field call FLOPs: the multiplications of convolutions, matrix products, attention and
@@ -97,7 +99,8 @@ def count(network: nn.Module, input_shape: Shape | Sequence[Shape], *, dtype: to
         network: Takes ``[B, C, H, W]``, or what else ``input_shape`` says; a
             :class:`~oneshot.supernets.recurrent.LanguageModel` takes ``[B, T]``.
         input_shape: Shape of one input, C, H, W; of a language model T; of a sequence L, E. Several shapes are those of
-            several inputs. A layer of ``torch.nn`` that takes several gets the same one as often, so
+            several inputs, and a mapping of shapes those of one mapping of inputs (``vocabularies`` of the network says
+            which of them are whole numbers). A layer of ``torch.nn`` that takes several gets the same one as often, so
             ``nn.MultiheadAttention`` attends to its own input. If the network, or the first layer of an
             ``nn.Sequential``, is one of ``torch.nn`` with ``batch_first=False``, the batch of 1 is put in the middle.
         dtype: Type of the inputs; by default that of the first parameter with digits, and ``int64`` if the network
@@ -115,7 +118,7 @@ def count(network: nn.Module, input_shape: Shape | Sequence[Shape], *, dtype: to
 
 def trace(
     network: nn.Module,
-    input_shape: Shape | Sequence[Shape],
+    input_shape: Shapes,
     modules: Iterable[nn.Module] = (),
     *,
     dtype: torch.dtype | None = None,
@@ -138,7 +141,8 @@ def trace(
     visits: dict[nn.Module, Visit] = {}
     meter = Meter([*network.parameters(), *network.buffers()])
     for x in inputs:
-        meter.keep(x)
+        for tensor in tensors(x):
+            meter.keep(tensor)
     peak = meter.peak
     opened: list[tuple[int, int, int]] = []
 
@@ -164,7 +168,7 @@ def trace(
     return Counts(params, meter.macs, max(peak, meter.peak), tuple(sorted(meter.uncounted))), visits, meter.peak
 
 
-def _inputs(network: nn.Module, input_shape: Shape | Sequence[Shape], dtype: torch.dtype | None) -> list[Tensor]:
+def _inputs(network: nn.Module, input_shape: Shapes, dtype: torch.dtype | None) -> list[Inputs]:
     """Zeros of one input, with a batch dimension where the network has it."""
     for name, parameter in (*network.named_parameters(), *network.named_buffers()):
         if is_lazy(parameter):
@@ -177,6 +181,14 @@ def _inputs(network: nn.Module, input_shape: Shape | Sequence[Shape], dtype: tor
         first = first[0]
     digits = [p for p in network.parameters() if p.is_floating_point() or p.is_complex()]
     like = next(iter(digits or network.parameters()), torch.empty(0))
+    if isinstance(input_shape, Mapping):
+        numbers, words_of = dtype or (like.dtype if digits else torch.get_default_dtype()), _vocabularies(network)
+        return [
+            {
+                name: torch.zeros(1, *shape, device=like.device, dtype=torch.int64 if name in words_of else numbers)
+                for name, shape in input_shape.items()
+            }
+        ]
     if dtype is None:
         words = isinstance(first, nn.Embedding | nn.EmbeddingBag | LanguageModel)
         words |= vocabulary_of(network, input_shape) is not None
@@ -190,6 +202,12 @@ def _inputs(network: nn.Module, input_shape: Shape | Sequence[Shape], dtype: tor
         arguments = inspect.signature(network.forward).parameters.values()
         zeros *= max(1, sum(a.default is a.empty and a.kind in kinds for a in arguments))  # fused if it is one tensor
     return zeros
+
+
+def _vocabularies(network: nn.Module) -> Mapping[str, int]:
+    """Inputs that are whole numbers, of a network that takes several by name."""
+    found: Mapping[str, int] = getattr(network, "vocabularies", {})
+    return found
 
 
 def _batch_first(layer: nn.Module) -> bool:
