@@ -175,7 +175,7 @@ def check_export(network: Subnet, task: Task, data: Data, folder: Path, formats:
     loaded = oneshot.load(export_subnet(network.eval(), folder, formats=formats), trust=(__name__,))
     with torch.no_grad():
         outputs = loaded(x)
-        assert torch.equal(outputs, network(x))
+        torch.testing.assert_close(outputs, network(x), rtol=1e-4, atol=1e-5)  # layouts in memory may differ
     assert loaded.task == task == network.task
     assert task.decode(outputs).shape[0] == len(y)
     manifest = read_manifest(folder)

@@ -13,6 +13,7 @@ from typing import Any
 
 import torch
 
+from oneshot.inputs import json_shape
 from oneshot.storage.class_paths import public_path, stable_name
 from oneshot.supernets.base import Subnet, Supernet
 from oneshot.supernets.space import SearchSpace
@@ -143,7 +144,7 @@ def _look_at(supernet: Supernet, input_shape: tuple[int, ...] | None) -> tuple[d
         for name, value in first.items()
         if not name.startswith(FOR_TRAINING) and all(name in other and other[name] == value for other in others)
     }
-    if input_shape is not None and "image_size" in common:
+    if input_shape is not None and "image_size" in common and not isinstance(input_shape, Mapping):
         height, width = input_shape[-2:]
         common["image_size"] = width if height == width else [height, width]
     at = networks[0].input_shape if input_shape is None else input_shape
@@ -151,13 +152,13 @@ def _look_at(supernet: Supernet, input_shape: tuple[int, ...] | None) -> tuple[d
         "supernet": public_path(type(supernet)),
         "space": space.name,
         "choices": describe_choices(space),
-        "input_shape": list(shape),
+        "input_shape": json_shape(shape),
         "num_classes": supernet.num_classes,
-        "task": supernet.task,
+        "task": supernet.task.name,
         "network": public_path(type(networks[0])),
         "arguments": common,
         "params": [sum(p.numel() for p in network.parameters()) for network in networks],
-        "macs": count(networks[0], at).macs if len(at) == 3 else None,
+        "macs": count(networks[0], at).macs if not isinstance(at, Mapping) and len(at) == 3 else None,
     }
     return found, networks
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timezone
 from importlib.util import find_spec
@@ -113,7 +113,9 @@ def _measure(plans: Sequence[_Plan], folder: Path, network: Subnet) -> None:
         try:
             with plan.device.ready():
                 if plan.file is not None:
-                    plan.run = plan.device.prepare_file(folder / plan.file, network.input_shape[1:])
+                    shape = network.input_shape
+                    sizes = () if isinstance(shape, Mapping) else shape[1:]
+                    plan.run = plan.device.prepare_file(folder / plan.file, sizes)
                 else:
                     plan.run = plan.device.prepare(copy.deepcopy(network).cpu())
                 for _ in range(WARM_UP):

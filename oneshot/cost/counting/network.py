@@ -168,7 +168,7 @@ def trace(
     return Counts(params, meter.macs, max(peak, meter.peak), tuple(sorted(meter.uncounted))), visits, meter.peak
 
 
-def _inputs(network: nn.Module, input_shape: Shapes, dtype: torch.dtype | None) -> list[Inputs]:
+def _inputs(network: nn.Module, input_shape: Shapes, dtype: torch.dtype | None) -> Sequence[Inputs]:
     """Zeros of one input, with a batch dimension where the network has it."""
     for name, parameter in (*network.named_parameters(), *network.named_buffers()):
         if is_lazy(parameter):

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from oneshot.cost.counting.network import MacCounter
+from oneshot.inputs import cast
 from oneshot.regression.ridge import relative_ridge
 from oneshot.supernets import mixed_op
 from oneshot.supernets.base import OperationSupernet, restored_modes
@@ -85,7 +86,7 @@ class Places:
         arch = {c.name: mixed_op.Path(torch.eye(len(c.candidates))[[0] * c.rows].to(like)) for c in space.choices}
         with torch.random.fork_rng(devices=[]):
             network = supernet.extract(space.sample(0), inherit=False)
-        x = example_input(network, 1, like.dtype).to(like.device)
+        x = cast(example_input(network, 1, like.dtype), like)
         hooks = [mixed.register_forward_pre_hook(look) for mixed in every.values()]
         try:
             with restored_modes(supernet), torch.no_grad():

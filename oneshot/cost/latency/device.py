@@ -10,7 +10,7 @@ import subprocess
 import time
 import warnings
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from importlib import metadata
 from importlib.util import find_spec
@@ -24,7 +24,8 @@ from torch import Tensor, nn
 
 from oneshot.cost.record import Record
 from oneshot.errors import missing_extra
-from oneshot.supernets.base import Subnet, vocabulary_of
+from oneshot.inputs import Inputs, mapped
+from oneshot.supernets.base import Subnet, example_inputs
 from oneshot.supernets.recurrent import LanguageModel
 
 from .table import LatencyTable
@@ -145,22 +146,24 @@ class Device(LatencyDevice):
             network = network.cpu().to(dtype).eval()
             return self._session(network, example_input(network, self.batch, dtype))
         network = network.to(self.device, dtype).eval()
-        x = example_input(network, self.batch, dtype).to(self.device)
+        x = mapped(lambda part: part.to(self.device), example_input(network, self.batch, dtype))
         if self.runtime == "eager":
             return lambda: network(x)
         compiled = torch.compile(_with_code_of_its_own(network))
         return lambda: compiled(x)
 
-    def _session(self, network: Subnet, x: Tensor) -> Run:
+    def _session(self, network: Subnet, x: Inputs) -> Run:
         buffer = io.BytesIO()
         with warnings.catch_warnings():
             # The exporter `oneshot export` uses needs ten seconds for a network, this one half of one. ONNX Runtime
             # folds and fuses what either writes.
             warnings.simplefilter("ignore")
-            names: dict[str, Any] = {"input_names": ["x"], "output_names": ["logits"]}
+            given = dict(x) if isinstance(x, Mapping) else {"x": x}
+            names: dict[str, Any] = {"input_names": list(given), "output_names": ["logits"]}
+            args = (x, {}) if isinstance(x, Mapping) else (x,)  # a mapping at the end would be keyword arguments
             # the annotation of torch leaves out the buffers its documentation allows
-            torch.onnx.export(network, (x,), buffer, dynamo=False, verbose=False, **names)  # type: ignore[arg-type]
-        return self._bound(buffer.getvalue(), lambda session: {"x": x.numpy()})
+            torch.onnx.export(network, args, buffer, dynamo=False, verbose=False, **names)  # type: ignore[arg-type]
+        return self._bound(buffer.getvalue(), lambda _: {name: part.numpy() for name, part in given.items()})
 
     def prepare_file(self, path: str | Path, sizes: Sequence[int] = ()) -> Run:
         """A function that runs an ONNX file once on the device; its first dimension, if it is free, is the batch.
@@ -267,19 +270,20 @@ def keep_freed_memory() -> bool:
     return all([ctypes.CDLL(None).mallopt(name, value) for name, value in settings])
 
 
-def example_input(network: Subnet, batch: int, dtype: torch.dtype) -> Tensor:
-    """A fixed random input: numbers ``[B, *input_shape]``, or words ``[B, T]`` of networks that take text."""
-    generator = torch.Generator().manual_seed(0)
-    words = network.num_classes if isinstance(network, LanguageModel) else vocabulary_of(network, network.input_shape)
-    if words is not None:
-        return torch.randint(words, (batch, *network.input_shape), generator=generator)
-    return torch.randn(batch, *network.input_shape, generator=generator).to(dtype)
+def example_input(network: Subnet, batch: int, dtype: torch.dtype) -> Any:
+    """A fixed random input: numbers ``[B, *input_shape]``, words ``[B, T]`` of texts, or a mapping of several."""
+    if isinstance(network, LanguageModel):
+        return torch.randint(
+            network.num_classes, (batch, *network.input_shape), generator=torch.Generator().manual_seed(0)
+        )
+    x = example_inputs(network, batch)
+    return mapped(lambda part: part.to(dtype) if part.is_floating_point() else part, x)
 
 
-def _with_code_of_its_own(network: nn.Module) -> Callable[[Tensor], Tensor]:
+def _with_code_of_its_own(network: nn.Module) -> Callable[[Any], Tensor]:
     """``network(x)`` as a function torch.compile takes for a new one: it keeps few variants of the same code."""
 
-    def forward(x: Tensor) -> Tensor:
+    def forward(x: Any) -> Tensor:
         out: Tensor = network(x)
         return out
 
