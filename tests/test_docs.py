@@ -170,3 +170,12 @@ def test_every_public_name_is_on_a_page_of_the_reference_beside_its_module(packa
     assert set(where) == set(module.__all__) - {"__version__"} and where
     entries = dict(re.findall(r"^\*\*`(\S+)`\*\* ((?:.|\n(?!\n))+)", "\n".join(REFERENCE.values()), re.MULTILINE))
     assert [name for name, source in where.items() if f"`{name}`" not in entries.get(source, "")] == []
+
+
+@pytest.mark.slow
+def test_the_page_on_tasks_runs(tmp_path: Path) -> None:
+    blocks = re.findall(r"```python\n(.*?)```", (ROOT / "docs/tasks.md").read_text(), re.DOTALL)
+    said = run(tmp_path, "-c", "\n".join(blocks))
+    predictions = re.search(r"tensor\(\[\[ *([\d.]+)", said)
+    assert predictions is not None and 20 < float(predictions[1]) < 300  # in the units of y
+    assert said.rstrip().endswith("SpearmanCorrCoef max")
