@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
@@ -14,6 +14,7 @@ from oneshot.supernets.base import OperationSupernet, Supernet
 from oneshot.supernets.mixed_op import Path
 from oneshot.training.batches import check_logits
 
+from .options import SupernetOptions, Unpack
 from .samplers import Sampler
 from .supernet_training import SupernetTraining
 
@@ -41,7 +42,12 @@ class AlphaSearch(SupernetTraining):
     supernet_kind = OperationSupernet
 
     def __init__(
-        self, supernet: OperationSupernet, sampler: Sampler, *, alpha_std: float = 1e-3, **kwargs: Any
+        self,
+        supernet: OperationSupernet,
+        sampler: Sampler,
+        *,
+        alpha_std: float = 1e-3,
+        **kwargs: Unpack[SupernetOptions],
     ) -> None:
         super().__init__(supernet, **kwargs)
         self.sampler = sampler

@@ -29,6 +29,7 @@ from oneshot.training.optimizers import OptimizerFactory, build_optimizer, check
 
 from .alphas import AlphaSearch
 from .module import Batch
+from .options import AlphaOptions, Unpack, UnperturbedOptions
 from .samplers import Perturbation, Sampler
 from .virtual_step import virtual_step
 
@@ -70,7 +71,7 @@ class GradientSearch(AlphaSearch):
         arch_optimizer: OptimizerFactory | None = None,
         penalty: CostPenalty | None = None,
         perturbation: Perturbation | None = None,
-        **kwargs: Any,
+        **kwargs: Unpack[AlphaOptions],
     ) -> None:
         super().__init__(supernet, sampler, **kwargs)
         for name, value in (("arch_lr", arch_lr), ("arch_warmup_epochs", arch_warmup_epochs)):
@@ -425,7 +426,7 @@ class SingleLevelSearch(GradientSearch):
         sampler: Sampler,
         *,
         perturbation: Perturbation | None = None,
-        **kwargs: Any,
+        **kwargs: Unpack[UnperturbedOptions],
     ) -> None:
         if perturbation is not None:
             raise ValueError(

@@ -17,6 +17,7 @@ from oneshot.supernets.space import NONE, SearchSpace, SubnetConfig
 from oneshot.training.batches import check_logits
 
 from .module import Batch
+from .options import PathOptions, Unpack
 from .supernet_training import SupernetTraining
 
 Stream = Iterable[tuple[Any, Tensor]]
@@ -40,7 +41,7 @@ class PathTraining(SupernetTraining):
 
     dropped: tuple[str, ...] = ("alphas.",)  # beginnings of names in checkpoints of earlier releases, without use now
 
-    def __init__(self, supernet: Supernet, **kwargs: Any) -> None:
+    def __init__(self, supernet: Supernet, **kwargs: Unpack[PathOptions]) -> None:
         super().__init__(supernet, compile=False, **kwargs)
         self._concluded = False
         PathTraining.sample(self, np.random.default_rng(0))  # raises where there is nothing to sample

@@ -18,6 +18,7 @@ from oneshot.functional import alpha_divergence
 from oneshot.supernets.base import Supernet
 from oneshot.supernets.space import Candidate, IntMatrix, SearchSpace, SubnetConfig
 
+from .options import PathOptions, SandwichSearchOptions, Unpack
 from .paths import PathTraining
 from .sharing import WeightSharingSearch
 
@@ -117,7 +118,7 @@ class SandwichTraining(PathTraining):
         clip: float = 5.0,
         phases: Sequence[Phase] = (),
         costs: OwnCosts | None = None,
-        **kwargs: Any,
+        **kwargs: Unpack[PathOptions],
     ) -> None:
         super().__init__(supernet, **kwargs)
         if random_paths < 0:
@@ -196,3 +197,6 @@ class SandwichSearch(SandwichTraining, WeightSharingSearch):
         supernet: Any supernet.
         **kwargs: See :class:`SandwichTraining` and :class:`~oneshot.engine.sharing.WeightSharingSearch`.
     """
+
+    def __init__(self, supernet: Supernet, **kwargs: Unpack[SandwichSearchOptions]) -> None:
+        super().__init__(supernet, **kwargs)  # type: ignore[misc]  # the other base class takes what is left

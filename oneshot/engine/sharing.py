@@ -18,6 +18,7 @@ from oneshot.supernets.base import Supernet
 from oneshot.supernets.space import SubnetConfig
 from oneshot.tasks import Segmentation
 
+from .options import PathOptions, Unpack
 from .paths import PathTraining, Stream, over_processes
 
 
@@ -46,7 +47,9 @@ class WeightSharingSearch(PathTraining):
     _genes: Tensor
     _accuracies: Tensor
 
-    def __init__(self, supernet: Supernet, *, candidates: int = 1000, finalists: int = 10, **kwargs: Any) -> None:
+    def __init__(
+        self, supernet: Supernet, *, candidates: int = 1000, finalists: int = 10, **kwargs: Unpack[PathOptions]
+    ) -> None:
         super().__init__(supernet, **kwargs)
         if not 1 <= finalists <= candidates:
             raise ValueError(

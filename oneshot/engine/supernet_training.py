@@ -16,6 +16,7 @@ from oneshot.supernets.elastic_layers import ElasticBatchNorm2d
 from oneshot.training.batches import check_batch, pair_of
 from oneshot.training.finite_loss import explain_memory
 
+from .options import Unpack, WeightOptions
 from .weight_training import WeightTraining
 
 
@@ -43,7 +44,7 @@ class SupernetTraining(WeightTraining):
         drop_path: float = 0.0,
         gradient_checkpointing: bool = False,
         compile: bool | dict[str, Any] = False,
-        **kwargs: Any,
+        **kwargs: Unpack[WeightOptions],
     ) -> None:
         super().__init__(supernet, **kwargs)
         if not 0 <= drop_path < 1:

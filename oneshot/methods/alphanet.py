@@ -2,10 +2,19 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Sequence
 
-from oneshot.engine.sandwich import SandwichSearch
+from oneshot.engine.options import Finalists, FixedSandwichOptions, PathOptions, Unpack
+from oneshot.engine.sandwich import Phase, SandwichSearch
 from oneshot.supernets.base import Supernet
+
+
+class AlphaNetOptions(PathOptions, FixedSandwichOptions, Finalists, total=False):
+    """Options that :class:`AlphaNet` passes on."""
+
+    smallest: bool
+    phases: Sequence[Phase]
+    candidates: int
 
 
 class AlphaNet(SandwichSearch):
@@ -17,6 +26,8 @@ class AlphaNet(SandwichSearch):
 
     Args:
         supernet: Any supernet.
+        distillation: See :class:`~oneshot.engine.sandwich.SandwichTraining`.
+        random_paths: See :class:`~oneshot.engine.sandwich.SandwichTraining`.
         **kwargs: See :class:`~oneshot.engine.sandwich.SandwichSearch`.
 
     Example:
@@ -25,5 +36,12 @@ class AlphaNet(SandwichSearch):
         (-1.0, 1.0)
     """
 
-    def __init__(self, supernet: Supernet, **kwargs: Any) -> None:
-        super().__init__(supernet, **{"distillation": "alpha", "random_paths": 2, **kwargs})
+    def __init__(
+        self,
+        supernet: Supernet,
+        *,
+        distillation: str = "alpha",
+        random_paths: int = 2,
+        **kwargs: Unpack[AlphaNetOptions],
+    ) -> None:
+        super().__init__(supernet, distillation=distillation, random_paths=random_paths, **kwargs)

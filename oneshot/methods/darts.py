@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Literal
 
 from torch import Tensor
 
 from oneshot.engine.gradient import BilevelSearch
 from oneshot.engine.module import Batch
+from oneshot.engine.options import GradientOptions, Unpack
 from oneshot.engine.samplers import SoftmaxSampler
 from oneshot.supernets.base import OperationSupernet
 
@@ -36,7 +37,12 @@ class DARTS(BilevelSearch):
     """
 
     def __init__(
-        self, supernet: OperationSupernet, *, order: Literal[1, 2] = 1, epsilon: float = 0.01, **kwargs: Any
+        self,
+        supernet: OperationSupernet,
+        *,
+        order: Literal[1, 2] = 1,
+        epsilon: float = 0.01,
+        **kwargs: Unpack[GradientOptions],
     ) -> None:
         super().__init__(supernet, SoftmaxSampler(), **kwargs)
         if order not in (1, 2):

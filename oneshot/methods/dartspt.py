@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, Literal, get_args
+from typing import Literal, get_args
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
 from oneshot.engine.gradient import BilevelSearch
+from oneshot.engine.options import GradientOptions, Unpack
 from oneshot.engine.samplers import Sampler, SoftmaxSampler
 from oneshot.supernets.base import OperationSupernet, batch_statistics, restored_modes
 from oneshot.supernets.darts import DARTSSpace
@@ -126,7 +127,7 @@ class DARTSPT(BilevelSearch):
         fixed_alphas: bool = False,
         metric: Metric = "accuracy",
         batches: int | None = None,
-        **kwargs: Any,
+        **kwargs: Unpack[GradientOptions],
     ) -> None:
         self.check_kind(supernet)
         super().__init__(supernet, Projection(SoftmaxSampler(), supernet.space), **kwargs)

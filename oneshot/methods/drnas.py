@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -11,7 +11,22 @@ from torch.distributions import Dirichlet, kl_divergence
 from torch.nn import functional as F
 
 from oneshot.engine.gradient import BilevelSearch
-from oneshot.engine.samplers import Sampler
+from oneshot.engine.options import (
+    AlphaStd,
+    ArchBetas,
+    ArchEvery,
+    ArchLr,
+    ArchWarmup,
+    DropPath,
+    FixedGradientOptions,
+    Penalised,
+    Unpack,
+    WeightDecay,
+    WeightLr,
+    WeightLrMin,
+    WeightNesterov,
+)
+from oneshot.engine.samplers import Perturbation, Sampler
 from oneshot.supernets.base import OperationSupernet
 from oneshot.training.optimizers import OptimizerFactory, default_of
 
@@ -25,6 +40,26 @@ class DirichletSampler(Sampler):
     def probabilities(self, alphas: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """The mean of the distribution."""
         return {name: F.normalize(concentration(alpha), p=1, dim=-1) for name, alpha in alphas.items()}
+
+
+class DrNASOptions(
+    FixedGradientOptions,
+    WeightLr,
+    WeightLrMin,
+    WeightDecay,
+    WeightNesterov,
+    DropPath,
+    AlphaStd,
+    ArchLr,
+    ArchBetas,
+    ArchWarmup,
+    ArchEvery,
+    Penalised,
+    total=False,
+):
+    """Options that :class:`DrNAS` passes on."""
+
+    perturbation: Perturbation | None
 
 
 class DrNAS(BilevelSearch):
@@ -63,7 +98,7 @@ class DrNAS(BilevelSearch):
         regularizer: Literal["l2", "kl"] = "l2",
         regularizer_weight: float = 1e-3,
         arch_optimizer: OptimizerFactory | None = None,
-        **kwargs: Any,
+        **kwargs: Unpack[DrNASOptions],
     ) -> None:
         if regularizer not in ("l2", "kl"):
             raise ValueError(f"regularizer must be 'l2' or 'kl'; got {regularizer!r}.")

@@ -10,6 +10,17 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from oneshot.engine.gradient import SingleLevelSearch
+from oneshot.engine.options import (
+    ArchBetas,
+    ArchEvery,
+    ArchOptimizer,
+    ArchWarmup,
+    DropPath,
+    FixedGradientOptions,
+    Penalised,
+    Unpack,
+    WeightNesterov,
+)
 from oneshot.engine.samplers import OneHotSampler, draw_one_hot
 from oneshot.supernets.base import OperationSupernet
 from oneshot.supernets.space import SearchSpace
@@ -46,6 +57,20 @@ class ScoreFunctionSampler(OneHotSampler):
             drawn = with_score(draw_one_hot(alpha.detach()), alpha)
             weights[name] = torch.where(self.settled(name)[:, None], best, drawn)
         return weights
+
+
+class DSNASOptions(
+    FixedGradientOptions,
+    WeightNesterov,
+    DropPath,
+    ArchBetas,
+    ArchWarmup,
+    ArchEvery,
+    ArchOptimizer,
+    Penalised,
+    total=False,
+):
+    """Options that :class:`DSNAS` passes on."""
 
 
 class DSNAS(SingleLevelSearch):
@@ -99,7 +124,7 @@ class DSNAS(SingleLevelSearch):
         weight_decay: float = 4e-5,
         arch_lr: float = 1e-3,
         arch_weight_decay: float = 0.0,
-        **kwargs: Any,
+        **kwargs: Unpack[DSNASOptions],
     ) -> None:
         self.check_kind(supernet)
         super().__init__(

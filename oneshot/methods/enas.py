@@ -13,6 +13,7 @@ from pytorch_lightning.core.optimizer import LightningOptimizer
 from torch import Tensor, nn
 
 from oneshot._lightning import leave_out_of_ddp
+from oneshot.engine.options import Finalists, PathOptions, Unpack
 from oneshot.engine.paths import draw_operating, over_processes
 from oneshot.engine.sharing import WeightSharingSearch
 from oneshot.evaluation.accuracy import evaluate_configs
@@ -22,6 +23,10 @@ from oneshot.policy.loss import policy_gradient_loss
 from oneshot.supernets.base import Supernet
 from oneshot.supernets.space import SubnetConfig
 from oneshot.training.optimizers import parameter_groups
+
+
+class ENASOptions(PathOptions, Finalists, total=False):
+    """Options that :class:`ENAS` passes on."""
 
 
 class ENAS(WeightSharingSearch):
@@ -79,7 +84,7 @@ class ENAS(WeightSharingSearch):
         temperature: float = 1.0,
         tanh: float | None = 1.1,
         candidates: int = 100,
-        **kwargs: Any,
+        **kwargs: Unpack[ENASOptions],
     ) -> None:
         super().__init__(supernet, candidates=candidates, **kwargs)
         if updates < 1 or batch < 1:

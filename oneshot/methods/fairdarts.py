@@ -3,12 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
 
 import torch
 from torch import Tensor
 
 from oneshot.engine.gradient import BilevelSearch
+from oneshot.engine.options import (
+    ArchDecay,
+    ArchEvery,
+    ArchOptimizer,
+    ArchWarmup,
+    DropPath,
+    FixedGradientOptions,
+    Penalised,
+    Unpack,
+    WeightDecay,
+    WeightLrMin,
+    WeightNesterov,
+)
 from oneshot.engine.samplers import Sampler
 from oneshot.functional import in_32_bits
 from oneshot.supernets.base import OperationSupernet
@@ -25,6 +37,22 @@ class SigmoidSampler(Sampler):
 
     def probabilities(self, alphas: Mapping[str, Tensor]) -> dict[str, Tensor]:
         return self(alphas)  # type: ignore[no-any-return]  # nn.Module.__call__ is untyped
+
+
+class FairDARTSOptions(
+    FixedGradientOptions,
+    WeightLrMin,
+    WeightDecay,
+    WeightNesterov,
+    DropPath,
+    ArchDecay,
+    ArchWarmup,
+    ArchEvery,
+    ArchOptimizer,
+    Penalised,
+    total=False,
+):
+    """Options that :class:`FairDARTS` passes on."""
 
 
 class FairDARTS(BilevelSearch):
@@ -73,7 +101,7 @@ class FairDARTS(BilevelSearch):
         weight_lr: float = 0.005,
         arch_lr: float = 3e-3,
         arch_betas: tuple[float, float] = (0.9, 0.999),
-        **kwargs: Any,
+        **kwargs: Unpack[FairDARTSOptions],
     ) -> None:
         super().__init__(
             supernet,

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
-
+from oneshot.engine.options import SharingOptions, Unpack
 from oneshot.engine.sharing import WeightSharingSearch
 from oneshot.functional import fair_paths
 from oneshot.supernets.base import OperationSupernet
@@ -39,7 +38,7 @@ class FairNAS(WeightSharingSearch):
         ['avg_pool_3x3', 'none', 'nor_conv_1x1', 'nor_conv_3x3', 'skip_connect']
     """
 
-    def __init__(self, supernet: OperationSupernet, **kwargs: Any) -> None:
+    def __init__(self, supernet: OperationSupernet, **kwargs: Unpack[SharingOptions]) -> None:
         super().__init__(supernet, **kwargs)
         try:
             FairNAS.paths(self, 0)

@@ -3,13 +3,21 @@
 from __future__ import annotations
 
 import math
-from typing import Any
 
 import numpy as np
 
 from oneshot.cost import CostPenalty
 from oneshot.engine.gradient import BilevelSearch
-from oneshot.engine.samplers import GumbelSoftmaxSampler
+from oneshot.engine.options import (
+    AlphaStd,
+    ArchEvery,
+    ArchOptimizer,
+    DropPath,
+    FixedGradientOptions,
+    Unpack,
+    WeightNesterov,
+)
+from oneshot.engine.samplers import GumbelSoftmaxSampler, Perturbation
 from oneshot.functional import in_32_bits, is_temperature
 from oneshot.supernets.base import OperationSupernet
 from oneshot.supernets.space import SubnetConfig
@@ -36,6 +44,12 @@ class ExponentialGumbelSampler(GumbelSoftmaxSampler):
                 "softmax is NaN. Choose a temperature_rate nearer to 0, or fewer epochs."
             )
         self.temperature.fill_(self.start).mul_((-self.rate * self.temperature.new_tensor(epoch)).exp())
+
+
+class FBNetOptions(FixedGradientOptions, WeightNesterov, DropPath, AlphaStd, ArchEvery, ArchOptimizer, total=False):
+    """Options that :class:`FBNet` passes on."""
+
+    perturbation: Perturbation | None
 
 
 class FBNet(BilevelSearch):
@@ -83,7 +97,7 @@ class FBNet(BilevelSearch):
         arch_betas: tuple[float, float] = (0.9, 0.999),
         arch_weight_decay: float = 5e-4,
         arch_warmup_epochs: int = 10,
-        **kwargs: Any,
+        **kwargs: Unpack[FBNetOptions],
     ) -> None:
         super().__init__(
             supernet,

@@ -2,11 +2,23 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from oneshot.engine.gradient import BilevelSearch
+from oneshot.engine.options import (
+    AlphaStd,
+    ArchOptions,
+    DropPath,
+    FixedGradientOptions,
+    Penalised,
+    Unpack,
+    WeightLr,
+    WeightLrMin,
+)
 from oneshot.engine.samplers import StraightThroughSampler
 from oneshot.supernets.base import OperationSupernet
+
+
+class GDASOptions(FixedGradientOptions, WeightLr, WeightLrMin, DropPath, AlphaStd, ArchOptions, Penalised, total=False):
+    """Options that :class:`GDAS` passes on."""
 
 
 class GDAS(BilevelSearch):
@@ -42,7 +54,7 @@ class GDAS(BilevelSearch):
         temperature: tuple[float, float] = (10.0, 0.1),
         weight_decay: float = 5e-4,
         weight_nesterov: bool = True,
-        **kwargs: Any,
+        **kwargs: Unpack[GDASOptions],
     ) -> None:
         sampler = StraightThroughSampler(*temperature)
         super().__init__(supernet, sampler, weight_decay=weight_decay, weight_nesterov=weight_nesterov, **kwargs)

@@ -9,12 +9,19 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from oneshot.engine.options import Finalists, FixedSandwichOptions, PathOptions, Unpack
 from oneshot.engine.sandwich import Phase, SandwichSearch
 from oneshot.evaluation.images import fitted
 from oneshot.supernets.base import Subnet, Supernet, batch_statistics
 from oneshot.supernets.space import NONE, Candidate, SearchSpace, SubnetConfig
 
 BLOCK = re.compile(r"k(\d+)_e(\d+)")  # a block's name: kernel and expansion
+
+
+class OnceForAllOptions(PathOptions, FixedSandwichOptions, Finalists, total=False):
+    """Options that :class:`OnceForAll` passes on."""
+
+    candidates: int
 
 
 class OnceForAll(SandwichSearch):
@@ -35,7 +42,10 @@ class OnceForAll(SandwichSearch):
             and expansions; what is left of the fit trains the whole space.
         fixed_teacher: Whether, from the second phase on, a copy of the largest network from its beginning teaches at
             the largest resolution, and the largest network is trained no more than others.
-        **kwargs: See :class:`~oneshot.engine.sandwich.SandwichSearch`.
+        distillation: See :class:`~oneshot.engine.sandwich.SandwichTraining`.
+        random_paths: See :class:`~oneshot.engine.sandwich.SandwichTraining`.
+        smallest: See :class:`~oneshot.engine.sandwich.SandwichTraining`.
+        **kwargs: See :class:`~oneshot.engine.sandwich.SandwichSearch`; no ``phases``, which follow from the epochs.
 
     Raises:
         ValueError: If the space has no such blocks, there are not four numbers of epochs, or a fixed teacher has nobody
@@ -48,11 +58,16 @@ class OnceForAll(SandwichSearch):
         *,
         shrink_epochs: Sequence[int] = (8, 6, 6, 6),
         fixed_teacher: bool = False,
-        **kwargs: Any,
+        distillation: str = "kl",
+        random_paths: int = 2,
+        smallest: bool = False,
+        **kwargs: Unpack[OnceForAllOptions],
     ) -> None:
         self.check_kind(supernet)
         phases = shrinking(supernet.space, shrink_epochs)
-        super().__init__(supernet, **{"distillation": "kl", "smallest": False, "phases": phases, **kwargs})
+        super().__init__(
+            supernet, distillation=distillation, random_paths=random_paths, smallest=smallest, phases=phases, **kwargs
+        )
         self._largest_epochs, self._epochs_of_wide_blocks, self.teacher = shrink_epochs[0], sum(shrink_epochs[:3]), None
         if fixed_teacher and (self.distillation == "none" or self.random_paths + self.smallest < 1):
             raise ValueError(

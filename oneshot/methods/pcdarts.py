@@ -2,11 +2,40 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from oneshot.engine.gradient import BilevelSearch
-from oneshot.engine.samplers import EdgeNormalization, SoftmaxSampler
+from oneshot.engine.options import (
+    AlphaStd,
+    ArchBetas,
+    ArchDecay,
+    ArchEvery,
+    ArchOptimizer,
+    DropPath,
+    FixedGradientOptions,
+    Penalised,
+    Unpack,
+    WeightDecay,
+    WeightNesterov,
+)
+from oneshot.engine.samplers import EdgeNormalization, Perturbation, SoftmaxSampler
 from oneshot.supernets.base import OperationSupernet
+
+
+class PCDARTSOptions(
+    FixedGradientOptions,
+    WeightDecay,
+    WeightNesterov,
+    DropPath,
+    AlphaStd,
+    ArchBetas,
+    ArchDecay,
+    ArchEvery,
+    ArchOptimizer,
+    Penalised,
+    total=False,
+):
+    """Options that :class:`PCDARTS` passes on."""
+
+    perturbation: Perturbation | None
 
 
 class PCDARTS(BilevelSearch):
@@ -45,7 +74,7 @@ class PCDARTS(BilevelSearch):
         weight_lr_min: float = 0.0,
         arch_lr: float = 6e-4,
         arch_warmup_epochs: int = 15,
-        **kwargs: Any,
+        **kwargs: Unpack[PCDARTSOptions],
     ) -> None:
         self.check_kind(supernet)
         if supernet.partial_channels == 1:

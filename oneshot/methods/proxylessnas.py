@@ -11,6 +11,7 @@ from oneshot.cost import CostModel, CostPenalty
 from oneshot.cost.resolve import resolve_cost
 from oneshot.engine.gradient import BilevelSearch
 from oneshot.engine.module import Batch
+from oneshot.engine.options import AlphaStd, ArchOptimizer, DropPath, FixedGradientOptions, Unpack, WeightLr
 from oneshot.engine.samplers import OneHotSampler, gumbel_like
 from oneshot.supernets.base import OperationSupernet
 from oneshot.supernets.mixed_op import Path
@@ -92,6 +93,10 @@ class Reward(nn.Module):
         return torch.where(self.updates > 0, moving_average(self.baseline, mean, self.decay), mean)
 
 
+class ProxylessNASOptions(FixedGradientOptions, WeightLr, DropPath, AlphaStd, ArchOptimizer, total=False):
+    """Options that :class:`ProxylessNAS` passes on."""
+
+
 class ProxylessNAS(BilevelSearch):
     """One drawn path trains the weights, two drawn paths the alphas (arXiv:1812.00332, section 3).
 
@@ -152,7 +157,7 @@ class ProxylessNAS(BilevelSearch):
         arch_weight_decay: float = 0.0,
         arch_warmup_epochs: int = 41,
         arch_every: int = 5,
-        **kwargs: Any,
+        **kwargs: Unpack[ProxylessNASOptions],
     ) -> None:
         super().__init__(
             supernet,

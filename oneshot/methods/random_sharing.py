@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 import torch
 
+from oneshot.engine.options import Finalists, FixedPathOptions, Unpack
 from oneshot.engine.sharing import WeightSharingSearch
 from oneshot.supernets.base import Supernet
 from oneshot.supernets.space import SubnetConfig
+
+
+class RandomSharingOptions(FixedPathOptions, Finalists, total=False):
+    """Options that :class:`RandomSharing` passes on."""
+
+    candidates: int
 
 
 class RandomSharing(WeightSharingSearch):
@@ -33,7 +38,7 @@ class RandomSharing(WeightSharingSearch):
         1
     """
 
-    def __init__(self, supernet: Supernet, *, grad_clip: float = 0.25, **kwargs: Any) -> None:
+    def __init__(self, supernet: Supernet, *, grad_clip: float = 0.25, **kwargs: Unpack[RandomSharingOptions]) -> None:
         super().__init__(supernet, grad_clip=grad_clip, **kwargs)
 
     def paths(self, step: int) -> list[SubnetConfig]:

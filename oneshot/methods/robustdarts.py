@@ -11,6 +11,7 @@ from torch import Tensor
 
 from oneshot.engine.gradient import BilevelSearch
 from oneshot.engine.module import Batch
+from oneshot.engine.options import GradientOptions, Unpack
 from oneshot.engine.samplers import SoftmaxSampler
 from oneshot.functional import largest_eigenvalue, sharpening_since
 from oneshot.supernets.base import OperationSupernet, batch_statistics, restored_modes
@@ -89,7 +90,7 @@ class RobustDARTS(BilevelSearch):
         factor: float = 10.0,
         max_weight_decay: float = 0.03,
         batches: int = 1,
-        **kwargs: Any,
+        **kwargs: Unpack[GradientOptions],
     ) -> None:
         super().__init__(supernet, SoftmaxSampler(), **kwargs)
         if on_sharpening not in get_args(OnSharpening):

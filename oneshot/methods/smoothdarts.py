@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Any, Literal, get_args
+from typing import Literal, get_args
 
 import torch
 from torch import Tensor
 
 from oneshot.engine.gradient import BilevelSearch
+from oneshot.engine.options import Unpack, UnperturbedOptions
 from oneshot.engine.samplers import Perturbation, SoftmaxSampler
 from oneshot.functional import clip_to_simplex, worst_weights
 from oneshot.supernets.base import OperationSupernet
@@ -121,7 +122,7 @@ class SmoothDARTS(BilevelSearch):
         attack: Attack = "adversarial",
         epsilon: tuple[float, float] = (0.03, 0.3),
         steps: int = 7,
-        **kwargs: Any,
+        **kwargs: Unpack[UnperturbedOptions],
     ) -> None:
         if attack not in get_args(Attack):
             raise ValueError(f"attack must be one of {get_args(Attack)}; got {attack!r}.")

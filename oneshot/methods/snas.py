@@ -2,11 +2,34 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from oneshot.engine.gradient import SingleLevelSearch
+from oneshot.engine.options import (
+    AlphaStd,
+    ArchOptions,
+    FixedGradientOptions,
+    Penalised,
+    Unpack,
+    WeightDecay,
+    WeightLr,
+    WeightLrMin,
+    WeightNesterov,
+)
 from oneshot.engine.samplers import GumbelSoftmaxSampler
 from oneshot.supernets.base import OperationSupernet
+
+
+class SNASOptions(
+    FixedGradientOptions,
+    WeightLr,
+    WeightLrMin,
+    WeightDecay,
+    WeightNesterov,
+    AlphaStd,
+    ArchOptions,
+    Penalised,
+    total=False,
+):
+    """Options that :class:`SNAS` passes on."""
 
 
 class SNAS(SingleLevelSearch):
@@ -40,6 +63,6 @@ class SNAS(SingleLevelSearch):
         *,
         temperature: tuple[float, float] = (1.0, 0.03),
         drop_path: float = 0.3,
-        **kwargs: Any,
+        **kwargs: Unpack[SNASOptions],
     ) -> None:
         super().__init__(supernet, GumbelSoftmaxSampler(*temperature), drop_path=drop_path, **kwargs)

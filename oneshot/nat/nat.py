@@ -21,6 +21,7 @@ from oneshot.cost.latency.table import UNIT
 from oneshot.cost.model import CostModel
 from oneshot.cost.record import Prediction
 from oneshot.cost.resolve import FILES, resolve_cost
+from oneshot.engine.options import SandwichOptions, Unpack
 from oneshot.engine.sandwich import SandwichTraining
 from oneshot.evaluation.images import decode_images, joined, training_images
 from oneshot.regression.surrogates import KINDS, Kind
@@ -128,7 +129,7 @@ class NAT(SandwichTraining):
         ray: str | None = None,
         ray_workers: int = 2,
         ray_gpus: float = 0.0,
-        **kwargs: Any,
+        **kwargs: Unpack[SandwichOptions],
     ) -> None:
         super().__init__(supernet, **kwargs)
         if warmup_epochs < 0 or iterations < 1 or adapt_epochs < 1:
