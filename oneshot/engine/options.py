@@ -17,6 +17,7 @@ from torch import nn
 
 from oneshot.cost.penalty import CostPenalty
 from oneshot.cost.resolve import OwnCosts
+from oneshot.tasks.task import Task
 from oneshot.training.optimizers import OptimizerFactory, ScheduleFactory
 
 from .samplers import Perturbation
@@ -40,6 +41,7 @@ else:
 class FixedWeightOptions(TypedDict, total=False):
     """Options of :class:`~oneshot.engine.weight_training.WeightTraining` that no method has for itself."""
 
+    task: Task | str | None
     criterion: nn.Module | None
     weight_momentum: float
     weight_optimizer: OptimizerFactory | None

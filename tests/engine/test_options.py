@@ -21,11 +21,11 @@ from oneshot.engine.paths import PathTraining
 from oneshot.engine.sharing import WeightSharingSearch
 
 ROOT = Path(__file__).resolve().parents[2]
-METHODS = (
-    ("AlphaNet", "BigNAS", "DARTS", "DARTSPT", "DrNAS", "DSNAS", "ENAS", "FairDARTS", "FairNAS", "FBNet", "GDAS", "NAT")
-    + ("OnceForAll", "PCDARTS", "ProxylessNAS", "RandomSharing", "RobustDARTS", "SandwichSearch", "SmoothDARTS")
-    + ("SNAS", "SingleLevelSearch")
-)
+METHODS = [
+    *("AlphaNet", "BigNAS", "DARTS", "DARTSPT", "DrNAS", "DSNAS", "ENAS", "FairDARTS", "FairNAS", "FBNet", "GDAS"),
+    *("NAT", "OnceForAll", "PCDARTS", "ProxylessNAS", "RandomSharing", "RobustDARTS", "SandwichSearch", "SmoothDARTS"),
+    *("SNAS", "SingleLevelSearch"),
+]
 CLASSES = [*(getattr(oneshot, name) for name in METHODS), oneshot.engine.SandwichTraining, oneshot.engine.AlphaSearch]
 ENGINE = [GradientSearch, PathTraining, WeightSharingSearch, oneshot.engine.SupernetTraining]
 
