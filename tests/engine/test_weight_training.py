@@ -147,7 +147,7 @@ def test_defaults_of_a_method_do_not_contradict_an_optimiser(kind: type[Any]) ->
         pytest.param({"weight_schedule": lambda o: o}, "weight_schedule must be a callable that", id="no-schedule"),
         pytest.param(
             {"weight_schedule": torch.optim.lr_scheduler.ReduceLROnPlateau},
-            r"must name the metric it follows, .*pytorch_lightning\.cli\.ReduceLROnPlateau",
+            r"must name the metric it follows; .*pytorch_lightning\.cli\.ReduceLROnPlateau",
             id="plateau",
         ),
         pytest.param({"weight_warmup_epochs": 2}, "weight_warmup_epochs=2 of 2 epochs", id="long-warm-up"),
