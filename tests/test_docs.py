@@ -16,7 +16,8 @@ import pytest
 from oneshot.cli.main import _parsers
 
 ROOT = Path(__file__).parents[1]
-METHOD, CONTRACT, SPACE, COST = re.findall(r"```python\n(.*?)```", (ROOT / "docs/adding.md").read_text(), re.DOTALL)
+ADDING = (ROOT / "docs/adding.md").read_text()
+METHOD, CONTRACT, SPACE, OPERATION, SUPERNET, COSTS, COST = re.findall(r"```python\n(.*?)```", ADDING, re.DOTALL)
 
 
 def run(folder: Path, *command: str) -> str:
@@ -58,6 +59,63 @@ class TestPairSpace(SearchSpaceContract):
 """
     (tmp_path / "test_pair.py").write_text(SPACE + contract)
     assert " passed" in run(tmp_path, "-m", "pytest", "-q", "-p", "no:cacheprovider", "test_pair.py")
+
+
+def test_an_operation_of_ones_own_is_under_25_lines_and_runs(tmp_path: Path) -> None:
+    assert len(OPERATION.splitlines()) < 25
+    says = "print(sum(type(m).__name__ == 'ChannelAttention' for net in (small, large) for m in net.modules()))"
+    assert int(run(tmp_path, "-c", f"{OPERATION}\n{says}")) > 20
+
+
+def test_a_supernet_of_any_kind_is_under_60_lines_and_keeps_the_contract(tmp_path: Path) -> None:
+    assert len(SUPERNET.splitlines()) < 60
+    (tmp_path / "mine.py").write_text(SUPERNET)
+    (tmp_path / "test_mine.py").write_text("""
+import pytest
+from mine import TableSupernet
+from oneshot.testing import SupernetContract
+
+class TestTableSupernet(SupernetContract):
+    @pytest.fixture
+    def supernet(self):
+        return TableSupernet()
+
+def test_every_method_trains_it():
+    import oneshot
+    from oneshot.testing import fit, random_streams
+    for method in (oneshot.RandomSharing, oneshot.ENAS, oneshot.BigNAS):
+        supernet = TableSupernet()
+        search = method(supernet, candidates=4, finalists=2)
+        fit(search, random_streams(supernet, batches=2), epochs=1)
+        supernet.space.validate(search.derive())
+""")
+    assert " passed" in run(tmp_path, "-m", "pytest", "-q", "-p", "no:cacheprovider", "test_mine.py")
+
+
+@pytest.mark.slow
+def test_the_supernet_of_any_kind_goes_from_the_search_of_a_front_to_a_loaded_export(tmp_path: Path) -> None:
+    from sklearn.datasets import load_iris
+
+    flowers = load_iris()
+    names = [flowers.target_names[label] for label in flowers.target]
+    rows = [",".join([*map(str, x), name]) for x, name in zip(flowers.data, names, strict=True)]
+    (tmp_path / "iris.csv").write_text("\n".join(["a,b,c,d,species", *rows]))
+    (tmp_path / "mine.py").write_text(SUPERNET)
+    (commands,) = re.findall(r"```bash\n(oneshot pareto --model.supernet mine.*?)```", ADDING, re.DOTALL)
+    search, pick = commands.replace("\\\n", "").strip().splitlines()
+
+    run(tmp_path, "-m", *shlex.split(search), "--trainer.accelerator=cpu")
+    run(tmp_path, "-m", *shlex.split(pick), "--formats=torch_export")
+
+    said = run(tmp_path, "-c", "import oneshot; print(oneshot.load('runs/table/picked', trust=('mine',)).config)")
+    assert re.search(r"activation: \w+; width: \d+ \d+ \d+", said)
+    run(tmp_path, "-m", "oneshot", "measure", "--supernet=mine.TableSupernet", "--networks=40", "--out=runs/ms.csv")
+    assert (tmp_path / "runs/ms.csv").is_file()
+
+
+def test_costs_of_ones_own_go_into_a_search_of_a_front(tmp_path: Path) -> None:
+    says = "print(search.pareto.objectives[0].values(search.supernet.space.sample_matrix(9, 0)).max() <= 6)"
+    assert "True" in run(tmp_path, "-c", f"{COSTS}\n{says}")
 
 
 def test_a_cost_of_ones_own_goes_into_a_search(tmp_path: Path) -> None:
