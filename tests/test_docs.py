@@ -189,6 +189,19 @@ def test_pretrained_weights_go_into_a_search_as_the_page_says(tmp_path: Path) ->
     assert said and int(said[1]) > int(said[2])
 
 
+def test_vision_transformers_are_searched_and_loaded_as_the_page_says(tmp_path: Path) -> None:
+    section = PAGES["docs/methods.md"].partition("## Vision transformers")[2].partition("\n## ")[0]
+    search, loading = re.findall(r"```python\n(.*?)```", section, re.DOTALL)
+    said = run(tmp_path, "-c", f"{search}\nprint(type(network).__name__, search.derive().space)")
+    assert said.splitlines()[-1] == "ViTNetwork vit"
+    assert (
+        run(
+            tmp_path, "-c", loading.replace("load_timm(", "print(load_timm(", 1).replace("model)\n", "model).unused)\n")
+        )
+        == "()\n"
+    )
+
+
 def test_the_first_page_lists_every_command_with_a_line_and_a_link() -> None:
     help_text = _parsers()[0].format_help()
     commands = re.findall(r"^    (\w+)(?:  |$)", help_text.partition("COMMAND\n")[2], re.MULTILINE)
