@@ -10,6 +10,7 @@ import numpy.typing as npt
 from torch import Tensor, nn
 
 from oneshot.functional import expected_cost
+from oneshot.inputs import Shape, as_shape, describe_shape
 from oneshot.supernets.base import Supernet
 from oneshot.supernets.space import IntMatrix, SearchSpace, SubnetConfig
 
@@ -36,7 +37,7 @@ class CostModel(nn.Module, ABC):
     space: SearchSpace
     unit: str
     image_size: int | None = None
-    input_shape: tuple[int, ...] | None = None
+    input_shape: Shape | None = None
     record: Record | None = None
     doubts: tuple[str, ...] = ()
     deviation: float = 0.0
@@ -69,16 +70,19 @@ class CostModel(nn.Module, ABC):
             ValueError: If it is of another space, or its networks are others: every setting that differs is named.
         """
         supernet.space.check_same(self.space, "The cost model", "Build it for the space of the supernet.")
-        shape = tuple(supernet.input_shape)
-        sides = shape[1:] if len(set(shape[1:])) > 1 else shape[-1]
+        shape = as_shape(supernet.input_shape)
+        sides: object = describe_shape(shape)
+        if not isinstance(shape, Mapping):
+            sides = shape[1:] if len(set(shape[1:])) > 1 else shape[-1]
         if self.image_size is not None and sides != self.image_size:
             raise ValueError(
                 f"The cost model holds for images of {self.image_size} pixels, the supernet reads {sides}. Count or "
                 f"measure it at {sides}, or build the supernet with image_size={self.image_size}.{self._all(supernet)}"
             )
-        if self.input_shape not in (None, shape):
+        if self.input_shape is not None and self.input_shape != shape:
             raise ValueError(
-                f"The cost model holds for inputs of shape {list(self.input_shape)}, the supernet reads {list(shape)}. "
+                f"The cost model holds for inputs of shape {describe_shape(self.input_shape)}, the supernet reads "
+                f"{describe_shape(shape)}. "
                 f"Count or measure it for the supernet that is searched.{self._all(supernet)}"
             )
         if self.record is not None:

@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 
-from oneshot.inputs import json_shape
+from oneshot.inputs import Shape, json_shape
 from oneshot.storage.class_paths import public_path, stable_name
 from oneshot.supernets.base import Subnet, Supernet
 from oneshot.supernets.space import SearchSpace
@@ -121,7 +121,7 @@ class Prediction:
         return (self.record and self.record.source) or f"objective {self.objective!r}"
 
 
-def describe_supernet(supernet: Supernet, *, input_shape: tuple[int, ...] | None = None) -> dict[str, Any]:
+def describe_supernet(supernet: Supernet, *, input_shape: Shape | None = None) -> dict[str, Any]:
     """What the networks of a supernet are: everything that what they need depends on, JSON-able.
 
     Beside the space, the input and the number of classes these are the arguments that the extracted networks have in
@@ -134,7 +134,7 @@ def describe_supernet(supernet: Supernet, *, input_shape: tuple[int, ...] | None
     return _look_at(supernet, input_shape)[0]
 
 
-def _look_at(supernet: Supernet, input_shape: tuple[int, ...] | None) -> tuple[dict[str, Any], list[Subnet]]:
+def _look_at(supernet: Supernet, input_shape: Shape | None) -> tuple[dict[str, Any], list[Subnet]]:
     space, shape = supernet.space, input_shape or supernet.input_shape
     with own_random_numbers(supernet):
         networks = [supernet.extract(space.sample(seed), inherit=False) for seed in range(SAMPLES)]

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -19,6 +19,7 @@ from torch import nn
 
 from oneshot.cost.model import AdditiveCost, CostModel
 from oneshot.cost.record import Record, describe_supernet, own_random_numbers
+from oneshot.inputs import Shape, as_shape, describe_shape
 from oneshot.supernets.base import OperationSupernet, Supernet
 from oneshot.supernets.elastic import ElasticSupernet
 from oneshot.supernets.execution import CellPlan, CellRun, ChainPlan, EqualPlan, WiredPlan, Wiring
@@ -67,18 +68,20 @@ def count_candidates(supernet: Supernet, what: Counted, *, image_size: int | Non
     """
     if what not in UNITS:
         raise ValueError(f"What is counted must be one of {', '.join(map(repr, UNITS))}; got {what!r}.")
-    shape = supernet.input_shape
-    if image_size is not None and (len(shape) != 3 or shape[1] != shape[2] or image_size < 1):
+    shape = as_shape(supernet.input_shape)
+    square = len(shape) == 3 and not isinstance(shape, Mapping) and shape[1] == shape[2]
+    if image_size is not None and (not square or image_size < 1):
         raise ValueError(
             f"image_size must be the height and width of square images, at least 1; got {image_size} for inputs of "
-            f"shape {list(shape)}. Leave it out to count at the shape of the supernet."
+            f"shape {describe_shape(shape)}. Leave it out to count at the shape of the supernet."
         )
     if isinstance(supernet, ElasticSupernet) and image_size is not None:
         raise ValueError(
             f"The resolution is a choice of space {supernet.space.name!r}, counted at all of "
             f"{supernet.space['resolution'].candidates}; got image_size={image_size}. Leave it out."
         )
-    shape = shape if image_size is None else (shape[0], image_size, image_size)
+    if image_size is not None and not isinstance(shape, Mapping):
+        shape = (shape[0], image_size, image_size)
     try:
         with own_random_numbers(supernet):
             found = _by_tables(supernet, what, shape)
@@ -87,20 +90,20 @@ def count_candidates(supernet: Supernet, what: Counted, *, image_size: int | Non
     if found is None:
         found = trace_candidates(supernet, what, UNITS[what], shape=None if image_size is None else shape)
     if what != "params" and not isinstance(supernet, ElasticSupernet):
-        found.input_shape = tuple(shape)
-        found.image_size = shape[-1] if len(shape) == 3 and shape[1] == shape[2] else None
+        found.input_shape = shape
+        found.image_size = shape[-1] if square and not isinstance(shape, Mapping) else None
     found.record = _record(supernet, what, shape)
     return found
 
 
-def _by_tables(supernet: Supernet, what: Counted, shape: tuple[int, ...]) -> CostModel | None:
+def _by_tables(supernet: Supernet, what: Counted, shape: Shape) -> CostModel | None:
     """Costs by what is known of a space; None where nothing is."""
     if isinstance(supernet, ElasticSupernet):
         return count_elastic(supernet, what, UNITS[what])
     return _count(supernet, what, shape) if isinstance(supernet, OperationSupernet) else None
 
 
-def _record(supernet: Supernet, what: Counted, shape: tuple[int, ...]) -> Record:
+def _record(supernet: Supernet, what: Counted, shape: Shape) -> Record:
     """The networks that were counted; parameters are the same for images of all sizes."""
     found = describe_supernet(supernet, input_shape=None if isinstance(supernet, ElasticSupernet) else shape)
     if what == "params":
@@ -109,7 +112,7 @@ def _record(supernet: Supernet, what: Counted, shape: tuple[int, ...]) -> Record
     return Record(found)
 
 
-def _count(supernet: OperationSupernet, what: Counted, shape: tuple[int, ...]) -> CostModel | None:
+def _count(supernet: OperationSupernet, what: Counted, shape: Shape) -> CostModel | None:
     plan = supernet.execution_plan(supernet.extract(supernet.space.sample(0), inherit=False))
     if isinstance(plan, EqualPlan):
         return _equal(supernet, plan, what, shape)
@@ -177,7 +180,7 @@ class _Network:
         return self.counts.params if what == "params" else self.counts.macs
 
 
-def _run(supernet: OperationSupernet, config: SubnetConfig, shape: tuple[int, ...]) -> _Network:
+def _run(supernet: OperationSupernet, config: SubnetConfig, shape: Shape) -> _Network:
     """Extract a network and run it on one input of this shape."""
     network = supernet.extract(config, inherit=False)
     picked, plan = supernet.picked_ops(network), supernet.execution_plan(network)
@@ -207,7 +210,7 @@ def _as_choices(supernet: OperationSupernet, rows: Sequence[Floats]) -> dict[str
 # Sums.
 
 
-def _additive(supernet: OperationSupernet, what: Counted, shape: tuple[int, ...]) -> AdditiveCost:
+def _additive(supernet: OperationSupernet, what: Counted, shape: Shape) -> AdditiveCost:
     """Parameters or MACs of a space whose picks are modules of the network."""
     rows = [np.zeros(size) for size in supernet.space.gene_sizes]
     fixed = set()
@@ -223,7 +226,7 @@ def _additive(supernet: OperationSupernet, what: Counted, shape: tuple[int, ...]
     return AdditiveCost(supernet.space, _as_choices(supernet, rows), unit=UNITS[what], fixed=fixed.pop())
 
 
-def _by_differences(supernet: OperationSupernet, what: Counted, shape: tuple[int, ...]) -> AdditiveCost:
+def _by_differences(supernet: OperationSupernet, what: Counted, shape: Shape) -> AdditiveCost:
     """The same for a space that doesn't tell its modules: what networks differ by, if that is a sum."""
     space = supernet.space
 
@@ -248,7 +251,7 @@ def _by_differences(supernet: OperationSupernet, what: Counted, shape: tuple[int
     return model
 
 
-def _equal(supernet: OperationSupernet, plan: EqualPlan, what: Counted, shape: tuple[int, ...]) -> AdditiveCost:
+def _equal(supernet: OperationSupernet, plan: EqualPlan, what: Counted, shape: Shape) -> AdditiveCost:
     """All architectures cost the same."""
     space = supernet.space
     first, *others = (count(supernet.extract(config, inherit=False), shape) for config in plan.extremes)
@@ -264,7 +267,7 @@ def _equal(supernet: OperationSupernet, plan: EqualPlan, what: Counted, shape: t
 # Memory.
 
 
-def _chain_memory(supernet: OperationSupernet, shape: tuple[int, ...]) -> PeakCost:
+def _chain_memory(supernet: OperationSupernet, shape: Shape) -> PeakCost:
     """One layer after the other; what is there before a layer doesn't depend on the layers."""
     peaks = [np.zeros(size) for size in supernet.space.gene_sizes]
     floor = 0
@@ -277,7 +280,7 @@ def _chain_memory(supernet: OperationSupernet, shape: tuple[int, ...]) -> PeakCo
     return PeakCost(supernet.space, tracks, unit="bytes", floor=floor)
 
 
-def _cell_memory(supernet: OperationSupernet, shape: tuple[int, ...]) -> PeakCost:
+def _cell_memory(supernet: OperationSupernet, shape: Shape) -> PeakCost:
     """Cells whose nodes add up what enters them, and keep all states until they end."""
     space = supernet.space
     for node in space.nodes():
@@ -328,7 +331,7 @@ def _node(genes: Sequence[int], peaks: Sequence[Floats], outputs: Sequence[Float
 # Wired cells: the projection of a cell's input has a part for every node that reads it, and loose ends do not run.
 
 
-def _wired(supernet: OperationSupernet, plan: WiredPlan, what: Counted, shape: tuple[int, ...]) -> PeakCost:
+def _wired(supernet: OperationSupernet, plan: WiredPlan, what: Counted, shape: Shape) -> PeakCost:
     """One table over all rows."""
     space, blocks, sizes = supernet.space, plan.blocks, supernet.space.gene_sizes
     wirings = np.array(list(np.ndindex(*sizes[blocks:])))

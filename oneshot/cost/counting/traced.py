@@ -14,6 +14,7 @@ from torch import Tensor
 
 from oneshot.cost.model import CostModel
 from oneshot.cost.record import own_random_numbers
+from oneshot.inputs import Shape
 from oneshot.supernets.base import Supernet, check_edge_weights
 from oneshot.supernets.space import Floats, IntMatrix, SearchSpace, SubnetConfig
 
@@ -154,9 +155,7 @@ class TracedCost(CostModel):
         return np.array([self._known[name] for name in names])
 
 
-def trace_candidates(
-    supernet: Supernet, what: Counted, unit: str, *, shape: tuple[int, ...] | None = None
-) -> TracedCost:
+def trace_candidates(supernet: Supernet, what: Counted, unit: str, *, shape: Shape | None = None) -> TracedCost:
     """What every architecture of any supernet has, by counting the networks it extracts.
 
     Args:
@@ -174,7 +173,7 @@ def trace_candidates(
 class _Counter:
     """Counts one network after the other; large ones without numbers, if three of them give the same so."""
 
-    def __init__(self, supernet: Supernet, what: Counted, shape: tuple[int, ...] | None) -> None:
+    def __init__(self, supernet: Supernet, what: Counted, shape: Shape | None) -> None:
         self.supernet, self.what, self.shape = supernet, what, shape
         self.without_numbers: bool | None = False if what == "memory" else None
         self.compared = 0
@@ -196,7 +195,7 @@ class _Counter:
                 self._compare(network, measured, found)
         return found
 
-    def _counted(self, network: Any, shape: tuple[int, ...]) -> int:
+    def _counted(self, network: Any, shape: Shape) -> int:
         return int(getattr(count(network, shape), self.what))
 
     def _compare(self, network: Any, measured: Callable[[Any], int], found: int) -> None:
