@@ -1,4 +1,4 @@
-"""Counts of networks that read signals, volumes, tables, words or several inputs: by hand, in whole numbers, and fvcore."""
+"""Counts of networks that read signals, volumes, tables, words or several inputs, by hand in whole numbers."""
 
 from __future__ import annotations
 
