@@ -63,7 +63,7 @@ def write_front(search: NAT, folder: Path) -> None:
     """Write the files of :class:`ParetoExport`, each of them whole."""
     pareto = search.pareto
     archive, front, names = pareto.archive, pareto.front().tolist(), pareto.archive.objectives
-    units = ("", *(objective.unit for objective in pareto.objectives))
+    units = (search.task.error_unit, *(objective.unit for objective in pareto.objectives))
     bounds = {c.objective.name: c.at_most for c in pareto.constraints}
     archive.write_csv(folder / TABLE, front)
     write_atomically(folder / ARCHIVE, json.dumps(archive.to_dict()))

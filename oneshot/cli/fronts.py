@@ -118,7 +118,7 @@ class RunFront(Front):
 
     def __init__(self, source: RunFolder, search: NAT, wish: Wish, data_options: Sequence[str]) -> None:
         for name, share in [*wish.bounds.items(), *wish.point.items()]:
-            if name == ERROR and not 0 <= share <= 1:
+            if name == ERROR and search.task.is_share and not 0 <= share <= 1:
                 raise ValueError(f"The error must be a share between 0 and 1, 5 % is 0.05; got {share:g}.")
         archive, self._rows = search.pareto.archive, search.pareto.front()
         if not len(self._rows) and len(archive):
@@ -153,7 +153,7 @@ class RunFront(Front):
 
     @property
     def _units(self) -> list[str]:
-        return ["", *(objective.unit for objective in self._search.pareto.objectives)]
+        return [self._search.task.error_unit, *(objective.unit for objective in self._search.pareto.objectives)]
 
     def show(self, place: int) -> None:
         archive = self._search.pareto.archive

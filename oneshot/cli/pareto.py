@@ -31,6 +31,6 @@ def pareto(args: Sequence[str]) -> None:
         folder = cli.fit()
     if cli.trainer.is_global_zero:
         search = cli.model.pareto
-        units = ["", *(objective.unit for objective in search.objectives)]
+        units = [cli.model.task.error_unit, *(objective.unit for objective in search.objectives)]
         say(network_table(front_rows(search.archive.objectives, units, search.archive.values[search.front()])))
         say(f"Run: {folder}, with front.png and front.html. Next: oneshot pick {folder} --knee")

@@ -188,7 +188,7 @@ class ProxylessNAS(BilevelSearch):
         self.reward = (reward or Reward()) if gradient == "reinforce" else None
         if self.reward is not None:
             self.reward.task = self.task
-            if self.reward.cost is not None and self.task.worst != 0:
+            if self.reward.cost is not None and not self.task.is_share:
                 raise ValueError(
                     "A reward with a cost multiplies the metric, which must be from 0 to 1; the metric of the task is "
                     f"{self.task.metric_name}. Use gradient='two_path' with a penalty, or a reward without a cost."

@@ -33,8 +33,8 @@ def draw_front(
     """Error against every other objective: all that was evaluated, the front, and a network that was picked.
 
     Args:
-        names: Names of the objectives, M; the first is the error, a share.
-        units: Units of the objectives.
+        names: Names of the objectives, M; the first is the error.
+        units: Units of the objectives; "" of the error means a share, which is shown in percent.
         values: Values of everything that was evaluated, ``[N, M]``; NaN where it failed.
         front: Rows of the front.
         bounds: Upper bounds, drawn as lines.
@@ -53,7 +53,7 @@ def draw_front(
         costs = values[:, column] if column < len(names) else np.zeros(len(values))
         unit = units[column] if column < len(names) else ""
         factor, letter = (1.0, "") if unit == "ms" else scale_of(float(np.abs(costs).max(initial=0.0)))
-        x, y = costs / factor, 100 * values[:, 0]
+        x, y = costs / factor, values[:, 0] if units[0] else 100 * values[:, 0]
         axis.scatter(x[known & ~on_front], y[known & ~on_front], s=14, color=OTHERS, linewidths=0, label="evaluated")
         order = np.argsort(x[on_front], kind="stable")
         fx, fy = x[on_front][order], y[on_front][order]
@@ -69,7 +69,7 @@ def draw_front(
         axis.grid(alpha=0.25)
         for side in ("top", "right"):
             axis.spines[side].set_visible(False)
-    axes[0].set_ylabel("validation error [%]")
+    axes[0].set_ylabel(f"validation error [{units[0] or '%'}]")
     axes[0].legend(frameon=False, loc="upper right")
     if title:
         figure.suptitle(title)

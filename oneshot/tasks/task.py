@@ -178,6 +178,18 @@ class Task(ABC):
         return 1 - error if self.direction == "max" else error
 
     @property
+    def is_share(self) -> bool:
+        """Whether the metric is from 0 to 1 and better the larger it is, so that the error is a share."""
+        return self.worst == 0
+
+    @property
+    def error_unit(self) -> str:
+        """What the error is in: "" for a share, else the metric, such as ``"mae"`` or ``"1 - r2"``."""
+        if self.is_share:
+            return ""
+        return self.metric_name if self.direction == "min" else f"1 - {self.metric_name}"
+
+    @property
     def worst(self) -> float:
         """Value of the metric that stands for a network whose outputs are not finite."""
         return -float("inf") if self.direction == "max" else float("inf")

@@ -175,9 +175,10 @@ def test_regression_metrics_are_in_the_units_of_the_targets(outputs: int) -> Non
     ):
         named = Regression(metric=name, mean=mean, std=std)
         assert value(named, out, targets) == pytest.approx(expected, rel=1e-4)
-        assert (named.direction, named.error(2.0), named.reward(2.0)) == ("min", 2.0, -2.0)
+        assert (named.direction, named.error(2.0), named.reward(2.0), named.error_unit) == ("min", 2.0, -2.0, name)
     assert np.abs(task.decode(out).double().numpy() - predicted).max() < 1e-4
-    assert (task.direction, task.error(0.75), task.value_of(0.25)) == ("max", 0.25, 0.75)
+    assert (task.direction, task.error(0.75), task.value_of(0.25), task.error_unit) == ("max", 0.25, 0.75, "1 - r2")
+    assert Classification("f1").error_unit == MultiLabel().error_unit == ""  # a share
 
 
 def test_huber_and_absolute_losses() -> None:
