@@ -73,7 +73,7 @@ def front_rows(names: Sequence[str], units: Sequence[str], values: Floats) -> li
     """A front as a table: one row for each network, by rising error; errors without a unit are shares, in per cent."""
     rows: list[dict[str, object]] = []
     for row in values[np.argsort(values[:, 0], kind="stable")]:
-        texts = {
+        texts: dict[str, object] = {
             f"{name} [{unit}]" if unit else name: short(v) for name, unit, v in zip(names, units, row, strict=True)
         }
         rows.append(texts if units[0] else {**texts, names[0]: f"{100 * row[0]:.2f} %"})
