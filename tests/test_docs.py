@@ -11,7 +11,9 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
+from PIL import Image
 
 from oneshot.cli.main import _parsers
 
@@ -166,6 +168,36 @@ def test_the_configuration_of_the_page_on_comparisons_is_one(tmp_path: Path) -> 
     labels = [entry.label for entry in builder.entries()]
     assert labels == ["DARTS", "DARTS, order 2", "PCDARTS", "SNAS", "random"]
     assert builder.setting(tmp_path).retrain_epochs == 20 and builder.config.baseline in labels
+
+
+def test_the_page_on_own_data_runs_from_top_to_bottom(tmp_path: Path) -> None:
+    page = (ROOT / "docs/own_data.md").read_text()
+    (table,) = re.findall(r"```csv\n(.*?)```", page, re.DOTALL)
+    (tmp_path / "houses.csv").write_text(table)
+    code = "import warnings\nwarnings.filterwarnings('ignore')\n" + "\n".join(
+        re.findall(r"```python\n(.*?)```", page, re.DOTALL)
+    )
+    assert "('size', 'town=Bonn', 'town=Kiel', 'town=Ulm', 'rooms')" in run(tmp_path, "-c", code)
+
+
+@pytest.mark.slow
+def test_the_command_and_the_yaml_of_the_page_on_own_data_run(tmp_path: Path) -> None:
+    page = (ROOT / "docs/own_data.md").read_text()
+    (command,) = re.findall(r"```bash\n(.*?)```", page, re.DOTALL)
+    rng = np.random.default_rng(0)
+    np.savez(tmp_path / "gestures.npz", x=rng.normal(size=(60, 3, 50)), y=np.array(["wave", "point", "fist"] * 20))
+    run(tmp_path, "-m", *shlex.split(command.replace("\\\n", "")))
+    assert (tmp_path / "runs/gestures/subnet.json").is_file()
+    (data,) = re.findall(r"```yaml\n(.*?)```", page, re.DOTALL)
+    for kind in "ab":
+        (tmp_path / "photos" / kind).mkdir(parents=True)
+        for number in range(8):
+            pixels = rng.integers(256, size=(20, 60, 3), dtype=np.uint8)
+            Image.fromarray(pixels).save(tmp_path / "photos" / kind / f"{number}.png")
+    code = (
+        f"import yaml\nfrom oneshot.cli.data_defaults import build_data\nbuilt = build_data(yaml.safe_load({data!r}))"
+    )
+    assert "ColorJitter" in run(tmp_path, "-c", f"{code}\nprint(built.augmentation)")
 
 
 PAGES = {path.relative_to(ROOT).as_posix(): path.read_text(encoding="utf-8") for path in (ROOT / "docs").rglob("*.md")}

@@ -15,11 +15,13 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from .base import LabelledData, Split
+from oneshot.tasks import Regression
+
+from .base import LabelledData, Split, plain_name
 from .images import stratified_split
 from .listing import some
 from .samples import strata
-from .targets import as_array, read_targets
+from .targets import NUMBERS, as_array, read_targets
 
 Inputs: TypeAlias = Tensor | dict[str, Tensor]  # [N, ...]
 Stats: TypeAlias = tuple[float, ...]
@@ -138,6 +140,7 @@ class ArrayData(LabelledData[ArraySet]):
             by default the seed of ``pl.seed_everything``, or 0 before it was called.
         val_fraction: Share of the training samples held back for validation; 0 gives no validation stream.
         balanced: Whether the training stream draws every class equally often, with replacement.
+        weigh_classes: Whether ``task`` is a classification whose loss weighs classes by inverse frequency.
 
     Raises:
         FileNotFoundError: If there is no such file.
@@ -168,9 +171,15 @@ class ArrayData(LabelledData[ArraySet]):
         seed: int | None = None,
         val_fraction: float = 0.0,
         balanced: bool | None = None,
+        weigh_classes: bool | None = None,
     ) -> None:
         super().__init__(
-            batch_size=batch_size, num_workers=num_workers, seed=seed, val_fraction=val_fraction, balanced=balanced
+            batch_size=batch_size,
+            num_workers=num_workers,
+            seed=seed,
+            val_fraction=val_fraction,
+            balanced=balanced,
+            weigh_classes=weigh_classes,
         )
         self.file = Path(x) if isinstance(x, (str, Path)) else None
         if self.file is not None:
@@ -184,7 +193,8 @@ class ArrayData(LabelledData[ArraySet]):
         self.targets = read_targets(
             y, y_test, task=None if given is None else plain_name(given), num_classes=num_classes, classes=classes
         )
-        self.num_classes, self.classes, self._given_task = self.targets.outputs, self.targets.classes, task
+        self.num_classes, self.classes = self.targets.outputs, self.targets.classes
+        self.task = self.targets.task if task is None else task
         train = self._checked(x, self.targets.values, "x")
         held = None if x_test is None else self._checked(x_test, self.targets.held, "x_test")
         self.sets = held_out(train, held, test_fraction, split_seed)
@@ -252,14 +262,26 @@ class ArrayData(LabelledData[ArraySet]):
         """The inputs given as ``predict``, or the test samples."""
         return self.test_set if self._predicted is None else self._predicted
 
-    @cached_property
-    def task(self) -> Any:
-        """The task, or its name."""
-        return self.targets.task if self._given_task is None else self._given_task
-
     @property
-    def _task_name(self) -> str:
-        return self.targets.task
+    def task(self) -> Any:
+        """The task or its name; a regression that was not given in full has mean and deviation of the targets."""
+        task = super().task
+        return self._regression if isinstance(task, str) and plain_name(task) == NUMBERS else task
+
+    @task.setter
+    def task(self, task: Any) -> None:
+        self.__dict__["_task"] = task
+
+    @cached_property
+    def _regression(self) -> Regression:
+        std, mean = torch.std_mean(self.train_set.labels.double(), dim=0, correction=0)
+        if flat := (std.reshape(-1) == 0).nonzero().flatten().tolist():
+            which = "the target is" if std.dim() == 0 else f"column {flat[0]} of the targets is"
+            raise ValueError(
+                f"A regression needs targets that differ; {which} {mean.reshape(-1)[flat[0]].item():g} in all training "
+                "samples."
+            )
+        return Regression(mean=mean.reshape(-1).tolist(), std=std.reshape(-1).tolist())
 
     @cached_property
     def scale(self) -> tuple[Tensor, Tensor] | None:
@@ -290,11 +312,6 @@ class ArrayData(LabelledData[ArraySet]):
         """Plain values, by name, that decide which batches a training sees."""
         augmented = {} if self.augmentation is None else {"augmentation": repr(self.augmentation)}
         return {**super().fingerprint(), **augmented}
-
-
-def plain_name(name: str) -> str:
-    """The name of a task, however it is written."""
-    return name.lower().replace("-", "").replace("_", "")
 
 
 def shape_of(inputs: Inputs) -> Any:

@@ -6,12 +6,14 @@ import os
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from functools import cached_property
-from typing import Any, Generic, Literal, Protocol, TypeVar
+from typing import Any, ClassVar, Generic, Literal, Protocol, TypeVar
 
 import pytorch_lightning as pl
 import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
+
+from oneshot.tasks import Classification
 
 from .images import ShuffleSampler, StreamLoader, balancing
 from .samples import labels_of
@@ -55,6 +57,7 @@ class LabelledData(pl.LightningDataModule, ABC, Generic[S]):
         val_fraction: Share of the training samples held back for validation; 0 gives no validation stream.
         balanced: Whether the training stream draws every class equally often, with replacement; an epoch has as many
             samples as without.
+        weigh_classes: Whether ``task`` is a classification whose loss weighs classes by inverse frequency.
 
     Raises:
         ValueError: If an argument is out of its range.
@@ -63,7 +66,7 @@ class LabelledData(pl.LightningDataModule, ABC, Generic[S]):
     num_classes: Any
     input_shape: Any
     classes: Any = None
-    task: Any = "classification"
+    default_task: ClassVar[str] = "classification"
 
     def __init__(
         self,
@@ -73,6 +76,7 @@ class LabelledData(pl.LightningDataModule, ABC, Generic[S]):
         seed: int | None = None,
         val_fraction: float = 0.0,
         balanced: bool | None = None,
+        weigh_classes: bool | None = None,
     ) -> None:
         super().__init__()
         if batch_size < 1:
@@ -81,7 +85,7 @@ class LabelledData(pl.LightningDataModule, ABC, Generic[S]):
             raise ValueError(f"val_fraction must be in [0, 1); got {val_fraction}. 0 holds nothing back.")
         self.batch_size, self.num_workers, self.val_fraction = batch_size, num_workers, val_fraction
         self.seed = int(os.environ.get("PL_GLOBAL_SEED", 0)) if seed is None else seed
-        self.balanced = bool(balanced)
+        self.balanced, self.weigh_classes = bool(balanced), bool(weigh_classes)
 
     # What a data set supplies.
 
@@ -142,8 +146,25 @@ class LabelledData(pl.LightningDataModule, ABC, Generic[S]):
         return self._needed("test")
 
     @property
-    def _task_name(self) -> str | None:
-        return self.task if isinstance(self.task, str) else getattr(self.task, "name", None)
+    def task(self) -> Any:
+        """The task or its name."""
+        given = self.__dict__.get("_task", self.default_task)
+        if not self.weigh_classes:
+            return given
+        if not isinstance(given, str):
+            raise ValueError(f"weigh_classes=True makes the task, and {given!r} is given. Say class_weights there.")
+        return Classification(class_weights=self.class_weights())
+
+    @task.setter
+    def task(self, task: Any) -> None:
+        self.__dict__["_task"] = task
+
+    @property
+    def _task_name(self) -> str:
+        given = self.__dict__.get("_task", self.default_task)
+        if not isinstance(type(self).task, property):  # a class of a user says: task = "..."
+            given = self.task
+        return plain_name(given if isinstance(given, str) else given.name)
 
     @property
     def class_counts(self) -> tuple[int, ...] | None:
@@ -225,6 +246,7 @@ class LabelledData(pl.LightningDataModule, ABC, Generic[S]):
             "batch size": self.batch_size,
             "seed": self.seed,
             **({"balanced": True} if self.balanced else {}),
+            **({"class weights": True} if self.weigh_classes else {}),
         }
 
     def _loader(
@@ -289,6 +311,11 @@ def class_weights(counts: Sequence[int]) -> tuple[float, ...]:
             "leave the class out."
         )
     return tuple(sum(counts) / (len(counts) * count) for count in counts)
+
+
+def plain_name(task: str) -> str:
+    """The name of a task, however it is written."""
+    return task.lower().replace("-", "").replace("_", "")
 
 
 def as_it_is(batch: Any) -> Any:

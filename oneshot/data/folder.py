@@ -15,7 +15,7 @@ from torch import Tensor
 
 from .decoding import decode, is_grey
 from .images import ImageSet, Pixels, stratified_split
-from .listing import Listing, list_folder, some
+from .listing import Listing, images_in, list_folder, some
 from .preprocessing import of_files, with_transforms
 from .verification import ImageFacts, Unreadable, check_unreadable, repeated, report_unreadable, tell, verify
 from .vision import Split, VisionData
@@ -46,6 +46,8 @@ class ImageFolder(VisionData):
         in_memory: Decode all images once, to a uint8 tensor; otherwise each time they are used.
         unreadable: Whether files that cannot be read, and classes without images, are refused or left out with a
             warning.
+        predict: A folder of images, or files, for ``trainer.predict``, in the order of their names or as given; by
+            default the test images.
         **options: See `VisionData`. Pass ``flip=False`` where left and right matter.
 
     Raises:
@@ -65,9 +67,11 @@ class ImageFolder(VisionData):
         split_seed: int = 0,
         in_memory: bool = False,
         unreadable: Unreadable = "refuse",
+        predict: str | Path | Sequence[str | Path] | None = None,
         **options: Any,
     ) -> None:
         check_unreadable(unreadable)
+        self._predicted = None if predict is None else _to_predict(predict)
         listing = list_folder(Path(root), class_names)
         facts, reasons = verify(listing.paths())
         classes = _usable(listing, reasons, unreadable, named=class_names is not None)
@@ -94,6 +98,20 @@ class ImageFolder(VisionData):
         """How the files are read, for manifests. May read training images."""
         return with_transforms(of_files(self.input_shape, self.mean, self.std), self.eval_transforms)
 
+    @property
+    def predict_files(self) -> list[Path]:
+        """The files that ``trainer.predict`` predicts, in this order."""
+        return self._files["test"][0] if self._predicted is None else self._predicted
+
+    @property
+    def predict_set(self) -> ImageSet:
+        """The images given as ``predict``, or the test images."""
+        if self._predicted is None:
+            return self.test_set
+        return ImageSet.whole(
+            Decoder(self._predicted, self.input_shape), torch.zeros(len(self._predicted), dtype=torch.int64)
+        )
+
     def load(self, split: Split) -> ImageSet | None:
         """Lists a split's images and, with ``in_memory``, decodes them."""
         if split not in self._files:
@@ -104,6 +122,26 @@ class ImageFolder(VisionData):
             rank_zero_info(f"Decoding {len(paths)} {split} images of {len(self.classes)} classes into memory.")
             pixels = pixels[torch.arange(len(paths))]
         return ImageSet.whole(pixels, torch.tensor(labels))
+
+
+def _to_predict(given: str | Path | Sequence[str | Path]) -> list[Path]:
+    """Files to predict: those of a folder, or as given.
+
+    Raises:
+        FileNotFoundError: If a file or folder is not there.
+        ValueError: If there are none, or some cannot be read: all are named.
+    """
+    one = isinstance(given, (str, Path))
+    paths = [Path(given)] if isinstance(given, (str, Path)) else [Path(path) for path in given]
+    if missing := [path for path in paths if not path.exists()]:
+        raise FileNotFoundError(f"predict must name files or a folder; there is no {some(missing)}.")
+    if one and paths[0].is_dir():
+        paths = images_in(paths[0])
+    if not paths:
+        raise ValueError(f"predict must name images; there are none in {str(given)!r}.")
+    _, reasons = verify(paths)
+    report_unreadable(reasons, len(paths), "refuse", empty=())
+    return paths
 
 
 def _usable(listing: Listing, reasons: Mapping[Path, str], unreadable: Unreadable, *, named: bool) -> tuple[str, ...]:

@@ -120,7 +120,7 @@ class SegmentationData(VisionData, ABC):
         **options: See `VisionData`; ``crop_padding`` and ``cutout`` are not for masks.
     """
 
-    task = "segmentation"
+    default_task = "segmentation"
 
     def __init__(
         self,

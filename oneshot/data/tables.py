@@ -15,7 +15,8 @@ from torch import Tensor
 
 from oneshot.storage.readers import csv_records, read_table
 
-from .arrays import ArrayData, Inputs, plain_name
+from .arrays import ArrayData, Inputs
+from .base import plain_name
 from .images import stratified_split
 from .listing import some
 from .samples import strata
@@ -124,7 +125,7 @@ class TableData(ArrayData):
             y,
             x_test=self._encoded(held),
             y_test=y_test,
-            task=task or found.task,
+            task=found.task if task is None else task,
             num_classes=found.outputs,
             classes=found.classes,
             predict=None if predict is None else self._encoded(self._rows(predict)),

@@ -67,6 +67,7 @@ class VisionData(LabelledData[ImageSet], ABC):
             follows. Their random numbers follow from ``seed``, and a fit can be resumed within an epoch.
         eval_transforms: Transforms of all other images, which must not be random; by default none. Mean and deviation
             are those of images without them.
+        weigh_classes: Whether ``task`` is a classification whose loss weighs classes by inverse frequency.
 
     Raises:
         ValueError: If an argument is out of its range or two contradict each other.
@@ -93,9 +94,15 @@ class VisionData(LabelledData[ImageSet], ABC):
         balanced: bool | None = None,
         train_transforms: list[nn.Module] | None = None,
         eval_transforms: list[nn.Module] | None = None,
+        weigh_classes: bool | None = None,
     ) -> None:
         super().__init__(
-            batch_size=batch_size, num_workers=num_workers, seed=seed, val_fraction=val_fraction, balanced=balanced
+            batch_size=batch_size,
+            num_workers=num_workers,
+            seed=seed,
+            val_fraction=val_fraction,
+            balanced=balanced,
+            weigh_classes=weigh_classes,
         )
         self.classes = tuple(classes)
         self.input_shape = input_shape

@@ -12,10 +12,21 @@ import pytest
 import pytorch_lightning as pl
 import torch
 
-from oneshot.data import ArrayData, SearchDataModule, SeriesAugmentation, TableData, TimeSeries, class_weights
+from oneshot.data import (
+    ArrayData,
+    Digits,
+    SearchDataModule,
+    SeriesAugmentation,
+    Shapes,
+    TableData,
+    TimeSeries,
+    class_weights,
+    encode_table,
+)
 from oneshot.data.facts import data_facts
 from oneshot.data.series import slices
 from oneshot.data.targets import read_targets
+from oneshot.tasks import Classification, Regression
 
 RNG = np.random.default_rng(0)
 
@@ -174,6 +185,35 @@ def test_balanced_classes_and_their_weights() -> None:
         class_weights([3, 0])
 
 
+def test_the_loss_weighs_classes_if_asked() -> None:
+    x, y = np.arange(500.0)[:, None], np.array([0] * 400 + [1] * 100)
+    data = ArrayData(x, y, weigh_classes=True)
+    assert data.task == Classification(class_weights=data.class_weights()) and data.class_weights() == (0.625, 2.5)
+    assert SearchDataModule(data).task == data.task and "class weights" in data.fingerprint()
+    outputs, targets = torch.randn(8, 2), torch.tensor([0, 1] * 4)
+    expected = torch.nn.functional.cross_entropy(outputs, targets, weight=torch.tensor([0.625, 2.5]))
+    torch.testing.assert_close(data.task.loss(outputs, targets), expected)
+    with pytest.raises(ValueError, match="weigh_classes=True makes the task, and .* is given. Say class_weights there"):
+        _ = ArrayData(x, y, task=Classification("f1"), weigh_classes=True).task
+    assert Digits(weigh_classes=True).task.class_weights == Digits().class_weights()
+    with pytest.raises(
+        ValueError, match="Class weights need class labels, one for each sample; Shapes has targets of 'seg"
+    ):
+        _ = Shapes(train_size=2, test_size=2, weigh_classes=True).task
+
+
+def test_a_regression_knows_mean_and_deviation_of_the_training_targets() -> None:
+    x, y = RNG.normal(size=(100, 4)), RNG.normal(50, 10, (100, 2))
+    data = ArrayData(x, y, val_fraction=0.2)
+    kept = data.train_set.labels.double().numpy()
+    np.testing.assert_allclose(data.task.mean, kept.mean(0), rtol=1e-6)
+    np.testing.assert_allclose(data.task.std, kept.std(0), rtol=1e-6)
+    assert ArrayData(x, y[:, 0], task="regression").task.std[0] == pytest.approx(y[:, 0].std(), rel=0.2)
+    assert ArrayData(x, y, task=Regression("mae")).task == Regression("mae")
+    with pytest.raises(ValueError, match="column 1 of the targets is 3 in all training samples"):
+        _ = ArrayData(x, np.stack([y[:, 0], np.full(100, 3.0)], 1)).task
+
+
 # Series
 
 
@@ -302,7 +342,7 @@ def table(folder: Path, text: str = CSV) -> Path:
 
 def test_a_table_is_standardised_and_its_texts_are_one_hot(tmp_path: Path) -> None:
     data = TableData.from_csv(table(tmp_path), target="price", batch_size=4)
-    assert (data.task, data.num_classes, data.input_shape) == ("regression", 1, (5,))
+    assert (data.task.name, data.num_classes, data.input_shape) == ("regression", 1, (5,))
     assert data.features == ("size", "town=Bonn", "town=Kiel", "town=Ulm", "rooms")
     assert (len(data.train_set), len(data.test_set)) == (8, 2)
     rows = [line.split(",") for line in CSV.splitlines()[1:]]
@@ -326,8 +366,6 @@ def test_a_table_is_standardised_and_its_texts_are_one_hot(tmp_path: Path) -> No
 
 
 def test_the_manifest_is_enough_to_prepare_new_rows(tmp_path: Path) -> None:
-    from oneshot.data import encode_table
-
     new = tmp_path / "new.csv"
     new.write_text("town,size,rooms\nKiel,77,3\nBonn,33,1\n")
     data = TableData.from_csv(table(tmp_path), target="price", predict=new)
@@ -358,7 +396,8 @@ def test_targets_of_tables_may_be_classes_several_numbers_or_labels(tmp_path: Pa
     towns = TableData.from_csv(path, target="town", test_fraction=0.3)
     assert (towns.classes, towns.task) == (("Bonn", "Kiel", "Ulm"), "classification")
     two = TableData.from_csv(path, target=["price", "size"])
-    assert (two.num_classes, two.task, two.classes, two.input_shape) == (2, "regression", ("price", "size"), (4,))
+    assert (two.num_classes, two.task.name, two.classes) == (2, "regression", ("price", "size"))
+    assert two.input_shape == (4,)
     with pytest.raises(ValueError, match="target 'rooms' holds 4 different whole numbers: are they classes, or"):
         TableData.from_csv(path, target="rooms")
     assert TableData.from_csv(path, target="rooms", task="regression").num_classes == 1

@@ -443,3 +443,27 @@ def test_an_image_with_an_orientation_is_read_as_its_upright_copy(tmp_path: Path
     first, second = (ImageFolder(tmp_path / name, batch_size=32) for name in "ab")
     for a, b in zip(first.test_dataloader(), second.test_dataloader(), strict=True):
         assert torch.equal(a[0], b[0])
+
+
+def test_the_files_of_a_folder_are_predicted_or_the_test_images(tmp_path: Path) -> None:
+    root = tree(tmp_path / "photos", "train", "test")
+    new = [tmp_path / "new" / f"{name}.png" for name in "ba"]
+    for seed, path in enumerate(new):
+        write(path, size=(16, 8), seed=seed)
+    data = ImageFolder(root, predict=tmp_path / "new", batch_size=4)
+    assert data.predict_files == sorted(new)
+    (x,) = data.predict_dataloader()
+    given = ImageFolder(root, predict=new)
+    assert given.predict_files == new and torch.equal(next(iter(given.predict_dataloader())), x.flip(0))
+    assert x.shape == (2, 3, 8, 8)
+    tests = ImageFolder(root)
+    assert len(tests.predict_files) == 10
+    assert torch.equal(next(iter(tests.predict_dataloader())), next(iter(tests.test_dataloader()))[0])
+    with pytest.raises(FileNotFoundError, match="predict must name files or a folder; there is no .*none"):
+        ImageFolder(root, predict=tmp_path / "none")
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(ValueError, match="predict must name images; there are none in"):
+        ImageFolder(root, predict=tmp_path / "empty")
+    (tmp_path / "new" / "c.png").write_text("no image")
+    with pytest.raises(ValueError, match=r"c\.png' is not"):
+        ImageFolder(root, predict=tmp_path / "new")
