@@ -8,12 +8,11 @@ from typing import Any, Literal
 
 from oneshot.cost.record import Prediction
 from oneshot.data.facts import data_facts
-from oneshot.deploy.export import export_subnet
+from oneshot.deploy.export import code_of, export_subnet
 from oneshot.deploy.latency import record_latency
 from oneshot.evaluation.recalibration import has_statistics, recalibrate_on
 from oneshot.storage.trust import describe_trust
 from oneshot.supernets.base import Subnet
-from oneshot.supernets.own_ops import paths_of_ops
 from oneshot.training.retrain import Retrain
 
 from .run import RunFolder
@@ -103,7 +102,7 @@ def write_export(
     )
     for told in record_latency(folder, network, predicted, measure=measure):
         say(told)
-    given = describe_trust([type(network).__module__, *paths_of_ops(network.init_args)])
+    given = describe_trust(code_of(network))
     say(f"Exported: {folder}; oneshot.load({str(folder)!r}{given}) gives the network back.")
     return folder
 

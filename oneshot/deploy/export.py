@@ -49,6 +49,7 @@ SUBNET, WEIGHTS = "subnet.json", "model.safetensors"
 FILES = {"torch_export": "model.pt2", "onnx": "model.onnx"}
 TOLERANCE = 1e-5  # largest difference of a reloaded file, relative to the largest output where that exceeds 1
 TRACED_BATCH, CHECKED_BATCH = 2, 3  # different, so that a batch size frozen into a file is found
+LIBRARIES = ("torch.", "torchmetrics.")  # whose losses and metrics a task may name unasked
 PACKAGES = ("timm", "numpy", "pillow", "safetensors", "pytorch-lightning", "onnx", "onnxscript", "onnxruntime")
 
 
@@ -147,7 +148,7 @@ def _write_files(
     (folder / SUBNET).write_text(json.dumps(subnet, indent=2), encoding="utf-8")
     weights = {n: t.clone(memory_format=torch.contiguous_format) for n, t in reference.state_dict().items()}
     (folder / WEIGHTS).write_bytes(safetensors.torch.save(weights))  # save_file would make it unreadable to others
-    roots = [path.partition(".")[0] for path in paths_of_ops(network.init_args)]
+    roots = [path.partition(".")[0] for path in code_of(network)]
     rebuilt = load(folder, trust=(type(network).__module__, *roots))
     checked = {WEIGHTS: _Checked(takes, [reference(batch)], [rebuilt(batch)])}
     checked |= _programs(reference, rebuilt, preprocessing, folder, batch, formats, takes)
@@ -353,6 +354,19 @@ def check_trusted(class_path: str, trust: Sequence[str], what: str) -> None:
     )
 
 
+def code_of(network: Subnet) -> list[str]:
+    """Class paths of what loading an exported network imports: its class, its own operations, its task."""
+    task = network.task.to_dict()
+    paths = [public_path(type(network)), *paths_of_ops(network.init_args), task["class_path"], *_named(task)]
+    return [path for path in paths if not path.startswith(LIBRARIES)]
+
+
+def _named(task: Mapping[str, Any]) -> list[str]:
+    """Class paths among the options of a task."""
+    options = dict(task["init_args"])
+    return [str(options[name]) for name in ("loss", "metric", "decode") if "." in str(options.get(name))]
+
+
 def read_task(said: Any, trust: Sequence[str] = ()) -> Task:
     """Build the task that a file names.
 
@@ -364,12 +378,12 @@ def read_task(said: Any, trust: Sequence[str] = ()) -> Task:
         ValueError: If it is no task, or not trusted.
     """
     try:
-        class_path, options = str(said["class_path"]), dict(said["init_args"])
+        class_path, options, named = str(said["class_path"]), dict(said["init_args"]), _named(said)
     except (KeyError, TypeError, ValueError) as error:
         raise ValueError(f"'task' must have class_path and init_args; got {repr(said)[:120]}. Export again.") from error
-    named = [str(options[name]) for name in ("loss", "metric", "decode") if "." in str(options.get(name))]
     for path in (class_path, *named):
-        check_trusted(path, ("torch", "torchmetrics", *trust), "a task")
+        if not path.startswith(LIBRARIES):
+            check_trusted(path, trust, "a task")
     kind = resolved(class_path, "The class of a task")
     if not (isinstance(kind, type) and issubclass(kind, Task)):
         raise ValueError(f"The class of a task must be a Task; {class_path} is none. Export again.")

@@ -15,7 +15,7 @@ from torchmetrics import MeanMetric
 
 from oneshot.supernets.recurrent import LanguageModel, State
 
-from .batches import check_batch, pair_of
+from .batches import check_batch, check_shape, pair_of
 from .finite_loss import check_data
 from .resume import ResumableModule
 from .tasks import loss_of
@@ -219,6 +219,12 @@ class RetrainLanguage(ResumableModule):
     def test_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:
         check_batch(self.network, *pair_of(batch), first=batch_idx == 0)
         self._evaluate(*batch)
+
+    def predict_step(self, batch: Any, batch_idx: int) -> Tensor:
+        """The likeliest next words ``[B, T]``, from a state of zeros; of a pair ``(x, y)`` those of ``x``."""
+        x = batch[0] if isinstance(batch, tuple | list) else batch
+        check_shape(self.network, x)
+        return self(x).argmax(dim=1)
 
     def on_validation_epoch_end(self) -> None:
         loss = self._log_evaluation("val")

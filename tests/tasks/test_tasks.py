@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import pickle
+from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
@@ -13,7 +14,9 @@ import torch
 from torch import Tensor
 from torchmetrics import Metric
 
-from oneshot.deploy.export import read_task
+import oneshot
+from oneshot.deploy.export import code_of, export_subnet, read_task
+from oneshot.supernets import MLPSupernet
 from oneshot.tasks import (
     IGNORED,
     Classification,
@@ -382,3 +385,17 @@ def test_reading_a_task_runs_only_code_that_is_trusted() -> None:
 )
 def test_built_in_tasks_have_names(name: str) -> None:
     assert isinstance(task_of(name), Task)
+
+
+def test_an_export_with_code_of_ones_own_is_loaded_by_those_who_trust_it(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    supernet = MLPSupernet(width=4, layers=1, features=3, num_classes=1)
+    supernet.task = CustomTask("torch.nn.SmoothL1Loss", Undirected, direction="min")
+    network = supernet.extract(supernet.space.sample(0)).eval()
+
+    folder = export_subnet(network, tmp_path / "export", formats=())
+
+    assert code_of(network) == ["oneshot.supernets.MLPNetwork", "oneshot.tasks.CustomTask", f"{__name__}.Undirected"]
+    with pytest.raises(ValueError, match=r"Building a task runs its code.* --trust tests"):
+        oneshot.load(folder)
+    assert oneshot.load(folder, trust=("tests",)).task == supernet.task
