@@ -224,7 +224,8 @@ class RetrainLanguage(ResumableModule):
         """The likeliest next words ``[B, T]``, from a state of zeros; of a pair ``(x, y)`` those of ``x``."""
         x = batch[0] if isinstance(batch, tuple | list) else batch
         check_shape(self.network, x)
-        return self(x).argmax(dim=1)
+        logits: Tensor = self(x)
+        return logits.argmax(dim=1)
 
     def on_validation_epoch_end(self) -> None:
         loss = self._log_evaluation("val")
