@@ -298,7 +298,7 @@ def image_skeleton(
     """The skeleton of a chain for images, which checks that they have enough pixels for its strides.
 
     Raises:
-        ValueError: If there are fewer than two classes, or the image is too small.
+        ValueError: If there is no output, or the image is too small.
     """
     strided = [m for m in stem.modules() if isinstance(m, nn.Conv2d) and m.stride != (1, 1)]
     halvings = len(strided) + sum(layer.stride == 2 for layer in layers)
