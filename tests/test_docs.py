@@ -234,6 +234,13 @@ def test_vision_transformers_are_searched_and_loaded_as_the_page_says(tmp_path: 
     )
 
 
+def test_series_are_searched_as_the_page_says(tmp_path: Path) -> None:
+    section = PAGES["docs/methods.md"].partition("## Series, volumes, texts and tables")[2].partition("\n## ")[0]
+    (code,) = re.findall(r"```python\n(.*?)```", section, re.DOTALL)
+    said = run(tmp_path, "-c", f"{code}\nprint(type(network).__name__, network.input_shape)")
+    assert said.splitlines()[-1] == "SeriesNetwork (1, 96)"
+
+
 def test_the_first_page_lists_every_command_with_a_line_and_a_link() -> None:
     help_text = _parsers()[0].format_help()
     commands = re.findall(r"^    (\w+)(?:  |$)", help_text.partition("COMMAND\n")[2], re.MULTILINE)
