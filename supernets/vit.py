@@ -11,7 +11,7 @@ Left out is their option ``--scale``, which none of their commands has.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any, Literal, NamedTuple, TypedDict
@@ -182,10 +182,8 @@ class ViTSpace(ElasticSpace):
         mlp_ratios: Sequence[float] = (3.5, 4),
     ) -> None:
         for name, numbers in (("embed_dims", embed_dims), ("depths", depths), ("heads", heads)):
-            if not numbers or min(numbers) < 1:
-                raise ValueError(f"{name} must be whole numbers from 1 on, at least one; got {tuple(numbers)}.")
-        if not mlp_ratios or min(mlp_ratios) <= 0:
-            raise ValueError(f"mlp_ratios must be numbers above 0, at least one; got {tuple(mlp_ratios)}.")
+            _check_numbers(name, numbers, whole=True)
+        _check_numbers("mlp_ratios", mlp_ratios, whole=False)
         check_depths(depths)
         ratios = sorted({float(ratio) for ratio in mlp_ratios})
         for dim, (first, second) in itertools.product(embed_dims, itertools.pairwise([0.0, *ratios])):
@@ -205,6 +203,14 @@ class ViTSpace(ElasticSpace):
         return ElasticArch(int(self.choices[0].candidates[0]), embed_dim, (tuple(blocks),))
 
 
+def _check_numbers(name: str, numbers: object, *, whole: bool) -> None:
+    """Check that there are numbers above 0, at least one."""
+    given = list(numbers) if isinstance(numbers, Iterable) else []
+    if not given or not all(isinstance(n, int) or not whole for n in given) or min(given) <= 0:
+        kind = "whole numbers from 1 on" if whole else "numbers above 0"
+        raise ValueError(f"{name} must be {kind}, at least one, in a list; got {numbers!r}.")
+
+
 def _grid(image_size: ImageSize | Sequence[int], patch_size: int) -> tuple[Grid, Grid]:
     """Height and width of an image, in pixels and in patches.
 
@@ -220,10 +226,11 @@ def _grid(image_size: ImageSize | Sequence[int], patch_size: int) -> tuple[Grid,
     return (height, width), (height // patch_size, width // patch_size)
 
 
-def _check_settings(num_classes: int, head_dim: int, pool: str) -> None:
+def _check_settings(num_classes: int, head_dim: int, pool: str, embed_dim: int = 1) -> None:
     check_classes(num_classes)
-    if head_dim < 1:
-        raise ValueError(f"head_dim must be 1 or more; got {head_dim}.")
+    if min(head_dim, embed_dim) < 1:
+        name, value = ("head_dim", head_dim) if head_dim < 1 else ("embed_dim", embed_dim)
+        raise ValueError(f"{name} must be 1 or more; got {value}.")
     if pool not in ("token", "average"):
         raise ValueError(f"pool must be 'token' (the class token) or 'average' (all patches); got {pool!r}.")
 
@@ -251,7 +258,7 @@ class ViTSupernet(ElasticSupernet):
         upsample: Whether images smaller than ``image_size`` may be enlarged to it.
 
     Raises:
-        ValueError: If patches do not fill the images, there are fewer than two classes, or no such space.
+        ValueError: If patches do not fill the images, there is no output, or no such space.
 
     Example:
         >>> small = {"num_classes": 10, "image_size": 8, "patch_size": 2, "head_dim": 8}
@@ -402,7 +409,7 @@ class ViTNetwork(ElasticNetwork):
         size = image_size if isinstance(image_size, int) else list(image_size)
         self.init_args = arguments(locals(), "size") | {"blocks": list(blocks), "image_size": size}
         super().__init__()
-        _check_settings(num_classes, head_dim, pool)
+        _check_settings(num_classes, head_dim, pool, embed_dim)
         (height, width), grid = _grid(image_size, patch_size)
         if not blocks:
             raise ValueError("A vision transformer must have a block at least; got no blocks.")
@@ -431,6 +438,11 @@ class ViTNetwork(ElasticNetwork):
         set_stochastic_depth(self.layers(), probability)
 
     def forward(self, x: Tensor) -> Tensor:
+        if tuple(x.shape[1:]) != self.input_shape:
+            raise ValueError(
+                f"Images must have the shape {list(self.input_shape)}, for every patch has a position of its own; got "
+                f"a batch of {list(x.shape[1:])}. Resize them, or build the network with their image_size."
+            )
         x = _with_positions(self.patch_embed(x), self.cls_token, self.pos_embed)
         for block in self.layers():
             x = block(x)

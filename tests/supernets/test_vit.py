@@ -246,7 +246,9 @@ def test_an_image_size_of_one_number_is_that_of_both() -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        pytest.param({"num_classes": 1}, "at least two classes; got num_classes=1", id="one class"),
+        pytest.param(
+            {"num_classes": 0}, "number of outputs, must be at least 1, .*; got num_classes=0", id="no output"
+        ),
         pytest.param({"image_size": 30}, r"multiple of patch_size .* got 30 x 30 pixels and patch_size=16", id="size"),
         pytest.param({"image_size": (32, 40)}, r"got 32 x 40 pixels and patch_size=16\. Resize or pad", id="width"),
         pytest.param({"image_size": (32, 32, 3)}, "one whole number, or height and width; got", id="three sides"),
@@ -276,9 +278,13 @@ def test_a_network_that_cannot_work_is_refused(
         pytest.param({"depths": (2, 4)}, "depths of a stage must be consecutive", id="depths"),
         pytest.param({"depths": (0, 1)}, r"depths must be whole numbers from 1 on, .*; got \(0, 1\)", id="no block"),
         pytest.param(
-            {"embed_dims": ()}, r"embed_dims must be whole numbers from 1 on, at least one; got \(\)", id="no"
+            {"embed_dims": ()},
+            r"embed_dims must be whole numbers from 1 on, at least one, in a list; got \(\)",
+            id="no",
         ),
         pytest.param({"heads": (0, 1)}, r"heads must be whole numbers from 1 on", id="no head"),
+        pytest.param({"heads": 3}, r"heads must be whole numbers from 1 on, at least one, in a list; got 3", id="one"),
+        pytest.param({"embed_dims": (8.5,)}, r"embed_dims must be whole numbers", id="half a feature"),
         pytest.param({"mlp_ratios": (0.0, 1)}, "mlp_ratios must be numbers above 0", id="ratio"),
         pytest.param(
             {"embed_dims": (8,), "mlp_ratios": (1, 1.1)}, "of 8 features, 1 and 1.1 are both 8. Leave one", id="alike"
@@ -297,11 +303,24 @@ def test_a_block_with_another_name_is_refused(name: str) -> None:
         ViTNetwork([name], embed_dim=8)
 
 
+def test_a_network_has_a_feature() -> None:
+    with pytest.raises(ValueError, match="embed_dim must be 1 or more; got 0"):
+        ViTNetwork(["h1_m1"], embed_dim=0)
+
+
 def test_a_network_has_a_block_and_lists_of_blocks_have_one_length() -> None:
     with pytest.raises(ValueError, match="must have a block at least; got no blocks"):
         ViTNetwork([], embed_dim=8)
     with pytest.raises(ValueError, match="as many numbers of heads as MLP ratios; got 2 and 1"):
         vit_blocks([3, 4], [4])
+
+
+@pytest.mark.parametrize("shape", [(2, 8, 6), (2, 16, 16), (3, 8, 8), (8, 8)])
+def test_a_network_takes_images_of_its_size(shape: tuple[int, ...]) -> None:
+    network = ViTNetwork(["h1_m1"], embed_dim=8, image_size=8, patch_size=2, in_channels=2)
+    message = r"Images must have the shape \[2, 8, 8\], .* got a batch of .* Resize them"
+    with pytest.raises(ValueError, match=message):
+        network(torch.zeros(3, *shape))
 
 
 def test_images_of_other_proportions_are_refused() -> None:
