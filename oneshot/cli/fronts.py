@@ -138,7 +138,8 @@ class RunFront(Front):
         others = [cost for name, cost in costs.items() if name in asked and name not in archive.objectives]
         genes = archive.genes[self._rows]
         self.names = [*archive.objectives, *(cost.name for cost in others)]
-        self.values = np.column_stack([archive.values[self._rows], *(cost.values(genes) for cost in others)])
+        values = [cost.values(genes, exact=True) for cost in others]
+        self.values = np.column_stack([archive.values[self._rows], *values])
 
     @cached_property
     def data(self) -> pl.LightningDataModule:  # type: ignore[override]  # opened when it is needed

@@ -279,6 +279,36 @@ def test_a_class_of_ones_own_is_built_only_from_a_file_that_defines_it(
     assert not mark.exists()
 
 
+@pytest.mark.parametrize(
+    "named",
+    [
+        {"ops": {"mine": "NAME"}},
+        {"costs": {"energy": "NAME"}},
+        {"costs": "NAME"},
+        {"init_args": {"space": {"init_args": {"ops": {"mine": "NAME"}}}}},
+    ],
+    ids=["operation", "cost", "cost alone", "operation of a space"],
+)
+def test_functions_that_a_configuration_names_are_code_as_classes_are(
+    named: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sys.modules.pop("own_functions", None)
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "own_functions.py").write_text("def energy(config): ...\n")
+    config = tmp_path / "run/config.yaml"
+
+    def of(name: str) -> Any:
+        return {"model": json.loads(json.dumps(named).replace("NAME", name))}
+
+    with imports_from_here():
+        assert "own_functions" in check_classes(of("own_functions.energy"), config)
+        for name in ("os.system", "own_functions.gone", "elsewhere.energy"):
+            with pytest.raises(ValueError, match=rf"names the class {name}.*say --trust"):
+                check_classes(of(name), config)
+        assert check_classes(of("phone.json"), config) == check_classes({}, config)  # a file of latencies
+    sys.modules.pop("own_functions", None)
+
+
 def test_nothing_in_a_run_is_imported_even_if_it_is_trusted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     config = tmp_path / "runs/foreign/config.yaml"

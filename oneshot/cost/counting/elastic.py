@@ -148,7 +148,7 @@ def count_elastic(supernet: ElasticSupernet, what: Counted, unit: str) -> Condit
     """What every architecture of an elastic supernet has, exactly; see :func:`~oneshot.cost.count_candidates`.
 
     For every width, a few networks hold every block in the first two layers of every stage, and run once at each
-    resolution. Further layers are as the second, which the largest network confirms.
+    resolution. Further layers are as the second, which the largest and the smallest network confirm.
 
     Args:
         supernet: The supernet.
@@ -182,9 +182,10 @@ def count_elastic(supernet: ElasticSupernet, what: Counted, unit: str) -> Condit
     if what == "params":
         table[1:], fixed[1:] = table[0], fixed[0]
     model = ConditionalCost(space, table, fixed, unit=unit, reduce="max" if what == "memory" else "sum")
-    largest = supernet.extract(space.largest, inherit=False)
-    if model.cost(space.largest) != getattr(count(largest, largest.input_shape), what):
-        raise NoTablesError
+    for config in (space.largest, space.smallest):
+        network = supernet.extract(config, inherit=False)
+        if model.cost(config) != getattr(count(network, network.input_shape), what):
+            raise NoTablesError
     return model
 
 

@@ -14,6 +14,7 @@ from oneshot.cost import (
     AdditiveCost,
     ConditionalCost,
     Counted,
+    TracedCost,
     count,
     count_candidates,
     fit_predictor,
@@ -91,6 +92,26 @@ def test_counting_leaves_the_supernet_and_the_callers_random_numbers_as_they_wer
     count_candidates(supernet.train(), "memory")
     assert torch.equal(torch.rand(1), expected) and supernet.training
     assert all(torch.equal(before[name], tensor) for name, tensor in supernet.state_dict().items())
+
+
+class Uneven(MobileNetV3Supernet):
+    """Its networks have a layer more where they are deep."""
+
+    def standalone(self, arch: Any) -> Any:
+        network = super().standalone(arch)
+        if sum(map(len, arch.stages)) > 5:
+            network.append_module = torch.nn.Linear(3, 5)
+        return network
+
+
+def test_an_elastic_space_whose_costs_are_not_those_of_its_layers_is_counted_network_by_network() -> None:
+    small: dict[str, Any] = {"stem": "cifar", "depths": (1, 2), "kernels": (3,), "expansions": (2,)}
+    supernet = Uneven(num_classes=3, resolutions=(16,), widths=(0.1,), **small)
+    model, genes = count_candidates(supernet, "params"), supernet.space.sample_matrix(20, 0)
+    networks = [supernet.extract(config, inherit=False) for config in supernet.space.decode(genes)]
+    assert isinstance(model, TracedCost)
+    assert model.costs(genes).tolist() == [sum(p.numel() for p in network.parameters()) for network in networks]
+    assert len({any(hasattr(n, "append_module") for n in [network]) for network in networks}) == 2
 
 
 def test_memory_is_that_of_the_supernets_precision() -> None:
