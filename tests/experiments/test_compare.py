@@ -1,40 +1,67 @@
-"""The comparison of methods, on a space without a table of accuracies."""
+"""The comparisons of methods: their configurations, and the data that lie beside them."""
 
 from __future__ import annotations
 
-import json
-import subprocess
-import sys
+from io import BytesIO
 from pathlib import Path
 
+import numpy as np
 import pytest
+import torch
+from PIL import Image
 
-SCRIPT = Path(__file__).parents[2] / "experiments/compare/compare.py"
+from oneshot.cli.compare import _Builder, _parse
+from oneshot.cli.main import main
+
+FOLDER = Path(__file__).parents[2] / "experiments/compare"
+
+
+@pytest.fixture
+def packed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Twenty images of two classes, as JPEGs in two files; and the folder of the experiment is where Python looks."""
+    rng = np.random.default_rng(0)
+    for split in ("train", "test"):
+        parts = []
+        for _ in range(20):
+            buffer = BytesIO()
+            Image.fromarray(rng.integers(0, 256, (32, 32, 3), dtype=np.uint8)).save(buffer, "JPEG")
+            parts.append(np.frombuffer(buffer.getvalue(), np.uint8))
+        offsets = np.cumsum([0, *map(len, parts)])
+        np.savez(
+            tmp_path / f"cifar10_jpeg_{split}.npz",
+            jpeg=np.concatenate(parts),
+            offsets=offsets,
+            labels=np.arange(20) % 2,
+            classes=np.array(["cat", "dog"]),
+        )
+    monkeypatch.setenv("ONESHOT_DATA", str(tmp_path))
+    monkeypatch.syspath_prepend(str(FOLDER))
+    return tmp_path
+
+
+def test_packed_images_are_read_and_made_smaller(packed: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    builder = _Builder(_parse(["--config", str(FOLDER / "nasbench201.yaml"), "--data.init_args.images", "10"]))
+    data = builder.data(3)
+    data.setup("test")
+    x, y = next(iter(data.test_dataloader()))
+    assert x.shape == (2, 3, 16, 16) and x.dtype == torch.float32 and y.tolist() == [0, 1]
+    assert (data.seed, len(data.train_images), data.num_classes) == (3, 10, 2)  # type: ignore[attr-defined]
+    monkeypatch.delenv("ONESHOT_DATA")
+    with pytest.raises(ValueError, match="environment variable ONESHOT_DATA"):
+        builder.data(3)
+
+
+def test_every_method_of_the_configurations_is_there(packed: Path) -> None:
+    for name, methods in (("nasbench201.yaml", 13), ("digits.yaml", 6)):
+        builder = _Builder(_parse(["--config", str(FOLDER / name)]))
+        entries = builder.entries()
+        assert len({entry.label for entry in entries}) == methods
+        searches = [entry.search(builder.data(0)) for entry in entries if entry.search is not None]
+        assert [search.weight_lr for search in searches] == [0.1] * (methods - 1)  # type: ignore[attr-defined]
 
 
 @pytest.mark.slow
-def test_methods_are_compared_where_there_is_no_table(tmp_path: Path) -> None:
-    command = [
-        sys.executable,
-        SCRIPT,
-        "--methods",
-        "gdas",
-        "random",
-        "--seeds",
-        "0",
-        "--space",
-        "s2",
-        "--data",
-        "digits",
-    ]
-    command += ["--size", "8", "--channels", "4", "--cells", "3", "--epochs", "1", "--retrain", "1", "--out", tmp_path]
-    done = subprocess.run(command, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
-    runs = json.loads((tmp_path / "results.json").read_text())["runs"]
-    assert [(run["method"], run["seed"]) for run in runs] == [("gdas", 0), ("random", 0)]
-    assert all(0 < run["retrained"] < 100 for run in runs)
-    assert "| gdas | 1 |" in (tmp_path / "table.md").read_text()
-    assert (tmp_path / "accuracy.png").exists() and (tmp_path / "epochs.png").exists()
-
-    done = subprocess.run([*command, "--images", "8"], capture_output=True, text=True)
-    assert done.returncode == 1 and "holds runs that differ in images" in done.stderr
+def test_the_comparison_on_digits_runs(tmp_path: Path) -> None:
+    few = ["--seeds", "0", "--trainer.max_epochs", "1", "--trainer.limit_train_batches", "2", "--retrain.epochs", "1"]
+    assert main(["compare", "--config", str(FOLDER / "digits.yaml"), *few, "--out", str(tmp_path / "out")]) == 0
+    assert "| DARTS, order 2 | 1 |" in (tmp_path / "out/results.md").read_text()
