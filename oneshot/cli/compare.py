@@ -26,6 +26,7 @@ from oneshot.callbacks import CollapseMonitor
 from oneshot.comparison import Comparison, Entry, Results, Run, Setting
 from oneshot.comparison.comparison import JOURNAL, TABLE, Told
 from oneshot.comparison.results import verdict
+from oneshot.comparison.trial import default_retraining, take_task
 from oneshot.discrete.evaluators.tables import nas_bench_201, nas_bench_macro
 from oneshot.discrete.protocol import Evaluator
 from oneshot.discrete.record import Objective
@@ -37,6 +38,8 @@ from oneshot.storage.lock import RunLock
 from oneshot.storage.trust import CONFIG
 from oneshot.supernets.base import Subnet, Supernet
 from oneshot.supernets.json_files import checked
+from oneshot.supernets.recurrent import LanguageModel
+from oneshot.tasks.task import Task, task_of
 from oneshot.training.retrain import Retrain
 
 from .data_defaults import build_data, fit_to_data
@@ -47,7 +50,7 @@ from .terminal import console, say, with_configurations_as_utf8
 
 RANDOM = "random"
 FAILED = 1  # exit code if a run failed
-COMPARED = ("supernet", "network", "data", "trainer", "table", "metric", "retrain")
+COMPARED = ("supernet", "network", "data", "task", "trainer", "table", "metric", "retrain")
 SHOWN_ONLY = ("enable_progress_bar", "enable_model_summary", "log_every_n_steps", "logger", "default_root_dir")
 FREE = HOW_DATA_ARE_READ | {f"trainer.{name}" for name in SHOWN_ONLY}  # nothing that a result depends on
 # Tables in CSV files, by the space of their architectures, and the metric that counts unless another one is named.
@@ -85,7 +88,7 @@ def compare(args: Sequence[str]) -> int:
     say(network_table([_short(row, results) for row in results.rows()]))
     for score in results.scores[:1]:
         if differences := results.differences(score):
-            say(" ".join(verdict(differences)))
+            say(" ".join(verdict(differences, baseline=results.baseline is not None)))
     say(f"Comparison: {folder}, see {TABLE}.")
     if failed := results.failed:
         every = len(results.labels) * len(results.seeds)
@@ -219,23 +222,22 @@ class _Builder:
         """A function that builds the search; its arguments are checked now."""
         over = method.get("supernet") or {}
 
-        def parsed() -> tuple[ArgumentParser, Namespace]:
+        def parsed(supernet: Supernet | Mapping[str, Any]) -> tuple[ArgumentParser, Namespace]:
             parser = LightningArgumentParser(exit_on_error=False)
             parser.add_lightning_class_args(SearchModule, "model", subclass_mode=True)
-            arguments = {**self._arguments(method), "supernet": self._supernet_config(over)}
+            arguments = {**self._arguments(method), "supernet": supernet}
             with _explained(label):
                 return parser, parser.parse_object(
                     {"model": {"class_path": method["class_path"], "init_args": arguments}}
                 )
 
         def search(data: pl.LightningDataModule) -> SearchModule:
-            parser, config = parsed()
-            fit_to_data(config.model.init_args.supernet, data)
+            parser, config = parsed(self.supernet(data, over))
             with _constructing():
                 found: SearchModule = parser.instantiate_classes(config).model
             return found
 
-        parsed()
+        parsed(self._supernet_config(over))
         return search
 
     def _supernet_config(self, over: Mapping[str, Any]) -> dict[str, Any]:
@@ -248,7 +250,21 @@ class _Builder:
         fit_to_data(config.supernet, data)
         with _constructing():
             found: Supernet = parser.instantiate_classes(config).supernet
+        if (task := self._task()) is not None:
+            found.task = task
+        take_task(found, data)
         return found
+
+    def _task(self) -> Task | None:
+        """The task of the options; None takes that of the data, or of the supernet."""
+        parser = ArgumentParser(exit_on_error=False)
+        parser.add_argument("--task", type=Task | str | None)
+        given = self.config.task
+        with _constructing():
+            built = parser.instantiate_classes(
+                parser.parse_object({"task": given.as_dict() if isinstance(given, Namespace) else given})
+            ).task
+        return None if built is None else task_of(built)
 
     def _parsed_supernet(self, over: Mapping[str, Any]) -> tuple[ArgumentParser, Namespace]:
         parser = ArgumentParser(exit_on_error=False)
@@ -295,7 +311,9 @@ class _Builder:
     def _callbacks(self) -> list[Callback]:
         return [*(self._options("trainer", pl.Trainer).get("callbacks") or []), CollapseMonitor()]
 
-    def _retraining(self, network: Subnet) -> Retrain:
+    def _retraining(self, network: Subnet) -> pl.LightningModule:
+        if isinstance(network, LanguageModel):  # whose training has no options in common with others
+            return default_retraining(network)
         options = self._options("retrain", Retrain)
         options.pop("epochs")
         return Retrain(network, **options)
@@ -337,9 +355,14 @@ def _without_defaults(tree: Any) -> Any:
     if not isinstance(tree, dict):
         return tree
     if isinstance(path := tree.get("class_path"), str) and isinstance(arguments := tree.get("init_args"), dict):
-        kept = {name: value for name, value in arguments.items() if value != _default(path, name)}
+        kept = {name: value for name, value in arguments.items() if value != _listed(_default(path, name))}
         tree = {"class_path": path, **({"init_args": kept} if kept else {})}
     return {name: _without_defaults(value) for name, value in tree.items()}
+
+
+def _listed(value: Any) -> Any:
+    """A value as YAML has it: tuples are lists."""
+    return [_listed(part) for part in value] if isinstance(value, list | tuple) else value
 
 
 def _default(class_path: str, argument: str) -> Any:
@@ -424,6 +447,12 @@ def _parser() -> LightningArgumentParser:
         help="arguments of the supernet that are others for networks that were found: --network.NAME VALUE",
     )
     parser.add_lightning_class_args(pl.LightningDataModule, "data", subclass_mode=True, required=True)
+    parser.add_argument(
+        "--task",
+        type=Task | str | None,
+        default=None,
+        help="what outputs are for: its name, or a class of oneshot.tasks",
+    )
     parser.add_argument(
         "--table",
         type=str | dict | None,

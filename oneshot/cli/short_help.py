@@ -133,6 +133,7 @@ what is searched, and with what:
                         such as oneshot.data.Digits; methods that need two halves of the data get them
   --trainer.max_epochs N
                         epochs of a search; --trainer.accelerator, --trainer.precision and the others as in 'search'
+  --task NAME           what outputs are for, such as regression or a class of oneshot.tasks; by default the data's
 
 what scores the networks that were found:
   --retrain.epochs N    retrain each from new weights, and test it; --retrain.lr and other options of oneshot.Retrain

@@ -27,7 +27,7 @@ from oneshot.storage.journal import Journal
 from oneshot.supernets.json_files import checked
 
 from .results import Results, Run
-from .trial import Entry, Setting, search_once
+from .trial import Entry, Setting, check_setting, search_once
 
 JOURNAL, TABLE, CSV, JSON, PICTURE, CURVES = (
     "runs.jsonl",
@@ -190,14 +190,16 @@ class Comparison:
                 or failed; what goes on; and how many seconds are left, if that is known.
 
         Raises:
+            ValueError: If what the methods have in common does not fit together.
             OSError: If the disk stays full, or another fault of the machine does not pass.
             KeyboardInterrupt: After Ctrl-C, also where Lightning has made an ordinary exit of it.
         """
         with self.journal.alone():
+            if todo := self.missing():
+                check_setting(self.setting, self.seeds[0])
             if not self.journal.rows:
                 self.journal.append({"settings": self.settings})
             try:
-                todo = self.missing()
                 while todo:
                     entry, seed = todo[0]
                     found = self._attempt(entry, seed, todo, told)

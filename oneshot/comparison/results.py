@@ -244,7 +244,7 @@ class Results:
         found = [
             {"method": run.label, "seed": str(run.seed), "architecture": f"`{run.config}`"} for run in self.finished
         ]
-        return "\n".join([*lines, "## Architectures", "", *markdown_table(found), ""])
+        return "\n".join([*lines, *(["## Architectures", "", *markdown_table(found), ""] if found else [])])
 
     def _about(self) -> list[str]:
         said = [f"- {name}: {value}" for name, value in self.about.items()]
@@ -255,7 +255,7 @@ class Results:
         """The table of differences, and how to read it."""
         found = self.differences(score)
         if all(difference.p is None for difference in found):
-            return verdict(found)
+            return verdict(found, baseline=self.baseline is not None)
         digits = decimals(self.values(score))
         rows = [
             {
@@ -274,10 +274,18 @@ class Results:
             "paired permutation test (all signs of the differences); Holm's correction is for all rows of this table. "
             "* marks what is below 0.05 after it."
         )
-        return [f"## {score.metric}, differences", "", *markdown_table(rows), "", how, "", *verdict(found)]
+        return [
+            f"## {score.metric}, differences",
+            "",
+            *markdown_table(rows),
+            "",
+            how,
+            "",
+            *verdict(found, baseline=self.baseline is not None),
+        ]
 
 
-def verdict(differences: Sequence[Difference]) -> list[str]:
+def verdict(differences: Sequence[Difference], *, baseline: bool = False) -> list[str]:
     """What the differences say, and what so few seeds cannot say; sentences."""
     if not differences:
         return []
@@ -285,7 +293,8 @@ def verdict(differences: Sequence[Difference]) -> list[str]:
     if most < 2:
         return ["With one seed there is no spread, so nothing can be said about the differences."]
     if most < needed:
-        together = f", {len(differences)} together at least {needed}; a baseline means fewer differences"
+        fewer = "" if baseline else "; a baseline means fewer differences"
+        together = f", {len(differences)} together at least {needed}{fewer}"
         said = (
             f"With {most} seeds no difference can be significant: the smallest possible p is {2 / 2**most:.3g}. One "
             f"difference needs at least {seeds_needed(1)} seeds{together if len(differences) > 1 else ''}."

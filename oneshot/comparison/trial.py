@@ -27,7 +27,11 @@ from oneshot.engine.gradient import SingleLevelSearch
 from oneshot.engine.module import SearchModule
 from oneshot.engine.paths import PathTraining, draw_operating
 from oneshot.supernets.base import Subnet, Supernet
+from oneshot.supernets.recurrent import LanguageModel
 from oneshot.supernets.space import SubnetConfig
+from oneshot.tasks.task import task_of
+from oneshot.training.finite_loss import check_data
+from oneshot.training.language import RetrainLanguage
 from oneshot.training.retrain import Retrain
 
 from .results import Run, Score
@@ -41,6 +45,17 @@ QUIET: dict[str, Any] = {
     "enable_progress_bar": False,
     "enable_model_summary": False,
 }
+
+
+def default_retraining(network: Subnet) -> pl.LightningModule:
+    """The training of a network from new weights."""
+    return RetrainLanguage(network) if isinstance(network, LanguageModel) else Retrain(network)
+
+
+def take_task(supernet: Supernet, data: pl.LightningDataModule) -> None:
+    """Give a supernet the task that the data declare, unless it has been given one."""
+    if (said := getattr(data, "task", None)) is not None and supernet.task == task_of(supernet.default_task):
+        supernet.task = task_of(said)
 
 
 @dataclass(frozen=True)
@@ -88,7 +103,7 @@ class Setting:
         table: Scores architectures without training them; a table of networks that were trained already, for example.
         metric: The metric of the table that counts, such as ``Objective.parse("max accuracy")``.
         retrain_epochs: Epochs to retrain what was found, from new weights; 0 is off.
-        retraining: Builds the training of a found network; by default `Retrain` with its defaults.
+        retraining: Builds the training of a found network; by default `Retrain`, of a language model `RetrainLanguage`.
 
     Raises:
         ValueError: If nothing scores what is found, or epochs or the table's metric do not fit.
@@ -103,7 +118,7 @@ class Setting:
     table: Evaluator | None = None
     metric: Objective | None = None
     retrain_epochs: int = 0
-    retraining: Callable[[Subnet], Retrain] = Retrain
+    retraining: Callable[[Subnet], pl.LightningModule] = default_retraining
 
     def __post_init__(self) -> None:
         if self.epochs < 1 or self.retrain_epochs < 0:
@@ -122,6 +137,30 @@ class Setting:
             raise ValueError(
                 f"The metric of the table must be one of {', '.join(self.table.metrics)}; got {self.metric.metric!r}."
             )
+
+
+def check_setting(setting: Setting, seed: int) -> None:
+    """Build once what all methods have in common, so that a mistake in it is no failure of every method.
+
+    Raises:
+        ValueError: If the supernet does not fit the data, or the table has not the architectures of its space. Also
+            whatever the constructors of the data and the supernet raise.
+    """
+    with _own_numbers(), _seeded(seed):
+        data = whole(setting.data(seed))
+        supernet = setting.supernet(data)
+        take_task(supernet, data)
+        check_data(data, supernet)
+        if setting.network is not None:
+            take_task(larger := setting.network(data), data)
+            check_data(data, larger)
+        if setting.table is not None and setting.metric is not None:
+            try:
+                look_up(setting.table, supernet.space.sample(seed), setting.metric.metric)
+            except LookupError as error:
+                raise ValueError(
+                    f"The table must have the architectures of the space {supernet.space.name!r}: {error}."
+                ) from error
 
 
 def search_once(entry: Entry, seed: int, setting: Setting, progress: Progress = lambda what, done, total: None) -> Run:
@@ -148,7 +187,9 @@ def search_once(entry: Entry, seed: int, setting: Setting, progress: Progress = 
             directions[setting.metric.metric] = setting.metric.direction
         seed_everything(seed)  # so that initial weights do not depend on how many numbers the search drew
         data = whole(setting.data(seed))
-        network = (setting.network or setting.supernet)(data).extract(config, inherit=False)
+        supernet = (setting.network or setting.supernet)(data)
+        take_task(supernet, data)
+        network = supernet.extract(config, inherit=False)
         params, macs = _size(network)
         metrics: dict[str, float] = {}
         if setting.retrain_epochs:

@@ -227,6 +227,23 @@ def test_a_mistake_is_one_line_before_anything_runs(
     assert not (here / "out").exists()
 
 
+def test_the_metric_of_another_task_counts(here: Path) -> None:
+    rows = ["a,b,y", *(f"{i % 7},{i % 5},{i % 7 - i % 5}" for i in range(80))]
+    (here / "table.csv").write_text("\n".join(rows))
+    options = {
+        "methods": ["my_package.Mine", "random"],
+        "seeds": [0],
+        "supernet": {"class_path": "oneshot.supernets.MLPSupernet", "init_args": {"width": 8, "layers": 2}},
+        "data": {
+            "class_path": "oneshot.data.TableData",
+            "init_args": {"x": "table.csv", "target": "y", "task": "regression", "batch_size": 16},
+        },
+    }
+    assert main([*write(here, **options), "--task", "oneshot.tasks.Regression", "--task.metric", "mae"]) == 0
+    assert all(list(run["scores"]) == ["test/mae"] and run["directions"]["test/mae"] == "min" for run in runs(here))
+    assert "compared by test/mae (lower is better)" in (here / "out/results.md").read_text()
+
+
 def test_the_folder_of_something_else_is_not_written_to(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (here / "out").mkdir()
     (here / "out/precious.txt").write_text("mine")

@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import pytorch_lightning as pl
 import torch
@@ -20,13 +21,14 @@ from oneshot.comparison import Comparison, Entry, Results, Run, Setting
 from oneshot.comparison.comparison import CURVES, JOURNAL, PICTURE, TABLE
 from oneshot.comparison.results import decimals, markdown_table, verdict
 from oneshot.comparison.significance import Difference
-from oneshot.comparison.trial import GLOBAL_SEED, in_two, search_once, whole
-from oneshot.data import Digits, SearchDataModule
+from oneshot.comparison.trial import GLOBAL_SEED, in_two, search_once, take_task, whole
+from oneshot.data import Digits, SearchDataModule, TableData
 from oneshot.discrete import Evaluator, Proposal
 from oneshot.discrete.record import Objective
 from oneshot.engine.module import SearchModule
-from oneshot.supernets import NASBench201Supernet
+from oneshot.supernets import MLPSupernet, NASBench201Supernet
 from oneshot.supernets.space import SubnetConfig
+from oneshot.tasks import Regression
 
 TRAINER = {"limit_train_batches": 2, "limit_val_batches": 1, "limit_test_batches": 2, "accelerator": "cpu"}
 
@@ -247,6 +249,63 @@ def test_a_damaged_file_of_runs_is_one_line(line: bytes, message: str, tmp_path:
     with pytest.raises(ValueError, match=message) as caught:
         Comparison(entries("random"), [0], setting(), folder=tmp_path)
     assert "\n" not in str(caught.value) and JOURNAL in str(caught.value)
+
+
+# Tasks.
+
+
+def table_data(seed: int, task: Regression) -> pl.LightningDataModule:
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=(120, 5)).astype(np.float32)
+    return TableData(x, x[:, 0] - x[:, 1], task=task, batch_size=16, seed=seed)
+
+
+def mlp(data: pl.LightningDataModule) -> MLPSupernet:
+    supernet = MLPSupernet(features=5, width=8, num_classes=1, layers=2)
+    take_task(supernet, data)
+    return supernet
+
+
+@pytest.mark.parametrize(("metric", "better"), [("r2", max), ("mae", min)])
+def test_metric_and_direction_are_those_of_the_task(metric: str, better: Callable[[list[float]], float]) -> None:
+    of_numbers = Setting(
+        data=lambda seed: table_data(seed, Regression(metric=metric)),
+        supernet=mlp,
+        epochs=1,
+        retrain_epochs=1,
+        trainer=TRAINER,
+    )
+    methods = [Entry("DARTS", lambda given: DARTS(mlp(given))), Entry("random", None)]
+    results = Comparison(methods, [0, 1], of_numbers).run()
+    assert not results.failed and [score.metric for score in results.scores] == [f"test/{metric}"]
+    assert f"val/{metric}" in results.runs[0].curves
+    means = [sum(of.values()) / len(of) for of in results.values(results.scores[0]).values()]
+    assert means[0] == better(means)
+
+
+def test_what_all_methods_have_in_common_is_checked_once(tmp_path: Path) -> None:
+    """And no failure of every method; nothing is written."""
+
+    def comparison(**options: Any) -> Comparison:
+        given = {"data": digits, "supernet": supernet, "epochs": 1, "retrain_epochs": 1, **options}
+        return Comparison(entries("random"), [0], Setting(**given), folder=tmp_path / "out")
+
+    def wider(data: pl.LightningDataModule) -> NASBench201Supernet:
+        return NASBench201Supernet(channels=4, cells_per_stage=1)
+
+    class Empty(Convolutions):
+        def __call__(self, proposal: Proposal) -> dict[str, float]:
+            raise LookupError("'nothing' is not in the table")
+
+    for options, message in (
+        ({"data": lambda seed: Digits(image_size=-1)}, "image_size"),
+        ({"supernet": wider}, "must be built for the data"),
+        ({"network": wider}, "must be built for the data"),
+        ({"table": Empty(), "metric": Objective.parse("max accuracy")}, "space 'nasbench201': 'nothing' is not in"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            comparison(**options).run()
+        assert not (tmp_path / "out").exists()
 
 
 # What is refused.
