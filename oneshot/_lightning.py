@@ -11,6 +11,7 @@ from argparse import ArgumentParser
 from collections.abc import Iterable
 from functools import reduce
 from operator import or_
+from pathlib import Path
 from types import UnionType
 from typing import TYPE_CHECKING, Any, Union, get_args, get_origin
 
@@ -51,6 +52,11 @@ def is_sum(metric: Metric) -> bool:
 def restore_loaders(trainer: pl.Trainer) -> None:
     """Put the loaders where the checkpoint says they were."""
     trainer.fit_loop._load_combined_loader_states()
+
+
+def is_tuned(trainer: pl.Trainer) -> bool:
+    """Whether the checkpoint that is read is of a tuner, which puts back what there was before it; by its name."""
+    return Path(str(trainer.ckpt_path or "")).name.startswith((".scale_batch_size_", ".lr_find_"))
 
 
 def may_stop_early(trainer: pl.Trainer) -> bool:

@@ -377,7 +377,8 @@ class StreamLoader(DataLoader[Batch]):
 
     def __iter__(self) -> Iterator[Batch]:  # type: ignore[override]  # a generator: nothing happens before it is asked
         state, self._state, self._given = self._state, None, 0
-        if state and isinstance(self.sampler, ShuffleSampler) and state["epoch"] == self.sampler.epoch:
+        begun = state is not None and state.get("passes", 0) > 0  # not of a tuner, which saves before the first batch
+        if state and begun and isinstance(self.sampler, ShuffleSampler) and state["epoch"] == self.sampler.epoch:
             self._given = state["batches"]
             self.sampler.passes = state["passes"] - 1
             self.sampler.skip = self._given * (self.batch_size or 1)

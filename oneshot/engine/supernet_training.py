@@ -6,7 +6,7 @@ import warnings
 from abc import abstractmethod
 from typing import Any
 
-from pytorch_lightning.callbacks import Callback
+from pytorch_lightning.callbacks import Callback, LearningRateFinder
 from pytorch_lightning.strategies import DDPStrategy
 from torch import Tensor
 
@@ -116,6 +116,11 @@ class SupernetTraining(WeightTraining):
         trainer, callbacks = self.trainer, super().configure_callbacks()
         if trainer.state.fn != "fit":
             return callbacks
+        if any(isinstance(callback, LearningRateFinder) for callback in trainer.callbacks):  # type: ignore[attr-defined]
+            raise ValueError(
+                "lr_find moves the one learning rate of a training that Lightning optimises; a search steps its "
+                f"optimisers itself. Compare a few values of weight_lr of {type(self).__name__} by short fits."
+            )
         if trainer.max_steps != -1 and not getattr(trainer, "fast_dev_run", 0):  # which sets max_steps itself
             raise ValueError(
                 "max_steps counts the steps of every optimiser, and schedules need max_epochs; "

@@ -11,7 +11,7 @@ import torch
 from pytorch_lightning.callbacks import Callback
 from torch import Tensor
 
-from oneshot._lightning import restore_loaders
+from oneshot._lightning import is_tuned, restore_loaders
 from oneshot._version import __version__
 from oneshot.storage.class_paths import public_path, stable_name
 
@@ -89,7 +89,7 @@ class ResumableModule(FiniteLossGuard):
         Raises:
             ValueError: Naming every difference that would make the result another one, or if an epoch was at its end.
         """
-        if self._trainer is None or self.trainer.state.fn != "fit":
+        if self._trainer is None or self.trainer.state.fn != "fit" or is_tuned(self.trainer):
             return
         if (made_by := checkpoint.get(KEY)) is None or made_by.get("format") != FORMAT:
             raise ValueError(
