@@ -10,6 +10,8 @@ import pytorch_lightning as pl
 from jsonargparse import Namespace
 from pytorch_lightning.cli import LightningArgumentParser
 
+from oneshot.tasks import Task, task_of
+
 
 def build_data(config: Any) -> pl.LightningDataModule:
     """Build the data module that a part of a configuration describes by ``class_path`` and ``init_args``."""
@@ -17,6 +19,12 @@ def build_data(config: Any) -> pl.LightningDataModule:
     parser.add_lightning_class_args(pl.LightningDataModule, "data", subclass_mode=True)
     data: pl.LightningDataModule = parser.instantiate_classes(parser.parse_object({"data": config})).data
     return data
+
+
+def default_task(class_path: str) -> Task:
+    """The task that networks of a class have where none is given."""
+    module, _, name = class_path.rpartition(".")
+    return task_of(getattr(getattr(import_module(module), name), "default_task", "classification"))
 
 
 def fit_to_data(network: Namespace, data: pl.LightningDataModule) -> None:

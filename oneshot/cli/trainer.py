@@ -46,7 +46,7 @@ from oneshot.supernets.base import Subnet
 from oneshot.tasks.task import task_of
 from oneshot.training.retrain import Retrain
 
-from .data_defaults import build_data, fit_to_data
+from .data_defaults import build_data, default_task, fit_to_data
 from .options import OneLineErrors
 from .resume import check_unchanged, options_of_the_run
 from .run import DATA, write_facts
@@ -161,7 +161,9 @@ class RunCLI(LightningCLI):
         data = build_data(self.config.data)
         fit_to_data(network, data)
         said = getattr(data, "task", None)
-        if said is not None and "task" in model and model.task is None:
+        if said is None or "task" not in model or model.task is not None:
+            return
+        if task_of(said) != default_task(network.class_path):  # or it says nothing that is not known
             task = task_of(said).to_dict()
             args = Namespace(**task["init_args"])  # type: ignore[no-untyped-call]  # jsonargparse
             model.task = Namespace(class_path=task["class_path"], init_args=args)  # type: ignore[no-untyped-call]

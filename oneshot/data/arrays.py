@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from oneshot.tasks import Regression
+from oneshot.tasks import Regression, task_of
 
 from .base import LabelledData, Split, plain_name
 from .images import stratified_split
@@ -189,10 +189,8 @@ class ArrayData(LabelledData[ArraySet]):
         if y is None or (x_test is None) != (y_test is None):
             missing = "y" if y is None else "x_test" if x_test is None else "y_test"
             raise ValueError(f"x and y, and x_test and y_test, belong together; {missing} is missing.")
-        given = task if isinstance(task, str) else getattr(task, "name", None)
-        self.targets = read_targets(
-            y, y_test, task=None if given is None else plain_name(given), num_classes=num_classes, classes=classes
-        )
+        name = None if task is None else task_of(task).name
+        self.targets = read_targets(y, y_test, task=name, num_classes=num_classes, classes=classes)
         self.num_classes, self.classes = self.targets.outputs, self.targets.classes
         self.task = self.targets.task if task is None else task
         train = self._checked(x, self.targets.values, "x")
@@ -372,13 +370,15 @@ def read_arrays(path: Path, *, targets: bool = True) -> tuple[Any, Any, Any, Any
         raise FileNotFoundError(f"Arrays are read from a file of numpy, .npz; there is no file {str(path)!r}.")
     try:
         with zipfile.ZipFile(path) as entries:
+            if (damaged := entries.testzip()) is not None:
+                raise ValueError(f"the checksum of {damaged!r} is wrong")
             names = [entry.removesuffix(".npy") for entry in entries.namelist()]
         with np.load(path, allow_pickle=False) as file:
             found = {name: file[name] for name in names}
-    except (zipfile.BadZipFile, ValueError, OSError, KeyError, EOFError) as error:
+    except Exception as error:  # whatever zipfile and numpy raise for a damaged file
         raise ValueError(
-            f"{path} must be a file that numpy.savez wrote, without Python objects; {error}. Texts are saved as "
-            "np.array(list, dtype=str)."
+            f"{path} must be a file that numpy.savez wrote, without Python objects; {' '.join(str(error).split())}. "
+            "Texts are saved as np.array(list, dtype=str)."
         ) from error
     arrays: dict[tuple[str, str], Any] = {}
     for name in names:

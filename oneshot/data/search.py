@@ -9,6 +9,8 @@ import pytorch_lightning as pl
 import torch
 from torch.utils.data import DataLoader, Dataset
 
+from oneshot.tasks import task_of
+
 from .base import LabelledData, class_weights
 from .images import Batch, Stats
 from .streams import LoadedData, TrainingSet
@@ -87,6 +89,8 @@ class SearchDataModule(pl.LightningDataModule):
             )
         if batch_size is not None and batch_size < 1:
             raise ValueError(f"batch_size must be at least 1; got {batch_size}.")
+        if task is not None:
+            task_of(task)  # a name that is none is an error now
         if not isinstance(data, pl.LightningDataModule):
             if isinstance(data, tuple) and arch_fraction is not None:
                 raise ValueError(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Sequence, Sized
+from collections.abc import Callable, Mapping, Sequence, Sized
 from dataclasses import dataclass, replace
 from typing import Any, cast
 
@@ -108,7 +108,8 @@ def loader_of(source: Any, what: str, *, batch_size: int | None = None, num_work
     """
     if isinstance(source, DataLoader):
         return source
-    if isinstance(source, IterableDataset) or not (hasattr(source, "__getitem__") and hasattr(source, "__len__")):
+    indexed = hasattr(source, "__getitem__") and hasattr(source, "__len__")
+    if not indexed or isinstance(source, IterableDataset | str | bytes | Mapping):
         kind = "an IterableDataset" if isinstance(source, IterableDataset) else f"a {type(source).__name__}"
         raise ValueError(
             f"SearchDataModule takes a LightningDataModule, a data set with __len__ and __getitem__, or a pair of data "

@@ -14,9 +14,9 @@ import torch
 from torch import Tensor
 
 from oneshot.storage.readers import csv_records, read_table
+from oneshot.tasks import task_of
 
 from .arrays import ArrayData, Inputs
-from .base import plain_name
 from .images import stratified_split
 from .listing import some
 from .samples import strata
@@ -105,11 +105,10 @@ class TableData(ArrayData):
         columns = self._columns(x, "x")
         held = None if x_test is None else self._columns(x_test, "x_test")
         name = f"target {target!r}" if isinstance(target, str) else "y"
-        given = task if task is None or isinstance(task, str) else getattr(task, "name", None)
         found = read_targets(
             y,
             y_test,
-            task=None if given is None else plain_name(given),
+            task=None if task is None else task_of(task).name,
             num_classes=num_classes,
             classes=classes,
             text=text,

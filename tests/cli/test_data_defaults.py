@@ -8,7 +8,7 @@ import pytest
 import pytorch_lightning as pl
 from jsonargparse import Namespace
 
-from oneshot.cli.data_defaults import fit_to_data
+from oneshot.cli.data_defaults import default_task, fit_to_data
 from oneshot.supernets import FBNetSupernet, MLPSupernet, SeriesSupernet, TextSupernet, VolumeSupernet
 
 KINDS = [
@@ -45,3 +45,8 @@ def test_what_was_given_stays() -> None:
     namespace = Namespace(class_path="oneshot.supernets.SeriesSupernet", init_args=Namespace(given))
     fit_to_data(namespace, Data((6, 100)))
     assert (namespace.init_args.length, namespace.init_args.in_channels) == (64, 6)
+
+
+def test_the_task_of_a_class_is_known_before_it_is_built() -> None:
+    assert default_task("oneshot.supernets.FBNetSupernet").name == "classification"
+    assert default_task("oneshot.supernets.SegmentationSupernet").name == "segmentation"

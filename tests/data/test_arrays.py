@@ -154,6 +154,7 @@ def test_numbers_of_classes_stay_and_get_names() -> None:
         (np.zeros((4, 2)), {"x_test": np.zeros((4, 3))}, "belong together; y_test is missing"),
         (np.zeros((4, 2)), {"predict": np.zeros((1, 3))}, r"must have the shape \(2,\); got \(3,\)"),
         (np.zeros((4, 2)), {"test_fraction": 1.0}, "test_fraction must be strictly between 0 and 1"),
+        (np.zeros((4, 2)), {"task": "regresion"}, "task must be a Task, or one of .*; got 'regresion'"),
         (np.zeros((4, 2)), {"batch_size": 0}, "batch_size must be at least 1; got 0"),
         (np.zeros((4, 2)), {"val_fraction": 1}, "val_fraction must be in"),
     ],

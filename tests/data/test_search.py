@@ -305,6 +305,7 @@ def pairs(x: Any, y: Any) -> list[tuple[Any, Any]]:
     ("data", "message"),
     [
         (5, "takes a LightningDataModule, a data set with __len__ and __getitem__, or a pair .*; got a int"),
+        ("houses.csv", "takes a LightningDataModule, .*; got a str as the training set"),
         (Endless(), "takes a LightningDataModule, .*; got an IterableDataset as the training set"),
         (SearchDataModule(FakeImages()), "splits images with labels; got SearchDataModule"),
         (Own(Endless()), "gives a DataLoader over an IterableDataset"),
@@ -516,6 +517,11 @@ def test_every_class_is_drawn_equally_often_if_balanced() -> None:
 def test_samples_that_are_no_pairs_of_tensors_are_refused(samples: Any, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         SearchDataModule(samples, batch_size=2).train_dataloader()
+
+
+def test_a_task_that_is_none_is_refused() -> None:
+    with pytest.raises(ValueError, match="task must be a Task, or one of .*; got 'regresion'"):
+        SearchDataModule(Dicts(), task="regresion")
 
 
 def test_what_a_data_module_says_itself_is_not_said_twice() -> None:

@@ -18,6 +18,7 @@ import yaml
 from oneshot.cli.discrete import read_study
 from oneshot.cost import LatencyTable, read_csv, write_csv
 from oneshot.cost.latency.timings import Timings, Visit
+from oneshot.data.arrays import read_arrays
 from oneshot.deploy.export import export_subnet, load
 from oneshot.discrete import RandomSearch, Study, TabularEvaluator
 from oneshot.discrete.evaluators.benchmarks import nas_bench_101, nas_bench_201_file, nats_bench
@@ -302,6 +303,12 @@ def _read_config(path: Path) -> object:
     return config
 
 
+def _make_series(folder: Path) -> Path:
+    path = folder / "series.npz"
+    np.savez(path, x=np.arange(60.0).reshape(10, 6), y=np.array(["a", "b"] * 5))
+    return path
+
+
 def _text(text: str, parse: Callable[[str], object]) -> Target:
     def make(folder: Path) -> Path:
         folder.mkdir(exist_ok=True)
@@ -344,6 +351,7 @@ TARGETS: dict[str, Target] = {
     "subnet of an export": Target(lambda f: _make_export(f) / "subnet.json", _read_export, "json", protected=True),
     "manifest": Target(lambda f: _make_export(f) / "manifest.json", _read_export, "json"),
     "weights": Target(lambda f: _make_export(f) / "model.safetensors", _read_export, protected=True),
+    "arrays": Target(_make_series, lambda path: [str(np.asarray(a).tolist()) for a in read_arrays(path)]),
     "config of a network": Target(_make_config, _read_config, "json"),
     "genotype": _text(str(PUBLISHED["DARTS_V2"]), Genotype.parse),
     "recurrent genotype": _text(str(next(iter(PUBLISHED_RECURRENT.values()))), RecurrentGenotype.parse),
