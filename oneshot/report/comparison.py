@@ -76,7 +76,7 @@ def draw_comparison(
     figure.legend(
         handles=handles,
         loc="outside lower left",
-        ncols=min(len(handles), 6),
+        ncols=min(len(handles), 8),
         frameon=False,
         fontsize=8,
     )

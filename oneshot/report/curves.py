@@ -142,7 +142,7 @@ def draw_curves(curves: Mapping[str, Mapping[str, tuple[Sequence[float], Sequenc
     figure = Figure(figsize=size, dpi=DPI, facecolor="white", layout="constrained")
     panels = figure.subplots(rows, columns, squeeze=False).flat
     handles = {}
-    for axes, (panel, lines) in zip(panels, curves.items()):
+    for (panel, lines), axes in zip(curves.items(), panels):  # which takes no more places than there are curves
         for name, (x, y) in lines.items():
             if len(x) != len(y):
                 raise ValueError(

@@ -13,6 +13,7 @@ from rich.console import Console
 
 from oneshot.cost import Agreement, Verification
 from oneshot.report.cells import draw_cells
+from oneshot.report.comparison import draw_comparison
 from oneshot.report.curves import draw_alpha_heatmap, draw_alphas, draw_curves
 from oneshot.report.latency import draw_agreement
 from oneshot.report.segmentation import draw_segmentations
@@ -198,3 +199,25 @@ def test_a_comparison_shows_mean_and_sample_deviation_of_the_random_networks() -
 def test_a_comparison_with_nothing_is_refused() -> None:
     with pytest.raises(ValueError, match="at least one random network"):
         comparison_table({"accuracy": 1.0, "params": 1, "macs": 1}, [])
+
+
+def test_places_without_curves_stay_empty() -> None:
+    for count in range(1, 8):
+        figure = draw_curves({f"loss {i}": {"train": ([1, 2], [0.5, 0.4])} for i in range(count)})
+        assert [axes.get_title(loc="left") for axes in figure.axes] == [f"loss {i}" for i in range(count)]
+
+
+def test_a_comparison_is_drawn_with_every_run_as_a_dot() -> None:
+    values = {"test/mae": {"mine": {0: 0.5, 1: 0.7}, "random": {0: 0.9, 1: 0.9}}}
+    figure = draw_comparison(values, {"test/mae": "min"}, {"mine": [3.0, 5.0], "random": [0.0, 0.0]})
+    scores, times = figure.axes
+    dots = [line for line in scores.lines if line.get_marker() == "o"]
+    assert sorted(float(np.asarray(dot.get_xdata())[0]) for dot in dots) == [0.5, 0.7, 0.9, 0.9]
+    assert len({float(np.asarray(dot.get_ydata())[0]) for dot in dots}) == 4  # equal values do not hide each other
+    means = [float(np.asarray(line.get_xdata())[0]) for line in scores.lines if line.get_marker() != "o"]
+    assert means == pytest.approx([0.6, 0.9]) and scores.get_xlabel() == "lower is better"
+    assert [label.get_text() for label in scores.get_yticklabels()] == ["mine", "random"]
+    (bar,) = times.patches
+    assert bar.get_width() == 4.0  # type: ignore[attr-defined]  # a rectangle
+    with pytest.raises(ValueError, match="at least one metric"):
+        draw_comparison({}, {}, {})
