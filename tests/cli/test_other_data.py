@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ import yaml
 
 from oneshot.cli.main import main
 from oneshot.cli.run import RunFolder
+from oneshot.data import TableData
 from tests.data.test_arrays import CSV
 from tests.data.test_transforms import wide_images
 
@@ -105,6 +107,38 @@ def test_a_table_and_series_are_searched_from_their_files(tmp_path: Path) -> Non
     net = {"class_path": "oneshot.supernets.SeriesSupernet", "init_args": {"channels": 4, "stages": 1}}
     run = searched(tmp_path / "series", config(tmp_path, net, series))
     assert run.module().supernet.input_shape == (3, 20)  # type: ignore[union-attr]  # of a search
+
+
+def test_a_number_is_predicted_from_a_table_and_exported_with_its_units(tmp_path: Path) -> None:
+    houses = tmp_path / "houses.csv"
+    houses.write_text(CSV + "".join(f"{40 + i},Bonn,{1 + i % 4},{1 + i / 10}\n" for i in range(30)))
+    table = part("oneshot.data.TableData", x=str(houses), target="price")
+    mlp = part("oneshot.supernets.MLPSupernet", width=8, layers=2)
+    run = searched(tmp_path, config(tmp_path, mlp, table))
+    assert run.module().task.name == "regression"
+    own = [
+        "--data",
+        "oneshot.data.TableData",
+        "--data.x",
+        str(houses),
+        "--data.target",
+        "price",
+        "--data.batch_size",
+        "8",
+    ]
+    cpu = ["--trainer.max_epochs=1", "--trainer.accelerator=cpu", "--trainer.log_every_n_steps=1"]
+    cpu += ["--trainer.limit_val_batches=0", "--trainer.enable_progress_bar=false"]
+    again = tmp_path / "again"
+    assert main(["retrain", str(run.folder), "--out", str(again), *own, *cpu]) == 0
+    assert {"test/r2", "test/mae"} <= set(RunFolder(again).results() or {})
+    assert (
+        main(["export", str(again), "--out", str(tmp_path / "export"), "--formats", "torch_export", "--no-measure"])
+        == 0
+    )
+    manifest = json.loads((tmp_path / "export/manifest.json").read_text())
+    data = TableData.from_csv(houses, target="price")
+    assert manifest["task"]["init_args"] == {"mean": list(data.task.mean), "std": list(data.task.std)}
+    assert manifest["preprocessing"] == json.loads(json.dumps(data.preprocessing))
 
 
 def test_a_relative_file_is_found_again_from_elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import pytorch_lightning as pl
 import torch
+from sklearn.utils.class_weight import compute_class_weight
 
 from oneshot.data import (
     ArrayData,
@@ -176,6 +177,8 @@ def test_balanced_classes_and_their_weights() -> None:
     assert abs(drawn - 0.5) < 0.1
     plain = SearchDataModule(data, balanced=False).train_dataloader()["weights"]
     assert torch.cat([y for _, y in plain]).double().mean() < 0.3
+    theirs = compute_class_weight("balanced", classes=np.arange(2), y=data.train_set.labels.numpy())
+    np.testing.assert_allclose(data.class_weights(), theirs, rtol=1e-12)
     numbers = ArrayData(x, y + 0.5, balanced=True)
     with pytest.raises(ValueError, match="every class equally often; ArrayData has targets of 'regression'"):
         numbers.train_dataloader()
