@@ -56,6 +56,20 @@ OF_TRAINER = (
 )
 
 
+@contextmanager
+def _global_seed(seed: object) -> Iterator[None]:
+    """Inside, what is built takes this as the seed of ``pl.seed_everything``; unchanged where it is no number."""
+    before = os.environ.get("PL_GLOBAL_SEED")
+    if isinstance(seed, int) and not isinstance(seed, bool):
+        os.environ["PL_GLOBAL_SEED"] = str(seed)
+    try:
+        yield
+    finally:
+        os.environ.pop("PL_GLOBAL_SEED", None)
+        if before is not None:
+            os.environ["PL_GLOBAL_SEED"] = before
+
+
 @dataclass(frozen=True)
 class RunFolder:
     """The folder of a run, to read.
@@ -162,13 +176,13 @@ class RunFolder:
         return data
 
     def datamodule(self, overrides: Sequence[str] = ()) -> pl.LightningDataModule:
-        """The data of the run, not set up.
+        """The data of the run, not set up; with its seed, on which the validation split depends.
 
         Raises:
             ValueError: If they are not where they were.
         """
         config = self.data_config(overrides)
-        with self._parser() as parser:
+        with self._parser() as parser, _global_seed(self.config.get("seed_everything")):
             parser.add_lightning_class_args(pl.LightningDataModule, "data", subclass_mode=True)
             try:
                 data: pl.LightningDataModule = parser.instantiate_classes(parser.parse_object({"data": config})).data

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -15,6 +16,7 @@ from torch.nn import functional as F
 
 import oneshot
 from oneshot.cli.main import main
+from oneshot.cli.run import RunFolder
 from oneshot.cost import count
 from oneshot.deploy.export import export_subnet, load
 from oneshot.engine.module import SearchModule
@@ -121,6 +123,7 @@ def front(tmp_path_factory: pytest.TempPathFactory) -> Path:
     small = {"warmup_epochs": 1, "iterations": 1, "adapt_epochs": 1, "initial": 10, "batch": 3, "population": 10}
     options = {**small, "generations": 3, "objectives": ["macs", "params"], "supernet": supernet, "weight_lr": 0.05}
     config = {
+        "seed_everything": 3,
         "model": {"class_path": "oneshot.NAT", "init_args": options},
         "data": {"class_path": "oneshot.data.Digits", "init_args": {"batch_size": 64, "val_fraction": 0.2}},
         "trainer": {"max_epochs": 2, "limit_train_batches": 4, "log_every_n_steps": 1, "accelerator": "cpu"},
@@ -132,14 +135,21 @@ def front(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def test_a_network_of_nats_front_is_picked_and_exported(front: Path, tmp_path: Path) -> None:
+def test_a_network_of_nats_front_is_picked_and_exported(
+    front: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     out = tmp_path / "picked"
+    monkeypatch.delenv("PL_GLOBAL_SEED", raising=False)  # as in a process of its own
 
     assert main(["pick", str(front), "--knee", "--out", str(out)]) == 0
 
     manifest = json.loads((out / "manifest.json").read_text())
     network = load(out)
     assert isinstance(network, ViTNetwork) and network.input_shape == (1, 8, 8)
+    accuracy = manifest["metrics"]["val/accuracy"]
+    assert accuracy == pytest.approx(1 - manifest["metrics"]["front/error"], abs=1e-6)
+    assert RunFolder(front).datamodule().seed == 3  # it chose the validation images
+    assert "PL_GLOBAL_SEED" not in os.environ
     counts = count(network, (1, 8, 8))
     assert manifest["metrics"]["front/macs"] == counts.macs == manifest["macs"]
     assert manifest["metrics"]["front/params"] == counts.params == manifest["params"]
