@@ -312,11 +312,17 @@ class _Builder:
         return [*(self._options("trainer", pl.Trainer).get("callbacks") or []), CollapseMonitor()]
 
     def _retraining(self, network: Subnet) -> pl.LightningModule:
-        if isinstance(network, LanguageModel):  # whose training has no options in common with others
-            return default_retraining(network)
         options = self._options("retrain", Retrain)
         options.pop("epochs")
-        return Retrain(network, **options)
+        if not isinstance(network, LanguageModel):
+            return Retrain(network, **options)
+        defaults = inspect.signature(Retrain).parameters
+        if others := [name for name, value in options.items() if value != defaults[name].default]:
+            raise ValueError(
+                f"Of --retrain only epochs may be given for language models, which RetrainLanguage trains; got "
+                f"{', '.join(others)}. Leave them out, or give Setting(retraining=...) in Python."
+            )
+        return default_retraining(network)
 
     def _options(self, part: str, kind: type) -> dict[str, Any]:
         """Arguments of a class, with new objects; those that are None are left out."""

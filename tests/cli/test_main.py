@@ -18,6 +18,7 @@ import yaml
 from PIL import Image
 
 from oneshot.callbacks.checkpoint import keep
+from oneshot.cli import compare
 from oneshot.cli.discrete import build
 from oneshot.cli.main import _reason, main
 from oneshot.cli.networks import network_named
@@ -331,9 +332,17 @@ def test_help_names_every_command() -> None:
 @pytest.mark.parametrize(
     "path", sorted(EXPERIMENTS.rglob("*.yaml")), ids=lambda path: str(path.relative_to(EXPERIMENTS))
 )
-def test_every_yaml_file_is_understood(path: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_every_yaml_file_is_understood(
+    path: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     if path.parent.name == "discrete":
         assert build(yaml.safe_load(path.read_text()), tmp_path).evaluations
+        return
+    if path.parent.name == "compare":
+        monkeypatch.syspath_prepend(path.parent)  # the README begins there
+        builder = compare._Builder(compare._parse(["--config", str(path), "--out", str(tmp_path)]))
+        labels = [entry.label for entry in builder.entries()]
+        assert labels[-1] == "random" and len(set(labels)) == len(labels) > 5
         return
     command = ["retrain", "DARTS_V2"] if path.stem == "retrain" else ["search"]
     with pytest.raises(SystemExit) as stop:

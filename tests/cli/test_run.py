@@ -115,7 +115,13 @@ def test_a_run_writes_down_what_its_data_are(project: Path) -> None:
     assert facts["working_directory"] == str(project.resolve()) and facts["from_run"] == "../.."
     done = subprocess.run(["sha256sum", "-c", "sha256sums.txt"], cwd=project / "runs/retrain", capture_output=True)
     names = {line.split(":")[0] for line in done.stdout.decode().splitlines()}
-    assert done.returncode == 0 and names == {"config.yaml", "data.json", "results.json", "subnet.json"}
+    assert done.returncode == 0 and names == {
+        "config.yaml",
+        "confusion.json",
+        "data.json",
+        "results.json",
+        "subnet.json",
+    }
 
 
 @pytest.mark.parametrize(
