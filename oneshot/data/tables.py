@@ -92,6 +92,11 @@ class TableData(ArrayData):
     ) -> None:
         if missing not in ("refuse", "fill"):
             raise ValueError(f"missing must be 'refuse' or 'fill'; got {missing!r}.")
+        if names is not None and isinstance(x, str | Path | Mapping):
+            raise ValueError(
+                "names are of the columns of an array; a file and a mapping have names of their own, so leave names "
+                f"out; got {list(names)}."
+            )
         self.missing, self.delimiter, self._names = missing, delimiter, None if names is None else tuple(names)
         self._unused = (*leave_out, *([target] if isinstance(target, str) else target or ()))
         text = isinstance(x, (str, Path))

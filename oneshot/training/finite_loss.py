@@ -158,7 +158,6 @@ def check_data(data: object, network: Supernet | Subnet) -> None:
         if theirs is not None and theirs != ours:
             raise ValueError(
                 f"A network must be built for the data: {name} of {type(data).__name__} is {theirs}, "
-                f"{type(network).__name__} was built for {ours}. Pass num_classes, and for images "
-                f"in_channels and image_size, of the data to {type(network).__name__}; the image networks here take "
-                "squares, and ImageFolder(image_size=...) makes them."
+                f"{type(network).__name__} was built for {ours}. Give {type(network).__name__} the sizes of the data, or "
+                "bring the data to its own: ImageFolder(image_size=...) does for images."
             )

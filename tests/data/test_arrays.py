@@ -501,3 +501,8 @@ def test_the_tuner_finds_a_batch_size_and_predictions_come_from_the_test_rows(tm
     assert found == data.batch_size == 8
     predicted = trainer.predict(Linear(), datamodule=data)
     assert predicted is not None and sum(len(part) for part in predicted) == 20
+
+
+def test_names_are_of_the_columns_of_arrays_only() -> None:
+    with pytest.raises(ValueError, match=r"a file and a mapping have names of their own.*got \['b'\]"):
+        TableData({"a": [1.0, 2.0, 3.0, 4.0]}, [0.5, 1.5, 2.5, 3.5], names=["b"])
