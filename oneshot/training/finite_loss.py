@@ -158,6 +158,6 @@ def check_data(data: object, network: Supernet | Subnet) -> None:
         if theirs is not None and theirs != ours:
             raise ValueError(
                 f"A network must be built for the data: {name} of {type(data).__name__} is {theirs}, "
-                f"{type(network).__name__} was built for {ours}. Give {type(network).__name__} the sizes of the data, or "
-                "bring the data to its own: ImageFolder(image_size=...) does for images."
+                f"{type(network).__name__} was built for {ours}. Give it the sizes of the data, or bring the data to "
+                "its own, as ImageFolder(image_size=...) does with images."
             )
