@@ -23,7 +23,7 @@ from pytorch_lightning.utilities import rank_zero_info
 from torch import Tensor
 from torch.nn import functional as F
 
-from oneshot.training.tasks import IGNORED
+from oneshot.tasks import IGNORED
 
 from .decoding import SUFFIXES, UnreadableImageError, opened, orientation_of, turned
 from .decoding import unreadable as unreadable_file
