@@ -343,7 +343,7 @@ class SearchCell(nn.Module):
         reduction: bool,
         reduction_before: bool,
         parts: int,
-        own: OwnOps,
+        own: OwnOps | None = None,
     ) -> None:
         super().__init__()
         check_parts(parts, channels)
@@ -540,7 +540,7 @@ class DARTSCell(nn.Module):
         reduction_before: bool,
         affine: bool,
         pool_bn: bool,
-        own: OwnOps,
+        own: OwnOps | None = None,
     ) -> None:
         super().__init__()
         self.concat, self.steps, self.drop_path = tuple(concat), len(cell), 0.0

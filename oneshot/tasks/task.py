@@ -27,7 +27,7 @@ class Task(ABC):
     """What the outputs of a network are for.
 
     A task is a value: two of one class with the same options are equal, it can be pickled, and its class path and
-    options are written into the files of a network.
+    options are written into the files of a network. It equals its name, too: ``network.task == "segmentation"``.
 
     Args:
         options: The arguments of the subclass, by name: ``locals()`` as the first statement of its constructor.
@@ -52,10 +52,12 @@ class Task(ABC):
         }
 
     def __eq__(self, other: object) -> bool:
+        if isinstance(other, str):  # as code reads that was written when a task was a name
+            return self.name == other
         return type(self) is type(other) and self.init_args == getattr(other, "init_args", None)
 
     def __hash__(self) -> int:
-        return hash((type(self), repr(self.init_args)))
+        return hash(self.name)
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({', '.join(f'{name}={value!r}' for name, value in self.init_args.items())})"
