@@ -32,6 +32,7 @@ class Room(NamedTuple):
 ROOMS = {
     "_lazy": Room("packages whose names are imported on first use"),
     "inputs": Room("inputs of networks: one tensor, or several by name"),
+    "_typing": Room("how types of passed-on options are written"),
     "tasks": Room("what outputs are for: loss, metric, direction, decoding", "_lazy inputs"),
     "supernets": Room("search spaces, networks with shared weights, the networks they yield"),
     "errors": Room("errors that callers may want to catch"),
@@ -99,7 +100,7 @@ ROOMS = {
     ),
     "cli": Room("one command, one file", "*"),
 }
-GROUND = ("_lazy", "inputs", "tasks")  # rooms that all others may import
+GROUND = ("_lazy", "_typing", "inputs", "tasks")  # rooms that all others may import
 # Files whose room is another one than that of their folder.
 ELSEWHERE = {"cost.counting.operators": "cost.counting.network"}
 FRONT_DOOR = ("oneshot", "oneshot.__main__")  # may import everything; nobody imports it

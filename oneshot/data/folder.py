@@ -16,6 +16,7 @@ from torch import Tensor
 from .decoding import decode, is_grey
 from .images import ImageSet, Pixels, stratified_split
 from .listing import Listing, images_in, list_folder, some
+from .options import Unpack, VisionOptions
 from .preprocessing import of_files, with_transforms
 from .verification import ImageFacts, Unreadable, check_unreadable, repeated, report_unreadable, tell, verify
 from .vision import Split, VisionData
@@ -68,7 +69,7 @@ class ImageFolder(VisionData):
         in_memory: bool = False,
         unreadable: Unreadable = "refuse",
         predict: str | Path | Sequence[str | Path] | None = None,
-        **options: Any,
+        **options: Unpack[VisionOptions],
     ) -> None:
         check_unreadable(unreadable)
         self._predicted = None if predict is None else _to_predict(predict)

@@ -30,6 +30,7 @@ from .decoding import unreadable as unreadable_file
 from .folder import Decoder, common_shape
 from .images import Batch, ImageSet, Pixels, Stats, normalise
 from .listing import Part, folders, images_in, part_of, some
+from .options import PixelOptions, SegmentationOptions, Unpack
 from .preprocessing import of_files
 from .verification import Unreadable, check_unreadable, in_threads, inspect, repeated, report_unreadable, tell, verify
 from .vision import Split, VisionData
@@ -129,7 +130,7 @@ class SegmentationData(VisionData, ABC):
         *,
         scale: tuple[float, float] = (0.5, 2.0),
         flip: bool = True,
-        **options: Any,
+        **options: Unpack[PixelOptions],
     ) -> None:
         for name in ("train_transforms", "eval_transforms"):
             if options.get(name):
@@ -178,7 +179,7 @@ class SegmentationFolder(SegmentationData):
         in_memory: bool = False,
         unreadable: Unreadable = "refuse",
         mask_orientation: Literal["own", "image"] | None = None,
-        **options: Any,
+        **options: Unpack[SegmentationOptions],
     ) -> None:
         check_unreadable(unreadable)
         if mask_orientation not in (None, "own", "image"):
@@ -401,7 +402,7 @@ class Shapes(SegmentationData):
         train_size: int = 512,
         test_size: int = 256,
         images_seed: int = 0,
-        **options: Any,
+        **options: Unpack[SegmentationOptions],
     ) -> None:
         if image_size < 16:
             raise ValueError(f"Shapes need at least 16 pixels to be told apart; got image_size={image_size}.")

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from .arrays import ArrayData, Inputs
+from .options import ArrayOptions, SeriesFileOptions, Unpack
 from .preprocessing import of_series
 
 
@@ -112,7 +113,7 @@ class TimeSeries(ArrayData):
         jitter: float = 0.0,
         scaling: float = 0.0,
         crop: float = 1.0,
-        **options: Any,
+        **options: Unpack[ArrayOptions],
     ) -> None:
         changes = SeriesAugmentation(jitter, scaling, crop)
         self._augmentation = None if changes == SeriesAugmentation() else changes
@@ -120,7 +121,7 @@ class TimeSeries(ArrayData):
         super().__init__(x, y, **options)
 
     @classmethod
-    def from_npz(cls, path: str | Path, **options: Any) -> TimeSeries:
+    def from_npz(cls, path: str | Path, **options: Unpack[SeriesFileOptions]) -> TimeSeries:
         """The series of a file of numpy."""
         return cls(path, **options)
 

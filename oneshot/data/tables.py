@@ -19,6 +19,7 @@ from oneshot.tasks import task_of
 from .arrays import ArrayData, Inputs
 from .images import stratified_split
 from .listing import some
+from .options import LabelledOptions, TableFileOptions, Unpack
 from .samples import strata
 from .targets import as_array, read_targets
 from .verification import tell
@@ -88,7 +89,7 @@ class TableData(ArrayData):
         test_fraction: float = 0.2,
         split_seed: int = 0,
         predict: str | Path | Any = None,
-        **options: Any,
+        **options: Unpack[LabelledOptions],
     ) -> None:
         if missing not in ("refuse", "fill"):
             raise ValueError(f"missing must be 'refuse' or 'fill'; got {missing!r}.")
@@ -137,7 +138,7 @@ class TableData(ArrayData):
         )
 
     @classmethod
-    def from_csv(cls, path: str | Path, target: str | Sequence[str], **options: Any) -> TableData:
+    def from_csv(cls, path: str | Path, target: str | Sequence[str], **options: Unpack[TableFileOptions]) -> TableData:
         """The table of a CSV file; see the class."""
         return cls(path, target=target, **options)
 

@@ -26,6 +26,7 @@ from .images import (
     channel_statistics,
     stratified_split,
 )
+from .options import Unpack, VisionOptions
 from .preprocessing import of_arrays, with_transforms
 from .transforms import transforms_of
 
@@ -256,7 +257,7 @@ class Digits(VisionData):
 
     flips = False
 
-    def __init__(self, *, image_size: int = 8, split_seed: int = 0, **options: Any) -> None:
+    def __init__(self, *, image_size: int = 8, split_seed: int = 0, **options: Unpack[VisionOptions]) -> None:
         if image_size < 8:
             raise ValueError(f"The digits are 8x8; image_size must be at least 8, got {image_size}.")
         super().__init__(tuple("0123456789"), (1, image_size, image_size), **options)
@@ -297,7 +298,7 @@ class TorchvisionData(VisionData):
     shape: ClassVar[tuple[int, int, int]]
     known: ClassVar[tuple[Stats, Stats]]  # mean and std of the training images
 
-    def __init__(self, root: str | Path = "data", *, download: bool = False, **options: Any) -> None:
+    def __init__(self, root: str | Path = "data", *, download: bool = False, **options: Unpack[VisionOptions]) -> None:
         super().__init__(self.names, self.shape, **options)
         self.root, self.download = Path(root), download
 
@@ -378,7 +379,7 @@ class FakeImages(VisionData):
         input_shape: tuple[int, int, int] = (3, 32, 32),
         train_size: int = 256,
         test_size: int = 64,
-        **options: Any,
+        **options: Unpack[VisionOptions],
     ) -> None:
         super().__init__(tuple(str(label) for label in range(num_classes)), input_shape, **options)
         self.sizes = {"train": train_size, "test": test_size}

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypedDict
 
 from torch import nn
 
+from oneshot._typing import Unpack as Unpack
 from oneshot.cost.penalty import CostPenalty
 from oneshot.cost.resolve import OwnCosts
 from oneshot.tasks.task import Task
@@ -23,16 +24,7 @@ from oneshot.training.optimizers import OptimizerFactory, ScheduleFactory
 from .samplers import Perturbation
 
 if TYPE_CHECKING:
-    from typing_extensions import Unpack as Unpack
-
     from .sandwich import Phase
-else:
-
-    class Unpack:
-        """At run time any type: command lines take names, types and defaults from signatures of the base classes."""
-
-        def __class_getitem__(cls, options: object) -> object:
-            return Any
 
 
 # Of the weights.

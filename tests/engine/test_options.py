@@ -3,11 +3,7 @@
 from __future__ import annotations
 
 import inspect
-import os
-import shutil
-import subprocess
 import sys
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -20,7 +16,6 @@ from oneshot.engine.gradient import GradientSearch
 from oneshot.engine.paths import PathTraining
 from oneshot.engine.sharing import WeightSharingSearch
 
-ROOT = Path(__file__).resolve().parents[2]
 METHODS = [
     *("AlphaNet", "BigNAS", "DARTS", "DARTSPT", "DrNAS", "DSNAS", "ENAS", "FairDARTS", "FairNAS", "FBNet", "GDAS"),
     *("NAT", "OnceForAll", "PCDARTS", "ProxylessNAS", "RandomSharing", "RobustDARTS", "SandwichSearch", "SmoothDARTS"),
@@ -74,60 +69,3 @@ def test_a_wrong_name_is_refused_when_a_search_is_built() -> None:
 
     with pytest.raises(TypeError, match="unexpected keyword argument 'arch_lrr'"):
         oneshot.DARTS(PlantedSupernet(), arch_lrr=0.1)  # type: ignore[call-arg]  # that is the point
-
-
-USER = """
-from functools import partial
-
-import torch
-
-from oneshot import BigNAS, DARTS, GDAS, NAT
-from oneshot.engine import BilevelSearch, SoftmaxSampler
-from oneshot.engine.options import GradientOptions, Unpack
-from oneshot.supernets import NASBench201Supernet
-from oneshot.supernets.base import OperationSupernet
-
-
-class Mine(BilevelSearch):
-    def __init__(self, supernet: OperationSupernet, *, power: float = 2.0, **kwargs: Unpack[GradientOptions]) -> None:
-        super().__init__(supernet, SoftmaxSampler(), **kwargs)
-
-
-supernet = NASBench201Supernet()
-adamw = partial(torch.optim.AdamW, lr=1e-3)
-DARTS(supernet, order=2, arch_lr=0.1, weight_optimizer=adamw, accumulate=2)
-GDAS(supernet, weight_decay=0.1, grad_clip=1.0)
-Mine(supernet, power=3.0, arch_lr=0.1)
-BigNAS(supernet, random_paths=3, weight_lr=0.1)
-NAT(supernet, objectives=("params",), weight_lr=0.1)
-DARTS(supernet, arch_lrr=0.1)  # wrong
-DARTS(supernet, arch_lr="fast")  # wrong
-GDAS(supernet, weight_decai=0.1)  # wrong
-Mine(supernet, accumulates=2)  # wrong
-BigNAS(supernet, random_path=3)  # wrong
-NAT(supernet, weight_lrr=0.1)  # wrong
-DARTS(supernet, weight_optimizer="adamw")  # wrong
-"""
-
-
-@pytest.mark.slow
-@pytest.mark.timeout(900)
-def test_mypy_refuses_wrong_options_in_a_users_file_and_passes_right_ones(tmp_path: Path) -> None:
-    """The package as it is installed, its sibling folders inside it."""
-    package, user = tmp_path / "oneshot", tmp_path / "user.py"
-    without = shutil.ignore_patterns("__pycache__", "supernets", "callbacks")
-    shutil.copytree(ROOT / "oneshot", package, ignore=without)
-    for name in ("supernets", "callbacks"):
-        shutil.copytree(ROOT / name, package / name, ignore=shutil.ignore_patterns("__pycache__"))
-    user.write_text(USER, encoding="utf-8")
-    command = [sys.executable, "-m", "mypy", "--config-file", str(ROOT / "pyproject.toml")]
-    settings = ["--cache-dir", str(tmp_path / "cache"), "--follow-imports", "silent", str(user)]
-    said = subprocess.run([*command, *settings], cwd=tmp_path, env=_without_checkout(), capture_output=True, text=True)
-    errors = [line for line in said.stdout.splitlines() if ": error:" in line]
-    wrong = [n for n, line in enumerate(USER.splitlines(), start=1) if line.endswith("# wrong")]
-    assert [int(line.split(":")[1]) for line in errors] == wrong, said.stdout + said.stderr
-    assert 'Unexpected keyword argument "arch_lrr" for "DARTS"' in errors[0]
-
-
-def _without_checkout() -> dict[str, str]:
-    return {name: value for name, value in os.environ.items() if name not in ("PYTHONPATH", "MYPYPATH")}

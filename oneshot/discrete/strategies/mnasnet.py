@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
+from oneshot._typing import Unpack
 from oneshot.supernets.space import SearchSpace
 
-from .ppo import PPO
+from .ppo import PPO, SMALL, UnscaledPPOOptions
 
 SOFT, HARD = (-0.07, -0.07), (0.0, -1.0)
 
@@ -94,6 +94,31 @@ class MnasNet(PPO):
     """
 
     def __init__(
-        self, space: SearchSpace, *, target: float, exponents: tuple[float, float] = SOFT, **kwargs: Any
+        self,
+        space: SearchSpace,
+        *,
+        target: float,
+        exponents: tuple[float, float] = SOFT,
+        **kwargs: Unpack[UnscaledPPOOptions],
     ) -> None:
         super().__init__(space, scalar=MnasNetScalar(target, exponents), **kwargs)
+
+    @classmethod
+    def small(  # type: ignore[override]  # the target has no default
+        cls,
+        space: SearchSpace,
+        *,
+        target: float,
+        exponents: tuple[float, float] = SOFT,
+        **kwargs: Unpack[UnscaledPPOOptions],
+    ) -> MnasNet:
+        """The strategy with the settings of :meth:`~.ppo.PPO.small`.
+
+        Args:
+            space: The space to search.
+            target: See the class.
+            exponents: See :class:`MnasNetScalar`.
+            **kwargs: See :class:`~.ppo.PPO`; but for ``scalar``.
+        """
+        settings: UnscaledPPOOptions = {**SMALL, **kwargs}
+        return cls(space, target=target, exponents=exponents, **settings)

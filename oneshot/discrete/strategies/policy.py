@@ -7,7 +7,7 @@ from abc import abstractmethod
 from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal, get_args
+from typing import Literal, TypedDict, get_args
 
 import numpy as np
 import torch
@@ -88,6 +88,19 @@ class Advantages:
         self.baseline = reward if self.baseline is None else self.decay * self.baseline + (1 - self.decay) * reward
         bisect.insort(self._losses, loss)
         return advantage
+
+
+class PolicyOptions(TypedDict, total=False):
+    """Options of :class:`~.ppo.PPO` and :class:`~.reinforce.REINFORCE` but ``scalar``; what they do is said there."""
+
+    seed: int
+    decisions: Decisions | None
+    controller: ControllerSettings
+    lr: float
+    batch: int
+    entropy: float
+    baseline: float
+    rewards: RewardKind
 
 
 class PolicySearch(SearchStrategy):

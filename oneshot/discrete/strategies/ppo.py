@@ -3,20 +3,20 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Any
 
 from torch import Tensor
 
+from oneshot._typing import Unpack
 from oneshot.discrete.protocol import Scalar
 from oneshot.policy.controller import ControllerSettings
 from oneshot.supernets.decisions import Decisions
 from oneshot.supernets.space import SearchSpace
 
-from .policy import PolicySearch, RewardKind
+from .policy import PolicyOptions, PolicySearch, RewardKind
 
 PAPER = ControllerSettings(hidden=100, layers=1, init=0.1)
 # Chosen on the CIFAR-10 accuracies of NATS-Bench, 150 evaluations, seeds 1000 to 1039, which no report uses.
-SMALL: dict[str, Any] = {
+SMALL: PolicyOptions = {
     "lr": 0.01,
     "batch": 10,
     "entropy": 0.02,
@@ -62,6 +62,19 @@ def standardised(advantages: Tensor) -> Tensor:
     centred = advantages - advantages.mean()
     std = centred.square().mean().sqrt()
     return centred / std if std > 1e-8 else centred.zero_()
+
+
+class UnscaledPPOOptions(PolicyOptions, total=False):
+    """Options of :class:`PPO` but ``scalar``, which MnasNet sets itself."""
+
+    passes: int
+    clip: float
+
+
+class PPOOptions(UnscaledPPOOptions, total=False):
+    """Of :class:`PPO`."""
+
+    scalar: Scalar | None
 
 
 class PPO(PolicySearch):
@@ -127,14 +140,15 @@ class PPO(PolicySearch):
         self.clip = clip
 
     @classmethod
-    def small(cls, space: SearchSpace, **kwargs: Any) -> PPO:
+    def small(cls, space: SearchSpace, **kwargs: Unpack[PPOOptions]) -> PPO:
         """The strategy with :data:`SMALL`: settings for budgets from 100 to a few thousand, chosen by measurement.
 
         Args:
             space: The space to search.
             **kwargs: See the class.
         """
-        return cls(space, **{**SMALL, **kwargs})
+        settings: PPOOptions = {**SMALL, **kwargs}
+        return cls(space, **settings)
 
     def loss_of(self, log_probs: Tensor, entropies: Tensor, advantages: Tensor, drawn: Tensor, stale: Tensor) -> Tensor:
         gains = standardised(advantages)

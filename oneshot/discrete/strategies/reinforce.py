@@ -4,22 +4,22 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any
 
 import torch
 from torch import Tensor
 
+from oneshot._typing import Unpack
 from oneshot.discrete.protocol import Scalar
 from oneshot.policy.controller import ControllerSettings
 from oneshot.policy.loss import policy_gradient_loss
 from oneshot.supernets.decisions import Decisions
 from oneshot.supernets.space import SearchSpace
 
-from .policy import PolicySearch, RewardKind
+from .policy import PolicyOptions, PolicySearch, RewardKind
 
 PAPER = ControllerSettings()
 # Chosen on the CIFAR-10 accuracies of NATS-Bench, 150 evaluations, seeds 1000 to 1039, which no report uses.
-SMALL: dict[str, Any] = {
+SMALL: PolicyOptions = {
     "lr": 0.01,
     "batch": 2,
     "entropy": 0.02,
@@ -49,6 +49,12 @@ def cubed_accuracy(values: Sequence[float]) -> float:
 def perplexity_reward(values: Sequence[float]) -> float:
     """Scalar of recurrent cells (section 4.2): minus 80 over the square of the perplexity, which is the first value."""
     return -80 / values[0] ** 2
+
+
+class REINFORCEOptions(PolicyOptions, total=False):
+    """Of :class:`REINFORCE`."""
+
+    scalar: Scalar | None
 
 
 class REINFORCE(PolicySearch):
@@ -110,14 +116,15 @@ class REINFORCE(PolicySearch):
         )
 
     @classmethod
-    def small(cls, space: SearchSpace, **kwargs: Any) -> REINFORCE:
+    def small(cls, space: SearchSpace, **kwargs: Unpack[REINFORCEOptions]) -> REINFORCE:
         """The strategy with :data:`SMALL`: settings for budgets from 100 to a few thousand, chosen by measurement.
 
         Args:
             space: The space to search.
             **kwargs: See the class.
         """
-        return cls(space, **{**SMALL, **kwargs})
+        settings: REINFORCEOptions = {**SMALL, **kwargs}
+        return cls(space, **settings)
 
     def loss_of(self, log_probs: Tensor, entropies: Tensor, advantages: Tensor, drawn: Tensor, stale: Tensor) -> Tensor:
         ratios = torch.where(stale, (log_probs.detach() - drawn).sum(1).exp().clamp_max(1), 1)
