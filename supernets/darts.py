@@ -357,7 +357,7 @@ class SearchCell(nn.Module):
             ops, stride = [], 2 if reduction and source < 2 else 1
             for name in names:
                 op = make_op(name, channels // parts, stride, affine=False, pool_bn=True, own=own)
-                single = has_weights(op) or name == "noise" or name in own
+                single = has_weights(op) or name == "noise" or name in (own or ())
                 ops.append(op if single else shared.setdefault((source, name), op))
             self.edges.append(mixed_op(ops, parts=parts, stride=stride))
 

@@ -22,6 +22,7 @@ from oneshot.supernets.darts import (
     DARTSNetwork,
     DARTSSpace,
     DARTSSupernet,
+    SearchCell,
     darts_space,
     reduced_space,
 )
@@ -580,3 +581,10 @@ def test_published_random_cells_are_read_and_built(whole: bool) -> None:
         else:
             assert edges(PAPER.genotype(PAPER.config(genotype))) == edges(genotype)
     assert (len(texts), twice) == ((1000, 718) if whole else (40, 32))
+
+
+def test_a_cell_is_built_without_operations_of_ones_own() -> None:
+    names = [("none", "skip_connect", "sep_conv_3x3")] * 5
+    cell = SearchCell(names, 2, 2, (3, 3), 4, reduction=False, reduction_before=False, parts=1)
+    x = torch.randn(2, 3, 6, 6)
+    assert cell(x, x, torch.full((5, 3), 1 / 3)).shape == (2, 8, 6, 6)
