@@ -251,6 +251,7 @@ def pooled_head(
     eps: float = 1e-5,
 ) -> nn.Sequential:
     """1x1 convolution to ``channels``, average over the image, linear classifier."""
+    check_classes(num_classes)
     return nn.Sequential(
         *conv_bn(in_channels, channels, 1, activation=activation, eps=eps),
         nn.AdaptiveAvgPool2d(1),

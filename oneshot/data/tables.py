@@ -102,8 +102,11 @@ class TableData(ArrayData):
         self._unused = (*leave_out, *([target] if isinstance(target, str) else target or ()))
         text = isinstance(x, (str, Path))
         if text:
-            if y is not None:
-                raise ValueError(f"Of a file, target names the column to predict; y must be left out with {str(x)!r}.")
+            if y is not None or y_test is not None:
+                raise ValueError(
+                    "Of a file, target names the column to predict, in x_test too; y must be left out, and y_test, "
+                    f"with {str(x)!r}."
+                )
             x, y, shown = self._of_file(x, target, leave_out)
             if x_test is not None:
                 x_test, y_test, _ = self._of_file(x_test, target, leave_out)

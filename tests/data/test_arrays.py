@@ -422,6 +422,7 @@ def test_targets_of_tables_may_be_classes_several_numbers_or_labels(tmp_path: Pa
         (CSV, {"target": None}, "target must name the column"),
         (CSV, {"target": ["price", "town"]}, "Several targets must be numbers"),
         (CSV, {"y": [1]}, "y must be left out"),
+        (CSV, {"y_test": [1]}, "y must be left out, and y_test"),
         (CSV, {"missing": "drop"}, "missing must be 'refuse' or 'fill'; got 'drop'"),
         ("a,b\n" + "1,2\n" * 30 + "x,2\n", {"target": "b"}, "line 32: column 'a' holds numbers, and 'x' is none"),
         ("a,b\n" + "".join(f"n{i},{i}.5\n" for i in range(200)), {"target": "b"}, "at most 100 different .* leave_out"),
