@@ -342,7 +342,8 @@ class WeightTraining(SearchModule):
             return
         if self._batches > 1:
             gradients = [w.grad for part in self.trained_parts().values() for w in part if w.grad is not None]
-            torch._foreach_div_(gradients, self._examples)
+            for gradient in gradients:
+                gradient.div_(self._examples)
         self._batches, self._examples = 0, 0.0
         self.step_weights()
         self.steps += 1
