@@ -283,7 +283,7 @@ class WeightTraining(SearchModule):
 
     def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
         super().on_train_batch_start(batch, batch_idx)
-        if self.current_epoch < self.weight_warmup_epochs:
+        if self.weight_warmup_epochs and self.current_epoch < self.weight_warmup_epochs:
             self._set_rates(batch_idx)
 
     def _set_rates(self, batch_idx: int) -> None:

@@ -141,7 +141,7 @@ def test_retraining_a_segmentation_learns_and_reports_its_metrics() -> None:
 def test_labels_of_pixels_are_not_mixed(option: str) -> None:
     supernet = small_supernet()
     network = supernet.extract(supernet.space.sample(0))
-    with pytest.raises(ValueError, match=rf"segmentation has labels of pixels; got .*{option}=0\.5.*Use 0"):
+    with pytest.raises(ValueError, match=rf"segmentation has other targets; got .*{option}=0\.5.*Use 0"):
         Retrain(network, **{option: 0.5})
 
 
