@@ -15,6 +15,17 @@ from oneshot.data import VisionData
 from oneshot.data.images import ImageSet
 
 
+def data_folder() -> Path:
+    """The folder with the packed images: the one that the environment variable ONESHOT_DATA names.
+
+    Raises:
+        ValueError: If it is not set.
+    """
+    if not (given := os.environ.get("ONESHOT_DATA")):
+        raise ValueError("The environment variable ONESHOT_DATA must name the folder of the data; it is not set.")
+    return Path(given)
+
+
 class PackedCIFAR10(VisionData):
     """CIFAR-10 from ``cifar10_jpeg_train.npz`` and ``..._test.npz``, with arrays jpeg, offsets, labels and classes.
 
@@ -28,13 +39,11 @@ class PackedCIFAR10(VisionData):
     def __init__(
         self, folder: str | Path | None = None, *, image_size: int = 16, images: int = 4000, **options: Any
     ) -> None:
-        given = folder or os.environ.get("ONESHOT_DATA")
-        if given is None:
-            raise ValueError("folder must be given, or the environment variable ONESHOT_DATA name it; neither does.")
-        with np.load(Path(given) / "cifar10_jpeg_test.npz") as pack:
+        given = Path(folder) if folder else data_folder()
+        with np.load(given / "cifar10_jpeg_test.npz") as pack:
             classes = [str(name) for name in pack["classes"]]
         super().__init__(classes, (3, image_size, image_size), **options)
-        self.folder, self.images = Path(given), images
+        self.folder, self.images = given, images
 
     def load(self, split: Literal["train", "val", "test"]) -> ImageSet | None:
         if split == "val":

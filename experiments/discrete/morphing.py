@@ -31,9 +31,9 @@ sys.path[:0] = [str(Path(__file__).parents[2]), str(Path(__file__).parents[1] / 
 import matplotlib  # noqa: E402
 import numpy as np  # noqa: E402
 import torch  # noqa: E402
-from compare import PackedCIFAR10, data_folder  # noqa: E402
 from matplotlib.axes import Axes  # noqa: E402
 from matplotlib.figure import Figure  # noqa: E402
+from packed_cifar10 import PackedCIFAR10, data_folder  # noqa: E402
 
 from oneshot.cost.counting.network import count  # noqa: E402
 from oneshot.data import Digits, VisionData  # noqa: E402

@@ -25,7 +25,7 @@ sys.path[:0] = [str(Path(__file__).parents[2]), str(Path(__file__).parents[1] / 
 
 import pytorch_lightning as pl  # noqa: E402
 import torch  # noqa: E402
-from compare import PackedCIFAR10  # noqa: E402
+from packed_cifar10 import PackedCIFAR10  # noqa: E402
 
 import oneshot  # noqa: E402
 from oneshot.cost import CostPenalty, Device, LatencyTable, meet_target  # noqa: E402

@@ -27,7 +27,7 @@ sys.path[:0] = [str(Path(__file__).parents[2]), str(Path(__file__).parents[1] / 
 import numpy as np  # noqa: E402
 import pytorch_lightning as pl  # noqa: E402
 import torch  # noqa: E402
-from compare import PackedCIFAR10, data_folder  # noqa: E402
+from packed_cifar10 import PackedCIFAR10, data_folder  # noqa: E402
 from scipy.stats import kendalltau  # noqa: E402
 
 import oneshot  # noqa: E402
