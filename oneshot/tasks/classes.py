@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from .task import INTEGERS, Direction, Places, Task, check_direction, direction_of, name_of
+from .task import INTEGERS, Direction, MetricTask, Places
 
 if TYPE_CHECKING:
     from torchmetrics import Metric
@@ -32,7 +32,7 @@ def just_below_one(probabilities: Tensor) -> Tensor:
     return probabilities.clamp(max=1 - torch.finfo(probabilities.dtype).eps)
 
 
-class ClassTask(Task):
+class ClassTask(MetricTask):
     """A task whose targets are numbers of classes.
 
     Args:
@@ -61,32 +61,11 @@ class ClassTask(Task):
         class_weights: Sequence[float] | None,
     ) -> None:
         super().__init__(options)
-        if isinstance(metric, str) and "." not in metric and metric not in self.names:
-            raise ValueError(
-                f"metric of {self.name} must be one of {', '.join(self.names)}, or a class path such as "
-                f"torchmetrics.classification.MulticlassMatthewsCorrCoef; got {metric!r}."
-            )
         check_class_weights(class_weights)
-        self._metric, self._metric_args = metric, dict(metric_args or {})
         self.class_weights = None if class_weights is None else tuple(float(weight) for weight in class_weights)
-        if self._by_name:
-            if self._metric_args:
-                raise ValueError(f"metric_args are of a metric given by class path; metric={metric!r} takes none.")
-            self._direction = check_direction("min" if metric in SMALL else "max", direction, metric)
-        else:
-            self._direction = direction_of(self.metric(2), direction, str(metric))
-
-    @property
-    def _by_name(self) -> bool:
-        return isinstance(self._metric, str) and self._metric in self.names
-
-    @property
-    def metric_name(self) -> str:
-        return name_of(self._metric)
-
-    @property
-    def direction(self) -> Direction:
-        return self._direction
+        known: dict[str, Direction] = {name: "min" if name in SMALL else "max" for name in self.names}
+        example = "classification.MulticlassMatthewsCorrCoef"
+        self._choose(metric, metric_args, direction, known, example, len(class_weights or (0, 0)))
 
     @property
     def worst(self) -> float:

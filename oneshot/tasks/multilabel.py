@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from .classes import just_below_one
-from .task import INTEGERS, Direction, Places, Task, check_count, check_direction, direction_of, name_of, shape_text
+from .task import INTEGERS, MetricTask, Places, check_count, shape_text
 
 if TYPE_CHECKING:
     from torchmetrics import Metric
@@ -24,7 +24,7 @@ class BinaryCrossEntropy(nn.BCEWithLogitsLoss):
         return super().forward(input, target.to(input.dtype))
 
 
-class MultiLabel(Task):
+class MultiLabel(MetricTask):
     """Any of several labels for each input: outputs ``[B, L]``, labels ``[B, L]`` of 0 and 1, binary cross-entropy.
 
     Args:
@@ -58,30 +58,12 @@ class MultiLabel(Task):
         positive_weights: Sequence[float] | None = None,
     ) -> None:
         super().__init__(locals())
-        if isinstance(metric, str) and "." not in metric and metric not in METRICS:
-            raise ValueError(
-                f"metric of multilabel must be one of {', '.join(METRICS)}, or a class path such as "
-                f"torchmetrics.classification.MultilabelHammingDistance; got {metric!r}."
-            )
         if positive_weights is not None and (not len(positive_weights) or not min(positive_weights) > 0):
             raise ValueError(f"positive_weights must be above 0, one for each label; got {positive_weights!r}.")
-        self._metric, self._metric_args = metric, dict(metric_args or {})
         self.positive_weights = None if positive_weights is None else tuple(map(float, positive_weights))
-        self._by_name = isinstance(metric, str) and metric in METRICS
-        if self._by_name and self._metric_args:
-            raise ValueError(f"metric_args are of a metric given by class path; metric={metric!r} takes none.")
-        if self._by_name:
-            self._direction = check_direction("max", direction, str(metric))
-        else:
-            self._direction = direction_of(self.metric(len(positive_weights or (0, 0))), direction, str(metric))
-
-    @property
-    def metric_name(self) -> str:
-        return name_of(self._metric)
-
-    @property
-    def direction(self) -> Direction:
-        return self._direction
+        labels = len(positive_weights or (0, 0))
+        example = "classification.MultilabelHammingDistance"
+        self._choose(metric, metric_args, direction, dict.fromkeys(METRICS, "max"), example, labels)
 
     @property
     def worst(self) -> float:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import torch
 from torch import Tensor, nn
 
-from .task import INTEGERS, Direction, Places, Task, check_count, check_direction, direction_of, name_of, shape_text
+from .task import INTEGERS, Direction, MetricTask, Places, check_count, shape_text
 
 if TYPE_CHECKING:
     from torchmetrics import Metric
@@ -42,7 +42,7 @@ class NumberLoss(nn.Module):
         return loss
 
 
-class Regression(Task):
+class Regression(MetricTask):
     """One or several numbers for each input: outputs ``[B, K]``, targets ``[B, K]``, or ``[B]`` where K is 1.
 
     Networks learn small numbers best: with ``mean`` and ``std`` of the training targets they predict ``(y - mean) /
@@ -85,31 +85,12 @@ class Regression(Task):
             raise ValueError(
                 f"loss of regression must be one of {', '.join(LOSSES)}; got {loss!r}. CustomTask has any."
             )
-        if isinstance(metric, str) and "." not in metric and metric not in METRICS:
-            raise ValueError(
-                f"metric of regression must be one of {', '.join(METRICS)}, or a class path such as "
-                f"torchmetrics.regression.SpearmanCorrCoef; got {metric!r}."
-            )
         self.mean, self.std = _numbers(mean), _numbers(std)
         if not min(self.std) > 0 or max(*self.std, *map(abs, self.mean), 0.0) == float("inf"):
             raise ValueError(f"mean must be finite and std above 0; got mean={mean!r}, std={std!r}.")
-        self._loss, self._metric, self._metric_args = loss, metric, dict(metric_args or {})
-        self._by_name = isinstance(metric, str) and metric in METRICS
-        if self._by_name and self._metric_args:
-            raise ValueError(f"metric_args are of a metric given by class path; metric={metric!r} takes none.")
-        if self._by_name:
-            self._direction = check_direction(METRICS[str(metric)], direction, str(metric))
-        else:
-            found = self.metric(max(len(self.mean), len(self.std)))
-            self._direction = direction_of(found, direction, str(metric))
-
-    @property
-    def metric_name(self) -> str:
-        return name_of(self._metric)
-
-    @property
-    def direction(self) -> Direction:
-        return self._direction
+        self._loss = loss
+        outputs = max(len(self.mean), len(self.std))
+        self._choose(metric, metric_args, direction, METRICS, "regression.SpearmanCorrCoef", outputs)
 
     def criterion(self, *, label_smoothing: float = 0.0) -> nn.Module:
         self.check_label_smoothing(label_smoothing)

@@ -237,6 +237,54 @@ def _plain(value: Any) -> Any:
     return value if isinstance(value, str | int | float | bool | None) else path_of(value, "An option of a task")
 
 
+class MetricTask(Task):
+    """A task whose metric is chosen by name, or by the class path of one of torchmetrics."""
+
+    def _choose(
+        self,
+        metric: Any,
+        options: Mapping[str, Any] | None,
+        direction: Direction | None,
+        known: Mapping[str, Direction],
+        example: str,
+        outputs: int,
+    ) -> None:
+        """Check and keep the choice of a metric; the last statement of a constructor, because it may build one.
+
+        Args:
+            metric: Name or class path.
+            options: Arguments of a metric given by class path.
+            direction: What the user says of it.
+            known: Metrics that have names, and their directions.
+            example: A class path, for the message.
+            outputs: Of the network that a metric is built for, to ask for its direction.
+
+        Raises:
+            ValueError: If there is no such metric, or it has no direction.
+        """
+        if isinstance(metric, str) and "." not in metric and metric not in known:
+            raise ValueError(
+                f"metric of {self.name} must be one of {', '.join(known)}, or a class path such as "
+                f"torchmetrics.{example}; got {metric!r}."
+            )
+        self._metric, self._metric_args = metric, dict(options or {})
+        self._by_name = isinstance(metric, str) and metric in known
+        if self._by_name and self._metric_args:
+            raise ValueError(f"metric_args are of a metric given by class path; metric={metric!r} takes none.")
+        if self._by_name:
+            self._direction = check_direction(known[str(metric)], direction, str(metric))
+        else:
+            self._direction = direction_of(self.metric(outputs), direction, str(metric))
+
+    @property
+    def metric_name(self) -> str:
+        return name_of(self._metric)
+
+    @property
+    def direction(self) -> Direction:
+        return self._direction
+
+
 BUILT_IN = {
     "classification": "Classification",
     "multilabel": "MultiLabel",

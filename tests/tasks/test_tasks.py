@@ -258,6 +258,11 @@ def test_a_metric_by_class_path_gets_probabilities_and_its_direction_from_torchm
     assert (task.metric_name, task.direction, task.worst) == ("MulticlassMatthewsCorrCoef", "max", -math.inf)
 
 
+def test_a_metric_by_class_path_goes_with_weights_of_any_number_of_classes() -> None:
+    path = "torchmetrics.classification.MulticlassMatthewsCorrCoef"
+    assert Classification(path, class_weights=[1.0, 2.0, 3.0]).direction == "max"
+
+
 class Undirected(Metric):
     """A metric that does not say what is better."""
 
