@@ -7,8 +7,10 @@ inside functions.
 
 from __future__ import annotations
 
+import contextlib
+import warnings
 from argparse import ArgumentParser
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from functools import reduce
 from operator import or_
 from pathlib import Path
@@ -107,6 +109,17 @@ def add_task(bar: RichProgressBar, total: int, what: str) -> TaskID:
 
 
 # jsonargparse
+
+
+@contextlib.contextmanager
+def quiet_jsonargparse() -> Iterator[None]:
+    """Inside, nothing is said of a method that jsonargparse is about to rename; older releases have one name only.
+
+    Lightning calls it, too, and that call is not ours to change.
+    """
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", r"(?s).*(JsonargparseDeprecationWarning|instantiate_classes)")
+        yield
 
 
 def parsing_settings() -> dict[str, Any]:

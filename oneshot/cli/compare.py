@@ -6,7 +6,6 @@ import argparse
 import inspect
 import os
 import re
-import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from importlib import import_module
@@ -21,7 +20,7 @@ from pytorch_lightning.cli import LightningArgumentParser
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
 import oneshot
-from oneshot._lightning import read_whole_numbers_first
+from oneshot._lightning import quiet_jsonargparse, read_whole_numbers_first
 from oneshot.callbacks import CollapseMonitor
 from oneshot.comparison import Comparison, Entry, Results, Run, Setting
 from oneshot.comparison.comparison import JOURNAL, TABLE, Told
@@ -328,7 +327,7 @@ class _Builder:
         """Arguments of a class, with new objects; those that are None are left out."""
         parser = LightningArgumentParser(exit_on_error=False)
         _add_options(parser, part, kind)
-        with _quiet_parser():
+        with quiet_jsonargparse():
             parsed = parser.instantiate_classes(parser.parse_object({part: self.config[part].as_dict()}))
         return {name: value for name, value in vars(parsed[part]).items() if value is not None}
 
@@ -382,17 +381,9 @@ def _default(class_path: str, argument: str) -> Any:
 
 
 @contextmanager
-def _quiet_parser() -> Iterator[None]:
-    with warnings.catch_warnings():
-        # jsonargparse is about to rename a method; older releases do not know the other name.
-        warnings.filterwarnings("ignore", r"(?s).*(JsonargparseDeprecationWarning|instantiate_classes)")
-        yield
-
-
-@contextmanager
 def _constructing() -> Iterator[None]:
     """Raise what a constructor raised, without jsonargparse's list of all types that were tried."""
-    with _quiet_parser():
+    with quiet_jsonargparse():
         try:
             yield
         except ValueError as error:
@@ -404,7 +395,7 @@ def _constructing() -> Iterator[None]:
 @contextmanager
 def _explained(what: str) -> Iterator[None]:
     """Errors of the parser in one line, with the method they belong to."""
-    with _quiet_parser():
+    with quiet_jsonargparse():
         try:
             yield
         except argparse.ArgumentError as error:
@@ -472,5 +463,5 @@ def _parser() -> LightningArgumentParser:
 
 
 def _parse(args: Sequence[str]) -> Namespace:
-    with _quiet_parser():
+    with quiet_jsonargparse():
         return _parser().parse_args(with_configurations_as_utf8(args))

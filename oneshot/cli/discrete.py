@@ -6,7 +6,6 @@ import argparse
 import csv
 import inspect
 import io
-import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import nullcontext, suppress
 from importlib import import_module
@@ -16,6 +15,7 @@ from typing import Any, TypedDict
 import yaml
 from jsonargparse import ArgumentParser, set_parsing_settings
 
+from oneshot._lightning import quiet_jsonargparse
 from oneshot.discrete.graphs.graph import GRAPHS
 from oneshot.discrete.protocol import Evaluator, SearchStrategy
 from oneshot.discrete.record import Record
@@ -322,9 +322,7 @@ def build_object(name: str, given: Mapping[str, Any], known: Mapping[str, Any]) 
     parser = ArgumentParser(exit_on_error=False)
     set_parsing_settings(subclasses_enabled=[SearchSpace])  # a dataclass, which jsonargparse takes for final
     parser.add_argument(f"--{name}", type=OBJECTS[name])
-    with warnings.catch_warnings():
-        # jsonargparse is about to rename this method; older releases do not know the other name.
-        warnings.filterwarnings("ignore", r"(?s).*(JsonargparseDeprecationWarning|instantiate_classes)")
+    with quiet_jsonargparse():
         try:
             parsed = parser.parse_object({name: {"class_path": class_path, "init_args": arguments}})
         except argparse.ArgumentError as error:

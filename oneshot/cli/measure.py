@@ -16,6 +16,7 @@ import pytorch_lightning as pl
 from jsonargparse import ArgumentParser, Namespace
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
+from oneshot._lightning import quiet_jsonargparse
 from oneshot.cost import (
     Device,
     FewShot,
@@ -226,9 +227,7 @@ def _parse(args: Sequence[str]) -> tuple[Namespace, Supernet]:
     """The options, and the supernet as a search builds it: its size follows the data where it is at its defaults."""
     parser = _parser()
     options = parser.parse_args(with_configurations_as_utf8(args))
-    with warnings.catch_warnings():
-        # jsonargparse is about to rename this method; older releases do not know the other name.
-        warnings.filterwarnings("ignore", r"(?s).*(JsonargparseDeprecationWarning|instantiate_classes)")
+    with quiet_jsonargparse():
         if options.data is not None:
             fit_to_data(options.supernet, build_data(options.data))
             options.data = None

@@ -12,7 +12,6 @@ import json
 import os
 import re
 import sys
-import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -26,6 +25,7 @@ import torch
 import yaml
 from pytorch_lightning.cli import LightningArgumentParser
 
+from oneshot._lightning import quiet_jsonargparse
 from oneshot.callbacks.checkpoint import LAST, check_checkpoint, good_checkpoint
 from oneshot.data.facts import FACTS, data_facts
 from oneshot.deploy.manifest import MANIFEST
@@ -278,9 +278,7 @@ class RunFolder:
 
     @contextmanager
     def _parser(self) -> Iterator[LightningArgumentParser]:
-        with warnings.catch_warnings():
-            # jsonargparse is about to rename a method; older releases do not know the other name.
-            warnings.filterwarnings("ignore", r"(?s).*(JsonargparseDeprecationWarning|instantiate_classes)")
+        with quiet_jsonargparse():
             try:
                 yield LightningArgumentParser(exit_on_error=False)
             except argparse.ArgumentError as error:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import logging
 import sys
-import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
@@ -17,7 +16,7 @@ from jsonargparse import Namespace
 from pytorch_lightning.callbacks import Callback, Checkpoint, ProgressBar
 from pytorch_lightning.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
 
-from oneshot._lightning import read_whole_numbers_first
+from oneshot._lightning import quiet_jsonargparse, read_whole_numbers_first
 from oneshot.callbacks import (
     RunCheckpoint,
     SearchProgressBar,
@@ -251,9 +250,7 @@ def _argv(program: str, args: Sequence[str]) -> Iterator[None]:
     """Lightning reads the command line itself, and warns when it is given arguments beside one."""
     before, sys.argv = sys.argv, [program, *args]
     try:
-        with warnings.catch_warnings():
-            # Lightning calls methods that jsonargparse is about to rename; neither is ours to change.
-            warnings.filterwarnings("ignore", r"(?s).*(JsonargparseDeprecationWarning|instantiate_classes)")
+        with quiet_jsonargparse():
             yield
     finally:
         sys.argv = before
