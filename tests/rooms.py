@@ -48,6 +48,9 @@ ROOMS = {
         "_lightning _version errors functional storage supernets",
     ),
     "cost.counting.network": Room("exact size of one network", "_lightning supernets"),
+    "conversion": Room(
+        "networks of users as search spaces", "_lightning cost.counting.network errors functional storage supernets"
+    ),
     "cost.record": Room("which networks and which device a cost is of", "cost.counting.network storage supernets"),
     "cost.model": Room("what a cost model is", "cost.record functional supernets"),
     "cost.counting": Room(

@@ -34,7 +34,7 @@ from oneshot.storage.class_paths import present_path, public_path
 from oneshot.storage.faults import machine_fault
 from oneshot.storage.interrupts import uninterrupted
 from oneshot.storage.limits import BoundedWeights, check_sizes
-from oneshot.storage.trust import is_ours
+from oneshot.storage.trust import check_trusted, is_dotted, is_ours
 from oneshot.supernets.base import Subnet, example_inputs
 from oneshot.supernets.json_files import checked
 from oneshot.supernets.own_ops import check_saved_ops, paths_of_ops
@@ -225,6 +225,8 @@ def load(folder: str | Path, *, trust: Sequence[str] = ()) -> Subnet:
         kind = _network_class(str(class_path), trust)
         for own in paths_of_ops(init_args):
             check_trusted(own, trust, "an operation")
+        for own in _factory_of(init_args):
+            check_trusted(own, trust, "a network")
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from error
     try:
@@ -339,26 +341,17 @@ def _network_class(class_path: str, trust: Sequence[str]) -> type[Subnet]:
     return found
 
 
-def check_trusted(class_path: str, trust: Sequence[str], what: str) -> None:
-    """Check that code a file names may be imported: ours, or that of trusted packages.
-
-    Raises:
-        ValueError: If it is neither.
-    """
-    if class_path.startswith("oneshot.") or any(class_path.startswith(f"{prefix}.") for prefix in trust):
-        return
-    root = class_path.partition(".")[0]
-    raise ValueError(
-        f"Building {what} runs its code, so only classes of oneshot are built unasked; this is {class_path}. "
-        f"If you trust it, pass trust=({root!r},), or on the command line --trust {root}."
-    )
-
-
 def code_of(network: Subnet) -> list[str]:
-    """Class paths of what loading an exported network imports: its class, its own operations, its task."""
-    task = network.task.to_dict()
-    paths = [public_path(type(network)), *paths_of_ops(network.init_args), task["class_path"], *_named(task)]
+    """Class paths of what loading an exported network imports: its class, operations, factory and task."""
+    task, own = network.task.to_dict(), [*paths_of_ops(network.init_args), *_factory_of(network.init_args)]
+    paths = [public_path(type(network)), *own, task["class_path"], *_named(task)]
     return [path for path in paths if not path.startswith(LIBRARIES)]
+
+
+def _factory_of(init_args: object) -> list[str]:
+    """The path of the user's function that builds a converted network again, see :mod:`oneshot.conversion.sources`."""
+    source = init_args.get("source") if isinstance(init_args, Mapping) else None
+    return [str(source)] if is_dotted(source) else []
 
 
 def _named(task: Mapping[str, Any]) -> list[str]:

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 LIBRARIES = ("torch.nn", "torch.optim", "torchvision.transforms")
-OWN_CODE = ("ops", "costs")  # options with operations of spaces and costs of architectures: functions by name
+OWN_CODE = ("ops", "costs", "source")  # options with operations, costs and factories of networks: functions by name
 FILES = (".json", ".csv")  # of costs
 CONFIG = "config.yaml"
 # Files of a run or a study beside the configuration, and files of an export.
@@ -75,6 +75,26 @@ def imports_from_here(reading: Sequence[str | Path] = ()) -> Iterator[None]:
             os.environ.pop("PYTHONSAFEPATH", None)
         else:
             os.environ["PYTHONSAFEPATH"] = safe
+
+
+def check_trusted(class_path: str, trust: Sequence[str], what: str) -> None:
+    """Check that code a file names may be imported: ours, or that of trusted packages.
+
+    Args:
+        class_path: Of a class or a function.
+        trust: Packages besides ``oneshot``.
+        what: What it builds, for the message.
+
+    Raises:
+        ValueError: If it is neither.
+    """
+    if class_path.startswith("oneshot.") or any(class_path.startswith(f"{prefix}.") for prefix in trust):
+        return
+    root = class_path.partition(".")[0]
+    raise ValueError(
+        f"Building {what} runs its code, so only classes of oneshot are built unasked; this is {class_path}. "
+        f"If you trust it, pass trust=({root!r},), or on the command line --trust {root}."
+    )
 
 
 def is_ours(class_path: str) -> bool:
@@ -201,8 +221,12 @@ def _class_paths(tree: object, where: Path) -> list[str]:
 def _dotted(given: object) -> list[str]:
     """Class paths of functions and classes that are given by name or alone, without the word ``class_path``."""
     values = list(given.values()) if isinstance(given, Mapping) else [given]
-    words = [value for value in values if isinstance(value, str) and "." in value and not value.endswith(FILES)]
-    return [word for word in words if all(part.isidentifier() for part in word.split("."))]
+    return [value for value in values if is_dotted(value) and not value.endswith(FILES)]
+
+
+def is_dotted(value: object) -> bool:
+    """Whether a value is the path of something in a module, such as ``mine.build``."""
+    return isinstance(value, str) and "." in value and all(part.isidentifier() for part in value.split("."))
 
 
 def _module_file(folder: Path, parts: Sequence[str]) -> Path | None:
