@@ -116,7 +116,7 @@ def build(
 
 def class_path_of(source: object) -> str | None:
     """The path of the user's function or class that a source names; ``None`` if it is of a library that we know."""
-    return str(source) if is_dotted(source) else None
+    return source if is_dotted(source) else None
 
 
 def takes_num_classes(source: str) -> bool:
@@ -129,9 +129,10 @@ def takes_num_classes(source: str) -> bool:
 
 def _checked_arguments(source: str, arguments: Mapping[str, Any] | None, num_classes: int | None) -> dict[str, Any]:
     """The arguments as a file keeps them, checked."""
-    if arguments is not None and not (isinstance(arguments, Mapping) and all(isinstance(n, str) for n in arguments)):
+    named: object = {} if arguments is None else arguments
+    if not (isinstance(named, Mapping) and all(isinstance(name, str) for name in named)):
         raise ValueError(f"arguments must be keyword arguments by name; got {shorten(arguments)}.")
-    given = dict(arguments or {})
+    given = dict(named)
     try:
         json.dumps(given)
     except (TypeError, ValueError) as error:
@@ -157,9 +158,9 @@ def _checked_arguments(source: str, arguments: Mapping[str, Any] | None, num_cla
 
 def _factory(source: str) -> Callable[..., Any]:
     library, colon, name = str(source).partition(":")
-    if isinstance(source, str) and colon and library == TIMM:
+    if colon and library == TIMM:
         return _timm_factory(name)
-    if isinstance(source, str) and colon and library == TORCHVISION:
+    if colon and library == TORCHVISION:
         return _torchvision_factory(name)
     if class_path_of(source) is None:
         raise ValueError(

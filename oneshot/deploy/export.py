@@ -351,7 +351,7 @@ def code_of(network: Subnet) -> list[str]:
 def _factory_of(init_args: object) -> list[str]:
     """The path of the user's function that builds a converted network again, see :mod:`oneshot.conversion.sources`."""
     source = init_args.get("source") if isinstance(init_args, Mapping) else None
-    return [str(source)] if is_dotted(source) else []
+    return [source] if is_dotted(source) else []
 
 
 def _named(task: Mapping[str, Any]) -> list[str]:

@@ -16,7 +16,7 @@ from contextlib import contextmanager
 from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeGuard
 
 LIBRARIES = ("torch.nn", "torch.optim", "torchvision.transforms")
 OWN_CODE = ("ops", "costs", "source")  # options with operations, costs and factories of networks: functions by name
@@ -224,7 +224,7 @@ def _dotted(given: object) -> list[str]:
     return [value for value in values if is_dotted(value) and not value.endswith(FILES)]
 
 
-def is_dotted(value: object) -> bool:
+def is_dotted(value: object) -> TypeGuard[str]:
     """Whether a value is the path of something in a module, such as ``mine.build``."""
     return isinstance(value, str) and "." in value and all(part.isidentifier() for part in value.split("."))
 
