@@ -20,10 +20,11 @@ from typing import TYPE_CHECKING, Any, Union, get_args, get_origin
 import torch
 from torch import Tensor, nn
 from torch._ops import HigherOrderOperator, OpOverload
+from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.nn.modules.batchnorm import _BatchNorm as BatchNorm
 from torch.nn.modules.batchnorm import _NormBase as NormBase
 from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves
+from torch.utils._pytree import tree_leaves, tree_map
 
 if TYPE_CHECKING:
     import pytorch_lightning as pl
@@ -32,7 +33,16 @@ if TYPE_CHECKING:
     from rich.progress import TaskID
     from torchmetrics import Metric
 
-__all__ = ["BatchNorm", "HigherOrderOperator", "NormBase", "OpOverload", "TorchDispatchMode", "tree_leaves"]
+__all__ = [
+    "BatchNorm",
+    "FakeTensorMode",
+    "HigherOrderOperator",
+    "NormBase",
+    "OpOverload",
+    "TorchDispatchMode",
+    "tree_leaves",
+    "tree_map",
+]
 
 MKLDNN: torch.layout = torch._mkldnn  # type: ignore[attr-defined]  # a layout that is opaque to PyTorch as well
 

@@ -49,13 +49,13 @@ ROOMS = {
     ),
     "cost.counting.network": Room("exact size of one network", "_lightning supernets"),
     "conversion": Room(
-        "networks of users as search spaces", "_lightning cost.counting.network errors functional storage supernets"
+        "a trained network as a search space", "_lightning cost.counting.network errors functional storage supernets"
     ),
     "cost.record": Room("which networks and which device a cost is of", "cost.counting.network storage supernets"),
     "cost.model": Room("what a cost model is", "cost.record functional supernets"),
     "cost.counting": Room(
         "exact size of every architecture, from tables",
-        "cost.counting.network cost.model cost.record supernets",
+        "conversion cost.counting.network cost.model cost.record supernets",
     ),
     "cost.latency": Room(
         "latency: device, design, measurement, tables",

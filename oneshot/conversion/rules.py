@@ -1,0 +1,649 @@
+"""What every ATen operator says about the axes of its tensors.
+
+A rule sets the axes of an operator's outputs and ties those of its inputs. An operator without a rule freezes what it
+touches: networks stay right, with less to choose from.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+
+from .axes import Axis, fixed, product, split_off, total, unify
+from .trace import Op, Ref, Trace
+
+Axes = list[Axis]
+SPACE = "it is a side of a feature map or a number of tokens"
+
+
+@dataclass
+class Tied:
+    """Axes of all tensors of a trace.
+
+    Args:
+        trace: The trace.
+        axes: Of every tensor, by its number.
+        factors: Of every operator that multiplies, by its number: the product of these sizes is its
+            multiply-accumulates.
+        groups: Number of groups of convolutions and normalisations, by number of the operator.
+        equal: Axes that must have the same size, though they are not the same.
+        unknown: Operators without a rule, with the module they ran in.
+    """
+
+    trace: Trace
+    axes: dict[int, Axes] = field(default_factory=dict)
+    factors: dict[int, Axes] = field(default_factory=dict)
+    groups: dict[int, Axis] = field(default_factory=dict)
+    equal: list[tuple[Axis, ...]] = field(default_factory=list)
+    unknown: dict[int, str] = field(default_factory=dict)
+
+
+def tie(trace: Trace) -> Tied:
+    """Apply the rules to all operators of a trace."""
+    tied = Tied(trace)
+    for number in trace.inputs:
+        tied.axes[number] = [fixed(size, "it is a side of the input") for size in trace.tensors[number].shape]
+    for place, op in enumerate(trace.ops):
+        _Rule(tied, op, place).apply()
+    for number in trace.outputs:
+        for axis in tied.axes.get(number, ()):
+            axis.freeze("it is a side of the output")
+    return tied
+
+
+class _Rule:
+    """One operator of a trace, and what its rule needs."""
+
+    def __init__(self, tied: Tied, op: Op, place: int) -> None:
+        self.tied, self.op, self.place, self.trace = tied, op, place, tied.trace
+        self.why = f"operator {op.name} in {op.module or 'the network'} holds it"
+        names = [argument.name for argument in op.func._schema.arguments]
+        defaults = {a.name: a.default_value for a in op.func._schema.arguments if a.has_default_value()}
+        self.args: dict[str, Any] = {**defaults, **dict(zip(names, op.args, strict=False)), **op.kwargs}
+
+    def apply(self) -> None:
+        """Set the axes of the outputs."""
+        for number in self.op.inputs:
+            self.of(number)
+        rule = RULES.get(self.op.name.rstrip("_"), RULES.get(self.op.name))
+        if rule is None and (self.op.name.endswith("_like") or self.op.name in MADE):
+            rule = _made
+        if rule is None and torch.Tag.pointwise in self.op.func.tags:
+            rule = _pointwise
+        before = {number for number in self.op.outputs if number in self.tied.axes}
+        if rule is None:
+            self.tied.unknown[self.place] = self.op.name
+            self.freeze_inputs(f"operator {self.op.name} in {self.op.module or 'the network'} has no rule")
+        else:
+            rule(self)
+        for number in self.op.outputs:
+            if number not in self.tied.axes:
+                self.tied.axes[number] = [fixed(size, self.why) for size in self.trace.tensors[number].shape]
+            elif number not in before:
+                sizes = tuple(axis.found().size for axis in self.tied.axes[number])
+                if sizes != self.trace.tensors[number].shape:  # the rule does not know this form of the operator
+                    self.freeze_inputs(self.why)
+                    self.tied.axes[number] = [fixed(size, self.why) for size in self.trace.tensors[number].shape]
+
+    def of(self, what: Ref | int) -> Axes:
+        """Axes of a tensor; new leaves for parameters and constants."""
+        number = what.number if isinstance(what, Ref) else what
+        if number not in self.tied.axes:
+            facts = self.trace.tensors[number]
+            constant = "" if facts.name else f"a constant tensor in {self.op.module or 'the network'} holds it"
+            self.tied.axes[number] = [Axis(size, fixed=constant) for size in facts.shape]
+        return self.tied.axes[number]
+
+    def __getitem__(self, name: str) -> Any:
+        """An argument by its name in the schema."""
+        return self.args[name]
+
+    def tensor(self, *names: str) -> Ref:
+        """The first of these arguments that is there."""
+        found = next(self.args[name] for name in names if name in self.args)
+        assert isinstance(found, Ref)
+        return found
+
+    def shape(self, what: Ref | int) -> tuple[int, ...]:
+        return self.trace.tensors[what.number if isinstance(what, Ref) else what].shape
+
+    def weights(self, what: Ref) -> bool:
+        """Whether a tensor follows from the weights alone."""
+        return self.trace.tensors[what.number].weights
+
+    def unify(self, first: Axis, second: Axis) -> None:
+        unify(first, second, self.why)
+
+    def freeze(self, axes: Sequence[Axis], why: str = "") -> None:
+        for axis in axes:
+            axis.freeze(why or self.why)
+
+    def freeze_inputs(self, why: str) -> None:
+        for number in self.op.inputs:
+            self.freeze(self.of(number), why)
+
+    def out(self, axes: Sequence[Axis], place: int = 0) -> None:
+        """Set the axes of an output; of an in-place operator they are tied to those there are."""
+        if place >= len(self.op.outputs):
+            return
+        number = self.op.outputs[place]
+        if number in self.tied.axes:
+            for old, new in zip(self.tied.axes[number], axes, strict=True):
+                self.unify(old, new)
+        else:
+            self.tied.axes[number] = list(axes)
+
+    def new(self, size: int) -> Axis:
+        """A side of a feature map."""
+        return fixed(size, SPACE)
+
+    def outputs(self) -> list[tuple[int, ...]]:
+        """Shapes of the outputs."""
+        return [self.shape(number) for number in self.op.outputs]
+
+
+def _same(r: _Rule) -> None:
+    """One tensor in, the same axes out."""
+    r.out(r.of(r.op.inputs[0]))
+
+
+def _pointwise(r: _Rule) -> None:
+    """Sides that are broadcast follow the others."""
+    shape = r.outputs()[0] if r.op.outputs else ()
+    inputs = [r.of(number) for number in r.op.inputs]
+    axes = []
+    for place in range(1, len(shape) + 1):
+        sides = [own[-place] for own in inputs if len(own) >= place and own[-place].found().size != 1]
+        for other in sides[1:]:
+            r.unify(sides[0], other)
+        axes.append(sides[0] if sides else fixed(shape[-place], r.why))
+    for place in range(len(r.op.outputs)):
+        r.out(axes[::-1], place)
+
+
+def _made(r: _Rule) -> None:
+    """A tensor of equal or random entries."""
+    uniform = r.op.name not in ("arange", "linspace", "randperm", "tril_indices", "triu_indices")
+    like = r.op.inputs and r.shape(r.op.inputs[0]) == r.outputs()[0] and r.op.name.endswith("_like")
+    axes = r.of(r.op.inputs[0]) if like else [Axis(size, fixed="" if uniform else r.why) for size in r.outputs()[0]]
+    r.out(axes)
+
+
+MADE = {
+    *("arange", "empty", "eye", "full", "linspace", "new_empty", "new_full", "new_ones", "new_zeros", "ones", "rand"),
+    *("randint", "randn", "scalar_tensor", "zeros", "zero", "fill"),
+}
+
+
+def _convolution(r: _Rule) -> None:
+    x, w = r.of(r["input"]), r.of(r["weight"])
+    groups, transposed = r["groups"], r["transposed"]
+    if len(x) != len(w) or not r.weights(r["weight"]):
+        r.freeze_inputs(r.why)
+        return
+    own, other = (1, 0) if transposed else (0, 1)  # which dimension of the weights is C_out, and which C_in
+    if groups == 1:
+        channels_in, channels_out = w[other], w[own]
+    else:
+        count = Axis(groups)
+        r.tied.groups[r.place] = count
+        if transposed:  # [C_in, C_out / groups, ...]
+            channels_in, channels_out = w[0], product([count, w[1]])
+            r.unify(w[0], product([count, Axis(w[0].found().size // groups)]))
+        else:
+            channels_in, channels_out = product([count, w[1]]), w[0]
+            r.unify(w[0], product([count, Axis(w[0].found().size // groups)]))
+    r.unify(x[1], channels_in)
+    if r["bias"] is not None:
+        r.unify(r.of(r["bias"])[0], channels_out)
+    for side in w[2:]:
+        if not side.found().fixed:
+            side.found().centred = True
+    r.out([x[0], channels_out, *map(r.new, r.outputs()[0][2:])])
+    space = x[2:] if transposed else r.of(r.op.outputs[0])[2:]
+    per_group = [x[1], w[1]] if transposed else [channels_out, w[1]]
+    r.tied.factors[r.place] = [x[0], *per_group, *space, *w[2:]]
+
+
+def _batch_norm(r: _Rule) -> None:
+    x = r.of(r["input"])
+    for name in ("weight", "bias", "running_mean", "running_var"):
+        if r.args.get(name) is not None:
+            r.unify(x[1], r.of(r[name])[0])
+    r.out(x)
+    for place, shape in list(enumerate(r.outputs()))[1:]:
+        r.out([x[1]] if shape == (x[1].found().size,) else [fixed(size, r.why) for size in shape], place)
+
+
+def _layer_norm(r: _Rule) -> None:
+    x, count = r.of(r["input"]), len(r["normalized_shape"])
+    for name in ("weight", "bias"):
+        if r.args.get(name) is not None:
+            for side, own in zip(x[-count:], r.of(r[name]), strict=True):
+                r.unify(side, own)
+    r.out(x)
+    for place in range(1, len(r.op.outputs)):
+        r.out([*x[:-count], *(fixed(1, r.why) for _ in range(count))], place)
+
+
+def _group_norm(r: _Rule) -> None:
+    x, groups = r.of(r["input"]), r["group"]
+    if groups > 1:
+        count, inner = Axis(groups), fixed(x[1].found().size // groups, "it is the size of a group of normalisation")
+        r.tied.groups[r.place] = count
+        r.unify(x[1], product([count, inner]))
+    for name in ("weight", "bias"):
+        if r.args.get(name) is not None:
+            r.unify(x[1], r.of(r[name])[0])
+    r.out(x)
+
+
+def _matrix(r: _Rule) -> None:
+    """``mm``, ``addmm``, ``bmm``, ``baddbmm``, ``mv`` with weights or between activations."""
+    names = {
+        "mm": ("self", "mat2"),
+        "addmm": ("mat1", "mat2"),
+        "bmm": ("self", "mat2"),
+        "baddbmm": ("batch1", "batch2"),
+    }
+    left, right = (r[name] for name in names[r.op.name])
+    a, b = r.of(left), r.of(right)
+    for side, other in zip(a[:-2], b[:-2], strict=True):
+        r.unify(side, other)
+    r.unify(a[-1], b[-2])
+    axes = [*a[:-1], b[-1]]
+    if not r.weights(left) and not r.weights(right):
+        why = "it is what heads of attention compare, or a number of tokens"
+        r.freeze([a[-1], a[-2], b[-1]], why)
+        _mark_heads(a[:-2])
+    if r.op.name in ("addmm", "baddbmm"):
+        bias = r.of(r["self"])
+        for side, other in zip(bias[::-1], axes[::-1], strict=False):
+            if side.found().size != 1:
+                r.unify(side, other)
+    r.out(axes)
+    r.tied.factors[r.place] = [*a, b[-1]]
+
+
+def _mark_heads(axes: Sequence[Axis]) -> None:
+    for axis in axes:
+        for leaf in axis.leaves():
+            leaf.heads = True
+
+
+def _linear(r: _Rule) -> None:
+    x, w = r.of(r["input"]), r.of(r["weight"])
+    r.unify(x[-1], w[1])
+    if r.args.get("bias") is not None:
+        r.unify(r.of(r["bias"])[0], w[0])
+    r.out([*x[:-1], w[0]])
+    r.tied.factors[r.place] = [*x, w[0]]
+
+
+def _attention(r: _Rule) -> None:
+    q, k, v = (r.of(r[name]) for name in ("query", "key", "value"))
+    for side, *others in zip(q[:-2], k[:-2], v[:-2], strict=True):
+        for other in others:
+            r.unify(side, other)
+    r.freeze([q[-2], q[-1], k[-2], k[-1], v[-1]], "it is what heads of attention compare, or a number of tokens")
+    _mark_heads(q[1:-2])
+    for name in ("attn_mask", "attn_bias"):
+        if isinstance(r.args.get(name), Ref):
+            for side, other in zip(r.of(r[name])[-3::-1], q[-3::-1], strict=False):
+                if side.found().size != 1:
+                    r.unify(side, other)
+    r.out([*q[:-1], v[-1]])
+    for place, shape in list(enumerate(r.outputs()))[1:]:
+        sides = [*q[:-1]] if shape == tuple(side.found().size for side in q[:-1]) else None
+        sides = [q[0], q[2], q[1]] if sides is None and shape == tuple(q[i].found().size for i in (0, 2, 1)) else sides
+        if sides is not None:
+            r.out(sides, place)
+        elif math.prod(shape):
+            r.freeze(q[1:-2])
+    if len(q) == 4:
+        r.tied.factors[r.place] = [*q[:-1], k[-2], total([q[-1], v[-1]])]
+
+
+def _view(r: _Rule) -> None:
+    """Sides are merged and split; what stays together is found from the beginning."""
+    axes, shape = r.of(r.op.inputs[0]), r.outputs()[0]
+    if 0 in shape:
+        return
+    found: Axes = []
+    old = [axis for axis in axes if axis.found().size != 1]
+    new = [size for size in shape if size != 1]
+    merged: Axes = []
+    i = j = 0
+    while i < len(old) or j < len(new):
+        start_i, start_j, left, right = i, j, old[i].found().size, new[j]
+        i, j = i + 1, j + 1
+        while left != right:
+            if left < right:
+                left, i = left * old[i].found().size, i + 1
+            else:
+                right, j = right * new[j], j + 1
+        merged += _regroup(r, old[start_i:i], new[start_j:j])
+    rest = iter(merged)
+    found = [next(rest) if size != 1 else fixed(1, r.why) for size in shape]
+    r.out(found)
+
+
+def _regroup(r: _Rule, old: Axes, new: Sequence[int]) -> Axes:
+    """Axes of sizes ``new`` whose product is that of ``old``."""
+    if len(old) == 1 and len(new) == 1:
+        return old
+    if len(new) == 1:
+        return [product(old)]
+    whole = product(old)
+    parts = whole.found().parts if whole.found().kind == "product" else ()
+    sizes, groups, rest = [part.found().size for part in parts], [], list(parts)
+    for size in new:  # parts that there are already, so that none has to be split
+        taken: Axes = []
+        while rest and math.prod(part.found().size for part in taken) < size:
+            taken.append(rest.pop(0))
+        if math.prod(part.found().size for part in taken) != size:
+            break
+        groups.append(product(taken))
+    if sizes and len(groups) == len(new) and not rest:
+        return groups
+    fresh = [Axis(size) for size in new]
+    r.unify(whole, product(fresh))
+    return fresh
+
+
+def _permute(r: _Rule) -> None:
+    axes = r.of(r.op.inputs[0])
+    if r.op.name == "t":
+        order = list(range(len(axes)))[::-1]
+    elif r.op.name == "permute":
+        order = [dim % len(axes) for dim in r["dims"]]
+    else:
+        order = list(range(len(axes)))
+        first, second = r["dim0"] % len(axes), r["dim1"] % len(axes)
+        order[first], order[second] = second, first
+    r.out([axes[dim] for dim in order])
+
+
+def _squeeze(r: _Rule) -> None:
+    axes, shape = r.of(r.op.inputs[0]), r.outputs()[0]
+    dims = r.args.get("dim")
+    dims = range(len(axes)) if dims is None else [dims] if isinstance(dims, int) else dims
+    drop = {dim % len(axes) for dim in dims if axes[dim].found().size == 1}
+    if len(axes) - len(drop) == len(shape):
+        r.out([axis for dim, axis in enumerate(axes) if dim not in drop])
+
+
+def _unsqueeze(r: _Rule) -> None:
+    axes = list(r.of(r.op.inputs[0]))
+    axes.insert(r["dim"] % (len(axes) + 1), fixed(1, r.why))
+    r.out(axes)
+
+
+def _expand(r: _Rule) -> None:
+    axes, shape = r.of(r.op.inputs[0]), r.outputs()[0]
+    offset = len(shape) - len(axes)
+    r.out(
+        [
+            axes[dim - offset] if dim >= offset and axes[dim - offset].found().size == size else Axis(size)
+            for dim, size in enumerate(shape)
+        ]
+    )
+
+
+def _slice(r: _Rule) -> None:
+    axes = list(r.of(r.op.inputs[0]))
+    dim = r.args.get("dim", 0) % len(axes)
+    size, step = axes[dim].found().size, r.args.get("step", 1)
+    start = min(max(r.args.get("start") or 0, -size), size)
+    start = start + size if start < 0 else start
+    length = r.outputs()[0][dim]
+    if length != size:
+        if step == 1:
+            parts = split_off(axes[dim], [n for n in (start, length, size - start - length) if n], r.why)
+            axes[dim] = parts[1 if start else 0]
+        else:
+            axes[dim].freeze(r.why)
+            axes[dim] = fixed(length, r.why)
+    r.out(axes)
+
+
+def _split(r: _Rule) -> None:
+    axes, shapes = r.of(r.op.inputs[0]), r.outputs()
+    dim = r.args.get("dim", 0) % len(axes)
+    parts = split_off(axes[dim], [shape[dim] for shape in shapes], r.why)
+    if r.op.name == "split" and len({part.size for part in parts}) == 1:
+        r.tied.equal.append(tuple(parts))  # in equal parts, also of a narrower network
+    for place, part in enumerate(parts):
+        r.out([*axes[:dim], part, *axes[dim + 1 :]], place)
+
+
+def _select(r: _Rule) -> None:
+    """One entry of a side, or each of them."""
+    axes = r.of(r.op.inputs[0])
+    dim = r.args.get("dim", 0) % len(axes)
+    axes[dim].freeze(r.why)
+    for place in range(len(r.op.outputs)):
+        r.out([*axes[:dim], *axes[dim + 1 :]], place)
+
+
+def _cat(r: _Rule) -> None:
+    parts = [r.of(number) for number in r.op.inputs if 0 not in r.shape(number)]
+    dim = r.args.get("dim", 0) % len(parts[0])
+    axes = list(parts[0])
+    for other in parts[1:]:
+        for place, side in enumerate(other):
+            if place != dim:
+                r.unify(axes[place], side)
+    axes[dim] = total([part[dim] for part in parts])
+    r.out(axes)
+
+
+def _stack(r: _Rule) -> None:
+    parts = [r.of(number) for number in r.op.inputs]
+    for other in parts[1:]:
+        for side, own in zip(parts[0], other, strict=True):
+            r.unify(side, own)
+    axes = list(parts[0])
+    axes.insert(r.args.get("dim", 0) % (len(axes) + 1), fixed(len(parts), r.why))
+    r.out(axes)
+
+
+def _pad(r: _Rule) -> None:
+    axes, shape = list(r.of(r.op.inputs[0])), r.outputs()[0]
+    pads: Sequence[int] = r["pad"] if "pad" in r.args else r["padding"]
+    for place in range(len(pads) // 2):
+        dim, before, after = len(axes) - 1 - place, pads[2 * place], pads[2 * place + 1]
+        if before == after == 0:
+            continue
+        if r.op.name == "constant_pad_nd" and before >= 0 and after >= 0:
+            axes[dim] = total(
+                [*([fixed(before, r.why)] if before else []), axes[dim], *([fixed(after, r.why)] if after else [])]
+            )
+        else:
+            axes[dim].freeze(r.why)
+            axes[dim] = fixed(shape[dim], r.why)
+    r.out(axes)
+
+
+def _frozen_dims(r: _Rule) -> None:
+    """The order of entries matters along some sides: these are frozen."""
+    axes = r.of(r.op.inputs[0])
+    dims = r.args.get("dims", r.args.get("dim"))
+    dims = range(len(axes)) if dims in (None, []) else [dims] if isinstance(dims, int) else dims
+    r.freeze([axes[dim] for dim in dims])
+    for place in range(len(r.op.outputs)):
+        r.out(axes, place)
+
+
+def _reduce(r: _Rule) -> None:
+    """Sums, means and largest entries along some sides."""
+    axes = r.of(r.op.inputs[0])
+    dims = r.args.get("dim")
+    dims = range(len(axes)) if dims in (None, []) else [dims] if isinstance(dims, int) else dims
+    gone = {dim % len(axes) for dim in dims}
+    if r.op.name in ("argmax", "argmin", "max", "min", "topk"):
+        r.freeze([axes[dim] for dim in gone])
+    keep = bool(r.args.get("keepdim", False))
+    kept = [fixed(1, r.why) if dim in gone else axis for dim, axis in enumerate(axes) if keep or dim not in gone]
+    for place in range(len(r.op.outputs)):
+        r.out(kept, place)
+
+
+def _window(sides: int) -> Callable[[_Rule], None]:
+    """Pooling and interpolation of the last sides."""
+
+    def rule(r: _Rule) -> None:
+        axes = r.of(r.op.inputs[0])
+        for place, shape in enumerate(r.outputs()):
+            r.out([*axes[:-sides], *map(r.new, shape[-sides:])], place)
+
+    return rule
+
+
+def _pixel_shuffle(r: _Rule) -> None:
+    axes, shape = r.of(r.op.inputs[0]), r.outputs()[0]
+    channels, inner = Axis(shape[-3]), fixed(axes[-3].found().size // shape[-3], r.why)
+    r.unify(axes[-3], product([channels, inner]))
+    r.out([*axes[:-3], channels, *map(r.new, shape[-2:])])
+
+
+def _pixel_unshuffle(r: _Rule) -> None:
+    axes, shape = r.of(r.op.inputs[0]), r.outputs()[0]
+    inner = fixed(shape[-3] // axes[-3].found().size, r.why)
+    r.out([*axes[:-3], product([axes[-3], inner]), *map(r.new, shape[-2:])])
+
+
+def _glu(r: _Rule) -> None:
+    axes = list(r.of(r.op.inputs[0]))
+    dim = r.args.get("dim", -1) % len(axes)
+    size = axes[dim].found().size // 2
+    first, second = split_off(axes[dim], [size, size], r.why)
+    r.unify(first, second)
+    axes[dim] = first
+    r.out(axes)
+
+
+def _embedding(r: _Rule) -> None:
+    weight = r.of(r["weight"])
+    weight[0].freeze("it is a vocabulary")
+    r.out([*r.of(r["indices"]), weight[1]])
+
+
+def _index(r: _Rule) -> None:
+    """Entries that whole numbers pick."""
+    axes, indices = r.of(r["self"]), r["indices"]
+    used = [dim for dim, index in enumerate(indices) if index is not None]
+    r.freeze([axes[dim] for dim in used])
+    sides = max((r.of(indices[dim]) for dim in used), key=len)
+    if used != list(range(used[0], used[0] + len(used))):
+        r.freeze(axes)
+        return
+    for dim in used:
+        r.freeze(r.of(indices[dim]))
+    r.out([*axes[: used[0]], *sides, *axes[used[-1] + 1 :]])
+
+
+def _index_select(r: _Rule) -> None:
+    axes, shape = list(r.of(r["self"])), r.outputs()[0]
+    dim = r["dim"] % len(axes)
+    axes[dim].freeze(r.why)
+    axes[dim] = fixed(shape[dim], r.why)
+    r.out(axes)
+
+
+def _repeat(r: _Rule) -> None:
+    axes, repeats = r.of(r.op.inputs[0]), r["repeats"]
+    axes = [*(fixed(1, r.why) for _ in range(len(repeats) - len(axes))), *axes]
+    r.out([product([fixed(n, r.why), axis]) if n > 1 else axis for n, axis in zip(repeats, axes, strict=True)])
+
+
+def _nothing(r: _Rule) -> None:
+    """Questions and checks."""
+
+
+_POOLS = {
+    1: "avg_pool1d adaptive_avg_pool1d _adaptive_avg_pool1d max_pool1d upsample_linear1d upsample_nearest1d",
+    2: """avg_pool2d adaptive_avg_pool2d _adaptive_avg_pool2d max_pool2d max_pool2d_with_indices adaptive_max_pool2d
+        upsample_bilinear2d upsample_nearest2d upsample_bicubic2d _upsample_bilinear2d_aa _upsample_bicubic2d_aa
+        _upsample_nearest_exact2d reflection_pad2d replication_pad2d""",
+    3: "avg_pool3d _adaptive_avg_pool3d max_pool3d_with_indices upsample_trilinear3d upsample_nearest3d",
+}
+RULES: dict[str, Callable[[_Rule], None]] = {
+    "convolution": _convolution,
+    **dict.fromkeys(
+        (
+            *("native_batch_norm", "_native_batch_norm_legit", "_native_batch_norm_legit_no_training"),
+            *("batch_norm_with_update", "cudnn_batch_norm", "_batch_norm_no_update", "miopen_batch_norm"),
+        ),
+        _batch_norm,
+    ),
+    "native_layer_norm": _layer_norm,
+    "_fused_rms_norm": _layer_norm,
+    "native_group_norm": _group_norm,
+    **dict.fromkeys(("mm", "addmm", "bmm", "baddbmm"), _matrix),
+    "linear": _linear,
+    **dict.fromkeys(
+        (
+            *("_scaled_dot_product_flash_attention_for_cpu", "_scaled_dot_product_flash_attention"),
+            *("_scaled_dot_product_efficient_attention", "_scaled_dot_product_cudnn_attention"),
+        ),
+        _attention,
+    ),
+    **dict.fromkeys(("view", "_unsafe_view", "reshape", "_reshape_alias"), _view),
+    **dict.fromkeys(("t", "transpose", "permute"), _permute),
+    "squeeze": _squeeze,
+    "unsqueeze": _unsqueeze,
+    "expand": _expand,
+    "slice": _slice,
+    **dict.fromkeys(("split", "split_with_sizes"), _split),
+    **dict.fromkeys(("select", "unbind"), _select),
+    "cat": _cat,
+    "stack": _stack,
+    **dict.fromkeys(("constant_pad_nd", "reflection_pad1d", "replication_pad1d"), _pad),
+    **dict.fromkeys(("roll", "flip", "cumsum", "cumprod", "sort"), _frozen_dims),
+    **dict.fromkeys(
+        (
+            *("mean", "sum", "amax", "amin", "var", "std", "var_mean", "std_mean", "linalg_vector_norm", "norm"),
+            *("logsumexp", "argmax", "argmin", "max", "min", "any", "all", "prod"),
+        ),
+        _reduce,
+    ),
+    **dict.fromkeys(
+        (
+            *("clone", "alias", "detach", "_to_copy", "contiguous", "dropout", "native_dropout", "lift_fresh"),
+            *("_softmax", "_log_softmax", "_safe_softmax", "alpha_dropout", "lift_fresh_copy", "rms_norm"),
+        ),
+        _same,
+    ),
+    **dict.fromkeys(
+        (
+            "copy",
+            "masked_fill",
+            "where",
+            "add",
+            "sub",
+            "mul",
+            "div",
+            "addcmul",
+            "lerp",
+            "hardswish",
+            "hardsigmoid",
+            "hardtanh",
+            "prelu",
+        ),
+        _pointwise,
+    ),
+    **{name: _window(sides) for sides, names in _POOLS.items() for name in names.split()},
+    "pixel_shuffle": _pixel_shuffle,
+    "pixel_unshuffle": _pixel_unshuffle,
+    "glu": _glu,
+    "embedding": _embedding,
+    "index": _index,
+    "index_select": _index_select,
+    "repeat": _repeat,
+    **dict.fromkeys(("sym_size", "is_pinned", "_assert_async", "_assert_tensor_metadata"), _nothing),
+}

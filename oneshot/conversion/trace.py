@@ -1,0 +1,394 @@
+"""One run of a network on tensors without numbers: every operator, every tensor, and where written-down sizes go."""
+
+from __future__ import annotations
+
+import contextlib
+import operator
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call
+from torch.overrides import TorchFunctionMode
+
+from oneshot._lightning import FakeTensorMode, TorchDispatchMode, tree_leaves, tree_map
+from oneshot.inputs import Inputs
+from oneshot.supernets.base import restored_modes
+
+
+@dataclass(frozen=True)
+class Ref:
+    """A tensor of a trace, by its number."""
+
+    number: int
+
+
+@dataclass
+class TensorFacts:
+    """What is known of a tensor.
+
+    Args:
+        shape: Its sizes.
+        itemsize: Bytes of an entry.
+        name: Of a parameter or buffer; "" of others.
+        weights: Whether it follows from parameters and buffers alone.
+        maker: The operator that made it, its number; -1 of what was there before.
+    """
+
+    shape: tuple[int, ...]
+    itemsize: int
+    name: str = ""
+    weights: bool = False
+    maker: int = -1
+
+
+@dataclass
+class Op:
+    """An operator that ran.
+
+    Args:
+        func: Which one.
+        args: Arguments, tensors as :class:`Ref`.
+        kwargs: Likewise.
+        outputs: Its tensors; those of in-place operators are arguments.
+        module: Path of the module that it ran in.
+    """
+
+    func: Any
+    args: tuple[Any, ...]
+    kwargs: dict[str, Any]
+    outputs: tuple[int, ...]
+    module: str
+
+    @property
+    def name(self) -> str:
+        """Such as ``"convolution"``."""
+        return str(self.func.overloadpacket.__name__)
+
+    @property
+    def inputs(self) -> list[int]:
+        """Numbers of all tensors among its arguments."""
+        return [leaf.number for leaf in tree_leaves((self.args, self.kwargs)) if isinstance(leaf, Ref)]
+
+
+@dataclass
+class Call:
+    """A module that ran.
+
+    Args:
+        path: Its path.
+        inputs: Tensors it was given.
+        outputs: Tensors it returned.
+        first: Number of its first operator.
+        last: Number of the operator behind its last.
+        simple: Whether it was given one tensor and nothing else, and returned one.
+    """
+
+    path: str
+    inputs: tuple[int, ...]
+    first: int
+    outputs: tuple[int, ...] = ()
+    last: int = 0
+    simple: bool = False
+
+
+@dataclass(frozen=True)
+class Written:
+    """A size that stands in an attribute of a module, or follows from some, and became a dimension of a tensor.
+
+    Args:
+        value: The whole number.
+        tensor: Which tensor.
+        dim: Which dimension of it.
+        function: Of torch that was called.
+        op: Number of the operator before which it was called.
+    """
+
+    value: TrackedInt
+    tensor: int
+    dim: int
+    function: str
+    op: int
+
+
+@dataclass
+class Trace:
+    """What :func:`trace` has seen."""
+
+    ops: list[Op] = field(default_factory=list)
+    tensors: list[TensorFacts] = field(default_factory=list)
+    calls: list[Call] = field(default_factory=list)
+    written: list[Written] = field(default_factory=list)
+    names: dict[str, int] = field(default_factory=dict)
+    inputs: list[int] = field(default_factory=list)
+    outputs: list[int] = field(default_factory=list)
+
+
+class TrackedInt(int):
+    """A whole number that knows which attributes of modules it comes from.
+
+    Attributes:
+        attribute: Path of the module, name of the attribute, index in a tuple or None; only of plain attributes.
+        formula: A function of the values of attributes, and these; None for plain attributes.
+    """
+
+    attribute: tuple[str, str, int | None] | None = None
+    formula: tuple[Callable[..., int], tuple[Any, ...]] | None = None
+
+    def __new__(cls, value: int, **origin: Any) -> TrackedInt:
+        self = super().__new__(cls, value)
+        for name, what in origin.items():
+            setattr(self, name, what)
+        return self
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return int, (int(self),)
+
+    def __deepcopy__(self, memo: object) -> TrackedInt:
+        return self
+
+
+def _tracked(name: str, function: Callable[..., int]) -> None:
+    def method(*args: Any) -> Any:
+        if not all(isinstance(arg, int) for arg in args):
+            return getattr(int, name)(*(int(arg) if isinstance(arg, int) else arg for arg in args))
+        value = getattr(int, name)(*map(int, args))
+        return TrackedInt(value, formula=(function, args)) if isinstance(value, int) else value
+
+    setattr(TrackedInt, name, method)
+
+
+for _name, _function in {
+    "__add__": operator.add,
+    "__sub__": operator.sub,
+    "__mul__": operator.mul,
+    "__floordiv__": operator.floordiv,
+    "__radd__": lambda a, b: b + a,
+    "__rsub__": lambda a, b: b - a,
+    "__rmul__": lambda a, b: b * a,
+    "__rfloordiv__": lambda a, b: b // a,
+}.items():
+    _tracked(_name, _function)
+
+
+@contextlib.contextmanager
+def tracked_attributes(network: nn.Module) -> Iterator[None]:
+    """Inside, whole numbers among the attributes of modules, alone or in lists, know where they come from."""
+    before: list[tuple[nn.Module, str, Any]] = []
+
+    def follow(value: Any, path: str, name: str) -> Any:
+        if type(value) is int and value > 1:
+            return TrackedInt(value, attribute=(path, name, None))
+        if type(value) in (tuple, list) and value and all(type(v) is int for v in value):
+            found = [TrackedInt(v, attribute=(path, name, i)) if v > 1 else v for i, v in enumerate(value)]
+            return type(value)(found)
+        return value
+
+    try:
+        for path, module in network.named_modules():
+            for name, value in list(module.__dict__.items()):
+                if name.startswith("_") or (new := follow(value, path, name)) is value:
+                    continue
+                before.append((module, name, value))
+                module.__dict__[name] = new
+        yield
+    finally:
+        for module, name, value in before:
+            module.__dict__[name] = value
+
+
+SHAPED = {"view", "reshape", "expand", "unflatten", "new_zeros", "new_ones", "repeat", "view_copy", "broadcast_to"}
+
+
+class _Recorder(TorchDispatchMode):
+    """Writes operators down, and keeps all tensors alive."""
+
+    def __init__(self, trace: Trace, modules: list[str]) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]  # torch
+        self.trace, self.modules = trace, modules
+        self.numbers: dict[int, int] = {}
+        self.kept: list[Tensor] = []
+
+    def number(self, tensor: Tensor, maker: int = -1, name: str = "", *, weights: bool = False) -> int:
+        """Number of a tensor, a new one if it is new."""
+        if id(tensor) not in self.numbers:
+            self.numbers[id(tensor)] = len(self.trace.tensors)
+            self.kept.append(tensor)
+            facts = TensorFacts(tuple(tensor.shape), tensor.element_size(), name, weights or bool(name), maker)
+            self.trace.tensors.append(facts)
+        return self.numbers[id(tensor)]
+
+    def refs(self, tree: Any) -> Any:
+        # A tensor that is nobody's output is a constant of the code.
+        return tree_map(lambda v: Ref(self.number(v, weights=True)) if isinstance(v, Tensor) else v, tree)
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        if getattr(func, "namespace", "") in ("prim", "profiler"):
+            return func(*args, **kwargs)
+        inputs, named = self.refs(args), self.refs(kwargs)
+        out = func(*args, **kwargs)
+        place, tensors = len(self.trace.ops), self.trace.tensors
+        op = Op(func, tuple(inputs), dict(named), (), self.modules[-1] if self.modules else "")
+        of_weights = all(tensors[i].weights for i in op.inputs)
+        op.outputs = tuple(
+            self.number(leaf, place, weights=of_weights) for leaf in tree_leaves(out) if isinstance(leaf, Tensor)
+        )
+        self.trace.ops.append(op)
+        return out
+
+
+class _Sizes(TorchFunctionMode):
+    """Notes where tracked numbers become sizes of tensors."""
+
+    def __init__(self, recorder: _Recorder) -> None:
+        super().__init__()
+        self.recorder = recorder
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        before = len(self.recorder.trace.ops)
+        out = func(*args, **kwargs)
+        name = getattr(func, "__name__", "")
+        if any(isinstance(leaf, TrackedInt) for leaf in tree_leaves((args, kwargs))):
+            self._note(name, args, kwargs, out, before)
+        return out
+
+    def _note(self, name: str, args: Any, kwargs: Any, out: Any, before: int) -> None:
+        def note(value: Any, tensor: Any, dim: int) -> None:
+            if isinstance(value, TrackedInt) and isinstance(tensor, Tensor):
+                number = self.recorder.number(tensor)
+                self.recorder.trace.written.append(Written(value, number, dim % tensor.dim(), name, before))
+
+        rest = args[1:]
+        if name in SHAPED:
+            skip = 1 if name == "unflatten" else 0
+            start = int(rest[0]) % args[0].dim() if skip else 0
+            sizes = rest[skip:] or kwargs.get("size", kwargs.get("shape", kwargs.get("sizes", ())))
+            sizes = sizes[0] if len(sizes) == 1 and isinstance(sizes[0], Sequence) else sizes
+            offset = out.dim() - len(sizes) if name in ("expand", "repeat", "broadcast_to") else start
+            for place, value in enumerate(sizes):
+                note(value, out, offset + place)
+        elif name in ("split", "split_with_sizes"):
+            sizes = rest[0] if rest else kwargs.get("split_size", kwargs.get("split_size_or_sections"))
+            dim = rest[1] if len(rest) > 1 else kwargs.get("dim", 0)
+            listed = sizes if isinstance(sizes, Sequence) else [sizes] * len(out)
+            for value, part in zip(listed, out, strict=False):
+                if part.shape[dim] == value:
+                    note(value, part, dim)
+        elif name == "layer_norm":
+            sizes = rest[0] if rest else kwargs["normalized_shape"]
+            for place, value in enumerate(sizes):
+                note(value, out, out.dim() - len(sizes) + place)
+        elif name == "__getitem__":
+            picks = rest[0] if isinstance(rest[0], tuple) else (rest[0],)
+            if all(isinstance(pick, slice) for pick in picks):
+                for dim, pick in enumerate(picks):
+                    if pick.start in (None, 0) and pick.step in (None, 1) and pick.stop == out.shape[dim]:
+                        note(pick.stop, out, dim)
+
+
+@contextlib.contextmanager
+def _calls(network: nn.Module, recorder: _Recorder) -> Iterator[None]:
+    """Inside, calls of modules are written down."""
+    trace, open_calls = recorder.trace, list[Call]()
+
+    def enter(path: str) -> Callable[..., None]:
+        def hook(module: nn.Module, args: Any, kwargs: Any) -> None:
+            inputs = [leaf for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, Tensor)]
+            call = Call(path, tuple(recorder.number(x) for x in inputs), len(trace.ops))
+            call.simple = len(args) == 1 and isinstance(args[0], Tensor) and not kwargs
+            trace.calls.append(call)
+            open_calls.append(call)
+            recorder.modules.append(path)
+
+        return hook
+
+    def leave(module: nn.Module, args: Any, kwargs: Any, output: Any) -> None:
+        recorder.modules.pop()
+        call = open_calls.pop()
+        call.outputs = tuple(recorder.number(x) for x in tree_leaves(output) if isinstance(x, Tensor))
+        call.last, call.simple = len(trace.ops), call.simple and isinstance(output, Tensor)
+
+    hooks = []
+    for path, module in network.named_modules():
+        hooks += [
+            module.register_forward_pre_hook(enter(path), with_kwargs=True),
+            module.register_forward_hook(leave, with_kwargs=True),
+        ]
+    try:
+        yield
+    finally:
+        for handle in hooks:
+            handle.remove()
+
+
+class TraceError(Exception):
+    """A network that does not run on tensors without numbers.
+
+    Attributes:
+        trace: What there was until then.
+        module: Path of the module it happened in.
+        cause: What was raised.
+    """
+
+    def __init__(self, trace: Trace, module: str, cause: Exception) -> None:
+        super().__init__(str(cause))
+        self.trace, self.module, self.cause = trace, module, cause
+
+
+def trace(
+    network: nn.Module, inputs: Inputs, state: Mapping[str, Tensor] | None = None, *, attributes: bool = True
+) -> Trace:
+    """Run a network once in eval mode, without numbers.
+
+    Args:
+        network: It stays as it is.
+        inputs: One batch; their shapes and types count, not their numbers.
+        state: Parameters and buffers in place of the network's own, of other shapes.
+        attributes: Whether written-down sizes are followed.
+
+    Raises:
+        TraceError: If it does not run.
+    """
+    found, modules = Trace(), list[str]()
+    recorder = _Recorder(found, modules)
+    fake = FakeTensorMode(allow_non_fake_inputs=True)
+    known = dict(network.named_parameters()) | dict(network.named_buffers())
+    state = {**known, **(state or {})}
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(restored_modes(network))
+        stack.enter_context(_plain_attention())
+        if attributes:
+            stack.enter_context(tracked_attributes(network))
+        stack.enter_context(_calls(network.eval(), recorder))
+        stack.enter_context(fake)
+        stack.enter_context(torch.no_grad())
+        tensors: dict[str, Tensor] = {
+            name: fake.from_tensor(tensor.detach()) for name, tensor in state.items() if name in known
+        }
+        x = tree_map(lambda v: fake.from_tensor(v.detach()) if isinstance(v, Tensor) else v, inputs)
+        found.names = {name: recorder.number(t, name=name) for name, t in tensors.items()}
+        found.inputs = [recorder.number(leaf) for leaf in tree_leaves(x) if isinstance(leaf, Tensor)]
+        stack.enter_context(recorder)
+        if attributes:
+            stack.enter_context(_Sizes(recorder))
+        try:
+            out = functional_call(network, tensors, (x,))
+        except Exception as error:
+            raise TraceError(found, modules[-1] if modules else "", error) from error
+        found.outputs = [recorder.number(leaf) for leaf in tree_leaves(out) if isinstance(leaf, Tensor)]
+    return found
+
+
+@contextlib.contextmanager
+def _plain_attention() -> Iterator[None]:
+    """Inside, layers of attention run operator by operator, as they do in training."""
+    before = torch.backends.mha.get_fastpath_enabled()
+    torch.backends.mha.set_fastpath_enabled(False)
+    try:
+        yield
+    finally:
+        torch.backends.mha.set_fastpath_enabled(before)
