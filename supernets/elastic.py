@@ -19,7 +19,7 @@ from torch.nn import functional as F
 
 from .base import Subnet, Supernet, lay_out, layout_of
 from .elastic_layers import ElasticBlock, inherit_slices
-from .space import NONE, ArchGraph, Choice, IntMatrix, SearchSpace, SubnetConfig, natural
+from .space import NONE, ArchGraph, Candidate, Choice, IntMatrix, SearchSpace, SubnetConfig, natural
 
 RESOLUTION, WIDTH = "resolution", "width"
 STEPS = 8  # resolutions are these parts of an image's size, from a half on
@@ -123,6 +123,16 @@ class ElasticSpace(SearchSpace):
     def _extreme(self, index: int, stages: Sequence[tuple[int, int]]) -> SubnetConfig:
         resolution, width = (choice.candidates[index] for choice in self.choices[:2])
         blocks = [(str(s.candidates[pick]),) * depth for s, (pick, depth) in zip(self.stages, stages, strict=True)]
+        return self.config(ElasticArch(int(resolution), float(width), tuple(blocks)))
+
+    def centroid(self) -> SubnetConfig:
+        """Middle resolution and width, and in every stage half way from its fewest layers to all, of the middle block.
+
+        Of two in the middle it is the smaller one.
+        """
+        resolution, width = (_middle(choice) for choice in self.choices[:2])
+        stages = zip(self.stages, self.min_depths, strict=True)
+        blocks = [(str(_middle(stage)),) * ((least + stage.rows) // 2) for stage, least in stages]
         return self.config(ElasticArch(int(resolution), float(width), tuple(blocks)))
 
     def arch(self, config: SubnetConfig) -> ElasticArch:
@@ -239,6 +249,10 @@ class ElasticSpace(SearchSpace):
             own[:, :least], own[:, least:] = 0, len(stage.candidates)
             own[rows, (np.cumsum(present, axis=1) - 1)[present]] = blocks
         return genes
+
+
+def _middle(choice: Choice) -> Candidate:
+    return choice.candidates[(len(choice.candidates) - 1) // 2]
 
 
 def elastic_choices(

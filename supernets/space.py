@@ -407,6 +407,16 @@ class SearchSpace:
         picks = {c.name: [c.candidates[o] for o in probabilities[c.name].argmax(-1)] for c in self.choices}
         return SubnetConfig(self.name, picks)
 
+    def centroid(self) -> SubnetConfig:
+        """The architecture in the middle of every choice.
+
+        The candidate in the middle of those of a choice, in every row: the one at index ``(O - 1) // 2`` of O, so the
+        lower one of two. Candidates that are sizes go from the smallest to the largest; of operations, which have no
+        order, it is the one that is listed there. Then it is repaired, where the space has rules, and canonical.
+        """
+        middle = [(len(choice.candidates) - 1) // 2 for choice in self.choices for _ in range(choice.rows)]
+        return self.config_of(self.repair([middle])[0])
+
     def graphs(self, config: SubnetConfig) -> list[ArchGraph]:
         """Graphs for a picture of the architecture: one chain of all picks, unless the space has its own graphs."""
         self.validate(config)

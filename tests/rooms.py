@@ -38,7 +38,7 @@ ROOMS = {
     "errors": Room("errors that callers may want to catch"),
     "_version": Room("the version"),
     "_lightning": Room("what we use of PyTorch and Lightning under private names"),
-    "fronts": Room("dominance, hypervolume, which network of a front to take", "supernets"),
+    "fronts": Room("dominance, hypervolume, evolution, which network of a front to take", "supernets"),
     "storage": Room("files: written whole, read strictly, locked, trusted or not", "_lightning supernets"),
     "functional": Room("formulas without state", "errors supernets"),
     "parallel": Room("processes and clusters", "errors storage"),
@@ -65,7 +65,9 @@ ROOMS = {
         "costs learned from hundreds of measurements, or from ten",
         "cost.counting cost.latency cost.model cost.record regression storage supernets",
     ),
-    "cost": Room("penalties of a search, and meeting a latency target", "cost.* functional regression supernets"),
+    "cost": Room(
+        "penalties, bounds and targets of a search; what a space costs", "cost.* fronts functional regression supernets"
+    ),
     "data": Room("image sets, folders, text, and their streams", "errors storage supernets training"),
     "evaluation": Room("accuracy by inherited weights, recalibration, images", "_lightning errors supernets training"),
     "engine": Room("the search loops and samplers", "_lightning cost.* evaluation functional supernets training"),

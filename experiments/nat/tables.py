@@ -30,9 +30,9 @@ import numpy as np  # noqa: E402
 import torch  # noqa: E402
 
 from oneshot.discrete.evaluators.tables import DistinctMacroSpace  # noqa: E402
+from oneshot.fronts.evolution import keys  # noqa: E402
 from oneshot.fronts.pareto import hypervolume, igd_plus, non_dominated  # noqa: E402
 from oneshot.nat import Objective, ParetoSearch, evolve  # noqa: E402
-from oneshot.nat.archive import keys  # noqa: E402
 from oneshot.regression.encoding import one_hot  # noqa: E402
 from oneshot.supernets import Choice, NASBench201Space, SearchSpace  # noqa: E402
 

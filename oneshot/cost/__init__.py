@@ -44,6 +44,9 @@ if TYPE_CHECKING:
     from .record import Record as Record
     from .record import describe_supernet as describe_supernet
     from .resolve import resolve_cost as resolve_cost
+    from .space_profile import BoundProfile as BoundProfile
+    from .space_profile import CostProfile as CostProfile
+    from .space_profile import SpaceProfile as SpaceProfile
     from .target import TargetAttempt as TargetAttempt
     from .target import meet_target as meet_target
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 
 import numpy as np
 import numpy.typing as npt
@@ -17,6 +18,9 @@ from oneshot.supernets.space import IntMatrix, SearchSpace, SubnetConfig
 from .record import Record
 
 CHUNK = 4096  # architectures at a time, so that their genes and sums stay in the cache of a core
+
+MOST_OF_A_GROUP = 2**16  # settings of genes that belong together, which are listed
+BASES = 3  # architectures that the other genes are of, to see whether a group depends on them
 
 
 class CostModel(nn.Module, ABC):
@@ -58,6 +62,13 @@ class CostModel(nn.Module, ABC):
     def exact_costs(self, genes: IntMatrix) -> npt.NDArray[np.float64]:
         """:meth:`costs` that are to be reported; models that have a shortcut for many architectures don't take it."""
         return self.costs(genes)
+
+    def proven_extremes(self) -> tuple[IntMatrix, IntMatrix] | None:
+        """Genes ``[G]`` of the cheapest and of the dearest architecture, canonical, where the model can prove them.
+
+        None where it can not; :func:`~oneshot.cost.extremes.extremes` then searches for them.
+        """
+        return None
 
     @abstractmethod
     def expected(self, weights: Mapping[str, Tensor]) -> Tensor:
@@ -154,8 +165,53 @@ class AdditiveCost(CostModel):
                 part += row.take(column, mode="clip")  # checked already
         return total
 
+    def proven_extremes(self) -> tuple[IntMatrix, IntMatrix] | None:
+        """The best of every group of genes, since groups share no rule and add up; None where a group is too large."""
+        return extremes_of_groups(self.space, self.costs)
+
     def expected(self, weights: Mapping[str, Tensor]) -> Tensor:
         return self.fixed + expected_cost(weights, self.table)
+
+
+def extremes_of_groups(
+    space: SearchSpace, costs: Callable[[IntMatrix], npt.NDArray[np.float64]]
+) -> tuple[IntMatrix, IntMatrix] | None:
+    """Genes ``[G]`` of the cheapest and of the dearest architecture by a cost that is a sum over genes.
+
+    What one group of genes may be does not depend on the others (:meth:`~oneshot.supernets.SearchSpace.gene_groups`),
+    so the groups are listed one by one.
+
+    Args:
+        space: The search space.
+        costs: ``[N, G] -> [N]``, a sum over the genes.
+
+    Returns:
+        None if a group has more than :data:`MOST_OF_A_GROUP` settings, or the canonical form of one group depends on
+        the others.
+    """
+    bases = space.repair(space.sample_matrix(BASES, 0))
+    cheapest, dearest = bases[0].copy(), bases[0].copy()
+    for group in space.gene_groups():
+        sizes = [space.gene_sizes[gene] for gene in group]
+        if math.prod(sizes) > MOST_OF_A_GROUP:
+            return None
+        settings = np.indices(sizes).reshape(len(sizes), -1).T
+        first = _repaired(space, bases[0], group, settings)
+        for base in bases:
+            rows = _repaired(space, base, group, settings)
+            others = np.setdiff1d(np.arange(space.num_genes), group)
+            if (rows[:, others] != base[others]).any() or (rows[:, group] != first[:, group]).any():
+                return None
+        found = costs(first)
+        cheapest[group], dearest[group] = first[found.argmin(), group], first[found.argmax(), group]
+    return cheapest, dearest
+
+
+def _repaired(space: SearchSpace, base: IntMatrix, group: list[int], settings: IntMatrix) -> IntMatrix:
+    """An architecture with all settings of some genes, canonical, ``[N, G]``."""
+    rows = np.repeat(base[None], len(settings), 0)
+    rows[:, group] = settings
+    return space.repair(rows)
 
 
 def chunks(space: SearchSpace, genes: IntMatrix) -> Iterator[tuple[slice, IntMatrix]]:

@@ -10,10 +10,12 @@ import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
+from oneshot.fronts.numbers import rounded_up
 from oneshot.functional import in_32_bits, most_likely_within
 from oneshot.supernets.base import OperationSupernet
 from oneshot.supernets.space import SearchSpace, SubnetConfig
 
+from .bounds import no_architecture
 from .model import AdditiveCost, CostModel
 from .resolve import GivenCost, resolve_cost, unit_of
 
@@ -97,12 +99,16 @@ class CostPenalty(nn.Module):
         """
         self.cost = resolve_cost(self._given, supernet, allow_noisy=self.allow_noisy)
         if self.form == "target" and isinstance(self.cost, AdditiveCost):
-            cheapest = self.cost.fixed + sum(row.min() for row in self._rows(self.cost))
-            if cheapest > self.target:
-                raise ValueError(
-                    f"No architecture of space {supernet.space.name!r} has target={self.target:g} {self.cost.unit}; "
-                    f"the cheapest has {cheapest:.4g}. Set a target above that, or build a smaller supernet."
-                )
+            self._check_target(self.cost, supernet.space)
+
+    def _check_target(self, cost: AdditiveCost, space: SearchSpace) -> None:
+        """Check that some architecture is not above the target."""
+        proven = cost.proven_extremes()
+        cheapest = space.repair([[row.argmin() for row in self._rows(cost)]])[0] if proven is None else proven[0]
+        if (least := float(cost.costs(cheapest[None])[0])) > self.target:
+            wanted, smallest = f"target={self.target:g} {cost.unit}", f"{rounded_up(least)} {cost.unit}"
+            config = space.config_of(cheapest)
+            raise ValueError(no_architecture(space, wanted, smallest, config, proven=proven is not None, what="target"))
 
     def most_likely(
         self,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import TypeAlias
 
 from oneshot.supernets.base import Supernet
@@ -20,6 +21,7 @@ OwnCost: TypeAlias = CostModel | Callable[[SubnetConfig], float] | str
 OwnCosts: TypeAlias = Mapping[str, OwnCost] | Callable[[SubnetConfig], float]
 
 TABLE, MEASURED = ".json", ".csv"
+LATENCY = "latency"  # what the only one is called
 FILES = (TABLE, MEASURED)
 
 
@@ -39,6 +41,22 @@ def unit_of(given: object) -> str:
         f"A cost must be a CostModel, {', '.join(map(repr, UNITS))}, the {TABLE} of a latency table or the {MEASURED} "
         f"of measured networks; got {given!r}."
     )
+
+
+def cost_name(given: str, *, by_file: bool = False) -> str:
+    """What a count, or the file of a latency, is called.
+
+    Args:
+        given: Name of a count, or path of a file.
+        by_file: Whether there are several files, so that a latency is named for its own.
+
+    Example:
+        >>> cost_name("macs"), cost_name("runs/phone.csv"), cost_name("runs/phone.csv", by_file=True)
+        ('macs', 'latency', 'phone')
+    """
+    if given in UNITS:
+        return given
+    return Path(given).stem if by_file else LATENCY
 
 
 def resolve_cost(

@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING
 from oneshot._lazy import lazy
 
 if TYPE_CHECKING:
+    from oneshot.fronts.evolution import evolve as evolve
+
     from .archive import Archive as Archive
-    from .evolution import evolve as evolve
     from .marginals import Marginals as Marginals
     from .objectives import Constraint as Constraint
     from .objectives import Objective as Objective

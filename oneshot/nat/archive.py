@@ -12,6 +12,7 @@ from typing import Any, TypedDict
 import numpy as np
 import numpy.typing as npt
 
+from oneshot.fronts.evolution import check_canonical, keys
 from oneshot.fronts.pareto import non_dominated
 from oneshot.storage.files import write_atomically
 from oneshot.supernets.json_files import checked
@@ -190,25 +191,3 @@ class Archive:
         for i, (genes, values) in enumerate(zip(self._genes.tolist(), self._values.tolist(), strict=True)):
             writer.writerow([i, *map(repr, values), int(i in front), *(p[g] for p, g in zip(picks, genes))])
         return write_atomically(path, text.getvalue())
-
-
-def keys(genes: IntMatrix) -> list[bytes]:
-    """One hashable value for each row of ``[N, G]``."""
-    return [row.tobytes() for row in np.ascontiguousarray(genes, dtype=np.int64)]
-
-
-def check_canonical(space: SearchSpace, genes: npt.ArrayLike) -> IntMatrix:
-    """``genes`` as a new int64 array, if they are canonical.
-
-    Raises:
-        ValueError: If they are no genes of the space, or a row is not canonical (a hole, an edge that leads nowhere).
-    """
-    rows = np.array(space.check_genes(genes), dtype=np.int64)
-    repaired = space.repair(rows)
-    wrong = np.flatnonzero((repaired != rows).any(1))
-    if len(wrong):
-        raise ValueError(
-            f"Genes of space {space.name!r} are canonical here; row {wrong[0]} is {rows[wrong[0]].tolist()}, "
-            f"and its canonical form {repaired[wrong[0]].tolist()}. Pass space.repair(genes)."
-        )
-    return rows

@@ -20,7 +20,7 @@ from oneshot.cost.counting.candidates import UNITS
 from oneshot.cost.latency.table import UNIT
 from oneshot.cost.model import CostModel
 from oneshot.cost.record import Prediction
-from oneshot.cost.resolve import FILES, resolve_cost
+from oneshot.cost.resolve import FILES, cost_name, resolve_cost
 from oneshot.engine.options import SandwichOptions, Unpack
 from oneshot.engine.sandwich import SandwichTraining
 from oneshot.evaluation.images import decode_images, joined, training_images
@@ -420,8 +420,7 @@ def objective_of(
             resolve_cost(given.model, supernet, allow_noisy=allow_noisy, what=f"The model of objective {given.name!r}")
         return given
     model = resolve_cost(given, supernet, allow_noisy=allow_noisy)
-    name = given if given in UNITS else Path(given).stem if by_file else "latency"
-    return Objective(name, model=model, deviation=model.deviation)
+    return Objective(cost_name(given, by_file=by_file), model=model, deviation=model.deviation)
 
 
 def _bound(

@@ -4,22 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from statistics import NormalDist
 from typing import TypeAlias
 
 import numpy as np
 import numpy.typing as npt
 
-from oneshot.cost.learned.predictors import Predictor
-from oneshot.cost.learned.transferred import TransferredCost
+from oneshot.cost.bounds import upper_costs
 from oneshot.cost.model import CostModel
-from oneshot.fronts.numbers import rounded_up
 from oneshot.supernets.space import Floats, IntMatrix, SearchSpace
 
-from .evolution import minimise
-
 ERROR = "error"  # the one objective that is measured
-SAMPLES = 1000  # architectures looked at before a constraint is searched for
 
 CostFunction: TypeAlias = Callable[[IntMatrix], npt.ArrayLike]
 
@@ -100,15 +94,8 @@ class Objective:
         return y
 
     def upper(self, genes: IntMatrix, probability: float) -> Floats:
-        """Upper bound of the cost that holds with a probability, ``[N]``.
-
-        Learned costs know their interval, which is taken to be symmetric. All others are taken as normally
-        distributed with :attr:`deviation`, exact where that is 0.
-        """
-        if probability == 0.5 or not isinstance(self.model, Predictor | TransferredCost):
-            return self.values(genes) * (1 + self.deviation * NormalDist().inv_cdf(probability))
-        lower, upper = self.model.interval(genes, abs(2 * probability - 1))
-        return np.asarray(upper if probability > 0.5 else lower, np.float64)
+        """Upper bound that holds with a probability, ``[N]``; see :func:`~oneshot.cost.bounds.upper_costs`."""
+        return upper_costs(self.model, self.values, genes, probability, self.deviation)
 
 
 @dataclass(frozen=True)
@@ -140,57 +127,31 @@ class Constraint:
         chance = "" if self.probability == 0.5 else f" with probability {self.probability:g}"
         return f"{self.objective.name} <= {self.at_most:g} {self.objective.unit}".rstrip() + chance
 
+    @property
+    def name(self) -> str:
+        """Of the cost."""
+        return self.objective.name
+
+    @property
+    def unit(self) -> str:
+        """Of the cost."""
+        return self.objective.unit
+
+    def upper(self, genes: IntMatrix) -> Floats:
+        """What must not be above the bound, ``[N, G] -> [N]``."""
+        return self.objective.upper(genes, self.probability)
+
     def excess(self, genes: IntMatrix) -> Floats:
         """How far above the bound, ``[N]``, as a share of it; not above 0 where it holds."""
         bound = self.at_most
-        return (self.objective.upper(genes, self.probability) - bound) / (abs(bound) or 1.0)
+        return (self.upper(genes) - bound) / (abs(bound) or 1.0)
+
+    def smallest(self) -> IntMatrix | None:
+        """Genes ``[G]`` of the architecture with the smallest cost, where that is proven; otherwise None."""
+        found = self.objective.model.proven_extremes() if isinstance(self.objective.model, CostModel) else None
+        return None if found is None else found[0]
 
 
 def excesses(constraints: Sequence[Constraint], genes: IntMatrix) -> Floats:
     """Of all constraints, ``[N, K]``."""
     return np.stack([c.excess(genes) for c in constraints], axis=1) if constraints else np.zeros((len(genes), 0))
-
-
-def check_feasible(space: SearchSpace, constraints: Sequence[Constraint], *, seed: int = 0) -> None:
-    """Check that some architecture keeps all constraints: by samples, and then by minimising the excess.
-
-    Args:
-        space: The search space.
-        constraints: All of them.
-        seed: Of samples and evolution.
-
-    Raises:
-        ValueError: If none was found, with the smallest values that were.
-    """
-    genes = space.repair(space.sample_matrix(SAMPLES, seed))
-    if (excesses(constraints, genes) <= 0).all(1).any():
-        return
-    for constraint in constraints:
-        nearest, excess = _least_excess(space, [constraint], seed)
-        if excess > 0:
-            raise ValueError(
-                f"No architecture of space {space.name!r} has {constraint}; the smallest found is "
-                f"{_said(constraint, nearest)}. Raise the bound to that at least."
-            )
-    nearest, excess = _least_excess(space, constraints, seed)
-    if excess > 0:
-        found = ", ".join(f"{c.objective.name} {_said(c, nearest)}" for c in constraints)
-        raise ValueError(
-            f"No architecture of space {space.name!r} has {' and '.join(map(str, constraints))} at once, though each "
-            f"can be had alone; the nearest found has {found}. Raise one of the bounds."
-        )
-
-
-def _least_excess(space: SearchSpace, constraints: Sequence[Constraint], seed: int) -> tuple[IntMatrix, float]:
-    """The architecture whose largest excess is smallest, ``[1, G]``, and that excess."""
-
-    def largest(genes: IntMatrix) -> Floats:
-        return np.asarray(excesses(constraints, genes).max(1, keepdims=True))
-
-    genes = minimise(space, largest, seed=seed)
-    return genes, float(largest(genes)[0, 0])
-
-
-def _said(constraint: Constraint, genes: IntMatrix) -> str:
-    value = float(constraint.objective.upper(genes, constraint.probability)[0])
-    return f"{rounded_up(value)} {constraint.objective.unit}".rstrip()

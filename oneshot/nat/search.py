@@ -13,14 +13,23 @@ from typing import Annotated, Any, TypedDict
 import numpy as np
 import numpy.typing as npt
 
+from oneshot.cost.bounds import check_reachable
+from oneshot.fronts.evolution import (
+    MOST_ENUMERATED,
+    check_canonical,
+    check_population,
+    enumerate_space,
+    evolve,
+    keys,
+    minimise,
+)
 from oneshot.fronts.pareto import by_rank_and_crowding, hypervolume, non_dominated, reference_point
 from oneshot.regression.surrogates import KINDS, SAMPLES, Kind
 from oneshot.supernets.json_files import AtLeast, MayBeNaN, checked
 from oneshot.supernets.space import Floats, IntMatrix, SearchSpace
 
-from .archive import Archive, check_canonical, keys
-from .evolution import MOST_ENUMERATED, check_population, enumerate_space, evolve, minimise
-from .objectives import ERROR, Constraint, Objective, check_feasible, excesses
+from .archive import Archive
+from .objectives import ERROR, Constraint, Objective, excesses
 from .predictor import AccuracyPredictor, fit_accuracy
 from .selection import largest_gain, spread_sample
 
@@ -140,7 +149,7 @@ class ParetoSearch:
         for objective in (*self.objectives, *(c.objective for c in self.constraints)):
             objective.check_space(space)
         self._check_numbers()
-        check_feasible(space, self.constraints, seed=seed)
+        check_reachable(space, self.constraints, seed=seed)
         self._first = None if first is None else check_canonical(space, first)
         self.predictor: AccuracyPredictor | None = None
         self._pending: dict[bytes, IntMatrix] = {}

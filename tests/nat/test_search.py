@@ -256,7 +256,7 @@ def test_a_wrong_answer_changes_nothing(call: Any, message: str) -> None:
         pytest.param({"initial": 5}, "initial sample of at least 6", id="initial"),
         pytest.param({"batch": 0}, "batch and generations of at least 1", id="batch"),
         pytest.param({"kinds": ["tree"]}, "Accuracy predictors must be of the kinds", id="kind"),
-        pytest.param({"constraints": [Constraint(SIZE, 0.1)]}, "the smallest found is", id="infeasible"),
+        pytest.param({"constraints": [Constraint(SIZE, 0.1)]}, "the smallest is 3.4 MB", id="infeasible"),
         pytest.param({"first": np.full((1, 8), 9)}, "must be an index below 4", id="first"),
     ],
 )

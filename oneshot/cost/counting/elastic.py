@@ -90,6 +90,25 @@ class ConditionalCost(CostModel):
         table, fixed = self.get_buffer("table").cpu().numpy(), self.get_buffer("fixed").cpu().numpy()
         return gather(self.space, table, fixed, genes, reduce=self.reduce)
 
+    def proven_extremes(self) -> tuple[IntMatrix, IntMatrix]:
+        """The best depth and blocks of every stage, at every resolution and width; the best of these."""
+        table, fixed = self.get_buffer("table").cpu().numpy(), self.get_buffer("fixed").cpu().numpy()
+        found = []
+        for sign in (1, -1):
+            rows = []
+            for outer in range(len(fixed)):
+                genes = [np.array(divmod(outer, len(self.space[WIDTH].candidates)))]
+                for stage, least, columns in self.space.stage_columns():
+                    blocks = sign * table[outer, columns.start - 2 : columns.stop - 2, : len(stage.candidates)]
+                    best = sign * blocks.min(1)
+                    levels = (np.cumsum if self.reduce == "sum" else np.maximum.accumulate)(best)
+                    depth = least + int((sign * levels[least - 1 :]).argmin())
+                    genes.append(np.where(np.arange(stage.rows) < depth, blocks.argmin(1), len(stage.candidates)))
+                rows.append(np.concatenate(genes))
+            costs = sign * self.costs(np.array(rows))
+            found.append(rows[int(costs.argmin())])
+        return found[0], found[1]
+
     def expected(self, weights: Mapping[str, Tensor]) -> Tensor:
         return expectation(self.space, self.get_buffer("table"), self.get_buffer("fixed"), weights, reduce=self.reduce)
 

@@ -5,9 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from oneshot.fronts.pareto import non_dominated
-from oneshot.nat import evolve
-from oneshot.nat.evolution import (
+from oneshot.fronts.evolution import (
     _algorithm,
     check_population,
     crossover,
@@ -15,6 +13,8 @@ from oneshot.nat.evolution import (
     mutate,
     smallest_population,
 )
+from oneshot.fronts.pareto import non_dominated
+from oneshot.nat import evolve
 from oneshot.supernets import (
     Choice,
     FBNetSpace,

@@ -10,16 +10,37 @@ from typing import Any, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
-from oneshot.fronts.pareto import non_dominated
 from oneshot.supernets.space import Floats, IntMatrix, SearchSpace
 
-from .archive import check_canonical, keys
+from .pareto import non_dominated
 
 Evaluate: TypeAlias = Callable[[IntMatrix], Floats]
 
 CROSSOVER = 0.9  # share of children that have two parents (Deb et al., IEEE TEC 2002, section V)
 MOST_ENUMERATED = 100_000  # spellings of a space that are listed rather than searched
 TRIES = 3  # rounds of mating to find children that are new, before there are fewer
+
+
+def keys(genes: IntMatrix) -> list[bytes]:
+    """One hashable value for each row of ``[N, G]``."""
+    return [row.tobytes() for row in np.ascontiguousarray(genes, dtype=np.int64)]
+
+
+def check_canonical(space: SearchSpace, genes: npt.ArrayLike) -> IntMatrix:
+    """``genes`` as a new int64 array, if they are canonical.
+
+    Raises:
+        ValueError: If they are no genes of the space, or a row is not canonical (a hole, an edge that leads nowhere).
+    """
+    rows = np.array(space.check_genes(genes), dtype=np.int64)
+    repaired = space.repair(rows)
+    wrong = np.flatnonzero((repaired != rows).any(1))
+    if len(wrong):
+        raise ValueError(
+            f"Genes of space {space.name!r} are canonical here; row {wrong[0]} is {rows[wrong[0]].tolist()}, "
+            f"and its canonical form {repaired[wrong[0]].tolist()}. Pass space.repair(genes)."
+        )
+    return rows
 
 
 def crossover(space: SearchSpace, first: IntMatrix, second: IntMatrix, rng: np.random.Generator) -> IntMatrix:
@@ -147,19 +168,28 @@ def enumerate_space(space: SearchSpace, most: int) -> IntMatrix | None:
     return np.unique(space.repair(spellings), axis=0)
 
 
-def minimise(space: SearchSpace, cost: Evaluate, *, seed: int = 0) -> IntMatrix:
+def minimise(
+    space: SearchSpace,
+    cost: Evaluate,
+    *,
+    seed: int = 0,
+    seeds: IntMatrix | None = None,
+    most: int = MOST_ENUMERATED,
+) -> IntMatrix:
     """The architecture of the smallest cost, ``[1, G]``: exact in spaces that can be listed, else by evolution.
 
     Args:
         space: The search space.
         cost: ``[N, G] -> [N, 1]``.
         seed: Of the evolution.
+        seeds: Canonical architectures that the evolution begins with, ``[S, G]``, 50 at most.
+        most: Spellings of a space that is listed.
     """
-    every = enumerate_space(space, MOST_ENUMERATED)
+    every = enumerate_space(space, most)
     if every is not None:
         best = int(_checked(cost(every), len(every), "Costs")[:, 0].argmin())
         return every[best : best + 1]
-    return evolve(space, cost, population=50, generations=60, rng=seed)[0][:1]
+    return evolve(space, cost, seeds=seeds, population=50, generations=60, rng=seed)[0][:1]
 
 
 class _Seen:
