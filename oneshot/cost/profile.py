@@ -6,8 +6,9 @@ import math
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from numbers import Real
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import numpy as np
 
@@ -173,16 +174,15 @@ def _models(
     allow_noisy: bool,
 ) -> dict[str, CostModel]:
     """Cost models by name: counts first."""
-    if isinstance(counts, str):
-        counts = (counts,)
-    for what in counts:
+    asked: Sequence[str] = (counts,) if isinstance(counts, str) else counts
+    for what in asked:
         if what not in UNITS:
             near = nearest_name(what, COUNTS)
             raise ValueError(f"What is counted must be one of {', '.join(map(repr, UNITS))}; got {what!r}.{near}")
     own = own_costs(_named(costs), supernet, allow_noisy=allow_noisy)
-    wanted = [name for name in UNITS if name in counts or name in (bounds or {})]
+    wanted = [name for name in UNITS if name in asked or name in (bounds or {})]
     files = [name for name in bounds or {} if name.endswith(FILES) and name not in own]
-    models = {name: resolve_cost(name, supernet) for name in wanted if name not in own}
+    models: dict[str, CostModel] = {name: resolve_cost(name, supernet) for name in wanted if name not in own}
     models |= own | {name: resolve_cost(name, supernet, allow_noisy=allow_noisy) for name in files}
     if not models:
         raise ValueError(f"There must be a cost to look at; got none. Leave out counts, or name some of {COUNTS}.")
@@ -224,7 +224,7 @@ def _bound(name: str, given: float | tuple[float, float], models: Mapping[str, C
             f"A bound must be of one of the costs {', '.join(known)}{more}, or of the file of a latency; got {name!r}."
             f"{nearest_name(name, [*known, *others])}"
         )
-    pair = tuple(given) if isinstance(given, list | tuple) else (given, 0.5)
+    pair: tuple[Any, ...] = tuple(given) if isinstance(given, list | tuple) else (given, 0.5)
     if len(pair) != 2 or not all(isinstance(number, Real) and not isinstance(number, bool) for number in pair):
         raise ValueError(
             "A bound must be a number, or a pair of a number and the probability with which it must hold, such as "
@@ -309,9 +309,13 @@ def _extremes(
         known = np.stack([start, genes[(sign * values).argmin()]])
         if not model.slow:
             known = np.unique(known, axis=0)
-            known = minimise(model.space, lambda rows, s=sign: s * model.costs(rows)[:, None], seeds=known)
+            known = minimise(model.space, partial(_signed, model, sign), seeds=known)
         best.append(known[(sign * model.costs(known)).argmin()])
     return best[0], best[1], False
+
+
+def _signed(model: CostModel, sign: int, genes: IntMatrix) -> Floats:
+    return np.asarray(sign * model.costs(genes)[:, None])
 
 
 def _bounds(
