@@ -153,11 +153,16 @@ class AdditiveCost(CostModel):
         """Cost of every candidate, ``{choice: [R, O]}``, float64."""
         return {name: self.get_buffer(f"table_{name}") for name in self.names}
 
-    def costs(self, genes: IntMatrix) -> npt.NDArray[np.float64]:
+    def _rows(self) -> list[npt.NDArray[np.float64]]:
+        """Costs of the picks of every gene, G of ``[P]``."""
         rows: list[npt.NDArray[np.float64]] = []
         for choice in self.space.choices:
             extra = len(choice.picks) - len(choice.candidates)  # an edge left out
             rows += [*np.pad(self.get_buffer(f"table_{choice.name}").cpu().numpy(), ((0, 0), (0, extra)))]
+        return rows
+
+    def costs(self, genes: IntMatrix) -> npt.NDArray[np.float64]:
+        rows = self._rows()
         total = np.full(len(genes), float(self.fixed))
         for where, columns in chunks(self.space, genes):
             part = total[where]
@@ -166,7 +171,10 @@ class AdditiveCost(CostModel):
         return total
 
     def proven_extremes(self) -> tuple[IntMatrix, IntMatrix] | None:
-        """The best of every group of genes, since groups share no rule and add up; None where a group is too large."""
+        """The best picks of all genes, where these are an architecture; otherwise the best of every group of genes."""
+        best = np.array([[row.argmin() for row in self._rows()], [row.argmax() for row in self._rows()]])
+        if (self.space.repair(best) == best).all():
+            return best[0], best[1]
         return extremes_of_groups(self.space, self.costs)
 
     def expected(self, weights: Mapping[str, Tensor]) -> Tensor:

@@ -16,6 +16,7 @@ from oneshot.supernets.base import OperationSupernet
 from oneshot.supernets.space import SearchSpace, SubnetConfig
 
 from .bounds import no_architecture
+from .extremes import extremes
 from .model import AdditiveCost, CostModel
 from .resolve import GivenCost, resolve_cost, unit_of
 
@@ -104,7 +105,7 @@ class CostPenalty(nn.Module):
     def _check_target(self, cost: AdditiveCost, space: SearchSpace) -> None:
         """Check that some architecture is not above the target."""
         proven = cost.proven_extremes()
-        cheapest = space.repair([[row.argmin() for row in self._rows(cost)]])[0] if proven is None else proven[0]
+        cheapest = extremes(cost)[0] if proven is None else proven[0]
         if (least := float(cost.costs(cheapest[None])[0])) > self.target:
             wanted, smallest = f"target={self.target:g} {cost.unit}", f"{rounded_up(least)} {cost.unit}"
             config = space.config_of(cheapest)
