@@ -121,9 +121,9 @@ def profile(
     Example:
         >>> from oneshot.supernets import NASBench201Supernet
         >>> supernet = NASBench201Supernet(channels=4, cells_per_stage=1, image_size=8)
-        >>> found = profile(supernet, bounds={"params": 3000})
+        >>> found = profile(supernet, bounds={"params": 5000})
         >>> found["params"].smallest, found["params"].largest, found.bounds[0].reachable
-        (2482.0, 9282.0, True)
+        (4894.0, 23374.0, True)
     """
     if samples is not None and samples < 1:
         raise ValueError(f"samples must be at least 1, or None for the usual number; got {samples}.")
