@@ -31,7 +31,7 @@ from oneshot.data.facts import FACTS, data_facts
 from oneshot.deploy.manifest import MANIFEST
 from oneshot.discrete.study import LOG
 from oneshot.engine.module import SearchModule
-from oneshot.storage.class_paths import with_present_paths
+from oneshot.storage.class_paths import stable_name, with_present_paths
 from oneshot.storage.files import CHECKSUMS, check_recorded, is_as_recorded, write_recorded
 from oneshot.storage.limits import BoundedWeights, check_sizes_in
 from oneshot.storage.readers import read_yaml
@@ -45,7 +45,8 @@ from .options import one_line
 CHECKPOINTS, SUBNET, RESULTS, DATA = "checkpoints", "subnet.json", "results.json", "data.json"
 CONFUSION = "confusion.json"  # of the test of a retraining
 PLACES = ("root", "path", "folder", "file", "directory", "data_dir")  # arguments that are paths whatever their type
-TABLES = (".json", ".csv", ".gz", ".yaml", ".txt")  # endings of other texts that are
+# Endings of other texts that are.
+FILES = (".json", ".csv", ".gz", ".yaml", ".txt", ".safetensors", ".pth", ".pt", ".bin", ".ckpt")
 OF_TRAINER = (
     "accelerator",
     "devices",
@@ -129,7 +130,7 @@ class RunFolder:
             kind = SearchModule if self.is_search else Retrain
             parser.add_lightning_class_args(kind, "model", subclass_mode=self.is_search)
             with importing_only(self._checked("model")):
-                model = self._found("model", self.config["model"])
+                model = _without_weights(self._found("model", self.config["model"]))
                 parsed = parser.parse_object({"model": model})
                 with BoundedWeights():
                     module = parser.instantiate_classes(parsed).model
@@ -333,6 +334,16 @@ def _rooted(tree: Any, bases: Sequence[Path]) -> Any:
     return {**tree, "init_args": arguments}
 
 
+def _without_weights(tree: Any) -> Any:
+    """The configuration without the file of weights a converted network began with; the checkpoint has them now."""
+    if not isinstance(tree, Mapping):
+        return tree
+    changed = {name: _without_weights(value) for name, value in tree.items()}
+    if stable_name(str(changed.get("class_path"))) == "oneshot.convert" and "init_args" in changed:
+        changed["init_args"] = {**changed["init_args"], "weights": None}
+    return changed
+
+
 def _path_arguments(class_path: str) -> set[str]:
     module, _, name = class_path.rpartition(".")
     parameters = inspect.signature(getattr(import_module(module), name)).parameters.values()
@@ -340,7 +351,7 @@ def _path_arguments(class_path: str) -> set[str]:
 
 
 def _is_file_name(value: Any) -> bool:
-    return isinstance(value, str) and value.endswith(TABLES)
+    return isinstance(value, str) and value.endswith(FILES)
 
 
 def _first_there(value: Any, bases: Sequence[Path]) -> Any:

@@ -7,6 +7,7 @@ that returns an ``nn.Module``, ``mypackage.networks.build``.
 
 from __future__ import annotations
 
+import hashlib
 import inspect
 import json
 import pickle
@@ -50,6 +51,7 @@ class LoadedWeights:
         entry: Where in the file they were: ``"state_dict"``, or empty if it holds nothing else.
         new: Layers that keep their random weights, because they have another number of classes in the file.
         by_order: Whether names were left aside, and the order of the tensors was taken.
+        checksum: Of the values, by which a search that is resumed knows that they are the same.
     """
 
     tensors: int
@@ -57,6 +59,7 @@ class LoadedWeights:
     entry: str = ""
     new: tuple[str, ...] = ()
     by_order: bool = False
+    checksum: str = ""
 
     def __str__(self) -> str:
         parts = [f"{self.tensors} tensors of {self.file or 'the weights that were given'}"]
@@ -289,7 +292,16 @@ def load_weights(
     except ValueError as error:
         raise ValueError(f"{file or 'weights'}: {error}") from error
     network.load_state_dict(kept, strict=False)  # checked above, by name and shape
-    return LoadedWeights(len(kept), file, entry, new, weights_by_order)
+    return LoadedWeights(len(kept), file, entry, new, weights_by_order, _checksum(kept))
+
+
+def _checksum(weights: Mapping[str, Tensor]) -> str:
+    """SHA-256 of tensors by name, the first 16 digits."""
+    digest = hashlib.sha256()
+    for name, tensor in weights.items():
+        digest.update(f"{name} {tensor.dtype} {list(tensor.shape)}".encode())
+        digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
+    return digest.hexdigest()[:16]
 
 
 def _read(path: Path) -> object:
