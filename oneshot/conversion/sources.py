@@ -38,6 +38,7 @@ NESTED = (*AVERAGES, "state_dict", "model_state_dict", "model_state", "model", "
 WRAPPERS = ("_orig_mod.", "module.")  # torch.compile and DistributedDataParallel, in any order
 COUNTER = "num_batches_tracked"  # of batch normalisation, which files of old releases of torch lack
 PARTS = ("weight", "bias", "running_mean", "running_var", COUNTER)  # that mean the same under every name
+NO_MODULES = (".json", ".yaml", ".ckpt", ".zip", *SAFETENSORS, *PICKLED)  # endings of files
 SHOWN = 3  # tensors that an error names
 
 
@@ -122,12 +123,28 @@ def class_path_of(source: object) -> str | None:
     return source if is_dotted(source) else None
 
 
+def is_source(text: str) -> bool:
+    """Whether a text on a command line names a network to convert, and no file."""
+    return text.startswith((f"{TIMM}:", f"{TORCHVISION}:")) or (is_dotted(text) and not text.endswith(NO_MODULES))
+
+
 def takes_num_classes(source: str) -> bool:
     """Whether the factory of a source takes the number of outputs by the name ``num_classes``."""
     if class_path_of(source) is None:
         return True
     parameters = inspect.signature(_factory(source)).parameters
     return "num_classes" in parameters or any(p.kind is p.VAR_KEYWORD for p in parameters.values())
+
+
+def input_shape_of(network: nn.Module) -> tuple[int, ...] | None:
+    """C, H, W of the images that a network was made for, if it says so as those of timm do; otherwise ``None``."""
+    said = getattr(network, "pretrained_cfg", None) or getattr(network, "default_cfg", None)
+    if not isinstance(said, Mapping) or "input_size" not in said:
+        return None
+    channels, height, width = said["input_size"]
+    first = next((m for m in network.modules() if isinstance(m, nn.Conv2d)), None)  # arguments may say in_chans=1
+    sides = getattr(getattr(network, "patch_embed", None), "img_size", None) or (height, width)
+    return (channels if first is None else first.in_channels, *(int(side) for side in sides))
 
 
 def _checked_arguments(source: str, arguments: Mapping[str, Any] | None, num_classes: int | None) -> dict[str, Any]:

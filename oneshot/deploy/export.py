@@ -48,6 +48,7 @@ SCHEMA_VERSION = 1
 SUBNET, WEIGHTS = "subnet.json", "model.safetensors"
 FILES = {"torch_export": "model.pt2", "onnx": "model.onnx"}
 TOLERANCE = 1e-5  # largest difference of a reloaded file, relative to the largest output where that exceeds 1
+MOST_TOLD = 500  # characters about tensors that do not fit
 TRACED_BATCH, CHECKED_BATCH = 2, 3  # different, so that a batch size frozen into a file is found
 LIBRARIES = ("torch.", "torchmetrics.")  # whose losses and metrics a task may name unasked
 PACKAGES = ("timm", "numpy", "pillow", "safetensors", "pytorch-lightning", "onnx", "onnxscript", "onnxruntime")
@@ -322,7 +323,9 @@ def _load_weights(net: Subnet, folder: Path) -> None:
     except safetensors.SafetensorError as error:
         raise ValueError(f"{path} is not a safetensors file, or a truncated one ({error}). Export again.") from error
     except RuntimeError as error:  # names missing and unexpected tensors and those of another shape
-        raise ValueError(f"{path} holds the weights of another network than {SUBNET} beside it: {error}") from error
+        told = " ".join(str(error).split())
+        told = told if len(told) <= MOST_TOLD else f"{told[:MOST_TOLD]}..."
+        raise ValueError(f"{path} holds the weights of another network than {SUBNET} beside it: {told}") from error
 
 
 def _network_class(class_path: str, trust: Sequence[str]) -> type[Subnet]:

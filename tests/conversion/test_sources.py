@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from oneshot.conversion import build, load_weights
-from oneshot.conversion.sources import class_path_of, takes_num_classes
+from oneshot.conversion.sources import class_path_of, input_shape_of, takes_num_classes
 from oneshot.storage.trust import check_classes
 
 OWN = """
@@ -387,3 +387,18 @@ def test_real_weights_of_efficientnet_lite0_load_by_order() -> None:
     said = load_weights(build("timm:tf_efficientnet_lite0", num_classes=5), LITE0, weights_by_order=True, num_classes=5)
     assert (said.tensors, said.new) == (294, ("classifier",))
     json.dumps(said.new)
+
+
+@pytest.mark.parametrize(
+    ("source", "arguments", "shape"),
+    [
+        ("timm:resnet10t", {}, (3, 176, 176)),
+        ("timm:resnet10t", {"in_chans": 1}, (1, 176, 176)),
+        ("timm:vit_tiny_patch16_224", {"img_size": 64}, (3, 64, 64)),
+        ("torchvision:resnet18", {}, None),
+    ],
+)
+def test_networks_of_timm_say_which_images_they_were_made_for(
+    source: str, arguments: dict[str, Any], shape: tuple[int, ...] | None
+) -> None:
+    assert input_shape_of(build(source, arguments)) == shape
