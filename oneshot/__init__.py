@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 from ._version import __version__ as __version__
 
 if TYPE_CHECKING:
+    from .conversion.supernet import convert as convert
     from .cost.profile import profile as profile
     from .deploy.export import export_subnet as export_subnet
     from .deploy.export import load as load

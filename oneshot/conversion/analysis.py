@@ -19,9 +19,11 @@ from .blocks import stages
 from .draft import Draft, Limits, identifier, unique
 from .graph import Fixed, Graph, Group, leaf_sizes, resized, state_at
 from .rules import tie
-from .trace import TraceError, trace
+from .trace import Op, TraceError, trace
 
 TRIES = 200  # runs that may look for what has to be frozen
+COPIES = ("clone", "contiguous")  # of one head, or one channel, nothing has to be copied to be seen in another order
+VIEWS = ("view", "_unsafe_view", "_reshape_alias")
 
 
 def analyse(network: nn.Module, inputs: Inputs, limits: Limits) -> Graph:
@@ -272,12 +274,13 @@ def _first_failure(draft: Draft, graph: Graph, sizes: Sequence[int]) -> Failure 
             now = trace(draft.network, draft.inputs, state_at(draft.network, graph, sizes), attributes=False)
     except TraceError as error:
         now, cause = error.trace, f"{type(error.cause).__name__}: {str(error.cause).splitlines()[0][:120]}"
-    for place, op in enumerate(ops):
+    running = [op for op in now.ops if op.name not in COPIES]
+    for step, (place, op) in enumerate((i, op) for i, op in enumerate(ops) if op.name not in COPIES):
         what = cause or "another operator runs"
-        if place < len(now.ops) and now.ops[place].name == op.name:
+        if step < len(running) and _kind(running[step]) == _kind(op):
             wrong = [
                 old
-                for old, new in zip(op.outputs, now.ops[place].outputs, strict=False)
+                for old, new in zip(op.outputs, running[step].outputs, strict=False)
                 if tuple(side.at(sizes) for side in graph.shapes[old]) != now.tensors[new].shape
             ]
             if not wrong:
@@ -288,6 +291,10 @@ def _first_failure(draft: Draft, graph: Graph, sizes: Sequence[int]) -> Failure 
         changed = frozenset(i for i in leaves if sizes[i] != graph.leaves[i])
         return Failure(place, op.module, f"{what} (operator {op.name} in {op.module or 'the network'})", changed)
     return None
+
+
+def _kind(op: Op) -> str:
+    return "view" if op.name in VIEWS else op.name
 
 
 def _blame(draft: Draft, graph: Graph, failed: Failure) -> None:

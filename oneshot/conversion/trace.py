@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import copy
 import operator
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -49,23 +50,28 @@ class Op:
     """An operator that ran.
 
     Args:
-        func: Which one.
+        path: Which one, such as ``("aten", "convolution", "default")``.
         args: Arguments, tensors as :class:`Ref`.
         kwargs: Likewise.
         outputs: Its tensors; those of in-place operators are arguments.
         module: Path of the module that it ran in.
     """
 
-    func: Any
+    path: tuple[str, str, str]
     args: tuple[Any, ...]
     kwargs: dict[str, Any]
     outputs: tuple[int, ...]
     module: str
 
     @property
+    def func(self) -> Any:
+        """The operator itself."""
+        return operator.attrgetter(".".join(self.path))(torch.ops)
+
+    @property
     def name(self) -> str:
         """Such as ``"convolution"``."""
-        return str(self.func.overloadpacket.__name__)
+        return self.path[1]
 
     @property
     def inputs(self) -> list[int]:
@@ -199,6 +205,26 @@ def tracked_attributes(network: nn.Module) -> Iterator[None]:
             module.__dict__[name] = value
 
 
+@contextlib.contextmanager
+def isolated(network: nn.Module) -> Iterator[None]:
+    """Inside, modules may keep things in dictionaries and lists; afterwards these hold what they held before.
+
+    What a layer keeps for the next run belongs to a network of other sizes.
+    """
+    before = [
+        (module, name, value, copy.copy(value))
+        for module in network.modules()
+        for name, value in module.__dict__.items()
+        if not name.startswith("_") and isinstance(value, dict | list)
+    ]
+    try:
+        yield
+    finally:
+        for module, name, value, held in before:
+            if module.__dict__.get(name) is not value or len(value) != len(held):
+                module.__dict__[name] = held
+
+
 SHAPED = {"view", "reshape", "expand", "unflatten", "new_zeros", "new_ones", "repeat", "view_copy", "broadcast_to"}
 
 
@@ -231,7 +257,8 @@ class _Recorder(TorchDispatchMode):
         inputs, named = self.refs(args), self.refs(kwargs)
         out = func(*args, **kwargs)
         place, tensors = len(self.trace.ops), self.trace.tensors
-        op = Op(func, tuple(inputs), dict(named), (), self.modules[-1] if self.modules else "")
+        path = (str(func.namespace), str(func.overloadpacket.__name__), str(func._overloadname))
+        op = Op(path, tuple(inputs), dict(named), (), self.modules[-1] if self.modules else "")
         of_weights = all(tensors[i].weights for i in op.inputs)
         op.outputs = tuple(
             self.number(leaf, place, weights=of_weights) for leaf in tree_leaves(out) if isinstance(leaf, Tensor)
@@ -359,6 +386,7 @@ def trace(
     known = dict(network.named_parameters()) | dict(network.named_buffers())
     state = {**known, **(state or {})}
     with contextlib.ExitStack() as stack:
+        stack.enter_context(isolated(network))
         stack.enter_context(restored_modes(network))
         stack.enter_context(_plain_attention())
         if attributes:

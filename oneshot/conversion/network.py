@@ -1,0 +1,249 @@
+"""A smaller variant of a converted network, standing alone."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from oneshot.inputs import Inputs
+from oneshot.supernets.base import Subnet
+from oneshot.supernets.space import ArchGraph, SubnetConfig
+
+from .sources import build
+
+Attributes = Sequence[Sequence[Any]]  # path of the module, name, index or None, value
+
+
+class ConvertedNetwork(Subnet):
+    """A network of the user's own class, with fewer channels, heads or blocks.
+
+    It is built again by its source: the function that builds the original network. Of that, layers are made smaller.
+
+    Args:
+        source: What builds the original network, see :func:`oneshot.convert`.
+        arguments: Its arguments.
+        head: Path of the layer that was replaced for other outputs, and how many it has; None if it was not.
+        attributes: Attributes of modules that say other sizes: path, name, index in a tuple or None, and value.
+        dropped: Blocks that are left out; ``nn.Identity`` stands in their places.
+        shapes: Parameters and buffers of other shapes than the original's.
+        choices: What is kept of what there is, by the names of the choices: name, kept, all.
+        input_shape: See :class:`~oneshot.supernets.Subnet`.
+        num_classes: Number of outputs.
+        output: Which output is meant, where the network returns several.
+        vocabularies: See :class:`~oneshot.supernets.base.WithTask`.
+        network: The network itself; by default it is built.
+
+    Attributes:
+        network: The network, an instance of the original's class.
+
+    Raises:
+        ValueError: If the source does not build a network that has what is to be made smaller.
+    """
+
+    has_resolutions = False
+
+    def __init__(
+        self,
+        *,
+        source: str | None = None,
+        arguments: Mapping[str, Any] | None = None,
+        head: Sequence[Any] | None = None,
+        attributes: Attributes = (),
+        dropped: Sequence[str] = (),
+        shapes: Mapping[str, Sequence[int]] | None = None,
+        choices: Sequence[Sequence[Any]] = (),
+        input_shape: Any = (3, 224, 224),
+        num_classes: int = 1000,
+        output: str | int | None = None,
+        vocabularies: Mapping[str, int] | None = None,
+        network: nn.Module | None = None,
+    ) -> None:
+        super().__init__()
+        several = isinstance(input_shape, Mapping)
+        self.init_args = {
+            "source": source,
+            "arguments": dict(arguments or {}),
+            "head": None if head is None else list(head),
+            "attributes": [list(row) for row in attributes],
+            "dropped": list(dropped),
+            "shapes": {name: list(shape) for name, shape in (shapes or {}).items()},
+            "choices": [list(row) for row in choices],
+            "input_shape": {k: list(v) for k, v in input_shape.items()} if several else list(input_shape),
+            "num_classes": num_classes,
+            "output": output,
+            "vocabularies": dict(vocabularies or {}),
+        }
+        self.input_shape = {k: tuple(v) for k, v in input_shape.items()} if several else tuple(input_shape)
+        self.num_classes, self.output, self.vocabularies = num_classes, output, dict(vocabularies or {})
+        if network is None:
+            if source is None:
+                raise ValueError(
+                    "source must name what builds the network, such as 'timm:resnet18' or 'mypackage.build'; got None. "
+                    "Pass source= to oneshot.convert, then export again."
+                )
+            network = build(source, arguments)
+            if head is not None:
+                replace_head(network, str(head[0]), int(head[1]))
+            make_smaller(network, self.init_args)
+        self.network = network
+
+    def forward(self, x: Inputs) -> Tensor:
+        """``[B, *input_shape] -> [B, num_classes]``, or what else the network computes."""
+        return output_of(self.network(x), self.output)
+
+    def graphs(self) -> list[ArchGraph]:
+        return [chain(f"converted_{type(self.network).__name__}", self.init_args["choices"])]
+
+    def describes(self, config: SubnetConfig) -> bool:
+        kept = {name: (picked,) for name, picked, _ in self.init_args["choices"]}
+        return dict(config.picks) == kept
+
+
+def chain(name: str, choices: Sequence[Sequence[Any]]) -> ArchGraph:
+    """One chain of all choices, with what is kept of what there is.
+
+    Args:
+        name: Of the graph.
+        choices: Name, kept, all.
+    """
+    nodes = ("in", *(str(choice) for choice, _, _ in choices))
+    return ArchGraph(name, nodes, tuple((i, i + 1, f"{kept} of {of}") for i, (_, kept, of) in enumerate(choices)))
+
+
+def output_of(outputs: Any, name: str | int | None) -> Tensor:
+    """The output that is meant of all that a network returns.
+
+    Args:
+        outputs: A tensor, or several in a tuple or by name.
+        name: Its name or place; None takes the only or first one, ``"out"`` or ``"logits"``.
+
+    Raises:
+        ValueError: If there is none, or it is not clear which.
+    """
+    if isinstance(outputs, Tensor):
+        return outputs
+    if isinstance(outputs, Mapping):
+        key: Any = name
+        if key is None:
+            key = next((usual for usual in ("out", "logits") if usual in outputs), None)
+        if key is None and len(outputs) == 1:
+            key = next(iter(outputs))
+        if isinstance(named := outputs.get(key), Tensor):
+            return named
+        raise ValueError(
+            f"output must name the tensor that is meant among {list(outputs)}; got {name!r}. Pass output= to "
+            "oneshot.convert."
+        )
+    place = 0 if name is None else name
+    listed = list(outputs) if isinstance(outputs, tuple | list) and isinstance(place, int) else []
+    if listed and len(listed) > int(place) and isinstance(found := listed[int(place)], Tensor):
+        return found
+    raise ValueError(
+        f"A network must return a tensor, or tensors in a tuple or by name, of which output= is one; got "
+        f"{type(outputs).__name__} and output={name!r}."
+    )
+
+
+def replace_head(network: nn.Module, path: str, outputs: int) -> None:
+    """Put a new layer of another number of outputs in the place of the last one, with new random weights.
+
+    Args:
+        network: It is changed.
+        path: Of a linear layer or a convolution.
+        outputs: How many.
+
+    Raises:
+        ValueError: If there is no such layer.
+    """
+    parent, _, name = path.rpartition(".")
+    try:
+        module = network.get_submodule(parent)
+        old = module._modules[name]
+    except (AttributeError, KeyError) as error:
+        raise ValueError(f"The network must have the layer {path!r}; it has none of this name.") from error
+    layer = copy.deepcopy(old)
+    if not isinstance(layer, nn.Linear | nn.modules.conv._ConvNd):
+        raise ValueError(
+            f"The last layer must be linear or a convolution for its outputs to be replaced; {path!r} is a "
+            f"{type(layer).__name__}. Replace it in your network, then convert."
+        )
+    before, shape = layer.weight.shape[0], (outputs, *layer.weight.shape[1:])
+    layer.weight = nn.Parameter(layer.weight.new_empty(shape))
+    if layer.bias is not None:
+        layer.bias = nn.Parameter(layer.bias.new_empty(outputs))
+    setattr(layer, "out_features" if isinstance(layer, nn.Linear) else "out_channels", outputs)
+    layer.reset_parameters()
+    module._modules[name] = layer
+    if getattr(network, "num_classes", None) == before:
+        network.num_classes = outputs  # type: ignore[assignment]  # an attribute of timm and others
+
+
+def make_smaller(network: nn.Module, plan: Mapping[str, Any]) -> None:
+    """Make layers of a network smaller, as a plan says; its weights are the first entries of what there was.
+
+    Args:
+        network: The original; it is changed.
+        plan: ``attributes``, ``dropped`` and ``shapes``, see :class:`ConvertedNetwork`.
+
+    Raises:
+        ValueError: If the network does not have what the plan names, or is smaller than that.
+    """
+    for path in plan["dropped"]:
+        parent, _, name = path.rpartition(".")
+        try:
+            modules = network.get_submodule(parent)._modules
+        except AttributeError:
+            modules = {}
+        if name not in modules:
+            raise ValueError(_other_network(f"block {path!r} that is left out", "is missing"))
+        modules[name] = nn.Identity()
+    for path, name, index, value in plan["attributes"]:
+        try:
+            module = network.get_submodule(path)
+            old = module.__dict__[name]
+            if index is not None:
+                new = list(old)
+                new[index] = value
+                value = type(old)(new)
+        except (AttributeError, KeyError, IndexError, TypeError) as error:
+            raise ValueError(_other_network(f"attribute {name!r} of module {path!r}", "is missing")) from error
+        module.__dict__[name] = value
+    tensors = dict(network.named_parameters()) | dict(network.named_buffers())
+    wrong = [name for name, shape in plan["shapes"].items() if not _fits(tensors.get(name), shape)]
+    if wrong:
+        what = f"{len(wrong)} of {len(plan['shapes'])} tensors, such as {wrong[0]!r},"
+        raise ValueError(_other_network(what, "are missing or smaller than what is to be kept of them"))
+    for name, shape in plan["shapes"].items():
+        part = tensors[name].detach()
+        for dim, size in enumerate(shape):
+            part = part.narrow(dim, 0, size)
+        set_tensor(network, name, part.clone(memory_format=torch.contiguous_format))
+
+
+def _other_network(what: str, how: str) -> str:
+    return (
+        f"The source must build the network that was converted; {what} {how} in what it builds now. Use the version of "
+        "the package, and the arguments, that were used when it was converted."
+    )
+
+
+def _fits(tensor: Tensor | None, shape: Sequence[int]) -> bool:
+    if tensor is None or tensor.dim() != len(shape):
+        return False
+    return all(1 <= size <= most for size, most in zip(shape, tensor.shape, strict=True))
+
+
+def set_tensor(network: nn.Module, name: str, tensor: Tensor) -> None:
+    """Put a tensor in the place of a parameter or buffer, and of all that are the same one."""
+    parent, _, last = name.rpartition(".")
+    old = getattr(network.get_submodule(parent), last)
+    new = nn.Parameter(tensor, requires_grad=old.requires_grad) if isinstance(old, nn.Parameter) else tensor
+    for module in network.modules():
+        for tensors in (module._parameters, module._buffers):
+            for key, value in tensors.items():
+                if value is old:
+                    tensors[key] = new  # type: ignore[assignment]  # parameters stay parameters
