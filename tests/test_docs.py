@@ -221,6 +221,21 @@ def test_pretrained_weights_go_into_a_search_as_the_page_says(tmp_path: Path) ->
     assert said and int(said[1]) > int(said[2])
 
 
+def test_the_page_on_what_a_space_costs_shows_what_its_command_prints_and_runs(tmp_path: Path) -> None:
+    page = PAGES["docs/profile.md"]
+    (command,) = re.findall(r"```bash\n(.*?)\n```", page, re.DOTALL)
+    (shown,) = re.findall(r"```text\n(.*?)\n```", page, re.DOTALL)
+    words = [sys.executable, "-m", *shlex.split(command)]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "COLUMNS": "80"}
+    result = subprocess.run(words, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
+    assert result.returncode == 3, result.stderr
+    printed = result.stdout.rstrip("\n").split("\n\n")
+    assert shown.split("\n\n") == [part for part in printed if not part.startswith(("params\n", "memory"))]
+    (code,) = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
+    said = run(tmp_path, "-c", code).splitlines()
+    assert len(said[0].split()) == 3 and 0 < float(said[1]) < 1 and said[2].startswith("False resolution: 112; ")
+
+
 def test_vision_transformers_are_searched_and_loaded_as_the_page_says(tmp_path: Path) -> None:
     section = PAGES["docs/methods.md"].partition("## Vision transformers")[2].partition("\n## ")[0]
     search, loading = re.findall(r"```python\n(.*?)```", section, re.DOTALL)

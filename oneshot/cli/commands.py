@@ -124,6 +124,7 @@ COMMANDS = {
         "measure the latencies of a space on this machine, and verify them",
         after_a_stop="The same command goes on.",
     ),
+    "profile": Command("show what the architectures of a space cost, and whether bounds can be reached"),
     "pareto": Command("search a front of networks: NAT", after_a_stop=GOES_ON),
     "discrete": Command(
         "search by evolution, reinforcement learning, Bayesian optimisation, morphisms", after_a_stop=GOES_ON

@@ -12,11 +12,9 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import pytorch_lightning as pl
-from jsonargparse import ArgumentParser, Namespace
+from jsonargparse import Namespace
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-from oneshot._lightning import quiet_jsonargparse
 from oneshot.cost import (
     Device,
     FewShot,
@@ -46,9 +44,8 @@ from oneshot.storage.lock import RunLock
 from oneshot.supernets.base import Supernet
 from oneshot.supernets.space import IntMatrix
 
-from .data_defaults import build_data, fit_to_data
-from .options import OneLineErrors
-from .terminal import console, say, with_configurations_as_utf8
+from .supernets import SupernetParser, read_supernet, supernet_parser
+from .terminal import console, say
 
 VERIFIED = 50
 NETWORKS = 200  # how many are measured by default where there is no table
@@ -65,7 +62,7 @@ def measure(args: Sequence[str]) -> None:
     Raises:
         FileExistsError: If the table is there, and neither to be verified nor replaced.
     """
-    options, supernet = _parse(args)
+    options, supernet = read_supernet(_parser(), args)
     target = Device(options.runtime, options.device, batch=options.batch, dtype=options.dtype, threads=options.threads)
     table = supernet.has_candidates and not options.few_shot
     out = Path(options.out or ("runs/latency.json" if table else "runs/latency.csv"))
@@ -223,33 +220,9 @@ def _check_continued(options: Namespace, record: Record, supernet: Supernet, tar
         )
 
 
-def _parse(args: Sequence[str]) -> tuple[Namespace, Supernet]:
-    """The options, and the supernet as a search builds it: its size follows the data where it is at its defaults."""
-    parser = _parser()
-    options = parser.parse_args(with_configurations_as_utf8(args))
-    with quiet_jsonargparse():
-        if options.data is not None:
-            fit_to_data(options.supernet, build_data(options.data))
-            options.data = None
-        supernet: Supernet = parser.instantiate_classes(options).supernet
-    return options, supernet
-
-
-class _Parser(OneLineErrors, ArgumentParser):
-    """A parser with errors of one line."""
-
-
-def _parser() -> ArgumentParser:
-    parser = _Parser(
-        prog="oneshot measure", description="Measure the latencies of a search space on this machine, and verify them."
-    )
-    parser.add_argument("--config", action="config", help="YAML file with these options")
-    parser.add_subclass_arguments(Supernet, "supernet", required=True, help="the search space to measure")
-    parser.add_subclass_arguments(
-        pl.LightningDataModule,
-        "data",
-        required=False,
-        help="what a search will read: the supernet gets its image size, channels and number of classes",
+def _parser() -> SupernetParser:
+    parser = supernet_parser(
+        "measure", "Measure the latencies of a search space on this machine, and verify them.", "to measure"
     )
     parser.add_argument("--out", type=str | None, default=None, help="table to write or to verify (runs/latency.json)")
     parser.add_argument("--runtime", type=Runtime, default="eager", help="what runs the networks")

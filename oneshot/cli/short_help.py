@@ -96,6 +96,7 @@ usage: oneshot measure --supernet CLASS [options]
 Measure the latencies of a space on this machine, and verify them.
 
   --supernet CLASS      such as oneshot.supernets.FBNetSupernet; --supernet.NAME VALUE its arguments
+  --from SEARCH         in its place, folder of a run or YAML file of a search: its supernet
   --config FILE         YAML file with any of these options
   --out FILE            table to write (runs/latency.json; .csv with --few-shot and of elastic spaces)
   --runtime eager|compile|onnxruntime
@@ -110,6 +111,29 @@ Measure the latencies of a space on this machine, and verify them.
   --overwrite           begin anew
 
 example: oneshot measure --supernet oneshot.supernets.FBNetSupernet --out table.json --verify 50
+--help-all shows all options.
+""",
+    "profile": """\
+usage: oneshot profile --supernet CLASS [options]
+       oneshot profile --from SEARCH [options]
+
+Show what the architectures of a space cost, and whether bounds can be reached, before any training. The exit code is 3
+if there is a bound that no architecture is known to keep.
+
+  --supernet CLASS      such as oneshot.supernets.MobileNetV3Supernet; --supernet.NAME VALUE its arguments
+  --data CLASS, --data.NAME VALUE
+                        what a search will read: the supernet gets its image size, channels and number of classes
+  --from SEARCH         folder of a run, or YAML file of a search: its supernet, its costs and its bounds
+  --config FILE         YAML file with any of these options
+  --bound NAME=VALUE ...
+                        largest costs, such as macs=300e6 latency=8
+  --cost FILE ...       latencies that 'oneshot measure' has written: FILE or NAME=FILE
+  --counts NAME ...     what is counted (params macs memory)
+  --samples N           architectures that are drawn (10,000, or as many as take a minute)
+  --seed N              of the draws
+  --out NAME            write NAME.json and NAME.png; with one of these endings, only that
+
+example: oneshot profile --supernet oneshot.supernets.MobileNetV3Supernet --bound macs=150e6 params=4e6
 --help-all shows all options.
 """,
     "compare": """\

@@ -365,6 +365,7 @@ def _reach(
     return BoundProfile(
         costs=tuple(bound.name for bound in bounds),
         demand=" and ".join(map(str, bounds)),
+        limits=tuple(bound.at_most for bound in bounds),
         within=float((largest_excess(genes, bounds) <= 0).mean()),
         nearest=space.config_of(place.genes),
         values=tuple(float(bound.upper(place.genes[None])[0]) for bound in bounds),

@@ -69,6 +69,7 @@ class BoundProfile:
     Args:
         costs: Names of the costs that are bounded.
         demand: The bounds in words, ``macs <= 3e+08 MACs``.
+        limits: The bounds, in the order of ``costs``.
         within: Share of the sampled architectures that keep them.
         nearest: An architecture that keeps them, the nearest of all, or the nearest that was found.
         values: Its costs, in the order of ``costs``.
@@ -78,6 +79,7 @@ class BoundProfile:
 
     costs: tuple[str, ...]
     demand: str
+    limits: tuple[float, ...]
     within: float
     nearest: SubnetConfig
     values: tuple[float, ...]
@@ -87,8 +89,9 @@ class BoundProfile:
     def to_dict(self) -> dict[str, Any]:
         """JSON-able."""
         nearest = {"values": dict(zip(self.costs, self.values, strict=True)), "architecture": self.nearest.to_dict()}
+        limits = dict(zip(self.costs, self.limits, strict=True))
         reach = {"within": self.within, "reachable": self.reachable, "nearest": nearest}
-        return {"demand": self.demand, **reach, **({"message": self.sentence} if self.sentence else {})}
+        return {"at_most": limits, **reach, **({"message": self.sentence} if self.sentence else {})}
 
 
 @dataclass(frozen=True)
