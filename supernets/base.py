@@ -384,6 +384,24 @@ def frozen_batch_norm(module: nn.Module) -> Iterator[None]:
             instance.momentum = momentum
 
 
+def hold_statistics(module: nn.Module) -> None:
+    """From now on normalisation reads its running statistics and does not move them, until ``train()`` is called.
+
+    Only layers that keep statistics are put into eval mode; scale and shift are trained as before.
+
+    Raises:
+        ValueError: If there are none.
+    """
+    layers = [m for m in module.modules() if isinstance(m, nn.modules.batchnorm._NormBase) and m.track_running_stats]
+    if not layers:
+        raise ValueError(
+            f"freeze_statistics holds running statistics of batch normalisation; {type(module).__name__} keeps none. "
+            "Leave it out."
+        )
+    for layer in layers:
+        layer.eval()
+
+
 @contextlib.contextmanager
 def batch_statistics(module: nn.Module) -> Iterator[None]:
     """Inside, batch normalisation uses batch statistics also in eval mode, and does not move its running statistics.

@@ -45,7 +45,7 @@ ROOMS = {
     "regression": Room("encodings, models, and scores of how well they predict", "supernets"),
     "training": Room(
         "one network's training: tasks, checks, exact resuming",
-        "_lightning _version errors functional storage supernets",
+        "_lightning _version errors functional regression storage supernets",
     ),
     "cost.counting.network": Room("exact size of one network", "_lightning supernets"),
     "conversion": Room(

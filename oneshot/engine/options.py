@@ -202,6 +202,7 @@ class FixedSandwichOptions(TypedDict, total=False):
 
     alphas: Sequence[float]
     clip: float
+    fit_head: bool
     costs: OwnCosts | None
 
 

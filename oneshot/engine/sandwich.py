@@ -17,6 +17,7 @@ from oneshot.cost.resolve import OwnCosts, own_costs
 from oneshot.functional import alpha_divergence
 from oneshot.supernets.base import Supernet
 from oneshot.supernets.space import Candidate, IntMatrix, SearchSpace, SubnetConfig
+from oneshot.training.head import check_head_task, fit_head_before_training
 
 from .options import PathOptions, SandwichSearchOptions, Unpack
 from .paths import PathTraining
@@ -93,6 +94,8 @@ class SandwichTraining(PathTraining):
         clip: Likewise.
         phases: Restrictions, one after the other; the whole space after the last. Their epochs are at most those of the
             fit.
+        fit_head: Fit the last layer to the features of the largest sub-network in closed form before the first step
+            (:func:`~oneshot.training.head.fit_head`): for a supernet whose weights were trained on other data.
         costs: What architectures cost, by name, where it is not to be counted: cost models, or functions of a
             ``SubnetConfig``, see :func:`~oneshot.cost.resolve.own_costs`. ``"macs"`` says what is large and what small.
         **kwargs: See :class:`~oneshot.engine.paths.PathTraining`.
@@ -117,6 +120,7 @@ class SandwichTraining(PathTraining):
         alphas: Sequence[float] = (-1.0, 1.0),
         clip: float = 5.0,
         phases: Sequence[Phase] = (),
+        fit_head: bool = False,
         costs: OwnCosts | None = None,
         **kwargs: Unpack[PathOptions],
     ) -> None:
@@ -134,6 +138,9 @@ class SandwichTraining(PathTraining):
             )
         if any(phase.epochs < 1 for phase in phases):
             raise ValueError(f"A phase must last at least one epoch; got {[phase.epochs for phase in phases]}.")
+        if fit_head:
+            check_head_task(self.task)
+        self.fit_head = fit_head
         self.random_paths, self.smallest, self.phases = random_paths, smallest, tuple(phases)
         self.distillation, self.divergences, self.clip = distillation, tuple(alphas), clip
         space, self.costs = supernet.space, own_costs(costs, supernet)
@@ -153,6 +160,13 @@ class SandwichTraining(PathTraining):
                 f"The phases must end within the fit; they last {epochs} epochs, and max_epochs is "
                 f"{self.trainer.max_epochs}. Raise it, or shorten the phases."
             )
+
+    def on_train_start(self) -> None:
+        super().on_train_start()
+        if self.fit_head and self.trainer.global_step == 0:
+            (largest,) = self.supernet.space.decode(self.smallest_and_largest[-1][1][None])
+            fit_head_before_training(self.trainer, self.supernet, lambda x: self.supernet.run_config(x, largest))
+            self.restart_average()
 
     def facts(self) -> dict[str, Any]:
         paths = f"{self.random_paths} random{', the smallest' if self.smallest else ''}"

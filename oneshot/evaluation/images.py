@@ -2,19 +2,14 @@
 
 from __future__ import annotations
 
-import contextlib
 import math
-import random
-from collections.abc import Iterable, Iterator, Mapping, Sized
+from collections.abc import Iterable, Iterator, Mapping
 from itertools import islice
-from typing import TYPE_CHECKING, Any, TypeGuard
-from typing import cast as typed
+from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import torch
-from pytorch_lightning.utilities.seed import isolate_rng
 from torch import Tensor
-from torch.utils.data import DataLoader, IterableDataset, Subset
+from torch.utils.data import DataLoader
 
 from oneshot.inputs import Inputs, as_shape, cast, length, mapped
 from oneshot.inputs import joined as joined_inputs
@@ -22,6 +17,7 @@ from oneshot.supernets.base import Subnet, Supernet
 from oneshot.supernets.elastic import resized
 from oneshot.supernets.space import SubnetConfig
 from oneshot.training.batches import check_shape
+from oneshot.training.samples import is_shuffleable, loader_samples, own_random_numbers, plain_samples
 
 if TYPE_CHECKING:
     import pytorch_lightning as pl
@@ -94,12 +90,10 @@ def calibration_images(data: pl.LightningDataModule, count: int, *, batch_size: 
     They are drawn by a fixed seed: in a folder the images of a class stand together, and the first ones are of one or
     two classes.
     """
-    inner: Any = getattr(data, "data", data)
-    if hasattr(inner, "eval_loader"):
-        train = data.weights_images if hasattr(data, "weights_images") else inner.train_set
-        drawn = torch.randperm(len(train), generator=torch.Generator().manual_seed(0))[:count]
-        return first((x for x, _ in inner.eval_loader(train.subset(drawn), batch_size=batch_size)), count)
-    return training_images(data.train_dataloader(), count, batch_size=batch_size)
+    plain = plain_samples(data, count, batch_size=batch_size)
+    if plain is None:
+        return training_images(data.train_dataloader(), count, batch_size=batch_size)
+    return first((x for x, _ in plain), count)
 
 
 def training_images(loader: Any, count: int, *, batch_size: int = 256) -> Any:
@@ -109,18 +103,13 @@ def training_images(loader: Any, count: int, *, batch_size: int = 256) -> Any:
     Of a loader without a data set they are the first. Random augmentation is seeded as well, and the state of all
     random number generators is restored.
     """
-    loader = loader["weights"] if isinstance(loader, Mapping) else loader
-    with _own_random_numbers():
-        if _is_shuffleable(loader):
-            drawn: Any = Subset(loader.dataset, torch.randperm(len(typed(Sized, loader.dataset)))[:count].tolist())
-            loader = DataLoader(drawn, batch_size, collate_fn=loader.collate_fn)
-        batches = (batch["weights"] if isinstance(batch, Mapping) else batch for batch in loader)
+    with loader_samples(loader, count, batch_size=batch_size) as batches:
         return first((batch[0] for batch in batches), count)
 
 
 def mixed(loader: Iterable[Any]) -> list[Any]:
     """One batch, drawn from all that a loader has: the same one in every call. Generators keep their state."""
-    with _own_random_numbers():
+    with own_random_numbers():
         return list(islice(shuffled(loader), 1))
 
 
@@ -129,26 +118,11 @@ def shuffled(loader: Iterable[Any], seed: int = 0) -> Iterable[Any]:
 
     Anything but a ``DataLoader`` over a data set with a length, such as a list, stays as it is.
     """
-    if not _is_shuffleable(loader):
+    if not is_shuffleable(loader):
         return loader
     size = max(2, loader.batch_size or 0)  # one image has no variance
     generator = torch.Generator().manual_seed(seed)
     return DataLoader(loader.dataset, size, shuffle=True, collate_fn=loader.collate_fn, generator=generator)
-
-
-def _is_shuffleable(loader: Iterable[Any]) -> TypeGuard[DataLoader[Any]]:
-    if not isinstance(loader, DataLoader) or loader.batch_size is None:
-        return False
-    return not isinstance(loader.dataset, IterableDataset)
-
-
-@contextlib.contextmanager
-def _own_random_numbers() -> Iterator[None]:
-    with isolate_rng():
-        random.seed(0)
-        np.random.seed(0)
-        torch.manual_seed(0)
-        yield
 
 
 def in_parts(images: Any, most: int) -> tuple[Any, ...]:

@@ -1,7 +1,8 @@
-"""Ridge regression whose penalty is chosen by leaving one out, robust against outliers: two of them.
+"""Ridge regression whose penalty is chosen by leaving one out: three of them.
 
-:func:`robust_ridge` penalises all features alike and also takes kernels. :func:`relative_ridge` is of relative errors,
-leaves some features free, and gives standard errors. A third one, of ensembles of kernels without an intercept and
+:func:`ridge` predicts several targets at once. The others are robust against outliers: :func:`robust_ridge` penalises
+all features alike and also takes kernels; :func:`relative_ridge` is of relative errors, leaves some features free, and
+gives standard errors. A fourth one, of ensembles of kernels without an intercept and
 without weights, is :class:`~.surrogates.HammingRBF`.
 """
 
@@ -24,7 +25,67 @@ ROUNDS = 5
 
 RIDGES = np.geomspace(1e-3, 10, 25)  # of relative_ridge
 
+SHARES = np.geomspace(1e-4, 1e4, 25)  # of the mean squared singular value: penalties of ridge
+
 HUBER = 1.5  # standard deviations a sample of relative_ridge may be off before it counts less
+
+
+class RidgeFit(NamedTuple):
+    """What :func:`ridge` finds: predictions are ``x @ coefficients + intercept``.
+
+    Args:
+        coefficients: ``[P, K]``.
+        intercept: ``[K]``; 0 where there is none.
+        penalty: The one with the smallest leave-one-out error.
+        left_out: Predictions for every sample by the fit without it, ``[N, K]``.
+    """
+
+    coefficients: Floats
+    intercept: Floats
+    penalty: float
+    left_out: Floats
+
+
+def ridge(x: Floats, y: Floats, weights: Floats | None = None, *, intercept: bool = True) -> RidgeFit:
+    """Ridge regression of several targets with one penalty for all, the one with the smallest leave-one-out error.
+
+    Minimises ``sum_i w_i |y_i - x_i B - b|^2 + penalty * |B|^2``. The error of leaving sample i out is its residual
+    over one minus its leverage (Allen, Technometrics 1974), so nothing is fitted twice; the weighted mean of its
+    squares over samples and targets decides.
+
+    Args:
+        x: Features, ``[N, P]``.
+        y: Targets, ``[N, K]``.
+        weights: Of the samples, ``[N]``, above 0; by default all the same.
+        intercept: Whether b is fitted; it is not penalised.
+
+    Raises:
+        ValueError: If the features are the same for all samples.
+    """
+    weights = np.ones(len(x)) if weights is None else np.asarray(weights, dtype=np.float64)
+    share, root = weights / weights.sum() if intercept else np.zeros(len(x)), np.sqrt(weights)
+    left, squares = of_features(x)(share, root)
+    if not len(squares) or not squares[-1] > 0:
+        raise ValueError(f"Features must differ between samples; all {len(x)} have the same.")
+    middle = share @ y
+    target = root[:, None] * (y - middle)
+    inside = left.T @ target
+    outside = target - left @ inside  # what no combination of the features reaches
+    # One minus the leverage is at least what the intercept and the features leave.
+    free = np.maximum(1 - (left**2).sum(1) - share, 0)
+    best: tuple[float, float, Floats] | None = None
+    for penalty in SHARES * squares.mean():
+        left_over = penalty / (squares + penalty)
+        freedom = np.maximum(left**2 @ left_over + free, 1e-12)
+        residuals = (left @ (left_over[:, None] * inside) + outside) / freedom[:, None]
+        error = float((residuals**2).mean())
+        if best is None or error < best[0]:
+            best = error, float(penalty), residuals
+    assert best is not None
+    dual = root[:, None] * (left @ (inside / (squares + best[1])[:, None]))
+    dual -= share[:, None] * dual.sum(0)
+    coefficients = x.T @ dual
+    return RidgeFit(coefficients, middle - share @ x @ coefficients, best[1], y - best[2] / root[:, None])
 
 
 def robust_ridge(x: Floats, y: Floats) -> tuple[Floats, float]:

@@ -65,6 +65,11 @@ class Classification(ClassTask):
             found["top5"] = MulticlassAccuracy(outputs, top_k=5, average="micro", **options)
         return {**found, **({} if self.metric_name in found else super().metrics(outputs))}
 
+    def linear_targets(self, targets: Tensor, outputs: int) -> Tensor:
+        """Probabilities of the classes: 1 for that of the sample, 0 for the others."""
+        soft = targets.is_floating_point()
+        return targets.double() if soft else torch.nn.functional.one_hot(targets.long(), outputs).double()
+
     def for_metric(self, outputs: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
         return super().for_metric(outputs, targets.argmax(dim=1) if targets.is_floating_point() else targets)
 

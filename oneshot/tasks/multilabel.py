@@ -96,6 +96,10 @@ class MultiLabel(MetricTask):
         found = {name: OF_LABELS[name](outputs, validate_args=False) for name in ("accuracy", "f1")}
         return {**found, **({} if self.metric_name in found else super().metrics(outputs))}
 
+    def linear_targets(self, targets: Tensor, outputs: int) -> Tensor:
+        """1 for yes, 0 for no."""
+        return targets.double()
+
     def for_metric(self, outputs: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
         return just_below_one(outputs.float().sigmoid()), targets.long()
 

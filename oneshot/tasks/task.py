@@ -128,6 +128,17 @@ class Task(ABC):
         """Outputs and targets as the metric takes them."""
         return outputs, targets
 
+    def linear_targets(self, targets: Tensor, outputs: int) -> Tensor | None:
+        """Targets as numbers ``[N, outputs]`` that a linear map of features is fitted to by least squares.
+
+        By default None: there is no such map, and the head of a network cannot be fitted in closed form.
+
+        Args:
+            targets: ``[N, ...]``.
+            outputs: Number of outputs of the network.
+        """
+        return None
+
     def places(self, x: Inputs) -> tuple[int, ...]:
         """Shape of the places of an input that have a target each: pixels of an image, words of a text; or ``()``."""
         return ()

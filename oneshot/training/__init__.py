@@ -10,6 +10,8 @@ if TYPE_CHECKING:
     from .batches import check_batch as check_batch
     from .batches import check_logits as check_logits
     from .finite_loss import check_data as check_data
+    from .head import HeadFit as HeadFit
+    from .head import fit_head as fit_head
     from .language import RetrainLanguage as RetrainLanguage
     from .resume import ResumableModule as ResumableModule
     from .retrain import Retrain as Retrain

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import warnings
 from collections.abc import Callable
 from typing import Any, Literal
 
@@ -15,13 +16,14 @@ from torchmetrics import Metric, MetricCollection
 from torchmetrics.classification import MulticlassConfusionMatrix
 
 from oneshot.functional import warmup_cosine
-from oneshot.supernets.base import Subnet, inherit_weights
+from oneshot.supernets.base import Subnet, hold_statistics, inherit_weights
 from oneshot.supernets.ops import scheduled_drop_path
 from oneshot.tasks import Classification, Task, task_of
 from oneshot.tasks.classes import ClassTask, just_below_one
 
 from .batches import check_batch, check_logits, check_shape, pair_of
 from .finite_loss import check_data
+from .head import check_head_task, fit_head_before_training
 from .optimizers import (
     OptimizerFactory,
     ScheduleFactory,
@@ -75,6 +77,10 @@ class Retrain(ResumableModule):
             its decay is ``min(ema_decay, 1 - (1 + t) ** (-2 / 3))``, so that the initial weights are soon forgotten.
         mixup: Alpha of Mixup (arXiv:1710.09412); 0 is off.
         cutmix: Alpha of CutMix (arXiv:1905.04899); 0 is off. With both on, a coin decides for each batch.
+        fit_head: Fit the last layer to the features of the training samples in closed form before the first step
+            (:func:`~oneshot.training.head.fit_head`): for a network that was trained on other data.
+        freeze_statistics: Whether batch normalisation keeps and reads the running statistics that the network came
+            with, instead of those of each batch: features of a pretrained network stay what they are.
 
     Raises:
         ValueError: If an argument is out of its range or ``network`` has no paths to drop; at the start of ``fit``, if
@@ -106,6 +112,8 @@ class Retrain(ResumableModule):
         ema_decay: float | None = None,
         mixup: float = 0.0,
         cutmix: float = 0.0,
+        fit_head: bool = False,
+        freeze_statistics: bool = False,
     ) -> None:
         super().__init__()
         self.optimizer, self.schedule, self.schedule_every = optimizer, schedule, schedule_every
@@ -132,6 +140,11 @@ class Retrain(ResumableModule):
                 f"Mixup and CutMix mix images with one label each; {task.name} has other targets; got mixup={mixup}, "
                 f"cutmix={cutmix}. Use 0."
             )
+        if fit_head:
+            check_head_task(task)
+        if freeze_statistics:
+            hold_statistics(network)  # raises where there are none
+        self.fit_head, self.freeze_statistics = fit_head, freeze_statistics
         criterion, smoothed = task.criterion(), task.criterion(label_smoothing=label_smoothing)
         for probability in (drop_path, 0.0):  # a network without droppable paths says so here, not in the second epoch
             network.set_drop_path(probability)
@@ -214,6 +227,16 @@ class Retrain(ResumableModule):
 
     # Training.
 
+    def train(self, mode: bool = True) -> Retrain:
+        """Training or evaluation mode; in both, frozen statistics stay as they are."""
+        super().train(mode)
+        if self.freeze_statistics:
+            hold_statistics(self.network)
+        return self
+
+    def facts(self) -> dict[str, Any]:
+        return {**super().facts(), **({"statistics": "frozen"} if self.freeze_statistics else {})}
+
     def setup(self, stage: str) -> None:
         trainer = self.trainer
         check_data(getattr(trainer, "datamodule", None), self.network)
@@ -236,9 +259,15 @@ class Retrain(ResumableModule):
                 f"gradient_clip_val={trainer.gradient_clip_val}. Remove that and pass grad_clip to Retrain."
             )
         self.train()  # a network that was loaded or searched may be in evaluation mode, and Lightning would keep it so
+        if self.freeze_statistics:
+            warnings.filterwarnings("ignore", r"Found \d+ module\(s\) in eval mode")  # as was asked for
 
     def on_train_start(self) -> None:
         super().on_train_start()
+        if self.fit_head and self.trainer.global_step == 0:
+            fit_head_before_training(self.trainer, self.network, frozen=self.freeze_statistics)
+            if self.ema is not None:
+                self.ema.module.load_state_dict(self.network.state_dict())
         self._schedule_drop_path()  # a fit that is resumed within an epoch does not start that epoch again
 
     def on_train_epoch_start(self) -> None:

@@ -98,3 +98,16 @@ def test_the_command_line_runs_two_processes_and_writes_one_run(tmp_path: Path) 
     assert {"config.yaml", "metrics.csv", "subnet.json", "cells.png", "checkpoints"} <= {p.name for p in out.iterdir()}
     lines = (out / "metrics.csv").read_text().splitlines()
     assert len(lines) == len(set(lines))
+
+
+@pytest.mark.slow
+def test_two_processes_begin_with_the_head_of_one(tmp_path: Path) -> None:
+    script = str(Path(__file__).with_name("head.py"))
+    run(script, "1", str(tmp_path / "one"))
+    torchrun = ["-m", "torch.distributed.run", "--nproc_per_node=2", "--master_port=0", "--rdzv_backend=c10d"]
+    run(*torchrun, "--rdzv_endpoint=localhost:0", script, "2", str(tmp_path / "two"))
+    one, first, second = (torch.load(tmp_path / name) for name in ("one.0", "two.0", "two.1"))
+    assert one["head"][0].abs().max() > 0.1
+    for a, b, c in zip(one["head"], first["head"], second["head"], strict=True):
+        assert torch.equal(a, b) and torch.equal(b, c)
+    assert all(torch.equal(a, b) for a, b in zip(first["weights"], second["weights"], strict=True))

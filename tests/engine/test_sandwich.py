@@ -17,7 +17,7 @@ from torch.nn import functional as F
 
 from oneshot.cost import count_candidates
 from oneshot.cost.extremes import extremes
-from oneshot.data import FakeImages, SearchDataModule
+from oneshot.data import Digits, FakeImages, SearchDataModule
 from oneshot.engine.sandwich import Phase, SandwichSearch
 from oneshot.functional import alpha_divergence
 from oneshot.methods.alphanet import AlphaNet
@@ -30,11 +30,14 @@ from oneshot.supernets import (
     NASBench201Supernet,
     NASBenchMacroSupernet,
     SearchSpace,
+    SegmentationSupernet,
     SubnetConfig,
 )
 from oneshot.supernets.elastic import resized
 from oneshot.testing import SharingContract, fit, random_streams
 from oneshot.testing.methods import Method, PlantedSupernet
+from oneshot.training.head import fit_head
+from oneshot.training.samples import plain_samples
 
 
 class TestBigNAS(SharingContract):
@@ -415,3 +418,38 @@ def test_progressive_shrinking_needs_blocks_that_say_their_size() -> None:
         OnceForAll(NASBench201Supernet(channels=4, image_size=8))
     with pytest.raises(ValueError, match="4 numbers: largest, kernels, depths, expansions; got"):
         shrinking(SPACE, (1, 2))
+
+
+class HeadSeen(BigNAS):
+    """Keeps the weights that the first step begins with, and those of the average."""
+
+    def on_train_epoch_start(self) -> None:
+        super().on_train_epoch_start()
+        self.begun = copy.deepcopy(self.supernet)
+        self.averaged = None if self.ema is None else copy.deepcopy(self.ema.module)
+
+
+def test_the_head_is_fitted_to_the_largest_before_the_first_step() -> None:
+    data = SearchDataModule(Digits(batch_size=64, seed=0))
+    data.setup()
+    sizes: Any = {"widths": (0.25, 0.5), "depths": (1, 2), "kernels": (3,), "expansions": (2, 3), "dropout": 0.1}
+    torch.manual_seed(0)
+    supernet = MobileNetV3Supernet(in_channels=1, num_classes=10, resolutions=(8,), stem="cifar", **sizes)
+    plain = HeadSeen(copy.deepcopy(supernet), candidates=2, finalists=1)
+    search = HeadSeen(supernet, fit_head=True, ema_decay=0.9, candidates=2, finalists=1)
+    (largest,) = supernet.space.decode(search.smallest_and_largest[-1][1][None])
+    by_hand = supernet.extract(largest)
+    images = plain_samples(data, 10_000) or ()  # 719 of them, so 207 in the last batch
+    found = fit_head(by_hand, images, batch_norm="batch")
+    fit(search, data, epochs=1, limit_train_batches=1)
+    for begun in (search.begun, search.averaged):
+        torch.testing.assert_close(begun.classifier.weight, by_hand.classifier.weight, rtol=1e-2, atol=1e-3)
+    assert found.head == "classifier" and found.value > 0.3
+    fit(plain, data, epochs=1, limit_train_batches=1)
+    assert plain.averaged is None
+    assert not torch.allclose(plain.begun.classifier.weight, search.begun.classifier.weight, atol=0.01)
+
+
+def test_a_head_for_pixels_is_refused() -> None:
+    with pytest.raises(ValueError, match="fit_head fits a linear layer to one target for each input"):
+        BigNAS(SegmentationSupernet(num_classes=3, image_size=32), fit_head=True)
