@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Iterable, Iterator
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypeGuard
 
 import torch
 from pytorch_lightning.utilities import rank_zero_info
@@ -135,15 +135,15 @@ def fit_head_before_training(
     Raises:
         ValueError: See :func:`fit_head`; in all processes.
     """
-    told: tuple[str | None, HeadFit | None, list[Tensor]] = None, None, []
+    found: tuple[str | None, HeadFit | None, list[Tensor]] = None, None, []
     if trainer.is_global_zero:
         try:
             with _samples(trainer) as batches:
-                fit = fit_head(network, batches, run=run, batch_norm="running" if frozen else "batch")
-            told = None, fit, [part.detach().cpu() for part in network.get_submodule(fit.head).parameters()]
+                own = fit_head(network, batches, run=run, batch_norm="running" if frozen else "batch")
+            found = None, own, [part.detach().cpu() for part in network.get_submodule(own.head).parameters()]
         except ValueError as error:
-            told = str(error), None, []
-    wrong, fit, parts = trainer.strategy.broadcast(told)
+            found = str(error), None, []
+    wrong, fit, parts = trainer.strategy.broadcast(found)
     if wrong is not None or fit is None:
         raise ValueError(wrong)
     with torch.no_grad():
@@ -207,7 +207,7 @@ def _calls(layers: dict[str, Head], run: Run, x: Any) -> tuple[Tensor, list[tupl
             handle.remove()
 
 
-def _is_head(layer: nn.Module) -> bool:
+def _is_head(layer: nn.Module) -> TypeGuard[Head]:
     if isinstance(layer, nn.Conv2d):
         return layer.kernel_size == (1, 1) and layer.groups == 1
     return isinstance(layer, nn.Linear)
@@ -226,11 +226,11 @@ def _find(network: Subnet | Supernet, run: Run, x: Any) -> _Head:
                 f"{name}.head must be the path of an nn.Linear or a 1x1 convolution; {declared!r} is {got}."
             )
         layers = {path: layers[path]}
-    outputs, calls = _calls(layers, run, x)  # type: ignore[arg-type]  # mypy does not follow _is_head
+    outputs, calls = _calls(layers, run, x)
     check_logits(outputs, network, x)
     for path, given, output in reversed(calls):
-        found = _Head(path, layers[path])  # type: ignore[arg-type]
-        if not isinstance(output, Tensor) or output.dim() < 2:
+        found = _Head(path, layers[path])
+        if output.dim() < 2:
             continue
         ours = found.averaged(output)
         if ours.shape != outputs.shape or not torch.allclose(ours, outputs, rtol=1e-3, atol=1e-5, equal_nan=True):
