@@ -104,6 +104,13 @@ class Subnet(WithTask, ABC):
             "NASNetNetwork or a DARTSNetwork."
         )
 
+    def check_saved(self) -> None:
+        """Check that another process can build this network from its class and :attr:`init_args`; it can by default.
+
+        Raises:
+            ValueError: If it cannot.
+        """
+
     def strip_auxiliary(self) -> None:
         """Remove the auxiliary head, if there is one; it is for training only."""
 

@@ -206,6 +206,7 @@ PACKAGES = (
     "oneshot",
     "oneshot.callbacks",
     "oneshot.comparison",
+    "oneshot.conversion",
     "oneshot.cost",
     "oneshot.data",
     "oneshot.discrete",

@@ -89,9 +89,18 @@ def _data(parser: ArgumentParser) -> None:
 def _show(parser: ArgumentParser) -> None:
     parser.add_argument(
         "target",
-        help="run, export, subnet.json, published genotype (DARTS_V2), 'Genotype(...)' or NAS-Bench-201 string",
+        help="run, export, subnet.json, published genotype (DARTS_V2), 'Genotype(...)' or NAS-Bench-201 string; or a "
+        "network to convert, timm:NAME, torchvision:NAME or mypackage.build",
     )
     parser.add_argument("--out", help="picture to write, .png or .svg (<name>.png here)")
+    parser.add_argument(
+        "--arguments", metavar="JSON", help="of the function that builds a network to convert: '{\"in_chans\": 1}'"
+    )
+    parser.add_argument(
+        "--input-shape",
+        metavar="JSON",
+        help="of one input of a network to convert: '[3, 64, 64]'; timm's have their own by default",
+    )
     _trust(parser)
 
 

@@ -1,4 +1,4 @@
-"""``oneshot show``: picture and size of an architecture."""
+"""``oneshot show``: picture and size of an architecture, or what can vary in a network that can be converted."""
 
 from __future__ import annotations
 
@@ -6,18 +6,51 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from oneshot.conversion.network import ConvertedNetwork
+from oneshot.conversion.sources import is_source
+from oneshot.conversion.supernet import ConvertedSupernet, convert
 from oneshot.cost.counting.network import count
+from oneshot.engine.module import SearchModule
 from oneshot.report.cells import draw_cells
 from oneshot.report.style import save_figure
 from oneshot.report.tables import network_table
+from oneshot.supernets.json_files import parse_json
 
 from .networks import GENOTYPE, network_named
+from .run import RunFolder, is_run
 from .terminal import say
 
 
-def show(target: str, *, out: str | None = None, trust: Sequence[str] = ()) -> None:
-    """``oneshot show TARGET``: picture of the architecture, table of parameters and MACs."""
+def show(
+    target: str,
+    *,
+    out: str | None = None,
+    arguments: str | None = None,
+    input_shape: str | None = None,
+    trust: Sequence[str] = (),
+) -> None:
+    """``oneshot show TARGET``: picture of the architecture, table of parameters and MACs.
+
+    Of a network to convert, such as ``timm:resnet18``, a table of what can vary and what cannot, with the reasons.
+
+    Args:
+        target: What to show.
+        out: Picture to write.
+        arguments: Of the function that builds a network to convert, JSON.
+        input_shape: Of one of its inputs, JSON.
+        trust: Modules besides ``oneshot`` whose classes may be imported and built.
+    """
+    if is_source(target) and not Path(target).exists():
+        return say(str(_converted(target, arguments, input_shape)))
+    if given := [name for name, value in (("arguments", arguments), ("input-shape", input_shape)) if value is not None]:
+        raise ValueError(
+            f"--{given[0]} must be with a network to convert, such as timm:resnet18; {target!r} is none. Leave it out."
+        )
     network = network_named(target, inherit=False, trust=trust)
+    if isinstance(network, ConvertedNetwork) and is_run(target):
+        search = RunFolder(Path(target), tuple(trust)).module()
+        if isinstance(search, SearchModule):
+            say(str(search.evaluation_supernet))
     graphs = network.graphs()
     name = "genotype" if GENOTYPE.search(target) else Path(target).name
     path = save_figure(draw_cells(graphs, title=name), out or f"{_slug(name)}.png")
@@ -37,6 +70,14 @@ def show(target: str, *, out: str | None = None, trust: Sequence[str] = ()) -> N
     say(network_table(edges))
     say(network_table([size]))
     say(f"Picture: {path}")
+
+
+def _converted(source: str, arguments: str | None, input_shape: str | None) -> ConvertedSupernet:
+    given = {
+        name: None if text is None else parse_json(text, f"--{name}")
+        for name, text in (("arguments", arguments), ("input-shape", input_shape))
+    }
+    return convert(source=source, arguments=given["arguments"], input_shape=given["input-shape"])
 
 
 def _shape_text(shape: Any) -> str:

@@ -14,6 +14,7 @@ from torch.nn.parameter import is_lazy
 from oneshot.inputs import Inputs, cast, is_inputs, tensors
 
 from .draft import Limits
+from .sources import input_shape_of
 from .trace import TraceError
 
 IMAGE = (3, 224, 224)
@@ -94,7 +95,9 @@ def check_freeze(network: nn.Module, patterns: Sequence[str]) -> None:
             )
 
 
-def check_example(example: object, network: nn.Module, input_shape: Sequence[int] | None) -> Inputs:
+def check_example(
+    example: object, network: nn.Module, input_shape: Sequence[int] | Mapping[str, Sequence[int]] | None
+) -> Inputs:
     """The example, on the device and of the type of the network; random numbers where there is none.
 
     Raises:
@@ -102,10 +105,7 @@ def check_example(example: object, network: nn.Module, input_shape: Sequence[int
     """
     like = next(p for p in (*network.parameters(), *network.buffers()) if p.is_floating_point())
     if example is None:
-        config = getattr(network, "pretrained_cfg", None) or getattr(network, "default_cfg", None)
-        known = config.get("input_size") if isinstance(config, Mapping) else None
-        shape = tuple(input_shape or known or IMAGE)
-        example = torch.randn((2, *shape), generator=torch.Generator().manual_seed(0))
+        example = _random(input_shape or input_shape_of(network) or IMAGE)
     if not is_inputs(example):
         raise ValueError(
             "example_input must be a tensor, or a mapping from names to tensors, with the batch in front; got "
@@ -121,6 +121,14 @@ def check_example(example: object, network: nn.Module, input_shape: Sequence[int
     return cast(found, like)
 
 
+def _random(shape: Sequence[int] | Mapping[str, Sequence[int]]) -> Inputs:
+    """Two random inputs of a shape."""
+    random = torch.Generator().manual_seed(0)
+    if isinstance(shape, Mapping):
+        return {name: torch.randn((2, *part), generator=random) for name, part in shape.items()}
+    return torch.randn((2, *shape), generator=random)
+
+
 def explain(error: TraceError) -> ValueError:
     """What is said of a network that does not run without numbers."""
     cause, module = error.cause, error.module or "the network itself"
@@ -133,6 +141,6 @@ def explain(error: TraceError) -> ValueError:
             "the network."
         )
     return ValueError(
-        f"A network to convert must run on the example; it fails in {module} ({text}). Pass an example_input that the "
-        "network takes."
+        f"A network to convert must run on the example; it fails in {module} ({text}). Pass an example_input, or "
+        "the input_shape, that the network takes."
     )

@@ -4,18 +4,34 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Mapping, Sequence
-from typing import Any
+from types import NoneType
+from typing import Any, TypedDict
 
 import torch
 from torch import Tensor, nn
 
 from oneshot.inputs import Inputs
+from oneshot.storage.limits import check_sizes
 from oneshot.supernets.base import Subnet
+from oneshot.supernets.json_files import checked, shorten
 from oneshot.supernets.space import ArchGraph, SubnetConfig
 
 from .sources import build
 
 Attributes = Sequence[Sequence[Any]]  # path of the module, name, index or None, value
+
+
+class _Plan(TypedDict):
+    """Types of what a file says of a smaller network."""
+
+    head: list[Any] | None
+    attributes: list[list[Any]]
+    dropped: list[str]
+    shapes: dict[str, list[int]]
+    choices: list[list[Any]]
+    has_resolutions: bool
+    output: str | int | None
+    vocabularies: dict[str, int]
 
 
 class ConvertedNetwork(Subnet):
@@ -33,6 +49,7 @@ class ConvertedNetwork(Subnet):
         choices: What is kept of what there is, by the names of the choices: name, kept, all.
         input_shape: See :class:`~oneshot.supernets.Subnet`.
         num_classes: Number of outputs.
+        has_resolutions: Whether the resolution was chosen, too: images of other sizes are resized.
         output: Which output is meant, where the network returns several.
         vocabularies: See :class:`~oneshot.supernets.base.WithTask`.
         network: The network itself; by default it is built.
@@ -44,8 +61,6 @@ class ConvertedNetwork(Subnet):
         ValueError: If the source does not build a network that has what is to be made smaller.
     """
 
-    has_resolutions = False
-
     def __init__(
         self,
         *,
@@ -56,8 +71,9 @@ class ConvertedNetwork(Subnet):
         dropped: Sequence[str] = (),
         shapes: Mapping[str, Sequence[int]] | None = None,
         choices: Sequence[Sequence[Any]] = (),
-        input_shape: Any = (3, 224, 224),
-        num_classes: int = 1000,
+        input_shape: Any,
+        num_classes: int,
+        has_resolutions: bool = False,
         output: str | int | None = None,
         vocabularies: Mapping[str, int] | None = None,
         network: nn.Module | None = None,
@@ -74,22 +90,28 @@ class ConvertedNetwork(Subnet):
             "choices": [list(row) for row in choices],
             "input_shape": {k: list(v) for k, v in input_shape.items()} if several else list(input_shape),
             "num_classes": num_classes,
+            "has_resolutions": has_resolutions,
             "output": output,
             "vocabularies": dict(vocabularies or {}),
         }
         self.input_shape = {k: tuple(v) for k, v in input_shape.items()} if several else tuple(input_shape)
         self.num_classes, self.output, self.vocabularies = num_classes, output, dict(vocabularies or {})
+        self.has_resolutions = has_resolutions
         if network is None:
-            if source is None:
-                raise ValueError(
-                    "source must name what builds the network, such as 'timm:resnet18' or 'mypackage.build'; got None. "
-                    "Pass source= to oneshot.convert, then export again."
-                )
-            network = build(source, arguments)
+            self.check_saved()
+            _check_plan(self.init_args)
+            network = build(str(source), arguments)
             if head is not None:
                 replace_head(network, str(head[0]), int(head[1]))
             make_smaller(network, self.init_args)
         self.network = network
+
+    def check_saved(self) -> None:
+        if self.init_args["source"] is None:
+            raise ValueError(
+                "source must name what builds the network, such as 'timm:resnet18' or 'mypackage.build'; got None. "
+                "Pass source= to oneshot.convert, then export again."
+            )
 
     def forward(self, x: Inputs) -> Tensor:
         """``[B, *input_shape] -> [B, num_classes]``, or what else the network computes."""
@@ -148,6 +170,30 @@ def output_of(outputs: Any, name: str | int | None) -> Tensor:
     )
 
 
+def _check_plan(plan: Mapping[str, Any]) -> None:
+    """Check what a file says of a smaller network, before it is built.
+
+    Raises:
+        ValueError: If a value is of another type than it must be, or far larger than that of any network.
+    """
+    check_sizes(plan["arguments"])
+    checked({name: plan[name] for name in _Plan.__annotations__}, _Plan, "the network")
+    if plan["head"] is not None:
+        _, outputs = _row("head", plan["head"], str, int)
+        check_sizes({"num_classes": outputs})
+    for row in plan["attributes"]:
+        _row("attributes", row, str, str, (int, NoneType), int)
+    for row in plan["choices"]:
+        _row("choices", row, str, int, int)
+
+
+def _row(what: str, row: Sequence[Any], *kinds: type | tuple[type, ...]) -> Sequence[Any]:
+    fits = len(row) == len(kinds) and all(isinstance(v, k) for v, k in zip(row, kinds, strict=True))
+    if not fits or any(isinstance(value, bool) for value in row):
+        raise ValueError(f"{what} must hold a path and whole numbers, as they were written; got {shorten(row)}.")
+    return row
+
+
 def replace_head(network: nn.Module, path: str, outputs: int) -> None:
     """Put a new layer of another number of outputs in the place of the last one, with new random weights.
 
@@ -172,9 +218,10 @@ def replace_head(network: nn.Module, path: str, outputs: int) -> None:
             f"{type(layer).__name__}. Replace it in your network, then convert."
         )
     before, shape = layer.weight.shape[0], (outputs, *layer.weight.shape[1:])
-    layer.weight = nn.Parameter(layer.weight.new_empty(shape))
+    like: dict[str, Any] = {"dtype": layer.weight.dtype, "device": layer.weight.device}
+    layer.weight = nn.Parameter(torch.empty(shape, **like))
     if layer.bias is not None:
-        layer.bias = nn.Parameter(layer.bias.new_empty(outputs))
+        layer.bias = nn.Parameter(torch.empty(outputs, **like))
     setattr(layer, "out_features" if isinstance(layer, nn.Linear) else "out_channels", outputs)
     layer.reset_parameters()
     module._modules[name] = layer

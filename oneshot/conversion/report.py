@@ -9,12 +9,20 @@ from torch import nn
 from oneshot.cost.counting.network import Counts
 
 from .graph import Fixed, Graph
+from .sources import LoadedWeights
 from .space import ConvertedSpace
 
 MOST_FIXED = 12  # lines about what does not vary
 
 
-def table(network: nn.Module, graph: Graph, space: ConvertedSpace, smallest: Counts, largest: Counts) -> str:
+def table(
+    network: nn.Module,
+    graph: Graph,
+    space: ConvertedSpace,
+    smallest: Counts,
+    largest: Counts,
+    loaded: LoadedWeights | None = None,
+) -> str:
     """What can vary, what is fixed and why, and how small and large the networks are."""
     rows = [("choice", "what can be kept", "of", "layers")]
     if space.has_resolutions:
@@ -38,7 +46,7 @@ def table(network: nn.Module, graph: Graph, space: ConvertedSpace, smallest: Cou
         f"smallest: {smallest.params:,} parameters, {smallest.macs:,} MACs",
         f"largest:  {largest.params:,} parameters, {largest.macs:,} MACs",
     ]
-    return "\n".join(lines)
+    return "\n".join([*lines, *([] if loaded is None else [f"weights:  {loaded}"])])
 
 
 def _listed(values: Sequence[object]) -> str:

@@ -29,7 +29,7 @@ from .graph import Graph, leaf_sizes, resized
 from .importance import Importance, orders, put_in_order
 from .network import ConvertedNetwork, output_of, replace_head
 from .report import table
-from .sources import build, load_weights
+from .sources import LoadedWeights, build, load_weights
 from .space import ConvertedSpace, space_of
 from .trace import TraceError, isolated
 
@@ -50,6 +50,7 @@ class ConvertedSupernet(Supernet):
         source: What builds it again.
         arguments: Of the source.
         head: The layer that was replaced, and its outputs.
+        loaded: Which weights were loaded from a file.
         resolutions: Sides of images, if there are several.
         importance: See :func:`convert`.
         output: See :func:`convert`.
@@ -62,6 +63,7 @@ class ConvertedSupernet(Supernet):
         head: Path of the last layer, if that is linear or a convolution.
         source: What builds the original again.
         arguments: Of the source.
+        loaded: Which weights were loaded from a file; None if they were not.
     """
 
     space: ConvertedSpace
@@ -75,6 +77,7 @@ class ConvertedSupernet(Supernet):
         source: str | None = None,
         arguments: Mapping[str, Any] | None = None,
         head: tuple[str, int] | None = None,
+        loaded: LoadedWeights | None = None,
         resolutions: Sequence[int] = (),
         importance: Importance = "l2",
         output: str | int | None = None,
@@ -82,7 +85,7 @@ class ConvertedSupernet(Supernet):
     ) -> None:
         super().__init__()
         self.network, self.output, self.replaced_head = network, output, head
-        self.source, self.arguments = source, dict(arguments or {})
+        self.source, self.arguments, self.loaded = source, dict(arguments or {}), loaded
         try:
             self.graph = analyse(network, example, limits)
             self.input_shape = shape = mapped_shape(example)
@@ -107,6 +110,7 @@ class ConvertedSupernet(Supernet):
             "input_shape": str(self.input_shape),
             "num_classes": self.num_classes,
             "output": output,
+            **({} if loaded is None else {"weights": loaded.checksum}),
         }
         self._example = mapped(lambda x: x.detach().clone(), example) if importance == "taylor" else None
         self.sort_channels()
@@ -142,7 +146,7 @@ class ConvertedSupernet(Supernet):
             count(self.extract(config, inherit=False), self.shape_of(config))
             for config in (self.space.smallest, self.space.largest)
         )
-        return table(self.network, self.graph, self.space, smallest, largest)
+        return table(self.network, self.graph, self.space, smallest, largest, self.loaded)
 
     # Architectures.
 
@@ -245,12 +249,12 @@ class ConvertedSupernet(Supernet):
             shapes=shapes,
             choices=self.space.picked(config),
             input_shape=self.shape_of(config),
+            has_resolutions=self.has_resolutions,
             num_classes=self.num_classes,
             output=self.output,
             vocabularies=self.vocabularies,
             network=network,
         )
-        found.has_resolutions = self.has_resolutions
         return self.prepare(found, config)
 
     # Importance.
@@ -358,7 +362,7 @@ def convert(
     weights: str | Path | None = None,
     weights_by_order: bool = False,
     num_classes: int | None = None,
-    input_shape: Sequence[int] | None = None,
+    input_shape: Sequence[int] | Mapping[str, Sequence[int]] | None = None,
     width: Sequence[float] = WIDTH,
     multiple: int = 8,
     depth: bool = True,
@@ -383,11 +387,12 @@ def convert(
         source: What builds the network again: ``"timm:resnet18"``, ``"torchvision:resnet18"``, or the path of a class
             or function of yours, ``"mypackage.build"``. Exports and the command line need it.
         arguments: Arguments of the source.
-        weights: A file of weights for the network, see :func:`oneshot.conversion.load_weights`.
+        weights: A file of weights for the network, see :func:`oneshot.conversion.load_weights`. Of a last layer with
+            another number of outputs than ``num_classes`` they are left out.
         weights_by_order: Whether the file has other names for the same tensors in the same order.
         num_classes: Number of outputs. If the network has another, its last layer is replaced by a new one.
-        input_shape: Shape of one input without the batch, where there is no example; by default that of the model, or
-            224 x 224 pixels.
+        input_shape: Shape of one input without the batch, or of several by name, where there is no example; by default
+            that of the model, or 224 x 224 pixels.
         width: Parts of the channels that can be kept.
         multiple: Widths are multiples of this number, for others are slow; groups that are no larger are fixed.
         depth: Whether residual blocks can be left out, the last of a stage first, at most half of them.
@@ -425,13 +430,14 @@ def convert(
     network = network if model is None else copy.deepcopy(network)
     if source is not None and model is not None:
         check_same_weights(network, build(source, arguments), source)
-    if weights is not None:
-        load_weights(network, weights, weights_by_order=weights_by_order)
     check_freeze(network, limits.freeze)
     example = check_example(example_input, network, input_shape)
     head: tuple[str, int] | None = None
     if num_classes is not None:
         head = _new_head(network, example, num_classes, output)
+    loaded: LoadedWeights | None = None
+    if weights is not None:
+        loaded = load_weights(network, weights, num_classes=num_classes, weights_by_order=weights_by_order)
     return ConvertedSupernet(
         network,
         example,
@@ -439,6 +445,7 @@ def convert(
         source=source,
         arguments=arguments,
         head=head,
+        loaded=loaded,
         resolutions=sorted({int(side) for side in resolutions or ()}),
         importance=importance,
         output=output,

@@ -265,6 +265,7 @@ def describe(network: Subnet) -> dict[str, Any]:
     module, name = type(network).__module__, type(network).__qualname__
     if module == "__main__" or "." in name:
         raise ValueError(f"The class must be importable; {module}.{name} is not. Define it at the top of a module.")
+    network.check_saved()
     # A network that was retrained at another resolution or width is no longer of the architecture it came from.
     config = network.config if network.config is not None and network.describes(network.config) else None
     subnet = {

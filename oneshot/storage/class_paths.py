@@ -8,7 +8,7 @@ from importlib.util import find_spec
 from typing import Any
 
 # Packages that offer classes under their own names, the front door first.
-ROOMS = "supernets data cost nat discrete callbacks engine training evaluation fronts policy"
+ROOMS = "supernets conversion data cost nat discrete callbacks engine training evaluation fronts policy"
 PACKAGES = ("oneshot", *(f"oneshot.{room}" for room in ROOMS.split()))
 
 
