@@ -40,6 +40,7 @@ def analyse(network: nn.Module, inputs: Inputs, limits: Limits) -> Graph:
     found = trace(network, inputs)
     draft = Draft(network, inputs, limits, found, tie(found))
     _freeze_kernels(draft)
+    _freeze_recurrent(draft)
     _freeze_asked(draft)
     bind_attributes(draft)
     _freeze_heads(draft)
@@ -63,7 +64,7 @@ def _freeze_kernels(draft: Draft) -> None:
         depthwise = module.groups == module.in_channels == module.out_channels and not module.transposed
         shrinks = len(set(sizes)) == 1 and sizes[0] > 3 and sizes[0] % 2 == 1 and depthwise
         pads = isinstance(module.padding, tuple) and all(
-            p in (0, d * (s - 1) // 2) for p, d, s in zip(module.padding, module.dilation, sizes, strict=True)
+            p in (0, d * (s - 1) // 2) for p, d, s in zip(module.padding, module.dilation, sizes, strict=False)
         )
         if draft.limits.kernel and shrinks and pads:
             draft.tied.equal.append(tuple(sides))
@@ -75,6 +76,16 @@ def _freeze_kernels(draft: Draft) -> None:
             for leaf in axis.leaves():
                 if leaf.centred and not any(leaf in group for group in map(_found, draft.tied.equal)):
                     leaf.freeze("it is a kernel")
+
+
+def _freeze_recurrent(draft: Draft) -> None:
+    """Recurrent layers keep their sides: their gates are parts of one matrix that the layer itself takes apart."""
+    for path, module in draft.network.named_modules():
+        if not isinstance(module, nn.RNNBase | nn.RNNCellBase):
+            continue
+        for name, _ in module.named_parameters():
+            for axis in draft.tied.axes.get(draft.trace.names.get(f"{path}.{name}" if path else name, -1), ()):
+                axis.freeze(f"the recurrent layer {path or type(module).__name__} keeps its sizes")
 
 
 def _found(axes: Sequence[Axis]) -> list[Axis]:
@@ -167,6 +178,7 @@ def _groups(
         unit = math.gcd(*(unit for _, unit in uses))
         kind = "kernel" if own[0].centred else "heads" if any(leaf.heads for leaf in own) else "width"
         sizes = _sizes(own[0].size, unit, kind, draft.limits)
+        sizes = sizes[1:] if sizes[0] == 1 and any(leaf in draft.several for leaf in own) else sizes
         if len(sizes) == 1:
             continue
         for leaf in own:
@@ -202,16 +214,16 @@ def _named_for(draft: Draft, leaves: Sequence[Axis], names: Sequence[str]) -> st
 
 
 def _fixed(draft: Draft) -> Iterator[Fixed]:
-    """Sides of weights that might have been cut, and why they are not."""
+    """Sides of parameters that do not vary at all, and why."""
     told: dict[tuple[Axis, str], list[str]] = {}
-    for name, number in draft.trace.names.items():
-        for axis in draft.tied.axes.get(number, ()):
-            for leaf in axis.leaves():
-                if leaf.fixed and leaf.size > 1 and "kernel" not in leaf.fixed:
-                    told.setdefault((leaf, leaf.fixed), []).append(name)
-    for (leaf, why), names in told.items():
+    for name in dict(draft.network.named_parameters()):
+        for axis in draft.tied.axes.get(draft.trace.names[name], ()):
+            leaves = [leaf for leaf in axis.leaves() if leaf.size > 1]
+            if leaves and all(leaf.fixed for leaf in leaves) and "kernel" not in leaves[0].fixed:
+                told.setdefault((axis.found(), leaves[0].fixed), []).append(name)
+    for (axis, why), names in told.items():
         more = len(dict.fromkeys(names)) - 1
-        yield Fixed(names[0] + (f" and {more} more" if more else ""), leaf.size, why)
+        yield Fixed(names[0] + (f" and {more} more" if more else ""), axis.size, why)
 
 
 def _head(draft: Draft) -> str | None:
@@ -267,8 +279,13 @@ class Failure:
     leaves: frozenset[int]
 
 
+def _kind(op: Op) -> str:
+    """Name of an operator, the same for a view with and without a copy."""
+    return "view" if op.name in ("_unsafe_view", "reshape", "_reshape_alias") else op.name
+
+
 def _first_failure(draft: Draft, graph: Graph, sizes: Sequence[int]) -> Failure | None:
-    ops, cause = draft.trace.ops, ""
+    cause = ""
     try:
         with resized(draft.network, graph, sizes):
             now = trace(draft.network, draft.inputs, state_at(draft.network, graph, sizes), attributes=False)
@@ -308,9 +325,10 @@ def _blame(draft: Draft, graph: Graph, failed: Failure) -> None:
         guilty.append(group)
     numbers = {leaf: i for i, leaf in enumerate(_leaves_in_order(draft, graph))}
     for group in guilty or owners:
-        for leaf, index in numbers.items():
-            if index in group.leaves:
-                leaf.freeze(failed.why)
+        own = [leaf for leaf, index in numbers.items() if index in group.leaves]
+        single = group.sizes[0] == 1 and len(group.sizes) > 2 and not any(leaf in draft.several for leaf in own)
+        for leaf in own:  # one head alone may take another way through the code
+            draft.several.add(leaf) if single else leaf.freeze(failed.why)
 
 
 def _leaves_in_order(draft: Draft, graph: Graph) -> list[Axis]:

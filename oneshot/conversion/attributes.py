@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from .axes import Axis, extent, product
 from .draft import Draft
 from .graph import Binding
+from .sizes import relate, same_size
 
 NORMS = (nn.modules.batchnorm._NormBase,)
 
@@ -38,23 +39,10 @@ def bind_attributes(draft: Draft) -> None:
     for attribute, axes in by_attribute.items():
         first = axes[0].found()
         for other in axes[1:]:
-            _same_size(draft, first, other.found(), f"attribute {attribute[1]!r} of {attribute[0]} says several sizes")
+            same_size(draft, first, other.found(), f"attribute {attribute[1]!r} of {attribute[0]} says several sizes")
         draft.written.append((attribute, first))
     draft.written += _of_layers(draft)
-
-
-def _same_size(draft: Draft, first: Axis, second: Axis, why: str) -> None:
-    if first is second:
-        return
-    if first.kind == second.kind == "leaf":
-        draft.tied.equal.append((first, second))
-        return
-    for one, other in zip([*first.leaves()], [*second.leaves()], strict=False):
-        if one is not other and one.size == other.size and first.kind == second.kind:
-            draft.tied.equal.append((one, other))
-        elif one is not other:
-            first.freeze(why)
-            second.freeze(why)
+    relate(draft)
 
 
 def _of_layers(draft: Draft) -> list[tuple[tuple[str, str, int | None], Axis]]:
@@ -103,10 +91,17 @@ def _of_layers(draft: Draft) -> list[tuple[tuple[str, str, int | None], Axis]]:
 def _of_attention(draft: Draft, path: str, module: nn.MultiheadAttention, numbers: Mapping[int, int], add: Any) -> None:
     """Heads of ``nn.MultiheadAttention`` vary with its embedding: whole heads of the stream are cut."""
     axes = draft.tied.axes.get(numbers.get(id(module.out_proj.weight), -1), [])
-    if not axes:
+    packed = module.in_proj_weight is not None
+    names = ("in_proj_weight",) if packed else ("q_proj_weight", "k_proj_weight", "v_proj_weight")
+    into = [draft.tied.axes.get(numbers.get(id(getattr(module, name)), -1), []) for name in names]
+    if not axes or not all(into):
         return
-    for name in ("embed_dim", "kdim", "vdim"):
-        add(path, module, name, axes[0])
+    why = f"{path} takes its heads and its embedding from one attribute"
+    for axis in (axes[0], into[0][1]):
+        same_size(draft, axis, axes[1], why)
+    add(path, module, "embed_dim", axes[1])
+    for name, own in zip(("kdim", "vdim"), into * 2 if packed else into[1:], strict=True):
+        add(path, module, name, own[1])
     parts = axes[1].found().parts
     if axes[1].found().kind == "product" and len(parts) == 2 and parts[0].found().size == module.num_heads:
         add(path, module, "num_heads", parts[0])

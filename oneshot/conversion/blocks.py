@@ -14,7 +14,9 @@ from .draft import Draft, identifier, unique
 from .graph import Stage
 from .trace import Call, Op
 
-PASSING = {"add", "clone", "alias", "view", "_unsafe_view", "permute", "transpose", "relu", "dropout", "contiguous"}
+PASSING = {
+    *("add", "clone", "alias", "view", "_unsafe_view", "permute", "transpose", "relu", "dropout", "contiguous", "mul"),
+}
 NORMALISED = {"native_batch_norm", "native_layer_norm", "native_group_norm"}
 
 
@@ -29,7 +31,7 @@ def stages(draft: Draft) -> tuple[Stage, ...]:
     runs: list[list[Call]] = []
     for call in chosen:
         parent, before = call.path.rpartition(".")[0], runs[-1][-1] if runs else None
-        follows = before is not None and before.path.rpartition(".")[0] == parent and call.inputs == before.outputs
+        follows = before is not None and before.path.rpartition(".")[0] == parent and _one_stream(draft, before, call)
         runs[-1].append(call) if follows else runs.append([call])
     taken, found = set[str](), []
     for run in runs:
@@ -54,18 +56,27 @@ def _innermost(calls: Sequence[Call]) -> list[Call]:
 
 def _can_be_left_out(draft: Draft, call: Call) -> bool:
     """Whether a module computes its input plus something, of the same axes."""
-    if not (call.simple and call.path and len(call.inputs) == len(call.outputs) == 1):
+    if not (call.passes and call.path and len(call.outputs) == 1):
         return False
     first, last = call.inputs[0], call.outputs[0]
     if first == last or not any(place in draft.tied.factors for place in range(call.first, call.last)):
         return False
-    axes = [[side.found() for side in draft.tied.axes[number]] for number in (first, last)]
-    if len(axes[0]) != len(axes[1]) or not all(_one(a, b) for a, b in zip(*axes, strict=True)):
+    if not _same_axes(draft, first, last):
         return False
     frozen = any(
         fnmatchcase(call.path, pattern) or call.path.startswith(f"{pattern}.") for pattern in draft.limits.freeze
     )
     return not frozen and _reaches(draft.trace.ops[call.first : call.last], last, first)
+
+
+def _one_stream(draft: Draft, before: Call, call: Call) -> bool:
+    """Whether a block goes on with what another one returned, whatever ran in between."""
+    return _same_axes(draft, before.outputs[0], call.inputs[0])
+
+
+def _same_axes(draft: Draft, first: int, second: int) -> bool:
+    axes = [[side.found() for side in draft.tied.axes[number]] for number in (first, second)]
+    return len(axes[0]) == len(axes[1]) and all(_one(a, b) for a, b in zip(*axes, strict=True))
 
 
 def _one(first: Axis, second: Axis) -> bool:

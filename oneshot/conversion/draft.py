@@ -30,7 +30,17 @@ class Limits:
 
 @dataclass
 class Draft:
-    """A graph while leaves may still be frozen."""
+    """A graph while leaves may still be frozen.
+
+    Args:
+        network: What is analysed.
+        inputs: A batch.
+        limits: What may vary.
+        trace: One run.
+        tied: Axes of all tensors.
+        written: Attributes that say sizes: path of the module, name, place in a tuple or None; and the axis.
+        several: Leaves that keep more than one entry.
+    """
 
     network: nn.Module
     inputs: Inputs
@@ -38,6 +48,7 @@ class Draft:
     trace: Trace
     tied: Tied
     written: list[tuple[tuple[str, str, int | None], Axis]] = field(default_factory=list)
+    several: set[Axis] = field(default_factory=set)
 
     def candidates(self) -> dict[Axis, list[tuple[str, int]]]:
         """Leaves that are not frozen, with the weights that have them and the channels of an entry."""

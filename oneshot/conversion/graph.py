@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import inspect
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -166,6 +167,19 @@ def sizes_matrix(graph: Graph, kept: IntMatrix) -> IntMatrix:
     return sizes
 
 
+class Skip(nn.Identity):
+    """Stands in the place of a block that is called with more than one argument: it returns the first."""
+
+    def forward(self, input: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+        """The first argument, as it is."""
+        return input
+
+
+def left_out(block: nn.Module) -> nn.Module:
+    """What stands in the place of a block: ``nn.Identity``, or :class:`Skip` if the block takes more arguments."""
+    return nn.Identity() if len(inspect.signature(block.forward).parameters) == 1 else Skip()
+
+
 @contextlib.contextmanager
 def resized(network: nn.Module, graph: Graph, sizes: Sequence[int], dropped: Sequence[str] = ()) -> Iterator[None]:
     """Inside, attributes of modules are those of a network of these sizes, and blocks are left out.
@@ -174,7 +188,7 @@ def resized(network: nn.Module, graph: Graph, sizes: Sequence[int], dropped: Seq
         network: What was analysed.
         graph: Of the network.
         sizes: Entries of every leaf that are kept.
-        dropped: Blocks that are left out: ``nn.Identity`` stands in their places.
+        dropped: Blocks that are left out: ``nn.Identity`` stands in their places, or :class:`Skip`.
     """
     before: list[tuple[nn.Module, str, Any]] = []
     children: list[tuple[nn.Module, str, nn.Module]] = []
@@ -196,7 +210,7 @@ def resized(network: nn.Module, graph: Graph, sizes: Sequence[int], dropped: Seq
             parent, _, name = path.rpartition(".")
             module = network.get_submodule(parent)
             children.append((module, name, module._modules[name]))  # type: ignore[arg-type]  # it is there
-            module._modules[name] = nn.Identity()
+            module._modules[name] = left_out(children[-1][2])
         yield
     finally:
         for module, name, value in reversed(before):

@@ -16,6 +16,7 @@ from oneshot.supernets.base import Subnet
 from oneshot.supernets.json_files import checked, shorten
 from oneshot.supernets.space import ArchGraph, SubnetConfig
 
+from .graph import left_out
 from .sources import build
 
 Attributes = Sequence[Sequence[Any]]  # path of the module, name, index or None, value
@@ -44,7 +45,7 @@ class ConvertedNetwork(Subnet):
         arguments: Its arguments.
         head: Path of the layer that was replaced for other outputs, and how many it has; None if it was not.
         attributes: Attributes of modules that say other sizes: path, name, index in a tuple or None, and value.
-        dropped: Blocks that are left out; ``nn.Identity`` stands in their places.
+        dropped: Blocks that are left out; ``nn.Identity`` stands in their places, or :class:`~.graph.Skip`.
         shapes: Parameters and buffers of other shapes than the original's.
         choices: What is kept of what there is, by the names of the choices: name, kept, all.
         input_shape: See :class:`~oneshot.supernets.Subnet`.
@@ -247,7 +248,7 @@ def make_smaller(network: nn.Module, plan: Mapping[str, Any]) -> None:
             modules = {}
         if name not in modules:
             raise ValueError(_other_network(f"block {path!r} that is left out", "is missing"))
-        modules[name] = nn.Identity()
+        modules[name] = left_out(modules[name])  # type: ignore[arg-type]  # a module
     for path, name, index, value in plan["attributes"]:
         try:
             module = network.get_submodule(path)

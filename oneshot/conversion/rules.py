@@ -70,7 +70,7 @@ class _Rule:
         for number in self.op.inputs:
             self.of(number)
         rule = RULES.get(self.op.name.rstrip("_"), RULES.get(self.op.name))
-        if rule is None and (self.op.name.endswith("_like") or self.op.name in MADE):
+        if rule is None and (self.op.name.endswith("_like") or self.op.name.rstrip("_") in MADE):
             rule = _made
         if rule is None and torch.Tag.pointwise in self.op.func.tags:
             rule = _pointwise
@@ -146,6 +146,14 @@ class _Rule:
         return [self.shape(number) for number in self.op.outputs]
 
 
+def _strided(r: _Rule) -> None:
+    """Pooling writes other strides into what it made; sides stay."""
+    if r.shape(r.op.inputs[0]) == r.outputs()[0]:
+        r.out(r.of(r.op.inputs[0]))
+    else:
+        r.freeze_inputs(r.why)
+
+
 def _same(r: _Rule) -> None:
     """One tensor in, the same axes out."""
     r.out(r.of(r.op.inputs[0]))
@@ -169,7 +177,8 @@ def _made(r: _Rule) -> None:
     """A tensor of equal or random entries."""
     uniform = r.op.name not in ("arange", "linspace", "randperm", "tril_indices", "triu_indices")
     like = r.op.inputs and r.shape(r.op.inputs[0]) == r.outputs()[0] and r.op.name.endswith("_like")
-    axes = r.of(r.op.inputs[0]) if like else [Axis(size, fixed="" if uniform else r.why) for size in r.outputs()[0]]
+    why = "" if uniform else f"{r.op.name} in {r.op.module or 'the network'} numbers its entries"
+    axes = r.of(r.op.inputs[0]) if like else [Axis(size, fixed=why) for size in r.outputs()[0]]
     r.out(axes)
 
 
@@ -232,6 +241,7 @@ def _layer_norm(r: _Rule) -> None:
 
 def _group_norm(r: _Rule) -> None:
     x, groups = r.of(r["input"]), r["group"]
+    count = fixed(1, r.why)
     if groups > 1:
         count, inner = Axis(groups), fixed(x[1].found().size // groups, "it is the size of a group of normalisation")
         r.tied.groups[r.place] = count
@@ -240,6 +250,8 @@ def _group_norm(r: _Rule) -> None:
         if r.args.get(name) is not None:
             r.unify(x[1], r.of(r[name])[0])
     r.out(x)
+    for place in range(1, len(r.op.outputs)):
+        r.out([x[0], count], place)
 
 
 def _matrix(r: _Rule) -> None:
@@ -357,9 +369,10 @@ def _regroup(r: _Rule, old: Axes, new: Sequence[int]) -> Axes:
 
 def _permute(r: _Rule) -> None:
     axes = r.of(r.op.inputs[0])
-    if r.op.name == "t":
+    name = r.op.name.rstrip("_")
+    if name == "t":
         order = list(range(len(axes)))[::-1]
-    elif r.op.name == "permute":
+    elif name == "permute":
         order = [dim % len(axes) for dim in r["dims"]]
     else:
         order = list(range(len(axes)))
@@ -415,7 +428,7 @@ def _split(r: _Rule) -> None:
     axes, shapes = r.of(r.op.inputs[0]), r.outputs()
     dim = r.args.get("dim", 0) % len(axes)
     parts = split_off(axes[dim], [shape[dim] for shape in shapes], r.why)
-    if r.op.name == "split" and len({part.size for part in parts}) == 1:
+    if r.op.name in ("split", "unsafe_split") and len({part.size for part in parts}) == 1:
         r.tied.equal.append(tuple(parts))  # in equal parts, also of a narrower network
     for place, part in enumerate(parts):
         r.out([*axes[:dim], part, *axes[dim + 1 :]], place)
@@ -425,7 +438,7 @@ def _select(r: _Rule) -> None:
     """One entry of a side, or each of them."""
     axes = r.of(r.op.inputs[0])
     dim = r.args.get("dim", 0) % len(axes)
-    axes[dim].freeze(r.why)
+    axes[dim].freeze(f"{r.op.module or 'the network'} takes single entries of it")
     for place in range(len(r.op.outputs)):
         r.out([*axes[:dim], *axes[dim + 1 :]], place)
 
@@ -537,7 +550,7 @@ def _index(r: _Rule) -> None:
     """Entries that whole numbers pick."""
     axes, indices = r.of(r["self"]), r["indices"]
     used = [dim for dim, index in enumerate(indices) if index is not None]
-    r.freeze([axes[dim] for dim in used])
+    r.freeze([axes[dim] for dim in used], "its entries are looked up by their numbers")
     sides = max((r.of(indices[dim]) for dim in used), key=len)
     if used != list(range(used[0], used[0] + len(used))):
         r.freeze(axes)
@@ -550,7 +563,7 @@ def _index(r: _Rule) -> None:
 def _index_select(r: _Rule) -> None:
     axes, shape = list(r.of(r["self"])), r.outputs()[0]
     dim = r["dim"] % len(axes)
-    axes[dim].freeze(r.why)
+    axes[dim].freeze("its entries are looked up by their numbers")
     axes[dim] = fixed(shape[dim], r.why)
     r.out(axes)
 
@@ -595,11 +608,12 @@ RULES: dict[str, Callable[[_Rule], None]] = {
     ),
     **dict.fromkeys(("view", "_unsafe_view", "reshape", "_reshape_alias"), _view),
     **dict.fromkeys(("t", "transpose", "permute"), _permute),
+    "as_strided": _strided,
     "squeeze": _squeeze,
     "unsqueeze": _unsqueeze,
     "expand": _expand,
     "slice": _slice,
-    **dict.fromkeys(("split", "split_with_sizes"), _split),
+    **dict.fromkeys(("split", "split_with_sizes", "unsafe_split", "unsafe_split_with_sizes"), _split),
     **dict.fromkeys(("select", "unbind"), _select),
     "cat": _cat,
     "stack": _stack,
@@ -633,7 +647,7 @@ RULES: dict[str, Callable[[_Rule], None]] = {
             "hardswish",
             "hardsigmoid",
             "hardtanh",
-            "prelu",
+            "_prelu_kernel",
         ),
         _pointwise,
     ),

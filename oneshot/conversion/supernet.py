@@ -86,6 +86,8 @@ class ConvertedSupernet(Supernet):
         super().__init__()
         self.network, self.output, self.replaced_head = network, output, head
         self.source, self.arguments, self.loaded = source, dict(arguments or {}), loaded
+        with restored_modes(network):
+            network.train().eval()  # layers forget what they keep in eval mode, such as tables made of weights
         try:
             self.graph = analyse(network, example, limits)
             self.input_shape = shape = mapped_shape(example)

@@ -90,6 +90,7 @@ class Call:
         first: Number of its first operator.
         last: Number of the operator behind its last.
         simple: Whether it was given one tensor and nothing else, and returned one.
+        passes: Whether its first argument was a tensor, and it returned one.
     """
 
     path: str
@@ -98,6 +99,7 @@ class Call:
     outputs: tuple[int, ...] = ()
     last: int = 0
     simple: bool = False
+    passes: bool = False
 
 
 @dataclass(frozen=True)
@@ -121,7 +123,17 @@ class Written:
 
 @dataclass
 class Trace:
-    """What :func:`trace` has seen."""
+    """What :func:`trace` has seen.
+
+    Args:
+        ops: Operators, in the order they ran.
+        tensors: All tensors, by number.
+        calls: Modules that ran.
+        written: Sizes that stand in attributes.
+        names: Numbers of parameters and buffers.
+        inputs: Numbers of the inputs.
+        outputs: Numbers of the outputs.
+    """
 
     ops: list[Op] = field(default_factory=list)
     tensors: list[TensorFacts] = field(default_factory=list)
@@ -133,14 +145,16 @@ class Trace:
 
 
 class TrackedInt(int):
-    """A whole number that knows which attributes of modules it comes from.
+    """A whole number that knows which attributes of modules and sizes of tensors it comes from.
 
     Attributes:
         attribute: Path of the module, name of the attribute, index in a tuple or None; only of plain attributes.
-        formula: A function of the values of attributes, and these; None for plain attributes.
+        side: Number of a tensor and the dimension whose size it is; only of plain sizes.
+        formula: A function of other numbers, and these.
     """
 
     attribute: tuple[str, str, int | None] | None = None
+    side: tuple[int, int] | None = None
     formula: tuple[Callable[..., int], tuple[Any, ...]] | None = None
 
     def __new__(cls, value: int, **origin: Any) -> TrackedInt:
@@ -205,27 +219,53 @@ def tracked_attributes(network: nn.Module) -> Iterator[None]:
             module.__dict__[name] = value
 
 
+_OWN = {"training", "_parameters", "_buffers", "_modules", "_non_persistent_buffers_set"}
+
+
+def _plain(module: nn.Module) -> dict[str, Any]:
+    """Attributes of a module that are no tensors, modules or hooks of PyTorch."""
+    return {n: v for n, v in module.__dict__.items() if n not in _OWN and not n.endswith(("_hooks", "_with_kwargs"))}
+
+
 @contextlib.contextmanager
 def isolated(network: nn.Module) -> Iterator[None]:
-    """Inside, modules may keep things in dictionaries and lists; afterwards these hold what they held before.
+    """Inside, modules may keep things in their attributes; afterwards these are what they were before.
 
     What a layer keeps for the next run belongs to a network of other sizes.
     """
-    before = [
-        (module, name, value, copy.copy(value))
-        for module in network.modules()
-        for name, value in module.__dict__.items()
-        if not name.startswith("_") and isinstance(value, dict | list)
-    ]
+    before = [(module, own, _copies(own)) for module in network.modules() for own in [_plain(module)]]
     try:
         yield
     finally:
-        for module, name, value, held in before:
-            if module.__dict__.get(name) is not value or len(value) != len(held):
-                module.__dict__[name] = held
+        for module, own, copies in before:
+            for name in _plain(module).keys() - own.keys():
+                del module.__dict__[name]
+            for name, value in own.items():
+                module.__dict__[name] = value
+                if name in copies and _members(copies[name]) != _members(value):
+                    _refill(value, copies[name])
+
+
+def _copies(own: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: copy.copy(value) for name, value in own.items() if type(value) in (dict, list, set)}
+
+
+def _refill(container: Any, members: Any) -> None:
+    if isinstance(container, list):
+        container[:] = members
+    else:
+        container.clear()
+        container.update(members)
+
+
+def _members(container: Any) -> list[Any]:
+    return [(id(k), id(v)) for k, v in container.items()] if isinstance(container, dict) else [*map(id, container)]
 
 
 SHAPED = {"view", "reshape", "expand", "unflatten", "new_zeros", "new_ones", "repeat", "view_copy", "broadcast_to"}
+RESHAPED_IN_PLACE = {  # the tensor that they change has a new number from then on
+    *("transpose_", "t_", "swapaxes_", "swapdims_", "squeeze_", "unsqueeze_", "as_strided_", "resize_"),
+}
 
 
 class _Recorder(TorchDispatchMode):
@@ -260,9 +300,11 @@ class _Recorder(TorchDispatchMode):
         path = (str(func.namespace), str(func.overloadpacket.__name__), str(func._overloadname))
         op = Op(path, tuple(inputs), dict(named), (), self.modules[-1] if self.modules else "")
         of_weights = all(tensors[i].weights for i in op.inputs)
-        op.outputs = tuple(
-            self.number(leaf, place, weights=of_weights) for leaf in tree_leaves(out) if isinstance(leaf, Tensor)
-        )
+        made = [leaf for leaf in tree_leaves(out) if isinstance(leaf, Tensor)]
+        if op.name in RESHAPED_IN_PLACE:
+            for leaf in made:
+                self.numbers.pop(id(leaf), None)
+        op.outputs = tuple(self.number(leaf, place, weights=of_weights) for leaf in made)
         self.trace.ops.append(op)
         return out
 
@@ -279,9 +321,21 @@ class _Sizes(TorchFunctionMode):
         before = len(self.recorder.trace.ops)
         out = func(*args, **kwargs)
         name = getattr(func, "__name__", "")
+        if func == torch.Tensor.shape.__get__ or func == torch.Tensor.size:  # type: ignore[attr-defined]
+            return self._sides(args, kwargs, out)
         if any(isinstance(leaf, TrackedInt) for leaf in tree_leaves((args, kwargs))):
             self._note(name, args, kwargs, out, before)
         return out
+
+    def _sides(self, args: Any, kwargs: Any, out: Any) -> Any:
+        """Sizes of a tensor that know whose they are."""
+        number = self.recorder.numbers.get(id(args[0]))
+        if number is None:
+            return out
+        if isinstance(out, int):
+            dim = args[1] if len(args) > 1 else kwargs["dim"]
+            return TrackedInt(out, side=(number, dim % args[0].dim()))
+        return torch.Size([TrackedInt(size, side=(number, dim)) for dim, size in enumerate(out)])
 
     def _note(self, name: str, args: Any, kwargs: Any, out: Any, before: int) -> None:
         def note(value: Any, tensor: Any, dim: int) -> None:
@@ -326,7 +380,8 @@ def _calls(network: nn.Module, recorder: _Recorder) -> Iterator[None]:
         def hook(module: nn.Module, args: Any, kwargs: Any) -> None:
             inputs = [leaf for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, Tensor)]
             call = Call(path, tuple(recorder.number(x) for x in inputs), len(trace.ops))
-            call.simple = len(args) == 1 and isinstance(args[0], Tensor) and not kwargs
+            call.passes = bool(args) and isinstance(args[0], Tensor)
+            call.simple = call.passes and len(args) == 1 and not kwargs
             trace.calls.append(call)
             open_calls.append(call)
             recorder.modules.append(path)
@@ -337,7 +392,8 @@ def _calls(network: nn.Module, recorder: _Recorder) -> Iterator[None]:
         recorder.modules.pop()
         call = open_calls.pop()
         call.outputs = tuple(recorder.number(x) for x in tree_leaves(output) if isinstance(x, Tensor))
-        call.last, call.simple = len(trace.ops), call.simple and isinstance(output, Tensor)
+        call.last = len(trace.ops)
+        call.simple, call.passes = (was and isinstance(output, Tensor) for was in (call.simple, call.passes))
 
     hooks = []
     for path, module in network.named_modules():
@@ -389,9 +445,10 @@ def trace(
         stack.enter_context(isolated(network))
         stack.enter_context(restored_modes(network))
         stack.enter_context(_plain_attention())
+        network.train().eval()  # lets networks that keep caches in eval mode forget them
         if attributes:
             stack.enter_context(tracked_attributes(network))
-        stack.enter_context(_calls(network.eval(), recorder))
+        stack.enter_context(_calls(network, recorder))
         stack.enter_context(fake)
         stack.enter_context(torch.no_grad())
         tensors: dict[str, Tensor] = {
