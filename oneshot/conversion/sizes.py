@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import operator
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TypeAlias
 
 from .axes import Axis, product, split_leaf
@@ -52,8 +52,8 @@ def same_size(draft: Draft, first: Axis, second: Axis, why: str) -> None:
 def relate(draft: Draft) -> None:
     """Tie sizes that the code computes from others; those that follow no rule here are frozen when they fail."""
     known: dict[Attribute, Axis] = {}
-    for attribute, axis in draft.written:
-        known.setdefault(attribute, axis)
+    for attribute, own in draft.written:
+        known.setdefault(attribute, own)
     relations = [w for w in draft.trace.written if w.value.formula is not None or w.value.side is not None]
     for written in relations:
         _bind_factor(draft, known, written)
@@ -65,8 +65,13 @@ def relate(draft: Draft) -> None:
 
 def _axis_of(draft: Draft, written: Written) -> Axis | None:
     axes = draft.tied.axes.get(written.tensor, [])
-    axis = axes[written.dim].found() if written.dim < len(axes) else None
-    return axis if axis is not None and axis.size == int(written.value) else None
+    return _sized(axes, written.dim, int(written.value))
+
+
+def _sized(axes: Sequence[Axis], dim: int, size: int) -> Axis | None:
+    """The axis of a dimension, if it is there and has this size."""
+    axis = axes[dim].found() if dim < len(axes) else None
+    return axis if axis is not None and axis.size == size else None
 
 
 def _side(draft: Draft, known: Mapping[Attribute, Axis], value: object) -> Axis | None:
@@ -75,9 +80,7 @@ def _side(draft: Draft, known: Mapping[Attribute, Axis], value: object) -> Axis 
         if value.attribute is not None:
             return known[value.attribute].found() if value.attribute in known else None
         if value.side is not None:
-            axes = draft.tied.axes.get(value.side[0], [])
-            axis = axes[value.side[1]].found() if value.side[1] < len(axes) else None
-            return axis if axis is not None and axis.size == int(value) else None
+            return _sized(draft.tied.axes.get(value.side[0], []), value.side[1], int(value))
     return None
 
 
