@@ -279,13 +279,8 @@ class Failure:
     leaves: frozenset[int]
 
 
-def _kind(op: Op) -> str:
-    """Name of an operator, the same for a view with and without a copy."""
-    return "view" if op.name in ("_unsafe_view", "reshape", "_reshape_alias") else op.name
-
-
 def _first_failure(draft: Draft, graph: Graph, sizes: Sequence[int]) -> Failure | None:
-    cause = ""
+    ops, cause = draft.trace.ops, ""
     try:
         with resized(draft.network, graph, sizes):
             now = trace(draft.network, draft.inputs, state_at(draft.network, graph, sizes), attributes=False)
