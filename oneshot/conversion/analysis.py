@@ -47,6 +47,7 @@ def analyse(network: nn.Module, inputs: Inputs, limits: Limits) -> Graph:
     for _ in range(TRIES):
         graph = _graph(draft)
         if not _freeze_what_fails(draft, graph):
+            _check_training(draft, graph)
             return graph
     for leaf in draft.candidates():
         leaf.freeze("the network did not run with other sizes")
@@ -61,6 +62,8 @@ def _freeze_kernels(draft: Draft) -> None:
         number = draft.trace.names.get(f"{path}.weight" if path else "weight")
         sides = draft.tied.axes.get(-1 if number is None else number, ())[2:]
         sizes = [side.found().size for side in sides]
+        if not sizes:  # it does not run
+            continue
         depthwise = module.groups == module.in_channels == module.out_channels and not module.transposed
         shrinks = len(set(sizes)) == 1 and sizes[0] > 3 and sizes[0] % 2 == 1 and depthwise
         pads = isinstance(module.padding, tuple) and all(
@@ -148,6 +151,8 @@ def _groups(
     draft: Draft, candidates: Mapping[Axis, Sequence[tuple[str, int]]]
 ) -> tuple[tuple[Group, ...], dict[Axis, int]]:
     """Leaves that have one size, with the sizes they can have."""
+    tied = _freeze_with_others(draft, candidates)
+    candidates = {leaf: uses for leaf, uses in candidates.items() if not leaf.fixed}
     parent = {leaf: leaf for leaf in candidates}
 
     def root(leaf: Axis) -> Axis:
@@ -155,23 +160,12 @@ def _groups(
             leaf = parent[leaf]
         return leaf
 
-    for tied in draft.tied.equal:
-        leaves = [leaf for axis in tied for leaf in axis.leaves()]
-        kinds = {axis.found().kind for axis in tied}
-        if any(leaf not in parent for leaf in leaves) or kinds != {"leaf"}:
-            for leaf in leaves:
-                if leaf in parent and not _equal_parts(tied):
-                    parent.pop(leaf)
-                    leaf.freeze("another part of the same size is fixed")
-            if not _equal_parts(tied):
-                continue
+    for leaves in tied:
         for one, other in itertools.pairwise(leaves):
-            if one in parent and other in parent:
-                parent[root(one)] = root(other)
+            parent[root(one)] = root(other)
     members: dict[Axis, list[Axis]] = {}
     for leaf in candidates:
-        if leaf in parent and parent[leaf] in parent:
-            members.setdefault(root(leaf), []).append(leaf)
+        members.setdefault(root(leaf), []).append(leaf)
     groups, numbers, taken = [], dict[Axis, int](), set[str]()
     for own in members.values():
         uses = [use for leaf in own for use in candidates[leaf]]
@@ -190,10 +184,24 @@ def _groups(
     return tuple(groups), numbers
 
 
-def _equal_parts(tied: Sequence[Axis]) -> bool:
-    """Whether parts are equal by themselves, leaf by leaf."""
-    leaves = [[*axis.leaves()] for axis in tied]
-    return all(own == leaves[0] for own in leaves)
+def _freeze_with_others(draft: Draft, candidates: Mapping[Axis, object]) -> list[list[Axis]]:
+    """Leaves that must have one size, in lists; where one is fixed, all others are frozen."""
+    parts = [[[*axis.leaves()] for axis in axes] for axes in draft.tied.equal]
+    parts = [own for own in parts if any(leaves != own[0] for leaves in own)]  # others are equal by themselves
+    again = True
+    while again:
+        again = False
+        for own in parts:
+            free = [leaf for leaves in own for leaf in leaves if leaf in candidates and not leaf.fixed]
+            if free and (any(len(leaves) > 1 for leaves in own) or len(free) < len(own)):
+                for leaf in free:
+                    leaf.freeze("it must be as large as something that is fixed")
+                again = True
+    return [
+        [leaves[0] for leaves in own]
+        for own in parts
+        if all(leaves[0] in candidates and not leaves[0].fixed for leaves in own)
+    ]
 
 
 def _sizes(size: int, unit: int, kind: str, limits: Limits) -> tuple[int, ...]:
@@ -303,6 +311,23 @@ def _first_failure(draft: Draft, graph: Graph, sizes: Sequence[int]) -> Failure 
         changed = frozenset(i for i in leaves if sizes[i] != graph.leaves[i])
         return Failure(place, op.module, f"{what} (operator {op.name} in {op.module or 'the network'})", changed)
     return None
+
+
+def _check_training(draft: Draft, graph: Graph) -> None:
+    """Check that other sizes also run in training mode, in which some networks run other layers."""
+    sizes = leaf_sizes(graph, [group.sizes[0] for group in graph.groups])
+    network, inputs = draft.network, draft.inputs
+    try:
+        with resized(network, graph, sizes):
+            trace(network, inputs, state_at(network, graph, sizes), attributes=False, training=True)
+    except TraceError as error:
+        trace(network, inputs, attributes=False, training=True)  # raises what has nothing to do with sizes
+        told = (str(error.cause).strip().splitlines() or [type(error.cause).__name__])[0][:120]
+        raise ValueError(
+            "A network to convert must run the same layers in training as in evaluation; in training "
+            f"{error.module or 'it'} does not follow the sizes of the others ({told}). Build the network without "
+            "auxiliary outputs, or name what they read in freeze=."
+        ) from error.cause
 
 
 def _kind(op: Op) -> str:

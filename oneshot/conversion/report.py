@@ -42,6 +42,9 @@ def table(
     ]
     lines += ["  ".join([*(cell.ljust(w) for cell, w in zip(row, widths, strict=False)), row[3]]) for row in rows]
     lines += ["", *_fixed(graph.fixed)]
+    if graph.unknown:
+        told = ", ".join(f"{name} in {module or 'the network'}" for name, module in graph.unknown[:MOST_FIXED])
+        lines += [f"operators without a rule, which hold what they touch: {told}", ""]
     lines += [
         f"smallest: {smallest.params:,} parameters, {smallest.macs:,} MACs",
         f"largest:  {largest.params:,} parameters, {largest.macs:,} MACs",

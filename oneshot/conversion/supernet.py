@@ -197,8 +197,7 @@ class ConvertedSupernet(Supernet):
             with resized(self.network, self.graph, sizes, dropped):
                 weights = self._weights(sizes)
                 outputs = output_of(functional_call(self.network, weights, (x,)), self.output)
-                if self.training:
-                    self._keep_statistics(weights, sizes)
+                self._keep_statistics(weights, sizes)
         return outputs
 
     def run_config(self, x: Inputs, config: SubnetConfig) -> Tensor:
@@ -216,10 +215,12 @@ class ConvertedSupernet(Supernet):
 
     @torch.no_grad()
     def _keep_statistics(self, weights: Mapping[str, Tensor], sizes: tuple[int, ...]) -> None:
-        """Write buffers back that had to be copied; others were views."""
+        """Write buffers of layers in training mode back that had to be copied; others were views."""
         for name, buffer in self.network.named_buffers():
             part = weights[name]
-            if part.untyped_storage().data_ptr() != buffer.untyped_storage().data_ptr():
+            if part.untyped_storage().data_ptr() == buffer.untyped_storage().data_ptr():
+                continue
+            if self.network.get_submodule(name.rpartition(".")[0]).training:
                 paste(buffer, self.graph.weights[name], sizes, part, self.graph.centred)
 
     def extract(self, config: SubnetConfig, *, inherit: bool = True) -> ConvertedNetwork:

@@ -423,15 +423,21 @@ class TraceError(Exception):
 
 
 def trace(
-    network: nn.Module, inputs: Inputs, state: Mapping[str, Tensor] | None = None, *, attributes: bool = True
+    network: nn.Module,
+    inputs: Inputs,
+    state: Mapping[str, Tensor] | None = None,
+    *,
+    attributes: bool = True,
+    training: bool = False,
 ) -> Trace:
-    """Run a network once in eval mode, without numbers.
+    """Run a network once, without numbers.
 
     Args:
         network: It stays as it is.
         inputs: One batch; their shapes and types count, not their numbers.
         state: Parameters and buffers in place of the network's own, of other shapes.
         attributes: Whether written-down sizes are followed.
+        training: Whether it runs in training mode.
 
     Raises:
         TraceError: If it does not run.
@@ -448,7 +454,7 @@ def trace(
         network.train().eval()  # lets networks that keep caches in eval mode forget them
         if attributes:
             stack.enter_context(tracked_attributes(network))
-        stack.enter_context(_calls(network, recorder))
+        stack.enter_context(_calls(network.train(training), recorder))
         stack.enter_context(fake)
         stack.enter_context(torch.no_grad())
         tensors: dict[str, Tensor] = {

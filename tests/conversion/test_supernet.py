@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from oneshot.conversion import ConvertedNetwork, ConvertedSupernet, convert
+from oneshot.evaluation import recalibrate, recalibrated
 from oneshot.supernets import SearchSpace, SubnetConfig, Supernet
 from oneshot.testing import SupernetContract
 from oneshot.testing.spaces import surprise
@@ -207,6 +208,39 @@ def test_training_an_extracted_network_is_training_the_supernet(net: Net, x: Ten
     after = supernet.extract(config)
     for (name, ours), (_, theirs) in zip(network.named_buffers(), after.named_buffers(), strict=True):
         assert torch.equal(ours, theirs), name
+
+
+def test_recalibrated_statistics_are_those_of_the_network(net: Net, x: Tensor) -> None:
+    """Also those that are copied, because they are of two groups one after the other."""
+    supernet = convert(net, x).eval()
+    config = supernet.space.sample(5)
+    network = supernet.extract(config)
+    recalibrate(network, [x, x.flip(0) * 2])
+    with recalibrated(supernet, config, [x, x.flip(0) * 2]):
+        inside = supernet.extract(config)
+    assert torch.equal(inside.network.norm.running_mean, network.network.norm.running_mean)  # type: ignore[union-attr]
+    assert torch.equal(inside(x), network(x)) and not torch.equal(supernet(x, config), network(x))
+
+
+class Auxiliary(Net):
+    """A network that has another output in training."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.auxiliary = nn.Linear(24, 10)
+
+    def forward(self, x: Tensor) -> Any:
+        y = super().forward(x)
+        if not self.training:
+            return y
+        return y + self.auxiliary(self.blocks(F.relu(self.stem(x))).mean((2, 3)))
+
+
+def test_layers_that_run_in_training_only_are_refused_unless_what_they_read_is_frozen(x: Tensor) -> None:
+    with pytest.raises(ValueError, match="in training auxiliary does not follow"):
+        convert(Auxiliary(), x)
+    supernet = convert(Auxiliary(), x, freeze=["stem"])
+    assert supernet.train()(x, supernet.space.smallest).shape == (4, 10)
 
 
 def test_widths_of_blocks_that_are_left_out_do_not_count(net: Net, x: Tensor) -> None:
