@@ -116,6 +116,7 @@ class ConvertedSupernet(Supernet):
         }
         self._example = mapped(lambda x: x.detach().clone(), example) if importance == "taylor" else None
         self.sort_channels()
+        self.train()  # as all supernets begin; a trained network comes in eval mode
 
     def _examples(self, example: Inputs, task: Task | str | None) -> None:
         """Find out what the outputs are."""

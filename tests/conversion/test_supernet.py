@@ -130,6 +130,7 @@ def test_the_largest_architecture_is_the_network(net: Net, x: Tensor) -> None:
     assert torch.allclose(supernet(x, supernet.space.largest), net(x), atol=1e-6)
     assert supernet.network.state_dict().keys() == before.keys()
     assert all(torch.equal(net.state_dict()[name], tensor) for name, tensor in before.items())
+    assert all(module.training for module in convert(net, x).modules())
     assert supernet.num_classes == 10 and supernet.input_shape == (3, 16, 16) and supernet.head == "fc"
 
 
