@@ -9,9 +9,11 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 import yaml
+from PIL import Image
 
 import oneshot
 from oneshot.cli.main import main
@@ -235,7 +237,41 @@ def test_what_is_wrong_is_said_in_one_line(
     assert not (home / "never").exists()
 
 
-@pytest.mark.parametrize("path", sorted(EXPERIMENTS.glob("*.yaml")), ids=lambda path: path.stem)
-def test_the_files_of_the_experiments_run(path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+SHORT = {"warmup_epochs": 1, "iterations": 1, "adapt_epochs": 1, "initial": 6, "batch": 2, "population": 8}
+
+
+def in_short(path: Path, folder: Path, **data: Any) -> Path:
+    """A file of the experiments with so few steps that a test can run it."""
     config: dict[str, Any] = yaml.safe_load(path.read_text())
-    assert config["model"]["init_args"]["supernet"]["class_path"] == "oneshot.convert"
+    method = config["model"]["init_args"]
+    assert method["warmup_epochs"] + method["iterations"] * method["adapt_epochs"] == config["trainer"]["max_epochs"]
+    method |= {**SHORT, "generations": 3, "calibration_images": 32}
+    config["data"]["init_args"] |= {"batch_size": 16, **data}
+    config["trainer"]["max_epochs"] = 2
+    file = folder / path.name
+    file.write_text(yaml.safe_dump(config))
+    return file
+
+
+def test_the_file_for_digits_runs(tmp_path: Path) -> None:
+    file = in_short(EXPERIMENTS / "digits.yaml", tmp_path)
+    assert main(["pareto", "--config", str(file), *QUIET, f"--out={tmp_path / 'run'}"]) == 0
+    assert (tmp_path / "run/front.png").is_file()
+
+
+@pytest.mark.slow
+def test_the_file_for_efficientnet_lite0_runs_with_weights_under_other_names(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    for kind in ("cats", "dogs"):
+        (tmp_path / "photos" / kind).mkdir(parents=True)
+        for number in range(60):
+            pixels = rng.integers(256, size=(40, 48, 3), dtype=np.uint8)
+            Image.fromarray(pixels).save(tmp_path / "photos" / kind / f"{number}.png")
+    weights = build("timm:tf_efficientnet_lite0").state_dict()
+    torch.save({f"_{name.replace('.', '_', 1)}": tensor for name, tensor in weights.items()}, tmp_path / "lite0.pth")
+    file = in_short(EXPERIMENTS / "lite0.yaml", tmp_path, root=str(tmp_path / "photos"), image_size=32)
+    words = ["pareto", "--config", str(file), *QUIET, f"--out={tmp_path / 'run'}"]
+    assert main([*words, f"--model.supernet.weights={tmp_path / 'lite0.pth'}"]) == 0
+    assert main(["pick", str(tmp_path / "run"), "--knee", "--no-measure", "--formats", "torch_export"]) == 0
+    network: Any = oneshot.load(tmp_path / "run/picked")
+    assert type(network.network).__name__ == "EfficientNet" and network.num_classes == 2
