@@ -146,7 +146,7 @@ class RunFolder:
     def trusted_model(self) -> tuple[Any, list[str]]:
         """The configuration of the model, of trusted classes, with paths that lead to something; what it may import."""
         allowed = self._checked("model")
-        return self._found("model", self.config["model"]), allowed
+        return _without_weights(self._found("model", self.config["model"])), allowed
 
     def checkpoint(self, named: str | Path | None = None) -> Path:
         """The last checkpoint that is whole; one that is named is checked, too.

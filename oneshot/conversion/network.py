@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from oneshot.inputs import Inputs
 from oneshot.storage.limits import check_sizes
-from oneshot.supernets.base import Subnet
+from oneshot.supernets.base import Subnet, example_inputs, restored_modes
 from oneshot.supernets.json_files import checked, shorten
 from oneshot.supernets.space import ArchGraph, SubnetConfig
 
@@ -105,7 +105,21 @@ class ConvertedNetwork(Subnet):
             if head is not None:
                 replace_head(network, str(head[0]), int(head[1]))
             make_smaller(network, self.init_args)
+            self.network = network
+            self._check_outputs()
         self.network = network
+
+    def _check_outputs(self) -> None:
+        """Run what was built once, so that a plan that does not fit together is noticed here."""
+        try:
+            with restored_modes(self), torch.no_grad():
+                outputs = self.eval()(example_inputs(self, 1))
+        except Exception as error:  # whatever the code of a network raises where sizes do not fit
+            reason = " ".join(str(error).split())[:200]
+            raise ValueError(_other_network("the network", f"does not run ({reason})")) from error
+        if self.num_classes not in outputs.shape[1:]:
+            found = list(outputs.shape)
+            raise ValueError(_other_network("the network", f"has outputs {found}, not {self.num_classes} of them,"))
 
     def check_saved(self) -> None:
         if self.init_args["source"] is None:
@@ -211,11 +225,11 @@ def replace_head(network: nn.Module, path: str, outputs: int) -> None:
         module = network.get_submodule(parent)
         old = module._modules[name]
     except (AttributeError, KeyError) as error:
-        raise ValueError(f"The network must have the layer {path!r}; it has none of this name.") from error
+        raise ValueError(f"The network must have the layer {shorten(path)}; it has none of this name.") from error
     layer = copy.deepcopy(old)
     if not isinstance(layer, nn.Linear | nn.modules.conv._ConvNd):
         raise ValueError(
-            f"The last layer must be linear or a convolution for its outputs to be replaced; {path!r} is a "
+            f"The last layer must be linear or a convolution for its outputs to be replaced; {shorten(path)} is a "
             f"{type(layer).__name__}. Replace it in your network, then convert."
         )
     before, shape = layer.weight.shape[0], (outputs, *layer.weight.shape[1:])
@@ -247,7 +261,7 @@ def make_smaller(network: nn.Module, plan: Mapping[str, Any]) -> None:
         except AttributeError:
             modules = {}
         if name not in modules:
-            raise ValueError(_other_network(f"block {path!r} that is left out", "is missing"))
+            raise ValueError(_other_network(f"block {shorten(path)} that is left out", "is missing"))
         modules[name] = left_out(modules[name])  # type: ignore[arg-type]  # a module
     for path, name, index, value in plan["attributes"]:
         try:
@@ -258,12 +272,14 @@ def make_smaller(network: nn.Module, plan: Mapping[str, Any]) -> None:
                 new[index] = value
                 value = type(old)(new)
         except (AttributeError, KeyError, IndexError, TypeError) as error:
-            raise ValueError(_other_network(f"attribute {name!r} of module {path!r}", "is missing")) from error
+            raise ValueError(
+                _other_network(f"attribute {shorten(name)} of module {shorten(path)}", "is missing")
+            ) from error
         module.__dict__[name] = value
     tensors = dict(network.named_parameters()) | dict(network.named_buffers())
     wrong = [name for name, shape in plan["shapes"].items() if not _fits(tensors.get(name), shape)]
     if wrong:
-        what = f"{len(wrong)} of {len(plan['shapes'])} tensors, such as {wrong[0]!r},"
+        what = f"{len(wrong)} of {len(plan['shapes'])} tensors, such as {shorten(wrong[0])},"
         raise ValueError(_other_network(what, "are missing or smaller than what is to be kept of them"))
     for name, shape in plan["shapes"].items():
         part = tensors[name].detach()

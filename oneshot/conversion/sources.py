@@ -111,8 +111,8 @@ def build(
     try:
         network = factory(**given)
     except (TypeError, ValueError, RuntimeError, AssertionError, LookupError, AttributeError) as error:
-        near = _nearest_argument(factory, given, str(error))
-        raise ValueError(f"{source} must be built with {shorten(given, 200)}, and cannot: {error}.{near}") from error
+        near, reason = _nearest_argument(factory, given, str(error)), " ".join(str(error).split())[:300]
+        raise ValueError(f"{source} must be built with {shorten(given, 200)}, and cannot: {reason}.{near}") from error
     if not isinstance(network, nn.Module):
         raise ValueError(f"{source} must return an nn.Module; it returned a {type(network).__name__}.")
     return network
@@ -195,7 +195,7 @@ def _timm_factory(name: str) -> Callable[..., nn.Module]:
 
     # Before a point stands the architecture, after it which weights; these are not built, but may have other sizes.
     if any(c in name for c in ":/\\") or not timm.is_model(name):
-        raise ValueError(f"timm must know the network; it has no {name!r}.{nearest(name, timm.list_models())}")
+        raise ValueError(f"timm must know the network; it has no {shorten(name)}.{nearest(name, timm.list_models())}")
 
     def create(**arguments: Any) -> nn.Module:
         network: nn.Module = timm.create_model(name, pretrained=False, **arguments)
@@ -208,7 +208,7 @@ def _torchvision_factory(name: str) -> Callable[..., nn.Module]:
     from torchvision.models import get_model_builder, list_models
 
     if name not in list_models():
-        raise ValueError(f"torchvision must know the network; it has no {name!r}.{nearest(name, list_models())}")
+        raise ValueError(f"torchvision must know the network; it has no {shorten(name)}.{nearest(name, list_models())}")
     builder = get_model_builder(name)
     none = {argument: None for argument in READS[TORCHVISION] if argument in inspect.signature(builder).parameters}
 

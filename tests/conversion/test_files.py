@@ -198,6 +198,7 @@ def test_the_source_of_a_file_is_built_only_where_it_is_trusted(own: Path, monke
         ({"head": ["no_such", 3]}, r"must have the layer 'no_such'"),
         ({"head": ["head", 10**12]}, r"num_classes must be at most"),
         ({"head": "head"}, r"head must hold"),
+        ({"num_classes": 6}, r"has outputs \[1, 5\], not 6 of them"),
         ({"output": [3]}, r"output must be"),
     ],
     ids=str,

@@ -16,6 +16,7 @@ import torch
 import yaml
 
 from oneshot.cli.discrete import read_study
+from oneshot.conversion import convert
 from oneshot.cost import LatencyTable, read_csv, write_csv
 from oneshot.cost.latency.timings import Timings, Visit
 from oneshot.data.arrays import read_arrays
@@ -30,6 +31,7 @@ from oneshot.nat.objectives import Objective
 from oneshot.nat.search import ParetoSearch
 from oneshot.storage.run_log import RunLog
 from oneshot.supernets import Choice, NASBench201Supernet, SearchSpace, SubnetConfig, load_config
+from oneshot.supernets.base import example_inputs
 from oneshot.supernets.genotype import PUBLISHED, Genotype
 from oneshot.supernets.json_files import checked, read_json
 from oneshot.supernets.nasbench201 import NASBench201Space
@@ -283,9 +285,23 @@ def _make_export(folder: Path) -> Path:
     return export_subnet(network, folder / "export", mean=[0.5], std=[0.25], formats=())
 
 
+def _make_converted(folder: Path) -> Path:
+    torch.manual_seed(0)
+    supernet = convert(source="timm:test_resnet", input_shape=(3, 32, 32))
+    export = export_subnet(supernet.extract(supernet.space.sample(1)), folder / "export", formats=())
+    (export / "manifest.json").unlink()  # with its checksum no change goes unnoticed
+    return export / "subnet.json"
+
+
 def _read_export(path: Path) -> object:
     network = load(path.parent)
     return _outputs(network), network.config
+
+
+def _read_converted(path: Path) -> object:
+    network = load(path.parent)
+    with torch.no_grad():
+        return network(example_inputs(network, 2)).tolist(), network.config, network.init_args
 
 
 def _make_config(folder: Path) -> Path:
@@ -349,6 +365,7 @@ TARGETS: dict[str, Target] = {
     "nats-bench": Target(_make_nats, lambda path: _lookups(nats_bench(path.parent, complete=False)), protected=True),
     "nas-bench-201": Target(_make_pth, lambda path: _lookups(nas_bench_201_file(path, complete=False))),
     "subnet of an export": Target(lambda f: _make_export(f) / "subnet.json", _read_export, "json", protected=True),
+    "converted network": Target(_make_converted, _read_converted, "json"),
     "manifest": Target(lambda f: _make_export(f) / "manifest.json", _read_export, "json"),
     "weights": Target(lambda f: _make_export(f) / "model.safetensors", _read_export, protected=True),
     "arrays": Target(_make_series, lambda path: [str(np.asarray(a).tolist()) for a in read_arrays(path)]),
