@@ -203,6 +203,7 @@ class FixedSandwichOptions(TypedDict, total=False):
     alphas: Sequence[float]
     clip: float
     fit_head: bool
+    initial_teacher: bool
     costs: OwnCosts | None
 
 

@@ -68,6 +68,11 @@ class PathTraining(SupernetTraining):
         loss: Tensor = self.criterion(logits, labels)
         return loss
 
+    @property
+    def first_learns_from_labels(self) -> bool:
+        """Whether the first path of a step learns from the labels although there is a teacher."""
+        return False
+
     def teacher_logits(self, x: Any) -> Tensor | None:
         """Logits that all paths of a step learn from, ``[B, classes, ...]``; ``None``: those of its first path.
 
@@ -108,10 +113,10 @@ class PathTraining(SupernetTraining):
         share = self.begin_batch(len(y))
         with record_function("step of the weights"):
             first = self.teacher_logits(x)
-            for config in paths:
+            for place, config in enumerate(paths):
                 output = self.supernet.run_config(x, config)
                 check_logits(output, self.supernet, x)
-                loss = self.path_loss(output, y, first)
+                loss = self.path_loss(output, y, None if place == 0 and self.first_learns_from_labels else first)
                 first = output.detach() if first is None else first
                 self.manual_backward(loss * share if share != 1 else loss)
                 losses.append(loss.detach())

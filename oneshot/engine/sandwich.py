@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -14,8 +15,9 @@ from torch import Tensor
 from oneshot.cost.counting.candidates import count_candidates
 from oneshot.cost.extremes import extremes, restrict
 from oneshot.cost.resolve import OwnCosts, own_costs
+from oneshot.evaluation.images import fitted
 from oneshot.functional import alpha_divergence
-from oneshot.supernets.base import Supernet
+from oneshot.supernets.base import Subnet, Supernet, batch_statistics
 from oneshot.supernets.space import Candidate, IntMatrix, SearchSpace, SubnetConfig
 from oneshot.training.head import check_head_task, fit_head_before_training
 
@@ -96,6 +98,8 @@ class SandwichTraining(PathTraining):
             fit.
         fit_head: Fit the last layer to the features of the largest sub-network in closed form before the first step
             (:func:`~oneshot.training.head.fit_head`): for a supernet whose weights were trained on other data.
+        initial_teacher: Whether the others learn from the largest sub-network as it is when the fit begins, not as it
+            becomes: for a supernet whose largest is a trained network, such as a converted one.
         costs: What architectures cost, by name, where it is not to be counted: cost models, or functions of a
             ``SubnetConfig``, see :func:`~oneshot.cost.resolve.own_costs`. ``"macs"`` says what is large and what small.
         **kwargs: See :class:`~oneshot.engine.paths.PathTraining`.
@@ -121,6 +125,7 @@ class SandwichTraining(PathTraining):
         clip: float = 5.0,
         phases: Sequence[Phase] = (),
         fit_head: bool = False,
+        initial_teacher: bool = False,
         costs: OwnCosts | None = None,
         **kwargs: Unpack[PathOptions],
     ) -> None:
@@ -151,6 +156,14 @@ class SandwichTraining(PathTraining):
             masks = phase.allowed(space)
             self._picks.append([np.flatnonzero(mask) for mask in masks])
             self.smallest_and_largest.append(extremes(self.macs, masks))
+        if initial_teacher and (distillation == "none" or random_paths + smallest < 1):
+            raise ValueError(
+                "initial_teacher must have networks to teach, random_paths or the smallest, by 'kl' or 'alpha'; got "
+                f"random_paths={random_paths}, distillation={distillation!r}. Leave initial_teacher out."
+            )
+        self.initial: Subnet | None = (
+            supernet.extract(self._largest()).requires_grad_(False) if initial_teacher else None
+        )
 
     def on_fit_start(self) -> None:
         super().on_fit_start()
@@ -164,15 +177,32 @@ class SandwichTraining(PathTraining):
     def on_train_start(self) -> None:
         super().on_train_start()
         if self.fit_head and self.trainer.global_step == 0:
-            (largest,) = self.supernet.space.decode(self.smallest_and_largest[-1][1][None])
+            largest = self._largest()
             fit_head_before_training(self.trainer, self.supernet, lambda x: self.supernet.run_config(x, largest))
             self.restart_average()
+        if self.initial is not None and self.trainer.global_step == 0:
+            self.initial.load_state_dict(self.supernet.extract(self._largest()).state_dict())
+
+    def _largest(self) -> SubnetConfig:
+        """The largest sub-network of the whole space."""
+        (largest,) = self.supernet.space.decode(self.smallest_and_largest[-1][1][None])
+        return largest
+
+    @torch.no_grad()
+    def teacher_logits(self, x: Any) -> Tensor | None:
+        if self.initial is None:
+            return None
+        self.initial.eval()
+        # The last layer was fitted to features in the statistics of batches; a trained network has its own.
+        with batch_statistics(self.initial) if self.fit_head else contextlib.nullcontext():
+            logits: Tensor = self.initial(fitted(self.initial, x))
+        return logits
 
     def facts(self) -> dict[str, Any]:
         paths = f"{self.random_paths} random{', the smallest' if self.smallest else ''}"
         distillation = f"{self.distillation} {self.divergences}, clip {self.clip}"
         phases = [(phase.epochs, {name: list(picks) for name, picks in phase.picks.items()}) for phase in self.phases]
-        own = {"paths": paths, "phases": repr(phases)}
+        own = {"paths": paths, "phases": repr(phases), **({} if self.initial is None else {"teacher": "initial"})}
         return {
             **super().facts(),
             **own,
@@ -193,6 +223,10 @@ class SandwichTraining(PathTraining):
         least, most = self.smallest_and_largest[phase]
         drawn = space.repair(restrict(space, self.draw(self.random_paths, rng), self._picks[phase], rng))
         return space.decode(np.stack([most, *drawn, *([least] if self.smallest else [])]))
+
+    @property
+    def first_learns_from_labels(self) -> bool:
+        return self.initial is not None
 
     def path_loss(self, logits: Tensor, labels: Tensor, first: Tensor | None) -> Tensor:
         if first is None or self.distillation == "none":

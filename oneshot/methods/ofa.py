@@ -102,7 +102,7 @@ class OnceForAll(SandwichSearch):
     @torch.no_grad()
     def teacher_logits(self, x: Any) -> Tensor | None:
         if self.teacher is None or not self._teaches():
-            return None
+            return super().teacher_logits(x)
         self.teacher.eval()
         with batch_statistics(self.teacher):
             logits: Tensor = self.teacher(fitted(self.teacher, x))

@@ -453,3 +453,41 @@ def test_the_head_is_fitted_to_the_largest_before_the_first_step() -> None:
 def test_a_head_for_pixels_is_refused() -> None:
     with pytest.raises(ValueError, match="fit_head fits a linear layer to one target for each input"):
         BigNAS(SegmentationSupernet(num_classes=3, image_size=32), fit_head=True)
+
+
+class TeacherSeen(BigNAS):
+    """Notes what every path of a step learns from."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.taught: list[Tensor | None] = []
+
+    def path_loss(self, logits: Tensor, labels: Tensor, first: Tensor | None) -> Tensor:
+        self.taught.append(first)
+        return super().path_loss(logits, labels, first)
+
+
+def test_the_largest_as_it_was_teaches_the_others_and_learns_from_labels_itself() -> None:
+    data = SearchDataModule(Digits(batch_size=64, seed=0))
+    sizes: Any = {"widths": (0.25, 0.5), "depths": (1, 2), "kernels": (3,), "expansions": (2, 3)}
+    torch.manual_seed(0)
+    supernet = MobileNetV3Supernet(in_channels=1, num_classes=10, resolutions=(8,), stem="cifar", **sizes)
+    search = TeacherSeen(supernet, initial_teacher=True, candidates=2, finalists=1, weight_lr=0.5)
+    assert search.initial is not None
+    before = {name: tensor.clone() for name, tensor in search.initial.state_dict().items()}
+    assert not any(parameter.requires_grad for parameter in search.initial.parameters())
+    fit(search, data, epochs=1, limit_train_batches=3)
+    assert len(search.taught) == 12 and [taught is None for taught in search.taught[:4]] == [True, False, False, False]
+    assert torch.equal(search.taught[1], search.taught[3])
+    for name, tensor in search.initial.state_dict().items():
+        assert torch.equal(tensor, before[name]), name
+    (largest,) = supernet.space.decode(search.smallest_and_largest[-1][1][None])
+    now = supernet.extract(largest).state_dict()
+    assert not torch.equal(now["classifier.weight"], before["classifier.weight"])
+    assert search.facts()["teacher"] == "initial"
+    assert any(name.startswith("initial.") for name in search.state_dict())
+
+
+def test_a_teacher_needs_somebody_to_teach() -> None:
+    with pytest.raises(ValueError, match="initial_teacher must have networks to teach"):
+        BigNAS(MobileNetV3Supernet(resolutions=(32,)), distillation="none", initial_teacher=True)
