@@ -20,8 +20,9 @@ from oneshot.supernets.space import Floats, IntMatrix, SearchSpace
 from .bounds import Nearest, largest_excess, nearest, unreached, upper_costs
 from .counting.candidates import UNITS, Counted
 from .extremes import extremes
+from .latency.table import UNIT
 from .model import CostModel
-from .resolve import FILES, LATENCY, OwnCost, OwnCosts, cost_name, own_costs, resolve_cost
+from .resolve import FILES, LATENCY, OwnCost, OwnCosts, cost_name, own_costs, unit_of
 from .space_profile import BINS, BoundProfile, CostProfile, SpaceProfile
 
 SAMPLES = 10_000  # architectures that are drawn
@@ -127,9 +128,10 @@ def profile(
     """
     if samples is not None and samples < 1:
         raise ValueError(f"samples must be at least 1, or None for the usual number; got {samples}.")
-    models = _models(supernet, costs, counts, bounds, allow_noisy)
-    asked = [_bound(name, bound, models) for name, bound in (bounds or {}).items()]
-    _check_once(asked)
+    wanted = _wanted(costs, counts, bounds or {})
+    limits = _limits(bounds or {}, wanted)  # first: costs may take long
+    models = own_costs(wanted, supernet, allow_noisy=allow_noisy)
+    asked = [ModelBound(name, models[name], *limit) for name, limit in limits.items()]
     space = supernet.space
     slow = any(model.slow for model in models.values())
     most = MOST_ENUMERATED if not slow else samples or SAMPLES  # spellings that are listed
@@ -166,37 +168,32 @@ def profile(
 # What is looked at.
 
 
-def _models(
-    supernet: Supernet,
-    costs: ProfiledCosts | None,
-    counts: Sequence[Counted],
-    bounds: Bounds | None,
-    allow_noisy: bool,
-) -> dict[str, CostModel]:
-    """Cost models by name: counts first."""
+def _wanted(costs: ProfiledCosts | None, counts: Sequence[Counted], bounds: Bounds) -> dict[str, OwnCost]:
+    """What is looked at, by name: counts first, and then what has a bound besides."""
     asked: Sequence[str] = (counts,) if isinstance(counts, str) else counts
     for what in asked:
         if what not in UNITS:
             near = nearest_name(what, COUNTS)
             raise ValueError(f"What is counted must be one of {', '.join(map(repr, UNITS))}; got {what!r}.{near}")
-    own = own_costs(_named(costs), supernet, allow_noisy=allow_noisy)
-    wanted = [name for name in UNITS if name in asked or name in (bounds or {})]
-    files = [name for name in bounds or {} if name.endswith(FILES) and name not in own]
-    models: dict[str, CostModel] = {name: resolve_cost(name, supernet) for name in wanted if name not in own}
-    models |= own | {name: resolve_cost(name, supernet, allow_noisy=allow_noisy) for name in files}
-    if not models:
+    own = _named(costs)
+    found: dict[str, OwnCost] = {name: name for name in UNITS if name in asked or name in bounds}
+    found |= own
+    found |= {name: name for name in bounds if name.endswith(FILES) and name not in own}
+    if not found:
         raise ValueError(f"There must be a cost to look at; got none. Leave out counts, or name some of {COUNTS}.")
-    return models
+    return found
 
 
-def _named(costs: ProfiledCosts | None) -> OwnCosts | None:
+def _named(costs: ProfiledCosts | None) -> Mapping[str, OwnCost]:
     """Costs by name."""
     if isinstance(costs, str):
         costs = (costs,)
     if isinstance(costs, CostModel):
-        return {LATENCY if costs.unit == "ms" else costs.unit or "cost": costs}
-    if costs is None or isinstance(costs, Mapping) or not isinstance(costs, Sequence):
+        return {LATENCY if costs.unit == UNIT else costs.unit or "cost": costs}
+    if isinstance(costs, Mapping):
         return costs
+    if not isinstance(costs, Sequence):
+        return {} if costs is None else {"macs": costs}  # one function, as searches take it
     for given in costs:
         if not isinstance(given, str):
             raise ValueError(
@@ -214,16 +211,29 @@ def _named(costs: ProfiledCosts | None) -> OwnCosts | None:
     return named
 
 
-def _bound(name: str, given: float | tuple[float, float], models: Mapping[str, CostModel]) -> ModelBound:
-    found = next((own for own, model in models.items() if name in (own, f"{own}_{model.unit.lower()}")), None)
-    if found is None:
-        known = [*models]
-        others = [what for what in UNITS if what not in models]
-        more = f", of {', '.join(others)}" if others else ""
-        raise ValueError(
-            f"A bound must be of one of the costs {', '.join(known)}{more}, or of the file of a latency; got {name!r}."
-            f"{nearest_name(name, [*known, *others])}"
-        )
+def _limits(bounds: Bounds, wanted: Mapping[str, OwnCost]) -> dict[str, tuple[float, float]]:
+    """Largest values, and the probabilities with which they must hold, by the names of costs."""
+    units = {
+        name: unit_of(given) if isinstance(given, str | CostModel) else UNITS.get(name, "")  # type: ignore[call-overload]  # any name
+        for name, given in wanted.items()
+    }
+    found: dict[str, tuple[float, float]] = {}
+    for name, given in bounds.items():
+        own = next((known for known, unit in units.items() if name in (known, f"{known}_{unit.lower()}")), None)
+        if own is None:
+            others = [what for what in UNITS if what not in wanted]
+            more = f", of {', '.join(others)}" if others else ""
+            raise ValueError(
+                f"A bound must be of one of the costs {', '.join(wanted)}{more}, or of the file of a latency; got "
+                f"{name!r}.{nearest_name(name, [*wanted, *others])}"
+            )
+        if own in found:
+            raise ValueError(f"A cost must have one bound; {own!r} has two. Leave out all but one.")
+        found[own] = _limit(name, given)
+    return found
+
+
+def _limit(name: str, given: float | tuple[float, float]) -> tuple[float, float]:
     pair: tuple[Any, ...] = tuple(given) if isinstance(given, list | tuple) else (given, 0.5)
     if len(pair) != 2 or not all(isinstance(number, Real) and not isinstance(number, bool) for number in pair):
         raise ValueError(
@@ -235,14 +245,7 @@ def _bound(name: str, given: float | tuple[float, float], models: Mapping[str, C
         raise ValueError(f"The bound of {name!r} must be finite; got {at_most}. Leave it out instead.")
     if not 0 < probability < 1:
         raise ValueError(f"The probability of a bound must be between 0 and 1; got {probability} for {name!r}.")
-    return ModelBound(found, models[found], at_most, probability)
-
-
-def _check_once(bounds: Sequence[ModelBound]) -> None:
-    names = [bound.name for bound in bounds]
-    for name in names:
-        if names.count(name) > 1:
-            raise ValueError(f"A cost must have one bound; {name!r} has {names.count(name)}. Leave out all but one.")
+    return at_most, probability
 
 
 def _affordable(space: SearchSpace, models: Mapping[str, CostModel], seed: int) -> tuple[int, str]:

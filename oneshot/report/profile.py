@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
     from oneshot.cost import BoundProfile, CostProfile, SpaceProfile
 
+MARGIN = 0.15  # of the range of a cost, beside it
 MARKS = (("smallest", ":"), ("centroid", "-"), ("median", "--"), ("largest", ":"))
 
 
@@ -55,8 +56,16 @@ def _draw(axes: Axes, cost: CostProfile, samples: int, bounds: list[BoundProfile
         colour = MUTED if name in ("smallest", "largest") else INK
         label = f"{name} {short(value)}"
         axes.axvline(value / factor, color=colour, linestyle=dash, linewidth=1.1, label=label)
+    span = (edges[-1] - edges[0]) or 1.0
+    axes.set_xlim(edges[0] - MARGIN * span, edges[-1] + MARGIN * span)
     for bound in bounds:
-        axes.axvline(bound.limits[0] / factor, color=CYCLE[1], linewidth=1.6, label=f"bound {short(bound.limits[0])}")
+        (limit,) = bound.limits
+        label, at = f"bound {short(limit)}", limit / factor
+        if edges[0] - MARGIN * span <= at <= edges[-1] + MARGIN * span:
+            axes.axvline(at, color=CYCLE[1], linewidth=1.6, label=label)
+        else:  # it would leave no room for the histogram
+            where = "left" if at < edges[0] else "right"
+            axes.plot([], [], color=CYCLE[1], linewidth=1.6, label=f"{label}, far to the {where}")
     axes.set_ylim(0, 1.05 * max(shares))
     unit = f"{letter} {'' if cost.label == cost.name else cost.unit}".strip()
     axes.set_xlabel(f"{cost.name} [{unit}]" if unit else cost.name, fontsize=9, color=INK)

@@ -228,7 +228,7 @@ def test_a_bound_that_must_hold_with_a_probability_is_harder_to_keep(tmp_path: P
         pytest.param({"bounds": {"macs": "3e8"}}, r"must be a number, or a pair .*got '3e8' for 'macs'", id="text"),
         pytest.param({"bounds": {"macs": True}}, "must be a number, or a pair", id="bool"),
         pytest.param({"bounds": {"macs": (1.0, 2.0)}}, "probability of a bound must be between", id="probability"),
-        pytest.param({"bounds": {"macs": 1.0, "macs_macs": 2.0}}, "one bound; 'macs' has 2", id="twice"),
+        pytest.param({"bounds": {"macs": 1.0, "macs_macs": 2.0}}, "one bound; 'macs' has two", id="twice"),
         pytest.param({"counts": ["flops"]}, "one of 'params', 'macs', 'memory'; got 'flops'", id="count"),
         pytest.param({"counts": ["parms"]}, "got 'parms'. Did you mean 'params'", id="near-count"),
         pytest.param({"counts": []}, "must be a cost to look at; got none", id="nothing"),
