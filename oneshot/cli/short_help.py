@@ -96,7 +96,7 @@ usage: oneshot measure --supernet CLASS [options]
 Measure the latencies of a space on this machine, and verify them.
 
   --supernet CLASS      such as oneshot.supernets.FBNetSupernet; --supernet.NAME VALUE its arguments
-  --from SEARCH         in its place, folder of a run or YAML file of a search: its supernet
+  --from SEARCH         in its place: folder of a run, YAML file of a search, or a network to convert (timm:resnet18)
   --config FILE         YAML file with any of these options
   --out FILE            table to write (runs/latency.json; .csv with --few-shot and of elastic spaces)
   --runtime eager|compile|onnxruntime
@@ -123,7 +123,8 @@ if there is a bound that no architecture is known to keep.
   --supernet CLASS      such as oneshot.supernets.MobileNetV3Supernet; --supernet.NAME VALUE its arguments
   --data CLASS, --data.NAME VALUE
                         what a search will read: the supernet gets its image size, channels and number of classes
-  --from SEARCH         folder of a run, or YAML file of a search: its supernet, its costs and its bounds
+  --from SEARCH         in its place: folder of a run, or YAML file of a search, with its costs and bounds;
+                        or a network to convert (timm:resnet18, torchvision:resnet18, mypackage.build)
   --config FILE         YAML file with any of these options
   --bound NAME=VALUE ...
                         largest costs, such as macs=300e6 latency=8

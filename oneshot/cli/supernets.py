@@ -1,4 +1,4 @@
-"""The supernet that a command is about: named by its class, or by a run or the configuration of a search."""
+"""The supernet that a command is about: named by its class, a search, or a network to convert."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ import pytorch_lightning as pl
 from jsonargparse import ArgumentParser, Namespace
 
 from oneshot._lightning import quiet_jsonargparse
+from oneshot.conversion.sources import is_source
 from oneshot.cost.resolve import FILES, cost_name
 from oneshot.storage.class_paths import with_present_paths
 from oneshot.storage.readers import read_yaml
@@ -48,7 +49,10 @@ def supernet_parser(command: str, description: str, what: str) -> SupernetParser
         help="what a search will read: the supernet gets its image size, channels and number of classes",
     )
     parser.add_argument(
-        FROM, type=str, metavar="SEARCH", help="folder of a run, or YAML file of a search, whose supernet it is"
+        FROM,
+        type=str,
+        metavar="SEARCH",
+        help="in its place: folder of a run, YAML file of a search, or a network to convert, such as timm:resnet18",
     )
     parser.add_argument(
         "--trust", action="append", type=str, metavar="NAME", help="module or package whose classes may be built"
@@ -82,7 +86,8 @@ def read_supernet(
             parser.error(f"{FROM} and --trust must be on the command line, not in a YAML file.")
         if options.supernet is None:
             parser.error(
-                f"--supernet must be given, or {FROM} with the run or the YAML file of a search. --help shows how."
+                f"A supernet must be given: --supernet CLASS, or {FROM} with a run, the YAML file of a search, or a "
+                "network to convert. --help shows how."
             )
         if options.data is not None:
             fit_to_data(options.supernet, build_data(options.data))
@@ -104,7 +109,7 @@ def _split_from(words: Sequence[str]) -> tuple[str | None, list[str]]:
             rest += [option, source]
             continue
         if not source or source.startswith("-"):
-            raise ValueError(f"{FROM} must be followed by the folder of a run or the YAML file of a search.")
+            raise ValueError(f"{FROM} must be followed by a run, a YAML file of a search, or a network.")
         sources.append(source)
     if len(sources) > 1:
         raise ValueError(f"{FROM} must name one search; got {' and '.join(sources)}.")
@@ -121,16 +126,18 @@ def _is_search(path: Path) -> bool:
 
 
 def _options_of(source: str, trust: Sequence[str], also: Sequence[str]) -> tuple[list[str], list[str] | None]:
-    """A search as options, and what may be imported to build it; None if it is the user's own file."""
+    """A search, or a network, as options, and what may be imported to build it; None if the user names it all."""
     path = Path(source)
+    if is_source(source) and not path.exists():
+        return ["--supernet=oneshot.convert", f"--supernet.source={source}"], None
     folder = path.parent if path.name == CONFIG else path
     if is_run(folder):
         model, allowed = RunFolder(folder, tuple(trust)).trusted_model()
         return _as_options(model, None, path, also), allowed
     if not path.is_file():
         raise ValueError(
-            f"{FROM} must name the folder of a run or the YAML file of a search; {source} is "
-            f"{'a folder without ' + CONFIG if path.is_dir() else 'not there'}."
+            f"{FROM} must name the folder of a run, the YAML file of a search, or a network to convert, such as "
+            f"timm:resnet18; {source} is {'a folder without ' + CONFIG if path.is_dir() else 'not there'}."
         )
     config = with_present_paths(read_yaml(path))
     model = config.get("model") if isinstance(config, Mapping) else None

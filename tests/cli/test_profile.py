@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import yaml
 from PIL import Image
+from torch import nn
 
 import oneshot
 from oneshot.cli.main import main
@@ -160,7 +161,7 @@ def test_latencies_are_named_by_their_files_or_as_one_likes(tmp_path: Path, caps
 @pytest.mark.parametrize(
     ("words", "code", "message"),
     [
-        pytest.param([], 2, "supernet must be given, or --from with the run", id="nothing"),
+        pytest.param([], 2, "A supernet must be given: --supernet CLASS, or --from", id="nothing"),
         pytest.param(["--from", "nowhere"], 1, "nowhere is not there", id="nowhere"),
         pytest.param(["--from", "."], 1, r"\. is a folder without config.yaml", id="folder"),
         pytest.param(["--from"], 1, "--from must be followed by", id="no-source"),
@@ -197,6 +198,22 @@ def test_mistakes_are_one_line(
         got = int(str(stop.code))
     text = capsys.readouterr().err
     assert got == code and text.count("\n") == 1 and re.search(message, text), text
+
+
+def network() -> nn.Module:
+    """A network of one's own."""
+    layers = [nn.Conv2d(3, 16, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(16, 4)]
+    return nn.Sequential(*layers)
+
+
+def test_a_network_to_convert_is_profiled_by_its_name(capsys: pytest.CaptureFixture[str]) -> None:
+    words = ["--from", "tests.cli.test_profile.network", "--supernet.input_shape", "[3, 8, 8]"]
+    assert main(["profile", *words, "--supernet.width", "[0.5, 1.0]", "--bound", "params=300"]) == 0
+    text = said(capsys)
+    assert "Space 'converted_Sequential' has 2 architectures; all 2 different networks" in text
+    assert "params 260 260 388 516" in text  # 8 or 16 filters: 27 + 1 weights each, then 4 outputs with a bias
+    assert main(["profile", "--from", "timm:resnet1"]) == 1
+    assert "Did you mean 'resnet18'" in capsys.readouterr().err
 
 
 def test_the_measurement_takes_its_supernet_from_a_search_too(

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from torch import Tensor, nn
 
 import oneshot
 from oneshot.cost import SpaceProfile, count, count_candidates
@@ -78,7 +79,24 @@ def true_costs(supernet: Supernet) -> dict[str, dict[SubnetConfig, int]]:
     return costs
 
 
-@pytest.mark.parametrize("make", [cell, elastic, ToySupernet], ids=["cell", "elastic", "chain"])
+def converted() -> Supernet:
+    """A network of one's own: two layers whose widths can vary, and a block that can be left out."""
+
+    class Block(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.inner = nn.Sequential(nn.Conv2d(16, 16, 3, padding=1), nn.ReLU(), nn.Conv2d(16, 16, 3, padding=1))
+
+        def forward(self, x: Tensor) -> Tensor:
+            return x + self.inner(x)
+
+    net = nn.Sequential(
+        nn.Conv2d(3, 16, 3), nn.Sequential(Block(), Block()), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(16, 4)
+    )
+    return oneshot.convert(net, torch.randn(2, 3, 8, 8), width=(0.5, 1.0))
+
+
+@pytest.mark.parametrize("make", [cell, elastic, ToySupernet, converted], ids=["cell", "elastic", "chain", "converted"])
 def test_a_small_space_is_what_counting_all_of_its_networks_gives(make: Any) -> None:
     supernet = make()
     truth = true_costs(supernet)
