@@ -37,7 +37,7 @@ def test_two_processes_equal_one(method: str, tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("method", ["RandomSharing", "FairNAS", "BigNAS", "OnceForAll"])
+@pytest.mark.parametrize("method", ["RandomSharing", "FairNAS", "BigNAS", "OnceForAll", "Converted"])
 def test_two_processes_train_the_same_paths_and_agree_on_the_ranking(method: str, tmp_path: Path) -> None:
     script = str(Path(__file__).with_name("sharing.py"))
     run(script, method, "1", str(tmp_path / "one"))
