@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 import numpy as np
 import torch
-from PIL import Image
+from PIL import Image, ImageOps
 
 from oneshot.data import VisionData
 from oneshot.data.images import ImageSet
@@ -24,6 +24,30 @@ def data_folder() -> Path:
     if not (given := os.environ.get("ONESHOT_DATA")):
         raise ValueError("The environment variable ONESHOT_DATA must name the folder of the data; it is not set.")
     return Path(given)
+
+
+def unpacked(
+    file: Path, side: int, rows: np.ndarray | None = None, resample: Image.Resampling = Image.Resampling.BOX
+) -> tuple[np.ndarray, np.ndarray]:
+    """Images of a file of packed JPEGs, the middle square of each, and their labels.
+
+    Args:
+        file: ``.npz`` with the bytes of all images ``jpeg``, where each begins ``offsets``, and ``labels``.
+        side: In pixels.
+        rows: Which images; by default all.
+        resample: How they are resized.
+
+    Returns:
+        uint8 ``[N, 3, side, side]`` and int64 ``[N]``.
+    """
+    with np.load(file) as pack:
+        jpeg, offsets, labels = pack["jpeg"], pack["offsets"], pack["labels"]
+    rows = np.arange(len(labels)) if rows is None else rows
+    pixels = np.empty((len(rows), side, side, 3), np.uint8)
+    for place, i in enumerate(rows):
+        with Image.open(BytesIO(jpeg[offsets[i] : offsets[i + 1]].tobytes())) as image:
+            pixels[place] = ImageOps.fit(image.convert("RGB"), (side, side), resample)
+    return pixels.transpose(0, 3, 1, 2).copy(), labels[rows].astype(np.int64)
 
 
 class PackedCIFAR10(VisionData):
@@ -49,12 +73,5 @@ class PackedCIFAR10(VisionData):
         if split == "val":
             return None
         side, limit = self.input_shape[1], self.images if split == "train" else self.images // 5
-        with np.load(self.folder / f"cifar10_jpeg_{split}.npz") as pack:
-            jpeg, offsets, labels = pack["jpeg"], pack["offsets"], pack["labels"][:limit]
-        pixels = np.empty((len(labels), side, side, 3), np.uint8)
-        for i in range(len(labels)):
-            with Image.open(BytesIO(jpeg[offsets[i] : offsets[i + 1]].tobytes())) as image:
-                pixels[i] = image.convert("RGB").resize((side, side), Image.Resampling.BOX)
-        return ImageSet.whole(
-            torch.from_numpy(pixels.transpose(0, 3, 1, 2).copy()), torch.from_numpy(labels.astype(np.int64))
-        )
+        pixels, labels = unpacked(self.folder / f"cifar10_jpeg_{split}.npz", side, np.arange(limit))
+        return ImageSet.whole(torch.from_numpy(pixels), torch.from_numpy(labels))
