@@ -34,10 +34,13 @@ class WithTask(nn.Module):
     Attributes:
         vocabularies: Of several inputs those that are whole numbers (words, categories), by name, and the number that
             all of them are below.
+        frozen_statistics: Whether normalisation reads the running statistics that it came with, wherever it runs, and
+            nothing computes them anew, see :func:`hold_statistics`.
     """
 
     default_task: ClassVar[str | Task] = "classification"
     vocabularies: Mapping[str, int] = MappingProxyType({})
+    frozen_statistics: bool = False
     input_shape: Any
 
     def __init_subclass__(cls, **options: Any) -> None:
@@ -195,6 +198,8 @@ class Supernet(WithTask, ABC):
     def prepare(self, network: AnySubnet, config: SubnetConfig) -> AnySubnet:
         """Give an extracted network its config and task, and this supernet's device, data type and mode."""
         network.config = config
+        if self.frozen_statistics:
+            network.frozen_statistics = True
         if network.task != self.task:
             network.task = self.task
         return network.to(next(self.parameters())).train(self.training)
@@ -392,9 +397,10 @@ def frozen_batch_norm(module: nn.Module) -> Iterator[None]:
 
 
 def hold_statistics(module: nn.Module) -> None:
-    """From now on normalisation reads its running statistics and does not move them, until ``train()`` is called.
+    """Have normalisation read its running statistics, which stay as they are, until ``train()`` is called.
 
-    Only layers that keep statistics are put into eval mode; scale and shift are trained as before.
+    Only layers that keep statistics are put into eval mode; scale and shift are trained as before. A module with
+    ``frozen_statistics`` is not calibrated anew either, and so are networks that it yields.
 
     Raises:
         ValueError: If there are none.
@@ -413,8 +419,11 @@ def hold_statistics(module: nn.Module) -> None:
 def batch_statistics(module: nn.Module) -> Iterator[None]:
     """Inside, batch normalisation uses batch statistics also in eval mode, and does not move its running statistics.
 
-    Running statistics of a supernet are those of no single architecture.
+    Running statistics of a supernet are those of no single architecture. Nothing changes where they are frozen.
     """
+    if getattr(module, "frozen_statistics", False):
+        yield
+        return
     layers = [m for m in module.modules() if isinstance(m, nn.modules.batchnorm._NormBase) and m.track_running_stats]
     with frozen_batch_norm(module), restored_modes(*layers):
         for layer in layers:

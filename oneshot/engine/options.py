@@ -43,6 +43,7 @@ class FixedWeightOptions(TypedDict, total=False):
     weight_decay_norms: bool
     accumulate: int
     ema_decay: float | None
+    freeze_statistics: bool
 
 
 class WeightLr(TypedDict, total=False):

@@ -178,7 +178,12 @@ class SandwichTraining(PathTraining):
         super().on_train_start()
         if self.fit_head and self.trainer.global_step == 0:
             largest = self._largest()
-            fit_head_before_training(self.trainer, self.supernet, lambda x: self.supernet.run_config(x, largest))
+            fit_head_before_training(
+                self.trainer,
+                self.supernet,
+                lambda x: self.supernet.run_config(x, largest),
+                frozen=self.freeze_statistics,
+            )
             self.restart_average()
         if self.initial is not None and self.trainer.global_step == 0:
             self.initial.load_state_dict(self.supernet.extract(self._largest()).state_dict())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping
 from typing import Any, Literal, cast
 
@@ -15,7 +16,7 @@ from torch.optim import Optimizer
 
 from oneshot._lightning import leave_out_of_ddp
 from oneshot.functional import NARROW, warmup_cosine
-from oneshot.supernets.base import Supernet, lay_out
+from oneshot.supernets.base import Supernet, hold_statistics, lay_out
 from oneshot.tasks.task import Task
 from oneshot.training.optimizers import (
     OptimizerFactory,
@@ -65,6 +66,9 @@ class WeightTraining(SearchModule):
             (:attr:`evaluation_supernet`). After ``t`` steps its decay is ``min(ema_decay, 1 - (1 + t) ** (-2 / 3))``.
             Alphas are not averaged.
         grad_clip: Largest norm of the gradient of the weights; alphas are not clipped.
+        freeze_statistics: Whether batch normalisation keeps the running statistics that the supernet came with: it
+            reads them in training and in evaluations of every architecture, which are not calibrated then, and in
+            networks that are extracted. For supernets that were trained on other data, of which there was more.
 
     Attributes:
         steps: Steps of the weights so far.
@@ -93,6 +97,7 @@ class WeightTraining(SearchModule):
         accumulate: int = 1,
         ema_decay: float | None = None,
         grad_clip: float = 5.0,
+        freeze_statistics: bool = False,
     ) -> None:
         super().__init__(supernet, task=task, criterion=criterion)
         self.automatic_optimization = False
@@ -102,6 +107,10 @@ class WeightTraining(SearchModule):
         self.weight_schedule_every, self.weight_warmup_epochs = weight_schedule_every, weight_warmup_epochs
         self.weight_decay_norms, self.accumulate, self.grad_clip = weight_decay_norms, accumulate, grad_clip
         self._check_options(ema_decay)
+        self.freeze_statistics = freeze_statistics
+        if freeze_statistics:
+            hold_statistics(supernet)  # raises where there are none
+            supernet.frozen_statistics = True
         # channels_last: depthwise convolutions are 2 to 4 times faster on CPUs, and none is slower.
         lay_out(self.supernet, torch.channels_last)
         self.steps = self._average_from = 0  # steps before the average began
@@ -142,6 +151,13 @@ class WeightTraining(SearchModule):
                 f"weight_warmup_epochs={self.weight_warmup_epochs} comes before the cosine, which weight_schedule "
                 "replaces. Leave one of them out; a schedule can warm up by itself, as OneCycleLR does."
             )
+
+    def train(self, mode: bool = True) -> WeightTraining:
+        """Training or evaluation mode; in both, frozen statistics stay as they are."""
+        super().train(mode)
+        if self.freeze_statistics:
+            hold_statistics(self.supernet)
+        return self
 
     # The average.
 
@@ -193,6 +209,8 @@ class WeightTraining(SearchModule):
 
     def on_fit_start(self) -> None:
         super().on_fit_start()
+        if self.freeze_statistics:
+            warnings.filterwarnings("ignore", r"Found \d+ module\(s\) in eval mode")  # as was asked for
         self._begin(self._resumed)
         self._check_optimizers()
         if self.ema is not None and next(self.supernet.parameters()).dtype in NARROW:
@@ -378,7 +396,9 @@ class WeightTraining(SearchModule):
 
     def facts(self) -> dict[str, Any]:
         accumulate = {} if self.accumulate == 1 else {"batches in a step": self.accumulate}
-        return {**super().facts(), **accumulate, **({} if self.ema is None else {"average": self.ema.decay})}
+        statistics = {"statistics": "frozen"} if self.freeze_statistics else {}
+        average = {} if self.ema is None else {"average": self.ema.decay}
+        return {**super().facts(), **accumulate, **average, **statistics}
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         super().on_save_checkpoint(checkpoint)

@@ -24,7 +24,8 @@ if TYPE_CHECKING:
 def recalibrated(supernet: Supernet, config: SubnetConfig, images: Iterable[Any]) -> Iterator[None]:
     """Inside, running statistics are those of one architecture, and the supernet is in eval mode.
 
-    See :func:`recalibrate`. Afterwards everything is as it was before.
+    See :func:`recalibrate`. Afterwards everything is as it was before. Where statistics are frozen
+    (``supernet.frozen_statistics``), they stay.
 
     Args:
         supernet: Shared weights.
@@ -47,7 +48,8 @@ def recalibrate(network: nn.Module, images: Iterable[Any]) -> None:
 
     Those it inherits are a mixture of all architectures that were trained. Here they are computed anew as the plain
     mean over all batches: batch normalisation, and nothing else, is in training mode, with cumulative instead of
-    exponential averages (Universally Slimmable Networks, arXiv:1903.05134, section 3.4). Nothing is trained.
+    exponential averages (Universally Slimmable Networks, arXiv:1903.05134, section 3.4). Nothing is trained. Where
+    statistics are frozen (``network.frozen_statistics``), nothing happens.
 
     Args:
         network: Any network; its training flags are restored.
@@ -77,12 +79,15 @@ def recalibrate_on(data: pl.LightningDataModule, network: Subnet, *, count: int 
 
 
 def has_statistics(network: nn.Module) -> bool:
-    """Whether a network has batch normalisation, and so something to recalibrate."""
-    return any(isinstance(module, BatchNorm) for module in network.modules())
+    """Whether a network has batch normalisation whose statistics are not frozen, and so something to recalibrate."""
+    frozen = getattr(network, "frozen_statistics", False)
+    return not frozen and any(isinstance(module, BatchNorm) for module in network.modules())
 
 
 @torch.no_grad()
 def _set_statistics(module: nn.Module, images: Iterable[Any], run: Callable[[Any], Tensor]) -> None:
+    if getattr(module, "frozen_statistics", False):
+        return
     layers = batch_norms(module)
     momenta, batches = [layer.momentum for layer in layers], 0
     module.eval()
@@ -104,7 +109,9 @@ def _set_statistics(module: nn.Module, images: Iterable[Any], run: Callable[[Any
 
 
 def batch_norms(module: nn.Module) -> list[BatchNorm]:
-    """The layers that keep statistics."""
+    """The layers that keep statistics which may be computed anew: none where they are frozen."""
+    if getattr(module, "frozen_statistics", False):
+        return []
     return [m for m in module.modules() if isinstance(m, BatchNorm) and m.track_running_stats]
 
 

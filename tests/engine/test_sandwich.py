@@ -19,6 +19,7 @@ from oneshot.cost import count_candidates
 from oneshot.cost.extremes import extremes
 from oneshot.data import Digits, FakeImages, SearchDataModule
 from oneshot.engine.sandwich import Phase, SandwichSearch
+from oneshot.evaluation.recalibration import recalibrate_on
 from oneshot.functional import alpha_divergence
 from oneshot.methods.alphanet import AlphaNet
 from oneshot.methods.bignas import BigNAS
@@ -32,6 +33,7 @@ from oneshot.supernets import (
     SearchSpace,
     SegmentationSupernet,
     SubnetConfig,
+    ViTSupernet,
 )
 from oneshot.supernets.elastic import resized
 from oneshot.testing import SharingContract, fit, random_streams
@@ -491,3 +493,40 @@ def test_the_largest_as_it_was_teaches_the_others_and_learns_from_labels_itself(
 def test_a_teacher_needs_somebody_to_teach() -> None:
     with pytest.raises(ValueError, match="initial_teacher must have networks to teach"):
         BigNAS(MobileNetV3Supernet(resolutions=(32,)), distillation="none", initial_teacher=True)
+
+
+def test_frozen_statistics_are_those_of_every_architecture_everywhere() -> None:
+    supernet = macro()
+    for module in supernet.modules():
+        if isinstance(module, torch.nn.BatchNorm2d):
+            module.running_var.fill_(0.5)  # type: ignore[union-attr]  # as if it came from elsewhere
+    before = {name: value.clone() for name, value in supernet.named_buffers()}
+    search = BigNAS(supernet, freeze_statistics=True, ema_decay=0.5, weight_lr=0.01, candidates=3, finalists=2)
+    images = FakeImages(input_shape=(3, 8, 8), num_classes=3, train_size=64, batch_size=16)
+    data = SearchDataModule(images)
+    fit(search, data, epochs=1)
+    averaged = search.evaluation_supernet
+    for one in (supernet, averaged):
+        assert all(torch.equal(value, before[name]) for name, value in one.named_buffers())
+    assert not torch.equal(next(averaged.parameters()), next(macro().parameters()))
+    (config, accuracy), _ = search.ranking
+    network = averaged.extract(config)
+    x, y = next(iter(data.data.eval_loader(data.arch_images, batch_size=100)))
+    recalibrate_on(data, network)  # does nothing
+    logits = network.eval()(x)
+    assert accuracy == pytest.approx(float((logits.argmax(1) == y).float().mean()))
+    assert all(torch.equal(v, w) for v, w in zip(network.buffers(), averaged.extract(config).buffers(), strict=True))
+    with torch.no_grad():
+        torch.testing.assert_close(search.eval()(x), averaged.eval().run_config(x, search.derive()))
+    other = BigNAS(macro(), candidates=3, finalists=2)
+    fit(other, data, epochs=1)
+    assert not all(torch.equal(value, before[name]) for name, value in other.supernet.named_buffers())
+    calibrated = other.supernet.extract(config)
+    recalibrate_on(data, calibrated)
+    inherited = other.supernet.extract(config)
+    assert not all(torch.equal(v, w) for v, w in zip(calibrated.buffers(), inherited.buffers(), strict=True))
+
+
+def test_a_supernet_without_statistics_cannot_freeze_them() -> None:
+    with pytest.raises(ValueError, match="ViTSupernet keeps none"):
+        BigNAS(ViTSupernet(image_size=32, embed_dims=(64, 96)), freeze_statistics=True)
