@@ -1,0 +1,239 @@
+"""A pretrained network and its smaller variants on small data: accuracy against measured latency.
+
+For each data set and seed: the original is transferred (side "original", as baseline.py does). From there, NAT trains
+all smaller variants at once and looks for the front of validation error and latency; the latency of every variant comes
+from a model of some measured ones. For each target, a part of the latency of the original, these are trained in turn:
+
+    nat             the variant of the front with the smallest validation error within the target
+    uniform         the original with all widths cut to one ratio, the largest within the target, inherited weights
+    scratch         the same network as uniform, from random weights
+    mobilenetv3     MobileNetV3-small from random weights (one, whatever the target)
+
+Each of the last three is trained for as many epochs as the networks of NAT were in all: those of the supernet and those
+after it. Test images are used once for each network, at the end. All networks of a data set are timed in turn. Usage:
+
+    python experiments/transfer/run.py [--data flower_photos] [--size 64] [--seeds 0] [--runtime onnxruntime]
+
+Rows go to results.json, trained weights to work/; what is there is not computed again.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+HERE = Path(__file__).parent
+sys.path[:0] = [str(HERE.parents[1]), str(HERE)]
+
+import numpy as np  # noqa: E402
+import pytorch_lightning as pl  # noqa: E402
+import torch  # noqa: E402
+from images import TransferImages  # noqa: E402
+from original import converted, laid_out, largest, sibling, weights_file  # noqa: E402
+from rows import Rows  # noqa: E402
+from safetensors.torch import load_file, save_file  # noqa: E402
+from training import images, milliseconds, options, quiet, trainer, tuned  # noqa: E402
+
+from oneshot import NAT  # noqa: E402
+from oneshot.conversion import ConvertedSupernet  # noqa: E402
+from oneshot.cost import fit_predictor  # noqa: E402
+from oneshot.cost.latency.device import Device  # noqa: E402
+from oneshot.cost.latency.timings import measure_networks  # noqa: E402
+from oneshot.cost.model import CostModel  # noqa: E402
+from oneshot.nat import Objective  # noqa: E402
+from oneshot.storage.files import write_atomically  # noqa: E402
+from oneshot.supernets.base import Subnet  # noqa: E402
+from oneshot.supernets.space import SubnetConfig  # noqa: E402
+
+RATIOS = np.linspace(0.25, 1.0, 31)  # of uniform widths
+
+
+class Case:
+    """One data set and seed.
+
+    Args:
+        args: Of the command.
+        name: Of the data set.
+        seed: Of everything.
+    """
+
+    def __init__(self, args: argparse.Namespace, name: str, seed: int) -> None:
+        self.args, self.name, self.seed = args, name, seed
+        self.data: TransferImages = images(args, name, seed)
+        self.device = Device(args.runtime, "cpu", threads=args.latency_threads)
+        self.rows = Rows(args.results)
+        self.folder = args.work / f"{name}-{args.size}-{seed}-{args.limit or 'all'}-{args.epochs}"
+        self.folder.mkdir(parents=True, exist_ok=True)
+        self.total = args.warmup_epochs + args.iterations * args.adapt_epochs + args.final_epochs
+        self.networks: dict[tuple[str, float | None], Subnet] = {}
+
+    def row(self, side: str, target: float | None, epochs: int) -> dict[str, Any]:
+        """What a row is of."""
+        key = {"data": self.name, "size": self.args.size, "side": side, "target": target, "seed": self.seed}
+        return {**key, "epochs": epochs, "limit": self.args.limit}
+
+    def train(
+        self,
+        side: str,
+        target: float | None,
+        network: Subnet,
+        epochs: int,
+        config: SubnetConfig | None = None,
+        **settings: Any,
+    ) -> Subnet:
+        """Train a network and write its row, unless that is done; returned with its trained weights."""
+        key = self.row(side, target, epochs)
+        file = self.folder / f"{side}-{target}-{epochs}.safetensors"
+        found = self.rows.find(**key)
+        if found is not None and file.is_file():
+            network.load_state_dict(load_file(file))
+        else:
+            settings = {"lr": self.args.lr if settings.get("pretrained", True) else self.args.scratch_lr, **settings}
+            told = tuned(network, self.data, epochs=epochs, seed=self.seed, **settings)
+            save_file({name: tensor.contiguous() for name, tensor in network.state_dict().items()}, file)
+            chosen = {} if config is None else {"config": config.to_dict()}
+            found = {**key, "lr": settings["lr"], "threads": self.args.threads, **told, **chosen}
+            self.rows.add(found)
+        where = "" if target is None else f" at {target:.2f} of the latency"
+        say(f"{self.name} seed {self.seed}: {side}{where} {found['accuracy']:.4f}, {found['cpu_seconds']:.0f} CPU s")
+        self.networks[side, target] = network
+        return network
+
+    def latency_model(self, supernet: ConvertedSupernet) -> CostModel:
+        """What every variant takes, as a part of what the original takes: learned from measured ones."""
+        space, args = supernet.space, self.args
+        rng = np.random.default_rng(0)
+        uniform = [supernet.uniform(float(ratio)) for ratio in RATIOS[::3]]
+        genes = np.concatenate([space.encode(uniform), space.sample_matrix(args.latency_networks, rng)])
+        log = measure_networks(
+            supernet,
+            self.device,
+            list(genes),
+            {"measured": genes.tolist()},
+            seed=0,
+            reference=space.encode([space.largest])[0],
+            journal=self.folder.parent / f"latency-{self.name}-{args.size}-{args.runtime}.jsonl",
+            progress=lambda done, of: say(f"{self.name}: {done} of {of} networks timed", again=True),
+        )
+        model = fit_predictor(space, genes, log.ratios)
+        say(f"{self.name}: latency of variants is known from {len(genes)} of them; {model.kind}")
+        return model
+
+    def supernet(self, start: Subnet, model: CostModel) -> tuple[ConvertedSupernet, list[tuple[SubnetConfig, float]]]:
+        """The supernet that NAT has trained, and its archive: architectures and their validation errors."""
+        args, epochs = self.args, self.total - self.args.final_epochs
+        supernet = self.fresh(start)
+        weights, archive = self.folder / "nat.safetensors", self.folder / "nat.json"
+        if weights.is_file() and archive.is_file():
+            supernet.load_state_dict(load_file(weights))
+            known = json.loads(archive.read_text(encoding="utf-8"))
+            return supernet, [(SubnetConfig.from_dict(config), error) for config, error in known]
+        pl.seed_everything(self.seed, verbose=False)
+        search = NAT(
+            supernet,
+            objectives=[Objective("latency", "", model)],
+            warmup_epochs=args.warmup_epochs,
+            iterations=args.iterations,
+            adapt_epochs=args.adapt_epochs,
+            initial=args.archive,
+            batch=8,
+            freeze_statistics=True,
+            weight_optimizer=partial(torch.optim.AdamW, lr=args.lr, weight_decay=0.01),
+            weight_decay_norms=False,
+            search_seed=self.seed,
+        )
+        search.progress = lambda what, done, of: say(f"{self.name}: {what} {done} of {of}", again=True) if of else None
+        trainer(epochs, default_root_dir=self.folder, limit_val_batches=1.0).fit(search, datamodule=self.data)
+        found = search.pareto.archive
+        pairs = list(zip(supernet.space.decode(found.genes), found.values[:, 0].tolist(), strict=True))
+        save_file({name: tensor.contiguous() for name, tensor in supernet.state_dict().items()}, weights)
+        write_atomically(archive, json.dumps([[config.to_dict(), error] for config, error in pairs]) + "\n")
+        return supernet, pairs
+
+    def fresh(self, start: Subnet) -> ConvertedSupernet:
+        """The supernet of the transferred original."""
+        supernet = converted(self.data.num_classes, self.args.size, weights_file(self.args.weights))
+        supernet.network.load_state_dict(start.network.state_dict())  # type: ignore[union-attr]  # a ConvertedNetwork
+        supernet.sort_channels()
+        return supernet
+
+    def run(self) -> None:
+        """All sides."""
+        args, classes = self.args, self.data.num_classes
+        weights = weights_file(args.weights)
+        start = self.train("original", None, largest(converted(classes, args.size, weights)), args.epochs)
+        pruned = self.fresh(start)
+        model = self.latency_model(pruned)
+        supernet, archive = self.supernet(start, model)
+        space = supernet.space
+        parts = model.costs(space.encode([config for config, _ in archive]))
+        uniform = [pruned.uniform(float(ratio)) for ratio in RATIOS]
+        of_uniform = model.costs(space.encode(uniform))
+        for target in args.targets:
+            within = [i for i, part in enumerate(parts) if part <= target]
+            if not within:
+                say(f"{self.name}: no architecture takes {target:.2f} of the latency; the fastest {min(parts):.2f}")
+                continue
+            config = archive[min(within, key=lambda i: archive[i][1])][0]
+            network = laid_out(supernet.extract(config))
+            self.train("nat", target, network, args.final_epochs, config, fit_head=False)  # it is trained already
+            cut = [i for i, part in enumerate(of_uniform) if part <= target]
+            if not cut:
+                say(f"{self.name}: no uniform width takes {target:.2f} of the latency")
+                continue
+            config = uniform[max(cut)]
+            self.train("uniform", target, laid_out(pruned.extract(config)), self.total, config)
+            network = laid_out(pruned.extract(config, inherit=False))
+            self.train("scratch", target, network, self.total, config, pretrained=False)
+        self.train("mobilenetv3", None, sibling(classes, args.size), self.total, pretrained=False)
+        self.time()
+
+    def time(self) -> None:
+        """Time all networks in turn, and write it into their rows."""
+        names = {f"{side} {target}": key for key in self.networks for side, target in [key]}
+        say(f"{self.name}: {len(names)} networks are timed in turn")
+        took = milliseconds({name: self.networks[key] for name, key in names.items()}, self.device)
+        for name, (side, target) in names.items():
+            epochs = {"original": self.args.epochs, "nat": self.args.final_epochs}.get(side, self.total)
+            row = self.rows.find(**self.row(side, target, epochs))
+            assert row is not None
+            part = took[name] / took["original None"]
+            facts = {"runtime": self.args.runtime, "latency_threads": self.args.latency_threads}
+            self.rows.add({**row, "ms": round(took[name], 4), "part": round(part, 4), **facts})
+
+
+def say(text: str, *, again: bool = False) -> None:
+    """Print a line; one that is said again and again only on a terminal."""
+    if not again:
+        print(text, flush=True)
+    elif sys.stdout.isatty():
+        print(f"\r{text:100}", end="\r", flush=True)
+
+
+def main() -> None:
+    """Train and time what is not done yet."""
+    parser = options(__doc__)
+    parser.add_argument("--targets", type=float, nargs="+", default=[0.75, 0.5, 0.35], help="parts of the latency")
+    parser.add_argument("--warmup-epochs", type=int, default=6, help="of the supernet before the first search")
+    parser.add_argument("--iterations", type=int, default=3, help="searches")
+    parser.add_argument("--adapt-epochs", type=int, default=2, help="of the supernet after each search")
+    parser.add_argument("--final-epochs", type=int, default=6, help="of each network of the front that is taken")
+    parser.add_argument("--archive", type=int, default=40, help="architectures that the search begins with")
+    parser.add_argument("--scratch-lr", type=float, default=2e-3, help="of AdamW, for random weights")
+    parser.add_argument("--latency-networks", type=int, default=160, help="random variants that are timed")
+    parser.add_argument("--latency-threads", type=int, default=1)
+    parser.add_argument("--runtime", default="onnxruntime", choices=["eager", "compile", "onnxruntime"])
+    parser.add_argument("--work", type=Path, default=HERE / "work", help="folder for trained weights")
+    args = parser.parse_args()
+    quiet(args.threads)
+    for name in args.data:
+        for seed in args.seeds:
+            Case(args, name, seed).run()
+
+
+if __name__ == "__main__":
+    main()
