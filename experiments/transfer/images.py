@@ -55,9 +55,9 @@ class TransferImages(VisionData):
         if name not in NAMES:
             raise ValueError(f"The data set must be one of {', '.join(NAMES)}; got {name!r}.")
         self.data_name, self.limit, self.fashion, self.side = name, limit, Path(fashion), image_size
-        scale = v2.RandomResizedCrop(image_size, scale=(0.6, 1.0), antialias=True)
+        shift = v2.RandomCrop(image_size, padding=image_size // 16, padding_mode="reflect")
         mirror = [] if name == "digits" else [v2.RandomHorizontalFlip()]
-        options = {"train_transforms": [scale, *mirror], "mean": MEAN, "std": STD, **options}
+        options = {"train_transforms": [shift, *mirror], "mean": MEAN, "std": STD, **options}
         super().__init__(self._classes(), (3, image_size, image_size), **options)
 
     @property
