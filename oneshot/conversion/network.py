@@ -19,7 +19,9 @@ from oneshot.supernets.space import ArchGraph, SubnetConfig
 from .graph import left_out
 from .sources import build
 
-Attributes = Sequence[Sequence[Any]]  # path of the module, name, index or None, value
+# Types by which a command line knows that the path "0.0" is a text.
+Attribute = tuple[str, str, int | None, int]  # path of the module, name, index or None, value
+Kept = tuple[str, int, int]  # name of the choice, what is kept, what there is
 
 
 class _Plan(TypedDict):
@@ -67,11 +69,11 @@ class ConvertedNetwork(Subnet):
         *,
         source: str | None = None,
         arguments: Mapping[str, Any] | None = None,
-        head: Sequence[Any] | None = None,
-        attributes: Attributes = (),
+        head: tuple[str, int] | None = None,
+        attributes: Sequence[Attribute] = (),
         dropped: Sequence[str] = (),
         shapes: Mapping[str, Sequence[int]] | None = None,
-        choices: Sequence[Sequence[Any]] = (),
+        choices: Sequence[Kept] = (),
         input_shape: Any,
         num_classes: int,
         has_resolutions: bool = False,

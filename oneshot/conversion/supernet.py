@@ -239,7 +239,7 @@ class ConvertedSupernet(Supernet):
         if not inherit:
             draw_anew(network)
         attributes = [
-            [b.module, b.name, b.index, b.value(sizes)]
+            (b.module, b.name, b.index, b.value(sizes))
             for b in self.graph.bindings
             if b.value(sizes) != b.value(self.graph.leaves)
             and not f"{b.module}.".startswith(tuple(f"{d}." for d in dropped))
