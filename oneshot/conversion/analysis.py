@@ -6,7 +6,6 @@ import itertools
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from fnmatch import fnmatchcase
 
 import numpy as np
 from torch import nn
@@ -16,7 +15,8 @@ from oneshot.inputs import Inputs
 from .attributes import bind_attributes, bindings
 from .axes import Axis, Shape, extent
 from .blocks import stages
-from .draft import Draft, Limits, identifier, unique
+from .draft import Draft, Limits, asked, identifier, unique
+from .features import bind_features
 from .graph import Fixed, Graph, Group, leaf_sizes, resized, state_at
 from .rules import tie
 from .trace import Op, TraceError, trace
@@ -47,6 +47,8 @@ def analyse(network: nn.Module, inputs: Inputs, limits: Limits) -> Graph:
     for _ in range(TRIES):
         graph = _graph(draft)
         if not _freeze_what_fails(draft, graph):
+            bind_features(draft)
+            graph = _graph(draft)
             _check_training(draft, graph)
             return graph
     for leaf in draft.candidates():
@@ -97,10 +99,9 @@ def _found(axes: Sequence[Axis]) -> list[Axis]:
 
 def _freeze_asked(draft: Draft) -> None:
     for name, number in draft.trace.names.items():
-        for pattern in draft.limits.freeze:
-            if fnmatchcase(name, pattern) or name.startswith(f"{pattern}.") or fnmatchcase(name, f"{pattern}.*"):
-                for axis in draft.tied.axes.get(number, ()):
-                    axis.freeze(f"freeze={pattern!r} asks for it")
+        pattern = asked(draft.limits, name)
+        for axis in draft.tied.axes.get(number, ()) if pattern is not None else ():
+            axis.freeze(f"freeze={pattern!r} asks for it")
 
 
 def _freeze_heads(draft: Draft) -> None:
@@ -232,6 +233,8 @@ def _fixed(draft: Draft) -> Iterator[Fixed]:
     for (axis, why), names in told.items():
         more = len(dict.fromkeys(names)) - 1
         yield Fixed(names[0] + (f" and {more} more" if more else ""), axis.size, why)
+    for name, value in draft.kept:
+        yield Fixed(f"attribute {name}", value, "it keeps its value: forward reads it, or no layer has outputs of it")
 
 
 def _head(draft: Draft) -> str | None:
@@ -293,10 +296,13 @@ def _first_failure(draft: Draft, graph: Graph, sizes: Sequence[int]) -> Failure 
         with resized(draft.network, graph, sizes):
             now = trace(draft.network, draft.inputs, state_at(draft.network, graph, sizes), attributes=False)
     except TraceError as error:
-        now, cause = error.trace, f"{type(error.cause).__name__}: {str(error.cause).splitlines()[0][:120]}"
+        told = (str(error.cause).strip().splitlines() or [""])[0][:100]
+        where = error.module or "the network"
+        now, cause = error.trace, f"{where} does not run with another size ({type(error.cause).__name__}: {told})"
     running = [op for op in now.ops if op.name not in COPIES]
     for step, (place, op) in enumerate((i, op) for i, op in enumerate(ops) if op.name not in COPIES):
-        what = cause or "another operator runs"
+        where = f"{op.module or 'the network'} (operator {op.name})"
+        what = cause or f"with another size other operators run in {where}"
         if step < len(running) and _kind(running[step]) == _kind(op):
             wrong = [
                 old
@@ -305,11 +311,11 @@ def _first_failure(draft: Draft, graph: Graph, sizes: Sequence[int]) -> Failure 
             ]
             if not wrong:
                 continue
-            what = "a size is written in the code"
+            what = f"a size is written in the code of {where}"
         numbers = {*op.inputs, *op.outputs}
         leaves = frozenset(i for n in numbers for side in graph.shapes.get(n, ()) for i in side.indices())
         changed = frozenset(i for i in leaves if sizes[i] != graph.leaves[i])
-        return Failure(place, op.module, f"{what} (operator {op.name} in {op.module or 'the network'})", changed)
+        return Failure(place, op.module, what, changed)
     return None
 
 

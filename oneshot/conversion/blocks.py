@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from fnmatch import fnmatchcase
 
 import torch
 from torch import nn
 
 from .axes import Axis
-from .draft import Draft, identifier, unique
+from .draft import Draft, asked, identifier, unique
 from .graph import Stage
 from .trace import Call, Op
 
@@ -63,9 +62,8 @@ def _can_be_left_out(draft: Draft, call: Call) -> bool:
         return False
     if not _same_axes(draft, first, last):
         return False
-    frozen = any(
-        fnmatchcase(call.path, pattern) or call.path.startswith(f"{pattern}.") for pattern in draft.limits.freeze
-    )
+    names = [name for name in draft.trace.names if name.startswith(f"{call.path}.")]
+    frozen = any(asked(draft.limits, name) is not None for name in names)
     return not frozen and _reaches(draft.trace.ops[call.first : call.last], last, first)
 
 

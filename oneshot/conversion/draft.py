@@ -6,6 +6,7 @@ import math
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from fnmatch import fnmatchcase
 
 from torch import nn
 
@@ -40,6 +41,7 @@ class Draft:
         tied: Axes of all tensors.
         written: Attributes that say sizes: path of the module, name, place in a tuple or None; and the axis.
         several: Leaves that keep more than one entry.
+        kept: Attributes that tell a number of features but do not follow, with their values.
     """
 
     network: nn.Module
@@ -49,6 +51,7 @@ class Draft:
     tied: Tied
     written: list[tuple[tuple[str, str, int | None], Axis]] = field(default_factory=list)
     several: set[Axis] = field(default_factory=set)
+    kept: list[tuple[str, int]] = field(default_factory=list)
 
     def candidates(self) -> dict[Axis, list[tuple[str, int]]]:
         """Leaves that are not frozen, with the weights that have them and the channels of an entry."""
@@ -59,6 +62,14 @@ class Draft:
                     if not leaf.fixed:
                         found.setdefault(leaf, []).append((name, unit))
         return found
+
+
+def asked(limits: Limits, name: str) -> str | None:
+    """The pattern of ``freeze`` that a parameter or buffer falls under; None if there is none."""
+    for pattern in limits.freeze:
+        if fnmatchcase(name, pattern) or name.startswith(f"{pattern}.") or fnmatchcase(name, f"{pattern}.*"):
+            return pattern
+    return None
 
 
 def units(axis: Axis, unit: int = 1) -> Iterator[tuple[Axis, int]]:

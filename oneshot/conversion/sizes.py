@@ -6,7 +6,7 @@ import operator
 from collections.abc import Mapping, Sequence
 from typing import TypeAlias
 
-from .axes import Axis, product, split_leaf
+from .axes import Axis, product, split_leaf, total
 from .draft import Draft
 from .trace import TrackedInt, Written
 
@@ -87,7 +87,11 @@ def _side(draft: Draft, known: Mapping[Attribute, Axis], value: object) -> Axis 
 def _bind_factor(draft: Draft, known: dict[Attribute, Axis], written: Written) -> None:
     """Of ``batch * heads`` the attribute ``heads`` is the inner part."""
     axis, formula = _axis_of(draft, written), written.value.formula
-    if axis is None or axis.kind != "product" or formula is None or formula[0] is not operator.mul:
+    if axis is None or formula is None:
+        return
+    if formula[0] is operator.floordiv:
+        _bind_parts(draft, known, axis, formula[1])
+    if axis.kind != "product" or formula[0] is not operator.mul:
         return
     left, right = formula[1]
     attributes = [v.attribute if isinstance(v, TrackedInt) else None for v in (left, right)]
@@ -99,6 +103,19 @@ def _bind_factor(draft: Draft, known: dict[Attribute, Axis], written: Written) -
                 if attribute is not None and attribute not in known:
                     known[attribute] = part
                     draft.written.append((attribute, part))
+
+
+def _bind_parts(draft: Draft, known: dict[Attribute, Axis], axis: Axis, args: tuple[object, ...]) -> None:
+    """Of ``split(channels // 2)`` the attribute ``channels`` is both parts together."""
+    whole, count = args
+    attribute = whole.attribute if isinstance(whole, TrackedInt) else None
+    if attribute is None or attribute in known or not isinstance(count, int):
+        return
+    for parts in draft.tied.equal:
+        if len(parts) == count and any(part.found() is axis for part in parts):
+            known[attribute] = total(parts)
+            draft.written.append((attribute, known[attribute]))
+            return
 
 
 # Whether a relation holds at other sizes, tried with some.

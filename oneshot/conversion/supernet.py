@@ -86,8 +86,6 @@ class ConvertedSupernet(Supernet):
         super().__init__()
         self.network, self.output, self.replaced_head = network, output, head
         self.source, self.arguments, self.loaded = source, dict(arguments or {}), loaded
-        with restored_modes(network):
-            network.train().eval()  # layers forget what they keep in eval mode, such as tables made of weights
         try:
             self.graph = analyse(network, example, limits)
             self.input_shape = shape = mapped_shape(example)
@@ -192,7 +190,7 @@ class ConvertedSupernet(Supernet):
         sizes, dropped = self._plan(arch)
         if self.has_resolutions and isinstance(x, Tensor):
             x = resized_images(x, self.shape_of(arch)[-2:])
-        with isolated(self.network):
+        with isolated(self.network, self.graph.trace.changed):
             if not dropped and sizes == self.graph.leaves:
                 return output_of(self.network(x), self.output)
             with resized(self.network, self.graph, sizes, dropped):
@@ -209,7 +207,11 @@ class ConvertedSupernet(Supernet):
         """The part of the weights that a network of these sizes has; inside of :func:`~.graph.resized`."""
         graph, found = self.graph, dict[str, Tensor]()
         for name, tensor in self.network.named_parameters():
-            found[name] = _part(tensor, graph, name, sizes)
+            part = _part(tensor, graph, name, sizes)
+            if part is not tensor and not torch.is_grad_enabled():
+                # How torch computes a product depends on this, also without gradients, and so do the last bits.
+                part = part.detach().requires_grad_(tensor.requires_grad)
+            found[name] = part
         for name, buffer in self.network.named_buffers():
             found[name] = cut(buffer, graph.weights[name], sizes, graph.centred)
         return found
@@ -226,7 +228,7 @@ class ConvertedSupernet(Supernet):
 
     def extract(self, config: SubnetConfig, *, inherit: bool = True) -> ConvertedNetwork:
         sizes, dropped = self._plan(config)
-        with resized(self.network, self.graph, sizes, dropped), isolated(self.network):
+        with resized(self.network, self.graph, sizes, dropped), isolated(self.network, self.graph.trace.changed):
             memo: dict[int, Any] = {}
             shapes: dict[str, list[int]] = {}
             for name, tensor in (*self.network.named_parameters(), *self.network.named_buffers()):

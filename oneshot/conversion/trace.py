@@ -133,6 +133,7 @@ class Trace:
         names: Numbers of parameters and buffers.
         inputs: Numbers of the inputs.
         outputs: Numbers of the outputs.
+        changed: Attributes that ``forward`` changes, such as caches, with what they were before.
     """
 
     ops: list[Op] = field(default_factory=list)
@@ -142,6 +143,7 @@ class Trace:
     names: dict[str, int] = field(default_factory=dict)
     inputs: list[int] = field(default_factory=list)
     outputs: list[int] = field(default_factory=list)
+    changed: dict[tuple[str, str], Any] = field(default_factory=dict)
 
 
 class TrackedInt(int):
@@ -223,26 +225,49 @@ _OWN = {"training", "_parameters", "_buffers", "_modules", "_non_persistent_buff
 
 
 def _plain(module: nn.Module) -> dict[str, Any]:
-    """Attributes of a module that are no tensors, modules or hooks of PyTorch."""
-    return {n: v for n, v in module.__dict__.items() if n not in _OWN and not n.endswith(("_hooks", "_with_kwargs"))}
+    """Attributes of a module that are not PyTorch's own."""
+    own = "_" if type(module).__module__.startswith("torch.nn.") else ("__",)  # recurrent layers keep references
+    ends = ("_hooks", "_with_kwargs")
+    return {n: v for n, v in module.__dict__.items() if not (n in _OWN or n.endswith(ends) or n.startswith(own))}
+
+
+Attributes = dict[tuple[str, str], Any]
+ABSENT = "absent"
 
 
 @contextlib.contextmanager
-def isolated(network: nn.Module) -> Iterator[None]:
+def isolated(network: nn.Module, first: Mapping[tuple[str, str], Any] | None = None) -> Iterator[Attributes]:
     """Inside, modules may keep things in their attributes; afterwards these are what they were before.
 
     What a layer keeps for the next run belongs to a network of other sizes.
+
+    Args:
+        network: The network.
+        first: What attributes are at first, by path of the module and name; :data:`ABSENT` of those that are not there.
+
+    Yields:
+        Attributes that are changed inside, with what they were before; filled afterwards.
     """
-    before = [(module, own, _copies(own)) for module in network.modules() for own in [_plain(module)]]
+    before = [(path, module, own, _copies(own)) for path, module in network.named_modules() for own in [_plain(module)]]
+    changed: Attributes = {}
     try:
-        yield
+        for (path, name), value in (first or {}).items():
+            own = network.get_submodule(path).__dict__
+            own.pop(name, None)
+            if value is not ABSENT:
+                own[name] = copy.copy(value)
+        yield changed
     finally:
-        for module, own, copies in before:
+        for path, module, own, copies in before:
             for name in _plain(module).keys() - own.keys():
+                changed[path, name] = ABSENT
                 del module.__dict__[name]
             for name, value in own.items():
-                module.__dict__[name] = value
-                if name in copies and _members(copies[name]) != _members(value):
+                refill = name in copies and _members(copies[name]) != _members(value)
+                if refill or module.__dict__.get(name) is not value:
+                    changed[path, name] = copies.get(name, value)
+                    module.__dict__[name] = value
+                if refill:
                     _refill(value, copies[name])
 
 
@@ -323,7 +348,7 @@ class _Sizes(TorchFunctionMode):
         name = getattr(func, "__name__", "")
         if func == torch.Tensor.shape.__get__ or func == torch.Tensor.size:  # type: ignore[attr-defined]
             return self._sides(args, kwargs, out)
-        if any(isinstance(leaf, TrackedInt) for leaf in tree_leaves((args, kwargs))):
+        if name == "__getitem__" or any(isinstance(leaf, TrackedInt) for leaf in tree_leaves((args, kwargs))):
             self._note(name, args, kwargs, out, before)
         return out
 
@@ -448,10 +473,10 @@ def trace(
     known = dict(network.named_parameters()) | dict(network.named_buffers())
     state = {**known, **(state or {})}
     with contextlib.ExitStack() as stack:
-        stack.enter_context(isolated(network))
         stack.enter_context(restored_modes(network))
-        stack.enter_context(_plain_attention())
         network.train().eval()  # lets networks that keep caches in eval mode forget them
+        found.changed = stack.enter_context(isolated(network))
+        stack.enter_context(_plain_attention())
         if attributes:
             stack.enter_context(tracked_attributes(network))
         stack.enter_context(_calls(network.train(training), recorder))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -102,18 +104,34 @@ class C2f(nn.Module):
 
 
 class CSP(nn.Module):
-    """Two branches of their own, then behind each other; halves taken by slices."""
+    """Halves, one of them through a layer, then behind each other; split by half of an attribute."""
 
     def __init__(self) -> None:
         super().__init__()
         self.stem = nn.Conv2d(3, 32, 3, 2, 1)
-        self.half = 16
+        self.channels = 32
         self.block = nn.Conv2d(16, 16, 3, 1, 1)
         self.head = nn.Linear(32, 5)
 
     def forward(self, x: Tensor) -> Tensor:
         x = self.stem(x)
-        kept, other = x[:, : self.half], x[:, self.half :]
+        kept, other = x.split(self.channels // 2, 1)
+        return self.head(torch.cat([F.relu(self.block(other)), kept], 1).mean((2, 3)))
+
+
+class Sliced(nn.Module):
+    """The first channels go through a layer of their own, the others pass."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem = nn.Conv2d(3, 40, 3, 2, 1)
+        self.first = 24
+        self.block = nn.Conv2d(24, 32, 3, 1, 1)
+        self.head = nn.Linear(48, 5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.stem(x)
+        other, kept = x[:, : self.first], x[:, self.first :]
         return self.head(torch.cat([F.relu(self.block(other)), kept], 1).mean((2, 3)))
 
 
@@ -233,14 +251,14 @@ class LanguageModel(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.embed = nn.Embedding(50, 64)
+        self.d_model, self.embed = 64, nn.Embedding(50, 64)
         self.blocks = nn.ModuleList(TransformerBlock() for _ in range(2))
         self.head = nn.Linear(64, 50, bias=False)
         self.head.weight = self.embed.weight
         self.register_buffer("position", torch.randn(16, 64))
 
     def forward(self, x: Tensor) -> Tensor:
-        x = self.embed(x) + self.position[: x.shape[1]]
+        x = self.embed(x) * math.sqrt(self.d_model) + self.position[: x.shape[1]]
         for block in self.blocks:
             x = block(x)
         return self.head(x)
@@ -449,6 +467,7 @@ ALL = {
     UNet: images,
     C2f: images,
     CSP: images,
+    Sliced: images,
     SharedModule: images,
     Transformer: images,
     HeadsInCode: vectors,

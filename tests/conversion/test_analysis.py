@@ -57,6 +57,10 @@ EXPECTED: dict[type[nn.Module], tuple[dict[str, int], dict[str, int]]] = {
         {"width_stem": 16, "width_block": 16},
         {},
     ),
+    networks.Sliced: (
+        {"width_stem": 24, "width_stem_2": 16, "width_block": 32},
+        {},
+    ),
     networks.SharedModule: (
         {"width_stem": 32},
         {},
@@ -309,3 +313,18 @@ def test_blocks_with_masks_can_be_left_out() -> None:
 def test_recurrent_layers_are_named_as_what_is_fixed() -> None:
     graph = analyse(networks.Recurrent(), networks.vectors(), limits())
     assert any(item.why == "the recurrent layer gru keeps its sizes" for item in graph.fixed)
+
+
+def test_attributes_that_tell_a_number_of_features_follow() -> None:
+    graph = analyse(networks.Transformer(), networks.images(), limits())
+    sizes = leaf_sizes(graph, [group.sizes[0] for group in graph.groups])
+    told = {binding.name: binding.value(sizes) for binding in graph.bindings if binding.module == ""}
+    assert told == {"num_features": 16, "embed_dim": 16}
+
+
+def test_attributes_that_forward_reads_as_numbers_keep_their_values() -> None:
+    network = networks.LanguageModel()
+    graph = analyse(network, ALL[networks.LanguageModel](), limits())
+    assert not [binding for binding in graph.bindings if binding.module == ""]
+    assert [(item.what, item.size) for item in graph.fixed if "attribute" in item.what] == [("attribute d_model", 64)]
+    assert network.d_model == 64
