@@ -212,6 +212,7 @@ def _convolution(r: _Rule) -> None:
     for side in w[2:]:
         if not side.found().fixed:
             side.found().centred = True
+    r.freeze(x[2:])  # neighbours are neighbours
     r.out([x[0], channels_out, *map(r.new, r.outputs()[0][2:])])
     space = x[2:] if transposed else r.of(r.op.outputs[0])[2:]
     per_group = [x[1], w[1]] if transposed else [channels_out, w[1]]
@@ -511,6 +512,7 @@ def _window(sides: int) -> Callable[[_Rule], None]:
 
     def rule(r: _Rule) -> None:
         axes = r.of(r.op.inputs[0])
+        r.freeze(axes[-sides:])
         for place, shape in enumerate(r.outputs()):
             r.out([*axes[:-sides], *map(r.new, shape[-sides:])], place)
 
