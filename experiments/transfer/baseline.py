@@ -43,7 +43,7 @@ def main() -> None:
             for side in args.sides:
                 epochs = 0 if side == "probe" else args.epochs
                 key = {"data": name, "size": args.size, "side": side, "target": None, "seed": seed}
-                key |= {"epochs": epochs, "limit": args.limit}
+                key |= {"epochs": epochs, "lr": args.lr, "limit": args.limit}
                 row = rows.find(**key)
                 if row is None:
                     data = images(args, name, seed)
@@ -52,7 +52,7 @@ def main() -> None:
                         row = probed(network, data, seed)
                     else:
                         row = tuned(network, data, epochs=epochs, seed=seed, lr=args.lr, **SIDES[side])
-                    row = {**key, "lr": args.lr, "threads": args.threads, **row}
+                    row = {**key, "threads": args.threads, **row}
                     rows.add(row)
                 print(f"{name} {args.size} px seed {seed}: {side:16} {row['accuracy']:.4f}", end=" ")
                 print(f"in {row['cpu_seconds']:.0f} CPU seconds", flush=True)

@@ -12,7 +12,7 @@ import torch
 
 from oneshot.storage.files import write_atomically
 
-KEY = ("data", "size", "side", "target", "seed", "epochs", "limit")  # what a row is of
+KEY = ("data", "size", "side", "target", "seed", "epochs", "lr", "limit")  # what a row is of
 
 
 class Rows:

@@ -69,12 +69,7 @@ class Case:
         self.folder = args.work / f"{name}-{args.size}-{seed}-{args.limit or 'all'}-{args.epochs}"
         self.folder.mkdir(parents=True, exist_ok=True)
         self.total = args.warmup_epochs + args.iterations * args.adapt_epochs + args.final_epochs
-        self.networks: dict[tuple[str, float | None], Subnet] = {}
-
-    def row(self, side: str, target: float | None, epochs: int) -> dict[str, Any]:
-        """What a row is of."""
-        key = {"data": self.name, "size": self.args.size, "side": side, "target": target, "seed": self.seed}
-        return {**key, "epochs": epochs, "limit": self.args.limit}
+        self.networks: list[tuple[dict[str, Any], Subnet]] = []  # with what their rows are of
 
     def train(
         self,
@@ -86,21 +81,22 @@ class Case:
         **settings: Any,
     ) -> Subnet:
         """Train a network and write its row, unless that is done; returned with its trained weights."""
-        key = self.row(side, target, epochs)
-        file = self.folder / f"{side}-{target}-{epochs}.safetensors"
+        lr = self.args.lr if settings.get("pretrained", True) else self.args.scratch_lr
+        key = {"data": self.name, "size": self.args.size, "side": side, "target": target, "seed": self.seed}
+        key |= {"epochs": epochs, "lr": lr, "limit": self.args.limit}
+        file = self.folder / f"{side}-{target}-{epochs}-{lr:g}.safetensors"
         found = self.rows.find(**key)
         if found is not None and file.is_file():
             network.load_state_dict(load_file(file))
         else:
-            settings = {"lr": self.args.lr if settings.get("pretrained", True) else self.args.scratch_lr, **settings}
-            told = tuned(network, self.data, epochs=epochs, seed=self.seed, **settings)
+            told = tuned(network, self.data, epochs=epochs, seed=self.seed, lr=lr, **settings)
             save_file({name: tensor.contiguous() for name, tensor in network.state_dict().items()}, file)
             chosen = {} if config is None else {"config": config.to_dict()}
-            found = {**key, "lr": settings["lr"], "threads": self.args.threads, **told, **chosen}
+            found = {**key, "threads": self.args.threads, **told, **chosen}
             self.rows.add(found)
         where = "" if target is None else f" at {target:.2f} of the latency"
         say(f"{self.name} seed {self.seed}: {side}{where} {found['accuracy']:.4f}, {found['cpu_seconds']:.0f} CPU s")
-        self.networks[side, target] = network
+        self.networks.append((key, network))
         return network
 
     def latency_model(self, supernet: ConvertedSupernet) -> CostModel:
@@ -194,16 +190,13 @@ class Case:
 
     def time(self) -> None:
         """Time all networks in turn, and write it into their rows."""
-        names = {f"{side} {target}": key for key in self.networks for side, target in [key]}
-        say(f"{self.name}: {len(names)} networks are timed in turn")
-        took = milliseconds({name: self.networks[key] for name, key in names.items()}, self.device)
-        for name, (side, target) in names.items():
-            epochs = {"original": self.args.epochs, "nat": self.args.final_epochs}.get(side, self.total)
-            row = self.rows.find(**self.row(side, target, epochs))
-            assert row is not None
-            part = took[name] / took["original None"]
-            facts = {"runtime": self.args.runtime, "latency_threads": self.args.latency_threads}
-            self.rows.add({**row, "ms": round(took[name], 4), "part": round(part, 4), **facts})
+        say(f"{self.name}: {len(self.networks)} networks are timed in turn")
+        took = milliseconds([network for _, network in self.networks], self.device)
+        original = next(ms for ms, (key, _) in zip(took, self.networks, strict=True) if key["side"] == "original")
+        facts = {"runtime": self.args.runtime, "latency_threads": self.args.latency_threads}
+        for ms, (key, _) in zip(took, self.networks, strict=True):
+            row = self.rows.find(**key)
+            self.rows.add({**(row or key), "ms": round(ms, 4), "part": round(ms / original, 4), **facts})
 
 
 def say(text: str, *, again: bool = False) -> None:

@@ -7,7 +7,7 @@ import logging
 import statistics
 import time
 import warnings
-from collections.abc import Mapping
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +22,7 @@ from oneshot.training import Retrain, fit_head
 from oneshot.training.samples import plain_samples
 
 HERE = Path(__file__).parent
-PASSES = 31  # of each network that is timed, in turn
+PASSES, WARM_UP = 31, 3  # of each network that is timed
 
 
 def options(description: str | None) -> argparse.ArgumentParser:
@@ -77,8 +77,16 @@ def tuned(
     """Train a network in place and test it; what is pretrained with a fitted head and frozen statistics."""
     pl.seed_everything(seed, verbose=False)
     own = {"fit_head": True, "freeze_statistics": True} if pretrained else {}
-    settings = {"weight_decay": 0.01, "weight_decay_norms": False, "label_smoothing": 0.1, "lr_min": lr / 100}
-    module = Retrain(network, optimizer="adamw", lr=lr, warmup_epochs=int(epochs > 1), **{**settings, **own, **more})
+    settings: dict[str, Any] = {
+        "optimizer": "adamw",
+        "lr": lr,
+        "lr_min": lr / 100,
+        "warmup_epochs": int(epochs > 1),
+        "weight_decay": 0.01,
+        "weight_decay_norms": False,
+        "label_smoothing": 0.1,
+    }
+    module = Retrain(network, **{**settings, **own, **more})
     begun = time.process_time()
     trainer(epochs).fit(module, datamodule=data)
     return measured(module, data, time.process_time() - begun)
@@ -101,14 +109,12 @@ def measured(module: Retrain, data: TransferImages, seconds: float) -> dict[str,
     }
 
 
-def milliseconds(networks: Mapping[str, Subnet], device: Device) -> dict[str, float]:
+def milliseconds(networks: Sequence[Subnet], device: Device) -> list[float]:
     """Median time of one image through each network; all run in turn, so that other load slows all alike."""
     with device.ready():
-        runs = {name: device.prepare(network.eval()) for name, network in networks.items()}
-        times: dict[str, list[float]] = {name: [] for name in runs}
-        for number in range(PASSES + 3):
-            for name, run in runs.items():
-                took = device.time(run)
-                if number >= 3:  # the first passes warm up
-                    times[name].append(took)
-    return {name: statistics.median(took) for name, took in times.items()}
+        runs = [device.prepare(network.eval()) for network in networks]
+        for run in runs:
+            for _ in range(WARM_UP):
+                device.time(run)
+        times = [[device.time(run) for run in runs] for _ in range(PASSES)]
+    return [statistics.median(took) for took in zip(*times, strict=True)]
