@@ -58,7 +58,7 @@ def test_the_original_is_transferred_once(tmp_path: Path, weights: Path) -> None
     )
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_variants_stand_beside_uniform_widths_and_random_weights(tmp_path: Path, weights: Path) -> None:
     epochs = ["--warmup-epochs", 1, "--iterations", 1, "--adapt-epochs", 1, "--final-epochs", 1, "--archive", 12]
     more = ["--runtime", "eager", "--latency-networks", 24, "--targets", 0.9, "--work", tmp_path / "work"]
