@@ -65,10 +65,19 @@ def _draw(axes: Axes, cost: CostProfile, samples: int, bounds: list[BoundProfile
             axes.axvline(at, color=CYCLE[1], linewidth=1.6, label=label)
         else:  # it would leave no room for the histogram
             where = "left" if at < edges[0] else "right"
-            axes.plot([], [], color=CYCLE[1], linewidth=1.6, label=f"{label}, far to the {where}")
+            axes.plot([], [], color=CYCLE[1], linewidth=1.6, label=f"{label}, off {where}")
     axes.set_ylim(0, 1.05 * max(shares))
     unit = f"{letter} {'' if cost.label == cost.name else cost.unit}".strip()
     axes.set_xlabel(f"{cost.name} [{unit}]" if unit else cost.name, fontsize=9, color=INK)
     axes.set_ylabel("architectures [%]", fontsize=9, color=INK)
-    axes.legend(frameon=False, fontsize=7.5, loc="lower left", bbox_to_anchor=(0, 1), ncols=3, borderaxespad=0.2)
+    axes.legend(
+        frameon=False,
+        fontsize=7,
+        loc="lower left",
+        bbox_to_anchor=(-0.05, 1),
+        ncols=3,
+        borderaxespad=0.2,
+        columnspacing=1.0,
+        handlelength=1.6,
+    )
     plain_axes(axes, 8)

@@ -20,7 +20,7 @@ def test_every_cost_has_a_histogram_with_its_marks_and_its_bound() -> None:
         assert sum(shares) == pytest.approx(100)
         assert axes.get_xlabel().startswith(cost.name)
     params, macs, memory = ([text.get_text() for text in axes.get_legend().get_texts()] for axes in figure.axes)
-    assert macs[-1] == "bound 60 k" and params[-1] == "bound 1 G, far to the right" and len(memory) == 4
+    assert macs[-1] == "bound 60 k" and params[-1] == "bound 1 G, off right" and len(memory) == 4
     low, high = figure.axes[0].get_xlim()
     assert 0 < low < high < 30  # thousands; the bound does not make the histogram a line
     lines = {line.get_label(): line.get_xdata()[0] for line in figure.axes[1].lines}
