@@ -93,9 +93,10 @@ def nearest(
     if excess.min() <= 0:
         return Nearest(looked_at[excess.argmin()], float(excess.min()), True)
     known = [genes for bound in bounds if (genes := bound.smallest()) is not None]
+    corner = space.repair(np.zeros((1, space.num_genes), dtype=np.int64))[0]  # the smallest, where candidates rise
     if len(bounds) == 1 and known:
         return Nearest(known[0], float(largest_excess(known[0][None], bounds)[0]), True)
-    seeds = np.unique(np.stack([*looked_at[excess.argsort()[:SEEDS]], *known]), axis=0)
+    seeds = np.unique(np.stack([*looked_at[excess.argsort()[:SEEDS]], *known, corner]), axis=0)
     found = minimise(space, partial(_column, bounds=bounds), seed=seed, seeds=seeds, most=most)
     least = float(largest_excess(found, bounds)[0])
     return Nearest(found[0], least, least <= 0 or math.prod(space.gene_sizes) <= most)

@@ -307,9 +307,10 @@ def _extremes(
         return every[costs.argmin()], every[costs.argmax()], True
     if (found := model.proven_extremes()) is not None:
         return *found, True
+    corners = model.space.repair([[0] * model.space.num_genes, [size - 1 for size in model.space.gene_sizes]])
     best = []
     for sign, start in zip((1, -1), extremes(model), strict=True):
-        known = np.stack([start, genes[(sign * values).argmin()]])
+        known = np.stack([start, genes[(sign * values).argmin()], *corners])
         if not model.slow:
             known = np.unique(known, axis=0)
             known = minimise(model.space, partial(_signed, model, sign), seeds=known)
