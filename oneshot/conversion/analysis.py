@@ -11,6 +11,7 @@ import numpy as np
 from torch import nn
 
 from oneshot.inputs import Inputs
+from oneshot.supernets.base import restored_modes
 
 from .attributes import bind_attributes, bindings
 from .axes import Axis, Shape, extent
@@ -37,6 +38,11 @@ def analyse(network: nn.Module, inputs: Inputs, limits: Limits) -> Graph:
     Raises:
         TraceError: If the network does not run without numbers.
     """
+    with restored_modes(network):  # in training mode, weights of parametrised layers change when they are looked at
+        return _analysed(network.eval(), inputs, limits)
+
+
+def _analysed(network: nn.Module, inputs: Inputs, limits: Limits) -> Graph:
     found = trace(network, inputs)
     draft = Draft(network, inputs, limits, found, tie(found))
     _freeze_kernels(draft)

@@ -18,7 +18,12 @@ from .sources import input_shape_of
 from .trace import TraceError
 
 IMAGE = (3, 224, 224)
-DEPENDS_ON_NUMBERS = ("DataDependentOutputException", "GuardOnDataDependentSymNode", "UnsupportedFakeTensorException")
+DEPENDS_ON_NUMBERS = (
+    "DataDependentOutputException",
+    "GuardOnDataDependentSymNode",
+    "UnsupportedFakeTensorException",
+    "DynamicOutputShape",
+)
 
 
 def check_convertible(network: object) -> nn.Module:
@@ -51,6 +56,13 @@ def check_convertible(network: object) -> nn.Module:
         if tensor.is_quantized:
             raise ValueError(f"Weights must be numbers; {name} is quantised. Convert the network, then quantise it.")
     for path, module in network.named_modules():
+        for name, value in module.__dict__.items():
+            if isinstance(value, torch.Tensor) and not value.is_leaf:
+                raise ValueError(
+                    f"Weights must be parameters or buffers; {f'{path}.{name}'.lstrip('.')} is computed, "
+                    "as hooks of weight_norm, spectral_norm and prune do. Use torch.nn.utils.parametrizations, or remove "
+                    "the hook: torch.nn.utils.remove_weight_norm, prune.remove."
+                )
         if ".quantized" in type(module).__module__ or ".ao.nn" in type(module).__module__:
             raise ValueError(
                 f"Layers must not be quantised; {path} is a {type(module).__module__}.{type(module).__name__}. Convert "
@@ -134,11 +146,21 @@ def explain(error: TraceError) -> ValueError:
     cause, module = error.cause, error.module or "the network itself"
     kind, told = type(cause).__name__, str(cause).strip().splitlines()
     text = f"{kind}: {told[0][:200] if told else ''}"
-    if any(word in kind for word in DEPENDS_ON_NUMBERS) or "item()" in text or "data-dependent" in text.lower():
+    if (
+        any(word in kind for word in DEPENDS_ON_NUMBERS)
+        or "item()" in text
+        or ".numpy()" in text
+        or "data-dependent" in text.lower()
+    ):
         return ValueError(
             "A network to convert must run the same operators whatever the numbers are; the code of "
             f"{module} looks at numbers of a tensor ({text}). Replace the condition by torch.where, or take it out of "
             "the network."
+        )
+    if isinstance(cause, TypeError) and "positional argument" in text:
+        return ValueError(
+            f"A network to convert must take one argument, a tensor or tensors by name; {module} fails with one "
+            f"({text}). Write a module around it whose forward takes a mapping, and convert that."
         )
     return ValueError(
         f"A network to convert must run on the example; it fails in {module} ({text}). Pass an example_input, or "

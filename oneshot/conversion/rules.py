@@ -439,7 +439,7 @@ def _select(r: _Rule) -> None:
     """One entry of a side, or each of them."""
     axes = r.of(r.op.inputs[0])
     dim = r.args.get("dim", 0) % len(axes)
-    axes[dim].freeze(f"{r.op.module or 'the network'} takes single entries of it")
+    axes[dim].freeze("single entries of it are taken")
     for place in range(len(r.op.outputs)):
         r.out([*axes[:dim], *axes[dim + 1 :]], place)
 
@@ -517,6 +517,44 @@ def _window(sides: int) -> Callable[[_Rule], None]:
             r.out([*axes[:-sides], *map(r.new, shape[-sides:])], place)
 
     return rule
+
+
+def _weight_norm(r: _Rule) -> None:
+    """Directions and lengths of weights, ``v`` and ``g``."""
+    v, g = r.of(r["v"]), r.of(r["g"])
+    for side, own in zip(v, g, strict=True):
+        if own.found().size != 1:
+            r.unify(side, own)
+    r.out(v)
+    r.out(g, 1)
+
+
+def _vector(r: _Rule) -> None:
+    """A matrix or a vector times a vector."""
+    a, b = (r.of(number) for number in r.op.inputs)
+    r.unify(a[-1], b[-1])
+    r.out(a[:-1])
+    r.tied.factors[r.place] = list(a)
+
+
+def _unfold(r: _Rule) -> None:
+    """Windows side by side: channels times entries of a window."""
+    axes, shape = r.of(r.op.inputs[0]), r.outputs()[0]
+    inner = fixed(shape[1] // axes[1].found().size, "it is an entry of a window")
+    r.out([axes[0], product([axes[1], inner]), r.new(shape[2])])
+
+
+def _fold(r: _Rule) -> None:
+    axes, shape = r.of(r.op.inputs[0]), r.outputs()[0]
+    channels = Axis(shape[1])
+    r.unify(axes[1], product([channels, fixed(axes[1].found().size // shape[1], "it is an entry of a window")]))
+    r.out([axes[0], channels, *map(r.new, shape[2:])])
+
+
+def _grid(r: _Rule) -> None:
+    axes, shape = r.of(r["input"]), r.outputs()[0]
+    r.freeze(r.of(r["grid"]))
+    r.out([*axes[:2], *map(r.new, shape[2:])])
 
 
 def _pixel_shuffle(r: _Rule) -> None:
@@ -601,6 +639,11 @@ RULES: dict[str, Callable[[_Rule], None]] = {
     "native_group_norm": _group_norm,
     **dict.fromkeys(("mm", "addmm", "bmm", "baddbmm"), _matrix),
     "linear": _linear,
+    **dict.fromkeys(("mv", "dot", "vdot"), _vector),
+    "_weight_norm_interface": _weight_norm,
+    "im2col": _unfold,
+    "col2im": _fold,
+    **dict.fromkeys(("grid_sampler_2d", "grid_sampler_3d", "_grid_sampler_2d_cpu_fallback"), _grid),
     **dict.fromkeys(
         (
             *("_scaled_dot_product_flash_attention_for_cpu", "_scaled_dot_product_flash_attention"),

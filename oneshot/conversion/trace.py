@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import copy
+import logging
 import operator
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -250,12 +251,13 @@ def isolated(network: nn.Module, first: Mapping[tuple[str, str], Any] | None = N
     """
     before = [(path, module, own, _copies(own)) for path, module in network.named_modules() for own in [_plain(module)]]
     changed: Attributes = {}
+    modules = {path: module for path, module, _, _ in before}
     try:
         for (path, name), value in (first or {}).items():
-            own = network.get_submodule(path).__dict__
-            own.pop(name, None)
-            if value is not ABSENT:
-                own[name] = copy.copy(value)
+            if path in modules and (type(value) is not str or value != ABSENT):
+                modules[path].__dict__[name] = copy.copy(value)
+            elif path in modules:  # of blocks that are left out there is none
+                modules[path].__dict__.pop(name, None)
         yield changed
     finally:
         for path, module, own, copies in before:
@@ -491,12 +493,25 @@ def trace(
         stack.enter_context(recorder)
         if attributes:
             stack.enter_context(_Sizes(recorder))
+        stack.enter_context(_quiet())
         try:
             out = functional_call(network, tensors, (x,))
         except Exception as error:
             raise TraceError(found, modules[-1] if modules else "", error) from error
         found.outputs = [recorder.number(leaf) for leaf in tree_leaves(out) if isinstance(leaf, Tensor)]
     return found
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Inside, torch does not log what fails without numbers: it is raised, too."""
+    logger = logging.getLogger("torch._subclasses.fake_tensor")
+    level = logger.level
+    logger.setLevel(logging.CRITICAL + 1)
+    try:
+        yield
+    finally:
+        logger.setLevel(level)
 
 
 @contextlib.contextmanager
