@@ -59,9 +59,9 @@ def check_convertible(network: object) -> nn.Module:
         for name, value in module.__dict__.items():
             if isinstance(value, torch.Tensor) and not value.is_leaf:
                 raise ValueError(
-                    f"Weights must be parameters or buffers; {f'{path}.{name}'.lstrip('.')} is computed, "
-                    "as hooks of weight_norm, spectral_norm and prune do. Use torch.nn.utils.parametrizations, or remove "
-                    "the hook: torch.nn.utils.remove_weight_norm, prune.remove."
+                    f"Weights must be parameters or buffers; {f'{path}.{name}'.lstrip('.')} is computed, as hooks of "
+                    "weight_norm, spectral_norm and prune do. Use torch.nn.utils.parametrizations, or remove the hook: "
+                    "torch.nn.utils.remove_weight_norm, prune.remove."
                 )
         if ".quantized" in type(module).__module__ or ".ao.nn" in type(module).__module__:
             raise ValueError(
