@@ -51,6 +51,16 @@ class Small(nn.Sequential):  # its layers are called "0", "1", ..., which no com
 
 def small(channels: int = 16, num_classes: int = 1000) -> nn.Module:
     return Small(channels, num_classes)
+
+
+class TwoInputs(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.image, self.table, self.head = nn.Conv2d(3, 16, 3), nn.Linear(6, 16), nn.Linear(32, 4)
+
+    def forward(self, inputs: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+        parts = [self.image(inputs["image"]).mean((2, 3)), self.table(inputs["table"])]
+        return {"classes": self.head(torch.relu(torch.cat(parts, 1)))}
 """
 QUIET = [
     "--trainer.limit_train_batches=2",
@@ -192,6 +202,20 @@ def test_one_search_with_the_sandwich_rule_is_derived_exported_and_retrained(
     assert main(["export", str(home / "retrain"), "--no-measure", "--formats", "--out", str(home / "exported")]) == 0
     network = oneshot.load(home / "exported", trust=("my_networks",))
     assert network.config is not None
+
+
+def test_a_network_of_several_inputs_and_outputs_by_name_is_searched_too(home: Path) -> None:
+    rng = np.random.default_rng(0)
+    x = {"x/image": rng.normal(size=(120, 3, 8, 8)), "x/table": rng.normal(size=(120, 6))}
+    arrays = {name: values.astype(np.float32) for name, values in x.items()} | {"y": rng.integers(4, size=120)}
+    np.savez(home / "two.npz", **arrays)
+    data = ["--data=oneshot.data.ArrayData", "--data.x=two.npz", "--data.val_fraction=0.2", "--data.batch_size=16"]
+    model = ["--model=oneshot.NAT", *(f"--model.{name}={value}" for name, value in NAT.items())]
+    network = ["--model.supernet=oneshot.convert", "--model.supernet.source=my_networks.TwoInputs"]
+    short = [*QUIET, "--trainer.max_epochs=2", f"--out={home / 'two'}"]
+    assert main(["pareto", *model, *network, *data, *short]) == 0
+    assert main(["pick", str(home / "two"), "--knee", "--no-measure"]) == 0
+    assert main(["evaluate", str(home / "two/picked"), "--trust=my_networks", *data]) == 0
 
 
 def test_its_latencies_are_measured(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
