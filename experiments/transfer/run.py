@@ -44,6 +44,7 @@ from oneshot.cost import fit_predictor  # noqa: E402
 from oneshot.cost.latency.device import Device  # noqa: E402
 from oneshot.cost.latency.timings import measure_networks  # noqa: E402
 from oneshot.cost.model import CostModel  # noqa: E402
+from oneshot.evaluation.recalibration import recalibrate_on  # noqa: E402
 from oneshot.nat import Objective  # noqa: E402
 from oneshot.storage.files import write_atomically  # noqa: E402
 from oneshot.supernets.base import Subnet  # noqa: E402
@@ -123,7 +124,7 @@ class Case:
         """The supernet that NAT has trained, and its archive: architectures and their validation errors."""
         args, epochs = self.args, self.total - self.args.final_epochs
         supernet = self.fresh(start)
-        weights, archive = self.folder / "nat.safetensors", self.folder / "nat.json"
+        weights, archive = (self.folder / f"nat-{args.statistics}.{kind}" for kind in ("safetensors", "json"))
         if weights.is_file() and archive.is_file():
             supernet.load_state_dict(load_file(weights))
             known = json.loads(archive.read_text(encoding="utf-8"))
@@ -137,7 +138,8 @@ class Case:
             adapt_epochs=args.adapt_epochs,
             initial=args.archive,
             batch=8,
-            freeze_statistics=True,
+            initial_teacher=True,
+            freeze_statistics=args.statistics == "frozen",
             weight_optimizer=partial(torch.optim.AdamW, lr=args.lr, weight_decay=0.01),
             weight_decay_norms=False,
             search_seed=self.seed,
@@ -176,7 +178,10 @@ class Case:
                 continue
             config = archive[min(within, key=lambda i: archive[i][1])][0]
             network = laid_out(supernet.extract(config))
-            self.train("nat", target, network, args.final_epochs, config, fit_head=False)  # it is trained already
+            recalibrate_on(self.data, network)  # nothing happens where the supernet's are frozen
+            self.train(
+                "nat" if args.statistics == "batch" else "nat frozen", target, network, args.final_epochs, config
+            )
             cut = [i for i, part in enumerate(of_uniform) if part <= target]
             if not cut:
                 say(f"{self.name}: no uniform width takes {target:.2f} of the latency")
@@ -215,6 +220,9 @@ def main() -> None:
     parser.add_argument("--iterations", type=int, default=3, help="searches")
     parser.add_argument("--adapt-epochs", type=int, default=2, help="of the supernet after each search")
     parser.add_argument("--final-epochs", type=int, default=6, help="of each network of the front that is taken")
+    parser.add_argument(
+        "--statistics", default="batch", choices=["batch", "frozen"], help="of normalisation, in the supernet"
+    )
     parser.add_argument("--archive", type=int, default=40, help="architectures that the search begins with")
     parser.add_argument("--scratch-lr", type=float, default=2e-3, help="of AdamW, for random weights")
     parser.add_argument("--latency-networks", type=int, default=160, help="random variants that are timed")

@@ -27,11 +27,20 @@ COLOURS = {
     "probe": "#777777",
     "original": "#000000",
     "nat": "#d55e00",
+    "nat frozen": "#e69f00",
     "uniform": "#0072b2",
     "scratch": "#56b4e9",
     "mobilenetv3": "#009e73",
 }
-MARKERS = {"probe": "x", "original": "*", "nat": "o", "uniform": "s", "scratch": "^", "mobilenetv3": "D"}
+MARKERS = {
+    "probe": "x",
+    "original": "*",
+    "nat": "o",
+    "nat frozen": "v",
+    "uniform": "s",
+    "scratch": "^",
+    "mobilenetv3": "D",
+}
 
 Row = dict[str, Any]
 
