@@ -55,7 +55,7 @@ ROOMS = {
     "cost.model": Room("what a cost model is", "cost.record functional supernets"),
     "cost.counting": Room(
         "exact size of every architecture, from tables",
-        "conversion cost.counting.network cost.model cost.record supernets",
+        "_lightning conversion cost.counting.network cost.model cost.record supernets",
     ),
     "cost.latency": Room(
         "latency: device, design, measurement, tables",

@@ -7,7 +7,7 @@ touches: networks stay right, with less to choose from.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -42,9 +42,14 @@ class Tied:
     unknown: dict[int, str] = field(default_factory=dict)
 
 
-def tie(trace: Trace) -> Tied:
-    """Apply the rules to all operators of a trace."""
-    tied = Tied(trace)
+def tie(trace: Trace, known: Mapping[int, Sequence[Axis]] | None = None) -> Tied:
+    """Apply the rules to all operators of a trace.
+
+    Args:
+        trace: The trace.
+        known: Axes of weights that are known already, by the numbers of the tensors.
+    """
+    tied = Tied(trace, {number: list(axes) for number, axes in (known or {}).items()})
     for number in trace.inputs:
         tied.axes[number] = [fixed(size, "it is a side of the input") for size in trace.tensors[number].shape]
     for place, op in enumerate(trace.ops):
@@ -212,7 +217,6 @@ def _convolution(r: _Rule) -> None:
     for side in w[2:]:
         if not side.found().fixed:
             side.found().centred = True
-    r.freeze(x[2:])  # neighbours are neighbours
     r.out([x[0], channels_out, *map(r.new, r.outputs()[0][2:])])
     space = x[2:] if transposed else r.of(r.op.outputs[0])[2:]
     per_group = [x[1], w[1]] if transposed else [channels_out, w[1]]
@@ -319,6 +323,19 @@ def _attention(r: _Rule) -> None:
             r.freeze(q[1:-2])
     if len(q) == 4:
         r.tied.factors[r.place] = [*q[:-1], k[-2], total([q[-1], v[-1]])]
+
+
+def _fused(r: _Rule) -> None:
+    """The whole of ``nn.MultiheadAttention`` or of ``nn.TransformerEncoderLayer`` on ``[B, L, E]``."""
+    x = r.of(r.tensor("query", "src"))
+    keys = r.of(r.tensor("key", "src"))
+    layer = "ffn_weight_1" in r.args
+    products = [x[2], x[2], x[2], x[2], keys[1], keys[1]]  # projections; scores, and sums of values
+    if layer:
+        products += [r.of(r["ffn_weight_1"])[0], r.of(r["ffn_weight_2"])[1]]
+    r.out(x)
+    if [side.found().size for side in keys] == [side.found().size for side in x]:
+        r.tied.factors[r.place] = [x[0], x[1], x[2], total(products)]
 
 
 def _view(r: _Rule) -> None:
@@ -512,7 +529,6 @@ def _window(sides: int) -> Callable[[_Rule], None]:
 
     def rule(r: _Rule) -> None:
         axes = r.of(r.op.inputs[0])
-        r.freeze(axes[-sides:])
         for place, shape in enumerate(r.outputs()):
             r.out([*axes[:-sides], *map(r.new, shape[-sides:])], place)
 
@@ -651,6 +667,7 @@ RULES: dict[str, Callable[[_Rule], None]] = {
         ),
         _attention,
     ),
+    **dict.fromkeys(("_native_multi_head_attention", "_transformer_encoder_layer_fwd"), _fused),
     **dict.fromkeys(("view", "_unsafe_view", "reshape", "_reshape_alias"), _view),
     **dict.fromkeys(("t", "transpose", "permute"), _permute),
     "as_strided": _strided,

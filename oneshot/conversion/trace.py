@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call
+from torch.nn.modules.module import register_module_forward_hook, register_module_forward_pre_hook
 from torch.overrides import TorchFunctionMode
 
 from oneshot._lightning import FakeTensorMode, TorchDispatchMode, tree_leaves, tree_map
@@ -289,6 +290,7 @@ def _members(container: Any) -> list[Any]:
     return [(id(k), id(v)) for k, v in container.items()] if isinstance(container, dict) else [*map(id, container)]
 
 
+UNSEEN = ("prim", "profiler")  # namespaces of questions and records
 SHAPED = {"view", "reshape", "expand", "unflatten", "new_zeros", "new_ones", "repeat", "view_copy", "broadcast_to"}
 RESHAPED_IN_PLACE = {  # the tensor that they change has a new number from then on
     *("transpose_", "t_", "swapaxes_", "swapdims_", "squeeze_", "unsqueeze_", "as_strided_", "resize_"),
@@ -319,7 +321,7 @@ class _Recorder(TorchDispatchMode):
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
-        if getattr(func, "namespace", "") in ("prim", "profiler"):
+        if getattr(func, "namespace", "") in UNSEEN:
             return func(*args, **kwargs)
         inputs, named = self.refs(args), self.refs(kwargs)
         out = func(*args, **kwargs)
@@ -400,39 +402,37 @@ class _Sizes(TorchFunctionMode):
 
 @contextlib.contextmanager
 def _calls(network: nn.Module, recorder: _Recorder) -> Iterator[None]:
-    """Inside, calls of modules are written down."""
-    trace, open_calls = recorder.trace, list[Call]()
+    """Inside, calls of modules are written down.
 
-    def enter(path: str) -> Callable[..., None]:
-        def hook(module: nn.Module, args: Any, kwargs: Any) -> None:
-            inputs = [leaf for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, Tensor)]
-            call = Call(path, tuple(recorder.number(x) for x in inputs), len(trace.ops))
+    The modules themselves have no hooks, for with some, layers of attention run otherwise.
+    """
+    trace, open_calls = recorder.trace, list[Call]()
+    paths = {id(module): path for path, module in network.named_modules()}
+
+    def numbers(tree: Any) -> tuple[int, ...]:
+        return tuple(recorder.number(leaf) for leaf in tree_leaves(tree) if isinstance(leaf, Tensor))
+
+    def enter(module: nn.Module, args: Any) -> None:
+        if id(module) in paths:
+            call = Call(paths[id(module)], numbers(args), len(trace.ops))
             call.passes = bool(args) and isinstance(args[0], Tensor)
-            call.simple = call.passes and len(args) == 1 and not kwargs
+            call.simple = call.passes and len(args) == 1
             trace.calls.append(call)
             open_calls.append(call)
-            recorder.modules.append(path)
-
-        return hook
+            recorder.modules.append(call.path)
 
     def leave(module: nn.Module, args: Any, kwargs: Any, output: Any) -> None:
-        recorder.modules.pop()
-        call = open_calls.pop()
-        call.outputs = tuple(recorder.number(x) for x in tree_leaves(output) if isinstance(x, Tensor))
-        call.last = len(trace.ops)
-        call.simple, call.passes = (was and isinstance(output, Tensor) for was in (call.simple, call.passes))
+        if id(module) in paths:
+            recorder.modules.pop()
+            call = open_calls.pop()
+            call.inputs, call.outputs, call.last = (*call.inputs, *numbers(kwargs)), numbers(output), len(trace.ops)
+            call.simple = call.simple and not kwargs and isinstance(output, Tensor)
+            call.passes = call.passes and isinstance(output, Tensor)
 
-    hooks = []
-    for path, module in network.named_modules():
-        hooks += [
-            module.register_forward_pre_hook(enter(path), with_kwargs=True),
-            module.register_forward_hook(leave, with_kwargs=True),
-        ]
-    try:
+    with contextlib.ExitStack() as stack:
+        for handle in (register_module_forward_pre_hook(enter), register_module_forward_hook(leave, with_kwargs=True)):
+            stack.callback(handle.remove)
         yield
-    finally:
-        for handle in hooks:
-            handle.remove()
 
 
 class TraceError(Exception):
@@ -456,6 +456,7 @@ def trace(
     *,
     attributes: bool = True,
     training: bool = False,
+    numbers: bool = False,
 ) -> Trace:
     """Run a network once, without numbers.
 
@@ -465,6 +466,7 @@ def trace(
         state: Parameters and buffers in place of the network's own, of other shapes.
         attributes: Whether written-down sizes are followed.
         training: Whether it runs in training mode.
+        numbers: Whether it runs with numbers nevertheless, as it does alone, and all tensors stay alive until the end.
 
     Raises:
         TraceError: If it does not run.
@@ -478,16 +480,17 @@ def trace(
         stack.enter_context(restored_modes(network))
         network.train().eval()  # lets networks that keep caches in eval mode forget them
         found.changed = stack.enter_context(isolated(network))
-        stack.enter_context(_plain_attention())
+        if not numbers:
+            stack.enter_context(_plain_attention())
         if attributes:
             stack.enter_context(tracked_attributes(network))
         stack.enter_context(_calls(network.train(training), recorder))
-        stack.enter_context(fake)
+        if not numbers:
+            stack.enter_context(fake)
         stack.enter_context(torch.no_grad())
-        tensors: dict[str, Tensor] = {
-            name: fake.from_tensor(tensor.detach()) for name, tensor in state.items() if name in known
-        }
-        x = tree_map(lambda v: fake.from_tensor(v.detach()) if isinstance(v, Tensor) else v, inputs)
+        taken: Callable[[Tensor], Tensor] = Tensor.detach if numbers else lambda t: fake.from_tensor(t.detach())
+        tensors: dict[str, Tensor] = {name: taken(tensor) for name, tensor in state.items() if name in known}
+        x = tree_map(lambda v: taken(v) if isinstance(v, Tensor) else v, inputs)
         found.names = {name: recorder.number(t, name=name) for name, t in tensors.items()}
         found.inputs = [recorder.number(leaf) for leaf in tree_leaves(x) if isinstance(leaf, Tensor)]
         stack.enter_context(recorder)

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from .counting.network import count as count
     from .counting.peak import PeakCost as PeakCost
     from .counting.peak import Segment as Segment
+    from .counting.polynomials import PolynomialCost as PolynomialCost
     from .counting.traced import TracedCost as TracedCost
     from .latency.device import Device as Device
     from .latency.device import LatencyDevice as LatencyDevice

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from oneshot.conversion import ConvertedNetwork, ConvertedSupernet, convert, rules
+from oneshot.conversion import ConvertedNetwork, ConvertedSupernet, convert
 from oneshot.evaluation import recalibrate, recalibrated
 from oneshot.supernets import SearchSpace, SubnetConfig, Supernet
 from oneshot.testing import SupernetContract
@@ -338,26 +338,3 @@ class Deciding(Net):
 def test_a_network_that_decides_by_numbers_is_refused(x: Tensor) -> None:
     with pytest.raises(ValueError, match="must run the same operators whatever the numbers are"):
         convert(Deciding(), x)
-
-
-class Neighbours(nn.Module):
-    """A network that adds every channel to the next one."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.first, self.fc = nn.Linear(8, 32), nn.Linear(32, 3)
-
-    def forward(self, x: Tensor) -> Tensor:
-        y = self.first(x)
-        return self.fc((y + y.roll(1, -1)).relu())
-
-
-def test_channels_that_are_neighbours_are_fixed_and_a_rule_that_forgets_it_is_found(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    torch.manual_seed(0)
-    with pytest.raises(ValueError, match=r"nothing.*roll"):
-        convert(Neighbours(), torch.randn(2, 8))
-    monkeypatch.setitem(rules.RULES, "roll", rules._same)
-    with pytest.raises(ValueError, match="must compute the same when its channels are in another order"):
-        convert(Neighbours(), torch.zeros(2, 8))

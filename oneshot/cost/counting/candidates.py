@@ -15,8 +15,10 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
+from pytorch_lightning.utilities import rank_zero_info
 from torch import nn
 
+from oneshot.conversion.supernet import ConvertedSupernet
 from oneshot.cost.model import AdditiveCost, CostModel
 from oneshot.cost.record import Record, describe_supernet, own_random_numbers
 from oneshot.inputs import Shape, as_shape, describe_shape
@@ -25,6 +27,7 @@ from oneshot.supernets.elastic import ElasticSupernet
 from oneshot.supernets.execution import CellPlan, CellRun, ChainPlan, EqualPlan, WiredPlan, Wiring
 from oneshot.supernets.space import Floats, IntMatrix, SubnetConfig
 
+from .converted import count_converted
 from .elastic import Counted as Counted
 from .elastic import NoTablesError, count_elastic
 from .network import Counts, Visit, count, trace
@@ -43,7 +46,8 @@ def count_candidates(supernet: Supernet, what: Counted, *, image_size: int | Non
     Parameters and MACs are sums over the candidates (:class:`AdditiveCost`), or where channels depend on the wiring, in
     NAS-Bench-1Shot1, one table. Memory, which rises and falls, is put together from the peak and the output of every
     candidate in the order in which the networks run (:class:`PeakCost`). In elastic spaces there is a table for every
-    resolution and width (:class:`ConditionalCost`). In other spaces, and where counts are no such sums, networks
+    resolution and width (:class:`ConditionalCost`), of converted networks formulas in their widths
+    (:class:`PolynomialCost`). In other spaces, and where counts are no such sums, networks
     are counted one by one, and tables found of the genes that act together (:class:`~oneshot.cost.TracedCost`).
 
     Nothing is drawn from the random numbers of the caller.
@@ -75,7 +79,7 @@ def count_candidates(supernet: Supernet, what: Counted, *, image_size: int | Non
             f"image_size must be the height and width of square images, at least 1; got {image_size} for inputs of "
             f"shape {describe_shape(shape)}. Leave it out to count at the shape of the supernet."
         )
-    if isinstance(supernet, ElasticSupernet) and image_size is not None:
+    if supernet.has_resolutions and image_size is not None:
         raise ValueError(
             f"The resolution is a choice of space {supernet.space.name!r}, counted at all of "
             f"{supernet.space['resolution'].candidates}; got image_size={image_size}. Leave it out."
@@ -85,11 +89,16 @@ def count_candidates(supernet: Supernet, what: Counted, *, image_size: int | Non
     try:
         with own_random_numbers(supernet):
             found = _by_tables(supernet, what, shape)
-    except NoTablesError:
+    except NoTablesError as error:
         found = None
+        if told := str(error):
+            rank_zero_info(
+                f"There is no formula for the {what} of space {supernet.space.name!r}, so its networks are built and "
+                f"counted one by one: {told}."
+            )
     if found is None:
         found = trace_candidates(supernet, what, UNITS[what], shape=None if image_size is None else shape)
-    if what != "params" and not isinstance(supernet, ElasticSupernet):
+    if what != "params" and not supernet.has_resolutions:
         found.input_shape = shape
         found.image_size = shape[-1] if square and not isinstance(shape, Mapping) else None
     found.record = _record(supernet, what, shape)
@@ -100,12 +109,14 @@ def _by_tables(supernet: Supernet, what: Counted, shape: Shape) -> CostModel | N
     """Costs by what is known of a space; None where nothing is."""
     if isinstance(supernet, ElasticSupernet):
         return count_elastic(supernet, what, UNITS[what])
+    if isinstance(supernet, ConvertedSupernet):
+        return count_converted(supernet, what, UNITS[what], shape)
     return _count(supernet, what, shape) if isinstance(supernet, OperationSupernet) else None
 
 
 def _record(supernet: Supernet, what: Counted, shape: Shape) -> Record:
     """The networks that were counted; parameters are the same for images of all sizes."""
-    found = describe_supernet(supernet, input_shape=None if isinstance(supernet, ElasticSupernet) else shape)
+    found = describe_supernet(supernet, input_shape=None if supernet.has_resolutions else shape)
     if what == "params":
         found = {name: value for name, value in found.items() if name not in ("input_shape", "macs")}
         found["arguments"] = {name: value for name, value in found["arguments"].items() if name != "image_size"}

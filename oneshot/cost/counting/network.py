@@ -137,7 +137,7 @@ def trace(
     Raises:
         ValueError: See :func:`count`.
     """
-    inputs = _inputs(network, input_shape, dtype)
+    inputs = one_input(network, input_shape, dtype)
     visits: dict[nn.Module, Visit] = {}
     meter = Meter([*network.parameters(), *network.buffers()])
     for x in inputs:
@@ -168,7 +168,7 @@ def trace(
     return Counts(params, meter.macs, max(peak, meter.peak), tuple(sorted(meter.uncounted))), visits, meter.peak
 
 
-def _inputs(network: nn.Module, input_shape: Shapes, dtype: torch.dtype | None) -> Sequence[Inputs]:
+def one_input(network: nn.Module, input_shape: Shapes, dtype: torch.dtype | None = None) -> Sequence[Inputs]:
     """Zeros of one input, with a batch dimension where the network has it."""
     for name, parameter in (*network.named_parameters(), *network.named_buffers()):
         if is_lazy(parameter):
