@@ -101,10 +101,12 @@ def _read_first(args: argparse.Namespace, rest: Sequence[str]) -> list[str]:
         return [named]
     if args.command in ("evaluate", "retrain"):
         return list(rest[:1])
-    if "--resume" not in rest:
+    option = "--from" if args.command in ("measure", "profile") else "--out"
+    if option == "--out" and "--resume" not in rest:
         return []
-    pairs = zip(rest, [*rest[1:], ""], strict=True)
-    return [value for word, value in pairs if word == "--out"] + [w[6:] for w in rest if w.startswith("--out=")]
+    pairs = zip(rest, [*rest[1:], ""])  # which is longer where there are no words
+    after = [word.partition("=")[2] for word in rest if word.startswith(f"{option}=")]
+    return [value for word, value in pairs if word == option] + after
 
 
 def _stopped(command: str, stopped: BaseException) -> int:

@@ -130,9 +130,28 @@ def profile(
         raise ValueError(f"samples must be at least 1, or None for the usual number; got {samples}.")
     wanted = _wanted(costs, counts, bounds or {})
     limits = _limits(bounds or {}, wanted)  # first: costs may take long
-    models = own_costs(wanted, supernet, allow_noisy=allow_noisy)
+    said, models = progress or _silent, dict[str, CostModel]()
+    for number, (name, given) in enumerate(wanted.items()):
+        said("tables of costs", number, len(wanted))
+        models |= own_costs({name: given}, supernet, allow_noisy=allow_noisy)
+    said("tables of costs", len(wanted), len(wanted))
     asked = [ModelBound(name, models[name], *limit) for name, limit in limits.items()]
-    space = supernet.space
+    return _look(supernet.space, models, asked, samples, seed, said)
+
+
+def _silent(what: str, done: int, total: int) -> None:
+    """Default progress callback; does nothing."""
+
+
+def _look(
+    space: SearchSpace,
+    models: Mapping[str, CostModel],
+    bounds: Sequence[ModelBound],
+    samples: int | None,
+    seed: int,
+    progress: Progress,
+) -> SpaceProfile:
+    """Draw or list architectures, and see what they cost."""
     slow = any(model.slow for model in models.values())
     most = MOST_ENUMERATED if not slow else samples or SAMPLES  # spellings that are listed
     every = enumerate_space(space, most)
@@ -145,12 +164,10 @@ def profile(
     middle = space.encode([centroid])
     found = []
     for number, (name, model) in enumerate(models.items()):
-        if progress is not None:
-            progress("smallest and largest", number, len(models))
+        progress("smallest and largest", number, len(models))
         found.append(_cost(name, model, values[name], genes, every, middle))
-    reached = _bounds(space, asked, genes, every, most=most, seed=seed)
-    if progress is not None:
-        progress("smallest and largest", len(models), len(models))
+    reached = _bounds(space, bounds, genes, every, most=most, seed=seed)
+    progress("smallest and largest", len(models), len(models))
     return SpaceProfile(
         space=space.name,
         size=space.size,
@@ -160,8 +177,8 @@ def profile(
         seed=seed,
         centroid=centroid,
         costs=tuple(found),
-        bounds=tuple(reached[: len(asked)]),
-        together=reached[-1] if len(asked) > 1 else None,
+        bounds=tuple(reached[: len(bounds)]),
+        together=reached[-1] if len(bounds) > 1 else None,
     )
 
 
@@ -262,14 +279,13 @@ def _affordable(space: SearchSpace, models: Mapping[str, CostModel], seed: int) 
     return number, "" if number == SAMPLES else f"fewer than {SAMPLES:,} because each takes {each:.2g} s"
 
 
-def _costs(name: str, model: CostModel, genes: IntMatrix, progress: Progress | None) -> Floats:
+def _costs(name: str, model: CostModel, genes: IntMatrix, progress: Progress) -> Floats:
     """Costs of all samples, ``[N]``."""
     parts = []
     for start in range(0, len(genes), CHUNK if model.slow else len(genes)):
         stop = min(start + CHUNK, len(genes)) if model.slow else len(genes)
         parts.append(model.costs(genes[start:stop]))
-        if progress is not None:
-            progress(name, stop, len(genes))
+        progress(name, stop, len(genes))
     return np.concatenate(parts)
 
 

@@ -128,6 +128,8 @@ def test_a_run_says_it_too_and_nothing_of_it_is_imported_untrusted(
         write_search(tmp_path / name, "config.yaml", model)
         assert main(["profile", "--from", given]) == 1
         assert "names the class evil.Supernet" in capsys.readouterr().err
+    monkeypatch.chdir(tmp_path / "run")
+    assert main(["profile", "--from=."]) == 1 and "Nothing is imported from a run" in capsys.readouterr().err
 
 
 def test_the_penalty_of_a_search_is_a_cost_and_its_target_a_bound() -> None:
