@@ -301,7 +301,8 @@ def test_slow_costs_are_looked_at_for_a_minute_and_it_is_said(monkeypatch: pytes
         supernet, costs={"own": lambda config: 1.0}, counts=[], progress=lambda *said: done.append(said)
     )
     assert found.samples == module.TIMED and "fewer than 20 because each takes" in str(found)
-    assert {("tables of costs", 1, 1), ("own", found.samples, found.samples)} <= {*done} and done[-1] == ("smallest and largest", 1, 1)
+    assert {("tables of costs", 1, 1), ("own", found.samples, found.samples)} <= {*done}
+    assert done[-1] == ("smallest and largest", 1, 1)
 
 
 def test_a_choice_of_one_candidate_is_no_problem() -> None:
