@@ -331,7 +331,7 @@ def _check_training(draft: Draft, graph: Graph) -> None:
     network, inputs = draft.network, draft.inputs
     try:
         with resized(network, graph, sizes):
-            trace(network, inputs, state_at(network, graph, sizes), attributes=False, training=True)
+            found = trace(network, inputs, state_at(network, graph, sizes), attributes=False, training=True)
     except TraceError as error:
         trace(network, inputs, attributes=False, training=True)  # raises what has nothing to do with sizes
         told = (str(error.cause).strip().splitlines() or [type(error.cause).__name__])[0][:120]
@@ -340,6 +340,7 @@ def _check_training(draft: Draft, graph: Graph) -> None:
             f"{error.module or 'it'} does not follow the sizes of the others ({told}). Build the network without "
             "auxiliary outputs, or name what they read in freeze=."
         ) from error.cause
+    draft.trace.changed.update({place: was for place, was in found.changed.items() if place not in draft.trace.changed})
 
 
 def _kind(op: Op) -> str:

@@ -192,10 +192,10 @@ def resized(network: nn.Module, graph: Graph, sizes: Sequence[int], dropped: Seq
     """
     before: list[tuple[nn.Module, str, Any]] = []
     children: list[tuple[nn.Module, str, nn.Module]] = []
+    modules = dict(network.named_modules())
     try:
         for binding in graph.bindings:
-            value = binding.value(sizes)
-            module = network.get_submodule(binding.module)
+            value, module = binding.value(sizes), modules[binding.module]
             old = module.__dict__[binding.name]
             was = old if binding.index is None else old[binding.index]
             if was == value:
@@ -208,8 +208,8 @@ def resized(network: nn.Module, graph: Graph, sizes: Sequence[int], dropped: Seq
             module.__dict__[binding.name] = value
         for path in dropped:
             parent, _, name = path.rpartition(".")
-            module = network.get_submodule(parent)
-            children.append((module, name, module._modules[name]))  # type: ignore[arg-type]  # it is there
+            module = modules[parent]
+            children.append((module, name, module._modules[name]))
             module._modules[name] = left_out(children[-1][2])
         yield
     finally:

@@ -190,45 +190,52 @@ class ConvertedSupernet(Supernet):
         sizes, dropped = self._plan(arch)
         if self.has_resolutions and isinstance(x, Tensor):
             x = resized_images(x, self.shape_of(arch)[-2:])
-        with isolated(self.network, self.graph.trace.changed):
+        with isolated(self.network, self.graph.trace.changed, known=True):
             if not dropped and sizes == self.graph.leaves:
                 return output_of(self.network(x), self.output)
             with resized(self.network, self.graph, sizes, dropped):
-                weights = self._weights(sizes)
+                weights, copied = self._weights(sizes)
                 outputs = output_of(functional_call(self.network, weights, (x,)), self.output)
-                self._keep_statistics(weights, sizes)
+                with torch.no_grad():
+                    for name, buffer in copied.items():
+                        paste(buffer, self.graph.weights[name], sizes, weights[name], self.graph.centred)
         return outputs
 
     def run_config(self, x: Inputs, config: SubnetConfig) -> Tensor:
         outputs: Tensor = self(x, config)
         return outputs
 
-    def _weights(self, sizes: tuple[int, ...]) -> dict[str, Tensor]:
-        """The part of the weights that a network of these sizes has; inside of :func:`~.graph.resized`."""
-        graph, found = self.graph, dict[str, Tensor]()
-        for name, tensor in self.network.named_parameters():
-            part = _part(tensor, graph, name, sizes)
-            if part is not tensor and not torch.is_grad_enabled():
-                # How torch computes a product depends on this, also without gradients, and so do the last bits.
-                part = part.detach().requires_grad_(tensor.requires_grad)
-            found[name] = part
-        for name, buffer in self.network.named_buffers():
-            found[name] = cut(buffer, graph.weights[name], sizes, graph.centred)
-        return found
+    def _weights(self, sizes: tuple[int, ...]) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+        """The part of the weights that a network of these sizes has; inside of :func:`~.graph.resized`.
 
-    @torch.no_grad()
-    def _keep_statistics(self, weights: Mapping[str, Tensor], sizes: tuple[int, ...]) -> None:
-        """Write buffers of layers in training mode back that had to be copied; others were views."""
-        for name, buffer in self.network.named_buffers():
-            part = weights[name]
-            if part.untyped_storage().data_ptr() == buffer.untyped_storage().data_ptr():
-                continue
-            if self.network.get_submodule(name.rpartition(".")[0]).training:
-                paste(buffer, self.graph.weights[name], sizes, part, self.graph.centred)
+        Returns:
+            The parts, and the buffers of layers in training mode of which the part is a copy, not a view.
+        """
+        graph, found, copied = self.graph, dict[str, Tensor](), dict[str, Tensor]()
+        for path, module in self.network.named_modules():
+            start = f"{path}." if path else ""
+            for key, tensor in module._parameters.items():
+                name = start + key
+                if tensor is None or name not in graph.weights:  # another name of the same tensor
+                    continue
+                part = _part(tensor, graph, name, sizes)
+                if part is not tensor and not torch.is_grad_enabled():
+                    # How torch computes a product depends on this, also without gradients, and so do the last bits.
+                    part = part.detach().requires_grad_(tensor.requires_grad)
+                found[name] = part
+            for key, buffer in module._buffers.items():
+                name = start + key
+                if buffer is None or name not in graph.weights:
+                    continue
+                found[name] = part = cut(buffer, graph.weights[name], sizes, graph.centred)
+                if module.training and part.untyped_storage().data_ptr() != buffer.untyped_storage().data_ptr():
+                    copied[name] = buffer
+        return found, copied
 
     def extract(self, config: SubnetConfig, *, inherit: bool = True) -> ConvertedNetwork:
         sizes, dropped = self._plan(config)
-        with resized(self.network, self.graph, sizes, dropped), isolated(self.network, self.graph.trace.changed):
+        changed = self.graph.trace.changed
+        with resized(self.network, self.graph, sizes, dropped), isolated(self.network, changed, known=True):
             memo: dict[int, Any] = {}
             shapes: dict[str, list[int]] = {}
             for name, tensor in (*self.network.named_parameters(), *self.network.named_buffers()):

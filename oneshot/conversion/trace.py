@@ -238,7 +238,9 @@ ABSENT = "absent"
 
 
 @contextlib.contextmanager
-def isolated(network: nn.Module, first: Mapping[tuple[str, str], Any] | None = None) -> Iterator[Attributes]:
+def isolated(
+    network: nn.Module, first: Mapping[tuple[str, str], Any] | None = None, *, known: bool = False
+) -> Iterator[Attributes]:
     """Inside, modules may keep things in their attributes; afterwards these are what they were before.
 
     What a layer keeps for the next run belongs to a network of other sizes.
@@ -246,12 +248,18 @@ def isolated(network: nn.Module, first: Mapping[tuple[str, str], Any] | None = N
     Args:
         network: The network.
         first: What attributes are at first, by path of the module and name; :data:`ABSENT` of those that are not there.
+        known: Whether ``first`` has all modules that change their attributes, so that no others are looked at.
 
     Yields:
         Attributes that are changed inside, with what they were before; filled afterwards.
     """
-    before = [(path, module, own, _copies(own)) for path, module in network.named_modules() for own in [_plain(module)]]
     changed: Attributes = {}
+    if known and not first:
+        yield changed
+        return
+    looked = {path for path, _ in first or ()} if known else None
+    owners = ((path, m) for path, m in network.named_modules() if looked is None or path in looked)
+    before = [(path, module, own, _copies(own)) for path, module in owners for own in [_plain(module)]]
     modules = {path: module for path, module, _, _ in before}
     try:
         for (path, name), value in (first or {}).items():
