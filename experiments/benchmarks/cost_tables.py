@@ -17,8 +17,9 @@ import platform
 import statistics
 import sys
 import time
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import get_args
+from typing import Any, get_args
 
 HERE = Path(__file__).parent
 sys.path.insert(0, str(HERE.parents[1]))
@@ -31,7 +32,7 @@ from oneshot.supernets import (  # noqa: E402
     FBNetSupernet,
     NASBench1Shot1Supernet,
     NASBench201Supernet,
-    OperationSupernet,
+    Supernet,
 )
 
 SUPERNETS = {
@@ -50,52 +51,59 @@ def main() -> None:
     args = parser.parse_args()
     torch.set_num_threads(1)
 
-    results = []
-    for name, make in SUPERNETS.items():
-        supernet: OperationSupernet = make()
-        build, models = {}, {}
-        for what in get_args(Counted):
-            start = time.process_time()
-            models[what] = count_candidates(supernet, what)
-            build[what] = time.process_time() - start
-            models[what].costs(supernet.space.sample_matrix(10_000, 0))  # warm-up
-        rates: dict[str, list[float]] = {what: [] for what in (*models, "traced")}
-        for number in range(args.rounds):
-            genes = supernet.space.sample_matrix(args.tables, number)
-            costs = {}
-            for what, model in models.items():
-                start = time.process_time()
-                costs[what] = model.costs(genes)
-                rates[what].append(len(genes) / (time.process_time() - start))
-            configs = supernet.space.decode(genes[: args.traced])
-            start = time.process_time()
-            traced = [count(supernet.extract(config, inherit=False), supernet.input_shape) for config in configs]
-            rates["traced"].append(len(configs) / (time.process_time() - start))
-            for what, found in costs.items():
-                assert found[: args.traced].tolist() == [getattr(counts, what) for counts in traced], (name, what)
-        result = {
-            "space": name,
-            "seconds_to_build": build,
-            "architectures_per_second": rates,
-            "median": {side: statistics.median(values) for side, values in rates.items()},
-            "times_faster": {what: ratio(rates[what], rates["traced"]) for what in models},
-        }
-        results.append(result)
-        print(f"{name}: a traced forward pass {result['median']['traced']:.2f} architectures/s")
-        for what in models:
-            r = result["times_faster"][what]
-            print(
-                f"    {what} by table {result['median'][what] / 1e6:.2f} million/s ({min(rates[what]) / 1e6:.2f} to "
-                f"{max(rates[what]) / 1e6:.2f}), {r['median']:,.0f} times faster ({r['min']:,.0f} to {r['max']:,.0f}); "
-                f"built in {build[what]:.1f} s"
-            )
-    report = {
+    report(HERE / "cost_tables_cpu.json", SUPERNETS, args)
+
+
+def report(path: Path, supernets: Mapping[str, Callable[[], Supernet]], args: argparse.Namespace) -> None:
+    """Compare both sides for some supernets, and write what was found."""
+    results = [compare(name, make(), args) for name, make in supernets.items()]
+    found = {
         "settings": vars(args),
         "hardware": platform.processor() or platform.machine(),
         "torch": torch.__version__,
         "results": results,
     }
-    (HERE / "cost_tables_cpu.json").write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
+    path.write_text(json.dumps(found, indent=2) + "\n", encoding="utf-8")
+
+
+def compare(name: str, supernet: Supernet, args: argparse.Namespace) -> dict[str, Any]:
+    """Count the architectures of one supernet by table and one by one."""
+    build, models = {}, {}
+    for what in get_args(Counted):
+        start = time.process_time()
+        models[what] = count_candidates(supernet, what)
+        build[what] = time.process_time() - start
+        models[what].costs(supernet.space.sample_matrix(10_000, 0))  # warm-up
+    rates: dict[str, list[float]] = {what: [] for what in (*models, "traced")}
+    for number in range(args.rounds):
+        genes = supernet.space.sample_matrix(args.tables, number)
+        costs = {}
+        for what, model in models.items():
+            start = time.process_time()
+            costs[what] = model.costs(genes)
+            rates[what].append(len(genes) / (time.process_time() - start))
+        configs = supernet.space.decode(genes[: args.traced])
+        start = time.process_time()
+        traced = [count(supernet.extract(config, inherit=False), supernet.input_shape) for config in configs]
+        rates["traced"].append(len(configs) / (time.process_time() - start))
+        for what, found in costs.items():
+            assert found[: args.traced].tolist() == [getattr(counts, what) for counts in traced], (name, what)
+    result = {
+        "space": name,
+        "seconds_to_build": build,
+        "architectures_per_second": rates,
+        "median": {side: statistics.median(values) for side, values in rates.items()},
+        "times_faster": {what: ratio(rates[what], rates["traced"]) for what in models},
+    }
+    print(f"{name}: a traced forward pass {result['median']['traced']:.2f} architectures/s")
+    for what in models:
+        r = result["times_faster"][what]
+        print(
+            f"    {what} by table {result['median'][what] / 1e6:.2f} million/s ({min(rates[what]) / 1e6:.2f} to "
+            f"{max(rates[what]) / 1e6:.2f}), {r['median']:,.0f} times faster ({r['min']:,.0f} to {r['max']:,.0f}); "
+            f"built in {build[what]:.1f} s"
+        )
+    return result
 
 
 def ratio(tables: list[float], traced: list[float]) -> dict[str, float]:

@@ -30,6 +30,7 @@ from oneshot.cost import (
 )
 from oneshot.cost import measure as measure_table
 from oneshot.cost import verify as verify_table
+from oneshot.cost.counting.work import work_of
 from oneshot.cost.latency.device import DType, Runtime
 from oneshot.cost.latency.table import UNRECORDED
 from oneshot.cost.learned.few_shot import MEASUREMENTS
@@ -155,7 +156,7 @@ def _networks(options: Namespace, supernet: Supernet, target: Device, out: Path,
     if (measured := _measured(options, supernet, target, out, journal, draw)) is None:
         return
     genes, ms, record = measured
-    _, agreement = learned_cost(space, genes, ms)
+    _, agreement = learned_cost(space, genes, ms, work_of(supernet))
     say(
         f"{len(ms)} networks need {ms.min():.3g} to {ms.max():.3g} ms; learned from the others, "
         f"{agreement.within_10:.0%} of them are predicted within 10 %, Kendall's tau {agreement.kendall:.3f}.",

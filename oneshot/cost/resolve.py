@@ -11,6 +11,7 @@ from oneshot.supernets.space import SubnetConfig
 
 from .counting.candidates import UNITS, count_candidates
 from .counting.traced import TracedCost
+from .counting.work import work_of
 from .latency.table import UNIT, LatencyTable
 from .learned.measured import measured_cost
 from .model import CostModel
@@ -88,7 +89,7 @@ def resolve_cost(
         table = LatencyTable.load(given, warn=False)
         check_doubts(table.doubts, source, allowed=allow_noisy)
         return table.cost_of(supernet)
-    model = given if isinstance(given, CostModel) else measured_cost(given, supernet.space)
+    model = given if isinstance(given, CostModel) else measured_cost(given, supernet.space, work_of(supernet))
     model.check_supernet(supernet)
     check_doubts(model.doubts, source, allowed=allow_noisy)
     return model

@@ -18,6 +18,9 @@ from PIL import Image
 import oneshot
 from oneshot.cli.main import main
 from oneshot.conversion import build
+from oneshot.cost import count
+from oneshot.cost.latency.device import LatencyDevice, Run
+from oneshot.supernets.base import Subnet
 
 EXPERIMENTS = Path(__file__).parents[2] / "experiments/convert"
 OWN = """
@@ -153,6 +156,42 @@ def test_a_picked_network_is_of_the_users_own_class_and_needs_nothing_of_the_run
     assert {"subnet.json", "model.safetensors", "model.pt2", "model.onnx", "manifest.json"} <= files
     assert main(["show", str(home / "picked"), "--trust=my_networks", "--out", str(home / "picked.png")]) == 0
     assert main(["evaluate", str(home / "picked"), "--trust=my_networks", *DATA]) == 0
+
+
+class PerOperator(LatencyDevice):
+    """A network needs a time for each multiply-accumulate, and some for itself."""
+
+    def __init__(self, runtime: str, device: str, **options: Any) -> None:
+        self.batch, self.dtype, self.options = options["batch"], options["dtype"], {"runtime": runtime, **options}
+
+    def prepare(self, network: Subnet) -> Run:
+        ms = 1.0 + count(network, network.input_shape).macs / 1e5
+        return lambda: ms
+
+    def time(self, run: Run) -> float:
+        ms = run()
+        assert isinstance(ms, float)
+        return ms
+
+    def facts(self) -> dict[str, Any]:
+        return dict(self.options)
+
+
+def test_measured_variants_tell_the_others(
+    home: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("oneshot.cli.measure.Device", PerOperator)
+    options = [*supernet("--supernet", "input_shape=[1, 16, 16]")]
+    out = home / "phone.csv"
+    assert main(["measure", *options, "--networks=6", f"--out={out}"]) == 1
+    assert "at least 30 random networks are measured" in capsys.readouterr().err
+    wide = [option.replace("[0.5, 1.0]", "[0.25, 0.5, 0.75, 1.0]") for option in options]
+    wide.append("--supernet.multiple=2")
+    assert main(["measure", *wide, "--networks=40", f"--out={out}"]) == 0
+    said = " ".join(capsys.readouterr().out.split())
+    assert "100% of them are predicted within 10 %" in said
+    assert main(["profile", *wide, f"--cost={out}"]) == 0
+    assert main(["profile", *options, f"--cost={out}"]) == 1
 
 
 def test_a_run_goes_on_with_the_same_network_and_weights_only(

@@ -14,6 +14,7 @@ from typing import Literal, get_args
 import numpy as np
 import numpy.typing as npt
 
+from oneshot.cost.counting.work import Work
 from oneshot.regression.encoding import one_hot
 from oneshot.regression.folds import Mask, cross_validate, folds_of
 from oneshot.regression.ridge import of_features, of_gram, robust_dual, robust_ridge
@@ -29,6 +30,7 @@ from .predictors import (
     MLPPredictor,
     Predictor,
     ResolutionPredictor,
+    WorkPredictor,
 )
 
 SAMPLES: dict[Kind, int] = {
@@ -37,6 +39,7 @@ SAMPLES: dict[Kind, int] = {
     "boosting": 50,
     "mlp": 50,
     "elastic": 30,
+    "work": 20,
 }  # fewer than that are refused
 
 MOST_PAIRWISE = 2500  # samples; the time grows with their cube
@@ -73,6 +76,7 @@ def fit_predictor(
     unit: str = "ms",
     throughput: bool = False,
     image_sizes: npt.ArrayLike | None = None,
+    work: Work | None = None,
     seed: int = 0,
 ) -> Predictor:
     """Learn what architectures cost from measurements.
@@ -88,6 +92,8 @@ def fit_predictor(
             add up to.
         image_sizes: Height and width each architecture was measured at, ``[N]``. Additive costs only; the result is a
             :class:`ResolutionPredictor` at the largest, and ``at(size)`` gives others.
+        work: What the operators of the networks do, see :func:`~oneshot.cost.counting.work.work_of`; for the kind
+            ``"work"``.
         seed: Of folds, boosting and networks.
 
     Returns:
@@ -101,7 +107,8 @@ def fit_predictor(
         raise ValueError(f"throughput=True takes images per second and gives ms; leave unit={unit!r} out.")
     y = check_samples(space, genes, values)
     y = 1000.0 / y if throughput else y
-    known: list[Kind] = [k for k in get_args(Kind) if k != "elastic" or isinstance(space, ElasticSpace)]
+    own = {"elastic": isinstance(space, ElasticSpace), "work": work is not None}
+    known: list[Kind] = [k for k in get_args(Kind) if own.get(k, True)]
     if kind not in ("auto", *known):
         raise ValueError(f"kind must be auto, {', '.join(known)} in space {space.name!r}; got {kind!r}.")
     sizes = None if image_sizes is None else _check_sizes(image_sizes, len(y))
@@ -118,7 +125,7 @@ def fit_predictor(
     tried = [
         k for k in kinds if len(y) >= SAMPLES[k] and not (k == "pairwise" and kind == "auto" and len(y) > MOST_PAIRWISE)
     ]
-    return _best(tried, _Samples(space, genes, y, sizes, unit, seed))
+    return _best(tried, _Samples(space, genes, y, sizes, unit, seed, work))
 
 
 @dataclass(frozen=True)
@@ -131,6 +138,7 @@ class _Samples:
     sizes: npt.NDArray[np.int64] | None
     unit: str
     seed: int
+    work: Work | None = None
 
     def of(self, rows: Mask) -> _Samples:
         """Some of them."""
@@ -144,6 +152,8 @@ class _Samples:
             return BoostingPredictor(space, genes, y, unit=unit, seed=self.seed)
         if kind == "mlp":
             return MLPPredictor(space, genes, y, unit=unit, seed=self.seed)
+        if kind == "work" and self.work is not None:
+            return WorkPredictor(self.work, genes, y, unit=unit)
         if kind == "pairwise":
             return robust_pairwise(space, genes, y, unit=unit)
         if isinstance(space, ElasticSpace) and kind == "elastic":

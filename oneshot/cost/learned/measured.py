@@ -8,8 +8,9 @@ import zlib
 from dataclasses import replace
 from importlib.resources import files
 from pathlib import Path
-from typing import TypeVar
+from typing import Literal, TypeVar
 
+from oneshot.cost.counting.work import Work
 from oneshot.cost.latency.samples import read_csv, read_record
 from oneshot.cost.latency.table import UNIT, UNRECORDED
 from oneshot.cost.model import CostModel
@@ -20,7 +21,7 @@ from oneshot.supernets.space import Floats, IntMatrix, SearchSpace
 
 from .few_shot import POPULATION, FewShot
 from .fit import fit_predictor
-from .predictors import LinearPredictor, Predictor
+from .predictors import Kind, LinearPredictor, Predictor
 from .transferred import TransferredCost
 
 BENCHMARK = "{name} is of the networks of a benchmark, and not of this supernet's; give it to FewShot with measurements"
@@ -63,15 +64,18 @@ def _bundled() -> list[str]:
     return sorted(path.name.removesuffix(".json") for path in entries if path.name.endswith(".json"))
 
 
-def learned_cost(space: SearchSpace, genes: IntMatrix, values: Floats) -> tuple[Predictor, Agreement]:
+def learned_cost(
+    space: SearchSpace, genes: IntMatrix, values: Floats, work: Work | None = None
+) -> tuple[Predictor, Agreement]:
     """What the networks of a space need, learned from measurements of some alone, and how well it predicts others.
 
-    In elastic spaces by layers; in others cross-validation chooses.
+    In elastic spaces by layers, where it is known what operators do by their work; in others cross-validation chooses.
 
     Raises:
         ValueError: See :func:`fit_predictor`.
     """
-    model = fit_predictor(space, genes, values, kind="elastic" if isinstance(space, ElasticSpace) else "auto")
+    kind: Kind | Literal["auto"] = "work" if work is not None else "auto"
+    model = fit_predictor(space, genes, values, kind="elastic" if isinstance(space, ElasticSpace) else kind, work=work)
     return model, next(iter(model.validation.values()))
 
 
@@ -89,10 +93,16 @@ def transferred_cost(path: str | Path, space: SearchSpace) -> TransferredCost:
     return _with_record(model, path, _checksum(genes, values))
 
 
-def measured_cost(path: str | Path, space: SearchSpace) -> TransferredCost | Predictor:
+def measured_cost(path: str | Path, space: SearchSpace, work: Work | None = None) -> TransferredCost | Predictor:
     """Cost model of the device whose measurements a CSV file holds.
 
     In spaces with bundled devices it is :func:`transferred_cost`, in others learned from the measurements alone.
+
+    Args:
+        path: The file.
+        space: The search space.
+        work: What the operators of the networks do, where that is known: see
+            :func:`~oneshot.cost.counting.work.work_of`.
 
     Raises:
         ValueError: See :func:`~oneshot.cost.latency.samples.read_csv`, :func:`fit_predictor` and
@@ -101,7 +111,7 @@ def measured_cost(path: str | Path, space: SearchSpace) -> TransferredCost | Pre
     if space.name in _bundled():
         return transferred_cost(path, space)
     genes, values = read_csv(path, space)
-    return _with_record(learned_cost(space, genes, values)[0], path, _checksum(genes, values))
+    return _with_record(learned_cost(space, genes, values, work)[0], path, _checksum(genes, values))
 
 
 def _checksum(genes: IntMatrix, values: Floats) -> str:

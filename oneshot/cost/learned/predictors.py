@@ -2,7 +2,8 @@
 
 ``additive`` is a ridge regression on the one-hot genes, ``pairwise`` has a term for every pair of picks as well,
 ``boosting`` is gradient boosting and ``mlp`` an ensemble of small networks, both of the logarithm. ``elastic``, of
-elastic spaces only, is linear in what a layer costs at its resolution and width.
+elastic spaces only, is linear in what a layer costs at its resolution and width. ``work``, of converted networks, is
+linear in what their operators do.
 """
 
 from __future__ import annotations
@@ -18,16 +19,18 @@ import torch
 from torch import Tensor
 
 from oneshot.cost.counting.elastic import expectation, gather
+from oneshot.cost.counting.work import Work
 from oneshot.cost.model import CostModel
 from oneshot.regression.boosting import BoostedTrees
 from oneshot.regression.encoding import one_hot, soft_one_hot
 from oneshot.regression.networks import DifferentiableEnsemble
+from oneshot.regression.nonnegative import relative_nonnegative
 from oneshot.regression.ridge import robust_ridge
 from oneshot.regression.scores import Agreement
 from oneshot.supernets.elastic import RESOLUTION, WIDTH, ElasticSpace
 from oneshot.supernets.space import Floats, IntMatrix, SearchSpace
 
-Kind = Literal["additive", "pairwise", "boosting", "mlp", "elastic"]
+Kind = Literal["additive", "pairwise", "boosting", "mlp", "elastic", "work"]
 
 TREES, LEAVES = 300, 31  # of boosting
 
@@ -291,6 +294,48 @@ def _shared_terms(space: ElasticSpace) -> Floats:
     for row, columns_of_row in enumerate(rows):
         matrix[row, columns_of_row] = 1
     return matrix
+
+
+class WorkPredictor(Predictor):
+    r"""A cost that is what operators do, at the speed of the device: :math:`c = \sum_k \theta_k f_k + \theta_0`.
+
+    The features f are those of :class:`~oneshot.cost.counting.work.Work`. No speed is negative, so a network that does
+    more never costs less, and few measurements are enough for many widths.
+
+    Args:
+        work: The features.
+        genes: Measured architectures, ``[N, G]``.
+        values: Their costs, ``[N]``.
+        unit: Unit of the costs.
+    """
+
+    kind: Kind = "work"
+
+    def __init__(self, work: Work, genes: IntMatrix, values: Floats, *, unit: str = "ms") -> None:
+        super().__init__(work.space, unit=unit)
+        self.work = work
+        found = relative_nonnegative(self._features(genes), values)
+        self.register_buffer("coefficients", torch.from_numpy(found))
+
+    @property
+    def shares(self) -> dict[str, float]:
+        """What every feature costs in the largest network, the largest first; only those that cost something."""
+        names = [*self.work.names, "everything else"]
+        found = zip(names, self.get_buffer("coefficients").tolist(), strict=True)
+        return dict(sorted(((name, cost) for name, cost in found if cost > 0), key=lambda item: -item[1]))
+
+    def _features(self, genes: IntMatrix) -> Floats:
+        return np.hstack([self.work.values(genes), np.ones((len(genes), 1))])
+
+    def predict(self, genes: IntMatrix) -> Floats:
+        found: Floats = self._features(genes) @ self.get_buffer("coefficients").cpu().numpy()
+        return found
+
+    def expected(self, weights: Mapping[str, Tensor]) -> Tensor:
+        raise NotImplementedError(
+            "Channels that are rounded up have no gradient, so a cost of kind 'work' gives no expected cost. Choose "
+            "kind='additive', 'pairwise' or 'mlp' for a search by gradient descent."
+        )
 
 
 class BoostingPredictor(Predictor):
