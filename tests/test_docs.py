@@ -181,6 +181,23 @@ def test_the_page_on_own_data_runs_from_top_to_bottom(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(900)
+def test_the_page_on_conversion_runs_from_top_to_bottom(tmp_path: Path) -> None:
+    page = (ROOT / "docs/convert.md").read_text()
+    network, *rest = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
+    (table,) = re.findall(r"```text\n(.*?)```", page, re.DOTALL)
+    (tmp_path / "mine.py").write_text(network)
+    code = "import warnings\nwarnings.filterwarnings('ignore')\n" + "\n".join(rest)
+    said = run(
+        tmp_path, "-c", code.replace("warmup_epochs=4", "warmup_epochs=1").replace("max_epochs=8", "max_epochs=5")
+    )
+    assert table in said and "<class 'mine.Mine'>" in said
+    found = re.search(r"^found: .*%, ([\d,]+) MACs$", said, re.MULTILINE)
+    assert found is not None and int(found[1].replace(",", "")) <= 2_000_000
+    assert (tmp_path / "faster/model.onnx").is_file()
+
+
+@pytest.mark.slow
 def test_the_command_and_the_yaml_of_the_page_on_own_data_run(tmp_path: Path) -> None:
     page = (ROOT / "docs/own_data.md").read_text()
     (command,) = re.findall(r"```bash\n(.*?)```", page, re.DOTALL)
