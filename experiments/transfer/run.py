@@ -4,7 +4,8 @@ For each data set and seed: the original is transferred (side "original", as bas
 all smaller variants at once and looks for the front of validation error and latency; the latency of every variant comes
 from a model of some measured ones. For each target, a part of the latency of the original, these are trained in turn:
 
-    nat             the variant of NAT's archive with the smallest validation error that is measured to keep the target
+    nat             the variant of NAT's archive that is measured to keep the target and is best with a classifier of its
+                    own, fitted in closed form
     uniform         the original with all widths cut to one ratio, the largest within the target, inherited weights
     scratch         the same network as uniform, from random weights
     mobilenetv3     MobileNetV3-small from random weights (one, whatever the target)
@@ -50,6 +51,8 @@ from oneshot.nat import Objective  # noqa: E402
 from oneshot.storage.files import write_atomically  # noqa: E402
 from oneshot.supernets.base import Subnet  # noqa: E402
 from oneshot.supernets.space import Floats, SubnetConfig  # noqa: E402
+from oneshot.training import fit_head  # noqa: E402
+from oneshot.training.samples import plain_samples  # noqa: E402
 
 RATIOS = np.linspace(0.25, 1.0, 16)  # of uniform widths
 TIMED = 8  # architectures of the archive at once
@@ -72,6 +75,7 @@ class Case:
         self.folder = args.work / f"{name}-{args.size}-{seed}-{args.limit or 'all'}-{args.epochs}"
         self.folder.mkdir(parents=True, exist_ok=True)
         self.total = args.warmup_epochs + args.iterations * args.adapt_epochs + args.final_epochs
+        self.worths: dict[SubnetConfig, float] = {}
         self.networks: list[tuple[dict[str, Any], Subnet]] = []  # with what their rows are of
 
     def train(
@@ -171,15 +175,28 @@ class Case:
         start: Subnet,
         target: float,
     ) -> SubnetConfig | None:
-        """The architecture of the smallest validation error that is measured to keep a target; None if none does."""
-        order = sorted((i for i, part in enumerate(parts) if part <= 1.2 * target), key=lambda i: archive[i][1])
+        """The best architecture of the archive that is measured to keep a target; None if none does."""
+        near = [config for (config, _), part in zip(archive, parts, strict=True) if part <= 1.2 * target]
+        order = sorted(near, key=lambda config: -self.worth(supernet, config))
         for place in range(0, len(order), TIMED):
-            chosen = [archive[i][0] for i in order[place : place + TIMED]]
+            chosen = order[place : place + TIMED]
             original, *took = milliseconds([start, *(laid_out(supernet.extract(c)) for c in chosen)], self.device)
             for config, ms in zip(chosen, took, strict=True):
                 if ms <= target * original:
                     return config
         return None
+
+    def worth(self, supernet: ConvertedSupernet, config: SubnetConfig) -> float:
+        """Accuracy of an architecture with a classifier of its own, on training images that were left out of its fit.
+
+        The shared classifier is that of the largest: in frozen statistics narrow ones are near chance with it.
+        """
+        if config not in self.worths:
+            network = laid_out(supernet.extract(config))
+            recalibrate_on(self.data, network)  # nothing happens where the supernet's are frozen
+            self.worths[config] = fit_head(network, plain_samples(self.data, 2_000) or ()).value
+            say(f"{self.name}: {len(self.worths)} architectures have a classifier of their own", again=True)
+        return self.worths[config]
 
     def run(self) -> None:
         """All sides."""
@@ -200,7 +217,7 @@ class Case:
             network = laid_out(supernet.extract(config))
             recalibrate_on(self.data, network)  # nothing happens where the supernet's are frozen
             self.train(
-                "nat" if args.statistics == "batch" else "nat frozen", target, network, args.final_epochs, config
+                "nat" if args.statistics == "frozen" else "nat batch", target, network, args.final_epochs, config
             )
             cut = [i for i, part in enumerate(self.of_uniform) if part <= target]
             if not cut:
@@ -241,7 +258,7 @@ def main() -> None:
     parser.add_argument("--adapt-epochs", type=int, default=2, help="of the supernet after each search")
     parser.add_argument("--final-epochs", type=int, default=6, help="of each network of the front that is taken")
     parser.add_argument(
-        "--statistics", default="batch", choices=["batch", "frozen"], help="of normalisation, in the supernet"
+        "--statistics", default="frozen", choices=["batch", "frozen"], help="of normalisation, in the supernet"
     )
     parser.add_argument("--archive", type=int, default=40, help="architectures that the search begins with")
     parser.add_argument("--scratch-lr", type=float, default=2e-3, help="of AdamW, for random weights")
