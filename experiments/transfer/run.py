@@ -4,8 +4,8 @@ For each data set and seed: the original is transferred (side "original", as bas
 all smaller variants at once and looks for the front of validation error and latency; the latency of every variant comes
 from a model of some measured ones. For each target, a part of the latency of the original, these are trained in turn:
 
-    nat             the variant of NAT's archive that is measured to keep the target and is best with a classifier of its
-                    own, fitted in closed form
+    nat             the variant of NAT's archive that is measured to keep the target and is best with a classifier of
+                    its own, fitted in closed form
     uniform         the original with all widths cut to one ratio, the largest within the target, inherited weights
     scratch         the same network as uniform, from random weights
     mobilenetv3     MobileNetV3-small from random weights (one, whatever the target)
@@ -177,7 +177,8 @@ class Case:
     ) -> SubnetConfig | None:
         """The best architecture of the archive that is measured to keep a target; None if none does."""
         near = [config for (config, _), part in zip(archive, parts, strict=True) if part <= 1.2 * target]
-        order = sorted(near, key=lambda config: -self.worth(supernet, config))
+        alive = [config for config in near if self.worth(supernet, config) > 0]
+        order = sorted(alive, key=lambda config: -self.worth(supernet, config))
         for place in range(0, len(order), TIMED):
             chosen = order[place : place + TIMED]
             original, *took = milliseconds([start, *(laid_out(supernet.extract(c)) for c in chosen)], self.device)
@@ -194,9 +195,18 @@ class Case:
         if config not in self.worths:
             network = laid_out(supernet.extract(config))
             recalibrate_on(self.data, network)  # nothing happens where the supernet's are frozen
-            self.worths[config] = fit_head(network, plain_samples(self.data, 2_000) or ()).value
+            self.worths[config] = self.probe(network)
             say(f"{self.name}: {len(self.worths)} architectures have a classifier of their own", again=True)
         return self.worths[config]
+
+    def probe(self, network: Subnet) -> float:
+        """Accuracy of a classifier that is fitted in closed form; 0 where the features are the same for all images."""
+        try:
+            return fit_head(network, plain_samples(self.data, 2_000) or ()).value
+        except ValueError as error:
+            if "must differ between samples" not in str(error):
+                raise
+            return 0.0
 
     def run(self) -> None:
         """All sides."""
@@ -224,7 +234,8 @@ class Case:
                 say(f"{self.name}: no uniform width takes {target:.2f} of the latency")
                 continue
             config = uniform[max(cut)]
-            self.train("uniform", target, laid_out(pruned.extract(config)), self.total, config)
+            network = laid_out(pruned.extract(config))
+            self.train("uniform", target, network, self.total, config, fit_head=self.probe(network) > 0)
             network = laid_out(pruned.extract(config, inherit=False))
             self.train("scratch", target, network, self.total, config, pretrained=False)
         self.train("mobilenetv3", None, sibling(classes, args.size), self.total, pretrained=False)
