@@ -294,6 +294,7 @@ def test_formulas_that_forget_which_blocks_there_are_would_be_found_out(
 
 
 @pytest.mark.nightly
+@pytest.mark.timeout(1800)  # 200 networks are built and run
 @pytest.mark.parametrize(
     ("name", "side"),
     [
