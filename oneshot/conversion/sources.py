@@ -351,19 +351,19 @@ def _read(path: Path) -> object:
 
 def _tensors(found: object) -> tuple[str, dict[str, Tensor]]:
     """The entry of a file that holds the weights, and these."""
-    entry = ""
-    while isinstance(found, Mapping) and not any(isinstance(value, Tensor) for value in found.values()):
-        inner = next((name for name in NESTED if isinstance(found.get(name), Mapping) and found[name]), None)
-        if inner is None:
-            break
-        entry, found = f"{entry}.{inner}".lstrip("."), found[inner]
-    if not isinstance(found, Mapping) or not any(isinstance(value, Tensor) for value in found.values()):
-        what = f"a mapping of {', '.join(map(repr, list(found)[:SHOWN]))}" if isinstance(found, Mapping) else ""
-        raise ValueError(
-            "There must be tensors by name, alone or in an entry such as 'state_dict'; there is "
-            f"{what or f'a {type(found).__name__}'}. Save network.state_dict()."
-        )
-    return entry, {str(name): value for name, value in found.items() if isinstance(value, Tensor)}
+    entries = [("", found)]
+    while entries:
+        entry, inner = entries.pop(0)
+        if not isinstance(inner, Mapping):
+            continue
+        if any(isinstance(value, Tensor) for value in inner.values()):
+            return entry, {str(name): value for name, value in inner.items() if isinstance(value, Tensor)}
+        entries = [(f"{entry}.{name}".lstrip("."), inner[name]) for name in NESTED if name in inner] + entries
+    what = f"a mapping of {', '.join(map(repr, list(found)[:SHOWN]))}" if isinstance(found, Mapping) else ""
+    raise ValueError(
+        "There must be tensors by name, alone or in an entry such as 'state_dict'; there is "
+        f"{what or f'a {type(found).__name__}'}. Save network.state_dict()."
+    )
 
 
 def _without_prefix(given: Mapping[str, Tensor], own: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -403,7 +403,7 @@ def _by_order(given: Mapping[str, Tensor], own: Mapping[str, Tensor]) -> dict[st
         if parts[0] != parts[1] and all(part in PARTS for part in parts):
             raise ValueError(
                 f"To be taken in their order, tensors must mean the same; {theirs} would be {ours}. They are of "
-                " another network, or in another order."
+                "another network, or in another order."
             )
     return dict(zip(own, given.values(), strict=True))
 

@@ -212,6 +212,7 @@ FILES: dict[str, tuple[Callable[[dict[str, Tensor]], Any], str]] = {
     "in an entry": (lambda w: {"epoch": 3, "state_dict": w}, "state_dict"),
     "in two": (lambda w: {"model_state": {"model": w}, "lr": 0.1}, "model_state.model"),
     "as an average": (lambda w: {"state_dict": {"x": torch.ones(1)}, "state_dict_ema": w}, "state_dict_ema"),
+    "beside an average without weights": (lambda w: {"ema": {"decay": 0.9}, "model": {"net": w}}, "model.net"),
     "of several devices": (lambda w: wrapped(w, "module."), ""),
     "compiled": (lambda w: {"model": wrapped(w, "_orig_mod.", "module.")}, "model"),
     "compiled, the other way round": (lambda w: wrapped(w, "module.", "_orig_mod."), ""),
