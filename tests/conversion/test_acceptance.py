@@ -16,6 +16,7 @@ import oneshot
 from oneshot.conversion import ConvertedSupernet, build
 from oneshot.conversion.axes import cut
 from oneshot.conversion.network import output_of
+from oneshot.cost import count, count_candidates
 from oneshot.supernets.space import SubnetConfig
 from tests.conversion import networks
 from tests.conversion.networks import ALL
@@ -157,6 +158,17 @@ def test_sizes_that_layers_tell_are_those_of_their_weights(cls: type[nn.Module])
             assert module.weight.shape == (module.num_channels,) and module.num_channels % module.num_groups == 0
         elif isinstance(module, nn.Embedding):
             assert module.weight.shape == (module.num_embeddings, module.embedding_dim)
+
+
+@pytest.mark.filterwarnings("ignore:There is no formula")
+def test_costs_by_tables_are_those_of_traced_counts(cls: type[nn.Module]) -> None:
+    _, supernet, _ = converted(cls)
+    configs = picks(supernet, 5)
+    genes = np.stack([supernet.space.genes_of(config) for config in configs])
+    traced = [count(supernet.extract(config, inherit=False), supernet.shape_of(config)) for config in configs]
+    for what in ("params", "macs", "memory"):
+        found = count_candidates(supernet, what).costs(genes)
+        assert found.tolist() == [float(getattr(counts, what)) for counts in traced]
 
 
 def test_parameters_that_do_not_learn_stay_so() -> None:
