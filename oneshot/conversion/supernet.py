@@ -11,7 +11,6 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.func import functional_call
 
 from oneshot.cost.counting.network import count
 from oneshot.inputs import Inputs, mapped, tensors
@@ -31,7 +30,7 @@ from .network import ConvertedNetwork, output_of, replace_head
 from .report import table
 from .sources import LoadedWeights, build, load_weights
 from .space import ConvertedSpace, space_of
-from .trace import TraceError, isolated
+from .trace import TraceError, called_with, isolated
 
 WIDTH = (0.25, 0.375, 0.5, 0.625, 0.75, 0.875, 1.0)
 PLANS = 4096  # configs whose sizes are remembered
@@ -195,7 +194,7 @@ class ConvertedSupernet(Supernet):
                 return output_of(self.network(x), self.output)
             with resized(self.network, self.graph, sizes, dropped):
                 weights, copied = self._weights(sizes)
-                outputs = output_of(functional_call(self.network, weights, (x,)), self.output)
+                outputs = output_of(called_with(self.network, weights, x), self.output)
                 with torch.no_grad():
                     for name, buffer in copied.items():
                         paste(buffer, self.graph.weights[name], sizes, weights[name], self.graph.centred)

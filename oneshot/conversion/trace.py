@@ -443,6 +443,30 @@ def _calls(network: nn.Module, recorder: _Recorder) -> Iterator[None]:
         yield
 
 
+def called_with(network: nn.Module, tensors: dict[str, Tensor], x: Inputs) -> Any:
+    """Call a network with other tensors in the places of its parameters and buffers.
+
+    Shared tensors are given once, by their first name. A module that is there under several paths gets them once: torch
+    would put the first ones back last, and leave the others in the network.
+
+    Args:
+        network: It stays as it is.
+        tensors: By name; those that ``forward`` puts in their places are there afterwards.
+        x: Inputs.
+    """
+    named = [*network.named_parameters(), *network.named_buffers()]
+    given = {id(tensor): tensors[name] for name, tensor in named if name in tensors}
+    places = {
+        f"{path}.{name}" if path else name: given[id(tensor)]
+        for path, module in network.named_modules()
+        for name, tensor in (*module._parameters.items(), *module._buffers.items())
+        if id(tensor) in given
+    }
+    out = functional_call(network, places, (x,), tie_weights=False)
+    tensors.update({name: places[name] for name in tensors if name in places})
+    return out
+
+
 class TraceError(Exception):
     """A network that does not run on tensors without numbers.
 
@@ -506,7 +530,7 @@ def trace(
             stack.enter_context(_Sizes(recorder))
         stack.enter_context(_quiet())
         try:
-            out = functional_call(network, tensors, (x,))
+            out = called_with(network, tensors, x)
         except Exception as error:
             raise TraceError(found, modules[-1] if modules else "", error) from error
         found.outputs = [recorder.number(leaf) for leaf in tree_leaves(out) if isinstance(leaf, Tensor)]

@@ -150,6 +150,19 @@ class SharedModule(nn.Module):
         return self.head(x.mean((2, 3)))
 
 
+class SharedBetween(nn.Module):
+    """One layer, which two blocks have under names of their own."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem, self.both = nn.Conv2d(3, 32, 3, 2, 1), nn.Conv2d(32, 32, 3, 1, 1, groups=32)
+        self.one, self.two = (nn.Sequential(self.both, nn.ReLU(), nn.Conv2d(32, 32, 1)) for _ in range(2))
+        self.head = nn.Linear(32, 5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(self.two(self.one(self.stem(x))).mean((2, 3)))
+
+
 class Attention(nn.Module):
     """Heads as most people write them: channels divided by heads, both attributes."""
 
@@ -469,6 +482,7 @@ ALL = {
     CSP: images,
     Sliced: images,
     SharedModule: images,
+    SharedBetween: images,
     Transformer: images,
     HeadsInCode: vectors,
     Einsum: vectors,

@@ -11,14 +11,13 @@ import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
-from torch.func import functional_call
 from torch.utils._pytree import tree_leaves, tree_map
 
 from oneshot.conversion.analysis import analyse
 from oneshot.conversion.axes import Extent, cut, permute
 from oneshot.conversion.draft import Limits
 from oneshot.conversion.graph import Graph, leaf_sizes, resized, weights_at
-from oneshot.conversion.trace import isolated, trace
+from oneshot.conversion.trace import called_with, isolated, trace
 from tests.conversion import networks
 from tests.conversion.networks import ALL
 
@@ -55,6 +54,10 @@ EXPECTED: dict[type[nn.Module], tuple[dict[str, int], dict[str, int]]] = {
     ),
     networks.CSP: (
         {"width_stem": 16, "width_block": 16},
+        {},
+    ),
+    networks.SharedBetween: (
+        {"width_stem": 32, "width_two_2": 32},
         {},
     ),
     networks.Sliced: (
@@ -192,7 +195,7 @@ def rows(graph: Graph, hold: Sequence[str] = (), count: int = 4) -> list[list[in
 
 def run(network: nn.Module, graph: Graph, sizes: Sequence[int], weights: dict[str, Tensor], x: Any) -> list[Tensor]:
     with torch.no_grad(), resized(network, graph, sizes), isolated(network):
-        return [t for t in tree_leaves(functional_call(network, weights, (x,))) if isinstance(t, Tensor)]
+        return [t for t in tree_leaves(called_with(network, dict(weights), x)) if isinstance(t, Tensor)]
 
 
 def distance(found: list[Tensor], wanted: list[Tensor]) -> float:
