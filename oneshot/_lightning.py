@@ -23,6 +23,7 @@ from torch._ops import HigherOrderOperator, OpOverload
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.nn.modules.batchnorm import _BatchNorm as BatchNorm
 from torch.nn.modules.batchnorm import _NormBase as NormBase
+from torch.nn.modules.conv import _ConvNd as ConvNd
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves, tree_map
 
@@ -35,6 +36,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "BatchNorm",
+    "ConvNd",
     "FakeTensorMode",
     "HigherOrderOperator",
     "NormBase",
@@ -183,6 +185,11 @@ def packet_of(operator: OpOverload[..., Any]) -> Any:
 def argument_names(operator: OpOverload[..., Any]) -> list[str]:
     """Names of the operator's arguments, in order."""
     return [argument.name for argument in operator._schema.arguments]
+
+
+def argument_defaults(operator: OpOverload[..., Any]) -> dict[str, Any]:
+    """Defaults of the operator's arguments that have one, by name."""
+    return {a.name: a.default_value for a in operator._schema.arguments if a.has_default_value()}
 
 
 def storage_key(storage: torch.UntypedStorage) -> int:

@@ -67,6 +67,8 @@ PRIVATE: dict[str, tuple[str, Callable[[], Any]]] = {
     "_python_dispatch": (TORCH, module("torch.utils._python_dispatch")),
     "_pytree": (TORCH, module("torch.utils._pytree")),
     "_BatchNorm": (TORCH, lambda: nn.modules.batchnorm._BatchNorm),
+    "_ConvNd": (TORCH, lambda: nn.modules.conv._ConvNd),
+    "_subclasses": (TORCH, module("torch._subclasses.fake_tensor")),
     "_NormBase": (TORCH, lambda: nn.modules.batchnorm._NormBase),
     "_mkldnn": (TORCH, lambda: torch._mkldnn),
     "_C": (TORCH, lambda: torch._C.DispatchKey.CompositeImplicitAutograd),

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 from torch import nn
 
+from oneshot._lightning import ConvNd
 from oneshot.inputs import Inputs
 from oneshot.supernets.base import restored_modes
 
@@ -65,7 +66,7 @@ def _analysed(network: nn.Module, inputs: Inputs, limits: Limits) -> Graph:
 def _freeze_kernels(draft: Draft) -> None:
     """Only depthwise kernels of odd size may become smaller, and only if that is asked for."""
     for path, module in draft.network.named_modules():
-        if not isinstance(module, nn.modules.conv._ConvNd):
+        if not isinstance(module, ConvNd):
             continue
         number = draft.trace.names.get(f"{path}.weight" if path else "weight")
         sides = draft.tied.axes.get(-1 if number is None else number, ())[2:]

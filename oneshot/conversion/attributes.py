@@ -7,12 +7,12 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from oneshot._lightning import ConvNd, NormBase
+
 from .axes import Axis, extent, product
 from .draft import Draft
 from .graph import Binding
 from .sizes import relate, same_size
-
-NORMS = (nn.modules.batchnorm._NormBase,)
 
 
 def bind_attributes(draft: Draft) -> None:
@@ -60,7 +60,7 @@ def _of_layers(draft: Draft) -> list[tuple[tuple[str, str, int | None], Axis]]:
         axes = draft.tied.axes.get(numbers.get(id(weight), -1), []) if isinstance(weight, Tensor) else []
         if not axes:
             axes = draft.tied.axes.get(numbers.get(id(getattr(module, "running_mean", None)), -1), [])
-        if isinstance(module, nn.modules.conv._ConvNd) and axes:
+        if isinstance(module, ConvNd) and axes:
             groups = draft.tied.groups.get(_place_of(draft, path), None)
             own, other = (1, 0) if module.transposed else (0, 1)
             whole = axes[other] if groups is None else product([groups, axes[other]])
@@ -72,7 +72,7 @@ def _of_layers(draft: Draft) -> list[tuple[tuple[str, str, int | None], Axis]]:
         elif isinstance(module, nn.Linear) and axes:
             add(path, module, "in_features", axes[1])
             add(path, module, "out_features", axes[0])
-        elif isinstance(module, NORMS) and axes:
+        elif isinstance(module, NormBase) and axes:
             add(path, module, "num_features", axes[0])
         elif isinstance(module, nn.LayerNorm | nn.RMSNorm) and axes:
             for index, side in enumerate(axes):
@@ -128,7 +128,7 @@ def bindings(draft: Draft, leaves: Mapping[Axis, int]) -> Iterator[Binding]:
         path, name, index = attribute
         yield Binding(path, name, index, size)
         module = draft.network.get_submodule(path)
-        if name == "kernel_size" and isinstance(module, nn.modules.conv._ConvNd) and index is not None:
+        if name == "kernel_size" and isinstance(module, ConvNd) and index is not None:
             padding, dilation = module.padding[index], module.dilation[index]
             if padding:  # so that feature maps keep their sides
                 yield Binding(path, "padding", index, size, offset=-1, divisor=2, factor=int(dilation))

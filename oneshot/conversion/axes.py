@@ -134,7 +134,7 @@ def _align(first: Axis, second: Axis, why: str) -> bool:
     """Unify two axes of several parts; whether their parts fit together."""
     if first.kind == second.kind:
         of = _factors if first.kind == "product" else _terms
-        pairs = _common(of(first), of(second), first.kind)
+        pairs = _matched(of(first), of(second), first.kind)
         if pairs is None:
             return False
         for one, other in pairs:
@@ -167,7 +167,7 @@ def split_leaf(leaf: Axis, into: Axis) -> None:
     leaf.same = into
 
 
-def _common(first: Sequence[Axis], second: Sequence[Axis], kind: Kind) -> list[tuple[Axis, Axis]] | None:
+def _matched(first: Sequence[Axis], second: Sequence[Axis], kind: Kind) -> list[tuple[Axis, Axis]] | None:
     """Pairs of parts that are the same, after leaves were split where that is needed; None if that does not go.
 
     Products are compared from the inside, sums from the beginning.

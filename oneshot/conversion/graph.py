@@ -209,14 +209,14 @@ def resized(network: nn.Module, graph: Graph, sizes: Sequence[int], dropped: Seq
         for path in dropped:
             parent, _, name = path.rpartition(".")
             module = modules[parent]
-            children.append((module, name, module._modules[name]))
-            module._modules[name] = left_out(children[-1][2])
+            children.append((module, name, getattr(module, name)))
+            setattr(module, name, left_out(children[-1][2]))
         yield
     finally:
         for module, name, value in reversed(before):
             module.__dict__[name] = value
         for module, name, child in children:
-            module._modules[name] = child
+            setattr(module, name, child)
 
 
 def state_at(network: nn.Module, graph: Graph, sizes: Sequence[int]) -> dict[str, Tensor]:

@@ -10,6 +10,7 @@ from typing import Any, TypedDict
 import torch
 from torch import Tensor, nn
 
+from oneshot._lightning import ConvNd
 from oneshot.inputs import Inputs
 from oneshot.storage.limits import check_sizes
 from oneshot.supernets.base import Subnet, example_inputs, restored_modes
@@ -225,11 +226,11 @@ def replace_head(network: nn.Module, path: str, outputs: int) -> None:
     parent, _, name = path.rpartition(".")
     try:
         module = network.get_submodule(parent)
-        old = module._modules[name]
-    except (AttributeError, KeyError) as error:
+        old = getattr(module, name)
+    except AttributeError as error:
         raise ValueError(f"The network must have the layer {shorten(path)}; it has none of this name.") from error
     layer = copy.deepcopy(old)
-    if not isinstance(layer, nn.Linear | nn.modules.conv._ConvNd):
+    if not isinstance(layer, nn.Linear | ConvNd):
         raise ValueError(
             f"The last layer must be linear or a convolution for its outputs to be replaced; {shorten(path)} is a "
             f"{type(layer).__name__}. Replace it in your network, then convert."
@@ -241,7 +242,7 @@ def replace_head(network: nn.Module, path: str, outputs: int) -> None:
         layer.bias = nn.Parameter(torch.empty(outputs, **like))
     setattr(layer, "out_features" if isinstance(layer, nn.Linear) else "out_channels", outputs)
     layer.reset_parameters()
-    module._modules[name] = layer
+    setattr(module, name, layer)
     if getattr(network, "num_classes", None) == before:
         network.num_classes = outputs  # type: ignore[assignment]  # an attribute of timm and others
 
@@ -259,12 +260,10 @@ def make_smaller(network: nn.Module, plan: Mapping[str, Any]) -> None:
     for path in plan["dropped"]:
         parent, _, name = path.rpartition(".")
         try:
-            modules = network.get_submodule(parent)._modules
-        except AttributeError:
-            modules = {}
-        if name not in modules:
-            raise ValueError(_other_network(f"block {shorten(path)} that is left out", "is missing"))
-        modules[name] = left_out(modules[name])  # type: ignore[arg-type]  # a module
+            module, block = network.get_submodule(parent), network.get_submodule(path)
+        except AttributeError as error:
+            raise ValueError(_other_network(f"block {shorten(path)} that is left out", "is missing")) from error
+        setattr(module, name, left_out(block))
     for path, name, index, value in plan["attributes"]:
         try:
             module = network.get_submodule(path)
@@ -309,7 +308,10 @@ def set_tensor(network: nn.Module, name: str, tensor: Tensor) -> None:
     old = getattr(network.get_submodule(parent), last)
     new = nn.Parameter(tensor, requires_grad=old.requires_grad) if isinstance(old, nn.Parameter) else tensor
     for module in network.modules():
-        for tensors in (module._parameters, module._buffers):
-            for key, value in tensors.items():
-                if value is old:
-                    tensors[key] = new  # type: ignore[assignment]  # parameters stay parameters
+        own = [
+            *module.named_parameters(recurse=False, remove_duplicate=False),
+            *module.named_buffers(recurse=False, remove_duplicate=False),
+        ]
+        for key, value in own:
+            if value is old:
+                setattr(module, key, new)

@@ -13,6 +13,8 @@ from typing import Any
 
 import torch
 
+from oneshot._lightning import argument_defaults, argument_names
+
 from .axes import Axis, fixed, product, split_off, total, unify
 from .trace import Op, Ref, Trace
 
@@ -66,9 +68,8 @@ class _Rule:
     def __init__(self, tied: Tied, op: Op, place: int) -> None:
         self.tied, self.op, self.place, self.trace = tied, op, place, tied.trace
         self.why = f"operator {op.name} in {op.module or 'the network'} holds it"
-        names = [argument.name for argument in op.func._schema.arguments]
-        defaults = {a.name: a.default_value for a in op.func._schema.arguments if a.has_default_value()}
-        self.args: dict[str, Any] = {**defaults, **dict(zip(names, op.args, strict=False)), **op.kwargs}
+        given = dict(zip(argument_names(op.func), op.args, strict=False))
+        self.args: dict[str, Any] = {**argument_defaults(op.func), **given, **op.kwargs}
 
     def apply(self) -> None:
         """Set the axes of the outputs."""

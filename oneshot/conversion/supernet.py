@@ -213,18 +213,18 @@ class ConvertedSupernet(Supernet):
         graph, found, copied = self.graph, dict[str, Tensor](), dict[str, Tensor]()
         for path, module in self.network.named_modules():
             start = f"{path}." if path else ""
-            for key, tensor in module._parameters.items():
+            for key, tensor in module.named_parameters(recurse=False):
                 name = start + key
-                if tensor is None or name not in graph.weights:  # another name of the same tensor
+                if name not in graph.weights:  # another name of the same tensor
                     continue
                 part = _part(tensor, graph, name, sizes)
                 if part is not tensor and not torch.is_grad_enabled():
                     # How torch computes a product depends on this, also without gradients, and so do the last bits.
                     part = part.detach().requires_grad_(tensor.requires_grad)
                 found[name] = part
-            for key, buffer in module._buffers.items():
+            for key, buffer in module.named_buffers(recurse=False):
                 name = start + key
-                if buffer is None or name not in graph.weights:
+                if name not in graph.weights:
                     continue
                 found[name] = part = cut(buffer, graph.weights[name], sizes, graph.centred)
                 if module.training and part.untyped_storage().data_ptr() != buffer.untyped_storage().data_ptr():

@@ -334,7 +334,11 @@ class _Recorder(TorchDispatchMode):
         inputs, named = self.refs(args), self.refs(kwargs)
         out = func(*args, **kwargs)
         place, tensors = len(self.trace.ops), self.trace.tensors
-        path = (str(func.namespace), str(func.overloadpacket.__name__), str(func._overloadname))
+        path = tuple(str(func).split("."))
+        if len(path) != 3:
+            raise NotImplementedError(
+                f"operator {func} cannot be looked into; take it out of the network to convert it"
+            )
         op = Op(path, tuple(inputs), dict(named), (), self.modules[-1] if self.modules else "")
         of_weights = all(tensors[i].weights for i in op.inputs)
         made = [leaf for leaf in tree_leaves(out) if isinstance(leaf, Tensor)]
