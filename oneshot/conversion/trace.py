@@ -463,7 +463,8 @@ def called_with(network: nn.Module, tensors: dict[str, Tensor], x: Inputs) -> An
     places = {
         f"{path}.{name}" if path else name: given[id(tensor)]
         for path, module in network.named_modules()
-        for name, tensor in (*module._parameters.items(), *module._buffers.items())
+        for named_here in (module.named_parameters, module.named_buffers)
+        for name, tensor in named_here(recurse=False, remove_duplicate=False)
         if id(tensor) in given
     }
     out = functional_call(network, places, (x,), tie_weights=False)
