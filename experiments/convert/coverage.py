@@ -183,15 +183,15 @@ def main() -> None:
     given = parser.parse_args()
     warnings.filterwarnings("ignore")
     file = given.out / "coverage.json"
-    done = {entry["network"]: entry for entry in json.loads(file.read_text())} if file.exists() else {}
+    done = {entry["network"]: entry for entry in json.loads(file.read_text(encoding="utf-8"))} if file.exists() else {}
     for source in given.networks or [source for source in LIST if source not in done]:
         done[source] = line(source, LIST.get(source, 224))
         print(" | ".join(cells(done[source])), flush=True)
         order = {name: place for place, name in enumerate(LIST)}
         entries = sorted(done.values(), key=lambda entry: order.get(entry["network"], len(order)))
         given.out.mkdir(parents=True, exist_ok=True)
-        file.write_text(json.dumps(entries, indent=1) + "\n")
-        (given.out / "coverage.md").write_text(table(entries))
+        file.write_text(json.dumps(entries, indent=1) + "\n", encoding="utf-8")
+        (given.out / "coverage.md").write_text(table(entries), encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -310,7 +310,7 @@ def in_short(path: Path, folder: Path, **data: Any) -> Path:
     config: dict[str, Any] = yaml.safe_load(path.read_text())
     method = config["model"]["init_args"]
     assert method["warmup_epochs"] + method["iterations"] * method["adapt_epochs"] == config["trainer"]["max_epochs"]
-    method |= {**SHORT, "generations": 3, "calibration_images": 32}
+    method |= {**SHORT, "generations": 3, "calibration_images": 32, "weight_warmup_epochs": 0}
     config["data"]["init_args"] |= {"batch_size": 16, **data}
     config["trainer"]["max_epochs"] = 2
     file = folder / path.name
