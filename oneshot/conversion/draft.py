@@ -13,7 +13,7 @@ from torch import nn
 from oneshot.inputs import Inputs
 
 from .axes import Axis
-from .rules import Tied
+from .tied import Tied
 from .trace import Trace
 
 

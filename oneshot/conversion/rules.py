@@ -8,40 +8,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Any
 
 import torch
 
-from oneshot._lightning import argument_defaults, argument_names
-
-from .axes import Axis, fixed, product, split_off, total, unify
-from .trace import Op, Ref, Trace
-
-Axes = list[Axis]
-SPACE = "it is a side of a feature map or a number of tokens"
-
-
-@dataclass
-class Tied:
-    """Axes of all tensors of a trace.
-
-    Args:
-        trace: The trace.
-        axes: Of every tensor, by its number.
-        factors: Of every operator that multiplies, by its number: the product of these sizes is its
-            multiply-accumulates.
-        groups: Number of groups of convolutions and normalisations, by number of the operator.
-        equal: Axes that must have the same size, though they are not the same.
-        unknown: Operators without a rule, with the module they ran in.
-    """
-
-    trace: Trace
-    axes: dict[int, Axes] = field(default_factory=dict)
-    factors: dict[int, Axes] = field(default_factory=dict)
-    groups: dict[int, Axis] = field(default_factory=dict)
-    equal: list[tuple[Axis, ...]] = field(default_factory=list)
-    unknown: dict[int, str] = field(default_factory=dict)
+from . import views
+from .axes import Axis, fixed, product, split_off, total
+from .tied import Rule, Tied
+from .trace import Ref, Trace
 
 
 def tie(trace: Trace, known: Mapping[int, Sequence[Axis]] | None = None) -> Tied:
@@ -55,104 +28,39 @@ def tie(trace: Trace, known: Mapping[int, Sequence[Axis]] | None = None) -> Tied
     for number in trace.inputs:
         tied.axes[number] = [fixed(size, "it is a side of the input") for size in trace.tensors[number].shape]
     for place, op in enumerate(trace.ops):
-        _Rule(tied, op, place).apply()
+        _apply(Rule(tied, op, place))
     for number in trace.outputs:
         for axis in tied.axes.get(number, ()):
             axis.freeze("it is a side of the output")
     return tied
 
 
-class _Rule:
-    """One operator of a trace, and what its rule needs."""
-
-    def __init__(self, tied: Tied, op: Op, place: int) -> None:
-        self.tied, self.op, self.place, self.trace = tied, op, place, tied.trace
-        self.why = f"operator {op.name} in {op.module or 'the network'} holds it"
-        given = dict(zip(argument_names(op.func), op.args, strict=False))
-        self.args: dict[str, Any] = {**argument_defaults(op.func), **given, **op.kwargs}
-
-    def apply(self) -> None:
-        """Set the axes of the outputs."""
-        for number in self.op.inputs:
-            self.of(number)
-        rule = RULES.get(self.op.name.rstrip("_"), RULES.get(self.op.name))
-        if rule is None and (self.op.name.endswith("_like") or self.op.name.rstrip("_") in MADE):
-            rule = _made
-        if rule is None and torch.Tag.pointwise in self.op.func.tags:
-            rule = _pointwise
-        before = {number for number in self.op.outputs if number in self.tied.axes}
-        if rule is None:
-            self.tied.unknown[self.place] = self.op.name
-            self.freeze_inputs(f"operator {self.op.name} in {self.op.module or 'the network'} has no rule")
-        else:
-            rule(self)
-        for number in self.op.outputs:
-            if number not in self.tied.axes:
-                self.tied.axes[number] = [fixed(size, self.why) for size in self.trace.tensors[number].shape]
-            elif number not in before:
-                sizes = tuple(axis.found().size for axis in self.tied.axes[number])
-                if sizes != self.trace.tensors[number].shape:  # the rule does not know this form of the operator
-                    self.freeze_inputs(self.why)
-                    self.tied.axes[number] = [fixed(size, self.why) for size in self.trace.tensors[number].shape]
-
-    def of(self, what: Ref | int) -> Axes:
-        """Axes of a tensor; new leaves for parameters and constants."""
-        number = what.number if isinstance(what, Ref) else what
-        if number not in self.tied.axes:
-            facts = self.trace.tensors[number]
-            constant = "" if facts.name else f"a constant tensor in {self.op.module or 'the network'} holds it"
-            self.tied.axes[number] = [Axis(size, fixed=constant) for size in facts.shape]
-        return self.tied.axes[number]
-
-    def __getitem__(self, name: str) -> Any:
-        """An argument by its name in the schema."""
-        return self.args[name]
-
-    def tensor(self, *names: str) -> Ref:
-        """The first of these arguments that is there."""
-        found = next(self.args[name] for name in names if name in self.args)
-        assert isinstance(found, Ref)
-        return found
-
-    def shape(self, what: Ref | int) -> tuple[int, ...]:
-        return self.trace.tensors[what.number if isinstance(what, Ref) else what].shape
-
-    def weights(self, what: Ref) -> bool:
-        """Whether a tensor follows from the weights alone."""
-        return self.trace.tensors[what.number].weights
-
-    def unify(self, first: Axis, second: Axis) -> None:
-        unify(first, second, self.why)
-
-    def freeze(self, axes: Sequence[Axis], why: str = "") -> None:
-        for axis in axes:
-            axis.freeze(why or self.why)
-
-    def freeze_inputs(self, why: str) -> None:
-        for number in self.op.inputs:
-            self.freeze(self.of(number), why)
-
-    def out(self, axes: Sequence[Axis], place: int = 0) -> None:
-        """Set the axes of an output; of an in-place operator they are tied to those there are."""
-        if place >= len(self.op.outputs):
-            return
-        number = self.op.outputs[place]
-        if number in self.tied.axes:
-            for old, new in zip(self.tied.axes[number], axes, strict=True):
-                self.unify(old, new)
-        else:
-            self.tied.axes[number] = list(axes)
-
-    def new(self, size: int) -> Axis:
-        """A side of a feature map."""
-        return fixed(size, SPACE)
-
-    def outputs(self) -> list[tuple[int, ...]]:
-        """Shapes of the outputs."""
-        return [self.shape(number) for number in self.op.outputs]
+def _apply(r: Rule) -> None:
+    """Set the axes of the outputs."""
+    for number in r.op.inputs:
+        r.of(number)
+    rule = RULES.get(r.op.name.rstrip("_"), RULES.get(r.op.name))
+    if rule is None and (r.op.name.endswith("_like") or r.op.name.rstrip("_") in MADE):
+        rule = _made
+    if rule is None and torch.Tag.pointwise in r.op.func.tags:
+        rule = _pointwise
+    before = {number for number in r.op.outputs if number in r.tied.axes}
+    if rule is None:
+        r.tied.unknown[r.place] = r.op.name
+        r.freeze_inputs(f"operator {r.op.name} in {r.op.module or 'the network'} has no rule")
+    else:
+        rule(r)
+    for number in r.op.outputs:
+        if number not in r.tied.axes:
+            r.tied.axes[number] = [fixed(size, r.why) for size in r.trace.tensors[number].shape]
+        elif number not in before:
+            sizes = tuple(axis.found().size for axis in r.tied.axes[number])
+            if sizes != r.trace.tensors[number].shape:  # the rule does not know this form of the operator
+                r.freeze_inputs(r.why)
+                r.tied.axes[number] = [fixed(size, r.why) for size in r.trace.tensors[number].shape]
 
 
-def _strided(r: _Rule) -> None:
+def _strided(r: Rule) -> None:
     """Pooling writes other strides into what it made; sides stay."""
     if r.shape(r.op.inputs[0]) == r.outputs()[0]:
         r.out(r.of(r.op.inputs[0]))
@@ -160,12 +68,12 @@ def _strided(r: _Rule) -> None:
         r.freeze_inputs(r.why)
 
 
-def _same(r: _Rule) -> None:
+def _same(r: Rule) -> None:
     """One tensor in, the same axes out."""
     r.out(r.of(r.op.inputs[0]))
 
 
-def _pointwise(r: _Rule) -> None:
+def _pointwise(r: Rule) -> None:
     """Sides that are broadcast follow the others."""
     shape = r.outputs()[0] if r.op.outputs else ()
     inputs = [r.of(number) for number in r.op.inputs]
@@ -179,7 +87,7 @@ def _pointwise(r: _Rule) -> None:
         r.out(axes[::-1], place)
 
 
-def _made(r: _Rule) -> None:
+def _made(r: Rule) -> None:
     """A tensor of equal or random entries."""
     uniform = r.op.name not in ("arange", "linspace", "randperm", "tril_indices", "triu_indices")
     like = r.op.inputs and r.shape(r.op.inputs[0]) == r.outputs()[0] and r.op.name.endswith("_like")
@@ -194,7 +102,7 @@ MADE = {
 }
 
 
-def _convolution(r: _Rule) -> None:
+def _convolution(r: Rule) -> None:
     x, w = r.of(r["input"]), r.of(r["weight"])
     groups, transposed = r["groups"], r["transposed"]
     if len(x) != len(w) or not r.weights(r["weight"]):
@@ -224,7 +132,7 @@ def _convolution(r: _Rule) -> None:
     r.tied.factors[r.place] = [x[0], *per_group, *space, *w[2:]]
 
 
-def _batch_norm(r: _Rule) -> None:
+def _batch_norm(r: Rule) -> None:
     x = r.of(r["input"])
     for name in ("weight", "bias", "running_mean", "running_var"):
         if r.args.get(name) is not None:
@@ -234,7 +142,7 @@ def _batch_norm(r: _Rule) -> None:
         r.out([x[1]] if shape == (x[1].found().size,) else [fixed(size, r.why) for size in shape], place)
 
 
-def _layer_norm(r: _Rule) -> None:
+def _layer_norm(r: Rule) -> None:
     x, count = r.of(r["input"]), len(r["normalized_shape"])
     for name in ("weight", "bias"):
         if r.args.get(name) is not None:
@@ -245,7 +153,7 @@ def _layer_norm(r: _Rule) -> None:
         r.out([*x[:-count], *(fixed(1, r.why) for _ in range(count))], place)
 
 
-def _group_norm(r: _Rule) -> None:
+def _group_norm(r: Rule) -> None:
     x, groups = r.of(r["input"]), r["group"]
     count = fixed(1, r.why)
     if groups > 1:
@@ -260,7 +168,7 @@ def _group_norm(r: _Rule) -> None:
         r.out([x[0], count], place)
 
 
-def _matrix(r: _Rule) -> None:
+def _matrix(r: Rule) -> None:
     """``mm``, ``addmm``, ``bmm``, ``baddbmm``, ``mv`` with weights or between activations."""
     names = {
         "mm": ("self", "mat2"),
@@ -293,7 +201,7 @@ def _mark_heads(axes: Sequence[Axis]) -> None:
             leaf.heads = True
 
 
-def _linear(r: _Rule) -> None:
+def _linear(r: Rule) -> None:
     x, w = r.of(r["input"]), r.of(r["weight"])
     r.unify(x[-1], w[1])
     if r.args.get("bias") is not None:
@@ -302,7 +210,7 @@ def _linear(r: _Rule) -> None:
     r.tied.factors[r.place] = [*x, w[0]]
 
 
-def _attention(r: _Rule) -> None:
+def _attention(r: Rule) -> None:
     q, k, v = (r.of(r[name]) for name in ("query", "key", "value"))
     for side, *others in zip(q[:-2], k[:-2], v[:-2], strict=True):
         for other in others:
@@ -326,7 +234,7 @@ def _attention(r: _Rule) -> None:
         r.tied.factors[r.place] = [*q[:-1], k[-2], total([q[-1], v[-1]])]
 
 
-def _fused(r: _Rule) -> None:
+def _fused(r: Rule) -> None:
     """The whole of ``nn.MultiheadAttention`` or of ``nn.TransformerEncoderLayer`` on ``[B, L, E]``."""
     x = r.of(r.tensor("query", "src"))
     keys = r.of(r.tensor("key", "src"))
@@ -339,169 +247,7 @@ def _fused(r: _Rule) -> None:
         r.tied.factors[r.place] = [x[0], x[1], x[2], total(products)]
 
 
-def _view(r: _Rule) -> None:
-    """Sides are merged and split; what stays together is found from the beginning."""
-    axes, shape = r.of(r.op.inputs[0]), r.outputs()[0]
-    if 0 in shape:
-        return
-    found: Axes = []
-    old = [axis for axis in axes if axis.found().size != 1]
-    new = [size for size in shape if size != 1]
-    merged: Axes = []
-    i = j = 0
-    while i < len(old) or j < len(new):
-        start_i, start_j, left, right = i, j, old[i].found().size, new[j]
-        i, j = i + 1, j + 1
-        while left != right:
-            if left < right:
-                left, i = left * old[i].found().size, i + 1
-            else:
-                right, j = right * new[j], j + 1
-        merged += _regroup(r, old[start_i:i], new[start_j:j])
-    rest = iter(merged)
-    found = [next(rest) if size != 1 else fixed(1, r.why) for size in shape]
-    r.out(found)
-
-
-def _regroup(r: _Rule, old: Axes, new: Sequence[int]) -> Axes:
-    """Axes of sizes ``new`` whose product is that of ``old``."""
-    if len(old) == 1 and len(new) == 1:
-        return old
-    if len(new) == 1:
-        return [product(old)]
-    whole = product(old)
-    parts = whole.found().parts if whole.found().kind == "product" else ()
-    sizes, groups, rest = [part.found().size for part in parts], [], list(parts)
-    for size in new:  # parts that there are already, so that none has to be split
-        taken: Axes = []
-        while rest and math.prod(part.found().size for part in taken) < size:
-            taken.append(rest.pop(0))
-        if math.prod(part.found().size for part in taken) != size:
-            break
-        groups.append(product(taken))
-    if sizes and len(groups) == len(new) and not rest:
-        return groups
-    fresh = [Axis(size) for size in new]
-    r.unify(whole, product(fresh))
-    return fresh
-
-
-def _permute(r: _Rule) -> None:
-    axes = r.of(r.op.inputs[0])
-    name = r.op.name.rstrip("_")
-    if name == "t":
-        order = list(range(len(axes)))[::-1]
-    elif name == "permute":
-        order = [dim % len(axes) for dim in r["dims"]]
-    else:
-        order = list(range(len(axes)))
-        first, second = r["dim0"] % len(axes), r["dim1"] % len(axes)
-        order[first], order[second] = second, first
-    r.out([axes[dim] for dim in order])
-
-
-def _squeeze(r: _Rule) -> None:
-    axes, shape = r.of(r.op.inputs[0]), r.outputs()[0]
-    dims = r.args.get("dim")
-    dims = range(len(axes)) if dims is None else [dims] if isinstance(dims, int) else dims
-    drop = {dim % len(axes) for dim in dims if axes[dim].found().size == 1}
-    if len(axes) - len(drop) == len(shape):
-        r.out([axis for dim, axis in enumerate(axes) if dim not in drop])
-
-
-def _unsqueeze(r: _Rule) -> None:
-    axes = list(r.of(r.op.inputs[0]))
-    axes.insert(r["dim"] % (len(axes) + 1), fixed(1, r.why))
-    r.out(axes)
-
-
-def _expand(r: _Rule) -> None:
-    axes, shape = r.of(r.op.inputs[0]), r.outputs()[0]
-    offset = len(shape) - len(axes)
-    r.out(
-        [
-            axes[dim - offset] if dim >= offset and axes[dim - offset].found().size == size else Axis(size)
-            for dim, size in enumerate(shape)
-        ]
-    )
-
-
-def _slice(r: _Rule) -> None:
-    axes = list(r.of(r.op.inputs[0]))
-    dim = r.args.get("dim", 0) % len(axes)
-    size, step = axes[dim].found().size, r.args.get("step", 1)
-    start = min(max(r.args.get("start") or 0, -size), size)
-    start = start + size if start < 0 else start
-    length = r.outputs()[0][dim]
-    if length != size:
-        if step == 1:
-            parts = split_off(axes[dim], [n for n in (start, length, size - start - length) if n], r.why)
-            axes[dim] = parts[1 if start else 0]
-        else:
-            axes[dim].freeze(r.why)
-            axes[dim] = fixed(length, r.why)
-    r.out(axes)
-
-
-def _split(r: _Rule) -> None:
-    axes, shapes = r.of(r.op.inputs[0]), r.outputs()
-    dim = r.args.get("dim", 0) % len(axes)
-    parts = split_off(axes[dim], [shape[dim] for shape in shapes], r.why)
-    if r.op.name in ("split", "unsafe_split") and len({part.size for part in parts}) == 1:
-        r.tied.equal.append(tuple(parts))  # in equal parts, also of a narrower network
-    for place, part in enumerate(parts):
-        r.out([*axes[:dim], part, *axes[dim + 1 :]], place)
-
-
-def _select(r: _Rule) -> None:
-    """One entry of a side, or each of them."""
-    axes = r.of(r.op.inputs[0])
-    dim = r.args.get("dim", 0) % len(axes)
-    axes[dim].freeze("single entries of it are taken")
-    for place in range(len(r.op.outputs)):
-        r.out([*axes[:dim], *axes[dim + 1 :]], place)
-
-
-def _cat(r: _Rule) -> None:
-    parts = [r.of(number) for number in r.op.inputs if 0 not in r.shape(number)]
-    dim = r.args.get("dim", 0) % len(parts[0])
-    axes = list(parts[0])
-    for other in parts[1:]:
-        for place, side in enumerate(other):
-            if place != dim:
-                r.unify(axes[place], side)
-    axes[dim] = total([part[dim] for part in parts])
-    r.out(axes)
-
-
-def _stack(r: _Rule) -> None:
-    parts = [r.of(number) for number in r.op.inputs]
-    for other in parts[1:]:
-        for side, own in zip(parts[0], other, strict=True):
-            r.unify(side, own)
-    axes = list(parts[0])
-    axes.insert(r.args.get("dim", 0) % (len(axes) + 1), fixed(len(parts), r.why))
-    r.out(axes)
-
-
-def _pad(r: _Rule) -> None:
-    axes, shape = list(r.of(r.op.inputs[0])), r.outputs()[0]
-    pads: Sequence[int] = r["pad"] if "pad" in r.args else r["padding"]
-    for place in range(len(pads) // 2):
-        dim, before, after = len(axes) - 1 - place, pads[2 * place], pads[2 * place + 1]
-        if before == after == 0:
-            continue
-        if r.op.name == "constant_pad_nd" and before >= 0 and after >= 0:
-            axes[dim] = total(
-                [*([fixed(before, r.why)] if before else []), axes[dim], *([fixed(after, r.why)] if after else [])]
-            )
-        else:
-            axes[dim].freeze(r.why)
-            axes[dim] = fixed(shape[dim], r.why)
-    r.out(axes)
-
-
-def _frozen_dims(r: _Rule) -> None:
+def _frozen_dims(r: Rule) -> None:
     """The order of entries matters along some sides: these are frozen."""
     axes = r.of(r.op.inputs[0])
     dims = r.args.get("dims", r.args.get("dim"))
@@ -511,7 +257,7 @@ def _frozen_dims(r: _Rule) -> None:
         r.out(axes, place)
 
 
-def _reduce(r: _Rule) -> None:
+def _reduce(r: Rule) -> None:
     """Sums, means and largest entries along some sides."""
     axes = r.of(r.op.inputs[0])
     dims = r.args.get("dim")
@@ -525,10 +271,10 @@ def _reduce(r: _Rule) -> None:
         r.out(kept, place)
 
 
-def _window(sides: int) -> Callable[[_Rule], None]:
+def _window(sides: int) -> Callable[[Rule], None]:
     """Pooling and interpolation of the last sides."""
 
-    def rule(r: _Rule) -> None:
+    def rule(r: Rule) -> None:
         axes = r.of(r.op.inputs[0])
         for place, shape in enumerate(r.outputs()):
             r.out([*axes[:-sides], *map(r.new, shape[-sides:])], place)
@@ -536,7 +282,7 @@ def _window(sides: int) -> Callable[[_Rule], None]:
     return rule
 
 
-def _weight_norm(r: _Rule) -> None:
+def _weight_norm(r: Rule) -> None:
     """Directions and lengths of weights, ``v`` and ``g``."""
     v, g = r.of(r["v"]), r.of(r["g"])
     for side, own in zip(v, g, strict=True):
@@ -546,7 +292,7 @@ def _weight_norm(r: _Rule) -> None:
     r.out(g, 1)
 
 
-def _vector(r: _Rule) -> None:
+def _vector(r: Rule) -> None:
     """A matrix or a vector times a vector."""
     a, b = (r.of(number) for number in r.op.inputs)
     r.unify(a[-1], b[-1])
@@ -554,40 +300,40 @@ def _vector(r: _Rule) -> None:
     r.tied.factors[r.place] = list(a)
 
 
-def _unfold(r: _Rule) -> None:
+def _unfold(r: Rule) -> None:
     """Windows side by side: channels times entries of a window."""
     axes, shape = r.of(r.op.inputs[0]), r.outputs()[0]
     inner = fixed(shape[1] // axes[1].found().size, "it is an entry of a window")
     r.out([axes[0], product([axes[1], inner]), r.new(shape[2])])
 
 
-def _fold(r: _Rule) -> None:
+def _fold(r: Rule) -> None:
     axes, shape = r.of(r.op.inputs[0]), r.outputs()[0]
     channels = Axis(shape[1])
     r.unify(axes[1], product([channels, fixed(axes[1].found().size // shape[1], "it is an entry of a window")]))
     r.out([axes[0], channels, *map(r.new, shape[2:])])
 
 
-def _grid(r: _Rule) -> None:
+def _grid(r: Rule) -> None:
     axes, shape = r.of(r["input"]), r.outputs()[0]
     r.freeze(r.of(r["grid"]))
     r.out([*axes[:2], *map(r.new, shape[2:])])
 
 
-def _pixel_shuffle(r: _Rule) -> None:
+def _pixel_shuffle(r: Rule) -> None:
     axes, shape = r.of(r.op.inputs[0]), r.outputs()[0]
     channels, inner = Axis(shape[-3]), fixed(axes[-3].found().size // shape[-3], r.why)
     r.unify(axes[-3], product([channels, inner]))
     r.out([*axes[:-3], channels, *map(r.new, shape[-2:])])
 
 
-def _pixel_unshuffle(r: _Rule) -> None:
+def _pixel_unshuffle(r: Rule) -> None:
     axes, shape = r.of(r.op.inputs[0]), r.outputs()[0]
     inner = fixed(shape[-3] // axes[-3].found().size, r.why)
     r.out([*axes[:-3], product([axes[-3], inner]), *map(r.new, shape[-2:])])
 
 
-def _glu(r: _Rule) -> None:
+def _glu(r: Rule) -> None:
     axes = list(r.of(r.op.inputs[0]))
     dim = r.args.get("dim", -1) % len(axes)
     size = axes[dim].found().size // 2
@@ -597,13 +343,13 @@ def _glu(r: _Rule) -> None:
     r.out(axes)
 
 
-def _embedding(r: _Rule) -> None:
+def _embedding(r: Rule) -> None:
     weight = r.of(r["weight"])
     weight[0].freeze("it is a vocabulary")
     r.out([*r.of(r["indices"]), weight[1]])
 
 
-def _index(r: _Rule) -> None:
+def _index(r: Rule) -> None:
     """Entries that whole numbers pick."""
     axes, indices = r.of(r["self"]), r["indices"]
     used = [dim for dim, index in enumerate(indices) if index is not None]
@@ -617,7 +363,7 @@ def _index(r: _Rule) -> None:
     r.out([*axes[: used[0]], *sides, *axes[used[-1] + 1 :]])
 
 
-def _index_select(r: _Rule) -> None:
+def _index_select(r: Rule) -> None:
     axes, shape = list(r.of(r["self"])), r.outputs()[0]
     dim = r["dim"] % len(axes)
     axes[dim].freeze("its entries are looked up by their numbers")
@@ -625,13 +371,13 @@ def _index_select(r: _Rule) -> None:
     r.out(axes)
 
 
-def _repeat(r: _Rule) -> None:
+def _repeat(r: Rule) -> None:
     axes, repeats = r.of(r.op.inputs[0]), r["repeats"]
     axes = [*(fixed(1, r.why) for _ in range(len(repeats) - len(axes))), *axes]
     r.out([product([fixed(n, r.why), axis]) if n > 1 else axis for n, axis in zip(repeats, axes, strict=True)])
 
 
-def _nothing(r: _Rule) -> None:
+def _nothing(r: Rule) -> None:
     """Questions and checks."""
 
 
@@ -642,7 +388,7 @@ _POOLS = {
         _upsample_nearest_exact2d reflection_pad2d replication_pad2d""",
     3: "avg_pool3d _adaptive_avg_pool3d max_pool3d_with_indices upsample_trilinear3d upsample_nearest3d",
 }
-RULES: dict[str, Callable[[_Rule], None]] = {
+RULES: dict[str, Callable[[Rule], None]] = {
     "convolution": _convolution,
     **dict.fromkeys(
         (
@@ -669,18 +415,18 @@ RULES: dict[str, Callable[[_Rule], None]] = {
         _attention,
     ),
     **dict.fromkeys(("_native_multi_head_attention", "_transformer_encoder_layer_fwd"), _fused),
-    **dict.fromkeys(("view", "_unsafe_view", "reshape", "_reshape_alias"), _view),
-    **dict.fromkeys(("t", "transpose", "permute"), _permute),
+    **dict.fromkeys(("view", "_unsafe_view", "reshape", "_reshape_alias"), views.view),
+    **dict.fromkeys(("t", "transpose", "permute"), views.permute),
     "as_strided": _strided,
-    "squeeze": _squeeze,
-    "unsqueeze": _unsqueeze,
-    "expand": _expand,
-    "slice": _slice,
-    **dict.fromkeys(("split", "split_with_sizes", "unsafe_split", "unsafe_split_with_sizes"), _split),
-    **dict.fromkeys(("select", "unbind"), _select),
-    "cat": _cat,
-    "stack": _stack,
-    **dict.fromkeys(("constant_pad_nd", "reflection_pad1d", "replication_pad1d"), _pad),
+    "squeeze": views.squeeze,
+    "unsqueeze": views.unsqueeze,
+    "expand": views.expand,
+    "slice": views.sliced,
+    **dict.fromkeys(("split", "split_with_sizes", "unsafe_split", "unsafe_split_with_sizes"), views.split),
+    **dict.fromkeys(("select", "unbind"), views.select),
+    "cat": views.cat,
+    "stack": views.stack,
+    **dict.fromkeys(("constant_pad_nd", "reflection_pad1d", "replication_pad1d"), views.pad),
     **dict.fromkeys(("roll", "flip", "cumsum", "cumprod", "sort"), _frozen_dims),
     **dict.fromkeys(
         (
