@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import re
 from collections.abc import Mapping, Sequence
 from fnmatch import fnmatchcase
 from typing import Any
@@ -162,7 +163,11 @@ def explain(error: TraceError) -> ValueError:
             f"A network to convert must take one argument, a tensor or tensors by name; {module} fails with one "
             f"({text}). Write a module around it whose forward takes a mapping, and convert that."
         )
+    channels = re.search(r"to have (\d+) channels, but got (\d+) channels", text)
+    build = (
+        f" Or build it for {channels[2]} channels: arguments={{'in_chans': {channels[2]}}} in timm." if channels else ""
+    )
     return ValueError(
         f"A network to convert must run on the example; it fails in {module} ({text}). Pass an example_input, or "
-        "the input_shape, that the network takes."
+        f"the input_shape, that the network takes.{build}"
     )

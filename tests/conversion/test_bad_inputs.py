@@ -173,3 +173,10 @@ def test_converting_leaves_the_network_as_it_is(x: Tensor) -> None:
     oneshot.convert(model, x)
     assert model.training and all(torch.equal(before[name], tensor) for name, tensor in model.state_dict().items())
     assert F.relu(model[0](x)).shape[1] == 32
+
+
+def test_images_of_other_channels_are_told_how_to_build_the_network() -> None:
+    with pytest.raises(
+        ValueError, match=r"fails in conv1.*build it for 1 channels: arguments=\{'in_chans': 1\} in timm"
+    ):
+        oneshot.convert(source="timm:resnet18", input_shape=(1, 32, 32))
