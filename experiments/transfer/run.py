@@ -88,11 +88,9 @@ class Case:
         **settings: Any,
     ) -> Subnet:
         """Train a network and write its row, unless that is done; returned with its trained weights."""
-        lr = self.args.lr if settings.get("pretrained", True) else self.args.scratch_lr
-        key = {"data": self.name, "size": self.args.size, "side": side, "target": target, "seed": self.seed}
-        key |= {"epochs": epochs, "lr": lr, "limit": self.args.limit}
-        file = self.folder / f"{side}-{target}-{epochs}-{lr:g}.safetensors"
-        found = self.rows.find(**key)
+        pretrained = settings.get("pretrained", True)
+        key, file, found = self.known(side, target, epochs, pretrained=pretrained)
+        lr = key["lr"]
         if found is not None and file.is_file():
             network.load_state_dict(load_file(file))
         else:
@@ -105,6 +103,20 @@ class Case:
         say(f"{self.name} seed {self.seed}: {side}{where} {found['accuracy']:.4f}, {found['cpu_seconds']:.0f} CPU s")
         self.networks.append((key, network))
         return network
+
+    def known(
+        self, side: str, target: float | None, epochs: int, *, pretrained: bool = True
+    ) -> tuple[dict[str, Any], Path, dict[str, Any] | None]:
+        """What a row is of, the file of its trained weights, and the row if it is there."""
+        lr = self.args.lr if pretrained else self.args.scratch_lr
+        key = {"data": self.name, "size": self.args.size, "side": side, "target": target, "seed": self.seed}
+        key |= {"epochs": epochs, "lr": lr, "limit": self.args.limit}
+        return key, self.folder / f"{side}-{target}-{epochs}-{lr:g}.safetensors", self.rows.find(**key)
+
+    def chosen(self, side: str, target: float, epochs: int) -> SubnetConfig | None:
+        """The architecture that was trained before: another measurement might choose another one."""
+        _, file, found = self.known(side, target, epochs)
+        return SubnetConfig.from_dict(found["config"]) if found is not None and file.is_file() else None
 
     def latency_model(self, supernet: ConvertedSupernet) -> CostModel:
         """What every variant takes, as a part of what the original takes: learned from measured ones."""
@@ -220,20 +232,19 @@ class Case:
         parts = model.costs(space.encode([config for config, _ in archive]))
         uniform = [pruned.uniform(float(ratio)) for ratio in RATIOS]
         for target in args.targets:
-            config = self.best(supernet, archive, parts, start, target)
+            side = "nat" if args.statistics == "frozen" else "nat batch"
+            config = self.chosen(side, target, args.final_epochs) or self.best(supernet, archive, parts, start, target)
             if config is None:
                 say(f"{self.name}: no architecture takes {target:.2f} of the latency; the fastest {min(parts):.2f}")
                 continue
             network = laid_out(supernet.extract(config))
             recalibrate_on(self.data, network)  # nothing happens where the supernet's are frozen
-            self.train(
-                "nat" if args.statistics == "frozen" else "nat batch", target, network, args.final_epochs, config
-            )
+            self.train(side, target, network, args.final_epochs, config)
             cut = [i for i, part in enumerate(self.of_uniform) if part <= target]
             if not cut:
                 say(f"{self.name}: no uniform width takes {target:.2f} of the latency")
                 continue
-            config = uniform[max(cut)]
+            config = self.chosen("uniform", target, self.total) or uniform[max(cut)]
             network = laid_out(pruned.extract(config))
             self.train("uniform", target, network, self.total, config, fit_head=self.probe(network) > 0)
             network = laid_out(pruned.extract(config, inherit=False))
