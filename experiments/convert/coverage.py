@@ -181,7 +181,7 @@ def main() -> None:
     parser.add_argument("--networks", nargs="+", metavar="SOURCE", help="only these; by default all that are missing")
     parser.add_argument("--out", type=Path, default=HERE, help="folder of coverage.json and coverage.md")
     given = parser.parse_args()
-    warnings.filterwarnings("ignore")
+    warnings.filterwarnings("ignore", module=r"(timm|torch|torchvision)\.")  # of old names and initial weights
     file = given.out / "coverage.json"
     done = {entry["network"]: entry for entry in json.loads(file.read_text(encoding="utf-8"))} if file.exists() else {}
     for source in given.networks or [source for source in LIST if source not in done]:

@@ -45,7 +45,7 @@ def quiet(threads: int) -> None:
     """Say nothing but our own lines, and use so many threads."""
     torch.set_num_threads(threads)
     logging.getLogger("pytorch_lightning").setLevel(logging.ERROR)
-    warnings.filterwarnings("ignore", ".*does not have many workers")
+    warnings.filterwarnings("ignore", ".*does not have many workers")  # images are in memory
 
 
 def images(args: argparse.Namespace, name: str, seed: int) -> TransferImages:
