@@ -1,6 +1,7 @@
 """Short trainings first: successive halving and Hyperband on two fidelities of NATS-Bench, at equal numbers of epochs.
 
     ONESHOT_DATA=... python experiments/discrete/fidelity.py            # a minute; writes fidelity.json
+    python experiments/discrete/fidelity.py --csv FILE --metric COLUMN --short-metric COLUMN --out other.json
 
 Validation accuracy after 12 epochs decides who is trained for 192, of which the table has the test accuracy (after 200,
 mean of its seeds). A promoted network pays for the epochs that it lacks. Regret is that of the best network trained to
@@ -9,6 +10,7 @@ the end. Searches without short trainings pay 192 epochs for every network.
 
 from __future__ import annotations
 
+import argparse
 import json
 import os
 import sys
@@ -35,10 +37,11 @@ SHORT, FULL, SEEDS = 12, 192, 50
 BUDGETS = (10, 20, 40, 80)  # full trainings
 
 
-def table() -> TabularEvaluator:
-    path = Path(os.environ["ONESHOT_DATA"]) / "nats_bench_tss.csv.gz"
-    short = {SHORT: {"accuracy": "cifar10_val_accuracy_12_epochs"}}
-    return nas_bench_201(path, {"accuracy": "cifar10_test_accuracy"}, fidelities=short, full=FULL)
+def table(csv: Path | None, metric: str, short: str) -> TabularEvaluator:
+    if csv is None and "ONESHOT_DATA" not in os.environ:
+        raise SystemExit("The table is a file that --csv names, or in the folder that ONESHOT_DATA names; neither is.")
+    path = csv or Path(os.environ["ONESHOT_DATA"]) / "nats_bench_tss.csv.gz"
+    return nas_bench_201(path, {"accuracy": metric}, fidelities={SHORT: {"accuracy": short}}, full=FULL)
 
 
 def regrets(evaluator: TabularEvaluator, strategy: SearchStrategy) -> list[float]:
@@ -58,7 +61,13 @@ def regrets(evaluator: TabularEvaluator, strategy: SearchStrategy) -> list[float
 
 
 def main() -> None:
-    evaluator = table()
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--csv", type=Path, help="file of the table, in place of nats_bench_tss.csv.gz")
+    parser.add_argument("--metric", default="cifar10_test_accuracy", help="column of full trainings")
+    parser.add_argument("--short-metric", default="cifar10_val_accuracy_12_epochs", help="column of short ones")
+    parser.add_argument("--out", type=Path, default=HERE / "fidelity.json")
+    args = parser.parse_args()
+    evaluator = table(args.csv, args.metric, args.short_metric)
     space = evaluator.space
     halving = {"least": SHORT, "most": FULL, "eta": FULL // SHORT}
     strategies = {
@@ -81,7 +90,7 @@ def main() -> None:
         results[name] = {"mean": mean.round(4).tolist(), "sem": sem.round(4).tolist()}
         print(f"| {name} | {' | '.join(f'{m:.2f} ± {s:.2f}' for m, s in zip(mean, sem))} |", flush=True)
     settings = {"budgets": BUDGETS, "seeds": SEEDS, "short": SHORT, "full": FULL}
-    write_atomically(HERE / "fidelity.json", json.dumps({**settings, "results": results}, indent=1) + "\n")
+    write_atomically(args.out, json.dumps({**settings, "results": results}, indent=1) + "\n")
 
 
 if __name__ == "__main__":

@@ -4,6 +4,8 @@
 
 Writes tables.json (a row for every table and strategy, as they are finished; ``--plot`` draws them again) and
 tables.png. A query is a distinct evaluation. Runs are short, so seeds are run one after the other on one core.
+
+Another file or column of a table, such as another data set: ``--tables NATS-Bench --csv FILE --metric COLUMN``.
 """
 
 from __future__ import annotations
@@ -71,23 +73,36 @@ def data(name: str) -> Path:
     return Path(os.environ["ONESHOT_DATA"]) / name
 
 
-def accel(metric: str) -> TabularEvaluator:
-    """Top-1, or MnasNet's reward with the A100's time an image and the median of the table as its target."""
-    top1 = "imagenet_val_top1"
+def accel_reward(path: Path, top1: str) -> TabularEvaluator:
+    """MnasNet's reward with the A100's time an image and the median of the table as its target."""
     columns = {top1: top1, "ms": lambda row: 1000 / float(row["a100_img_per_s"])}
-    table = accel_nasbench(data("accel_nasbench.csv.gz"), columns)
+    table = accel_nasbench(path, columns)
     reward = MnasNetScalar(float(np.median(table.columns["ms"])))
     values = np.stack([-table.columns[top1] / 100, table.columns["ms"]], 1)
     rewards = np.array([-100 * reward(row) for row in values.tolist()])
-    return TabularEvaluator(table.space, table.genes, {top1: table.columns[top1], "reward": rewards})
+    return TabularEvaluator(table.space, table.genes, {"reward": rewards})
 
 
-TABLES: dict[str, tuple[Callable[[], TabularEvaluator], str]] = {
-    "NATS-Bench": (lambda: nas_bench_201(data("nats_bench_tss.csv.gz")), "cifar10_test_accuracy"),
-    "NAS-Bench-Macro": (lambda: nas_bench_macro(data("nas_bench_macro.csv.gz")), "cifar10_test_accuracy_mean"),
-    "Accel-NASBench": (lambda: accel("imagenet_val_top1"), "imagenet_val_top1"),
-    "Accel-NASBench, MnasNet reward": (lambda: accel("reward"), "reward"),
+# How a table is read from a file and the name of a column, the file, and the column.
+TABLES: dict[str, tuple[Callable[[Path, str], TabularEvaluator], str, str]] = {
+    "NATS-Bench": (lambda path, column: nas_bench_201(path, [column]), "nats_bench_tss", "cifar10_test_accuracy"),
+    "NAS-Bench-Macro": (
+        lambda path, column: nas_bench_macro(path, [column]),
+        "nas_bench_macro",
+        "cifar10_test_accuracy_mean",
+    ),
+    "Accel-NASBench": (lambda path, column: accel_nasbench(path, [column]), "accel_nasbench", "imagenet_val_top1"),
+    "Accel-NASBench, MnasNet reward": (accel_reward, "accel_nasbench", "imagenet_val_top1"),
 }
+
+
+def load(name: str, csv: Path | None, column: str | None) -> tuple[TabularEvaluator, str, str]:
+    """A table, its metric, and what it is called in results: by its own name, or with the column too."""
+    read, file, usual = TABLES[name]
+    table = read(csv or data(f"{file}.csv.gz"), column or usual)
+    (metric,) = table.metrics
+    other = [*([csv.name] if csv else []), *([column] if column else [])]
+    return table, metric, ", ".join([name, *other])
 
 
 class Timed:
@@ -121,9 +136,8 @@ def run(table: TabularEvaluator, metric: str, build: Build, seed: int, evaluatio
 def measure(args: argparse.Namespace) -> None:
     out = args.out
     results = json.loads(out.read_text(encoding="utf-8"))["results"] if out.is_file() else []
-    for name in args.tables:
-        load, metric = TABLES[name]
-        table = load()
+    for own in args.tables:
+        table, metric, name = load(own, args.csv, args.metric)
         for strategy in args.strategies:
             found = [run(table, metric, STRATEGIES[strategy], seed, args.evaluations) for seed in range(args.seeds)]
             regrets = np.stack([regret for regret, _ in found])[:, EVERY - 1 :: EVERY]
@@ -186,9 +200,13 @@ def main() -> None:
     parser.add_argument("--evaluations", type=int, default=500)
     parser.add_argument("--tables", nargs="+", default=list(TABLES), choices=list(TABLES))
     parser.add_argument("--strategies", nargs="+", default=list(STRATEGIES), choices=list(STRATEGIES))
+    parser.add_argument("--csv", type=Path, help="another file with the columns of the one table that --tables names")
+    parser.add_argument("--metric", help="another column of that table, which is maximised")
     parser.add_argument("--out", type=Path, default=HERE / "tables.json")
     parser.add_argument("--plot", action="store_true", help="draw tables.json again")
     args = parser.parse_args()
+    if (args.csv or args.metric) and len(args.tables) != 1:
+        parser.error("--csv and --metric are of one table; name it with --tables, for example --tables NATS-Bench.")
     if not args.plot:
         measure(args)
     plot(args.out)

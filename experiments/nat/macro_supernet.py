@@ -10,8 +10,6 @@ size; that of the MACs alone is beside it.
 from __future__ import annotations
 
 import argparse
-import csv
-import gzip
 import json
 import logging
 import os
@@ -32,6 +30,7 @@ from scipy.stats import kendalltau  # noqa: E402
 
 import oneshot  # noqa: E402
 from oneshot.cost import count_candidates  # noqa: E402
+from oneshot.discrete import TabularEvaluator  # noqa: E402
 from oneshot.evaluation.images import decode_images  # noqa: E402
 from oneshot.nat.evaluators import SupernetEvaluator  # noqa: E402
 from oneshot.storage.files import write_atomically  # noqa: E402
@@ -48,9 +47,10 @@ def distinct(space: NASBenchMacroSpace, count: int, seed: int) -> list[SubnetCon
     return [networks[row] for row in rows]
 
 
-def accuracies() -> dict[str, float]:
-    with gzip.open(data_folder() / "nas_bench_macro.csv.gz", "rt", encoding="utf-8") as file:
-        return {row["arch"]: float(row["cifar10_test_accuracy_mean"]) for row in csv.DictReader(file)}
+def accuracies(path: Path, column: str) -> dict[str, float]:
+    table = TabularEvaluator.from_csv(path, (space := NASBenchMacroSpace()), space.from_arch_string, [column])
+    names = [space.arch_string(config) for config in space.decode(table.genes)]
+    return dict(zip(names, table.columns[column].tolist(), strict=True))
 
 
 def run(args: argparse.Namespace, seed: int) -> dict[str, Any]:
@@ -71,7 +71,8 @@ def run(args: argparse.Namespace, seed: int) -> dict[str, Any]:
     trainer.fit(search, datamodule=data)
     trained = time.perf_counter() - start
 
-    configs, table, space = distinct(supernet.space, args.networks, seed), accuracies(), supernet.space
+    table, space = accuracies(args.csv or data_folder() / "nas_bench_macro.csv.gz", args.metric), supernet.space
+    configs = distinct(space, args.networks, seed)
     images, labels, calibration = decode_images(data, args.calibration)
     errors = SupernetEvaluator(supernet, images, labels, calibration).evaluate(configs)
     truth = [table[space.arch_string(config)] for config in configs]
@@ -102,10 +103,16 @@ def main() -> None:
     parser.add_argument("--lr", type=float, default=0.05)
     parser.add_argument("--networks", type=int, default=200)
     parser.add_argument("--calibration", type=int, default=1000)
+    parser.add_argument("--csv", type=Path, help="file of the benchmark, in place of nas_bench_macro.csv.gz")
+    parser.add_argument("--metric", default="cifar10_test_accuracy_mean", help="its column of accuracies in percent")
     args = parser.parse_args()
     warnings.filterwarnings("ignore", module="pytorch_lightning")  # advice on loaders and loggers
     logging.getLogger("pytorch_lightning").setLevel(logging.ERROR)
-    settings = {name: value for name, value in vars(args).items() if name not in ("out", "method", "seeds")}
+    settings = {
+        name: str(value) if isinstance(value, Path) else value
+        for name, value in vars(args).items()
+        if name not in ("out", "method", "seeds")
+    }
     results = json.loads(args.out.read_text(encoding="utf-8"))["results"] if args.out.is_file() else []
     for seed in args.seeds:
         results.append({**run(args, seed), "settings": settings})

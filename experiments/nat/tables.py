@@ -5,21 +5,21 @@ get the same number of evaluations. Usage, from any folder:
 
     ONESHOT_DATA=... python experiments/nat/tables.py [--seeds 20] [--evaluations 104] [--tables nats-bench ...]
 
-Writes tables.json and tables.png beside this file. ``--plot`` draws tables.json again.
+Writes tables.json and tables.png beside this file. ``--plot`` draws tables.json again. Another file or accuracy column
+of one table, such as another data set: ``--tables nats-bench --csv FILE --metric COLUMN --out other.json``.
 """
 
 from __future__ import annotations
 
 import argparse
-import csv
-import gzip
 import json
 import os
 import statistics
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +34,7 @@ from oneshot.fronts.evolution import keys  # noqa: E402
 from oneshot.fronts.pareto import hypervolume, igd_plus, non_dominated  # noqa: E402
 from oneshot.nat import Objective, ParetoSearch, evolve  # noqa: E402
 from oneshot.regression.encoding import one_hot  # noqa: E402
+from oneshot.storage.readers import csv_records, read_table  # noqa: E402
 from oneshot.supernets import Choice, NASBench201Space, SearchSpace  # noqa: E402
 
 INITIAL, BATCH, POPULATION = 40, 8, 20
@@ -94,57 +95,69 @@ class Table:
         return self.values[[self._row[key] for key in keys(genes)]]  # type: ignore[attr-defined]
 
 
-def rows(name: str) -> list[dict[str, str]]:
+def rows(name: str, csv_file: Path | None = None) -> list[dict[str, str]]:
+    if csv_file is not None:
+        return [row for _, row in csv_records(read_table(csv_file), str(csv_file))[1]]
     if "ONESHOT_DATA" not in os.environ:
         raise SystemExit(
             "The tables are in the folder that the environment variable ONESHOT_DATA names; it is not set."
         )
-    with gzip.open(Path(os.environ["ONESHOT_DATA"]) / f"{name}.csv.gz", "rt", encoding="utf-8") as file:
-        return list(csv.DictReader(file))
+    return rows(name, Path(os.environ["ONESHOT_DATA"]) / f"{name}.csv.gz")
 
 
 def numbers(table: list[dict[str, str]], *columns: str) -> np.ndarray:
+    if missing := [column for column in columns if column not in table[0]]:
+        raise SystemExit(f"The table has no column {missing[0]!r}; columns are {', '.join(table[0])}.")
+    blank = sum(any(not row[column].strip() for column in columns) for row in table)
+    if blank:
+        raise SystemExit(
+            f"{blank} of {len(table)} rows have no value of {', '.join(columns)}. A front needs all of them; choose "
+            "another column, or another cost."
+        )
     return np.array([[float(row[column]) for column in columns] for row in table])
 
 
-def nas_bench_macro() -> Table:
-    space, table = DistinctMacroSpace(), rows("nas_bench_macro")
+def nas_bench_macro(csv_file: Path | None = None, metric: str = "cifar10_test_accuracy_mean") -> Table:
+    space, table = DistinctMacroSpace(), rows("nas_bench_macro", csv_file)
     genes = np.array([[int(digit) for digit in row["arch"]] for row in table])
     kept = (space.repair(genes) == genes).all(1)
     assert kept.sum() == 3969
-    accuracy, flops = numbers(table, "cifar10_test_accuracy_mean", "flops").T
+    accuracy, flops = numbers(table, metric, "flops").T
     values = np.stack([100 - accuracy, flops / 1e6], 1)
     return Table("NAS-Bench-Macro", space, genes[kept], values[kept], ("error", "MMACs"))
 
 
-def nats_bench(*devices: str) -> Table:
-    space, table = NASBench201Space(), rows("nats_bench_tss")
+def nats_bench(csv_file: Path | None = None, metric: str = "cifar10_test_accuracy") -> Table:
+    space, table, device = NASBench201Space(), rows("nats_bench_tss", csv_file), "gold_6240"
     genes = space.encode([space.from_arch_string(row["arch"]) for row in table])
     kept = (space.repair(genes) == genes).all(1)
-    values = numbers(table, "cifar10_test_accuracy", *(f"latency_ms_{device}" for device in devices))
+    if csv_file is not None and f"latency_ms_{device}" not in table[0]:  # accuracies alone; latencies are known
+        known = {row["arch"]: row for row in rows("nats_bench_tss")}
+        table = [row | {f"latency_ms_{device}": known[row["arch"]][f"latency_ms_{device}"]} for row in table]
+    values = numbers(table, metric, f"latency_ms_{device}")
     values[:, 0] = 100 - values[:, 0]
-    return Table("NATS-Bench", space, genes[kept], values[kept], ("error", *devices))
+    return Table("NATS-Bench", space, genes[kept], values[kept], ("error", device))
 
 
-def accel_nasbench(*costs: str) -> Table:
-    table = rows("accel_nasbench")
+def accel_nasbench(*costs: str, csv_file: Path | None = None, metric: str = "imagenet_val_top1") -> Table:
+    table = rows("accel_nasbench", csv_file)
     picks = [[tuple(row[f"block{b}_{what}"] for what in ("e", "k", "l", "se")) for b in range(7)] for row in table]
     names = [sorted({row[b] for row in picks}) for b in range(7)]
     genes = np.array([[names[b].index(row[b]) for b in range(7)] for row in picks])
     _, kept = np.unique(genes, axis=0, return_index=True)
     choices = tuple(Choice(f"block_{b}", tuple("_".join(p) for p in names[b])) for b in range(7))
     space = TableSpace("accel_nasbench", choices, rows=tuple(map(tuple, genes[kept].tolist())))
-    accuracy, throughput, latency = numbers(table, "imagenet_val_top1", "a100_img_per_s", "zcu102_latency_ms").T
+    accuracy, throughput, latency = numbers(table, metric, "a100_img_per_s", "zcu102_latency_ms").T
     known = {"a100": 1000 / throughput, "zcu102": latency}
     values = np.stack([100 - accuracy, *(known[cost] for cost in costs)], 1)
     return Table("Accel-NASBench", space, genes[kept], values[kept], ("error", *costs))
 
 
-TABLES: dict[str, Callable[[], Table]] = {
+TABLES: dict[str, Callable[..., Table]] = {
     "nas-bench-macro": nas_bench_macro,
-    "nats-bench": lambda: nats_bench("gold_6240"),
-    "accel-nasbench": lambda: accel_nasbench("a100"),
-    "accel-nasbench-3": lambda: accel_nasbench("a100", "zcu102"),
+    "nats-bench": nats_bench,
+    "accel-nasbench": partial(accel_nasbench, "a100"),
+    "accel-nasbench-3": partial(accel_nasbench, "a100", "zcu102"),
 }
 
 
@@ -233,19 +246,27 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=20)
     parser.add_argument("--evaluations", type=int, default=104)
     parser.add_argument("--tables", nargs="+", choices=list(TABLES), default=list(TABLES))
-    parser.add_argument("--plot", action="store_true", help="only draw tables.json again")
+    parser.add_argument("--csv", type=Path, help="another file with the columns of the one table that --tables names")
+    parser.add_argument("--metric", help="another column of that table with accuracies in percent")
+    parser.add_argument("--out", type=Path, default=HERE / "tables.json", help="results; the picture lies beside it")
+    parser.add_argument("--plot", action="store_true", help="only draw the results again")
     args = parser.parse_args()
+    given = {name: value for name, value in (("csv_file", args.csv), ("metric", args.metric)) if value is not None}
+    if given and len(args.tables) != 1:
+        parser.error("--csv and --metric are of one table; name it with --tables, for example --tables nats-bench.")
+    if given and args.out == parser.get_default("out"):
+        parser.error("--csv and --metric need --out, so that the results of the usual tables stay.")
     torch.set_num_threads(1)
-    path = HERE / "tables.json"
+    path = args.out
     results = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
     for name in [] if args.plot else args.tables:
-        results[name] = compare(name, args.seeds, args.evaluations)
+        results[name] = compare(name, args.seeds, args.evaluations, given)
         path.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
-    plot([results[name] for name in TABLES if name in results])
+    plot([results[name] for name in TABLES if name in results], path.with_suffix(".png"))
 
 
-def compare(name: str, seeds: int, evaluations: int) -> dict[str, object]:
-    table = TABLES[name]()
+def compare(name: str, seeds: int, evaluations: int, given: Mapping[str, object]) -> dict[str, object]:
+    table = TABLES[name](**given)
     front = int(non_dominated(table.values).sum())
     grid = [POPULATION, *range(INITIAL, evaluations + 1, BATCH)]
     print(f"{name}: {len(table.genes)} architectures, {front} of them in the front", flush=True)
@@ -283,6 +304,7 @@ def compare(name: str, seeds: int, evaluations: int) -> dict[str, object]:
         "initial": INITIAL,
         "batch": BATCH,
         "title": f"{table.name}: {', '.join(table.labels)}",
+        **{what: str(value) for what, value in given.items()},
         "architectures": len(table.genes),
     }
     return {**facts, "front": front, "grid": grid, "methods": methods, "chosen": kinds}
@@ -294,7 +316,7 @@ def summary(runs: list[list[float]]) -> dict[str, list[float]]:
     return {"mean": values.mean(0).tolist(), "error": (values.std(0, ddof=1) / len(values) ** 0.5).tolist()}
 
 
-def plot(results: list[dict[str, Any]]) -> None:
+def plot(results: list[dict[str, Any]], path: Path) -> None:
     import matplotlib
 
     matplotlib.use("Agg")
@@ -327,7 +349,7 @@ def plot(results: list[dict[str, Any]]) -> None:
     handles, labels = axes[0][0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="lower center", ncols=4, frameon=False)
     figure.tight_layout(rect=(0, 0.05, 1, 1))
-    figure.savefig(HERE / "tables.png", dpi=150)
+    figure.savefig(path, dpi=150)
 
 
 if __name__ == "__main__":
