@@ -7,6 +7,10 @@ class NonFiniteLossError(RuntimeError):
     """Training produced NaN or infinity; the last checkpoint was written before that."""
 
 
+class HeadError(ValueError):
+    """No head can be fitted to the features of a network: they are not finite, or the same for all samples."""
+
+
 class MissingExtraError(ImportError):
     """An optional dependency is not installed."""
 

@@ -36,11 +36,14 @@ class WithTask(nn.Module):
             all of them are below.
         frozen_statistics: Whether normalisation reads the running statistics that it came with, wherever it runs, and
             nothing computes them anew, see :func:`hold_statistics`.
+        own_head: Whether the last layer of every architecture is fitted to its own features, wherever it is evaluated
+            or exported (:func:`~oneshot.training.head.fit_head`): the shared one is for the largest.
     """
 
     default_task: ClassVar[str | Task] = "classification"
     vocabularies: Mapping[str, int] = MappingProxyType({})
     frozen_statistics: bool = False
+    own_head: bool = False
     input_shape: Any
 
     def __init_subclass__(cls, **options: Any) -> None:
@@ -200,6 +203,8 @@ class Supernet(WithTask, ABC):
         network.config = config
         if self.frozen_statistics:
             network.frozen_statistics = True
+        if self.own_head:
+            network.own_head = True
         if network.task != self.task:
             network.task = self.task
         return network.to(next(self.parameters())).train(self.training)

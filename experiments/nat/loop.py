@@ -101,7 +101,7 @@ def main() -> None:
     archive, front = search.pareto.archive, search.pareto.front()
     front = front[np.argsort(archive.values[front, 1])]
     measured = measure_latencies(supernet, device, archive.genes[front])
-    _, _, calibration = decode_images(data, 512)
+    calibration = decode_images(data, 512).calibration
     networks = []
     for row, ms in zip(front, measured, strict=True):
         config = supernet.space.decode(archive.genes[row][None])[0]

@@ -73,7 +73,7 @@ def run(args: argparse.Namespace, seed: int) -> dict[str, Any]:
 
     table, space = accuracies(args.csv or data_folder() / "nas_bench_macro.csv.gz", args.metric), supernet.space
     configs = distinct(space, args.networks, seed)
-    images, labels, calibration = decode_images(data, args.calibration)
+    images, labels, calibration, _ = decode_images(data, args.calibration)
     errors = SupernetEvaluator(supernet, images, labels, calibration).evaluate(configs)
     truth = [table[space.arch_string(config)] for config in configs]
     macs = count_candidates(supernet, "macs").costs(space.encode(configs))

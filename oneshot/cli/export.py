@@ -10,7 +10,7 @@ from oneshot.cost.record import Prediction
 from oneshot.data.facts import data_facts
 from oneshot.deploy.export import code_of, export_subnet
 from oneshot.deploy.latency import record_latency
-from oneshot.evaluation.recalibration import has_statistics, recalibrate_on
+from oneshot.evaluation.recalibration import needs_samples, recalibrate_on
 from oneshot.storage.trust import describe_trust
 from oneshot.supernets.base import Subnet
 from oneshot.training.retrain import Retrain
@@ -109,7 +109,7 @@ def write_export(
 
 def _calibrate(network: Subnet, source: RunFolder, data_options: Sequence[str]) -> dict[str, Any]:
     """Give the network of a search statistics of its own; returns the facts of the data."""
-    if not has_statistics(network):
+    if not needs_samples(network):
         return source.known_facts(data_options)
     data = source.opened_data(
         data_options,

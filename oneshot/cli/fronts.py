@@ -7,17 +7,16 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pytorch_lightning as pl
-from torch import Tensor
 
 from oneshot.cost.record import Prediction
 from oneshot.discrete.study import LOG, Study
 from oneshot.evaluation.accuracy import score
-from oneshot.evaluation.images import decode_images, fitted, in_parts
-from oneshot.evaluation.recalibration import recalibrate
+from oneshot.evaluation.images import EvaluationData, decode_images, fitted
+from oneshot.evaluation.recalibration import calibrate
 from oneshot.fronts.pick import front_rows
 from oneshot.nat.nat import NAT
 from oneshot.nat.objectives import ERROR
@@ -147,8 +146,8 @@ class RunFront(Front):
         return self._source.opened_data(self._data_options, what)
 
     @cached_property
-    def _images(self) -> tuple[Any, Tensor, Any]:
-        """Images and labels to measure the error on, and images to calibrate with."""
+    def _images(self) -> EvaluationData:
+        """Samples to measure the error on, and samples to calibrate with."""
         search = self._search
         return decode_images(self.data, search.calibration_images, batch_size=search.evaluation_batch)
 
@@ -167,13 +166,13 @@ class RunFront(Front):
 
     def build(self, place: int) -> Subnet:
         supernet, batch = self._search.evaluation_supernet, self._search.evaluation_batch
-        network = supernet.extract(self._config(place))
-        recalibrate(network, in_parts(fitted(network, self._images[2]), batch))
+        network, data = supernet.extract(self._config(place)), self._images
+        calibrate(network, fitted(network, data.calibration), data.calibration_labels, batch_size=batch)
         return network
 
     def metrics(self, place: int, network: Subnet) -> dict[str, float]:
         archive = self._search.pareto.archive
-        images, labels, _ = self._images
+        images, labels, *_ = self._images
         task, row = network.task, archive.values[self._rows[place]]
         name = f"val/{task.metric_name}"
         now = score(network, fitted(network, images), labels, self._search.evaluation_batch)

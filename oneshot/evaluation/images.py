@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Iterator, Mapping
 from itertools import islice
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -69,8 +69,24 @@ class FittedBatches:
             yield fitted(self.network, x), y
 
 
-def decode_images(data: pl.LightningDataModule, calibration: int, *, batch_size: int = 256) -> tuple[Any, Tensor, Any]:
-    """Read validation inputs ``[N, ...]``, their targets, and ``calibration`` training inputs, none augmented.
+class EvaluationData(NamedTuple):
+    """What architectures are compared on, in memory.
+
+    Args:
+        images: Validation inputs ``[N, ...]``.
+        labels: Their targets, ``[N, ...]``.
+        calibration: Training inputs, not augmented, ``[M, ...]``.
+        calibration_labels: Their targets, ``[M, ...]``.
+    """
+
+    images: Any
+    labels: Tensor
+    calibration: Any
+    calibration_labels: Tensor
+
+
+def decode_images(data: pl.LightningDataModule, calibration: int, *, batch_size: int = 256) -> EvaluationData:
+    """Read validation samples, and ``calibration`` training samples, none augmented.
 
     Training images of a data module without ``eval_loader`` are those of :func:`training_images`, which may be
     augmented.
@@ -81,30 +97,40 @@ def decode_images(data: pl.LightningDataModule, calibration: int, *, batch_size:
     validation = data.val_dataloader()
     if not validation:
         raise ValueError("Architectures must be compared on validation images; there are none. Use val_fraction=0.1.")
-    return (*joined(validation), calibration_images(data, calibration, batch_size=batch_size))
+    return EvaluationData(*joined(validation), *calibration_samples(data, calibration, batch_size=batch_size))
 
 
 def calibration_images(data: pl.LightningDataModule, count: int, *, batch_size: int = 256) -> Any:
-    """At most ``count`` training inputs ``[N, ...]``, not augmented; see :func:`decode_images`.
+    """The inputs of :func:`calibration_samples`."""
+    return calibration_samples(data, count, batch_size=batch_size)[0]
+
+
+def calibration_samples(data: pl.LightningDataModule, count: int, *, batch_size: int = 256) -> tuple[Any, Tensor]:
+    """At most ``count`` training samples, inputs and targets ``[N, ...]``, not augmented; see :func:`decode_images`.
 
     They are drawn by a fixed seed: in a folder the images of a class stand together, and the first ones are of one or
     two classes.
     """
     plain = plain_samples(data, count, batch_size=batch_size)
     if plain is None:
-        return training_images(data.train_dataloader(), count, batch_size=batch_size)
-    return first((x for x, _ in plain), count)
+        return training_samples(data.train_dataloader(), count, batch_size=batch_size)
+    return first(plain, count)
 
 
 def training_images(loader: Any, count: int, *, batch_size: int = 256) -> Any:
-    """At most ``count`` inputs of a training loader, ``[N, ...]``; the same ones in every call.
+    """The inputs of :func:`training_samples`."""
+    return training_samples(loader, count, batch_size=batch_size)[0]
+
+
+def training_samples(loader: Any, count: int, *, batch_size: int = 256) -> tuple[Any, Tensor]:
+    """At most ``count`` samples of a training loader, inputs and targets ``[N, ...]``; the same ones in every call.
 
     They are drawn by a fixed seed from the data set of the loader, however it shuffles, and the same in every process.
     Of a loader without a data set they are the first. Random augmentation is seeded as well, and the state of all
     random number generators is restored.
     """
     with loader_samples(loader, count, batch_size=batch_size) as batches:
-        return first((batch[0] for batch in batches), count)
+        return first(batches, count)
 
 
 def mixed(loader: Iterable[Any]) -> list[Any]:
@@ -143,11 +169,14 @@ def joined(batches: Iterable[tuple[Any, Tensor]]) -> tuple[Any, Tensor]:
     return joined_inputs(images), torch.cat(labels)
 
 
-def first(batches: Iterable[Any], count: int) -> Any:
-    """The first ``count`` inputs of batches; fewer if there are no more."""
-    taken: list[Any] = []
-    for x in batches:
-        taken.append(x)
-        if sum(map(length, taken)) >= count:
+def first(batches: Iterable[tuple[Any, Tensor]], count: int) -> tuple[Any, Tensor]:
+    """The first ``count`` samples of batches; fewer if there are no more."""
+    taken: list[tuple[Any, Tensor]] = []
+    for x, y, *_ in batches:
+        taken.append((x, y))
+        if sum(len(labels) for _, labels in taken) >= count:
             break
-    return mapped(lambda part: part[:count], joined_inputs(taken)) if taken else torch.empty(0)
+    if not taken:
+        return torch.empty(0), torch.empty(0)
+    inputs, targets = joined(taken)
+    return mapped(lambda part: part[:count], inputs), targets[:count]

@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 import copy
+import math
 from collections.abc import Sequence
 from typing import Any
 
 from torch import Tensor
 
+from oneshot.errors import HeadError
 from oneshot.inputs import Inputs, length, mapped
 from oneshot.supernets.base import Subnet, Supernet
 from oneshot.supernets.space import SubnetConfig
 from oneshot.training.batches import check_batch
 
-from .accuracy import inherited_error
-from .images import fitted, in_parts
-from .recalibration import recalibrate
+from .accuracy import inherited_error, score
+from .images import fitted
+from .recalibration import calibrate
 
 
 class InheritedEvaluation:
@@ -23,13 +25,15 @@ class InheritedEvaluation:
 
     Images are held in memory as they come, decoded and normalised, and resized once for all architectures of one
     resolution, where the space has resolutions; other inputs stay as they are
-    (:func:`~oneshot.evaluation.images.fitted`). Nothing of the supernet changes.
+    (:func:`~oneshot.evaluation.images.fitted`). Nothing of the supernet changes. Where every architecture has a head of
+    its own (``supernet.own_head``), that is fitted to the same training inputs.
 
     Args:
         supernet: Shared weights; on the device where it is when asked.
         images: Validation inputs ``[N, *input_shape]``, or several by name.
         labels: Targets ``[N, ...]``.
         calibration: Training inputs, not augmented, ``[M, *input_shape]``; hundreds to thousands.
+        calibration_labels: Their targets, ``[M, ...]``; needed for heads only.
         batch_size: Images in a batch.
 
     Raises:
@@ -38,7 +42,14 @@ class InheritedEvaluation:
     """
 
     def __init__(
-        self, supernet: Supernet, images: Inputs, labels: Tensor, calibration: Inputs, *, batch_size: int = 256
+        self,
+        supernet: Supernet,
+        images: Inputs,
+        labels: Tensor,
+        calibration: Inputs,
+        calibration_labels: Tensor | None = None,
+        *,
+        batch_size: int = 256,
     ) -> None:
         if not length(images) or not length(calibration):
             raise ValueError(
@@ -61,7 +72,10 @@ class InheritedEvaluation:
             )
         if batch_size < 1:
             raise ValueError(f"batch_size must be at least 1; got {batch_size}.")
+        if supernet.own_head and calibration_labels is None:
+            raise ValueError("Heads must be fitted to labels; got none of the calibration images. Pass them, too.")
         self.supernet, self.images, self.labels, self.calibration = supernet, images, labels, calibration
+        self.calibration_labels = labels[:0] if calibration_labels is None else calibration_labels
         self.batch_size = batch_size
         self._sized: tuple[Any, Inputs, Inputs] | None = None
 
@@ -71,7 +85,8 @@ class InheritedEvaluation:
             mapped(lambda tensor: tensor.to(device), part) for part in (self.images, self.calibration)
         )
         supernet, labels = copy.deepcopy(self.supernet).to(device), self.labels.to(device)
-        return InheritedEvaluation(supernet, images, labels, calibration, batch_size=self.batch_size)
+        others = self.calibration_labels.to(device)
+        return InheritedEvaluation(supernet, images, labels, calibration, others, batch_size=self.batch_size)
 
     def order(self, configs: Sequence[SubnetConfig]) -> list[int]:
         """Numbers of architectures, those of one resolution together: images are resized once for each."""
@@ -79,19 +94,27 @@ class InheritedEvaluation:
         return sorted(range(len(configs)), key=lambda i: shapes.index(shapes[i]))
 
     def error(self, config: SubnetConfig) -> float:
-        """Error of an architecture, see :meth:`~oneshot.tasks.Task.error`; NaN where its output is not finite.
+        """Error of an architecture, see :meth:`~oneshot.tasks.Task.error`.
+
+        NaN where its output is not finite, or no head can be fitted to its features.
 
         Raises:
             ValueError: If it is not of the space of the supernet.
         """
         self.supernet.space.validate(config)
         images, calibration = self._fitted(config)
+        if self.supernet.own_head:
+            try:
+                network = self.network(config)
+            except HeadError:
+                return math.nan
+            return self.supernet.task.error(score(network, images, self.labels, self.batch_size))
         return inherited_error(self.supernet, config, images, self.labels, calibration, batch_size=self.batch_size)
 
     def network(self, config: SubnetConfig) -> Subnet:
-        """The architecture as a network of its own, with the weights and statistics it was evaluated with."""
+        """The architecture as a network of its own, with the weights, statistics and head it was evaluated with."""
         network = self.supernet.extract(config)
-        recalibrate(network, in_parts(self._fitted(config)[1], self.batch_size))
+        calibrate(network, self._fitted(config)[1], self.calibration_labels, batch_size=self.batch_size)
         return network.eval()
 
     def _fitted(self, config: SubnetConfig) -> tuple[Inputs, Inputs]:

@@ -10,11 +10,12 @@ import torch
 from torch import Tensor, nn
 
 from oneshot._lightning import BatchNorm
-from oneshot.inputs import cast
+from oneshot.inputs import Inputs, cast
 from oneshot.supernets.base import Subnet, Supernet, restored_modes
 from oneshot.supernets.space import SubnetConfig
+from oneshot.training.head import fit_head
 
-from .images import calibration_images, fitted, in_parts
+from .images import calibration_samples, fitted, in_parts
 
 if TYPE_CHECKING:
     import pytorch_lightning as pl
@@ -63,19 +64,42 @@ def recalibrate(network: nn.Module, images: Iterable[Any]) -> None:
 
 
 def recalibrate_on(data: pl.LightningDataModule, network: Subnet, *, count: int = 2048, batch_size: int = 256) -> None:
-    """:func:`recalibrate` on training images of a data module, at the resolution of the network.
-
-    Does nothing where there is no batch normalisation.
+    """:func:`calibrate` on training samples of a data module, at the resolution of the network.
 
     Args:
         data: Set up for a fit.
-        network: See :func:`recalibrate`.
-        count: Images.
-        batch_size: Images in a batch.
+        network: See :func:`calibrate`.
+        count: Samples.
+        batch_size: Samples in a batch.
     """
-    if has_statistics(network):
-        images = fitted(network, calibration_images(data, count, batch_size=batch_size))
-        recalibrate(network, in_parts(images, batch_size))
+    if needs_samples(network):
+        images, labels = calibration_samples(data, count, batch_size=batch_size)
+        calibrate(network, fitted(network, images), labels, batch_size=batch_size)
+
+
+def calibrate(network: Subnet, images: Inputs, labels: Tensor, *, batch_size: int = 256) -> None:
+    """Give a network that was extracted what is its own: statistics (:func:`recalibrate`), and its head.
+
+    The head is fitted (:func:`~oneshot.training.head.fit_head`) where the supernet has said so (``network.own_head``).
+
+    Args:
+        network: Changes in place.
+        images: Training inputs as it reads them, not augmented, ``[N, ...]``.
+        labels: Their targets, ``[N, ...]``.
+        batch_size: Samples in a batch.
+
+    Raises:
+        HeadError: If the features of the network tell nothing.
+    """
+    parts = in_parts(images, batch_size)
+    recalibrate(network, parts)
+    if network.own_head:
+        fit_head(network, zip(parts, torch.tensor_split(labels, len(parts)), strict=True))
+
+
+def needs_samples(network: nn.Module) -> bool:
+    """Whether there is anything that :func:`calibrate` changes."""
+    return has_statistics(network) or getattr(network, "own_head", False)
 
 
 def has_statistics(network: nn.Module) -> bool:

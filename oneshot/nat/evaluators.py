@@ -54,13 +54,23 @@ class SupernetEvaluator(Evaluator):
         images: Likewise.
         labels: Likewise.
         calibration: Likewise.
+        calibration_labels: Likewise.
         batch_size: Likewise.
     """
 
     def __init__(
-        self, supernet: Supernet, images: Inputs, labels: Tensor, calibration: Inputs, *, batch_size: int = 256
+        self,
+        supernet: Supernet,
+        images: Inputs,
+        labels: Tensor,
+        calibration: Inputs,
+        calibration_labels: Tensor | None = None,
+        *,
+        batch_size: int = 256,
     ) -> None:
-        self.inherited = InheritedEvaluation(supernet, images, labels, calibration, batch_size=batch_size)
+        self.inherited = InheritedEvaluation(
+            supernet, images, labels, calibration, calibration_labels, batch_size=batch_size
+        )
 
     def to(self, device: str) -> SupernetEvaluator:
         moved = copy.copy(self)

@@ -13,7 +13,6 @@ from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
-from torch import Tensor
 
 from oneshot._lightning import may_stop_early, validation_source
 from oneshot.cost.counting.candidates import UNITS
@@ -23,10 +22,11 @@ from oneshot.cost.record import Prediction
 from oneshot.cost.resolve import FILES, cost_name, resolve_cost
 from oneshot.engine.options import SandwichOptions, Unpack
 from oneshot.engine.sandwich import SandwichTraining
-from oneshot.evaluation.images import decode_images, joined, training_images
+from oneshot.evaluation.images import EvaluationData, decode_images, joined, training_samples
 from oneshot.regression.surrogates import KINDS, Kind
 from oneshot.supernets.base import Supernet
 from oneshot.supernets.space import IntMatrix, SubnetConfig
+from oneshot.training.head import check_head_task
 from oneshot.training.resume import KEY
 
 from .evaluators import (
@@ -87,6 +87,10 @@ class NAT(SandwichTraining):
         sampled_from: Distributions are those of so many best of the archive, by non-domination rank and crowding;
             ``None`` takes all. The authors' later framework has 150, ENCAS 300 of a larger archive.
         calibration_images: Training images that batch normalisation is calibrated on.
+        fit_heads: Whether every architecture has a last layer of its own, fitted in closed form to the calibration
+            images (:func:`~oneshot.training.head.fit_head`) wherever it is evaluated or exported: for supernets of a
+            pretrained network. There the shared last layer is that of the largest, and narrow architectures are near
+            chance with it until the training has been long.
         evaluation_batch: Images in a batch of evaluations.
         search_seed: Of archive, predictor and evolution.
         allow_noisy: Take latencies also where their file says, or shows, that they may be wrong: noise above 10 %, or
@@ -123,6 +127,7 @@ class NAT(SandwichTraining):
         sampler: Literal["archive", "candidates", "uniform"] = "archive",
         sampled_from: int | None = 150,
         calibration_images: int = 2048,
+        fit_heads: bool = False,
         evaluation_batch: int = 256,
         search_seed: int = 0,
         allow_noisy: bool = False,
@@ -131,7 +136,10 @@ class NAT(SandwichTraining):
         ray_gpus: float = 0.0,
         **kwargs: Unpack[SandwichOptions],
     ) -> None:
+        supernet.own_head = fit_heads  # before it is copied for averages
         super().__init__(supernet, **kwargs)
+        if fit_heads:
+            check_head_task(self.task)
         if warmup_epochs < 0 or iterations < 1 or adapt_epochs < 1:
             raise ValueError(
                 "warmup_epochs must be at least 0, iterations and adapt_epochs at least 1; got "
@@ -176,7 +184,7 @@ class NAT(SandwichTraining):
                 f"ray_workers must be at least 1 and ray_gpus at least 0; got {ray_workers} and {ray_gpus}."
             )
         self.ray, self.ray_workers, self.ray_gpus = ray, ray_workers, ray_gpus
-        self._images: tuple[Any, Tensor, Any] | None = None
+        self._images: EvaluationData | None = None
         self._images_checksum = 0
         self._images_before: int | None = None  # checksum of those before the fit was resumed
         self._measured_at = self._loaded_at = 0  # steps
@@ -335,16 +343,19 @@ class NAT(SandwichTraining):
         self.progress(what, 0, total)
         return lambda config, error: self.progress(what, next(done), total)
 
-    def _checksum(self, images: tuple[Any, Tensor, Any]) -> int:
+    def _checksum(self, images: EvaluationData) -> int:
         batch = zlib.crc32(str(self.evaluation_batch).encode())
+        named = images._asdict()
+        if not self.supernet.own_head:
+            del named["calibration_labels"]  # which nothing reads
         parts = [
             (name if key is None else f"{name}.{key}", tensor)
-            for name, part in zip(("images", "labels", "calibration"), images, strict=True)
+            for name, part in named.items()
             for key, tensor in (part.items() if isinstance(part, Mapping) else [(None, part)])
         ]
         return checksum(parts, batch)
 
-    def _decoded(self) -> tuple[Any, Tensor, Any]:
+    def _decoded(self) -> EvaluationData:
         data: Any = getattr(self.trainer, "datamodule", None)
         if data is not None:
             return decode_images(data, self.calibration_images, batch_size=self.evaluation_batch)
@@ -352,10 +363,10 @@ class NAT(SandwichTraining):
         source = validation_source(self.trainer)
         loaders = source.dataloader() if source.is_defined() else self.held_out()
         validation = loaders[0] if isinstance(loaders, list | tuple) else loaders
-        images = training_images(
+        calibration = training_samples(
             self.trainer.train_dataloader, self.calibration_images, batch_size=self.evaluation_batch
         )
-        return (*joined(validation), images)
+        return EvaluationData(*joined(validation), *calibration)
 
     # What networks cost.
 
@@ -380,7 +391,8 @@ class NAT(SandwichTraining):
     def facts(self) -> dict[str, Any]:
         names = [f"{o.name} [{o.unit}]" for o in self.pareto.objectives]
         turns = f"{self.warmup_epochs} + {self.iterations} x {self.adapt_epochs}"
-        return {**super().facts(), "objectives": ", ".join(names), "turns": turns}
+        heads = {"heads": "their own"} if self.supernet.own_head else {}
+        return {**super().facts(), "objectives": ", ".join(names), "turns": turns, **heads}
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         super().on_save_checkpoint(checkpoint)

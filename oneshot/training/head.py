@@ -15,6 +15,7 @@ import torch
 from pytorch_lightning.utilities import rank_zero_info
 from torch import Tensor, nn
 
+from oneshot.errors import HeadError
 from oneshot.inputs import cast
 from oneshot.regression.ridge import ridge
 from oneshot.supernets.base import Subnet, Supernet, batch_statistics, restored_modes
@@ -93,7 +94,8 @@ def fit_head(
 
     Raises:
         ValueError: If the task is none of classes, labels or numbers; there is no such layer; batches do not fit the
-            network; there are fewer than two samples, or their features do not differ.
+            network; or there are fewer than two samples.
+        HeadError: If features are not finite, or do not differ between samples.
     """
     task = network.task
     check_head_task(task)
@@ -270,7 +272,9 @@ def _solve(task: Task, found: _Head, features: Tensor, targets: Tensor, outputs:
     if weights is not None:
         features, numbers, targets, weights = features[counts], numbers[counts], targets[counts], weights[counts]
     if not features.isfinite().all():
-        raise ValueError("Features of a network must be finite for its head to be fitted; got NaN or infinity.")
+        raise HeadError("Features of a network must be finite for its head to be fitted; got NaN or infinity.")
+    if not (features != features[:1]).any():
+        raise HeadError(f"Features must differ between samples; all {len(features)} have the same.")
     fit = ridge(
         features.numpy(),
         numbers.numpy(),
