@@ -124,7 +124,7 @@ def test_the_exported_network_is_the_one_that_was_evaluated(searched: tuple[NAT,
 
 
 def test_evaluations_with_the_shared_head_are_not_taken_for_others(searched: tuple[NAT, Path]) -> None:
-    search, folder = searched
+    folder = searched[1]
     journal = folder / "evaluations" / "evaluations.0.jsonl"
     own = {json.loads(line)["weights"] for line in journal.read_text(encoding="utf-8").splitlines()}
     other = nat(calibration_images=128)
