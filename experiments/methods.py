@@ -45,6 +45,7 @@ METHODS: dict[str, Callable[[OperationSupernet], SearchModule]] = {
     "SmoothDARTS, ADV": oneshot.SmoothDARTS,
     "DARTS-PT": lambda s: oneshot.DARTSPT(s, train_epochs=1, tune_epochs=0, batches=1),
     "DrNAS": oneshot.DrNAS,
+    "Beta-DARTS": oneshot.BetaDARTS,
     "DSNAS": oneshot.DSNAS,
     "random search, weight sharing": lambda s: oneshot.RandomSharing(s, candidates=1, finalists=1),
     "FairNAS": lambda s: oneshot.FairNAS(s, candidates=1, finalists=1),

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from .engine.sharing import WeightSharingSearch as WeightSharingSearch
     from .evaluation.accuracy import evaluate_configs as evaluate_configs
     from .methods.alphanet import AlphaNet as AlphaNet
+    from .methods.betadarts import BetaDARTS as BetaDARTS
     from .methods.bignas import BigNAS as BigNAS
     from .methods.darts import DARTS as DARTS
     from .methods.dartspt import DARTSPT as DARTSPT

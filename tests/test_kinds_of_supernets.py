@@ -51,6 +51,7 @@ GRADIENT: dict[str, Method] = {
     "SmoothDARTS, ADV": oneshot.SmoothDARTS,
     "DARTSPT": lambda s: oneshot.DARTSPT(s, train_epochs=1, tune_epochs=0, batches=1),
     "DrNAS": oneshot.DrNAS,
+    "BetaDARTS": oneshot.BetaDARTS,
     "DSNAS": oneshot.DSNAS,
 }
 SHARING: dict[str, Method] = {

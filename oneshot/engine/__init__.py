@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from .samplers import LinearTemperature as LinearTemperature
     from .samplers import OneHotSampler as OneHotSampler
     from .samplers import Perturbation as Perturbation
+    from .samplers import ReinMaxSampler as ReinMaxSampler
     from .samplers import Sampler as Sampler
     from .samplers import SoftmaxSampler as SoftmaxSampler
     from .samplers import StraightThroughSampler as StraightThroughSampler

@@ -92,11 +92,15 @@ class AlphaSearch(SupernetTraining):
             supernet: What runs; by default the supernet that is trained.
         """
         own = {name: self.as_supernet(w) for name, w in weights.items()}
-        arch = {name: Path(w) for name, w in own.items()} if self.sampler.sparse else own
+        arch = {name: self._path(w) for name, w in own.items()} if self.sampler.sparse else own
         x = self.as_supernet(x)
         logits: Tensor = (self.supernet if supernet is None else supernet)(x, arch)
         check_logits(logits, self.supernet, x)
         return logits
+
+    def _path(self, weights: Tensor) -> Path:
+        everything = self.sampler.reads_all and weights.requires_grad
+        return Path(weights, torch.ones_like(weights, dtype=torch.bool) if everything else None)
 
     def forward(self, x: Any) -> Tensor:
         """``[B, ...] -> [B, outputs, ...]`` under the current mixture.

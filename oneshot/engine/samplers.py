@@ -20,10 +20,13 @@ class Sampler(nn.Module, ABC):
 
     Attributes:
         sparse: Most edge weights are exactly zero, and the candidates behind them do not run.
+        reads_all: The gradient of the alphas reads the output of every candidate. Where there is a gradient, candidates
+            without weight run, too.
         simplex: What :meth:`rows` returns sums to 1 in every row.
     """
 
     sparse = False
+    reads_all = False
     simplex = True
 
     def initial_alpha(self, choice: Choice, std: float) -> Tensor:
@@ -137,6 +140,37 @@ class OneHotSampler(Sampler):
 
     def probabilities(self, alphas: Mapping[str, Tensor]) -> dict[str, Tensor]:
         return {name: alpha.softmax(-1) for name, alpha in alphas.items()}
+
+
+class ReinMaxSampler(OneHotSampler):
+    """One candidate a row, drawn from the softmax of its alphas, with a gradient of second order.
+
+    Source: ReinMax (arXiv:2304.08612, algorithm 2), see :func:`reinmax`. Straight-through gradients are of first order.
+    The gradient reads the outputs of all candidates, so a step of the alphas costs as much as one of DARTS; steps of
+    the weights run the candidates that were drawn. It takes the place of the Gumbel samplers in any search that runs
+    single candidates: ``BilevelSearch(supernet, ReinMaxSampler())``.
+
+    Args:
+        temperature: Of the softmax in the gradient, not of the draw; the authors' code refuses less than 1, too.
+
+    Raises:
+        ValueError: If the temperature is not from 1 to 1e20.
+    """
+
+    reads_all = True
+
+    def __init__(self, temperature: float = 1.0) -> None:
+        super().__init__()
+        if not (temperature >= 1 and is_temperature(temperature)):
+            raise ValueError(
+                f"The temperature of ReinMax must be from 1 to {1 / LEAST_TEMPERATURE:g}; got {temperature}. "
+                "StraightThroughSampler is the one that cools down."
+            )
+        self.temperature = temperature
+
+    def forward(self, alphas: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        drawn = super().forward(alphas)
+        return {name: reinmax(drawn[name], alpha, self.temperature) for name, alpha in alphas.items()}
 
 
 class EdgeNormalization(Sampler):
@@ -257,3 +291,33 @@ def straight_through(p: Tensor) -> Tensor:
     """
     hard = F.one_hot(p.argmax(-1), p.shape[-1]).to(p)
     return hard + (p - p.detach())
+
+
+def reinmax(drawn: Tensor, logits: Tensor, temperature: float = 1.0) -> Tensor:
+    r"""One-hot rows in value; the gradient of the logits is that of ReinMax (arXiv:2304.08612, algorithm 2).
+
+    .. math:: \pi_1 = \frac{D + \mathrm{softmax}(\theta / \tau)}{2}, \quad
+        \nabla_\theta = g^\top \left( 2 J(\pi_1) - \frac{J(\pi_0)}{2} \right), \quad
+        J(\pi) = \mathrm{diag}(\pi) - \pi \pi^\top
+
+    with the draw D, the probabilities :math:`\pi_0 = \mathrm{softmax}(\theta)` it was drawn from, and the gradient g of
+    the loss in all entries of D. It is Heun's method where the straight-through gradient is Euler's: at temperature 1
+    its mean over draws is exact for losses of second degree.
+
+    Args:
+        drawn: D, one-hot rows, drawn from the softmax of ``logits``, ``[R, O]``.
+        logits: ``[R, O]``.
+        temperature: Tau.
+
+    Returns:
+        ``[R, O]``.
+
+    Example:
+        >>> reinmax(torch.tensor([[0.0, 1.0]]), torch.zeros(1, 2))
+        tensor([[0., 1.]])
+    """
+    pi_0 = logits.softmax(-1)
+    middle = (drawn + (logits.detach() / temperature).softmax(-1)) / 2
+    pi_1 = (middle.log() - logits.detach() + logits).softmax(-1)
+    pi_2 = 2 * pi_1 - pi_0 / 2
+    return drawn + (pi_2 - pi_2.detach())

@@ -17,7 +17,20 @@ from oneshot.engine.paths import PathTraining
 from oneshot.engine.sharing import WeightSharingSearch
 
 METHODS = [
-    *("AlphaNet", "BigNAS", "DARTS", "DARTSPT", "DrNAS", "DSNAS", "ENAS", "FairDARTS", "FairNAS", "FBNet", "GDAS"),
+    *(
+        "AlphaNet",
+        "BetaDARTS",
+        "BigNAS",
+        "DARTS",
+        "DARTSPT",
+        "DrNAS",
+        "DSNAS",
+        "ENAS",
+        "FairDARTS",
+        "FairNAS",
+        "FBNet",
+        "GDAS",
+    ),
     *("NAT", "OnceForAll", "PCDARTS", "ProxylessNAS", "RandomSharing", "RobustDARTS", "SandwichSearch", "SmoothDARTS"),
     *("SNAS", "SingleLevelSearch"),
 ]

@@ -3,19 +3,27 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 import numpy as np
 import pytest
 import torch
 
+from oneshot.engine import BilevelSearch
 from oneshot.engine.samplers import (
     GumbelSoftmaxSampler,
     LinearTemperature,
+    ReinMaxSampler,
     StraightThroughSampler,
     gumbel_like,
+    reinmax,
     straight_through,
 )
 from oneshot.methods.fbnet import ExponentialGumbelSampler
+from oneshot.supernets import NASBench201Supernet
+from oneshot.supernets.base import frozen_batch_norm
+from oneshot.testing import MethodContract
+from oneshot.testing.methods import Method
 
 ALPHA = torch.tensor([[0.0, 1.0, -1.0], [2.0, 0.0, 0.5]], dtype=torch.float64)
 
@@ -120,3 +128,95 @@ def test_a_schedule_that_ends_where_softmaxes_fail_is_refused_at_its_beginning(r
     ExponentialGumbelSampler(5.0, 0.045).schedule(0, 400)  # as long as one may want to search
     with pytest.raises(ValueError, match="must be finite; got nan. 0 keeps it"):
         ExponentialGumbelSampler(5.0, math.nan)
+
+
+# ReinMax.
+
+
+def reinmax_gradient_by_hand(alpha: np.ndarray, k: int, g: np.ndarray, tau: float) -> np.ndarray:
+    """arXiv:2304.08612, algorithm 2, by Jacobians of the softmax, in float64."""
+
+    def softmax(x: np.ndarray) -> np.ndarray:
+        return np.asarray(np.exp(x - x.max()) / np.exp(x - x.max()).sum())
+
+    def jacobian(p: np.ndarray) -> np.ndarray:
+        return np.diag(p) - np.outer(p, p)
+
+    middle = (np.eye(len(alpha))[k] + softmax(alpha / tau)) / 2
+    return g @ (2 * jacobian(middle) - jacobian(softmax(alpha)) / 2)
+
+
+@pytest.mark.parametrize("tau", [1.0, 1.5])
+@pytest.mark.parametrize("k", [0, 2])
+def test_the_gradient_of_a_draw_is_that_of_reinmax(k: int, tau: float) -> None:
+    alpha, drawn = ALPHA[:1].clone().requires_grad_(), torch.eye(3, dtype=torch.float64)[k : k + 1]
+    weights = reinmax(drawn, alpha, tau)
+    assert torch.equal(weights, drawn)  # exactly: what is zero need not run
+    g = torch.tensor([0.7, -2.0, 0.4], dtype=torch.float64)
+    (gradient,) = torch.autograd.grad((weights[0] * g).sum(), alpha)
+    exact = reinmax_gradient_by_hand(ALPHA[0].numpy(), k, g.numpy(), tau)
+    np.testing.assert_allclose(gradient[0].numpy(), exact, rtol=1e-10)
+    other = reinmax_gradient_by_hand(ALPHA[0].numpy(), k, g.numpy(), 2.5 - tau)
+    assert not np.allclose(gradient[0].numpy(), other, rtol=1e-2)  # tau matters
+
+
+def test_in_the_mean_over_draws_reinmax_is_exact_for_losses_of_second_degree_and_straight_through_is_not() -> None:
+    torch.manual_seed(0)
+    matrix, alpha = torch.randn(3, 3, dtype=torch.float64), ALPHA[:1].clone().requires_grad_()
+
+    def loss(d: torch.Tensor) -> torch.Tensor:
+        return d[0] @ matrix @ d[0] + d[0] @ matrix[0]
+
+    draws = torch.eye(3, dtype=torch.float64)[:, None]
+    (exact,) = torch.autograd.grad(sum(p * loss(d) for p, d in zip(alpha.softmax(-1)[0], draws, strict=True)), alpha)
+
+    def mean(weights: Callable[[torch.Tensor], torch.Tensor]) -> torch.Tensor:
+        gradients = [torch.autograd.grad(loss(weights(d)), alpha)[0] for d in draws]
+        return sum(p * g for p, g in zip(alpha.detach().softmax(-1)[0], gradients, strict=True))
+
+    torch.testing.assert_close(mean(lambda d: reinmax(d, alpha)), exact, rtol=1e-10, atol=1e-12)
+    euler = mean(lambda d: d + alpha.softmax(-1) - alpha.softmax(-1).detach())
+    assert not torch.allclose(euler, exact, rtol=1e-2)
+
+
+def test_reinmax_draws_from_the_softmax_at_any_temperature() -> None:
+    sampler = ReinMaxSampler(3.0)
+    mean = torch.stack([sampler({"a": ALPHA})["a"] for _ in range(4000)]).mean(0)
+    torch.testing.assert_close(mean, ALPHA.softmax(-1), rtol=0, atol=0.03)
+    assert torch.equal(sampler.probabilities({"a": ALPHA})["a"], ALPHA.softmax(-1))
+
+
+def test_reinmax_reads_the_outputs_of_all_candidates_for_the_alphas_and_runs_one_for_the_weights() -> None:
+    """A candidate that was not drawn has the gradient of what it would have added."""
+    torch.manual_seed(0)
+    supernet = NASBench201Supernet(channels=4, cells_per_stage=1, num_classes=3, in_channels=1, image_size=8).double()
+    search = BilevelSearch(supernet, ReinMaxSampler()).double()
+    x, drawn = torch.randn(2, 1, 8, 8, dtype=torch.float64), supernet.one_hot(supernet.space.sample(0))["cell"]
+    alphas_step, weights_step = drawn.clone().requires_grad_(), drawn.clone()
+    with frozen_batch_norm(supernet):
+        out, dense = search.run(x, {"cell": alphas_step}), supernet(x, {"cell": alphas_step})
+        torch.testing.assert_close(out, dense)
+        torch.testing.assert_close(search.run(x, {"cell": weights_step}), dense)
+    probe = torch.randn_like(out)
+    ours, exact = (torch.autograd.grad((y * probe).sum(), alphas_step)[0] for y in (out, dense))
+    torch.testing.assert_close(ours, exact, rtol=1e-8, atol=1e-10)
+    assert (ours[drawn == 0] != 0).any()
+    assert all(len(row) == 5 for row in search._path(alphas_step).active)
+    assert all(len(row) == 1 for row in search._path(weights_step).active)
+
+
+class TestReinMax(MethodContract):
+    """Eight epochs with weights that learn fast. A draw that has learned the task has next to no gradient, one that
+    cannot has a large and noisy one; so what is found early may be lost again in a search of twice the length."""
+
+    epochs = 8
+
+    @pytest.fixture
+    def method(self) -> Method:
+        return lambda supernet: BilevelSearch(supernet, ReinMaxSampler(), arch_lr=0.1, weight_lr=0.1)
+
+
+@pytest.mark.parametrize("bad", [0.0, 0.5, -1.0, math.nan, math.inf])
+def test_a_temperature_below_1_is_refused_by_reinmax(bad: float) -> None:
+    with pytest.raises(ValueError, match=r"temperature of ReinMax must be from 1 to 1e\+20; got .*StraightThrough"):
+        ReinMaxSampler(bad)

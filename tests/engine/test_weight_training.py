@@ -25,6 +25,7 @@ from oneshot.engine.module import SearchModule
 from oneshot.engine.samplers import SoftmaxSampler
 from oneshot.engine.weight_training import WeightTraining
 from oneshot.functional import warmup_cosine
+from oneshot.methods.betadarts import BetaDARTS
 from oneshot.methods.bignas import BigNAS
 from oneshot.methods.darts import DARTS
 from oneshot.methods.dartspt import DARTSPT
@@ -342,6 +343,7 @@ METHODS: dict[str, Callable[[Any], SearchModule]] = {
     "darts": lambda s: DARTS(s, order=2),
     "dartspt": lambda s: DARTSPT(s, train_epochs=1, tune_epochs=0, batches=1),
     "drnas": DrNAS,
+    "betadarts": BetaDARTS,
     "dsnas": DSNAS,
     "fairdarts": FairDARTS,
     "gdas": GDAS,

@@ -12,6 +12,7 @@ from torch.utils.data import DataLoader, TensorDataset
 import oneshot
 from oneshot.cost import CostPenalty
 from oneshot.engine.module import SearchModule
+from oneshot.engine.samplers import ReinMaxSampler
 from oneshot.supernets import (
     DARTSSupernet,
     FBNetSupernet,
@@ -51,6 +52,8 @@ METHODS: dict[str, Callable[[Any], SearchModule]] = {
     "robustdarts": oneshot.RobustDARTS,
     "smoothdarts": oneshot.SmoothDARTS,
     "drnas": oneshot.DrNAS,
+    "betadarts": oneshot.BetaDARTS,
+    "reinmax": lambda s: oneshot.BilevelSearch(s, ReinMaxSampler()),
     "dsnas": oneshot.DSNAS,
     "dartspt": lambda s: oneshot.DARTSPT(s, train_epochs=1, tune_epochs=0, batches=1),
     "random_sharing": lambda s: oneshot.RandomSharing(s, candidates=2, finalists=1),
