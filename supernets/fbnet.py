@@ -30,7 +30,8 @@ from .chain import (
     pooled_head,
     scale_stages,
 )
-from .space import Choice
+from .json_files import shorten
+from .space import Choice, SubnetConfig
 
 SKIP = "skip"
 # name -> kernel, expansion, groups; in the order of the numbers 0 to 8 of HW-NAS-Bench (arXiv:2103.10584)
@@ -88,6 +89,40 @@ class FBNetSpace(ChainSpace):
     choices: tuple[Choice, ...] = field(
         default=(Choice("layers", CANDIDATES, rows=sum(depth for _, depth, _ in STAGES)),)
     )
+
+    def arch_string(self, config: SubnetConfig) -> str:
+        """The name of an architecture in tables of latencies: the number of every layer's block.
+
+        Example:
+            >>> space = FBNetSpace()
+            >>> space.arch_string(space.from_operations(FBNET_A))
+            '8 2 0 8 8 7 2 4 2 7 6 5 7 3 5 6 1 7 7 6 7 7'
+        """
+        return " ".join(str(CANDIDATES.index(op)) for op in self.operations(config))
+
+    def from_arch_string(self, text: str) -> SubnetConfig:
+        """Inverse of :meth:`arch_string`; the numbers stand between spaces, commas, or both, and brackets are ignored.
+
+        Args:
+            text: 22 numbers from 0 to 8, in the order of :data:`CANDIDATES` (HW-NAS-Bench, arXiv:2103.10584).
+
+        Raises:
+            ValueError: If it is anything else.
+
+        Example:
+            >>> space = FBNetSpace()
+            >>> text = "[7, 8, 1, 8, 4, 8, 8, 8, 7, 4, 1, 4, 7, 3, 2, 7, 3, 2, 4, 2, 4, 5]"
+            >>> space.arch_string(space.from_arch_string(text))
+            '7 8 1 8 4 8 8 8 7 4 1 4 7 3 2 7 3 2 4 2 4 5'
+        """
+        numbers = text.strip().removeprefix("[").removesuffix("]").replace(",", " ").split()
+        known = {str(i): name for i, name in enumerate(CANDIDATES)}
+        if len(numbers) != self.num_genes or not set(numbers) <= known.keys():
+            raise ValueError(
+                f"An FBNet architecture must be {self.num_genes} numbers from 0 to {len(CANDIDATES) - 1}, one for "
+                f"each layer, such as '7 8 1 ...'; got {len(numbers)}, {shorten(text)}."
+            )
+        return self.from_operations([known[number] for number in numbers])
 
 
 def _block(name: str, layer: Layer, *, affine: bool) -> nn.Module:

@@ -45,6 +45,30 @@ def test_genes_are_the_numbers_of_the_latency_table(whole: bool) -> None:
     assert all(set(column) == set(range(9)) for column in zip(*genes, strict=True))  # every block in every layer
 
 
+@whole_or_extract
+def test_architecture_strings_are_those_of_the_latency_table(whole: bool) -> None:
+    for row in rows("fbnet_latency", whole=whole):
+        config = SPACE.from_arch_string(row["ops"])
+        assert SPACE.arch_string(config) == row["ops"]
+        assert SPACE.from_arch_string(str([int(op) for op in row["ops"].split()])) == config  # a list of Python
+        assert [CANDIDATES.index(op) for op in SPACE.operations(config)] == [int(op) for op in row["ops"].split()]
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        pytest.param("", "22 numbers from 0 to 8.*got 0", id="empty"),
+        pytest.param("1 " * 21, "got 21", id="too few"),
+        pytest.param("1 " * 21 + "9", "got 22, '1 1", id="no block"),
+        pytest.param("k3_e1 " * 22, "numbers from 0 to 8.*'k3_e1 ", id="names"),
+        pytest.param("1" * 22, "got 1, '1111", id="no spaces"),
+    ],
+)
+def test_an_architecture_string_that_cannot_be_read_is_refused(text: str, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        SPACE.from_arch_string(text)
+
+
 def test_fbnet_a_has_the_size_and_cost_of_the_paper() -> None:
     """Table 3: 4.3 M parameters, 249 M FLOPs (multiply-accumulates)."""
     with torch.device("meta"):

@@ -11,23 +11,26 @@ with a kernel of the differences between devices, one in which every candidate i
 in which it costs the same in all places. All are linear in known features, so everything is in closed form (Rasmussen
 and Williams, Gaussian Processes for Machine Learning, section 2.7), and :math:`j, \sigma, \nu` and :math:`(a, b, c)`
 are summed over a grid by their evidence. How often a device needs which deviation is learned from the sources, each in
-the role of the new device. To transfer between devices from ten measurements is HELP's idea (arXiv:2106.08630); no
-network and no meta-training is needed here.
+the role of the new device. Where a coarse clock has rounded y, what was read stands for an interval, whose likelihood
+is approximated by expectation propagation, in the same rounds that down-weight outliers. To transfer
+between devices from ten measurements is HELP's idea (arXiv:2106.08630); no network and no meta-training is needed here.
 """
 
 from __future__ import annotations
 
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
+from typing import Literal, get_args
 
 import numpy as np
 import numpy.typing as npt
 
 from oneshot.cost.model import CostModel
+from oneshot.regression.rounding import interval_site, rounding_step
 from oneshot.supernets.space import Floats, IntMatrix, SearchSpace
 
 from .fit import check_samples
-from .transferred import TransferredCost, features_of
+from .transferred import TransferredCost, features_of, nonnegative_mixture
 
 # Variances of the deviation, relative to that of the shape: differences between devices, places, candidates.
 DEVIATIONS = ((0.1, 0.003, 0.003), (0.1, 0.01, 0.03), (0.3, 0.01, 0.01), (1.0, 0.03, 0.1), (1.0, 0.3, 1.0))
@@ -41,6 +44,11 @@ ROUNDS = 3  # of down-weighting what is far from what the others say
 MEASUREMENTS = 3
 POPULATION = 2000  # random architectures that stand for the space
 PROPOSAL = 2  # deviation that proposals are made for
+MOST_FOLDS = 10  # of the choice between the model of this file and the mixture
+OPPOSITE = 5  # measurements from which on their order is compared with that of the sources
+SURE, DOUBTFUL = 0.01, 0.1  # probabilities of an order that is opposite by chance, for an error and for a warning
+
+FewShotKind = Literal["transfer", "mixture", "auto"]
 
 
 def log_evidence(y: Floats, centres: Floats, kernels: Floats, noises: Floats, scales: Floats) -> Floats:
@@ -76,8 +84,8 @@ class FewShot:
 
     Args:
         space: The search space.
-        sources: Cost models of known devices, two or more, in any units; counts of MACs and parameters may be among
-            them. :func:`~oneshot.cost.bundled_sources` has some.
+        sources: Cost models of known devices, two or more, by their names or without, in any units; counts of MACs
+            and parameters may be among them. :func:`~oneshot.cost.bundled_sources` has some.
 
     Raises:
         ValueError: If there are fewer than two sources, one is of another space, or costs the same everywhere.
@@ -88,7 +96,7 @@ class FewShot:
         >>> space = FBNetSpace()
         >>> sources = bundled_sources(space)
         >>> phone = sources.pop("pixel3")  # let this be the new device
-        >>> few_shot = FewShot(space, list(sources.values()))
+        >>> few_shot = FewShot(space, sources)
         >>> genes = few_shot.propose(10)
         >>> latency = few_shot.fit(genes, phone.costs(genes))
         >>> test = space.sample_matrix(200, 1)
@@ -96,19 +104,22 @@ class FewShot:
         True
     """
 
-    def __init__(self, space: SearchSpace, sources: Sequence[CostModel]) -> None:
+    def __init__(self, space: SearchSpace, sources: Mapping[str, CostModel] | Sequence[CostModel]) -> None:
         if len(sources) < 2:
             raise ValueError(f"Transfer needs two or more source devices; got {len(sources)}. Use fit_predictor.")
-        for source in sources:
+        self.names = list(sources) if isinstance(sources, Mapping) else [f"number {i}" for i in range(len(sources))]
+        self.space, self.sources = space, list(sources.values() if isinstance(sources, Mapping) else sources)
+        for source in self.sources:
             space.check_same(source.space, "The cost model of every source", "Leave it out.")
-        self.space, self.sources = space, list(sources)
         self._population = space.sample_matrix(POPULATION, 0)
         raw = features_of(space, self.sources, self._population)
         n = 1 + len(sources)
         self._mean, self._std = raw[:, 1:n].mean(0), raw[:, 1:n].std(0)
-        if not (self._std > 1e-9 * np.abs(self._mean)).all():
+        differ = self._std > 1e-9 * np.abs(self._mean)
+        if not differ.all():
             raise ValueError(
-                "Costs on a source device must differ between architectures; those on one do not. Leave it out."
+                "Costs on a source device must differ between architectures; those on "
+                f"{self.names[int(np.argmin(differ))]} do not. Leave it out."
             )
         self._picks_mean = raw[:, n:].mean(0)
         self._factors = self._factor_kernels(raw[:, n:])
@@ -153,22 +164,50 @@ class FewShot:
             towards -= np.outer(shared, step @ goal)
         return pool[chosen]
 
-    def fit(self, genes: IntMatrix, values: npt.ArrayLike, *, unit: str = "ms") -> TransferredCost:
+    def fit(
+        self,
+        genes: IntMatrix,
+        values: npt.ArrayLike,
+        *,
+        unit: str = "ms",
+        throughput: bool | None = None,
+        kind: FewShotKind = "transfer",
+        step: float | None = None,
+    ) -> TransferredCost:
         """Cost model of the device that was measured.
 
         Args:
             genes: Measured architectures, ``[K, G]``, three or more; ten are good.
             values: What they cost there, ``[K]``.
             unit: Unit of the values.
+            throughput: Whether the values are images per second; the model is of their reciprocal, ms per image. None
+                means that they are costs, and refuses those whose order is opposite to that of the known devices;
+                False takes them as costs, whatever their order.
+            kind: ``"transfer"`` is the model of this file, ``"mixture"`` :func:`~oneshot.cost.nonnegative_mixture`.
+                ``"auto"`` cross-validates both, and takes the mixture where its mean relative error is smaller by more
+                than one standard error.
+            step: What the clock has rounded the values to, in ``unit``, such as 1.0 for whole milliseconds; 0 for a
+                fine clock. By default it is found in the values.
 
         Returns:
             The model. A warning says so if the sources explain little of what was measured.
 
         Raises:
-            ValueError: If there are too few measurements, some are not positive and finite (the rows are named), or
-                all are the same.
+            ValueError: If there are too few measurements, some are not positive and finite (the rows are named), all
+                are the same, they rank architectures the other way round than known devices, or options contradict
+                each other.
         """
-        y = check_samples(self.space, genes, values, what="times")
+        if kind not in get_args(FewShotKind):
+            raise ValueError(f"kind must be {', '.join(get_args(FewShotKind))}; got {kind!r}.")
+        if step is not None and not 0 <= step < np.inf:
+            raise ValueError(f"step must be 0 or more, such as 1.0 for whole milliseconds; got {step}.")
+        if throughput and (unit != "ms" or step):
+            raise ValueError(
+                "throughput=True takes images per second and gives ms, which no clock has rounded; leave "
+                f"unit={unit!r} and step={step} out."
+            )
+        y = check_samples(self.space, genes, values, what="images per second" if throughput else "times")
+        y = 1000.0 / y if throughput else y
         if len(y) < MEASUREMENTS:
             raise ValueError(f"Transfer needs at least {MEASUREMENTS} measurements, better 10; got {len(y)}.")
         if np.ptp(y) == 0:
@@ -176,24 +215,69 @@ class FewShot:
                 f"All {len(y)} measurements are {y[0]} {unit}, which tells nothing. Is the timer too coarse? Measure "
                 "larger batches, or architectures that differ more."
             )
-        x = self._shapes(genes)
-        devices, frequency = list(range(len(self.sources))), self._frequency(x)
-        trust = np.ones(len(y))
-        for _ in range(ROUNDS):
-            root = np.sqrt(trust)[:, None]
-            middle, scale, evidence, kernels = self._evidence(y, x, devices, trust)
-            evidence += np.log(frequency)[:, None, None, None]
-            weights = np.exp(evidence - evidence.max())
-            weights /= weights.sum()
-            weighted = (y - middle) / scale * root[:, 0], x * root
-            trust = (STUDENT + 1) / (STUDENT + self._surprise(*weighted, weights, kernels) / trust)
-        mean, covariance, noise = self._posterior(*weighted, weights, kernels)
-        if noise > UNEXPLAINED:
+        if throughput is not False:
+            self._check_order(genes, y, bool(throughput))
+        step = (0.0 if throughput else rounding_step(y)) if step is None else step
+
+        def transfer(rows: IntMatrix, costs: Floats) -> TransferredCost:
+            return self._transfer(rows, costs, step, unit)[0]
+
+        def mixture(rows: IntMatrix, costs: Floats) -> TransferredCost:
+            return nonnegative_mixture(self.sources, rows, costs, unit=unit)
+
+        if kind == "mixture" or (kind == "auto" and _is_better(mixture, transfer, genes, y)):
+            return mixture(genes, y)
+        model, explained = self._transfer(genes, y, step, unit)
+        if not explained:
             warnings.warn(
                 f"The known devices explain little of these {len(y)} measurements: this device is like none of them, "
                 "or the measurements are noisy. The interval is wide; measure more often, or more architectures.",
                 stacklevel=2,
             )
+        return model
+
+    def _check_order(self, genes: IntMatrix, y: Floats, throughput: bool) -> None:
+        """Refuse costs that fall where those of known devices rise: most likely, they are no costs."""
+        from scipy.stats import spearmanr
+
+        average = self._shapes(genes)[:, 1 : 1 + len(self.sources)].mean(1)
+        if len(y) < OPPOSITE or np.ptp(average) == 0:
+            return
+        rho, chance = spearmanr(average, y)
+        if rho >= 0 or chance > DOUBTFUL:
+            return
+        text = (
+            f"Costs must rise where those of known devices rise; these {len(y)} fall (rank correlation {rho:.2f} with "
+            "the mean of the sources). "
+        )
+        if throughput:
+            text += "They are 1000 over the values that were given: if these are milliseconds already, leave "
+            text += "throughput=True out."
+        else:
+            text += "If they are images per second, give throughput=True. If they are costs, check that every value "
+            text += "belongs to the architecture of its row; throughput=False takes them as they are."
+        if chance < SURE:
+            raise ValueError(text)
+        warnings.warn(text, stacklevel=3)
+
+    def _transfer(self, genes: IntMatrix, y: Floats, step: float, unit: str) -> tuple[TransferredCost, bool]:
+        """The model of costs ``[K]`` that were rounded to a step, and whether the sources explain them."""
+        x = self._shapes(genes)
+        devices, frequency = list(range(len(self.sources))), self._frequency(x)
+        trust, read, rounding = np.ones(len(y)), y, np.full(len(y), step**2 / 12)
+        for _ in range(ROUNDS if not step else 2 * ROUNDS):
+            root = np.sqrt(trust)[:, None]
+            middle, scale, evidence, kernels = self._evidence(y, x, devices, trust, rounding)
+            evidence += np.log(frequency)[:, None, None, None]
+            weights = np.exp(evidence - evidence.max())
+            weights /= weights.sum()
+            weighted = (y - middle) / scale * root[:, 0], x * root
+            off, variance, surprise = self._left_out(*weighted, weights, kernels)
+            if step:
+                mean, own = y - scale * off / root[:, 0], scale**2 * variance / trust - rounding
+                y, rounding = interval_site(read - step / 2, read + step / 2, mean, np.maximum(own, 1e-4 * step**2))
+            trust = (STUDENT + 1) / (STUDENT + surprise / trust)
+        mean, covariance, noise = self._posterior(*weighted, weights, kernels)
         # from shapes back to the costs of the sources, and to the unit
         to_raw = np.eye(x.shape[1])
         n = 1 + len(self.sources)
@@ -202,9 +286,10 @@ class FewShot:
         to_raw[0, n:] = -self._picks_mean
         mean, covariance = scale * to_raw @ mean, scale**2 * to_raw @ covariance @ to_raw.T
         mean[0] += middle
-        return TransferredCost(
+        model = TransferredCost(
             self.space, self.sources, mean, covariance, noise=scale * noise, freedom=len(y) - 1, unit=unit
         )
+        return model, noise <= UNEXPLAINED
 
     def _shapes(self, genes: IntMatrix) -> Floats:
         """Constant, shapes of the sources, centred picks: ``[N, G]`` -> ``[N, 1 + S + P]``."""
@@ -243,8 +328,13 @@ class FewShot:
         factor[1 : 1 + len(self.sources)] = 0.5 / len(self.sources)
         return factor
 
-    def _evidence(self, y: Floats, x: Floats, devices: list[int], trust: Floats) -> tuple[float, float, Floats, Floats]:
-        """Middle and scale of measurements, their evidence ``[H, V, S, J]`` from these devices, and the kernels."""
+    def _evidence(
+        self, y: Floats, x: Floats, devices: list[int], trust: Floats, rounding: Floats | float = 0.0
+    ) -> tuple[float, float, Floats, Floats]:
+        """Middle and scale of measurements, their evidence ``[H, V, S, J]`` from these devices, and the kernels.
+
+        Variances of the rounding of measurements, ``[K]``, are part of the kernels.
+        """
         columns, scales = [1 + d for d in devices], np.array(SCALES)
         average = x[:, columns].mean(1)
         middle, scale = _middle_and_scale(y, average, trust)
@@ -255,7 +345,7 @@ class FewShot:
             part = factor.copy()
             part[1 : 1 + len(self.sources)] = 0
             part[np.ix_(columns, columns)] = _differences(len(devices), device)
-            kernels.append((rows @ part) @ (rows @ part).T)
+            kernels.append((rows @ part) @ (rows @ part).T + np.diag(trust * rounding / scale**2))
         centred = (y - middle) / scale * root
         evidence = log_evidence(centred, rows[:, columns], np.stack(kernels), np.array(NOISES), scales)
         everywhere = middle - scale * float(
@@ -279,19 +369,28 @@ class FewShot:
             count += share / share.sum()
         return np.asarray(count / count.sum())
 
-    def _surprise(self, y: Floats, x: Floats, weights: Floats, kernels: Floats) -> Floats:
-        """Squared errors of measurements predicted from all others, in units of their variance, ``[K]``.
+    def _left_out(self, y: Floats, x: Floats, weights: Floats, kernels: Floats) -> tuple[Floats, Floats, Floats]:
+        """Measurements predicted from all others, averaged over all hypotheses.
 
-        In closed form (Rasmussen and Williams, section 5.4.2), averaged over all hypotheses.
+        In closed form (Rasmussen and Williams, section 5.4.2).
+
+        Returns:
+            Measurements minus the means of what is predicted, its variances, and the squared errors in units of the
+            variances of each hypothesis, ``[K]`` each.
         """
-        total, scales = np.zeros(len(y)), np.array(SCALES)
+        surprise, error, square, scales = np.zeros(len(y)), np.zeros(len(y)), np.zeros(len(y)), np.array(SCALES)
         centres = x[:, 1 : 1 + len(self.sources)]
         for h, kernel in enumerate(kernels):
             for v, noise in enumerate(NOISES):
                 inverse = np.linalg.inv(kernel + noise**2 * np.eye(len(y)))
+                precision = np.diag(inverse)
                 alone = (inverse @ y)[:, None, None] / scales[:, None] - (inverse @ centres)[:, None]  # [K, S, J]
-                total += np.einsum("ksj,sj->k", alone**2, weights[h, v]) / np.diag(inverse)
-        return total
+                surprise += np.einsum("ksj,sj->k", alone**2, weights[h, v]) / precision
+                errors = alone * scales[:, None] / precision[:, None, None]
+                error += np.einsum("ksj,sj->k", errors, weights[h, v])
+                square += np.einsum("ksj,sj->k", errors**2, weights[h, v])
+                square += weights[h, v].sum(1) @ scales**2 / precision
+        return error, square - error**2, surprise
 
     def _posterior(self, y: Floats, x: Floats, weights: Floats, kernels: Floats) -> tuple[Floats, Floats, float]:
         """Mean and covariance of the coefficients of the shapes, and noise, averaged over all hypotheses."""
@@ -314,6 +413,21 @@ class FewShot:
         spread = (every - mean[:, None]) * np.sqrt(share)
         variance = np.einsum("hvsj,v,s->", weights, noises**2, scales**2)
         return mean, covariance + spread @ spread.T, float(np.sqrt(variance))
+
+
+def _is_better(
+    first: Callable[[IntMatrix, Floats], CostModel],
+    second: Callable[[IntMatrix, Floats], CostModel],
+    genes: IntMatrix,
+    y: Floats,
+) -> bool:
+    """Whether the first has the smaller relative error in cross-validation, by more than one standard error."""
+    fold, gain = np.arange(len(y)) % MOST_FOLDS, np.zeros(len(y))
+    for f in np.unique(fold):
+        rest, out = fold != f, fold == f
+        ours, theirs = (np.abs(fit(genes[rest], y[rest]).costs(genes[out]) / y[out] - 1) for fit in (first, second))
+        gain[out] = theirs - ours
+    return bool(gain.mean() > gain.std(ddof=1) / np.sqrt(len(gain)))
 
 
 def _differences(devices: int, variance: float) -> Floats:

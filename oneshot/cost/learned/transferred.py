@@ -94,23 +94,31 @@ def features_of(space: SearchSpace, sources: Sequence[CostModel], genes: IntMatr
     return np.column_stack([np.ones(len(genes)), *(source.costs(genes) for source in sources), one_hot(space, genes)])
 
 
-def nonnegative_mixture(sources: Sequence[CostModel], genes: IntMatrix, values: npt.ArrayLike) -> TransferredCost:
+def nonnegative_mixture(
+    sources: Mapping[str, CostModel] | Sequence[CostModel],
+    genes: IntMatrix,
+    values: npt.ArrayLike,
+    *,
+    unit: str = "ms",
+) -> TransferredCost:
     """The baseline: a sum of the sources with weights that are not negative, and a constant, by least squares.
 
     Args:
-        sources: Cost models of one space.
+        sources: Cost models of one space, by their names or without.
         genes: Measured architectures, ``[K, G]``.
-        values: Their costs in ms, ``[K]``.
+        values: Their costs, ``[K]``.
+        unit: Unit of the costs.
 
     Raises:
         ValueError: If the values are not positive and finite.
     """
     from scipy.optimize import nnls
 
+    sources = list(sources.values() if isinstance(sources, Mapping) else sources)
     space = sources[0].space
     y, x = check_samples(space, genes, values), features_of(space, sources, genes)
     weights = nnls(x[:, : 1 + len(sources)], y)[0]
     mean = np.concatenate([weights, np.zeros(x.shape[1] - len(weights))])
     left = max(1, len(y) - int((weights > 0).sum()))
     noise = float(np.sqrt(((y - x @ mean) ** 2).sum() / left))
-    return TransferredCost(space, sources, mean, np.zeros((len(mean),) * 2), noise=noise, freedom=left)
+    return TransferredCost(space, sources, mean, np.zeros((len(mean),) * 2), noise=noise, freedom=left, unit=unit)

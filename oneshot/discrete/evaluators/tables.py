@@ -7,6 +7,8 @@ often *test* accuracies: a search that looks them up is scored on what it optimi
 from __future__ import annotations
 
 import math
+import warnings
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -36,6 +38,8 @@ class TabularEvaluator(Evaluator):
         metrics: ``{name: [N]}``.
         fidelities: ``{fidelity: {name: [N]}}``, of shorter trainings; without a fidelity, the full ones.
         full: Fidelity of ``metrics``, where there are shorter ones.
+        blank: Architectures that the table names without all of their values, ``[M, G]``, canonical. Evaluations of
+            them fail.
 
     Raises:
         ValueError: If architectures are repeated or not canonical, a column has another length or no numbers, or
@@ -57,6 +61,7 @@ class TabularEvaluator(Evaluator):
         *,
         fidelities: Mapping[float, Mapping[str, npt.ArrayLike]] | None = None,
         full: float | None = None,
+        blank: npt.ArrayLike = (),
     ) -> None:
         self.space, self.genes = space, space.check_genes(genes).astype(np.int64)
         wrong = np.flatnonzero((space.repair(self.genes) != self.genes).any(1))
@@ -66,6 +71,7 @@ class TabularEvaluator(Evaluator):
                 f"canonical form {space.repair(self.genes[wrong[:1]])[0].tolist()}. Keep rows that are canonical."
             )
         self._rows = {row.tobytes(): i for i, row in enumerate(self.genes)}
+        self._blank = {row.tobytes() for row in np.asarray(blank, dtype=np.int64)} - self._rows.keys()
         if len(self._rows) < len(self.genes):
             unique, counts = np.unique(self.genes, axis=0, return_counts=True)
             config = space.decode(unique[counts > 1][:1])[0]
@@ -95,7 +101,10 @@ class TabularEvaluator(Evaluator):
         Raises:
             LookupError: If it, or its fidelity, is not in the table.
         """
-        row = self._rows.get(self.space.canonical_genes(self.space.genes_of(proposal.config)[None])[0].tobytes())
+        key = self.space.canonical_genes(self.space.genes_of(proposal.config)[None])[0].tobytes()
+        row = self._rows.get(key)
+        if key in self._blank:
+            raise LookupError(f"'{proposal.config}' is in the table without its values")
         if row is None:
             raise LookupError(f"'{proposal.config}' is not in the table of {len(self):,} architectures")
         columns = self.columns
@@ -122,7 +131,8 @@ class TabularEvaluator(Evaluator):
     ) -> TabularEvaluator:
         """Read a CSV file (``.gz`` too) with one line for each architecture.
 
-        Of lines that spell one architecture differently, the canonical spelling counts, or else the first.
+        Of lines that spell one architecture differently, the canonical spelling counts, or else the first. Lines that
+        lack a value are left out, with a warning that counts them; evaluations of their architectures fail.
 
         Args:
             path: The file, with a header.
@@ -135,8 +145,8 @@ class TabularEvaluator(Evaluator):
             full: Fidelity of ``metrics``, where there are shorter ones.
 
         Raises:
-            ValueError: If there are no lines, a column is missing, a cell is no finite number, an architecture is
-                repeated or missing, or a name cannot be read; the line is named.
+            ValueError: If there are no lines or none with all values, a column is missing, a cell is no finite number,
+                an architecture is repeated or missing, or a name cannot be read; the line is named.
         """
         named = dict(metrics) if isinstance(metrics, Mapping) else {name: name for name in metrics}
         wanted: dict[float | None, Mapping[str, Column]] = {None: named}
@@ -144,24 +154,32 @@ class TabularEvaluator(Evaluator):
         rows: list[IntMatrix] = []
         columns: dict[float | None, dict[str, list[float]]] = {f: {n: [] for n in of} for f, of in wanted.items()}
         lines: dict[bytes, str] = {}
+        missing: Counter[str] = Counter()
+        lacking: list[IntMatrix] = []
         for where, row in _read(Path(path)):
-            rows.append(_cell(where, row, arch, lambda text: space.genes_of(parse(text))))
-            if (first := lines.setdefault(rows[-1].tobytes(), where)) != where:
+            own = _cell(where, row, arch, lambda text: space.genes_of(parse(text)))
+            if (first := lines.setdefault(own.tobytes(), where)) != where:
                 raise ValueError(f"{where} has the architecture of {first.rpartition(', ')[2]} once more; keep one.")
-            for fidelity, of in wanted.items():
-                for name, column in of.items():
-                    columns[fidelity][name].append(value := _cell(where, row, column, float))
-                    if not math.isfinite(value):
-                        raise ValueError(f"{where}: metric {name!r} is finite; got {value}.")
-        if not rows:
+            values = {
+                (f, name): _value(where, row, name, column) for f, of in wanted.items() for name, column in of.items()
+            }
+            blank = [name for (_, name), value in values.items() if value is None]
+            missing.update(blank)
+            (lacking if blank else rows).append(own)
+            for (fidelity, name), value in values.items():
+                if value is not None and not blank:
+                    columns[fidelity][name].append(value)
+        if not lines:
             raise ValueError(f"{path} has no architectures.")
+        _say_missing(path, len(lacking), len(lines), missing)
         genes = space.repair(np.array(rows, dtype=np.int64))
         spelled = np.array([(row != own).any() for row, own in zip(rows, genes)])
         order = np.argsort(spelled, kind="stable")  # canonical spellings first
         kept = np.sort(order[np.unique(genes[order], axis=0, return_index=True)[1]])
         found = {f: {name: np.array(column)[kept] for name, column in of.items()} for f, of in columns.items()}
         shorter = {f: of for f, of in found.items() if f is not None}
-        table = cls(space, genes[kept], found[None], fidelities=shorter, full=full)
+        without = space.repair(np.array(lacking, dtype=np.int64)) if lacking else ()
+        table = cls(space, genes[kept], found[None], fidelities=shorter, full=full, blank=without)
         if complete and can_be_listed(space):
             table.check_complete()
         return table
@@ -173,7 +191,7 @@ class TabularEvaluator(Evaluator):
             ValueError: If architectures are missing.
         """
         every = listed(self.space)
-        missing = [row for row in every if row.tobytes() not in self._rows]
+        missing = [row for row in every if row.tobytes() not in self._rows and row.tobytes() not in self._blank]
         if missing:
             raise ValueError(
                 f"The table lacks {len(missing):,} of {len(every):,} architectures of {self.space.name!r}, the first "
@@ -211,6 +229,45 @@ def _cell(where: str, row: Row, column: str | Callable[[Row], T], read: Callable
         return read(row[column]) if isinstance(column, str) else column(row)
     except (ValueError, LookupError, TypeError, ArithmeticError) as error:
         raise ValueError(f"{where}: {error if isinstance(error, ValueError) else repr(error)}") from error
+
+
+class _Noting(dict[str, str]):
+    """A line that notes whether an empty cell was read."""
+
+    blank = False
+
+    def __getitem__(self, column: str) -> str:
+        text = super().__getitem__(column)
+        self.blank |= not text.strip()
+        return text
+
+
+def _value(where: str, row: Row, name: str, column: Column) -> float | None:
+    """A metric of a line, None if its cell is empty; errors name the place."""
+    noting = _Noting(row)
+    try:
+        value = _cell(where, noting, column, float)
+    except ValueError:
+        if noting.blank:
+            return None
+        raise
+    if not math.isfinite(value):
+        raise ValueError(f"{where}: metric {name!r} is finite; got {value}.")
+    return value
+
+
+def _say_missing(path: str | Path, lacking: int, lines: int, missing: Mapping[str, int]) -> None:
+    """Warn of lines without all values; refuse a table that has no other ones."""
+    if not lacking:
+        return
+    counts = ", ".join(f"{name!r} in {count:,}" for name, count in missing.items())
+    if lacking == lines:
+        raise ValueError(f"{path}: some line must have all metrics; values are missing of {counts} of {lines:,} lines.")
+    warnings.warn(
+        f"{path}: {lacking:,} of {lines:,} lines are left out, because values are missing ({counts}). A search that "
+        "asks for one of these architectures gets a failure.",
+        stacklevel=3,
+    )
 
 
 # Spaces of which a table holds only a part, or in which spellings share a network.
@@ -330,6 +387,7 @@ def accel_nasbench(
 
     Expansion, kernel, number of layers and squeeze-excitation of seven blocks. The table holds some 5,000 architectures
     out of millions; every other one stands for the nearest that it has. Of lines of one architecture, the first counts.
+    Lines that lack a metric are left out, with a warning that counts them.
 
     Args:
         path: The file; columns ``block0_e`` to ``block6_se``.
@@ -342,15 +400,16 @@ def accel_nasbench(
     names = [f"block{block}_{what}" for block in range(7) for what in ("e", "k", "l", "se")]
     if missing := [name for name in names if name not in (lines[0][1] if lines else {})]:
         raise ValueError(f"{path} has no column {missing[0]!r}; it is no table of Accel-NASBench.")
-    values = np.array([[_cell(*line, name, int) for name in names] for line in lines])
+    wanted = dict(metrics) if isinstance(metrics, Mapping) else {name: name for name in metrics}
+    cells = [{name: _value(*line, name, column) for name, column in wanted.items()} for line in lines]
+    missing = Counter(name for found in cells for name, value in found.items() if value is None)
+    full = [i for i, found in enumerate(cells) if None not in found.values()]
+    _say_missing(path, len(lines) - len(full), len(lines), missing)
+    values = np.array([[_cell(*lines[i], name, int) for name in names] for i in full])
     picks, genes = zip(*(np.unique(column, return_inverse=True) for column in values.T))
     distinct, first = np.unique(np.stack(genes, 1), axis=0, return_index=True)
     order = np.argsort(first)
     choices = tuple(Choice(name, tuple(p.tolist())) for name, p in zip(names, picks))
     space = TableSpace("accel_nasbench", choices, rows=tuple(map(tuple, distinct[order].tolist())))
-    wanted = dict(metrics) if isinstance(metrics, Mapping) else {name: name for name in metrics}
-    columns = {
-        name: np.array([_cell(*line, column, float) for line in (lines[int(i)] for i in first[order])])
-        for name, column in wanted.items()
-    }
+    columns = {name: np.array([cells[full[int(i)]][name] for i in first[order]], np.float64) for name in wanted}
     return TabularEvaluator(space, distinct[order], columns)

@@ -107,7 +107,7 @@ def test_surprise_is_the_error_of_predicting_each_measurement_from_the_others(tr
     weights[1, 2, 4, 3] = 1
     scale, noise, centre = module.SCALES[4], module.NOISES[2], module.SCALES[4] * x[:, 4]
     full = scale**2 * (kernels[1] + noise**2 * np.eye(5))
-    for i, ours in enumerate(transfer._surprise(y, x, weights, kernels)):
+    for i, ours in enumerate(transfer._left_out(y, x, weights, kernels)[2]):
         r = np.delete(np.arange(5), i)
         gain = full[i, r] @ np.linalg.inv(full[np.ix_(r, r)])
         error = y[i] - centre[i] - gain @ (y[r] - centre[r])
@@ -228,12 +228,122 @@ def test_units_of_sources_and_target_do_not_matter(transfer: FewShot) -> None:
     np.testing.assert_allclose(FewShot(SPACE, larger).fit(genes, y).costs(test), micro.costs(test) / 1000, rtol=1e-6)
 
 
+@pytest.mark.filterwarnings("ignore:The known devices explain little")
+def test_rounded_measurements_stand_for_intervals(transfer: FewShot) -> None:
+    test, step = SPACE.sample_matrix(300, 5), float(TARGET.costs(SPACE.sample_matrix(500, 1)).std())
+    exact, errors, inside = TARGET.costs(test), dict[str, list[float]](), []
+    for seed in range(6):
+        genes = transfer.propose(30, seed=seed)
+        fine = measure(genes, 0.002, seed)
+        read = np.rint(fine / step) * step
+        cases = {"fine": (fine, 0.0), "intervals": (read, step), "as read": (read, 0.0)}
+        # the clock does not cut off: a model that believes so is wrong by half a step
+        cases["cut off"] = read + step / 2, step
+        for name, (values, each) in cases.items():
+            model = transfer.fit(genes, values, step=each)
+            errors.setdefault(name, []).append(float(np.abs(model.costs(test) - exact).mean()))
+            if name == "intervals":
+                low, high = model.interval(test)
+                inside.append(((low <= exact) & (exact <= high)).mean())
+    error = {name: np.mean(each) for name, each in errors.items()}
+    assert error["fine"] < error["intervals"] < error["as read"] < error["cut off"]
+    assert np.mean(inside) > 0.85
+
+
+def test_the_step_of_the_clock_is_found_in_the_values(transfer: FewShot) -> None:
+    genes, test = transfer.propose(10), SPACE.sample_matrix(50, 1)
+    read = np.rint(measure(genes) / 40) * 40 / 40  # whole numbers
+    np.testing.assert_array_equal(
+        transfer.fit(genes, read).costs(test), transfer.fit(genes, read, step=1.0).costs(test)
+    )
+    assert not np.allclose(transfer.fit(genes, read).costs(test), transfer.fit(genes, read, step=0.0).costs(test))
+    fine = measure(genes)
+    np.testing.assert_array_equal(
+        transfer.fit(genes, fine).costs(test), transfer.fit(genes, fine, step=0.0).costs(test)
+    )
+
+
+def test_sources_may_have_names(transfer: FewShot) -> None:
+    named = FewShot(SPACE, {f"phone {i}": source for i, source in enumerate(SOURCES)})
+    genes = SPACE.sample_matrix(10, 0)
+    np.testing.assert_array_equal(
+        named.fit(genes, measure(genes)).costs(genes), transfer.fit(genes, measure(genes)).costs(genes)
+    )
+    with pytest.raises(ValueError, match="those on tablet do not"):
+        FewShot(SPACE, {"phone": SOURCES[0], "tablet": LinearPredictor(SPACE, np.ones(PLACES))})
+
+
+def test_images_per_second_become_milliseconds(transfer: FewShot) -> None:
+    genes, test = transfer.propose(10), SPACE.sample_matrix(300, 77)
+    y = measure(genes)
+    model = transfer.fit(genes, 1000 / y, throughput=True)
+    np.testing.assert_allclose(model.costs(test), transfer.fit(genes, y).costs(test), rtol=1e-6)
+    assert model.unit == "ms" and spearman(model) > 0.8
+
+
+def test_values_that_rank_architectures_the_other_way_round_are_refused(transfer: FewShot) -> None:
+    genes = transfer.propose(10)
+    y = measure(genes)
+    with pytest.raises(ValueError, match=r"these 10 fall \(rank correlation -0\.\d+ .*give throughput=True"):
+        transfer.fit(genes, 1000 / y)
+    with pytest.raises(ValueError, match="if these are milliseconds already, leave throughput=True out"):
+        transfer.fit(genes, y, throughput=True)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "The known devices explain little")
+        model = transfer.fit(genes, 1000 / y, throughput=False)  # taken as they are
+    assert 1000 / y.max() < np.median(model.costs(SPACE.sample_matrix(100, 1))) < 1000 / y.min()
+
+
+@pytest.mark.filterwarnings("ignore:The known devices explain little")
+def test_an_order_that_may_be_opposite_by_chance_is_a_warning(transfer: FewShot) -> None:
+    genes = transfer.propose(5)
+    order = transfer._shapes(genes)[:, 1 : 1 + len(SOURCES)].mean(1).argsort()
+    y = np.empty(5)
+    y[order] = [50.5, 60.5, 40.5, 30.5, 20.5]  # rank correlation -0.9, by chance in 4 of 100 cases
+    with pytest.warns(UserWarning, match="these 5 fall .*throughput=False takes them as they are"):
+        transfer.fit(genes, y)
+
+
+@pytest.mark.filterwarnings("ignore:The known devices explain little")
+def test_cross_validation_takes_the_mixture_where_the_device_is_one() -> None:
+    share = np.array([0.6, 0.4, 0.0, 0.0, 0.0, 0.0])
+    genes, test = SPACE.sample_matrix(20, 3), SPACE.sample_matrix(50, 1)
+    y = np.stack([s.costs(genes) for s in SOURCES], 1) @ share + 3.0
+    few_shot, mixture = FewShot(SPACE, SOURCES), nonnegative_mixture(SOURCES, genes, y)
+    auto = few_shot.fit(genes, y, kind="auto")
+    np.testing.assert_allclose(auto.costs(test), mixture.costs(test), rtol=1e-9)
+    np.testing.assert_allclose(few_shot.fit(genes, y, kind="mixture").costs(test), mixture.costs(test), rtol=1e-9)
+    assert not np.allclose(few_shot.fit(genes, y).costs(test), mixture.costs(test), rtol=1e-6)
+    # a device with a taste of its own is left to the other model
+    own = measure(genes)
+    np.testing.assert_array_equal(
+        few_shot.fit(genes, own, kind="auto").costs(test), few_shot.fit(genes, own).costs(test)
+    )
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        pytest.param({"kind": "best"}, "transfer, mixture, auto; got 'best'", id="kind"),
+        pytest.param({"step": -1.0}, "step must be 0 or more.*got -1.0", id="step"),
+        pytest.param({"throughput": True, "unit": "us"}, "leave unit='us'", id="unit"),
+        pytest.param({"throughput": True, "step": 1.0}, "step=1.0 out", id="step of throughput"),
+    ],
+)
+def test_options_that_contradict_each_other_are_refused(
+    transfer: FewShot, options: dict[str, object], message: str
+) -> None:
+    genes = SPACE.sample_matrix(10, 0)
+    with pytest.raises(ValueError, match=message):
+        transfer.fit(genes, measure(genes), **options)  # type: ignore[arg-type]
+
+
 @pytest.mark.parametrize("space", [FBNetSpace(), NASBench201Space()], ids=["fbnet", "nasbench201"])
 def test_bundled_devices_transfer(space: SearchSpace) -> None:
     sources = bundled_sources(space)
     assert len(sources) == 15 and sources["macs"].unit == "MACs" and sources["gold_6240"].unit == "ms"
     target = sources.pop("gold_6240")
-    transfer = FewShot(space, list(sources.values()))
+    transfer = FewShot(space, sources)
     genes = transfer.propose(10)
     model = transfer.fit(genes, target.costs(genes))
     test = space.sample_matrix(200, 1)

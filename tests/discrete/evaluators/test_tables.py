@@ -73,6 +73,58 @@ def test_of_spellings_the_canonical_one_counts_or_else_the_first(tmp_path: Path)
         assert table(Proposal(0, space.from_arch_string(dead[0]))) == {"accuracy": expected}
 
 
+def test_lines_without_a_value_are_left_out_and_counted(tmp_path: Path) -> None:
+    path = tmp_path / "table.csv"
+    path.write_text("arch,accuracy,short\naa,1,4\nab,,5\nba,3, \nbb,4,7\n")
+    counted = r"2 of 4 lines are left out, because values are missing \('accuracy' in 2, 'error' in 1\)"
+    metrics = {"accuracy": "accuracy", "error": lambda row: 10 - float(row["accuracy"])}
+    with pytest.warns(UserWarning, match=counted):
+        table = TabularEvaluator.from_csv(
+            path, SPACE, parse, metrics, fidelities={9: {"accuracy": "short"}}, full=81
+        )  # it is complete: it names all architectures
+    assert len(table) == 2 and table(Proposal(0, parse("bb")))["error"] == 6.0
+    for text in ("ab", "ba"):
+        with pytest.raises(LookupError, match="is in the table without its values"):
+            table(Proposal(0, parse(text)))
+    study = Study(RandomSearch(SPACE), table, ["max accuracy"], evaluations=4, progress=False).run()
+    assert sum(record.result.values is None for record in study.records) == 2
+
+
+def test_a_table_without_any_value_is_refused(tmp_path: Path) -> None:
+    path = write(tmp_path / "table.csv", dict.fromkeys(ROWS, " "))
+    with pytest.raises(ValueError, match="some line must have all metrics; values are missing of 'accuracy' in 4 of 4"):
+        TabularEvaluator.from_csv(path, SPACE, parse, ["accuracy"])
+
+
+def test_a_spelling_with_a_value_stands_for_one_without(tmp_path: Path) -> None:
+    space = NASBench201Space()
+    path = tmp_path / "table.csv"
+    path.write_text(
+        "arch,accuracy\n|none~0|+|none~0|none~1|+|none~0|none~1|none~2|,\n"
+        "|none~0|+|none~0|none~1|+|none~0|none~1|skip_connect~2|,10\n"
+    )
+    with pytest.warns(UserWarning, match="1 of 2 lines are left out"):
+        table = TabularEvaluator.from_csv(path, space, space.from_arch_string, ["accuracy"], complete=False)
+    config = space.from_arch_string("|none~0|+|none~0|none~1|+|none~0|none~1|none~2|")
+    assert table(Proposal(0, config)) == {"accuracy": 10.0}
+
+
+def test_blanks_of_accel_nasbench_are_left_out(tmp_path: Path) -> None:
+    lines = gzip.decompress(official("accel_nasbench").read_bytes()).decode().splitlines()
+    column = lines[0].split(",").index("a100_img_per_s")
+    cells = lines[3].split(",")
+    cells[column] = ""
+    path = tmp_path / "table.csv"
+    path.write_text("\n".join([*lines[:3], ",".join(cells), *lines[4:]]) + "\n")
+    whole = accel_nasbench(official("accel_nasbench"), ["a100_img_per_s"])
+    with pytest.warns(UserWarning, match=r"1 of \d+ lines are left out, .*'a100_img_per_s' in 1"):
+        part = accel_nasbench(path, ["a100_img_per_s"])
+    assert len(part) == len(whole) - 1
+    with pytest.warns(UserWarning, match="'ms' in 1"):
+        accel_nasbench(path, {"ms": lambda row: 1000 / float(row["a100_img_per_s"])})
+    assert len(accel_nasbench(path)) == len(whole)  # the metric that is asked for is there
+
+
 def test_an_architecture_that_is_not_in_the_table_fails_and_is_recorded(tmp_path: Path) -> None:
     path = write(tmp_path / "table.csv", {"aa": 1, "bb": 2})
     table = TabularEvaluator.from_csv(path, SPACE, parse, ["accuracy"], complete=False)
