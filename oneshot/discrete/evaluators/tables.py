@@ -402,9 +402,9 @@ def accel_nasbench(
         raise ValueError(f"{path} has no column {missing[0]!r}; it is no table of Accel-NASBench.")
     wanted = dict(metrics) if isinstance(metrics, Mapping) else {name: name for name in metrics}
     cells = [{name: _value(*line, name, column) for name, column in wanted.items()} for line in lines]
-    missing = Counter(name for found in cells for name, value in found.items() if value is None)
+    blank = Counter(name for found in cells for name, value in found.items() if value is None)
     full = [i for i, found in enumerate(cells) if None not in found.values()]
-    _say_missing(path, len(lines) - len(full), len(lines), missing)
+    _say_missing(path, len(lines) - len(full), len(lines), blank)
     values = np.array([[_cell(*lines[i], name, int) for name in names] for i in full])
     picks, genes = zip(*(np.unique(column, return_inverse=True) for column in values.T))
     distinct, first = np.unique(np.stack(genes, 1), axis=0, return_index=True)
