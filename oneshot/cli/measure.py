@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -24,6 +25,7 @@ from oneshot.cost import (
     bundled_sources,
     describe_supernet,
     measure_samples,
+    noise_ceiling,
     read_csv,
     read_record,
     write_csv,
@@ -161,6 +163,9 @@ def _networks(options: Namespace, supernet: Supernet, target: Device, out: Path,
         f"{len(ms)} networks need {ms.min():.3g} to {ms.max():.3g} ms; learned from the others, "
         f"{agreement.within_10:.0%} of them are predicted within 10 %, Kendall's tau {agreement.kendall:.3f}.",
     )
+    known = None if record is None or record.noise is None or not math.isfinite(record.noise) else record.noise
+    if ceiling := noise_ceiling(genes, ms, noise=known):
+        say(f"At this noise of the measurements, {ceiling}.")
     _warn_of_noise(out, record)
     say(f"Measurements: {out}, an objective for 'oneshot pareto'.")
 

@@ -29,6 +29,8 @@ if TYPE_CHECKING:
     from .latency.table import LatencyTable as LatencyTable
     from .latency.verify import Verification as Verification
     from .latency.verify import verify as verify
+    from .learned.ceiling import NoiseCeiling as NoiseCeiling
+    from .learned.ceiling import noise_ceiling as noise_ceiling
     from .learned.few_shot import FewShot as FewShot
     from .learned.fit import fit_predictor as fit_predictor
     from .learned.measured import bundled_sources as bundled_sources

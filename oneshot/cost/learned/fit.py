@@ -16,15 +16,18 @@ import numpy.typing as npt
 
 from oneshot.cost.counting.work import Work
 from oneshot.regression.encoding import one_hot
+from oneshot.regression.floors import robust_floor
 from oneshot.regression.folds import Mask, cross_validate, folds_of
 from oneshot.regression.ridge import of_features, of_gram, robust_dual, robust_ridge
 from oneshot.regression.scores import Agreement
 from oneshot.supernets.elastic import ElasticSpace
 from oneshot.supernets.space import Floats, IntMatrix, SearchSpace
 
+from .ceiling import noise_ceiling
 from .predictors import (
     BoostingPredictor,
     ElasticPredictor,
+    FloorPredictor,
     Kind,
     LinearPredictor,
     MLPPredictor,
@@ -36,6 +39,7 @@ from .predictors import (
 SAMPLES: dict[Kind, int] = {
     "additive": 10,
     "pairwise": 30,
+    "floor": 30,
     "boosting": 50,
     "mlp": 50,
     "elastic": 30,
@@ -78,6 +82,7 @@ def fit_predictor(
     image_sizes: npt.ArrayLike | None = None,
     work: Work | None = None,
     seed: int = 0,
+    noise: float | None = None,
 ) -> Predictor:
     """Learn what architectures cost from measurements.
 
@@ -86,7 +91,7 @@ def fit_predictor(
         genes: Measured architectures, ``[N, G]``.
         values: What they cost, ``[N]``, above 0.
         kind: ``"auto"`` takes the kind with the smallest mean relative error in five-fold cross-validation, among those
-            there are enough samples for.
+            there are enough samples for; ``"floor"`` is among them where a floor is seen in the samples.
         unit: Unit of the values.
         throughput: The values are images per second; the predictor is of their reciprocal, ms per image, which layers
             add up to.
@@ -95,9 +100,12 @@ def fit_predictor(
         work: What the operators of the networks do, see :func:`~oneshot.cost.counting.work.work_of`; for the kind
             ``"work"``.
         seed: Of folds, boosting and networks.
+        noise: Relative standard deviation of one measurement, if it is known; for the ceiling.
 
     Returns:
-        The predictor; its ``validation`` holds Kendall's tau, the error bounds and the rest for every kind tried.
+        The predictor; its ``validation`` holds Kendall's tau, the error bounds and the rest for every kind tried. Its
+        ``ceiling`` says what a perfect model would reach, where the noise is known: from ``noise``, networks that were
+        measured twice, or the step that the clock rounds to.
 
     Raises:
         ValueError: If there are too few samples (how many are needed is said), values are not positive and finite (the
@@ -106,6 +114,7 @@ def fit_predictor(
     if throughput and unit != "ms":
         raise ValueError(f"throughput=True takes images per second and gives ms; leave unit={unit!r} out.")
     y = check_samples(space, genes, values)
+    ceiling = noise_ceiling(genes, y, noise=noise)
     y = 1000.0 / y if throughput else y
     own = {"elastic": isinstance(space, ElasticSpace), "work": work is not None}
     known: list[Kind] = [k for k in get_args(Kind) if own.get(k, True)]
@@ -125,7 +134,11 @@ def fit_predictor(
     tried = [
         k for k in kinds if len(y) >= SAMPLES[k] and not (k == "pairwise" and kind == "auto" and len(y) > MOST_PAIRWISE)
     ]
-    return _best(tried, _Samples(space, genes, y, sizes, unit, seed, work))
+    if kind == "auto" and "floor" in tried and not additive_with_floor(space, genes, y).floor:
+        tried.remove("floor")
+    chosen = _best(tried, _Samples(space, genes, y, sizes, unit, seed, work))
+    chosen.ceiling = ceiling if sizes is None else None  # of one size
+    return chosen
 
 
 @dataclass(frozen=True)
@@ -156,6 +169,8 @@ class _Samples:
             return WorkPredictor(self.work, genes, y, unit=unit)
         if kind == "pairwise":
             return robust_pairwise(space, genes, y, unit=unit)
+        if kind == "floor":
+            return additive_with_floor(space, genes, y, unit=unit)
         if isinstance(space, ElasticSpace) and kind == "elastic":
             return ElasticPredictor(space, genes, y, unit=unit)
         if self.sizes is None:
@@ -223,6 +238,13 @@ def robust_additive(space: SearchSpace, genes: IntMatrix, y: Floats, *, unit: st
     """Additive costs by :func:`robust_ridge`; ``[N, G]`` and ``[N]``."""
     coefficients, offset = robust_ridge(one_hot(space, genes), y)
     return LinearPredictor(space, coefficients, offset=offset, unit=unit)
+
+
+def additive_with_floor(space: SearchSpace, genes: IntMatrix, y: Floats, *, unit: str = "ms") -> FloorPredictor:
+    """Additive costs with a floor by :func:`~oneshot.regression.floors.robust_floor`; ``[N, G]`` and ``[N]``."""
+    found = robust_floor(one_hot(space, genes), y)
+    additive = LinearPredictor(space, found.coefficients, offset=found.intercept, unit=unit)
+    return FloorPredictor(additive, found.floor)
 
 
 def robust_pairwise(space: SearchSpace, genes: IntMatrix, y: Floats, *, unit: str = "ms") -> LinearPredictor:

@@ -1,9 +1,10 @@
 """Cost models that :func:`~oneshot.cost.fit_predictor` learns from measured architectures.
 
 ``additive`` is a ridge regression on the one-hot genes, ``pairwise`` has a term for every pair of picks as well,
-``boosting`` is gradient boosting and ``mlp`` an ensemble of small networks, both of the logarithm. ``elastic``, of
-elastic spaces only, is linear in what a layer costs at its resolution and width. ``work``, of converted networks, is
-linear in what their operators do.
+``floor`` is additive costs with a least cost, as on devices that wait for launches or transfers. ``boosting`` is
+gradient boosting and ``mlp`` an ensemble of small networks, both of the logarithm. ``elastic``, of elastic spaces only,
+is linear in what a layer costs at its resolution and width. ``work``, of converted networks, is linear in what their
+operators do.
 """
 
 from __future__ import annotations
@@ -30,7 +31,9 @@ from oneshot.regression.scores import Agreement
 from oneshot.supernets.elastic import RESOLUTION, WIDTH, ElasticSpace
 from oneshot.supernets.space import Floats, IntMatrix, SearchSpace
 
-Kind = Literal["additive", "pairwise", "boosting", "mlp", "elastic", "work"]
+from .ceiling import NoiseCeiling
+
+Kind = Literal["additive", "pairwise", "floor", "boosting", "mlp", "elastic", "work"]
 
 TREES, LEAVES = 300, 31  # of boosting
 
@@ -43,6 +46,7 @@ class Predictor(CostModel):
     Attributes:
         validation: How well each kind did in cross-validation, that of this model first.
         kind: Which kind this is.
+        ceiling: How well a perfect model would do, if the noise of the measurements is known.
     """
 
     kind: Kind
@@ -51,6 +55,7 @@ class Predictor(CostModel):
         super().__init__()
         self.space, self.unit = space, unit
         self.validation: dict[Kind, Agreement] = {}
+        self.ceiling: NoiseCeiling | None = None
         self._seen: npt.NDArray[np.bool_] | None = None
         self._errors: Floats | None = None
 
@@ -189,6 +194,35 @@ class LinearPredictor(Predictor):
         return cls(space, data["coefficients"], offset=data["offset"], pairs=pairs, unit=data["unit"])
 
 
+class FloorPredictor(Predictor):
+    r"""Additive costs that are never below a floor: :math:`c = \max(f, \sum_g a_g)`.
+
+    The expected cost is the larger one of the floor and the expected sum: equal to the cost at the corners, a lower
+    bound between them. Where the sum is below the floor, the gradient is 0: nothing is gained there.
+
+    Args:
+        additive: The sum.
+        floor: f, in the same unit; 0 for none.
+
+    Raises:
+        ValueError: If the floor is negative or not finite.
+    """
+
+    kind: Kind = "floor"
+
+    def __init__(self, additive: LinearPredictor, floor: float) -> None:
+        super().__init__(additive.space, unit=additive.unit)
+        if not 0 <= floor < float("inf"):
+            raise ValueError(f"A floor must be finite and 0 or more; got {floor}.")
+        self.additive, self.floor = additive, float(floor)
+
+    def predict(self, genes: IntMatrix) -> Floats:
+        return np.maximum(self.additive.predict(genes), self.floor)
+
+    def expected(self, weights: Mapping[str, Tensor]) -> Tensor:
+        return self.additive.expected(weights).clamp(min=self.floor)
+
+
 class ResolutionPredictor(Predictor):
     """Additive costs of which a part grows with the number of pixels: ``a(genes) + b(genes) * image_size ** 2``.
 
@@ -207,7 +241,8 @@ class ResolutionPredictor(Predictor):
     def at(self, image_size: int) -> ResolutionPredictor:
         """The same predictor for images of another size."""
         other = ResolutionPredictor(self.constant, self.growth, image_size=image_size)
-        other.validation, other._seen, other._errors = self.validation, self._seen, self._errors
+        other.validation, other.ceiling = self.validation, self.ceiling
+        other._seen, other._errors = self._seen, self._errors
         return other
 
     def predict(self, genes: IntMatrix) -> Floats:

@@ -266,7 +266,9 @@ def _second(stages: tuple[Choice, ...]) -> tuple[Any, ...]:
 def test_only_elastic_spaces_have_that_predictor() -> None:
     space = SearchSpace("plain", (Choice("layer", ("a", "b"), rows=8),))
     genes = space.sample_matrix(100, 0)
-    with pytest.raises(ValueError, match="auto, additive, pairwise, boosting, mlp in space 'plain'; got 'elastic'"):
+    with pytest.raises(
+        ValueError, match="auto, additive, pairwise, floor, boosting, mlp in space 'plain'; got 'elastic'"
+    ):
         fit_predictor(space, genes, 1.0 + genes.sum(1), kind="elastic")
     with pytest.raises(ValueError, match="at least 30 samples; got 20"):
         fit_predictor(SPACE, SPACE.sample_matrix(20, 0), np.ones(20), kind="elastic")

@@ -153,7 +153,7 @@ def test_without_rounded_channels_the_steps_are_not_learned(
 def test_the_kind_needs_the_work_and_enough_networks(supernet: ConvertedSupernet, work: Work) -> None:
     genes = supernet.space.sample_matrix(40, 0)
     ms = latencies(work, genes)
-    with pytest.raises(ValueError, match="kind must be auto, additive, pairwise, boosting, mlp in space"):
+    with pytest.raises(ValueError, match="kind must be auto, additive, pairwise, floor, boosting, mlp in space"):
         fit_predictor(supernet.space, genes, ms, kind="work")
     with pytest.raises(ValueError, match="'work' needs at least 20 samples; got 12"):
         fit_predictor(supernet.space, genes[:12], ms[:12], kind="work", work=work)

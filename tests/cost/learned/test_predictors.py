@@ -9,11 +9,11 @@ import numpy as np
 import pytest
 import torch
 
-from oneshot.cost import LinearPredictor, ResolutionPredictor, fit_predictor
+from oneshot.cost import Agreement, LinearPredictor, ResolutionPredictor, fit_predictor, noise_ceiling
 from oneshot.cost.learned import fit
 from oneshot.cost.learned import predictors as module
 from oneshot.cost.learned.fit import robust_additive, robust_pairwise
-from oneshot.cost.learned.predictors import Kind, Predictor
+from oneshot.cost.learned.predictors import FloorPredictor, Kind, Predictor
 from oneshot.regression.encoding import one_hot, soft_one_hot
 from oneshot.regression.ridge import of_features, of_gram, robust_dual
 from oneshot.supernets import Choice, FBNetSpace, SearchSpace
@@ -49,7 +49,7 @@ def test_the_one_hot_of_a_config_is_that_of_its_edge_weights() -> None:
         assert np.array_equal(soft_one_hot(SPACE, weights).numpy(), row)
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", [*KINDS, "floor"])
 def test_every_kind_learns_additive_costs(kind: Kind) -> None:
     model, test = fitted(kind, 200), SPACE.sample_matrix(300, 9)
     error = np.abs(model.costs(test) / measure(test) - 1)
@@ -134,6 +134,89 @@ def test_throughput_becomes_milliseconds_which_add_up() -> None:
     wrong = fit_predictor(SPACE, genes, 1000 / measure(genes), kind="additive")
     assert np.abs(1000 / wrong.costs(test) / measure(test) - 1).max() > 1e-2
     assert model.unit == "ms"
+
+
+def floored(genes: np.ndarray, floor: float, noise: float, seed: int) -> np.ndarray:
+    """Half of the networks or so wait for launches."""
+    return np.asarray(np.maximum(measure(genes), floor) * np.random.default_rng(seed).normal(1, noise, len(genes)))
+
+
+def test_auto_finds_a_floor_where_there_is_one() -> None:
+    genes, test = SPACE.sample_matrix(200, 0), SPACE.sample_matrix(400, 9)
+    floor = float(np.median(measure(genes)))
+    model = fit_predictor(SPACE, genes, 1000 / floored(genes, floor, 0.01, 1), throughput=True)
+    assert isinstance(model, FloorPredictor) and model.floor == pytest.approx(floor, rel=0.01)
+    within = Agreement.of(model.costs(test), floored(test, floor, 0.01, 2)).within_5
+    additive = fit_predictor(SPACE, genes, floored(genes, floor, 0.01, 1), kind="additive")
+    assert within > 0.95 > Agreement.of(additive.costs(test), floored(test, floor, 0.01, 2)).within_5 + 0.1
+    assert model.validation["floor"].within_5 > model.validation["additive"].within_5
+
+
+def test_a_floor_is_in_the_expected_cost_and_stops_its_gradient() -> None:
+    genes = SPACE.sample_matrix(200, 0)
+    floor = float(np.median(measure(genes)))
+    model = fit_predictor(SPACE, genes, floored(genes, floor, 0.01, 1), kind="floor")
+    assert isinstance(model, FloorPredictor)
+    below = []
+    for config in SPACE.decode(SPACE.sample_matrix(20, 4)):
+        weights = {name: torch.from_numpy(w).double().requires_grad_() for name, w in SPACE.one_hot(config).items()}
+        expected = model.expected(weights)
+        assert expected.item() == pytest.approx(model.cost(config), rel=1e-9)
+        expected.backward()  # type: ignore[no-untyped-call]
+        moved = any(bool((w.grad != 0).any()) for w in weights.values() if w.grad is not None)
+        assert moved == (model.cost(config) > model.floor)
+        below.append(not moved)
+    assert any(below) and not all(below)
+
+
+@pytest.mark.parametrize("floor", [-1.0, float("nan"), float("inf")])
+def test_a_floor_that_is_no_cost_is_refused(floor: float) -> None:
+    with pytest.raises(ValueError, match="floor must be finite and 0 or more"):
+        FloorPredictor(LinearPredictor(SPACE, TRUTH), floor)
+
+
+def test_the_ceiling_is_the_agreement_of_the_truth_with_measurements() -> None:
+    space = FBNetSpace()
+    rng, genes = np.random.default_rng(0), space.sample_matrix(3000, 0)
+    truth = 50 + genes @ rng.uniform(0, 0.3, 22)
+    noise = 0.04
+    y = truth * rng.normal(1, noise, len(truth))
+    exact = Agreement.of(truth, y)
+    ceiling = fit_predictor(space, genes[:400], y[:400], kind="additive", noise=noise).ceiling
+    assert ceiling is not None and ceiling.reason == "measurements of the device"
+    known = noise_ceiling(genes, y, noise=noise)
+    assert known is not None and known.noise == pytest.approx(noise, rel=0.02)
+    again = truth * rng.normal(1, noise, len(truth))
+    twice = noise_ceiling(np.vstack([genes, genes]), np.concatenate([y, again]))
+    assert twice is not None and twice.reason == "3000 pairs of measurements of one network"
+    assert twice.noise == pytest.approx(noise, rel=0.05)
+    for found in (known.agreement, twice.agreement):
+        assert found.spearman == pytest.approx(exact.spearman, abs=0.02)
+        assert found.kendall == pytest.approx(exact.kendall, abs=0.02)
+        assert found.within_5 == pytest.approx(exact.within_5, abs=0.02)
+    # the agreement of two measurements is not that of one with the truth
+    assert Agreement.of(again, y).spearman < exact.spearman - 0.05
+    assert Agreement.of(again, y).within_5 < exact.within_5 - 0.05
+    # and noisy values that stand for the truth give too high a ceiling
+    raw = Agreement.of(y, y * rng.normal(1, noise, len(y)))
+    assert raw.spearman > exact.spearman + 0.05
+
+
+def test_rounding_alone_has_a_ceiling() -> None:
+    rng, genes = np.random.default_rng(0), SPACE.sample_matrix(300, 0)
+    truth = rng.uniform(3, 9, 300)
+    read = np.rint(truth)
+    ceiling = fit_predictor(SPACE, genes, read, kind="additive").ceiling
+    assert ceiling is None or "pairs" in ceiling.reason  # this space is so small that networks stand there twice
+    distinct = FBNetSpace().sample_matrix(300, 0)
+    ceiling = noise_ceiling(distinct, read)
+    assert ceiling is not None and "a perfect model: " in str(ceiling) and "steps of 1 alone" in str(ceiling)
+    assert ceiling.agreement.kendall == pytest.approx(Agreement.of(truth, read).kendall, abs=0.03)
+    assert noise_ceiling(distinct, truth) is None and noise_ceiling(distinct[:1], read[:1]) is None
+    with pytest.raises(ValueError, match="noise must be finite and 0 or more; got -0.1"):
+        noise_ceiling(distinct, read, noise=-0.1)
+    with pytest.raises(ValueError, match="step must be finite"):
+        noise_ceiling(distinct, read, step=float("nan"))
 
 
 def test_a_part_of_the_costs_grows_with_the_number_of_pixels() -> None:
