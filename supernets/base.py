@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import itertools
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from types import MappingProxyType
 from typing import Any, ClassVar, TypeVar
@@ -233,6 +233,23 @@ class Supernet(WithTask, ABC):
         The function of the largest architecture stays the same. Nothing to do here; elastic supernets do it.
         """
         return False
+
+    def rank_channels(self, batches: Iterable[tuple[Any, Tensor]]) -> bool:
+        """:meth:`sort_channels` by what it does to the loss on samples, to first order, if a channel is left out.
+
+        Args:
+            batches: Training samples, not augmented: inputs and targets ``[B, ...]``; hundreds are enough.
+
+        Returns:
+            Whether any weights have moved.
+
+        Raises:
+            ValueError: If this supernet sorts by weights alone, losses are not finite, or there are no samples.
+        """
+        raise ValueError(
+            f"Channels are ranked by samples in converted networks alone; {type(self).__name__} sorts them by weights. "
+            "Leave rank_channels out."
+        )
 
     def candidate_parameters(self) -> dict[str, Tensor]:
         """Number of weights behind every candidate, ``{choice: [R, O]}``; empty where candidates share weights."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import copy
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from oneshot.cost.counting.network import count
-from oneshot.inputs import Inputs, mapped, tensors
+from oneshot.inputs import Inputs, cast, mapped, split, tensors
 from oneshot.supernets.base import Supernet, restored_modes
 from oneshot.supernets.elastic import resized as resized_images
 from oneshot.supernets.elastic_layers import laid_out
@@ -25,7 +25,7 @@ from .axes import cut, paste
 from .checks import check_convertible, check_example, check_freeze, check_limits, explain
 from .draft import Limits
 from .graph import Graph, leaf_sizes, resized
-from .importance import Importance, orders, put_in_order
+from .importance import Importance, orders, put_in_order, saliencies, squares
 from .network import ConvertedNetwork, output_of, replace_head
 from .report import table
 from .sources import LoadedWeights, build, load_weights
@@ -33,6 +33,7 @@ from .space import ConvertedSpace, space_of
 from .trace import TraceError, called_with, isolated
 
 WIDTH = (0.25, 0.375, 0.5, 0.625, 0.75, 0.875, 1.0)
+RANKED = 16  # samples whose gradients are added up before their size counts
 PLANS = 4096  # configs whose sizes are remembered
 
 
@@ -273,30 +274,47 @@ class ConvertedSupernet(Supernet):
 
     def sort_channels(self) -> bool:
         if self.importance == "taylor":
-            with _gradients(self) as gradients:
-                by = orders(gradients, self.graph, "taylor")
+            assert self._example is not None
+            like, example = next(self.network.parameters()), self._example
+            with self._differentiable() as network:
+                outputs = output_of(network(mapped(lambda part: part.to(like.device), example)), self.output)
+                values = saliencies(network, self.graph, [outputs.float().square().mean()])
         else:
-            by = orders(self.network, self.graph, "l2")
-        return put_in_order(self.network, self.graph, by)
+            values = squares(self.network, self.graph)
+        return put_in_order(self.network, self.graph, orders(values, self.graph))
+
+    def rank_channels(self, batches: Iterable[tuple[Any, Tensor]]) -> bool:
+        criterion, like = self.task.criterion(), next(self.network.parameters())
+        criterion.to(like.device)
+
+        def losses(network: nn.Module) -> Iterator[Tensor]:
+            for x, y in batches:
+                for part, targets in zip(split(x, RANKED), torch.split(y, RANKED), strict=True):
+                    outputs = output_of(network(cast(part, like)), self.output)
+                    loss = criterion(outputs.float(), targets.to(like.device))
+                    if not loss.isfinite():
+                        raise ValueError(f"Channels must be ranked by finite losses; got {loss.item()}.")
+                    yield loss
+
+        with self._differentiable() as network:
+            values = saliencies(network, self.graph, losses(network))
+        if not any(value.any() for value in values.values()):
+            raise ValueError("Channels must be ranked by losses that depend on the weights; got none that do.")
+        return put_in_order(self.network, self.graph, orders(values, self.graph))
+
+    @contextlib.contextmanager
+    def _differentiable(self) -> Iterator[nn.Module]:
+        """Inside, a copy of the network in evaluation mode whose weights all ask for gradients."""
+        network = copy.deepcopy(self.network).eval()
+        with torch.enable_grad():
+            for parameter in network.parameters():
+                parameter.requires_grad_(parameter.is_floating_point())
+            yield network
 
 
 def _part(tensor: Tensor, graph: Graph, name: str, sizes: Sequence[int]) -> Tensor:
     part = cut(tensor, graph.weights[name], sizes, graph.centred)
     return tensor if part is tensor else laid_out(part, tensor)
-
-
-@contextlib.contextmanager
-def _gradients(supernet: ConvertedSupernet) -> Iterator[nn.Module]:
-    """Inside, a copy of the network has gradients of the mean square of its outputs on the example."""
-    network = copy.deepcopy(supernet.network).eval()
-    assert supernet._example is not None
-    with torch.enable_grad():
-        for parameter in network.parameters():
-            parameter.requires_grad_(parameter.is_floating_point())
-        like = next(network.parameters())
-        x = mapped(lambda part: part.to(like.device), supernet._example)
-        output_of(network(x), supernet.output).float().square().mean().backward()  # type: ignore[no-untyped-call]  # torch
-    yield network
 
 
 def draw_anew(network: nn.Module) -> None:

@@ -204,6 +204,7 @@ class FixedSandwichOptions(TypedDict, total=False):
     alphas: Sequence[float]
     clip: float
     fit_head: bool
+    rank_channels: bool
     initial_teacher: bool
     costs: OwnCosts | None
 

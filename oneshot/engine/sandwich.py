@@ -20,10 +20,13 @@ from oneshot.functional import alpha_divergence
 from oneshot.supernets.base import Subnet, Supernet, batch_statistics
 from oneshot.supernets.space import Candidate, IntMatrix, SearchSpace, SubnetConfig
 from oneshot.training.head import check_head_task, fit_head_before_training
+from oneshot.training.samples import fit_samples
 
 from .options import PathOptions, SandwichSearchOptions, Unpack
 from .paths import PathTraining
 from .sharing import WeightSharingSearch
+
+RANKED = 512  # training samples that say which channels matter
 
 
 @dataclass(frozen=True)
@@ -98,6 +101,9 @@ class SandwichTraining(PathTraining):
             fit.
         fit_head: Fit the last layer to the features of the largest sub-network in closed form before the first step
             (:func:`~oneshot.training.head.fit_head`): for a supernet whose weights were trained on other data.
+        rank_channels: Sort the channels of a converted network before the first step by what leaving them out does to
+            the loss on training samples (:meth:`~oneshot.conversion.ConvertedSupernet.rank_channels`), not by their
+            weights alone: what the data do not need is then what smaller sub-networks leave out.
         initial_teacher: Whether the others learn from the largest sub-network as it is when the fit begins, not as it
             becomes: for a supernet whose largest is a trained network, such as a converted one.
         costs: What architectures cost, by name, where it is not to be counted: cost models, or functions of a
@@ -125,6 +131,7 @@ class SandwichTraining(PathTraining):
         clip: float = 5.0,
         phases: Sequence[Phase] = (),
         fit_head: bool = False,
+        rank_channels: bool = False,
         initial_teacher: bool = False,
         costs: OwnCosts | None = None,
         **kwargs: Unpack[PathOptions],
@@ -145,7 +152,9 @@ class SandwichTraining(PathTraining):
             raise ValueError(f"A phase must last at least one epoch; got {[phase.epochs for phase in phases]}.")
         if fit_head:
             check_head_task(self.task)
-        self.fit_head = fit_head
+        self.fit_head, self.rank_channels = fit_head, rank_channels
+        if rank_channels and type(supernet).rank_channels is Supernet.rank_channels:
+            supernet.rank_channels(())  # raises
         self.random_paths, self.smallest, self.phases = random_paths, smallest, tuple(phases)
         self.distillation, self.divergences, self.clip = distillation, tuple(alphas), clip
         space, self.costs = supernet.space, own_costs(costs, supernet)
@@ -185,8 +194,26 @@ class SandwichTraining(PathTraining):
                 frozen=self.freeze_statistics,
             )
             self.restart_average()
+        if self.rank_channels and self.trainer.global_step == 0:
+            self._rank()
         if self.initial is not None and self.trainer.global_step == 0:
             self.initial.load_state_dict(self.supernet.extract(self._largest()).state_dict())
+
+    def _rank(self) -> None:
+        """Rank channels in the first process; all others get its weights."""
+        found: tuple[str | None, dict[str, Tensor]] = None, {}
+        if self.trainer.is_global_zero:
+            try:
+                with fit_samples(self.trainer, RANKED) as batches:
+                    self.supernet.rank_channels(batches)
+                found = None, {name: tensor.cpu() for name, tensor in self.supernet.state_dict().items()}
+            except ValueError as error:
+                found = str(error), {}
+        wrong, state = self.trainer.strategy.broadcast(found)
+        if wrong is not None:
+            raise ValueError(wrong)
+        self.supernet.load_state_dict(state)
+        self.restart_average()
 
     def _largest(self) -> SubnetConfig:
         """The largest sub-network of the whole space."""

@@ -8,7 +8,7 @@ fitted to the features as they are, first (linear probing, then fine-tuning: Kum
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypeGuard
 
 import torch
@@ -22,7 +22,7 @@ from oneshot.supernets.base import Subnet, Supernet, batch_statistics, restored_
 from oneshot.tasks.task import Task
 
 from .batches import check_batch, check_logits, pair_of
-from .samples import loader_samples, plain_samples
+from .samples import fit_samples
 
 if TYPE_CHECKING:
     import pytorch_lightning as pl
@@ -140,7 +140,7 @@ def fit_head_before_training(
     found: tuple[str | None, HeadFit | None, list[Tensor]] = None, None, []
     if trainer.is_global_zero:
         try:
-            with _samples(trainer) as batches:
+            with fit_samples(trainer, MOST) as batches:
                 own = fit_head(network, batches, run=run, batch_norm="running" if frozen else "batch")
             found = None, own, [part.detach().cpu() for part in network.get_submodule(own.head).parameters()]
         except ValueError as error:
@@ -155,25 +155,6 @@ def fit_head_before_training(
         f"Head {fit.head!r} fitted to {fit.samples:,} training samples in closed form: {network.task.metric_name} "
         f"{fit.value:.4g}, each sample predicted by the fit without it."
     )
-
-
-@contextlib.contextmanager
-def _samples(trainer: pl.Trainer) -> Iterator[Iterable[Any]]:
-    data = getattr(trainer, "datamodule", None)
-    loader: Any = trainer.train_dataloader
-    plain = None if data is None else plain_samples(data, MOST)
-    if plain is not None:
-        yield plain
-        return
-    with loader_samples(loader, MOST) as batches:
-        yield _at_most(batches, MOST)
-
-
-def _at_most(batches: Iterable[Any], count: int) -> Iterator[Any]:
-    for batch in batches:
-        yield batch
-        if (count := count - len(pair_of(batch)[1])) <= 0:
-            return
 
 
 class _Head(NamedTuple):

@@ -22,6 +22,7 @@ from oneshot.tasks import Classification, Task, task_of
 from oneshot.tasks.classes import ClassTask, just_below_one
 
 from .batches import check_batch, check_logits, check_shape, pair_of
+from .distillation import Distillation
 from .finite_loss import check_data
 from .head import check_head_task, fit_head_before_training
 from .optimizers import (
@@ -81,6 +82,10 @@ class Retrain(ResumableModule):
             (:func:`~oneshot.training.head.fit_head`): for a network that was trained on other data.
         freeze_statistics: Whether batch normalisation keeps and reads the running statistics that the network came
             with, instead of those of each batch: features of a pretrained network stay what they are.
+        teacher: A trained network that this one learns from as well, such as the one that it is a smaller variant of
+            (:class:`~oneshot.training.distillation.Distillation`). It is in no checkpoint: give it again to resume.
+        teacher_weight: Share of the loss that is the teacher's.
+        temperature: What the logits of both are divided by before they are compared.
 
     Raises:
         ValueError: If an argument is out of its range or ``network`` has no paths to drop; at the start of ``fit``, if
@@ -114,6 +119,9 @@ class Retrain(ResumableModule):
         cutmix: float = 0.0,
         fit_head: bool = False,
         freeze_statistics: bool = False,
+        teacher: Subnet | None = None,
+        teacher_weight: float = 0.9,
+        temperature: float = 4.0,
     ) -> None:
         super().__init__()
         self.optimizer, self.schedule, self.schedule_every = optimizer, schedule, schedule_every
@@ -145,6 +153,8 @@ class Retrain(ResumableModule):
         if freeze_statistics:
             hold_statistics(network)  # raises where there are none
         self.fit_head, self.freeze_statistics = fit_head, freeze_statistics
+        # Not among the modules, for the teacher is neither trained nor saved.
+        self.distillation = None if teacher is None else Distillation(teacher, network, teacher_weight, temperature)
         criterion, smoothed = task.criterion(), task.criterion(label_smoothing=label_smoothing)
         for probability in (drop_path, 0.0):  # a network without droppable paths says so here, not in the second epoch
             network.set_drop_path(probability)
@@ -235,7 +245,10 @@ class Retrain(ResumableModule):
         return self
 
     def facts(self) -> dict[str, Any]:
-        return {**super().facts(), **({"statistics": "frozen"} if self.freeze_statistics else {})}
+        statistics = {"statistics": "frozen"} if self.freeze_statistics else {}
+        taught = self.distillation
+        teacher = {} if taught is None else {"teacher": f"{taught.weight:g} of the loss, at {taught.temperature:g}"}
+        return {**super().facts(), **statistics, **teacher}
 
     def setup(self, stage: str) -> None:
         trainer = self.trainer
@@ -264,6 +277,8 @@ class Retrain(ResumableModule):
 
     def on_train_start(self) -> None:
         super().on_train_start()
+        if self.distillation is not None:
+            self.distillation.to(self.device)
         if self.fit_head and self.trainer.global_step == 0:
             fit_head_before_training(self.trainer, self.network, frozen=self.freeze_statistics)
             if self.ema is not None:
@@ -305,6 +320,8 @@ class Retrain(ResumableModule):
         loss: Tensor = self._fit_loss(logits, y)
         if auxiliary is not None:
             loss = loss + self.auxiliary_weight * self._fit_loss(auxiliary, y)
+        if self.distillation is not None:
+            loss = self.distillation.loss(x, logits, loss)
         self.watch(loss)
         self.log("train/loss", loss.detach(), batch_size=len(y))
         mixed = y.argmax(dim=1) if self._mix is not None else y

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import random
 from collections.abc import Iterable, Iterator, Mapping, Sized
-from typing import Any, TypeGuard
+from typing import TYPE_CHECKING, Any, TypeGuard
 from typing import cast as typed
 
 import numpy as np
@@ -13,6 +13,11 @@ import torch
 from pytorch_lightning.utilities.seed import isolate_rng
 from torch import Tensor
 from torch.utils.data import DataLoader, IterableDataset, Subset
+
+from .batches import pair_of
+
+if TYPE_CHECKING:
+    import pytorch_lightning as pl
 
 Samples = Iterable[tuple[Any, Tensor]]
 
@@ -56,6 +61,32 @@ def loader_samples(loader: Any, count: int, *, batch_size: int = 256) -> Iterato
             drawn: Any = Subset(loader.dataset, torch.randperm(len(typed(Sized, loader.dataset)))[:count].tolist())
             loader = DataLoader(drawn, batch_size, collate_fn=loader.collate_fn)
         yield (batch["weights"] if isinstance(batch, Mapping) else batch for batch in loader)
+
+
+@contextlib.contextmanager
+def fit_samples(trainer: pl.Trainer, count: int) -> Iterator[Samples]:
+    """Inside, batches ``(x, y)`` of at most ``count`` training samples of a fit, as they are evaluated.
+
+    Of loaders without a data module samples may be augmented.
+
+    Args:
+        trainer: Its loaders are set up.
+        count: Most samples.
+    """
+    data = getattr(trainer, "datamodule", None)
+    plain = None if data is None else plain_samples(data, count)
+    if plain is not None:
+        yield plain
+        return
+    with loader_samples(trainer.train_dataloader, count) as batches:
+        yield _at_most(batches, count)
+
+
+def _at_most(batches: Samples, count: int) -> Samples:
+    for batch in batches:
+        yield batch
+        if (count := count - len(pair_of(batch)[1])) <= 0:
+            return
 
 
 def is_shuffleable(loader: Iterable[Any]) -> TypeGuard[DataLoader[Any]]:
