@@ -11,6 +11,10 @@ class HeadError(ValueError):
     """No head can be fitted to the features of a network: they are not finite, or the same for all samples."""
 
 
+class NonFiniteScoreError(ValueError):
+    """A zero-cost proxy has no finite score for a network; others may have one."""
+
+
 class MissingExtraError(ImportError):
     """An optional dependency is not installed."""
 

@@ -48,6 +48,7 @@ ROOMS = {
         "_lightning _version errors functional regression storage supernets",
     ),
     "cost.counting.network": Room("exact size of one network", "_lightning supernets"),
+    "proxies": Room("scores of networks that were not trained", "_lightning cost.counting.network errors supernets"),
     "conversion": Room(
         "a trained network as a search space", "_lightning cost.counting.network errors functional storage supernets"
     ),

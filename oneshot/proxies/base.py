@@ -1,0 +1,161 @@
+"""What a proxy is: it scores a network that was not trained, from one batch."""
+
+from __future__ import annotations
+
+import copy
+import random
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import numpy as np
+import torch
+from pytorch_lightning.utilities.seed import isolate_rng
+from torch import Tensor, nn
+
+from oneshot.inputs import Inputs, tensors
+from oneshot.supernets.base import hold_statistics
+from oneshot.tasks.task import Task
+
+
+@dataclass(frozen=True)
+class Batch:
+    """What a proxy may look at.
+
+    Args:
+        inputs: ``[B, ...]``, or several by name; on the device of the network and in its type.
+        targets: What the task asks for; None if there are none.
+        task: Whose loss is taken.
+    """
+
+    inputs: Inputs
+    targets: Tensor | None
+    task: Task
+
+    def loss(self, network: nn.Module) -> Tensor:
+        """Loss of a network, a scalar."""
+        assert self.targets is not None  # `score` has checked it
+        return self.task.loss(output_of(network, self.inputs), self.targets)
+
+
+class Proxy(ABC):
+    """Scores one network; larger is better. Subclasses are frozen dataclasses: their fields are the options.
+
+    Attributes:
+        name: As in tables.
+        needs_targets: Whether it takes a loss.
+        needs_gradients: Whether anything is differentiated.
+        fewest: Samples that it needs at least.
+    """
+
+    name: ClassVar[str]
+    needs_targets: ClassVar[bool] = False
+    needs_gradients: ClassVar[bool] = False
+    fewest: ClassVar[int] = 1
+
+    @abstractmethod
+    def __call__(self, network: nn.Module, batch: Batch) -> float:
+        """Score a network.
+
+        Args:
+            network: A copy that belongs to the proxy, in training mode; it may do with it what it likes.
+            batch: At least :attr:`fewest` samples.
+        """
+
+
+def private_copy(network: nn.Module, *, gradients: bool) -> nn.Module:
+    """A copy in training mode without gradients, of which all numbers with digits are trained.
+
+    Raises:
+        ValueError: If the network cannot be copied.
+    """
+    try:
+        own = copy.deepcopy(network)
+    except (RuntimeError, TypeError) as error:
+        raise ValueError(
+            f"A network must be one that copy.deepcopy copies, for scores leave it untouched; {type(network).__name__} "
+            f"is none: {error}. A weight made by torch.nn.utils.weight_norm is a usual reason: use "
+            "torch.nn.utils.parametrizations.weight_norm."
+        ) from error
+    for parameter in own.parameters():
+        parameter.grad = None
+        if gradients and parameter.is_floating_point():
+            parameter.requires_grad_(True)
+    own.train()
+    if getattr(own, "frozen_statistics", False):
+        hold_statistics(own)
+    return own
+
+
+@contextmanager
+def seeded(seed: int) -> Iterator[None]:
+    """Inside, all random numbers follow from the seed; afterwards all generators are where they were, also if it fails."""
+    isolated = isolate_rng()
+    isolated.__enter__()
+    try:
+        random.seed(seed)
+        np.random.seed(seed % 2**32)
+        torch.manual_seed(seed)
+        yield
+    finally:
+        isolated.__exit__(None, None, None)  # of an error it would put nothing back
+
+
+def output_of(network: nn.Module, inputs: Inputs) -> Tensor:
+    """What a network gives for inputs.
+
+    Raises:
+        ValueError: If it is not one tensor.
+    """
+    out: Any = network(inputs)
+    if not isinstance(out, Tensor):
+        raise ValueError(
+            f"A network must give one tensor to be scored; {type(network).__name__} gives a {type(out).__name__}. Wrap "
+            "it in a module whose forward returns the logits alone."
+        )
+    return out
+
+
+def weights_of(network: nn.Module) -> list[Tensor]:
+    """The weights of layers: all parameters of two or more axes, those of convolutions and matrix products.
+
+    Biases, and the scale and shift of normalisation, have one axis. The published code takes the weights of
+    ``nn.Conv2d`` and ``nn.Linear``, which in convolutional networks are the same; here those of attention, recurrent
+    layers and embeddings count, too. A weight that two layers share counts once.
+
+    Raises:
+        ValueError: If there are none.
+    """
+    found: list[Tensor] = [p for p in network.parameters() if p.dim() >= 2 and p.is_floating_point()]
+    if not found:
+        raise ValueError(
+            f"This proxy is about weights of convolutions and linear layers; {type(network).__name__} has none. "
+            "Leave the proxy out."
+        )
+    return found
+
+
+def gradients(of: Tensor, to: Iterable[Tensor], **options: Any) -> list[Tensor]:
+    """Gradients by value; zeros for what has no part in the result."""
+    to = list(to)
+    if not of.requires_grad:
+        return [torch.zeros_like(x) for x in to]
+    found = torch.autograd.grad(of, to, allow_unused=True, **options)
+    return [torch.zeros_like(x) if g is None else g for g, x in zip(found, to, strict=True)]
+
+
+def numbers_with_digits(inputs: Inputs, proxy: str) -> list[Tensor]:
+    """The tensors of inputs that can be differentiated.
+
+    Raises:
+        ValueError: If all are whole numbers.
+    """
+    found = [part for part in tensors(inputs) if part.is_floating_point()]
+    if not found:
+        raise ValueError(
+            f"{proxy} changes the inputs by a little, so at least one must be of numbers with digits; these are whole "
+            "numbers, such as words. Take proxies of weights: snip, grad_norm, zico."
+        )
+    return found
