@@ -91,7 +91,7 @@ def private_copy(network: nn.Module, *, gradients: bool) -> nn.Module:
 
 @contextmanager
 def seeded(seed: int) -> Iterator[None]:
-    """Inside, all random numbers follow from the seed; afterwards all generators are where they were, also if it fails."""
+    """Inside, random numbers follow from the seed; afterwards generators are where they were, also if it fails."""
     isolated = isolate_rng()
     isolated.__enter__()
     try:
