@@ -47,7 +47,7 @@ CURVED = {
 }
 
 
-class OpenUnits(TorchDispatchMode):
+class OpenUnits(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch
     """Inside, hands the codes of every ReLU that runs to a function.
 
     Args:
@@ -56,7 +56,7 @@ class OpenUnits(TorchDispatchMode):
     """
 
     def __init__(self, samples: int, take: Callable[[Tensor], object]) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]  # torch
         self.samples, self.take = samples, take
         self.straight, self.curved = 0, dict[str, None]()
 
@@ -80,7 +80,7 @@ class OpenUnits(TorchDispatchMode):
 
 def _is_relu(args: Sequence[Any], kwargs: Mapping[str, Any]) -> bool:
     """Whether a call of hardtanh closes at 0, as that of a ReLU6 does."""
-    return (args[1] if len(args) > 1 else kwargs.get("min_val", -1)) == 0
+    return bool((args[1] if len(args) > 1 else kwargs.get("min_val", -1)) == 0)
 
 
 def open_units(network: nn.Module, batch: Batch, take: Callable[[Tensor], object], proxy: str) -> None:

@@ -20,7 +20,7 @@ from torch.nn import functional as F
 
 from oneshot.supernets.json_files import nearest
 
-from .base import Batch, Proxy, numbers_with_digits, output_of
+from .base import Batch, Proxy, gradients, numbers_with_digits, output_of
 from .initial import draw_weights
 from .zen import gaussian_like
 
@@ -100,9 +100,7 @@ class Trainability(_OfBlocks):
         scores = []
         for before, after in pairwise(features):
             signs = torch.randint(0, 2, after.shape, device=after.device).to(after) * 2 - 1
-            (back,) = torch.autograd.grad(after, before, signs, retain_graph=True, allow_unused=True)
-            if back is None:
-                return math.nan
+            (back,) = gradients(after, [before], grad_outputs=signs, retain_graph=True)
             scores.append(block_trainability(signs, back))
         return float(np.mean(scores))
 

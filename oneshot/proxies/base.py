@@ -142,7 +142,7 @@ def gradients(of: Tensor, to: Iterable[Tensor], **options: Any) -> list[Tensor]:
     to = list(to)
     if not of.requires_grad:
         return [torch.zeros_like(x) for x in to]
-    found = torch.autograd.grad(of, to, allow_unused=True, **options)
+    found: tuple[Tensor | None, ...] = torch.autograd.grad(of, to, allow_unused=True, **options)
     return [torch.zeros_like(x) if g is None else g for g, x in zip(found, to, strict=True)]
 
 

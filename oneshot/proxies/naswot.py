@@ -40,7 +40,7 @@ def alike(codes: Tensor) -> Tensor:
     """How many of U units are equal for each two of B samples: ``[B, U] -> [B, B]``, in 64 bits."""
     x = codes.float()  # sums below 2**24 are exact
     total = torch.zeros(len(x), len(x), dtype=torch.float64, device=x.device)
-    for part in x.split(2**23, dim=1):
+    for part in torch.split(x, 2**23, dim=1):
         total += (part @ part.T).double() + ((1 - part) @ (1 - part).T).double()
     return total
 

@@ -104,7 +104,7 @@ _REASON = "Usually no input reaches the output, a weight is not finite, or sums 
 _REASONS = {
     "naswot": "Two samples open the same ReLUs: they are equal, or no input reaches the output.",
     "reg_swap": "The network is too far from mu for its sigma: exp(-(P - mu)^2 / sigma) is 0. Give a larger sigma.",
-    "az_trainability": "A block passes its input on as it is, or is not reached from the one before.",
+    "az_trainability": "A block passes its input on as it is, or enlarges the feature maps.",
     "synflow": "The products of weights along paths leave the range of 64 bits, or a weight is not finite.",
 }
 

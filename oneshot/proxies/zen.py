@@ -93,11 +93,11 @@ def add(inputs: Inputs, others: Inputs, factor: float) -> Inputs:
     return {n: x + factor * others[n] if x.is_floating_point() else x for n, x in inputs.items()}
 
 
-class _Pooled(TorchDispatchMode):
+class _Pooled(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch
     """Inside, keeps what the last global pooling reads."""
 
     def __init__(self) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]  # torch
         self.features: Tensor | None = None
 
     def __torch_dispatch__(
