@@ -10,6 +10,8 @@ if TYPE_CHECKING:
     from .base import OperationSupernet as OperationSupernet
     from .base import Subnet as Subnet
     from .base import Supernet as Supernet
+    from .connection import CellGraph as CellGraph
+    from .connection import connected as connected
     from .darts import DARTSNetwork as DARTSNetwork
     from .darts import DARTSSpace as DARTSSpace
     from .darts import DARTSSupernet as DARTSSupernet

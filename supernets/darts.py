@@ -19,6 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from .base import OperationSupernet, Subnet, arguments, check_classes, check_image_size, image_shape, inherit_weights
+from .connection import CellGraph
 from .decisions import InputDecisions
 from .execution import CellPlan, CellRun
 from .genotype import Cell, Genotype
@@ -181,6 +182,15 @@ class DARTSSpace(SearchSpace):
             genes = [gene for choice in self.choices_of(kind) for gene in genes_of[choice.name]]
             nodes += [[genes[edge] for edge in self.node_edges(node)] for node in range(self.steps)]
         return nodes
+
+    def cell_graphs(self) -> list[CellGraph]:
+        nodes, outputs = self.nodes(), tuple(range(2 + self.steps - self.multiplier, 2 + self.steps))
+        graphs = []
+        for first in (0, self.steps):
+            own = enumerate(nodes[first : first + self.steps], start=2)
+            edges = tuple((source, node, gene) for node, genes in own for source, gene in enumerate(genes))
+            graphs.append(CellGraph(edges, inputs=(0, 1), outputs=outputs))
+        return graphs
 
     def decisions(self) -> InputDecisions:
         return InputDecisions(self, self.nodes(), self.edges_per_node)

@@ -16,6 +16,7 @@ import numpy as np
 from torch import Tensor, nn
 
 from .base import OperationSupernet, Subnet, arguments, check_classes, check_image_size, image_shape, inherit_weights
+from .connection import CellGraph
 from .execution import CellPlan, CellRun
 from .json_files import shorten
 from .mixed_op import MixedOp, add_up, check_parts, has_weights, mixed_op, run_together
@@ -96,6 +97,9 @@ class NASBench201Space(SearchSpace):
 
     def nodes(self) -> list[list[int]]:
         return [[e for e, (_, target) in enumerate(EDGES) if target == node] for node in range(1, NODES)]
+
+    def cell_graphs(self) -> list[CellGraph]:
+        return [CellGraph(tuple((s, t, e) for e, (s, t) in enumerate(EDGES)), inputs=(0,), outputs=(NODES - 1,))]
 
     def graphs(self, config: SubnetConfig) -> list[ArchGraph]:
         self.validate(config)

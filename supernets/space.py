@@ -17,6 +17,7 @@ import numpy.typing as npt
 from .json_files import parse_json, read_json, shorten
 
 if TYPE_CHECKING:
+    from .connection import CellGraph
     from .decisions import Decisions
 
 Candidate: TypeAlias = str | int | float
@@ -392,6 +393,10 @@ class SearchSpace:
         """Genes of the edges that enter each node; an empty list where the space is not one of graphs."""
         return []
 
+    def cell_graphs(self) -> list[CellGraph]:
+        """Cells with edges that may hold ``none``; an empty list where every architecture has an output."""
+        return []
+
     def decisions(self) -> Decisions:
         """How a policy writes an architecture down: one decision for every gene, unless the space has its own way."""
         from .decisions import Decisions
@@ -399,13 +404,15 @@ class SearchSpace:
         return Decisions(self)
 
     def most_likely(self, probabilities: Mapping[str, npt.NDArray[np.floating[Any]]]) -> SubnetConfig:
-        """Derive an architecture: the most likely candidate of every row, unless the space has its own rule.
+        """Derive: the most likely candidate of every row, or the likeliest architecture whose cells have an output.
 
         Args:
             probabilities: ``{choice: [R, O]}``.
         """
+        from .connection import connect
+
         picks = {c.name: [c.candidates[o] for o in probabilities[c.name].argmax(-1)] for c in self.choices}
-        return SubnetConfig(self.name, picks)
+        return connect(self, SubnetConfig(self.name, picks), probabilities)
 
     def centroid(self) -> SubnetConfig:
         """The architecture in the middle of every choice.

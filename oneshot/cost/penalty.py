@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import itertools
+import math
+from collections.abc import Mapping, Sequence
 from typing import Any, Literal, get_args
 
 import numpy as np
@@ -13,7 +15,8 @@ from torch import Tensor, nn
 from oneshot.fronts.numbers import rounded_up
 from oneshot.functional import in_32_bits, most_likely_within
 from oneshot.supernets.base import OperationSupernet
-from oneshot.supernets.space import SearchSpace, SubnetConfig
+from oneshot.supernets.connection import LEAST, connected
+from oneshot.supernets.space import NONE, SearchSpace, SubnetConfig
 
 from .bounds import no_architecture
 from .extremes import extremes
@@ -124,7 +127,7 @@ class CostPenalty(nn.Module):
         row together may be far from it, on either side. So with the form ``target``, an additive cost and rows that are
         independent, the most likely architecture is found whose cost is at most T, and at least 95 % of the mean, or of
         T if the mean is above: a knapsack with one candidate of every row, solved exactly but for the rounding of costs
-        (:func:`~oneshot.functional.most_likely_within`).
+        (:func:`~oneshot.functional.most_likely_within`). Architectures whose output reads no input do not count.
 
         Args:
             probabilities: ``{choice: [R, O]}``.
@@ -140,8 +143,10 @@ class CostPenalty(nn.Module):
         costs = self._rows(cost)
         mean = cost.fixed + sum(float(p @ c) for p, c in zip(rows, costs, strict=True))
         high = target or self.target
-        low = (1 - SLACK) * (target or min(mean, high))
-        picks = most_likely_within(rows, costs, low=low - cost.fixed, high=high - cost.fixed)
+        low, high = (1 - SLACK) * (target or min(mean, high)) - cost.fixed, high - cost.fixed
+        picks = most_likely_within(rows, costs, low=low, high=high)
+        if not connected(space, np.array([picks]))[0]:
+            picks = _connected_within(space, rows, costs, low=low, high=high)
         return space.decode(np.array([picks]))[0]
 
     @staticmethod
@@ -176,6 +181,42 @@ class CostPenalty(nn.Module):
         if self.training:
             self.multiplier.add_(self.a * excess.detach().to(self.multiplier)).clamp_(min=0)
         return loss + ((before + self.b * excess).clamp(min=0) ** 2 - before**2) / (2 * self.b)
+
+
+def _connected_within(
+    space: SearchSpace,
+    probabilities: Sequence[npt.NDArray[np.float64]],
+    costs: Sequence[npt.NDArray[np.float64]],
+    *,
+    low: float,
+    high: float,
+) -> list[int]:
+    """What :func:`most_likely_within` finds among architectures whose cells have an output.
+
+    One of the ways through every cell holds no ``none``. So for all ways in turn the knapsack is filled without it.
+    """
+    candidates = [choice.candidates for choice in space.choices for _ in range(choice.rows)]
+    found = []
+    for ways in itertools.product(*(graph.ways() for graph in space.cell_graphs())):
+        forced = {gene for way in ways for gene in way}
+        left = [
+            [o for o, candidate in enumerate(row) if candidate != NONE or gene not in forced]
+            for gene, row in enumerate(candidates)
+        ]
+        if not all(left):
+            continue
+        rows, prices = ([row[o] for row, o in zip(table, left, strict=True)] for table in (probabilities, costs))
+        picks = most_likely_within(rows, prices, low=low, high=high)
+        total = sum(float(price[o]) for price, o in zip(prices, picks, strict=True))
+        likelihood = sum(math.log(max(row[o], LEAST)) for row, o in zip(rows, picks, strict=True))
+        rank = (total <= high, likelihood if total <= high else -total)
+        found.append((rank, [o[pick] for o, pick in zip(left, picks, strict=True)]))
+    if not found:
+        raise ValueError(
+            f"A cell must have an operation on the way from its input to its output; the candidates of space "
+            f"{space.name!r} leave no way. Give it others than {NONE!r}."
+        )
+    return max(found)[1]
 
 
 def positive_log(x: Tensor, floor: float = 0.1) -> Tensor:

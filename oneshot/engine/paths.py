@@ -13,6 +13,7 @@ from torch import Tensor
 from torch.profiler import record_function
 
 from oneshot.supernets.base import Supernet
+from oneshot.supernets.connection import connected
 from oneshot.supernets.space import NONE, SearchSpace, SubnetConfig
 from oneshot.training.batches import check_logits
 
@@ -190,6 +191,21 @@ def draw_operating(space: SearchSpace, draw: Callable[[], SubnetConfig]) -> Subn
         if any(pick != NONE for _, picks in space.canonical(config).picks for pick in picks):
             return config
     raise ValueError(f"A path must have an operation; in space {space.name!r} a thousand draws held only {NONE!r}.")
+
+
+def draw_connected(space: SearchSpace, draw: Callable[[], SubnetConfig]) -> SubnetConfig:
+    """Draw again until the output of every cell reads its input, see :func:`~oneshot.supernets.connection.connected`.
+
+    Raises:
+        ValueError: If a thousand draws find no such architecture.
+    """
+    for _ in range(1000):
+        config = draw()
+        if connected(space, space.encode([config]))[0]:
+            return config
+    raise ValueError(
+        f"What is derived must have an output that reads its input; in space {space.name!r} a thousand draws held none."
+    )
 
 
 def over_processes(counts: Tensor) -> Tensor:

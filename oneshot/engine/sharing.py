@@ -19,7 +19,7 @@ from oneshot.supernets.space import SubnetConfig
 from oneshot.tasks import Segmentation
 
 from .options import PathOptions, Unpack
-from .paths import PathTraining, Stream, over_processes
+from .paths import PathTraining, Stream, draw_connected, over_processes
 
 
 class WeightSharingSearch(PathTraining):
@@ -79,7 +79,7 @@ class WeightSharingSearch(PathTraining):
 
     def derive(self) -> SubnetConfig:
         """The best of :attr:`ranking`; before there is one, an architecture that follows from the seed and no more."""
-        return self.ranking[0][0] if self.ranking else self.sample(np.random.default_rng(self.run_seed))
+        return self.ranking[0][0] if self.ranking else self._candidate(np.random.default_rng(self.run_seed))
 
     def rank(self, batches: Stream, calibration: Sequence[Tensor] = ()) -> None:
         """Compare architectures drawn by the seed of the search on held-out batches, and keep the :attr:`ranking`.
@@ -89,12 +89,15 @@ class WeightSharingSearch(PathTraining):
             calibration: See :func:`~oneshot.evaluation.accuracy.evaluate_configs`; of the finalists.
         """
         rng = np.random.default_rng(self.run_seed)
-        configs = self.supernet.space.unique(self.sample(rng) for _ in range(self.candidates))
+        configs = self.supernet.space.unique(self._candidate(rng) for _ in range(self.candidates))
         screened = self._evaluate_configs(configs, mixed(batches))[: self.finalists]
         ranked = self._evaluate_configs([config for config, _ in screened], batches, calibration)
         self._accuracies.fill_(math.nan)
         self._genes[: len(ranked)] = torch.from_numpy(self.supernet.space.encode(config for config, _ in ranked))
         self._accuracies[: len(ranked)] = torch.tensor([value for _, value in ranked])
+
+    def _candidate(self, rng: np.random.Generator) -> SubnetConfig:
+        return draw_connected(self.supernet.space, lambda: self.sample(rng))
 
     def _evaluate_configs(
         self, configs: list[SubnetConfig], batches: Stream, calibration: Sequence[Tensor] = ()

@@ -12,7 +12,9 @@ from torch.nn import functional as F
 from oneshot.engine.gradient import BilevelSearch
 from oneshot.engine.options import GradientOptions, Unpack
 from oneshot.engine.samplers import Sampler, SoftmaxSampler
+from oneshot.functional import in_32_bits
 from oneshot.supernets.base import OperationSupernet, batch_statistics, restored_modes
+from oneshot.supernets.connection import connect
 from oneshot.supernets.darts import DARTSSpace
 from oneshot.supernets.space import NONE, SearchSpace, SubnetConfig
 
@@ -178,7 +180,9 @@ class DARTSPT(BilevelSearch):
             choice.name: [choice.candidates[o] if stays else NONE for o, stays in (next(genes) for _ in range(n))]
             for choice, n in ((choice, choice.rows) for choice in self.supernet.space.choices)
         }
-        return SubnetConfig(self.supernet.space.name, picks)
+        likely = self.sampler.inner.strengths(dict(self.alphas.items()))  # if no input reaches the output of a cell
+        scores = {name: in_32_bits(p.detach()).cpu().numpy() for name, p in likely.items()}
+        return connect(self.supernet.space, SubnetConfig(self.supernet.space.name, picks), scores)
 
     def moves_alphas(self) -> bool:
         return not self.fixed_alphas and super().moves_alphas()

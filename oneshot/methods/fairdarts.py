@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 
@@ -24,6 +26,7 @@ from oneshot.engine.options import (
 from oneshot.engine.samplers import Sampler
 from oneshot.functional import in_32_bits
 from oneshot.supernets.base import OperationSupernet
+from oneshot.supernets.connection import connect
 from oneshot.supernets.space import NONE, SubnetConfig
 
 
@@ -62,7 +65,7 @@ class FairDARTS(BilevelSearch):
     :func:`zero_one_loss` (equations 5 and 6). From the architecture the space would derive, :meth:`derive` leaves out
     the rows whose best candidate is below ``threshold``. So a node of a DARTS cell reads two states, one or none, with
     one operation each, as the authors' code derives by default (``threshold_sparse``); a row that its space cannot
-    leave out keeps its best candidate.
+    leave out keeps its best candidate, and so do the rows of one way through a cell that would have no output.
 
     The paper has no candidate ``none``: it is what is left where no other passes the threshold. Where the space has it,
     it takes no part in the zero-one loss and is never weighed; it adds nothing to an edge, so its alpha stays where it
@@ -150,7 +153,18 @@ class FairDARTS(BilevelSearch):
             space.validate(thresholded)
         except ValueError:  # nodes of this space must read something
             return config
-        return thresholded
+        return connect(space, thresholded, {name: self._scores(config, name, w) for name, w in best.items()})
+
+    def _scores(self, config: SubnetConfig, name: str, best: Tensor) -> npt.NDArray[np.float64]:
+        """What picks of a row count, ``[R, O]``: its operation the weight, ``none`` the threshold, others nothing."""
+        candidates = self.supernet.space[name].candidates
+        scores = np.zeros((len(best), len(candidates)))
+        for row, (pick, weight) in enumerate(zip(config[name], best.tolist(), strict=True)):
+            if NONE in candidates:
+                scores[row, candidates.index(NONE)] = self.threshold
+            if pick != NONE:
+                scores[row, candidates.index(pick)] = weight
+        return scores
 
 
 def zero_one_loss(weights: Tensor) -> Tensor:

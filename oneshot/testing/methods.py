@@ -21,6 +21,7 @@ from oneshot.engine.gradient import BilevelSearch, SingleLevelSearch
 from oneshot.engine.module import SearchModule
 from oneshot.engine.sharing import WeightSharingSearch
 from oneshot.supernets.base import OperationSupernet, Subnet, inherit_weights
+from oneshot.supernets.connection import CellGraph
 from oneshot.supernets.mixed_op import MixedOp, add_up, mixed_op
 from oneshot.supernets.nasbench201 import NASBench201Supernet
 from oneshot.supernets.ops import make_op
@@ -38,6 +39,9 @@ class PlantedSpace(SearchSpace):
 
     def nodes(self) -> list[list[int]]:
         return [list(range(self.num_genes))]
+
+    def cell_graphs(self) -> list[CellGraph]:
+        return [CellGraph(tuple((0, 1, gene) for gene in range(self.num_genes)), inputs=(0,), outputs=(1,))]
 
 
 class PlantedSupernet(OperationSupernet):
