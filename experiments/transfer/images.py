@@ -35,7 +35,8 @@ class TransferImages(VisionData):
     Args:
         name: One of ``NAMES``.
         image_size: Side in pixels: the middle square of each image, resized bicubically.
-        limit: Most training images, and half as many test images: for a try. None takes all.
+        limit: Most training images, drawn by a fixed seed. None takes all.
+        test_limit: Likewise of test images: for a try.
         fashion: Folder of the IDX files of Fashion-MNIST.
         **options: See `VisionData`.
 
@@ -49,12 +50,14 @@ class TransferImages(VisionData):
         *,
         image_size: int = 64,
         limit: int | None = None,
+        test_limit: int | None = None,
         fashion: str | Path = FASHION,
         **options: Any,
     ) -> None:
         if name not in NAMES:
             raise ValueError(f"The data set must be one of {', '.join(NAMES)}; got {name!r}.")
-        self.data_name, self.limit, self.fashion, self.side = name, limit, Path(fashion), image_size
+        self.data_name, self.fashion, self.side = name, Path(fashion), image_size
+        self.limits = {"train": limit, "test": test_limit}
         shift = v2.RandomCrop(image_size, padding=image_size // 16, padding_mode="reflect")
         mirror = [] if name == "digits" else [v2.RandomHorizontalFlip()]
         options = {"train_transforms": [shift, *mirror], "mean": MEAN, "std": STD, **options}
@@ -68,9 +71,11 @@ class TransferImages(VisionData):
         if split == "val":
             return None
         pixels, labels = self._pixels(split)
-        if self.limit is not None:
-            most = self.limit if split == "train" else max(1, self.limit // 2)
-            pixels, labels = pixels[:most], labels[:most]
+        if (most := self.limits[split]) is not None:
+            rows = np.random.default_rng(1).permutation(len(labels))[
+                :most
+            ]  # in files the images of a class are together
+            pixels, labels = pixels[rows], labels[rows]
         return ImageSet.whole(torch.from_numpy(pixels), torch.from_numpy(labels))
 
     def _classes(self) -> tuple[str, ...]:

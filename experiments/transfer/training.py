@@ -34,7 +34,8 @@ def options(description: str | None) -> argparse.ArgumentParser:
     parser.add_argument("--epochs", type=int, default=12, help="of the transfer of the original")
     parser.add_argument("--lr", type=float, default=3e-4, help="of AdamW, for pretrained weights")
     parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--limit", type=int, help="most training images, for a try")
+    parser.add_argument("--limit", type=int, help="most training images")
+    parser.add_argument("--test-limit", type=int, help="most test images, for a try")
     parser.add_argument("--weights", help="file with the ImageNet weights, if the package is not installed")
     parser.add_argument("--fashion", default=str(FASHION), help="folder with the files of Fashion-MNIST")
     parser.add_argument("--results", type=Path, default=HERE / "results.json")
@@ -51,7 +52,14 @@ def quiet(threads: int) -> None:
 def images(args: argparse.Namespace, name: str, seed: int) -> TransferImages:
     """A data set: 15 % of its training images are held back for validation, the same ones for all sides."""
     data = TransferImages(
-        name, image_size=args.size, limit=args.limit, fashion=args.fashion, batch_size=32, val_fraction=0.15, seed=seed
+        name,
+        image_size=args.size,
+        limit=args.limit,
+        test_limit=args.test_limit,
+        fashion=args.fashion,
+        batch_size=32,
+        val_fraction=0.15,
+        seed=seed,
     )
     data.setup()
     return data

@@ -39,7 +39,7 @@ def rows(file: Path) -> list[dict[str, Any]]:
 
 def small(tmp_path: Path, weights: Path) -> list[object]:
     return [
-        *("--data", "digits", "--size", 32, "--limit", 120, "--epochs", 2, "--threads", 1),
+        *("--data", "digits", "--size", 32, "--limit", 120, "--test-limit", 60, "--epochs", 2, "--threads", 1),
         *("--weights", weights, "--results", tmp_path / "results.json"),
     ]
 
