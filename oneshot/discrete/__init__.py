@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     from .strategies.bananas import BANANAS as BANANAS
     from .strategies.cgp_cnn import CGPCNN as CGPCNN
     from .strategies.cgp_cnn import CGPSpace as CGPSpace
+    from .strategies.gaussian_process import GaussianProcess as GaussianProcess
     from .strategies.genetic_cnn import GeneticCNN as GeneticCNN
     from .strategies.genetic_cnn import GeneticCNNSpace as GeneticCNNSpace
     from .strategies.hierarchical import HierarchicalSpace as HierarchicalSpace

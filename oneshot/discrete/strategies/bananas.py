@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Sequence
 from typing import Any, Literal, TypeAlias
 
 import numpy as np
@@ -11,9 +9,9 @@ import numpy.typing as npt
 
 from oneshot.discrete.protocol import Genes, Proposal, Result, Scalar, SearchStrategy
 from oneshot.regression.encoding import one_hot
+from oneshot.regression.features import Paths, has_common_paths
 from oneshot.regression.networks import NetworkEnsemble, absolute, relu
-from oneshot.supernets.nasnet import NASNetSpace
-from oneshot.supernets.space import NONE, Floats, IntMatrix, SearchSpace, SubnetConfig
+from oneshot.supernets.space import Floats, IntMatrix, SearchSpace
 
 Singles: TypeAlias = npt.NDArray[np.float32]
 
@@ -75,7 +73,7 @@ class BANANAS(SearchStrategy):
         self.random_first = initial
         self.networks = networks
         if encoding == "auto":
-            encoding = "path" if space.nodes() and not isinstance(space, NASNetSpace) else "one_hot"
+            encoding = "path" if has_common_paths(space) else "one_hot"
         self.paths = Paths(space) if encoding == "path" else None
         self._known: list[tuple[Genes, float]] = []
         self._queue: list[Genes] = []
@@ -128,60 +126,6 @@ class BANANAS(SearchStrategy):
         if self.paths is None:
             return one_hot(self.space, genes).astype(np.float32)
         return self.paths.encode([self.space.config_of(row) for row in genes])
-
-
-class Paths:
-    """Which sequences of operations lead from an input of a cell to its output (arXiv:1910.11858, section 3.1).
-
-    One feature for each sequence that any of the architectures has; where these are too many, for those that most have
-    (the paper keeps the likeliest of random ones). ``none`` ends a path, so that architectures that compute the same
-    are encoded alike. So are some others, for a path counts once: one in ten mutants in NAS-Bench-201, one in six in
-    NAS-Bench-101. Operations are on edges or, as there, on vertices; blocks that concatenate do so on the path.
-
-    Args:
-        space: A space of graphs.
-        most: Features that are kept.
-
-    Example:
-        >>> from oneshot.supernets import NASBench201Space
-        >>> space = NASBench201Space()
-        >>> only = space.from_arch_string("|none~0|+|none~0|none~1|+|nor_conv_3x3~0|none~1|none~2|")
-        >>> sorted(Paths(space).of(only))
-        [('cell', 'in', 'nor_conv_3x3')]
-    """
-
-    def __init__(self, space: SearchSpace, most: int = 200) -> None:
-        self.space, self.most = space, most
-        self._cache: dict[SubnetConfig, frozenset[tuple[str, ...]]] = {}
-
-    def of(self, config: SubnetConfig) -> frozenset[tuple[str, ...]]:
-        """All paths: name of the cell, its input, and the operations."""
-        if config in self._cache:
-            return self._cache[config]
-        found: set[tuple[str, ...]] = set()
-        for graph in self.space.graphs(config):
-            edges = [(s, t, label) for s, t, label in graph.edges if label != NONE]
-            into, last = {t for _, t, _ in graph.edges}, len(graph.nodes) - 1
-            ways: dict[int, set[tuple[str, ...]]] = {
-                i: {(graph.name, name)} for i, name in enumerate(graph.nodes) if i not in into
-            }
-            for node, name in enumerate(graph.nodes):
-                here = name.lstrip("0123456789 ") if node < last else ""  # numbers tell nodes apart, and do nothing
-                for source, target, label in edges:
-                    if target == node:
-                        done = [operation for operation in (label, here) if operation]
-                        ways.setdefault(node, set()).update((*way, *done) for way in ways.get(source, ()))
-            found |= ways.get(last, set())
-        self._cache[config] = frozenset(found)
-        return self._cache[config]
-
-    def encode(self, configs: Sequence[SubnetConfig]) -> Singles:
-        """``[N, features]``; which features these are depends on ``configs``."""
-        paths = [self.of(config) for config in configs]
-        counts = Counter(path for found in paths for path in found)
-        kept = sorted(counts, key=lambda path: (-counts[path], len(path), path))[: self.most]
-        names = sorted(kept, key=lambda path: (len(path), path))
-        return np.array([[name in found for name in names] for found in paths], dtype=np.float32)
 
 
 class Ensemble:

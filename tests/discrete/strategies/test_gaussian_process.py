@@ -1,0 +1,201 @@
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+
+from oneshot.discrete import GaussianProcess, Proposal, Result, SearchStrategy
+from oneshot.discrete.strategies import gaussian_process as module
+from oneshot.fronts.pareto import hypervolume
+from oneshot.regression.acquisition import expected_improvement
+from oneshot.regression.gaussian_process import Belief, GaussianProcessRegression, rank_normal
+from oneshot.supernets import Choice, NASNetSpace, SearchSpace, darts_space
+from oneshot.testing.strategies import SPACE, StrategyContract, planted
+
+
+class TestGaussianProcess(StrategyContract):
+    def build(self, space: SearchSpace, seed: int) -> SearchStrategy:
+        return GaussianProcess(space, initial=10, seed=seed)
+
+
+class TestLargeSpace(StrategyContract):
+    space = SearchSpace("planted", (Choice("layer", ("a", "b", "c"), rows=10), Choice("width", (8, 16))))
+
+    def build(self, space: SearchSpace, seed: int) -> SearchStrategy:
+        return GaussianProcess(space, initial=10, batch=3, pool=60, seed=seed)
+
+    def test_it_is_better_than_random_search(self) -> None:
+        losses = [min(planted(self.space, p) for p in self.run(self.build(self.space, seed), 60)) for seed in range(3)]
+        assert np.mean(losses) < 2, "random search has 4 or 5"
+
+
+class TestFront(StrategyContract):
+    def build(self, space: SearchSpace, seed: int) -> SearchStrategy:
+        return GaussianProcess(space, initial=10, batch=3, front=True, seed=seed)
+
+    def loss(self, proposal: Proposal) -> tuple[float, ...]:
+        genes = self.space.encode([proposal.config])[0]
+        return planted(self.space, proposal), float(5 - genes[:3].sum())
+
+
+def told(strategy: SearchStrategy, n: int, values: int = 1) -> list[Proposal]:
+    asked = []
+    for _ in range(n):
+        (proposal,) = strategy.ask()
+        loss = planted(strategy.space, proposal)
+        strategy.tell(Result(proposal.number, (loss, *(10.0 - loss * (m + 1) % 7 for m in range(values - 1)))))
+        asked.append(proposal)
+    return asked
+
+
+def test_the_first_of_a_round_has_the_largest_expected_improvement_of_all_that_are_left() -> None:
+    strategy = GaussianProcess(SPACE, initial=15, batch=4, seed=2)
+    asked = told(strategy, 15)
+    genes = SPACE.encode(proposal.config for proposal in asked)
+    every = np.array([row for row in np.ndindex(*SPACE.gene_sizes) if list(row) not in genes.tolist()])
+    y = rank_normal(genes.sum(1))
+    blocks = strategy.features.encode(np.concatenate([genes, every]))
+    model = GaussianProcessRegression([block[:15] for block in blocks], y)
+    belief = Belief(model, [block[15:] for block in blocks])
+    batch, best = [], float(y.min())
+    for _ in range(4):
+        gain = expected_improvement(belief.mean, belief.std, best)
+        gain[batch] = -1
+        batch.append(int(gain.argmax()))
+        best = min(best, belief.mean[batch[-1]])
+        belief.believe(batch[-1])
+    ours = SPACE.encode(proposal.config for proposal in strategy.ask(4))
+    np.testing.assert_array_equal(ours, every[batch])
+    greedy = every[np.argsort(-expected_improvement(*model.predict([block[15:] for block in blocks]), y.min()))[:4]]
+    assert ours.tolist() != greedy.tolist(), "the test can tell that the others are believed"
+
+
+def test_candidates_that_are_passed_over_without_their_uncertainty_would_not_be_chosen(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    asked = []
+    for chunk in (1, 1_000_000):
+        monkeypatch.setattr(module, "FIRST_CHUNK", chunk)
+        strategy = GaussianProcess(SPACE, initial=10, seed=5)
+        asked.append([proposal.config for proposal in told(strategy, 40)])
+    assert asked[0] == asked[1]
+
+
+def test_what_is_in_flight_counts() -> None:
+    """The next round does not propose what is like the one that has no result yet."""
+    proposals = []
+    for wait in (False, True):
+        strategy = GaussianProcess(SPACE, initial=12, batch=2, seed=0)
+        told(strategy, 12)
+        first, second = strategy.ask(2)
+        if not wait:
+            for proposal in (first, second):
+                strategy.tell(Result(proposal.number, None, failure="it hurt"))
+        proposals.append((first, second, *strategy.ask(2)))
+    assert proposals[0][:2] == proposals[1][:2] and proposals[0][2:] != proposals[1][2:]
+
+
+def test_a_round_of_a_large_space_has_mutations_of_the_best_and_random_ones() -> None:
+    space = TestLargeSpace.space
+    strategy = GaussianProcess(space, pool=100, seed=0)
+    best = space.repair(space.sample_matrix(3, 1))
+    rows = strategy._candidates(best)
+    near = (rows[:, None] != best[None]).sum(-1).min(1)
+    assert len(rows) == len(np.unique(rows, axis=0)) == 100
+    assert (near[:50] <= 2).all() and (near[50:] > 2).mean() > 0.8
+
+
+@pytest.mark.parametrize("space", [darts_space(), NASNetSpace()], ids=["darts", "nasnet"])
+def test_spaces_of_graphs_are_searched(space: SearchSpace) -> None:
+    strategy = GaussianProcess(space, initial=6, batch=2, pool=20, seed=0)
+    asked = told(strategy, 10)
+    assert len({proposal.config for proposal in asked}) == 10
+
+
+def test_the_whole_of_a_space_is_proposed_and_then_nothing() -> None:
+    space = SearchSpace("tiny", (Choice("layer", ("a", "b", "c"), rows=3),))
+    strategy = GaussianProcess(space, initial=5, seed=0)
+    assert len({proposal.config for proposal in told(strategy, 27)}) == 27
+    assert strategy.ask() == []
+    only = SearchSpace("one", (Choice("layer", ("a",)),))
+    assert len(GaussianProcess(only).ask(3)) == 1
+
+
+def test_without_two_results_it_draws_at_random() -> None:
+    strategy = GaussianProcess(SPACE, initial=2, seed=0)
+    for proposal in strategy.ask(30):
+        strategy.tell(Result(proposal.number, None, failure="it hurt"))
+    assert len(strategy.ask(3)) == 3
+
+
+def test_it_begins_with_the_given_ones_then_with_the_best_by_score_then_at_random() -> None:
+    first = [SPACE.sample(seed) for seed in (7, 8)]
+    strategy = GaussianProcess(SPACE, initial=12, first=first, scores=lambda config: -planted_of(config), scored=100)
+    configs = [proposal.config for proposal in strategy.ask(12)]
+    assert configs[:2] == first
+    losses = [planted_of(config) for config in configs]
+    assert losses[2:7] == sorted(losses[2:7]) and losses[6] <= 3, "the five best of a hundred"
+    assert np.mean(losses[7:]) > 3
+
+
+def planted_of(config: object) -> float:
+    return planted(SPACE, Proposal(0, config))  # type: ignore[arg-type]
+
+
+def test_a_table_of_scores_may_hold_a_part_of_the_space() -> None:
+    table = {SPACE.sample(seed): float(seed) for seed in range(6)}
+    asked = [proposal.config for proposal in GaussianProcess(SPACE, initial=8, scores=table).ask(8)]
+    assert asked[:4] == sorted(table, key=lambda config: -table[config])[:4]
+    assert len(GaussianProcess(SPACE, initial=4, scores={}).ask(4)) == 4
+
+
+@pytest.mark.parametrize("score", [math.nan, math.inf])
+def test_scores_that_are_no_numbers_are_refused(score: float) -> None:
+    strategy = GaussianProcess(SPACE, scores=lambda config: score)
+    with pytest.raises(ValueError, match=r"Scores of architectures must be finite; '.*' has (nan|inf)\. Leave it out"):
+        strategy.ask()
+
+
+def front_volume(strategy: SearchStrategy, objectives: int) -> float:
+    values = [result.values for _, result in strategy.observed.values() if result.values]
+    return hypervolume(np.array(values), np.full(objectives, 13.0))
+
+
+@pytest.mark.parametrize("objectives", [2, 3, 4])
+def test_a_front_has_more_volume_than_that_of_random_search(objectives: int) -> None:
+    weights = np.random.default_rng(0).integers(0, 3, (objectives, SPACE.num_genes))
+
+    def run(strategy: SearchStrategy) -> float:
+        for _ in range(50):
+            (proposal,) = strategy.ask()
+            genes = SPACE.encode([proposal.config])[0]
+            values = [float(abs(weight - genes).sum()) for weight in weights]
+            strategy.tell(Result(proposal.number, tuple(values)))
+        return front_volume(strategy, objectives)
+
+    ours = np.mean([run(GaussianProcess(SPACE, initial=10, front=True, seed=seed)) for seed in range(3)])
+    random = [run(GaussianProcess(SPACE, initial=50, front=True, seed=seed)) for seed in range(5)]
+    assert ours > max(random)
+
+
+def test_one_objective_is_a_front_of_one() -> None:
+    asked = [[p.config for p in told(GaussianProcess(SPACE, initial=10, front=front), 25)] for front in (False, True)]
+    assert asked[0] == asked[1]
+
+
+def test_a_scalar_weighs_several_objectives() -> None:
+    strategy = GaussianProcess(SPACE, initial=10, scalar=lambda values: values[1])
+    told(strategy, 40, values=2)
+    assert strategy.observed[strategy.best.number][1].values[1] == 4.0  # type: ignore[index]
+
+
+def test_bad_arguments_are_refused() -> None:
+    with pytest.raises(ValueError, match="must be at least 1; got 20, 0, 1000, 200"):
+        GaussianProcess(SPACE, batch=0)
+    with pytest.raises(ValueError, match="front=True looks for the front of all: give one of the two"):
+        GaussianProcess(SPACE, front=True, scalar=sum)
+    with pytest.raises(ValueError, match="'planted' has no graph with paths"):
+        GaussianProcess(SPACE, graphs="path")
+    with pytest.raises(ValueError, match="must belong to space 'planted'; this one belongs to 'darts'"):
+        GaussianProcess(SPACE, first=[darts_space().sample(0)])
