@@ -6,7 +6,7 @@ Rasmussen and Williams, Gaussian Processes for Machine Learning, MIT Press 2006 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import NamedTuple, TypeAlias
+from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -110,9 +110,8 @@ class GaussianProcessRegression:
             projected = _solve(self._root, self.kernel(self._blocks, self._linear, blocks, linear))
             self._second = np.linalg.cholesky(identity + projected @ projected.T / self.noise)
             self._white = _solve(self._second, projected @ y) / self.noise
-        self._dual = _solve(
-            self._root, _solve(self._second, self._white, True) if self._second is not None else self._white, True
-        )
+        inner = self._white if self._second is None else _solve(self._second, self._white, True)
+        self._dual = _solve(self._root, inner, True)
 
     def kernel(self, a: Blocks, s: Floats | None, b: Blocks, t: Floats | None) -> Floats:
         """Prior covariance in units of :attr:`variance`, ``[N, M]``, of N and M architectures.
@@ -259,7 +258,7 @@ def inducing(targets: Floats, k: int) -> npt.NDArray[np.int64]:
 
 
 def _check(blocks: Blocks, y: Floats, linear: Floats | None) -> None:
-    shapes = [list(np.shape(part)) for part in (*blocks, *([] if linear is None else [linear]))]
+    shapes = [list(block.shape) for block in blocks] + ([] if linear is None else [list(linear.shape)])
     if y.ndim != 1 or len(y) < 2 or not blocks or any(shape[0] != len(y) for shape in shapes):
         raise ValueError(
             "A Gaussian process must have two or more samples, with features and one target each; got targets "
@@ -347,7 +346,7 @@ def _around(at: Hyperparameters, linear: bool) -> list[Hyperparameters]:
     return found
 
 
-def _solve(factor: Floats, right: Floats, transposed: bool = False) -> Floats:
+def _solve(factor: npt.NDArray[np.floating[Any]], right: Floats, transposed: bool = False) -> Floats:
     """``factor^-1 right`` of a lower triangular factor, or of its transpose."""
     from scipy.linalg import solve_triangular
 
