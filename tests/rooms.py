@@ -48,7 +48,6 @@ ROOMS = {
         "_lightning _version errors functional regression storage supernets",
     ),
     "cost.counting.network": Room("exact size of one network", "_lightning supernets"),
-    "proxies": Room("scores of networks that were not trained", "_lightning cost.counting.network errors supernets"),
     "conversion": Room(
         "a trained network as a search space", "_lightning cost.counting.network errors functional storage supernets"
     ),
@@ -71,6 +70,10 @@ ROOMS = {
     ),
     "data": Room("image sets, folders, text, and their streams", "errors storage supernets training"),
     "evaluation": Room("accuracy by inherited weights, recalibration, images", "_lightning errors supernets training"),
+    "proxies": Room(
+        "scores of networks that were not trained",
+        "_lightning cost.counting.network errors evaluation supernets training",
+    ),
     "engine": Room("the search loops and samplers", "_lightning cost.* evaluation functional supernets training"),
     "policy": Room("the LSTM that draws architectures, and its loss", "functional supernets"),
     "methods": Room(
@@ -88,7 +91,7 @@ ROOMS = {
     ),
     "discrete.evaluators": Room(
         "answers from tables, inherited weights, trainings",
-        "cost.* discrete discrete.graphs errors evaluation regression storage supernets training",
+        "cost.* discrete discrete.graphs errors evaluation proxies regression storage supernets training",
     ),
     "deploy": Room(
         "networks as files, each verified",

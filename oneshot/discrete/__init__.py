@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from .evaluators.benchmarks import nas_bench_201_file as nas_bench_201_file
     from .evaluators.benchmarks import nats_bench as nats_bench
     from .evaluators.inherited import SupernetEvaluator as SupernetEvaluator
+    from .evaluators.proxies import ProxyEvaluator as ProxyEvaluator
     from .evaluators.tables import TabularEvaluator as TabularEvaluator
     from .evaluators.training import TrainingEvaluator as TrainingEvaluator
     from .events import EventLog as EventLog

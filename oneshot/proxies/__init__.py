@@ -9,6 +9,9 @@ from oneshot._lazy import lazy
 if TYPE_CHECKING:
     from oneshot.errors import NonFiniteScoreError as NonFiniteScoreError
 
+    from .architectures import ArchitectureScorer as ArchitectureScorer
+    from .architectures import ProxyFeatures as ProxyFeatures
+    from .architectures import promising as promising
     from .aznas import AZ_NAS as AZ_NAS
     from .aznas import Expressivity as Expressivity
     from .aznas import Progressivity as Progressivity
@@ -21,6 +24,8 @@ if TYPE_CHECKING:
     from .meco import Meco as Meco
     from .naswot import Jacov as Jacov
     from .naswot import Naswot as Naswot
+    from .ranks import RankAgreement as RankAgreement
+    from .ranks import combined as combined
     from .saliency import Fisher as Fisher
     from .saliency import GradNorm as GradNorm
     from .saliency import Grasp as Grasp

@@ -22,6 +22,7 @@ from oneshot.supernets.json_files import nearest
 
 from .base import Batch, Proxy, gradients, numbers_with_digits, output_of
 from .initial import draw_weights
+from .ranks import combined
 from .zen import gaussian_like
 
 AZ_NAS = ("az_expressivity", "az_progressivity", "az_trainability", "macs")
@@ -183,15 +184,4 @@ def az_nas(scores: Sequence[Mapping[str, float]]) -> list[float]:
         >>> [round(score, 3) for score in az_nas(rows)]
         [-2.773, 0.0]
     """
-    from scipy.stats import rankdata
-
-    for i, row in enumerate(scores):
-        if missing := [name for name in AZ_NAS if name not in row]:
-            raise ValueError(
-                f"az_nas is made of {', '.join(AZ_NAS)}; network {i} has no {missing[0]}. Score these names first."
-            )
-    total = np.zeros(len(scores))
-    for name in AZ_NAS:
-        column = np.array([row[name] for row in scores], dtype=np.float64)
-        total += np.log(rankdata(np.where(np.isnan(column), -np.inf, column)) / max(len(column), 1))
-    return [float(value) for value in total]
+    return combined(scores, AZ_NAS)

@@ -1,0 +1,141 @@
+"""Scores of architectures: drawn by seed, as features, as a start of a search."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from oneshot.data import Digits
+from oneshot.proxies import ArchitectureScorer, Batch, Proxy, ProxyFeatures, RankAgreement, combined, promising, score
+from oneshot.proxies.architectures import batch_of
+from oneshot.supernets import NASBench201Supernet, SubnetConfig
+
+NAMES = ["params", "naswot", "synflow"]
+
+
+@pytest.fixture(scope="module")
+def supernet() -> NASBench201Supernet:
+    return NASBench201Supernet(channels=4, cells_per_stage=1, in_channels=1, image_size=8)
+
+
+@pytest.fixture(scope="module")
+def data() -> Digits:
+    return Digits()
+
+
+def test_a_score_is_a_function_of_the_architecture_and_the_seed(supernet: NASBench201Supernet, data: Digits) -> None:
+    configs = [supernet.space.sample(seed) for seed in range(3)]
+    torch.manual_seed(1)
+    first = [ArchitectureScorer(supernet, NAMES, data)(config) for config in configs]
+    torch.manual_seed(2)
+    scorer = ArchitectureScorer(supernet, NAMES, data)
+    assert [scorer(config) for config in configs[::-1]] == first[::-1]
+    other = ArchitectureScorer(supernet, NAMES, data, seed=1)(configs[0])
+    assert other["params"] == first[0]["params"] and other["naswot"] != first[0]["naswot"]
+    by_hand = score(scorer.network(configs[0], 0), *batch_of(data, 32), names=NAMES)
+    assert first[0] == by_hand
+
+
+def test_repeats_are_the_mean_over_seeds(supernet: NASBench201Supernet) -> None:
+    config = supernet.space.sample(0)
+    runs = [ArchitectureScorer(supernet, "naswot", samples=8, seed=seed)(config)["naswot"] for seed in (5, 6, 7)]
+    mean = ArchitectureScorer(supernet, "naswot", samples=8, seed=5, repeats=3)(config)["naswot"]
+    assert mean == pytest.approx(sum(runs) / 3, rel=1e-12) and len(set(runs)) == 3
+
+
+def test_architectures_are_scored_once(supernet: NASBench201Supernet) -> None:
+    calls: list[int] = []
+
+    class Counts(Proxy):
+        name = "counts"
+
+        def __call__(self, network: nn.Module, batch: Batch) -> float:
+            calls.append(1)
+            return float(len(calls))
+
+    scorer = ArchitectureScorer(supernet, Counts())
+    found = scorer(supernet.space.sample(0))
+    found["counts"] = 7.0
+    assert scorer(supernet.space.sample(0)) == {"counts": 1.0} and calls == [1]
+
+
+def test_features_are_finite_of_one_scale_and_the_same_in_any_order(supernet: NASBench201Supernet) -> None:
+    space = supernet.space
+    dead = SubnetConfig(space.name, {"cell": ["none"] * 6})
+    configs = [*space.decode(space.sample_matrix(20, 1)), dead]
+
+    def features() -> ProxyFeatures:
+        return ProxyFeatures(
+            ArchitectureScorer(supernet, ["naswot", "synflow", "jacov"], samples=8), space, references=16
+        )
+
+    found = features()(configs)
+    assert found.shape == (21, 3) and np.isfinite(found).all() and np.abs(found).max() <= 5
+    np.testing.assert_array_equal(features()(configs[::-1]), found[::-1])
+    assert found[-1, 2] == -5  # the Jacobian of the dead cell has no correlation
+    assert 0.2 < np.median(np.abs(found[:-1])) < 2
+    raw = [ArchitectureScorer(supernet, "synflow", samples=8)(config)["synflow"] for config in configs[:20]]
+    inside = np.abs(found[:20, 1]) < 5
+    assert (np.argsort(found[:20, 1][inside]) == np.argsort(np.array(raw)[inside])).all()
+    assert features()([]).shape == (0, 3)
+
+
+def test_promising_architectures_are_the_best_of_the_pool_by_ranks(supernet: NASBench201Supernet) -> None:
+    scorer, space = ArchitectureScorer(supernet, ["params", "synflow"], samples=4), supernet.space
+    best = promising(scorer, space, 3, names=["params"], pool=30, seed=2)
+    pool = space.decode(np.unique(space.repair(space.sample_matrix(30, 2)), axis=0))
+    sizes = sorted((scorer(config)["params"] for config in pool), reverse=True)
+    assert [scorer(config)["params"] for config in best] == sizes[:3]
+    assert promising(scorer, space, 3, pool=30, seed=2) == promising(scorer, space, 5, pool=30, seed=2)[:3]
+
+
+@pytest.mark.parametrize(("count", "pool"), [(0, 10), (11, 10), (1, 0)])
+def test_pools_that_do_not_do(supernet: NASBench201Supernet, count: int, pool: int) -> None:
+    scorer = ArchitectureScorer(supernet, "params")
+    with pytest.raises(
+        ValueError, match=f"count must be from 1 to .* of {pool} drawn; got {count}. Draw a larger pool"
+    ):
+        promising(scorer, supernet.space, count, pool=pool)
+
+
+def test_scorers_that_do_not_do(supernet: NASBench201Supernet, data: Digits) -> None:
+    with pytest.raises(ValueError, match="snip, zico take the loss of labelled data; give data="):
+        ArchitectureScorer(supernet, ["snip", "zico"])
+    with pytest.raises(ValueError, match="at least 1; got samples=0"):
+        ArchitectureScorer(supernet, samples=0)
+    with pytest.raises(ValueError, match="must have samples=5000; Digits has"):
+        ArchitectureScorer(supernet, "snip", data, samples=5000)
+    with pytest.raises(ValueError, match="must say their input_shape"):
+        ArchitectureScorer(lambda config: nn.Linear(3, 3), "params")(supernet.space.sample(0))
+    with pytest.raises(ValueError, match="at least two architectures; got references=1"):
+        ProxyFeatures(ArchitectureScorer(supernet, "params"), supernet.space, references=1)
+
+
+def test_ranks_by_several_scores_put_nan_last() -> None:
+    rows = [{"a": 1.0, "b": 9.0}, {"a": math.nan, "b": 9.0}, {"a": 2.0, "b": 0.0}]
+    expected = [
+        math.log(2 / 3) + math.log(2.5 / 3),
+        math.log(1 / 3) + math.log(2.5 / 3),
+        math.log(3 / 3) + math.log(1 / 3),
+    ]
+    assert combined(rows, ["a", "b"]) == pytest.approx(expected, rel=1e-12)
+    with pytest.raises(ValueError, match="network 0 has no c"):
+        combined(rows, ["c"])
+    with pytest.raises(ValueError, match="At least one score must be named"):
+        combined(rows, [])
+
+
+def test_agreement_counts_networks_without_a_score_as_the_worst() -> None:
+    accuracy = [70.0, 90.0, 80.0, 10.0]
+    found = RankAgreement.of([1.0, 3.0, 2.0, math.nan], accuracy)
+    assert (found.spearman, found.kendall, found.networks, found.without_score) == (1.0, 1.0, 4, 1)
+    assert RankAgreement.of([1.0, 3.0, 2.0, 9.0], accuracy).spearman == pytest.approx(-0.2)
+    assert math.isnan(RankAgreement.of([1.0] * 4, accuracy).spearman)
+    with pytest.raises(ValueError, match="At least two scores"):
+        RankAgreement.of([1.0], [1.0])
+    with pytest.raises(ValueError, match="must be finite"):
+        RankAgreement.of([1.0, 2.0], [1.0, math.nan])
