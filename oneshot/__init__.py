@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from .methods.betadarts import BetaDARTS as BetaDARTS
     from .methods.bignas import BigNAS as BigNAS
     from .methods.darts import DARTS as DARTS
+    from .methods.dartsminus import DARTSMinus as DARTSMinus
     from .methods.dartspt import DARTSPT as DARTSPT
     from .methods.drnas import DrNAS as DrNAS
     from .methods.dsnas import DSNAS as DSNAS

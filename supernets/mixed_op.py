@@ -75,7 +75,11 @@ class MixedOp(nn.Module):
 
     Attributes:
         drop_path: Probability that an image loses the sum in training (arXiv:1605.07648).
+        auxiliary: An operation that is no candidate, see :meth:`add_auxiliary`; ``None`` unless a method has added one.
+        auxiliary_weight: Its weight, a scalar tensor.
     """
+
+    auxiliary_weight: Tensor
 
     def __init__(self, ops: Iterable[nn.Module]) -> None:
         super().__init__()
@@ -83,6 +87,18 @@ class MixedOp(nn.Module):
         sizes = [sum(p.numel() for p in op.parameters()) for op in self.ops]
         self._smallest, self._weighted = sizes.index(min(sizes)), [size > 0 for size in sizes]
         self.drop_path = 0.0
+        self.auxiliary: nn.Module | None = None
+
+    def add_auxiliary(self, op: nn.Module) -> None:
+        """Add an operation to every mixture, with the weight ``auxiliary_weight`` (DARTS-, arXiv:2009.01027).
+
+        It is no candidate: a single path, of a :class:`Path`, runs without it, and so do networks that are extracted.
+
+        Args:
+            op: Maps what the candidates read to what they return.
+        """
+        self.auxiliary = op
+        self.register_buffer("auxiliary_weight", torch.ones(()), persistent=False)
 
     def part(self, x: Tensor, seen: Seen) -> Tensor:
         """The part of a state that the candidates read: all of it."""
@@ -119,6 +135,8 @@ class MixedOp(nn.Module):
             total = weight * y if total is None else total.addcmul_(y, weight)
         if total is None:  # nothing runs but the shape: `none`, or an edge that is left out
             total = torch.zeros_like(self.ops[self._smallest](x))
+        if self.auxiliary is not None and not isinstance(weights, Row):
+            total = total + self.auxiliary_weight * _run([self.auxiliary], x, seen)
         idle = [weight for position, weight in enumerate(values.unbind()) if position not in active]
         total = total + torch.stack(idle).sum() if idle and values.requires_grad else total
         return drop_path(total, self.drop_path) if self.training and self.drop_path else total

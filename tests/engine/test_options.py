@@ -23,6 +23,7 @@ METHODS = [
         "BigNAS",
         "DARTS",
         "DARTSPT",
+        "DARTSMinus",
         "DrNAS",
         "DSNAS",
         "ENAS",

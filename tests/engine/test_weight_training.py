@@ -28,6 +28,7 @@ from oneshot.functional import warmup_cosine
 from oneshot.methods.betadarts import BetaDARTS
 from oneshot.methods.bignas import BigNAS
 from oneshot.methods.darts import DARTS
+from oneshot.methods.dartsminus import DARTSMinus
 from oneshot.methods.dartspt import DARTSPT
 from oneshot.methods.drnas import DrNAS
 from oneshot.methods.dsnas import DSNAS
@@ -344,6 +345,7 @@ METHODS: dict[str, Callable[[Any], SearchModule]] = {
     "dartspt": lambda s: DARTSPT(s, train_epochs=1, tune_epochs=0, batches=1),
     "drnas": DrNAS,
     "betadarts": BetaDARTS,
+    "dartsminus": DARTSMinus,
     "dsnas": DSNAS,
     "fairdarts": FairDARTS,
     "gdas": GDAS,

@@ -53,6 +53,7 @@ METHODS: dict[str, Callable[[Any], SearchModule]] = {
     "smoothdarts": oneshot.SmoothDARTS,
     "drnas": oneshot.DrNAS,
     "betadarts": oneshot.BetaDARTS,
+    "dartsminus": oneshot.DARTSMinus,
     "reinmax": lambda s: oneshot.BilevelSearch(s, ReinMaxSampler()),
     "dsnas": oneshot.DSNAS,
     "dartspt": lambda s: oneshot.DARTSPT(s, train_epochs=1, tune_epochs=0, batches=1),

@@ -189,6 +189,7 @@ GRADIENT: dict[str, Callable[[Any], SearchModule]] = {
     "DrNAS": oneshot.DrNAS,
     "DSNAS": oneshot.DSNAS,
     "BetaDARTS": oneshot.BetaDARTS,
+    "DARTSMinus": oneshot.DARTSMinus,
     "ReinMax": lambda s: oneshot.BilevelSearch(s, ReinMaxSampler()),
 }
 
