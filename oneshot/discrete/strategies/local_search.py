@@ -1,4 +1,7 @@
-"""Local search (White et al., UAI 2021, arXiv:2005.02960): move to a better neighbour until there is none."""
+"""Local search (White et al., UAI 2021, arXiv:2005.02960): move to a better neighbour until there is none.
+
+What follows a local optimum is a new start, or, best first, the next best architecture with unknown neighbours.
+"""
 
 from __future__ import annotations
 
@@ -14,6 +17,10 @@ from oneshot.supernets.space import SearchSpace
 class LocalSearch(SearchStrategy):
     """Hill climbing over architectures one gene away; at a local optimum it begins again from a random one.
 
+    With ``best_first=True`` it goes on past the optimum, from the best architecture that has a neighbour which was not
+    proposed yet: best-first search (Pearl, Heuristics, 1984, section 2.3.1) with the loss as its measure. Local optima
+    lie near each other where landscapes have few of them, as those of NAS-Bench-201.
+
     With several evaluations in flight it looks at neighbours ahead of time; those of a centre it has left by then are
     results like any other, and it moves to whatever is best around.
 
@@ -21,6 +28,7 @@ class LocalSearch(SearchStrategy):
         space: The space to search.
         initial: Random architectures at every start, of which the best is where it begins.
         neighbourhood: Move to the first better neighbour, or to the best once all are known (algorithm 1 of the paper).
+        best_first: Go on past a local optimum instead of beginning again.
         seed: Seed of all random choices.
         scalar: What the search minimises, given all values.
     """
@@ -31,6 +39,7 @@ class LocalSearch(SearchStrategy):
         *,
         initial: int = 1,
         neighbourhood: Literal["first", "full"] = "first",
+        best_first: bool = False,
         seed: int = 0,
         scalar: Scalar | None = None,
     ) -> None:
@@ -39,13 +48,14 @@ class LocalSearch(SearchStrategy):
             raise ValueError(f"A local search must begin with at least one architecture; got initial={initial}.")
         if neighbourhood not in ("first", "full"):
             raise ValueError(f"neighbourhood must be 'first' or 'full'; got {neighbourhood!r}.")
-        self.initial, self.neighbourhood = initial, neighbourhood
+        self.initial, self.neighbourhood, self.best_first = initial, neighbourhood, best_first
         self.random_first = initial
         self._losses: dict[bytes, float] = {}
         self._centre: Genes | None = None
         self._around: list[Genes] = []  # neighbours of the centre, in the order in which they are tried
         self._start: set[bytes] = set()  # of the start that is under way
         self._to_draw = initial
+        self._exhausted: set[bytes] = set()  # architectures whose neighbours were all proposed
 
     def _propose(self) -> Proposal | None:
         while True:
@@ -64,7 +74,8 @@ class LocalSearch(SearchStrategy):
                 if self._around or (self._centre is None and self._to_draw):
                     continue
                 return None
-            self._restart()
+            if not (self.best_first and self._go_on()):
+                self._restart()
 
     def _restart(self) -> None:
         self._centre, self._start, self._to_draw = None, set(), self.initial
@@ -88,6 +99,19 @@ class LocalSearch(SearchStrategy):
             return False
         self._go(best)
         return True
+
+    def _go_on(self) -> bool:
+        """Go to the best architecture that has a neighbour which was not proposed; of equal ones, the first told."""
+        for key in sorted(self._losses, key=self._losses.__getitem__):
+            if math.isinf(self._losses[key]):
+                return False
+            if key in self._exhausted:
+                continue
+            if any(self._is_new(row) for row in self.space.neighbours(np.frombuffer(key, dtype=np.int64))):
+                self._go(key)
+                return True
+            self._exhausted.add(key)
+        return False
 
     def _go(self, key: bytes) -> None:
         self._centre = np.frombuffer(key, dtype=np.int64).copy()

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import numpy as np
 import pytest
 
 from oneshot.discrete import LocalSearch, Result, SearchStrategy
@@ -15,6 +16,52 @@ class TestFirstImprovement(StrategyContract):
 class TestFullNeighbourhood(StrategyContract):
     def build(self, space: SearchSpace, seed: int) -> SearchStrategy:
         return LocalSearch(space, neighbourhood="full", initial=3, seed=seed)
+
+
+class TestBestFirst(StrategyContract):
+    def build(self, space: SearchSpace, seed: int) -> SearchStrategy:
+        return LocalSearch(space, best_first=True, initial=5, seed=seed)
+
+
+class TestBestFirstFull(StrategyContract):
+    def build(self, space: SearchSpace, seed: int) -> SearchStrategy:
+        return LocalSearch(space, best_first=True, neighbourhood="full", seed=seed)
+
+
+@pytest.mark.parametrize("neighbourhood", ["first", "full"])
+def test_best_first_goes_on_from_the_next_best_with_unknown_neighbours(neighbourhood: str) -> None:
+    """Past the optimum every proposal is a neighbour of the best that still has unknown ones."""
+    strategy = LocalSearch(SPACE, neighbourhood=neighbourhood, best_first=True, seed=2)  # type: ignore[arg-type]
+    losses: dict[bytes, float] = {}
+    beyond = 0
+    for _ in range(120):
+        (proposal,) = strategy.ask()
+        genes = SPACE.encode([proposal.config])[0]
+        if 0.0 in losses.values():
+            keys = sorted(losses, key=losses.__getitem__)
+            open_ones = [key for key in keys if unknown(key, losses)]
+            near = [key for key in open_ones if (np.frombuffer(key, np.int64) != genes).sum() == 1]
+            assert losses[near[0]] <= losses[open_ones[0]] + 1, "a better neighbour may have been moved to"
+            beyond += 1
+        losses[genes.tobytes()] = planted(SPACE, proposal)
+        strategy.tell(Result(proposal.number, (losses[genes.tobytes()],)))
+    assert beyond > 80
+    far = max(sum(np.frombuffer(key, np.int64)) for key in list(losses)[-40:])
+    assert far < 6, "no random architecture"
+
+
+def unknown(key: bytes, losses: dict[bytes, float]) -> bool:
+    around = SPACE.neighbours(np.frombuffer(key, dtype=np.int64))
+    return any(row.tobytes() not in losses for row in around)
+
+
+def test_best_first_ends_with_the_space() -> None:
+    space = SearchSpace("tiny", (Choice("layer", ("a", "b", "c"), rows=3),))
+    strategy = LocalSearch(space, best_first=True)
+    for _ in range(27):
+        (proposal,) = strategy.ask()
+        strategy.tell(Result(proposal.number, (planted(space, proposal),)))
+    assert strategy.ask() == []
 
 
 @pytest.mark.parametrize("neighbourhood", ["first", "full"])
