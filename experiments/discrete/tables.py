@@ -3,7 +3,9 @@
     ONESHOT_DATA=... python experiments/discrete/tables.py [--seeds 20] [--evaluations 500] [--tables ...]
 
 Writes tables.json (a row for every table and strategy, as they are finished; ``--plot`` draws them again) and
-tables.png. A query is a distinct evaluation. Runs are short, so seeds are run one after the other on one core.
+tables.png. A query is a distinct evaluation. Runs are short, so seeds are run one after the other on one core. Started
+again, it goes on: rows with as many seeds and evaluations are kept (``--again`` measures them anew), and of the row
+that was under way the seeds that were finished, which are in tables.partial.json until then.
 
 Another file or column of a table, such as another data set: ``--tables NATS-Bench --csv FILE --metric COLUMN``.
 """
@@ -30,6 +32,7 @@ from oneshot.discrete import (  # noqa: E402
     NSGA2,
     PPO,
     REINFORCE,
+    GaussianProcess,
     GeneticCNN,
     LocalSearch,
     MnasNetScalar,
@@ -52,6 +55,7 @@ STRATEGIES: dict[str, Build] = {
     "local search": lambda space, seed: LocalSearch(space, initial=10, seed=seed),
     "local search, one start": lambda space, seed: LocalSearch(space, seed=seed),
     "local search, full": lambda space, seed: LocalSearch(space, neighbourhood="full", seed=seed),
+    "local search, best first": lambda space, seed: LocalSearch(space, initial=20, best_first=True, seed=seed),
     "regularised evolution": lambda space, seed: RegularizedEvolution(space, population=30, sample=10, seed=seed),
     "tournament evolution": lambda space, seed: TournamentEvolution(space, population=30, seed=seed),
     "Genetic CNN": lambda space, seed: GeneticCNN(space, seed=seed),
@@ -60,9 +64,10 @@ STRATEGIES: dict[str, Build] = {
     "PPO": lambda space, seed: PPO.small(space, seed=seed),
     "Neural Architect": lambda space, seed: NeuralArchitect(space, seed=seed),
     "BANANAS": lambda space, seed: BANANAS(space, seed=seed),
+    "Gaussian process": lambda space, seed: GaussianProcess(space, seed=seed),
 }
 COLOURS = ("#767676", "#56B4E9", "#0072B2", "#003f5c", "#D55E00", "#F0A58F", "#E69F00", "#CC79A7", "#882255", "#117733")
-COLOURS += ("#44AA99", "#332288")
+COLOURS += ("#44AA99", "#332288", "#999933", "#000000")
 
 
 def data(name: str) -> Path:
@@ -136,26 +141,45 @@ def run(table: TabularEvaluator, metric: str, build: Build, seed: int, evaluatio
 def measure(args: argparse.Namespace) -> None:
     out = args.out
     results = json.loads(out.read_text(encoding="utf-8"))["results"] if out.is_file() else []
+    queries = list(range(EVERY, args.evaluations + 1, EVERY))
     for own in args.tables:
         table, metric, name = load(own, args.csv, args.metric)
         for strategy in args.strategies:
-            found = [run(table, metric, STRATEGIES[strategy], seed, args.evaluations) for seed in range(args.seeds)]
-            regrets = np.stack([regret for regret, _ in found])[:, EVERY - 1 :: EVERY]
+            same = [r for r in results if (r["table"], r["strategy"]) == (name, strategy)]
+            if not args.again and any((r["seeds"], r["queries"]) == (args.seeds, queries) for r in same):
+                continue
+            partial = out.with_suffix(".partial.json")
+            found = runs(table, metric, [name, strategy, args.evaluations], args.seeds, partial)
+            regrets = np.stack([regret for regret, _ in found])
             row = {
                 "table": name,
                 "strategy": strategy,
                 "seeds": args.seeds,
-                "queries": list(range(EVERY, args.evaluations + 1, EVERY)),
+                "queries": queries,
                 "mean": np.round(regrets.mean(0), 4).tolist(),
                 "sem": np.round(regrets.std(0, ddof=args.seeds > 1) / args.seeds**0.5, 4).tolist(),
                 "hits": (regrets < 1e-3).sum(0).tolist(),
                 "ms_per_query": round(float(np.mean([ms for _, ms in found])), 3),
             }
-            same = [r for r in results if (r["table"], r["strategy"]) == (name, strategy)]
             results = [r for r in results if r not in same] + [row]
             hardware = f"{platform.machine()}, {os.cpu_count()} cores (others busy), 1 thread"
             write_atomically(out, json.dumps({"hardware": hardware, "results": results}) + "\n")
+            partial.unlink(missing_ok=True)
             print(line(row), flush=True)
+
+
+def runs(
+    table: TabularEvaluator, metric: str, what: list[Any], seeds: int, partial: Path
+) -> list[tuple[list[float], float]]:
+    """Regret every ``EVERY`` queries and milliseconds a query of all seeds; those of an unfinished start are kept."""
+    _, strategy, evaluations = what
+    kept = json.loads(partial.read_text(encoding="utf-8")) if partial.is_file() else {}
+    found = kept["runs"][:seeds] if kept.get("what") == what else []
+    for seed in range(len(found), seeds):
+        regret, ms = run(table, metric, STRATEGIES[strategy], seed, evaluations)
+        found.append((regret[EVERY - 1 :: EVERY].tolist(), ms))
+        write_atomically(partial, json.dumps({"what": what, "runs": found}) + "\n")
+    return found
 
 
 def line(row: dict[str, Any]) -> str:
@@ -203,6 +227,7 @@ def main() -> None:
     parser.add_argument("--csv", type=Path, help="another file with the columns of the one table that --tables names")
     parser.add_argument("--metric", help="another column of that table, which is maximised")
     parser.add_argument("--out", type=Path, default=HERE / "tables.json")
+    parser.add_argument("--again", action="store_true", help="measure anew what there is already")
     parser.add_argument("--plot", action="store_true", help="draw tables.json again")
     args = parser.parse_args()
     if (args.csv or args.metric) and len(args.tables) != 1:

@@ -146,14 +146,6 @@ class GaussianProcessRegression:
         """Posterior mean, ``[N]``, of architectures by their :meth:`cross`."""
         return np.asarray(cross @ self._dual)
 
-    def largest_std(self, cross: Floats) -> Floats:
-        """A bound on the posterior standard deviation, ``[N]``: that of the nearest sample alone, where exact.
-
-        Without a linear feature.
-        """
-        left = 1 - cross.max(1) ** 2 / (1 + self.noise) if self._second is None else np.ones(len(cross))
-        return np.sqrt(self.variance * np.maximum(left, 0))
-
     def explained(self, cross: Floats) -> tuple[Floats, Floats]:
         """What the samples say of N architectures, as factors F ``[K, N]`` and signs ``[K]``.
 
@@ -188,21 +180,14 @@ class Belief:
         model: The model.
         blocks: Features of each kind, ``[N, P]`` each.
         linear: The linear feature, ``[N]``, if the model has one.
-        cross: What ``model.cross`` gives for them, ``[N, samples]``, where it is known.
 
     Attributes:
         mean: ``[N]``.
     """
 
-    def __init__(
-        self,
-        model: GaussianProcessRegression,
-        blocks: Blocks,
-        linear: Floats | None = None,
-        cross: Floats | None = None,
-    ) -> None:
+    def __init__(self, model: GaussianProcessRegression, blocks: Blocks, linear: Floats | None = None) -> None:
         self._model, self._blocks, self._linear = model, blocks, linear
-        cross = model.cross(blocks, linear) if cross is None else cross
+        cross = model.cross(blocks, linear)
         self._believed: list[Floats] = []  # factors of those that are believed
         self.mean = model.mean(cross)
         self._factors, self._signs = model.explained(cross)

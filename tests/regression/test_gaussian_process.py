@@ -161,14 +161,6 @@ def test_a_belief_is_a_fit_to_the_believed_result(exact: int) -> None:
         np.testing.assert_allclose(belief.std**2, model.variance * variance, rtol=1e-6, atol=1e-9)
 
 
-def test_no_deviation_is_above_its_bound() -> None:
-    blocks, y, others, _, _ = data(60)
-    for exact in (600, 40):
-        model = GaussianProcessRegression(blocks, y, exact=exact)
-        bound = model.largest_std(model.cross(others))
-        assert (model.predict(others)[1] <= bound + 1e-12).all()
-
-
 def test_ranks_become_quantiles_of_a_normal_distribution() -> None:
     from statistics import NormalDist
 

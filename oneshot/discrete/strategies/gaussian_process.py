@@ -23,7 +23,6 @@ Scores: TypeAlias = Callable[[SubnetConfig], float] | Mapping[SubnetConfig, floa
 
 SMALL = 20_000  # architectures up to which all that are left are candidates
 PARENTS = 10  # best architectures whose mutations are candidates in larger spaces
-FIRST_CHUNK = 1000  # candidates whose uncertainty is computed at first
 MARGIN = 0.1  # of the reference point, as in oneshot.fronts.pareto.reference_point
 AUGMENTED = 0.05  # share of the sum in ParEGO's scalar
 
@@ -204,9 +203,6 @@ def most_improving(
 ) -> list[int]:
     """Candidates of the largest expected improvement, one after the other, each believed when it is chosen.
 
-    Uncertainty is computed only of candidates that may be chosen: the nearest sample alone bounds it, and with it the
-    improvement.
-
     Args:
         model: Of what is minimised.
         blocks: Features of architectures in flight, then of candidates.
@@ -217,29 +213,17 @@ def most_improving(
     Returns:
         Rows of the blocks, largest improvement first.
     """
-    cross = model.cross(blocks)
-    mean, bound = model.mean(cross), model.largest_std(cross)
-    best = min([best, *mean[:believed]])
-    limit = expected_improvement(mean, bound, best)
-    limit[:believed] = np.inf
-    order, size = np.argsort(-limit, kind="stable"), believed + FIRST_CHUNK
-    while True:
-        rows = order[:size]
-        belief = Belief(model, [block[rows] for block in blocks], cross=cross[rows])
-        for i in range(believed):
-            belief.believe(i)
-        chosen, lowest, least = list[int](), best, np.inf
-        while len(chosen) < min(n, len(order) - believed, len(rows) - believed):
-            gain = expected_improvement(belief.mean, belief.std, lowest)
-            gain[:believed] = -1.0
-            gain[chosen] = -1.0
-            chosen.append(int(gain.argmax()))
-            least = float(gain[chosen[-1]])
-            lowest = min(lowest, float(belief.mean[chosen[-1]]))
-            belief.believe(chosen[-1])
-        if size >= len(order) or least >= limit[order[size]]:
-            return [int(rows[i]) for i in chosen]
-        size *= 2
+    belief, chosen = Belief(model, blocks), list[int]()
+    for i in range(believed):
+        best = min(best, float(belief.mean[i]))
+        belief.believe(i)
+    while len(chosen) < min(n, len(belief.mean) - believed):
+        gain = expected_improvement(belief.mean, belief.std, best)
+        gain[[*range(believed), *chosen]] = -1.0
+        chosen.append(int(gain.argmax()))
+        best = min(best, float(belief.mean[chosen[-1]]))
+        belief.believe(chosen[-1])
+    return chosen
 
 
 def most_extending(
@@ -265,8 +249,7 @@ def most_extending(
         front = points[non_dominated(points) & (points < reference).all(1)]
         std = np.stack([belief.std for belief in beliefs], 1)
         gain = expected_hypervolume_improvement(means, std, front, reference)
-        gain[:believed] = -1.0
-        gain[chosen] = -1.0
+        gain[[*range(believed), *chosen]] = -1.0
         i = int(gain.argmax())
         chosen.append(i)
         points = np.concatenate([points, means[i : i + 1]])

@@ -6,7 +6,6 @@ import numpy as np
 import pytest
 
 from oneshot.discrete import GaussianProcess, Proposal, Result, SearchStrategy
-from oneshot.discrete.strategies import gaussian_process as module
 from oneshot.fronts.pareto import hypervolume
 from oneshot.regression.acquisition import expected_improvement
 from oneshot.regression.gaussian_process import Belief, GaussianProcessRegression, rank_normal
@@ -69,17 +68,6 @@ def test_the_first_of_a_round_has_the_largest_expected_improvement_of_all_that_a
     np.testing.assert_array_equal(ours, every[batch])
     greedy = every[np.argsort(-expected_improvement(*model.predict([block[15:] for block in blocks]), y.min()))[:4]]
     assert ours.tolist() != greedy.tolist(), "the test can tell that the others are believed"
-
-
-def test_candidates_that_are_passed_over_without_their_uncertainty_would_not_be_chosen(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    asked = []
-    for chunk in (1, 1_000_000):
-        monkeypatch.setattr(module, "FIRST_CHUNK", chunk)
-        strategy = GaussianProcess(SPACE, initial=10, seed=5)
-        asked.append([proposal.config for proposal in told(strategy, 40)])
-    assert asked[0] == asked[1]
 
 
 def test_what_is_in_flight_counts() -> None:
