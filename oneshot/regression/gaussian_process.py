@@ -48,10 +48,10 @@ class GaussianProcessRegression:
     those of the largest marginal likelihood on a grid (GPML equation 2.30), where a climb over neighbours of the grid
     ends; the overall variance is the best in closed form.
 
-    Up to ``exact`` samples the posterior is exact (equations 2.25 and 2.26). Of more, as many inducing samples stand
-    for all: projected process approximation (equations 8.26 and 8.27), in which every sample counts, at a cost that is
-    linear in their number. Inducing samples are the better half of ``exact`` by target, because searches look there,
-    and others evenly over the ranks of the rest; hyper-parameters are chosen by ``SELECTED`` evenly over all.
+    Up to ``exact`` samples the posterior is exact. Of more, as many inducing samples stand for all
+    (:class:`Posterior`): every sample counts, at a cost that is linear in their number. Inducing samples are the better
+    half of ``exact`` by target, because searches look there, and others evenly over the ranks of the rest;
+    hyper-parameters are chosen by ``SELECTED`` samples evenly over all ranks.
 
     Args:
         blocks: Features of each kind, ``[N, P]`` each.
@@ -101,17 +101,9 @@ class GaussianProcessRegression:
         self._blocks = [block[rows] for block in blocks]
         self._linear = None if linear is None else np.asarray(linear, np.float64)[rows]
         inside = self.kernel(self._blocks, self._linear, self._blocks, self._linear)
-        identity = np.eye(len(rows))
-        if len(rows) == len(y):
-            self._root = np.linalg.cholesky(inside + self.noise * identity)
-            self._second, self._white = None, _solve(self._root, y)
-        else:
-            self._root = np.linalg.cholesky(inside + JITTER * identity)
-            projected = _solve(self._root, self.kernel(self._blocks, self._linear, blocks, linear))
-            self._second = np.linalg.cholesky(identity + projected @ projected.T / self.noise)
-            self._white = _solve(self._second, projected @ y) / self.noise
-        inner = self._white if self._second is None else _solve(self._second, self._white, True)
-        self._dual = _solve(self._root, inner, True)
+        exact = len(rows) == len(y)
+        across = None if exact else self.kernel(self._blocks, self._linear, blocks, linear)
+        self.posterior = Posterior(inside, self.noise, y, across)
 
     def kernel(self, a: Blocks, s: Floats | None, b: Blocks, t: Floats | None) -> Floats:
         """Prior covariance in units of :attr:`variance`, ``[N, M]``, of N and M architectures.
@@ -142,21 +134,6 @@ class GaussianProcessRegression:
         """:meth:`kernel` of N architectures and the samples, ``[N, samples]``."""
         return self.kernel(blocks, linear, self._blocks, self._linear)
 
-    def mean(self, cross: Floats) -> Floats:
-        """Posterior mean, ``[N]``, of architectures by their :meth:`cross`."""
-        return np.asarray(cross @ self._dual)
-
-    def explained(self, cross: Floats) -> tuple[Floats, Floats]:
-        """What the samples say of N architectures, as factors F ``[K, N]`` and signs ``[K]``.
-
-        The posterior covariance of two, in units of :attr:`variance`, is ``k(a, b) - sum_k sign_k F_ka F_kb``.
-        """
-        first = _solve(self._root, cross.T)
-        if self._second is None:
-            return first, np.ones(len(first))
-        second = _solve(self._second, first)
-        return np.concatenate([first, second]), np.repeat([1.0, -1.0], len(first))
-
     def predict(self, blocks: Blocks, linear: Floats | None = None) -> tuple[Floats, Floats]:
         """Mean and standard deviation of the function without noise, ``[N]`` each.
 
@@ -165,9 +142,51 @@ class GaussianProcessRegression:
             linear: The linear feature, ``[N]``, if the model has one.
         """
         cross = self.cross(blocks, linear)
-        factors, signs = self.explained(cross)
+        factors, signs = self.posterior.explained(cross)
         left = np.maximum(self.prior(linear, len(cross)) - signs @ factors**2, 0)
-        return self.mean(cross), np.sqrt(self.variance * left)
+        return self.posterior.mean(cross), np.sqrt(self.variance * left)
+
+
+class Posterior:
+    """What samples say of a function, given the kernel matrices of a Gaussian process.
+
+    Exact (GPML equations 2.25 and 2.26), or by inducing samples that stand for all: projected process approximation
+    (equations 8.26 and 8.27).
+
+    Args:
+        inside: Prior covariance of the samples, or of the inducing ones, ``[K, K]``.
+        noise: Variance of the noise, in the unit of the covariance.
+        targets: ``[N]``.
+        across: Covariance of the inducing samples and all, ``[K, N]``; None for the exact posterior, where K is N.
+    """
+
+    def __init__(self, inside: Floats, noise: float, targets: Floats, across: Floats | None = None) -> None:
+        identity = np.eye(len(inside))
+        self._second: npt.NDArray[np.floating[Any]] | None = None
+        if across is None:
+            self._root = np.linalg.cholesky(inside + noise * identity)
+            inner = _solve(self._root, targets)
+        else:
+            self._root = np.linalg.cholesky(inside + JITTER * identity)
+            projected = _solve(self._root, across)
+            self._second = np.linalg.cholesky(identity + projected @ projected.T / noise)
+            inner = _solve(self._second, _solve(self._second, projected @ targets) / noise, True)
+        self._dual = _solve(self._root, inner, True)
+
+    def mean(self, cross: Floats) -> Floats:
+        """Posterior mean, ``[M]``, of M architectures, by their covariance with the (inducing) samples, ``[M, K]``."""
+        return np.asarray(cross @ self._dual)
+
+    def explained(self, cross: Floats) -> tuple[Floats, Floats]:
+        """What the samples say of M architectures, as factors F ``[J, M]`` and signs ``[J]``.
+
+        The posterior covariance of two of them is ``k(a, b) - sum_j sign_j F_ja F_jb``.
+        """
+        first = _solve(self._root, cross.T)
+        if self._second is None:
+            return first, np.ones(len(first))
+        second = _solve(self._second, first)
+        return np.concatenate([first, second]), np.repeat([1.0, -1.0], len(first))
 
 
 class Belief:
@@ -189,8 +208,8 @@ class Belief:
         self._model, self._blocks, self._linear = model, blocks, linear
         cross = model.cross(blocks, linear)
         self._believed: list[Floats] = []  # factors of those that are believed
-        self.mean = model.mean(cross)
-        self._factors, self._signs = model.explained(cross)
+        self.mean = model.posterior.mean(cross)
+        self._factors, self._signs = model.posterior.explained(cross)
         self._left = np.maximum(model.prior(linear, len(cross)) - self._signs @ self._factors**2, 0)
 
     @property

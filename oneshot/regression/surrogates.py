@@ -1,12 +1,14 @@
 """The kinds of models that an accuracy predictor is chosen from; all fit standardised targets.
 
-Three of them see architectures only through how many genes differ between two, the Hamming distance, which is half the
-squared distance of their one-hot encodings; so their kernels are tables of at most G + 1 numbers.
+The cost of all is at most linear in the number of samples from ``LARGE`` on. Three of them see architectures only
+through how many genes differ between two, the Hamming distance, which is half the squared distance of their one-hot
+encodings; so their kernels are tables of at most G + 1 numbers.
 """
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from typing import Literal
 
 import numpy as np
@@ -16,11 +18,29 @@ from oneshot.supernets.space import Floats, IntMatrix, SearchSpace
 
 from .boosting import BoostedTrees
 from .encoding import one_hot
+from .features import ArchitectureFeatures
+from .gaussian_process import (
+    EXACT,
+    SELECTED,
+    GaussianProcessRegression,
+    Posterior,
+    rank_normal,
+    spread,
+)
 from .networks import NetworkEnsemble, silu, squared
+from .ridge import ridge
 
-Kind = Literal["rbf", "gp", "boosting", "mlp", "ridge"]
-KINDS: tuple[Kind, ...] = ("rbf", "gp", "boosting", "mlp", "ridge")
-SAMPLES: dict[Kind, int] = {"ridge": 6, "rbf": 12, "gp": 12, "boosting": 40, "mlp": 40}  # fewer are refused
+Kind = Literal["rbf", "gp", "boosting", "mlp", "ridge", "rank_gp"]
+KINDS: tuple[Kind, ...] = ("rbf", "gp", "boosting", "mlp", "ridge", "rank_gp")
+SAMPLES: dict[Kind, int] = {  # fewer are refused
+    "ridge": 6,
+    "rbf": 12,
+    "gp": 12,
+    "boosting": 40,
+    "mlp": 40,
+    "rank_gp": 12,
+}
+LARGE = 1000  # samples up to which nothing is approximated
 
 CHUNK = 1024  # architectures predicted at a time
 MEMBERS = 12  # of the ensemble of radial basis functions
@@ -55,11 +75,18 @@ def fit(kind: Kind, space: SearchSpace, genes: IntMatrix, targets: Floats, seed:
     if kind == "rbf":
         rng, half = np.random.default_rng(seed), (space.num_genes + 1) // 2
         subsets = np.stack([rng.permutation(space.num_genes)[:half] for _ in range(MEMBERS)])
-        return HammingRBF(space, genes, targets, subsets)
+        if len(targets) <= LARGE:
+            return HammingRBF(space, genes, targets, subsets)
+        rows = [rng.permutation(len(targets))[:EXACT] for _ in subsets]
+        return Mean([HammingRBF(space, genes[r], targets[r], s[None]) for s, r in zip(subsets, rows)])
     if kind == "ridge":
+        if len(targets) > LARGE:
+            return Linear(space, genes, targets)
         return HammingRBF(space, genes, targets, np.arange(space.num_genes)[None], cubic=False)
     if kind == "gp":
         return HammingGP(space, genes, targets)
+    if kind == "rank_gp":
+        return RankGP(space, genes, targets)
     if kind == "boosting":
         return Boosting(space, genes, targets, seed)
     return Networks(space, genes, targets, seed)
@@ -119,12 +146,35 @@ class HammingRBF(Surrogate):
         return members.mean(1), members.std(1)
 
 
+class Mean(Surrogate):
+    """The mean of models, and how far they are apart: cubic functions that each saw some of many samples."""
+
+    def __init__(self, models: Sequence[Surrogate]) -> None:
+        self.models = models
+
+    def predict(self, genes: IntMatrix) -> tuple[Floats, Floats]:
+        members = np.stack([model.predict(genes)[0] for model in self.models])
+        return members.mean(0), members.std(0)
+
+
+class Linear(Surrogate):
+    """:func:`~.ridge.ridge` of the one-hot genes: the tail alone, for many samples; it does not say how sure it is."""
+
+    def __init__(self, space: SearchSpace, genes: IntMatrix, targets: Floats) -> None:
+        self.space, self.fitted = space, ridge(one_hot(space, genes), targets[:, None])
+
+    def predict(self, genes: IntMatrix) -> tuple[Floats, Floats]:
+        mean = one_hot(self.space, genes) @ self.fitted.coefficients[:, 0] + self.fitted.intercept[0]
+        return mean, np.zeros_like(mean)
+
+
 class HammingGP(Surrogate):
     """Gaussian process: Matern 5/2 of the weighted Hamming distance, a linear part, and noise.
 
     Genes weigh alike, or as the variance of their main effects in a ridge regression; that, the length, the linear part
     and the noise are those of the largest marginal likelihood on a grid, the overall variance is the best in closed
-    form (Rasmussen and Williams, 2006, equations 4.17 and 5.8).
+    form (Rasmussen and Williams, 2006, equations 4.17 and 5.8). Of more than ``LARGE`` samples, these are chosen by
+    some, evenly over the ranks of the targets, and others stand for all (:class:`~.gaussian_process.Posterior`).
 
     Args:
         space: The search space.
@@ -133,13 +183,24 @@ class HammingGP(Surrogate):
     """
 
     def __init__(self, space: SearchSpace, genes: IntMatrix, targets: Floats) -> None:
-        self.space, n = space, len(genes)
-        self.samples = one_hot(space, genes)
+        self.space = space
         self.gene = np.repeat(np.arange(space.num_genes), space.gene_sizes)
-        identity, self.evidence = np.eye(n), -np.inf
-        for weights in (np.ones(space.num_genes), self._importance(fit("ridge", space, genes, targets, 0))):
+        every, order = one_hot(space, genes), np.argsort(targets, kind="stable")
+        large = len(genes) > LARGE
+        few = order[spread(len(genes), SELECTED)] if large else np.arange(len(genes))
+        self._choose(every[few], targets[few], fit("ridge", space, genes[few], targets[few], 0))
+        rows = order[spread(len(genes), EXACT)] if large else few
+        self.samples = every[rows]
+        across = self._covariance(self.samples, every) if large else None
+        inside = self._covariance(self.samples, self.samples)
+        self._posterior = Posterior(inside, self.noise, targets, across)
+
+    def _choose(self, samples: Floats, targets: Floats, ridge: Surrogate) -> None:
+        """Take the hyper-parameters of the largest marginal likelihood."""
+        n, identity, self.evidence = len(samples), np.eye(len(samples)), -np.inf
+        for weights in (np.ones(self.space.num_genes), self._importance(ridge, samples)):
             root = np.sqrt(weights / weights.sum())[self.gene]
-            matches = (self.samples * root) @ (self.samples * root).T
+            matches = (samples * root) @ (samples * root).T
             distance = np.sqrt(np.maximum(1 - matches, 0))
             mean = distance.sum() / max(n * (n - 1), 1) or 1.0
             for length in LENGTHS:
@@ -151,25 +212,60 @@ class HammingGP(Surrogate):
                         variance = float(white @ white) / n or 1e-12
                         evidence = -0.5 * n * np.log(variance) - np.log(np.diag(factor)).sum()
                         if evidence > self.evidence:
-                            self.evidence, self.variance = evidence, variance
+                            self.evidence, self.variance, self.noise, self.factor = evidence, variance, noise, factor
                             self.root, self.scale, self.linear = root, length * mean, linear
-                            self.factor, self.white = factor, white
 
-    def _importance(self, ridge: Surrogate) -> Floats:
+    def _importance(self, ridge: Surrogate, samples: Floats) -> Floats:
         """Variance of each gene's main effect, and a floor, ``[G]``."""
         assert isinstance(ridge, HammingRBF)
-        effects = ridge.dual[0] @ self.samples
-        share = self.samples.mean(0)
+        effects = ridge.dual[0] @ samples
+        share = samples.mean(0)
         main = np.bincount(self.gene, share * effects**2) - np.bincount(self.gene, share * effects) ** 2
         main = np.maximum(main, 0.0)
         return np.asarray(main + 0.1 * main.mean() + 1e-12)
 
+    def _covariance(self, a: Floats, b: Floats) -> Floats:
+        """``[n, P], [m, P] -> [n, m]``, in units of the variance."""
+        matches = (a * self.root) @ (b * self.root).T
+        cubic = matern(np.sqrt(np.maximum(1 - matches, 0)) / self.scale)
+        return np.asarray((cubic + self.linear * matches) / (1 + self.linear))
+
     def predict(self, genes: IntMatrix) -> tuple[Floats, Floats]:
-        matches = (one_hot(self.space, genes) * self.root) @ (self.samples * self.root).T
-        cross = matern(np.sqrt(np.maximum(1 - matches, 0)) / self.scale) + self.linear * matches
-        white = _solve(self.factor, cross.T / (1 + self.linear))
-        left = np.maximum(1 - (white**2).sum(0), 0)
-        return white.T @ self.white, np.sqrt(self.variance * left)
+        cross = self._covariance(one_hot(self.space, genes), self.samples)
+        factors, signs = self._posterior.explained(cross)
+        left = np.maximum(1 - signs @ factors**2, 0)
+        return self._posterior.mean(cross), np.sqrt(self.variance * left)
+
+
+class RankGP(Surrogate):
+    """Gaussian process of ranks: a mixture of exponential kernels of genes and of counts of picks.
+
+    Targets become quantiles of a normal distribution by their rank (:func:`~.gaussian_process.rank_normal`), and
+    predictions go back by linear interpolation between the targets, beyond the least and the largest of them with the
+    slope of a normal distribution of their mean and deviation. Many samples: see
+    :class:`~.gaussian_process.GaussianProcessRegression`.
+
+    Args:
+        space: The search space.
+        genes: ``[N, G]``.
+        targets: ``[N]``.
+    """
+
+    def __init__(self, space: SearchSpace, genes: IntMatrix, targets: Floats) -> None:
+        self.features = ArchitectureFeatures(space, "none")
+        quantiles = rank_normal(targets)
+        self.model = GaussianProcessRegression(self.features.encode(genes), quantiles)
+        self.quantiles, first = np.unique(quantiles, return_index=True)
+        self.targets = np.asarray(targets, np.float64)[first]
+        self.slope = float(np.std(targets)) or 1.0
+
+    def predict(self, genes: IntMatrix) -> tuple[Floats, Floats]:
+        mean, std = self.model.predict(self.features.encode(genes))
+        return self._back(mean), 0.5 * (self._back(mean + std) - self._back(mean - std))
+
+    def _back(self, z: Floats) -> Floats:
+        inside = np.clip(z, self.quantiles[0], self.quantiles[-1])
+        return np.interp(inside, self.quantiles, self.targets) + self.slope * (z - inside)
 
 
 def matern(r: Floats) -> Floats:
