@@ -15,7 +15,8 @@ from oneshot.supernets.space import Floats
 
 Blocks: TypeAlias = Sequence[npt.NDArray[np.float32]]  # features of each kind, [N, P] each, 0 or 1
 
-LENGTHS = (0.25, 0.5, 1.0, 2.0, 4.0, 8.0)  # in units of the mean distance of two samples
+# In units of the mean distance of two samples; a kernel of the longest is almost additive in the features.
+LENGTHS = (0.25, 0.5, 1.0, 2.0, 4.0, 8.0, 16.0, 32.0)
 NOISES = (1e-4, 1e-3, 1e-2, 1e-1, 1.0)  # variance, in units of that of the function
 SLOPES = (0.0, 0.1, 1.0, 10.0)  # variance of the slope of a linear part
 PARTS = 4  # shares of the kernels are multiples of one over it
