@@ -134,6 +134,7 @@ COMMANDS = {
         after_a_stop="The same command goes on.",
     ),
     "profile": Command("show what the architectures of a space cost, and whether bounds can be reached"),
+    "rank": Command("score random architectures without training, and compare the scores with a table"),
     "pareto": Command("search a front of networks: NAT", after_a_stop=GOES_ON),
     "discrete": Command(
         "search by evolution, reinforcement learning, Bayesian optimisation, morphisms", after_a_stop=GOES_ON

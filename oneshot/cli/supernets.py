@@ -65,6 +65,8 @@ def read_supernet(
 ) -> tuple[Namespace, Supernet]:
     """The options, and the supernet as a search builds it: its size follows the data where it is at its defaults.
 
+    The option ``data`` is the data module, or None.
+
     Args:
         parser: See :func:`supernet_parser`.
         words: Of the command line.
@@ -89,10 +91,12 @@ def read_supernet(
                 f"A supernet must be given: --supernet CLASS, or {FROM} with a run, the YAML file of a search, or a "
                 "network to convert. --help shows how."
             )
+        data = None
         if options.data is not None:
-            fit_to_data(options.supernet, build_data(options.data))
+            fit_to_data(options.supernet, data := build_data(options.data))
             options.data = None
         built = parser.instantiate_classes(options)
+        built.data = data
     return built, built.supernet
 
 

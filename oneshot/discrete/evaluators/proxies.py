@@ -37,7 +37,7 @@ class ProxyEvaluator(Evaluator):
         >>> supernet = NASBench201Supernet(channels=4, cells_per_stage=1, image_size=8)
         >>> evaluator = ProxyEvaluator(["naswot", "synflow"], supernet, samples=8)
         >>> study = Study(RandomSearch(supernet.space), evaluator, ["max naswot", "max synflow"], evaluations=4)
-        >>> study.run()
+        >>> study = study.run()
         >>> len(study.evaluated)
         4
     """
