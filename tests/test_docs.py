@@ -228,6 +228,7 @@ PACKAGES = (
     "oneshot.data",
     "oneshot.discrete",
     "oneshot.nat",
+    "oneshot.proxies",
 )
 
 
@@ -310,6 +311,12 @@ def test_every_public_name_is_on_a_page_of_the_reference_beside_its_module(packa
     assert set(where) == set(module.__all__) - {"__version__"} and where
     entries = dict(re.findall(r"^\*\*`(\S+)`\*\* ((?:.|\n(?!\n))+)", "\n".join(REFERENCE.values()), re.MULTILINE))
     assert [name for name, source in where.items() if f"`{name}`" not in entries.get(source, "")] == []
+
+
+def test_the_page_on_scores_without_training_runs(tmp_path: Path) -> None:
+    blocks = re.findall(r"```python\n(.*?)```", PAGES["docs/proxies.md"], re.DOTALL)
+    said = run(tmp_path, "-c", "\n".join([*blocks, "print(features.shape)"]))
+    assert "'synflow': " in said and "cell: " in said and said.splitlines()[-1] == "(4, 3)"
 
 
 @pytest.mark.slow

@@ -95,7 +95,7 @@ def test_the_configuration_of_the_experiment_is_ranked(capsys: pytest.CaptureFix
         pytest.param(["--by", "synfow"], "got 'synfow'. Did you mean 'synflow'?", id="order"),
         pytest.param(["--samples", "1"], "--samples must be at least 2", id="one"),
         pytest.param(["--table", "nowhere.csv"], "There is no table nowhere.csv", id="no table"),
-        pytest.param(["--table", "{class_path: oneshot.discrete.nowhere}"], "--table must be a class", id="no evaluator"),
+        pytest.param(["--table", "{class_path: oneshot.discrete.nowhere}"], "--table must be a class", id="no class"),
         pytest.param(["--options", "{zico: {batches: 3}}"], "options of 'zico'", id="options"),
     ],
 )
