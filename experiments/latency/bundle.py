@@ -1,4 +1,4 @@
-"""Fit the source devices that come with the package, to the tables: writes oneshot/cost/devices/*.json.
+"""Fit the source devices that come with the package, to the tables: writes oneshot/cost/learned/devices/*.json.
 
 ONESHOT_DATA=... python experiments/latency/bundle.py
 """
@@ -17,7 +17,7 @@ from oneshot.storage.files import write_atomically
 from oneshot.supernets import FBNetSupernet, NASBench201Supernet, OperationSupernet
 
 ROWS = {False: 5000, True: 2500}  # all of FBNet; plenty for the 405 coefficients of NAS-Bench-201
-FOLDER = Path(__file__).parents[2] / "oneshot" / "cost" / "devices"
+FOLDER = Path(__file__).parents[2] / "oneshot" / "cost" / "learned" / "devices"
 SOURCE = "latencies of HELP (arXiv:2106.08630) and HW-NAS-Bench (arXiv:2103.10584); MACs and parameters counted"
 
 
