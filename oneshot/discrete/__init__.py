@@ -13,6 +13,8 @@ if TYPE_CHECKING:
     from .evaluators.benchmarks import nats_bench as nats_bench
     from .evaluators.inherited import SupernetEvaluator as SupernetEvaluator
     from .evaluators.proxies import ProxyEvaluator as ProxyEvaluator
+    from .evaluators.surrogate import DARTSSurrogate as DARTSSurrogate
+    from .evaluators.surrogate import darts_surrogate as darts_surrogate
     from .evaluators.tables import TabularEvaluator as TabularEvaluator
     from .evaluators.training import TrainingEvaluator as TrainingEvaluator
     from .events import EventLog as EventLog

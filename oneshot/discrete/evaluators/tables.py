@@ -156,12 +156,12 @@ class TabularEvaluator(Evaluator):
         lines: dict[bytes, str] = {}
         missing: Counter[str] = Counter()
         lacking: list[IntMatrix] = []
-        for where, row in _read(Path(path)):
-            own = _cell(where, row, arch, lambda text: space.genes_of(parse(text)))
+        for where, row in read_lines(Path(path)):
+            own = read_cell(where, row, arch, lambda text: space.genes_of(parse(text)))
             if (first := lines.setdefault(own.tobytes(), where)) != where:
                 raise ValueError(f"{where} has the architecture of {first.rpartition(', ')[2]} once more; keep one.")
             values = {
-                (f, name): _value(where, row, name, column) for f, of in wanted.items() for name, column in of.items()
+                (f, name): value_of(where, row, name, column) for f, of in wanted.items() for name, column in of.items()
             }
             blank = [name for (_, name), value in values.items() if value is None]
             missing.update(blank)
@@ -171,7 +171,7 @@ class TabularEvaluator(Evaluator):
                     columns[fidelity][name].append(value)
         if not lines:
             raise ValueError(f"{path} has no architectures.")
-        _say_missing(path, len(lacking), len(lines), missing)
+        say_missing(path, len(lacking), len(lines), missing)
         genes = space.repair(np.array(rows, dtype=np.int64))
         spelled = np.array([(row != own).any() for row, own in zip(rows, genes)])
         order = np.argsort(spelled, kind="stable")  # canonical spellings first
@@ -213,7 +213,7 @@ def _columns(metrics: Mapping[str, npt.ArrayLike], n: int) -> dict[str, npt.NDAr
     return columns
 
 
-def _read(path: Path) -> Iterator[tuple[str, dict[str, str]]]:
+def read_lines(path: Path) -> Iterator[tuple[str, dict[str, str]]]:
     """The lines of a table, each with the name of its place."""
     if not path.exists():
         raise ValueError(f"There is no table {path}.")
@@ -221,7 +221,7 @@ def _read(path: Path) -> Iterator[tuple[str, dict[str, str]]]:
         yield f"{path}, line {line}", row
 
 
-def _cell(where: str, row: Row, column: str | Callable[[Row], T], read: Callable[[str], T]) -> T:
+def read_cell(where: str, row: Row, column: str | Callable[[Row], T], read: Callable[[str], T]) -> T:
     """The value of a column, or of a function of the line; errors name the place."""
     if isinstance(column, str) and column not in row:
         raise ValueError(f"{where} has no column {column!r}; columns are {', '.join(row)}.")
@@ -242,11 +242,11 @@ class _Noting(dict[str, str]):
         return text
 
 
-def _value(where: str, row: Row, name: str, column: Column) -> float | None:
+def value_of(where: str, row: Row, name: str, column: Column) -> float | None:
     """A metric of a line, None if its cell is empty; errors name the place."""
     noting = _Noting(row)
     try:
-        value = _cell(where, noting, column, float)
+        value = read_cell(where, noting, column, float)
     except ValueError:
         if noting.blank:
             return None
@@ -256,7 +256,7 @@ def _value(where: str, row: Row, name: str, column: Column) -> float | None:
     return value
 
 
-def _say_missing(path: str | Path, lacking: int, lines: int, missing: Mapping[str, int]) -> None:
+def say_missing(path: str | Path, lacking: int, lines: int, missing: Mapping[str, int]) -> None:
     """Warn of lines without all values; refuse a table that has no other ones."""
     if not lacking:
         return
@@ -396,16 +396,16 @@ def accel_nasbench(
     Raises:
         ValueError: If a column is missing, or a cell is no number; the line is named.
     """
-    lines = list(_read(Path(path)))
+    lines = list(read_lines(Path(path)))
     names = [f"block{block}_{what}" for block in range(7) for what in ("e", "k", "l", "se")]
     if missing := [name for name in names if name not in (lines[0][1] if lines else {})]:
         raise ValueError(f"{path} has no column {missing[0]!r}; it is no table of Accel-NASBench.")
     wanted = dict(metrics) if isinstance(metrics, Mapping) else {name: name for name in metrics}
-    cells = [{name: _value(*line, name, column) for name, column in wanted.items()} for line in lines]
+    cells = [{name: value_of(*line, name, column) for name, column in wanted.items()} for line in lines]
     blank = Counter(name for found in cells for name, value in found.items() if value is None)
     full = [i for i, found in enumerate(cells) if None not in found.values()]
-    _say_missing(path, len(lines) - len(full), len(lines), blank)
-    values = np.array([[_cell(*lines[i], name, int) for name in names] for i in full])
+    say_missing(path, len(lines) - len(full), len(lines), blank)
+    values = np.array([[read_cell(*lines[i], name, int) for name in names] for i in full])
     picks, genes = zip(*(np.unique(column, return_inverse=True) for column in values.T))
     distinct, first = np.unique(np.stack(genes, 1), axis=0, return_index=True)
     order = np.argsort(first)
