@@ -46,6 +46,7 @@ METHODS: dict[str, Callable[[OperationSupernet], SearchModule]] = {
     "DARTS-PT": lambda s: oneshot.DARTSPT(s, train_epochs=1, tune_epochs=0, batches=1),
     "DrNAS": oneshot.DrNAS,
     "Beta-DARTS": oneshot.BetaDARTS,
+    "Lambda-DARTS": oneshot.LambdaDARTS,
     "DARTS-": oneshot.DARTSMinus,
     "DSNAS": oneshot.DSNAS,
     "random search, weight sharing": lambda s: oneshot.RandomSharing(s, candidates=1, finalists=1),

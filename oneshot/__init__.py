@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     from .methods.fairnas import FairNAS as FairNAS
     from .methods.fbnet import FBNet as FBNet
     from .methods.gdas import GDAS as GDAS
+    from .methods.lambdadarts import LambdaDARTS as LambdaDARTS
     from .methods.ofa import OnceForAll as OnceForAll
     from .methods.pcdarts import PCDARTS as PCDARTS
     from .methods.proxylessnas import ProxylessNAS as ProxylessNAS

@@ -9,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from oneshot.supernets.base import frozen_batch_norm as frozen_batch_norm
 
@@ -316,6 +317,32 @@ def sharpening_since(
         return None
     # not as a quotient: eigenvalues at or below 0 are those of no valley, let alone a sharp one
     return before if mean(now) > 0 and mean(before) < ratio * mean(now) else None
+
+
+def alignment(gradients: Tensor) -> Tensor:
+    """Mean cosine between the gradients of different cells (Lambda-DARTS, arXiv:2210.07998); scalar.
+
+    Args:
+        gradients: One row for every cell, ``[L, D]``, L at least 2.
+
+    Example:
+        >>> alignment(torch.tensor([[1.0, 0.0], [2.0, 0.0], [0.0, 1.0]]))
+        tensor(0.3333)
+    """
+    units, cells = F.normalize(gradients, dim=1), len(gradients)
+    return (units.sum(0).square().sum() - units.square().sum()) / (cells * (cells - 1))
+
+
+def alignment_gradient(gradients: Tensor) -> Tensor:
+    r"""Derivative of :func:`alignment` in every gradient, ``[L, D] -> [L, D]``; 0 for a gradient of 0.
+
+    .. math:: \frac{2}{L (L - 1)} \frac{1}{\|g_l\|} (I - u_l u_l^\top) \sum_{k \ne l} u_k, \quad u_l = g_l / \|g_l\|
+    """
+    units, norms, cells = F.normalize(gradients, dim=1), gradients.norm(dim=1, keepdim=True), len(gradients)
+    others = units.sum(0) - units
+    along = others - units * (units * others).sum(1, keepdim=True)
+    derivative: Tensor = 2 / (cells * (cells - 1)) * along / norms.where(norms > 0, torch.inf)
+    return derivative
 
 
 def entropy(probabilities: Tensor) -> Tensor:

@@ -295,7 +295,8 @@ class OperationSupernet(Supernet):
         Args:
             x: Inputs, ``[B, *input_shape]``, or several by name.
             arch: Edge weights of every choice, ``{choice: [R, O]}``, or a :class:`~.mixed_op.Path` in place of a
-                tensor, of which only the candidates run that have weight.
+                tensor, of which only the candidates run that have weight. Where several cells share a choice,
+                :class:`~.mixed_op.CellWeights` have others for every cell.
 
         Returns:
             Outputs, ``[B, num_classes]``, for segmentation ``[B, num_classes, H, W]``.
@@ -306,6 +307,14 @@ class OperationSupernet(Supernet):
         weights = {name: torch.from_numpy(w) for name, w in rows.items()}
         logits: Tensor = self(x, {name: Path(w.to(like), w != 0) for name, w in weights.items()})
         return logits
+
+    def shared_choices(self) -> dict[tuple[str, ...], int]:
+        """Choices that are made once for several cells, and for how many; the choices of one kind of cell together.
+
+        Of these :meth:`forward` also takes :class:`~.mixed_op.CellWeights`, other weights for every cell. Here there
+        are none.
+        """
+        return {}
 
     @abstractmethod
     def mixed_ops(self) -> dict[str, list[list[MixedOp]]]:

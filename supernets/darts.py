@@ -23,7 +23,7 @@ from .connection import CellGraph
 from .decisions import InputDecisions
 from .execution import CellPlan, CellRun
 from .genotype import Cell, Genotype
-from .mixed_op import MixedOp, add_up, check_parts, has_weights, mixed_op
+from .mixed_op import MixedOp, add_up, arch_of_cell, check_parts, has_weights, mixed_op
 from .ops import FactorizedReduce, OwnOps, Seen, by_resolution, check_ops, make_op, relu_conv_bn, sum_in_turn
 from .own_ops import checked_ops, saved_ops
 from .space import NONE, ArchGraph, Candidate, Choice, IntMatrix, SearchSpace, SubnetConfig, natural
@@ -467,16 +467,25 @@ class DARTSSupernet(OperationSupernet):
 
     def forward(self, x: Tensor, arch: Mapping[str, Tensor]) -> Tensor:
         self.check_arch(arch)
-        weights = {
-            kind: [row for choice in self.space.choices_of(kind) for row in arch[choice.name].unbind()]
-            for kind in KINDS
-        }
+        weights, numbers = {kind: self._rows(kind, arch) for kind in KINDS}, dict.fromkeys(KINDS, 0)
         s0, s1 = self.stem(x)
         for cell in self.cells:
             assert isinstance(cell, SearchCell)
+            if (own := arch_of_cell(arch, numbers[cell.kind])) is not arch:
+                weights[cell.kind] = self._rows(cell.kind, own)
             s0, s1 = s1, self.run_cell(cell, s0, s1, weights[cell.kind])
+            numbers[cell.kind] += 1
         logits: Tensor = self.classifier(s1.mean(dim=(2, 3)))
         return logits
+
+    def _rows(self, kind: Kind, arch: Mapping[str, Any]) -> list[Tensor]:
+        """Weights of the edges of a cell; of the first one, if every cell has its own."""
+        own = arch_of_cell(arch, 0)
+        return [row for choice in self.space.choices_of(kind) for row in own[choice.name].unbind()]
+
+    def shared_choices(self) -> dict[tuple[str, ...], int]:
+        kinds = [cast(SearchCell, cell).kind for cell in self.cells]
+        return {tuple(choice.name for choice in self.space.choices_of(kind)): kinds.count(kind) for kind in KINDS}
 
     def extract(self, config: SubnetConfig, *, inherit: bool = True) -> DARTSNetwork:
         self.check_inheritance(inherit)

@@ -9,10 +9,10 @@ pass of its own. And terms are added into the sum where they arise.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import cast
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -64,6 +64,32 @@ class Path:
     def unbind(self) -> list[Row]:
         """All rows."""
         return [self[row] for row in range(len(self.active))]
+
+
+class CellWeights:
+    """Edge weights of one choice, of their own for every cell that shares it.
+
+    It takes the place of the tensor in what a supernet is given, if the supernet has such choices
+    (:meth:`~oneshot.supernets.base.OperationSupernet.shared_choices`).
+
+    Args:
+        values: ``[L, R, O]`` for L cells, in the order in which they run.
+    """
+
+    def __init__(self, values: Tensor) -> None:
+        self.values, self.shape = values, values.shape[1:]
+
+
+def arch_of_cell(arch: Mapping[str, Any], cell: int) -> Mapping[str, Any]:
+    """Edge weights of one cell, ``{choice: [R, O]}``; the same mapping where all cells have the same.
+
+    Args:
+        arch: What a supernet is given.
+        cell: Number of the cell, among those that share its choices.
+    """
+    if not any(isinstance(w, CellWeights) for w in arch.values()):
+        return arch
+    return {n: w.values[min(cell, len(w.values) - 1)] if isinstance(w, CellWeights) else w for n, w in arch.items()}
 
 
 class MixedOp(nn.Module):

@@ -26,7 +26,7 @@ from torch import Tensor, nn
 
 from .base import OperationSupernet, Subnet, arguments, image_shape, inherit_weights
 from .execution import CellRun, WiredPlan, Wiring
-from .mixed_op import MixedOp
+from .mixed_op import MixedOp, arch_of_cell
 from .nasbench101 import INPUT, OPERATIONS, OUTPUT, NASBench101Cell, conv_bn_relu, make_operation, stem_and_blocks
 from .ops import relu_conv_bn
 from .space import ArchGraph, Candidate, Choice, IntMatrix, SearchSpace, SubnetConfig
@@ -267,11 +267,16 @@ class NASBench1Shot1Supernet(OperationSupernet):
 
     def forward(self, x: Tensor, arch: Mapping[str, Tensor]) -> Tensor:
         self.check_arch(arch)
-        ops = [arch["ops"][block] for block in range(self.space.blocks)]
-        edges = self._edges(arch)
-        x = self.stem(x)
+        first = arch_of_cell(arch, 0)
+        ops, edges = list(first["ops"].unbind()), self._edges(first)
+        x, number = self.stem(x), 0
         for block in self.blocks:
-            x = self.run_cell(block, x, ops, edges) if isinstance(block, SearchCell) else block(x)
+            if not isinstance(block, SearchCell):
+                x = block(x)
+                continue
+            if (own := arch_of_cell(arch, number)) is not arch:
+                ops, edges = list(own["ops"].unbind()), self._edges(own)
+            x, number = self.run_cell(block, x, ops, edges), number + 1
         logits: Tensor = self.head(self.squeeze(x))
         return logits
 
@@ -286,6 +291,10 @@ class NASBench1Shot1Supernet(OperationSupernet):
             weights = [[row[o] for o, picked in enumerate(sets) if parent in picked] for parent in range(node)]
             edges.append([sum(terms[1:], terms[0]) for terms in weights])
         return edges
+
+    def shared_choices(self) -> dict[tuple[str, ...], int]:
+        cells = sum(isinstance(block, SearchCell) for block in self.blocks)
+        return {tuple(choice.name for choice in self.space.choices): cells}
 
     def extract(self, config: SubnetConfig, *, inherit: bool = True) -> NASBench1Shot1Network:
         self.space.validate(config)

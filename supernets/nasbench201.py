@@ -19,7 +19,7 @@ from .base import OperationSupernet, Subnet, arguments, check_classes, check_ima
 from .connection import CellGraph
 from .execution import CellPlan, CellRun
 from .json_files import shorten
-from .mixed_op import MixedOp, add_up, check_parts, has_weights, mixed_op, run_together
+from .mixed_op import MixedOp, add_up, arch_of_cell, check_parts, has_weights, mixed_op, run_together
 from .ops import OPS, OwnOps, check_ops, make_op, relu_conv_bn, sum_in_turn
 from .own_ops import checked_ops, saved_ops
 from .space import NONE, ArchGraph, Candidate, Choice, IntMatrix, SearchSpace, SubnetConfig
@@ -299,11 +299,17 @@ class NASBench201Supernet(OperationSupernet):
 
     def forward(self, x: Tensor, arch: Mapping[str, Tensor]) -> Tensor:
         self.check_arch(arch)
-        x = self.stem(x)
+        x, number = self.stem(x), 0
         for block in self.blocks:
-            x = self.run_cell(block, x, arch["cell"]) if isinstance(block, SearchCell) else block(x)
+            if isinstance(block, SearchCell):
+                x, number = self.run_cell(block, x, arch_of_cell(arch, number)["cell"]), number + 1
+            else:
+                x = block(x)
         logits: Tensor = self.head(x)
         return logits
+
+    def shared_choices(self) -> dict[tuple[str, ...], int]:
+        return {("cell",): sum(isinstance(block, SearchCell) for block in self.blocks)}
 
     def extract(self, config: SubnetConfig, *, inherit: bool = True) -> NASBench201Network:
         self.check_inheritance(inherit)

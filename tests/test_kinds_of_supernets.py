@@ -52,6 +52,7 @@ GRADIENT: dict[str, Method] = {
     "DARTSPT": lambda s: oneshot.DARTSPT(s, train_epochs=1, tune_epochs=0, batches=1),
     "DrNAS": oneshot.DrNAS,
     "BetaDARTS": oneshot.BetaDARTS,
+    "LambdaDARTS": oneshot.LambdaDARTS,
     "DARTSMinus": oneshot.DARTSMinus,
     "DSNAS": oneshot.DSNAS,
 }
@@ -71,7 +72,8 @@ OF_ANY: dict[str, Method] = {
 
 def small(name: str = "") -> OperationSupernet:
     torch.manual_seed(0)
-    return PlantedSupernet(channels=4, edges=2, partial_channels=2 if name == "PCDARTS" else 1)
+    parts, cells = 2 if name == "PCDARTS" else 1, 2 if name == "LambdaDARTS" else 1
+    return PlantedSupernet(channels=4, edges=2, partial_channels=parts, cells=cells)
 
 
 # Kinds.

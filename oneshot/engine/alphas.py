@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import torch
 from torch import Tensor, nn
@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from oneshot._lightning import leave_out_of_ddp
 from oneshot.functional import wide
 from oneshot.supernets.base import OperationSupernet, Supernet
-from oneshot.supernets.mixed_op import Path
+from oneshot.supernets.mixed_op import CellWeights, Path
 from oneshot.training.batches import check_logits
 
 from .options import SupernetOptions, Unpack
@@ -21,6 +21,7 @@ from .supernet_training import SupernetTraining
 if TYPE_CHECKING:
     from typing import Self  # of Python 3.11
 
+EdgeWeights: TypeAlias = Tensor | CellWeights
 WIDE = ("alphas", "sampler", "penalty", "perturbation")  # parts of a search that decide about architectures
 
 
@@ -83,24 +84,29 @@ class AlphaSearch(SupernetTraining):
     def probabilities(self) -> dict[str, Tensor]:
         return self.sampler.probabilities(dict(self.alphas.items()))
 
-    def run(self, x: Any, weights: Mapping[str, Tensor], *, supernet: Supernet | None = None) -> Tensor:
+    def run(self, x: Any, weights: Mapping[str, EdgeWeights], *, supernet: Supernet | None = None) -> Tensor:
         """``[B, ...] -> [B, outputs, ...]`` under edge weights; if the sampler is sparse, only what has weight runs.
 
         Args:
             x: The inputs.
-            weights: Edge weights, ``{choice: [R, O]}``.
+            weights: Edge weights, ``{choice: [R, O]}``; of choices that cells share, also others for every cell.
             supernet: What runs; by default the supernet that is trained.
         """
-        own = {name: self.as_supernet(w) for name, w in weights.items()}
-        arch = {name: self._path(w) for name, w in own.items()} if self.sampler.sparse else own
+        arch = {name: self._own(w) for name, w in weights.items()}
         x = self.as_supernet(x)
         logits: Tensor = (self.supernet if supernet is None else supernet)(x, arch)
         check_logits(logits, self.supernet, x)
         return logits
 
-    def _path(self, weights: Tensor) -> Path:
-        everything = self.sampler.reads_all and weights.requires_grad
-        return Path(weights, torch.ones_like(weights, dtype=torch.bool) if everything else None)
+    def _own(self, weights: EdgeWeights) -> Tensor | Path | CellWeights:
+        """Edge weights in the precision of the supernet, as it is to run them."""
+        if isinstance(weights, CellWeights):
+            return CellWeights(self.as_supernet(weights.values))
+        own: Tensor = self.as_supernet(weights)
+        if not self.sampler.sparse:
+            return own
+        everything = self.sampler.reads_all and own.requires_grad
+        return Path(own, torch.ones_like(own, dtype=torch.bool) if everything else None)
 
     def forward(self, x: Any) -> Tensor:
         """``[B, ...] -> [B, outputs, ...]`` under the current mixture.

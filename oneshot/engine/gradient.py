@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import itertools
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, cast
 
 import numpy as np
@@ -27,7 +27,7 @@ from oneshot.supernets.base import OperationSupernet
 from oneshot.supernets.space import SubnetConfig
 from oneshot.training.optimizers import OptimizerFactory, build_optimizer, check_replaced
 
-from .alphas import AlphaSearch
+from .alphas import AlphaSearch, EdgeWeights
 from .module import Batch
 from .options import AlphaOptions, Unpack, UnperturbedOptions
 from .samplers import Perturbation, Sampler
@@ -240,22 +240,26 @@ class BilevelSearch(GradientSearch):
     """Weights on one half of the data, alphas on the other, step by step (DARTS, arXiv:1806.09055, algorithm 1).
 
     Each step first moves the alphas on the batch ``"arch"``, then the weights on the batch ``"weights"``, as the
-    authors' code does. A method supplies four hooks and nothing else: the ``sampler``, :meth:`arch_loss`,
-    :meth:`arch_backward` and :meth:`derive`. Batch normalisation learns its statistics in the weight step only.
-    Arguments are those of :class:`GradientSearch`.
+    authors' code does. A method supplies hooks and nothing else: the ``sampler``, :meth:`arch_loss`,
+    :meth:`arch_backward`, :meth:`after_weight_backward` and :meth:`derive`. Batch normalisation learns its statistics
+    in the weight step only. Arguments are those of :class:`GradientSearch`.
     """
 
     def arch_backward(self, batch: Batch) -> Tensor:
         """Set ``.grad`` of every alpha and touch no other gradient; return the loss, a scalar."""
-        alphas = self.trained_arch_parameters()
-        loss = self._val_loss(batch)
-        # Small gradients must not vanish in 16 bits on their way to the alphas, which have 32.
-        scale = self.arch_scale()
-        gradients = torch.autograd.grad(loss * scale, alphas, allow_unused=True)  # maybe no cell uses a choice
-        used = [(a, g) for a, g in zip(alphas, gradients, strict=True) if g is not None]  # type: ignore[redundant-expr]  # allow_unused
-        for (alpha, _), gradient in zip(used, self.average_gradients([g / scale for _, g in used]), strict=True):
+        loss, alphas = self._val_loss(batch), self.trained_arch_parameters()
+        for alpha, gradient in zip(alphas, self.val_gradients(loss, alphas), strict=True):
             alpha.grad = gradient
         return loss
+
+    def val_gradients(self, loss: Tensor, inputs: Sequence[Tensor]) -> list[Tensor | None]:
+        """Gradients of the validation loss, averaged over processes; ``None`` where it does not depend on an input."""
+        # Small gradients must not vanish in 16 bits on their way to the alphas, which have 32.
+        scale = self.arch_scale()
+        gradients = torch.autograd.grad(loss * scale, list(inputs), allow_unused=True)  # maybe no cell uses a choice
+        used = [g / scale for g in gradients if g is not None]  # type: ignore[redundant-expr]  # allow_unused
+        averaged = iter(self.average_gradients(used))
+        return [None if g is None else next(averaged) for g in gradients]  # type: ignore[redundant-expr]  # allow_unused
 
     def unrolled_backward(self, batch: Batch, epsilon: float = 0.01) -> Tensor:
         """What :meth:`arch_backward` does, one weight step ahead (DARTS, arXiv:1806.09055, equations 7 and 8).
@@ -386,11 +390,22 @@ class BilevelSearch(GradientSearch):
             loss = self.criterion(logits, y)
             share = self.begin_batch(len(y))
             self.manual_backward(loss * share if share != 1 else loss)
+            self.after_weight_backward(x, y, weights, share)
             self.end_batch(len(y))
         self.log_step(loss, logits, y)
 
+    def after_weight_backward(self, x: Any, y: Tensor, weights: Mapping[str, EdgeWeights], share: float) -> None:
+        """Change the gradients of the weights, which are in ``.grad`` now; by default they stay.
+
+        Args:
+            x: The batch of the weights.
+            y: Its targets.
+            weights: The edge weights that the batch was run under.
+            share: Factor of the loss of this batch, see :meth:`begin_batch`.
+        """
+
     @torch.no_grad()
-    def weights_for_training(self, x: Any, y: Tensor) -> dict[str, Tensor]:
+    def weights_for_training(self, x: Any, y: Tensor) -> Mapping[str, EdgeWeights]:
         """Edge weights of the weight step on a batch ``[B, C, H, W]``, ``[B]``; perturbed where that is asked for."""
         if self.perturbation is None:
             return self.edge_weights()

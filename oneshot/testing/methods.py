@@ -21,8 +21,7 @@ from oneshot.engine.gradient import BilevelSearch, SingleLevelSearch
 from oneshot.engine.module import SearchModule
 from oneshot.engine.sharing import WeightSharingSearch
 from oneshot.supernets.base import OperationSupernet, Subnet, inherit_weights
-from oneshot.supernets.connection import CellGraph
-from oneshot.supernets.mixed_op import MixedOp, add_up, mixed_op
+from oneshot.supernets.mixed_op import MixedOp, add_up, arch_of_cell, mixed_op
 from oneshot.supernets.nasbench201 import NASBench201Supernet
 from oneshot.supernets.ops import make_op
 from oneshot.supernets.space import ArchGraph, Choice, SearchSpace, SubnetConfig
@@ -40,9 +39,6 @@ class PlantedSpace(SearchSpace):
     def nodes(self) -> list[list[int]]:
         return [list(range(self.num_genes))]
 
-    def cell_graphs(self) -> list[CellGraph]:
-        return [CellGraph(tuple((0, 1, gene) for gene in range(self.num_genes)), inputs=(0,), outputs=(1,))]
-
 
 class PlantedSupernet(OperationSupernet):
     """A pointwise stem, mixed operations in parallel, a pooled head: only a 3x3 convolution tells rows from columns.
@@ -52,6 +48,7 @@ class PlantedSupernet(OperationSupernet):
         channels: C.
         edges: Number of parallel mixed operations.
         partial_channels: K: the candidates read one of K parts of the channels.
+        cells: Number of cells, one after the other, that share the choice.
     """
 
     def __init__(
@@ -61,39 +58,46 @@ class PlantedSupernet(OperationSupernet):
         channels: int = 8,
         edges: int = 1,
         partial_channels: int = 1,
+        cells: int = 1,
     ) -> None:
         super().__init__()
         self.space = PlantedSpace("planted", (Choice("edge", tuple(candidates), rows=edges),))
         self.num_classes, self.input_shape = 2, (1, 8, 8)
         self.stem, self.head = _stem_and_head(channels)
         self.edges, self.partial_channels = nn.ModuleList(), partial_channels
-        for _ in range(edges):
+        for _ in range(cells * edges):
             ops = [make_op(name, channels // partial_channels, 1, affine=False, pool_bn=True) for name in candidates]
             self.edges.append(mixed_op(ops, parts=partial_channels))
-        self._channels = channels
+        self._channels, self._cells = channels, cells
 
     def forward(self, x: Tensor, arch: Mapping[str, Tensor]) -> Tensor:
         self.check_arch(arch)
-        x = self.stem(x)
-        logits: Tensor = self.head(add_up([edge(x, arch["edge"][row]) for row, edge in enumerate(self.edges)]))
+        x, rows = self.stem(x), self.space["edge"].rows
+        for cell in range(self._cells):
+            weights, edges = arch_of_cell(arch, cell)["edge"], self.edges[cell * rows : (cell + 1) * rows]
+            x = add_up([edge(x, weights[row]) for row, edge in enumerate(edges)])
+        logits: Tensor = self.head(x)
         return logits
+
+    def shared_choices(self) -> dict[tuple[str, ...], int]:
+        return {("edge",): self._cells}
 
     def extract(self, config: SubnetConfig, *, inherit: bool = True) -> PlantedNetwork:
         self.space.validate(config)
         self.check_inheritance(inherit)
-        net = PlantedNetwork([str(pick) for pick in config["edge"]], channels=self._channels).to(
-            next(self.parameters())
-        )
+        picks = [str(pick) for pick in config["edge"]]
+        net = PlantedNetwork(picks, channels=self._channels, cells=self._cells).to(next(self.parameters()))
         net.config = config
         if inherit:
             inherit_weights(net.stem, self.stem)
             inherit_weights(net.head, self.head)
-            for op, pick, mixed in zip(net.edges, config["edge"], self.edges, strict=True):
+            for op, pick, mixed in zip(net.edges, picks * self._cells, self.edges, strict=True):
                 inherit_weights(op, cast(MixedOp, mixed).ops[self.space["edge"].candidates.index(pick)])
         return net.train(self.training)
 
     def mixed_ops(self) -> dict[str, list[list[MixedOp]]]:
-        return {"edge": [[cast(MixedOp, edge)] for edge in self.edges]}
+        rows = self.space["edge"].rows
+        return {"edge": [[cast(MixedOp, edge) for edge in self.edges[row::rows]] for row in range(rows)]}
 
 
 class PlantedNetwork(Subnet):
@@ -102,18 +106,22 @@ class PlantedNetwork(Subnet):
     Args:
         ops: Operation names of the edges.
         channels: C.
+        cells: Number of cells, one after the other, all of these operations.
     """
 
-    def __init__(self, ops: Sequence[str], *, channels: int = 8) -> None:
+    def __init__(self, ops: Sequence[str], *, channels: int = 8, cells: int = 1) -> None:
         super().__init__()
         self.num_classes, self.input_shape = 2, (1, 8, 8)
-        self.init_args = {"ops": list(ops), "channels": channels}
+        self.init_args = {"ops": list(ops), "channels": channels, "cells": cells}
         self.stem, self.head = _stem_and_head(channels)
-        self.edges = nn.ModuleList(make_op(op, channels, 1, affine=True, pool_bn=True) for op in ops)
+        names = [op for _ in range(cells) for op in ops]
+        self.edges = nn.ModuleList(make_op(op, channels, 1, affine=True, pool_bn=True) for op in names)
 
     def forward(self, x: Tensor) -> Tensor:
-        x = self.stem(x)
-        logits: Tensor = self.head(sum(edge(x) for edge in self.edges))
+        x, edges = self.stem(x), len(self.init_args["ops"])
+        for first in range(0, len(self.edges), edges):
+            x = sum((edge(x) for edge in self.edges[first : first + edges]), torch.zeros_like(x))
+        logits: Tensor = self.head(x)
         return logits
 
     def graphs(self) -> list[ArchGraph]:

@@ -23,6 +23,7 @@ METHODS = [
         "BigNAS",
         "DARTS",
         "DARTSPT",
+        "LambdaDARTS",
         "DARTSMinus",
         "DrNAS",
         "DSNAS",

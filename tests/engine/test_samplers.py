@@ -201,8 +201,8 @@ def test_reinmax_reads_the_outputs_of_all_candidates_for_the_alphas_and_runs_one
     ours, exact = (torch.autograd.grad((y * probe).sum(), alphas_step)[0] for y in (out, dense))
     torch.testing.assert_close(ours, exact, rtol=1e-8, atol=1e-10)
     assert (ours[drawn == 0] != 0).any()
-    assert all(len(row) == 5 for row in search._path(alphas_step).active)
-    assert all(len(row) == 1 for row in search._path(weights_step).active)
+    assert all(len(row) == 5 for row in search._own(alphas_step).active)
+    assert all(len(row) == 1 for row in search._own(weights_step).active)
 
 
 class TestReinMax(MethodContract):

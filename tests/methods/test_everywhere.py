@@ -53,6 +53,7 @@ METHODS: dict[str, Callable[[Any], SearchModule]] = {
     "smoothdarts": oneshot.SmoothDARTS,
     "drnas": oneshot.DrNAS,
     "betadarts": oneshot.BetaDARTS,
+    "lambdadarts": oneshot.LambdaDARTS,
     "dartsminus": oneshot.DARTSMinus,
     "reinmax": lambda s: oneshot.BilevelSearch(s, ReinMaxSampler()),
     "dsnas": oneshot.DSNAS,
@@ -80,6 +81,10 @@ def streams(supernet: OperationSupernet) -> dict[str, DataLoader[Any]]:
 
 REFUSED = {
     ("fairnas", "recurrent"): "a candidate of every row in every path; space 'recurrent' forbids that",
+    **{
+        ("lambdadarts", space): "needs two cells that share a choice"
+        for space in ("nasbenchmacro", "fbnet", "proxyless", "recurrent", "segmentation")
+    },
     ("dartspt", "recurrent"): "row by row, and keeps a candidate in each; space 'recurrent' forbids that",
 }
 

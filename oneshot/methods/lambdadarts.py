@@ -1,0 +1,99 @@
+"""Lambda-DARTS: Mitigating Performance Collapse by Harmonizing Operation Selection among Cells (ICLR 2023)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from oneshot.engine.alphas import EdgeWeights
+from oneshot.engine.gradient import BilevelSearch
+from oneshot.engine.options import GradientOptions, Unpack
+from oneshot.engine.samplers import SoftmaxSampler
+from oneshot.functional import alignment, alignment_gradient
+from oneshot.supernets.base import OperationSupernet, frozen_batch_norm
+from oneshot.supernets.mixed_op import CellWeights
+
+
+class LambdaDARTS(BilevelSearch):
+    r"""DARTS whose weights are trained so that all cells ask for the same edge weights (arXiv:2210.07998).
+
+    The loss of the weights has a second term, minus :math:`\lambda` times the
+    :func:`~oneshot.functional.alignment` of the gradients that the cells have in the edge weights they share. Its
+    gradient is a central difference, as in the authors' code: two more passes, ``epsilon`` along
+    :func:`~oneshot.functional.alignment_gradient`, with the same random numbers. :math:`\lambda` rises from 0 in the
+    first epoch to ``alignment_weight`` in the last. The most frequent kind of cells is aligned: the normal ones of
+    DARTS. Gains reported on that space are often "within the margin of noise" (confopt, arXiv:2507.16533).
+
+    Args:
+        supernet: A supernet with a choice that several cells share.
+        alignment_weight: What :math:`\lambda` rises to.
+        epsilon: Length of the difference, in edge weights.
+        **kwargs: See :class:`~oneshot.engine.gradient.GradientSearch`.
+
+    Raises:
+        ValueError: If a number is out of its range, or no cells share a choice.
+
+    Example:
+        >>> from oneshot.supernets import NASBench201Supernet
+        >>> search = LambdaDARTS(NASBench201Supernet(channels=4, cells_per_stage=1))
+        >>> search.cells
+        3
+    """
+
+    def __init__(
+        self,
+        supernet: OperationSupernet,
+        *,
+        alignment_weight: float = 0.125,
+        epsilon: float = 1e-4,
+        **kwargs: Unpack[GradientOptions],
+    ) -> None:
+        super().__init__(supernet, SoftmaxSampler(), **kwargs)
+        for option, value in {"alignment_weight": alignment_weight, "epsilon": epsilon}.items():
+            if not value > 0:
+                raise ValueError(f"{option} must be above 0; got {value}. DARTS is the search without it.")
+        shared = supernet.shared_choices()
+        self._names, self.cells = max(shared.items(), key=lambda pair: pair[1], default=((), 0))
+        if self.cells < 2:
+            kind = type(supernet).__name__
+            raise ValueError(f"Lambda-DARTS needs two cells that share a choice; those of {kind} do not. Use DARTS.")
+        self.alignment_weight, self.epsilon = alignment_weight, epsilon
+
+    def weights_for_training(self, x: Any, y: Tensor) -> Mapping[str, EdgeWeights]:
+        weights = dict(super().weights_for_training(x, y))
+        for name in self._names:  # the same numbers, but a gradient for every cell
+            if isinstance(shared := weights[name], Tensor):
+                weights[name] = CellWeights(shared.repeat(self.cells, 1, 1).requires_grad_())
+        return weights
+
+    def after_weight_backward(self, x: Any, y: Tensor, weights: Mapping[str, EdgeWeights], share: float) -> None:
+        scaler, (epoch, epochs) = self._weight_scaler, self.schedule_position()
+        scale, strength = 1.0 if scaler is None else scaler.get_scale(), epoch / max(1, epochs - 1)
+        per_cell = [w.values for w in (weights[name] for name in self._names) if isinstance(w, CellWeights)]
+        flat = [w.grad.flatten(1) for w in per_cell if w.grad is not None]
+        (gradients,) = self.average_gradients([torch.cat(flat, dim=1) / (share * scale)])
+        self.log("train/alignment", alignment(gradients), batch_size=len(y))
+        direction = alignment_gradient(gradients)
+        step = direction * (self.epsilon / direction.norm().clamp_min(1e-30))
+        moves = dict(zip(self._names, step.split([w[0].numel() for w in per_cell], dim=1), strict=True))
+        trained, sides = [w for w in self.supernet.parameters() if w.requires_grad], list[tuple[Tensor, ...]]()
+        devices = [self.device.index] if self.device.type == "cuda" else []
+        with self.without_16_bits(), frozen_batch_norm(self.supernet):
+            for sign in (1, -1):
+                moved = {n: self._moved(w, sign * moves[n]) if n in moves else w for n, w in weights.items()}
+                with torch.random.fork_rng(devices, enabled=sign == 1):  # both sides draw the same
+                    loss = self.criterion(self.run(x, moved), y)
+                    sides.append(torch.autograd.grad(loss, trained, allow_unused=True, materialize_grads=True))
+        factor = share * scale * strength * self.alignment_weight * float(direction.norm()) / (2 * self.epsilon)
+        differences = self.average_gradients([plus - minus for plus, minus in zip(*sides, strict=True)])
+        for weight, difference in zip(trained, differences, strict=True):
+            before = torch.zeros_like(weight) if weight.grad is None else weight.grad
+            weight.grad = before - (factor * difference).to(before)
+
+    @staticmethod
+    def _moved(weights: EdgeWeights, by: Tensor) -> CellWeights:
+        own = weights.values if isinstance(weights, CellWeights) else weights
+        return CellWeights(own.detach() + by.view_as(own))
