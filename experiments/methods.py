@@ -46,6 +46,7 @@ METHODS: dict[str, Callable[[OperationSupernet], SearchModule]] = {
     "DARTS-PT": lambda s: oneshot.DARTSPT(s, train_epochs=1, tune_epochs=0, batches=1),
     "DrNAS": oneshot.DrNAS,
     "Beta-DARTS": oneshot.BetaDARTS,
+    "OLES": oneshot.OLES,
     "Lambda-DARTS": oneshot.LambdaDARTS,
     "DARTS-": oneshot.DARTSMinus,
     "DSNAS": oneshot.DSNAS,
@@ -120,16 +121,16 @@ def table() -> str:
     for name in METHODS:
         module, meter = measure(name)
         base = base or meter
-        found = re.search(
-            r"arXiv:(\d{4}\.\d{5})", f"{type(module).__doc__} {sys.modules[type(module).__module__].__doc__}"
-        )
+        said = f"{type(module).__doc__} {sys.modules[type(module).__module__].__doc__}"
+        elsewhere = re.search(r"openreview\.net/forum\?id=(\w+)", said)
+        found = elsewhere or re.search(r"arXiv:(\d{4}\.\d{5})", said)
         assert found is not None, f"{name} names no paper"
         level = {True: "two halves"}.get(isinstance(module, BilevelSearch), "one set")
         draws = getattr(module, "controller", getattr(module, "sampler", None))
         inner = getattr(draws, "inner", None)
         sampler = "uniform" if draws is None else words(type(draws).__name__)
         sampler += f" over {words(type(inner).__name__)}" if inner is not None else ""
-        paper = f"[{found[1]}](https://arxiv.org/abs/{found[1]})"
+        paper = f"[{found[1]}](https://{found[0] if elsewhere else 'arxiv.org/abs/' + found[1]})"
         cost, memory = (f"{a / b:.2f}" for a, b in ((meter.macs, base.macs), (meter.peak, base.peak)))
         lines.append(f"| {name} | {paper} | {sampler} | {level} | {loss(module)} | {cost} | {memory} |")
     return "\n".join(lines)

@@ -39,6 +39,7 @@ if TYPE_CHECKING:
     from .methods.gdas import GDAS as GDAS
     from .methods.lambdadarts import LambdaDARTS as LambdaDARTS
     from .methods.ofa import OnceForAll as OnceForAll
+    from .methods.oles import OLES as OLES
     from .methods.pcdarts import PCDARTS as PCDARTS
     from .methods.proxylessnas import ProxylessNAS as ProxylessNAS
     from .methods.random_sharing import RandomSharing as RandomSharing

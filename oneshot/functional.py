@@ -345,6 +345,21 @@ def alignment_gradient(gradients: Tensor) -> Tensor:
     return derivative
 
 
+def gradient_match(pairs: Sequence[tuple[Tensor, Tensor]], *, accumulated: bool = False) -> Tensor:
+    """Cosine of the gradients of a module on training and on held-out data (OLES, NeurIPS 2023); 0 of a gradient of 0.
+
+    Args:
+        pairs: Both gradients of every weight, of equal shapes.
+        accumulated: Take the cosine between the first and the sum of both.
+
+    Example:
+        >>> gradient_match([(torch.tensor([1.0, 0.0]), torch.tensor([3.0, 4.0]))])
+        tensor(0.6000)
+    """
+    ours, theirs = (torch.cat([pair[side].flatten() for pair in pairs]) for side in (0, 1))
+    return F.cosine_similarity(ours, ours + theirs if accumulated else theirs, dim=0, eps=1e-30)
+
+
 def entropy(probabilities: Tensor) -> Tensor:
     """Entropy of each row in nats.
 

@@ -52,6 +52,7 @@ GRADIENT: dict[str, Method] = {
     "DARTSPT": lambda s: oneshot.DARTSPT(s, train_epochs=1, tune_epochs=0, batches=1),
     "DrNAS": oneshot.DrNAS,
     "BetaDARTS": oneshot.BetaDARTS,
+    "OLES": oneshot.OLES,
     "LambdaDARTS": oneshot.LambdaDARTS,
     "DARTSMinus": oneshot.DARTSMinus,
     "DSNAS": oneshot.DSNAS,

@@ -23,6 +23,7 @@ METHODS = [
         "BigNAS",
         "DARTS",
         "DARTSPT",
+        "OLES",
         "LambdaDARTS",
         "DARTSMinus",
         "DrNAS",

@@ -36,6 +36,7 @@ from oneshot.methods.enas import ENAS
 from oneshot.methods.fairdarts import FairDARTS
 from oneshot.methods.fairnas import FairNAS
 from oneshot.methods.gdas import GDAS
+from oneshot.methods.oles import OLES
 from oneshot.methods.pcdarts import PCDARTS
 from oneshot.methods.proxylessnas import ProxylessNAS, Reward
 from oneshot.methods.random_sharing import RandomSharing
@@ -345,6 +346,7 @@ METHODS: dict[str, Callable[[Any], SearchModule]] = {
     "dartspt": lambda s: DARTSPT(s, train_epochs=1, tune_epochs=0, batches=1),
     "drnas": DrNAS,
     "betadarts": BetaDARTS,
+    "oles": OLES,
     "dartsminus": DARTSMinus,
     "dsnas": DSNAS,
     "fairdarts": FairDARTS,

@@ -53,6 +53,7 @@ METHODS: dict[str, Callable[[Any], SearchModule]] = {
     "smoothdarts": oneshot.SmoothDARTS,
     "drnas": oneshot.DrNAS,
     "betadarts": oneshot.BetaDARTS,
+    "oles": oneshot.OLES,
     "lambdadarts": oneshot.LambdaDARTS,
     "dartsminus": oneshot.DARTSMinus,
     "reinmax": lambda s: oneshot.BilevelSearch(s, ReinMaxSampler()),

@@ -188,6 +188,7 @@ GRADIENT: dict[str, Callable[[Any], SearchModule]] = {
     "DrNAS": oneshot.DrNAS,
     "DSNAS": oneshot.DSNAS,
     "BetaDARTS": oneshot.BetaDARTS,
+    "OLES": oneshot.OLES,
     "LambdaDARTS": oneshot.LambdaDARTS,
     "DARTSMinus": oneshot.DARTSMinus,
     "ReinMax": lambda s: oneshot.BilevelSearch(s, ReinMaxSampler()),
