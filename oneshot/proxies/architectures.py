@@ -186,6 +186,13 @@ class ProxyFeatures:
         scaled = (self._transformed(configs) - middle) / width
         return np.clip(np.nan_to_num(scaled, nan=-CLIPPED), -CLIPPED, CLIPPED)
 
+    def score(self, config: SubnetConfig) -> float:
+        """The mean of the features of an architecture: one finite number, the larger the better.
+
+        Strategies take it that begin with the best by a score: ``GaussianProcess(space, scores=features.score)``.
+        """
+        return float(self([config]).mean())
+
     def _transformed(self, configs: Sequence[SubnetConfig]) -> Floats:
         rows = [list(self.scorer(config).values()) for config in configs]
         return np.arcsinh(np.array(rows, dtype=np.float64).reshape(len(rows), len(self.names)))

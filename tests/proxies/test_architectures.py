@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 from oneshot.data import Digits
+from oneshot.discrete import GaussianProcess
 from oneshot.proxies import ArchitectureScorer, Batch, Proxy, ProxyFeatures, RankAgreement, combined, promising, score
 from oneshot.proxies.architectures import batch_of
 from oneshot.supernets import NASBench201Supernet, SubnetConfig
@@ -82,6 +83,16 @@ def test_features_are_finite_of_one_scale_and_the_same_in_any_order(supernet: NA
     inside = np.abs(found[:20, 1]) < 5
     assert (np.argsort(found[:20, 1][inside]) == np.argsort(np.array(raw)[inside])).all()
     assert features()([]).shape == (0, 3)
+    assert features().score(dead) == found[-1].mean() < features().score(configs[0]) == found[0].mean()
+
+
+def test_a_strategy_begins_with_the_best_by_their_features(supernet: NASBench201Supernet) -> None:
+    space = supernet.space
+    features = ProxyFeatures(ArchitectureScorer(supernet, ["params", "naswot"], samples=4), space, references=8)
+    strategy = GaussianProcess(space, initial=4, scores=features.score, scored=20)
+    first = [features.score(proposal.config) for proposal in strategy.ask(2)]
+    drawn = [features.score(config) for config in space.decode(space.repair(space.sample_matrix(20, 7)))]
+    assert min(first) > sorted(drawn)[10] and first == sorted(first, reverse=True)
 
 
 def test_promising_architectures_are_the_best_of_the_pool_by_ranks(supernet: NASBench201Supernet) -> None:
