@@ -129,7 +129,7 @@ class SearchStrategy(ABC):
         True
     """
 
-    repeats: ClassVar[bool] = False  # whether an architecture may be proposed again
+    repeats: bool = False  # whether an architecture may be proposed again
     retrains: ClassVar[bool] = False  # whether the same proposal again means another evaluation, not the same answer
     by_rung: bool = False  # whether only results of the highest fidelity compare
     random_first: int = 0  # architectures that are drawn at random before anything learned has a part in it

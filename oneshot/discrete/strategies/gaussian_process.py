@@ -3,20 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Literal, TypeAlias
+from itertools import pairwise
+from typing import Literal, NamedTuple, TypeAlias
 
 import numpy as np
 
 from oneshot.discrete.protocol import Genes, Proposal, Result, Scalar, SearchStrategy, can_be_listed, listed
-from oneshot.fronts.pareto import non_dominated
+from oneshot.fronts.pareto import by_rank_and_crowding, non_dominated
 from oneshot.regression.acquisition import DIMENSIONS, expected_hypervolume_improvement, expected_improvement
+from oneshot.regression.autoregression import AutoregressiveBelief, AutoregressiveRegression
 from oneshot.regression.features import ArchitectureFeatures, Singles
-from oneshot.regression.gaussian_process import (
-    Belief,
-    GaussianProcessRegression,
-    Hyperparameters,
-    rank_normal,
-)
+from oneshot.regression.gaussian_process import Hyperparameters, rank_normal
 from oneshot.supernets.space import Floats, IntMatrix, SearchSpace, SubnetConfig
 
 Scores: TypeAlias = Callable[[SubnetConfig], float] | Mapping[SubnetConfig, float]
@@ -25,6 +22,20 @@ SMALL = 20_000  # architectures up to which all that are left are candidates
 PARENTS = 10  # best architectures whose mutations are candidates in larger spaces
 MARGIN = 0.1  # of the reference point, as in oneshot.fronts.pareto.reference_point
 AUGMENTED = 0.05  # share of the sum in ParEGO's scalar
+
+
+class Evaluated(NamedTuple):
+    """What one evaluation has told.
+
+    Args:
+        genes: ``[G]``.
+        values: What is minimised, ``[M]``; None if it failed.
+        number: Of the evaluation.
+    """
+
+    genes: Genes
+    values: tuple[float, ...] | None
+    number: int
 
 
 class GaussianProcess(SearchStrategy):
@@ -45,6 +56,12 @@ class GaussianProcess(SearchStrategy):
     et al., 2011), one Gaussian process each; the volume is that of ranks, so units do not matter. Of four or more
     objectives every round weighs the ranks by chance (ParEGO, Knowles, IEEE TEC 10(1), 2006, equation 2).
 
+    With ``fidelities`` it trains new architectures at the lowest one, and some of them longer, from the weights they
+    have. All fidelities get equal shares of the budget. Trained longer is what promises the largest improvement at the
+    highest fidelity, in a model of all of them
+    (:class:`~oneshot.regression.autoregression.AutoregressiveRegression`), in which a short training tells something
+    about the long one of every architecture.
+
     Args:
         space: The space to search.
         initial: Architectures before the first round: ``first``, then those that ``scores`` choose, then random ones.
@@ -56,13 +73,14 @@ class GaussianProcess(SearchStrategy):
             score, the others random.
         scored: Random architectures that a function scores before the search; of a table, all count.
         graphs: What the kernel sees of graphs; see :class:`~oneshot.regression.features.ArchitectureFeatures`.
+        fidelities: Fidelities in the units of the evaluator (epochs), the lowest first; by default there is one.
         front: Look for a front of all objectives instead of the least scalar.
         seed: Seed of all random choices.
         scalar: What the search minimises, given all values; not with ``front``.
 
     Raises:
-        ValueError: If a number is below 1, an architecture is not in the space, a score is not finite, or both a scalar
-            and a front are asked for.
+        ValueError: If a number is below 1, an architecture is not in the space, a score is not finite, fidelities do
+            not rise, or both a scalar and a front are asked for.
     """
 
     def __init__(
@@ -76,6 +94,7 @@ class GaussianProcess(SearchStrategy):
         scores: Scores | None = None,
         scored: int = 200,
         graphs: Literal["auto", "path", "walk", "none"] = "auto",
+        fidelities: Sequence[float] | None = None,
         front: bool = False,
         seed: int = 0,
         scalar: Scalar | None = None,
@@ -89,37 +108,80 @@ class GaussianProcess(SearchStrategy):
             raise ValueError(
                 "A scalar makes one objective of all, and front=True looks for the front of all: give one of the two."
             )
+        if fidelities is not None and not (
+            len(fidelities) and all(a < b for a, b in pairwise([0, *fidelities])) and np.isfinite(fidelities[-1])
+        ):
+            raise ValueError(f"Fidelities must rise from above 0, such as (12, 200); got {tuple(fidelities)}.")
         self.initial, self.batch, self.pool, self.scored, self.front = initial, batch, pool, scored, front
-        self.scores = scores
+        self.scores, self.fidelities = scores, None if fidelities is None else tuple(fidelities)
+        self.by_rung = self.repeats = fidelities is not None
         self.random_first = initial
         self.features = ArchitectureFeatures(space, graphs)
-        self._known: list[tuple[Genes, tuple[float, ...] | None]] = []
+        rungs = len(self.fidelities or (None,))
+        self._known: list[list[Evaluated]] = [[] for _ in range(rungs)]
+        self._spent = [0.0] * rungs
+        self._promoted: list[set[bytes]] = [set() for _ in range(rungs)]
         self._queue = list(space.repair(space.encode(first))) if first else []
         self._given = len(self._queue)
         self._listed: IntMatrix | None = None
-        self._start: dict[int, Hyperparameters] = {}  # by objective: where the next fit begins
+        self._start: dict[int, list[Hyperparameters]] = {}  # by objective: where the next fit begins
         if can_be_listed(space) and len(every := listed(space)) <= SMALL:
             self._listed, self._row = every, {row.tobytes(): i for i, row in enumerate(every)}
             self._free = np.ones(len(every), dtype=bool)
             self._blocks = self.features.encode(every)
 
     def _propose(self) -> Proposal | None:
-        if self._next == 0 and self.scores is not None and self.initial > self._given:
+        for rung in sorted(range(len(self._known)), key=self._spent.__getitem__):
+            proposal = self._promote(rung) if rung else self._begin()
+            if proposal is not None:
+                self._spent[rung] += (proposal.fidelity or 0.0) - proposal.trained
+                return proposal
+        return None
+
+    def _begin(self) -> Proposal | None:
+        """A new architecture, at the lowest fidelity."""
+        if not self._proposed and self.scores is not None and self.initial > self._given:
             self._queue += self._best_scored((self.initial - self._given + 1) // 2)
+        fidelity = self.fidelities[0] if self.fidelities else None
         while self._queue:
             if self._is_new(genes := self._queue.pop(0)):
-                return self._new(genes)
-        if self._next < self.initial or sum(values is not None for _, values in self._known) < 2:
+                return self._new(genes, fidelity=fidelity)
+        if len(self._proposed) < self.initial or self._successes(0) < 2:
             found = self._fresh(self._random)
-            return None if found is None else self._new(found)
-        self._queue = self._round()
-        return self._new(self._queue.pop(0)) if self._queue else None
+            return None if found is None else self._new(found, fidelity=fidelity)
+        candidates = self._candidates()
+        if not len(candidates):
+            return None
+        self._queue = [candidates[i] for i in self._round(candidates, 0, self.batch)]
+        return self._new(self._queue.pop(0), fidelity=fidelity)
+
+    def _promote(self, rung: int) -> Proposal | None:
+        """The evaluated architecture that promises most, at the fidelity of a rung; None if there are too few."""
+        assert self.fidelities is not None
+        below = self._known[rung - 1]
+        ready = [e for e in below if e.values is not None and e.genes.tobytes() not in self._promoted[rung]]
+        if not ready or len(below) < max(self.initial >> (rung - 1), 2) or self._successes(0) < 2:
+            return None
+        (best,) = self._round(np.stack([e.genes for e in ready]), rung, 1)
+        self._promoted[rung].add(ready[best].genes.tobytes())
+        return self._number(
+            self.space.config_of(ready[best].genes),
+            parent=ready[best].number,
+            fidelity=self.fidelities[rung],
+            trained=self.fidelities[rung - 1],
+        )
+
+    def _successes(self, rung: int) -> int:
+        return sum(evaluated.values is not None for evaluated in self._known[rung])
+
+    def _rung(self, proposal: Proposal) -> int:
+        return 0 if self.fidelities is None or proposal.fidelity is None else self.fidelities.index(proposal.fidelity)
 
     def _learn(self, proposal: Proposal, result: Result) -> None:
         values = result.values
         if values is not None and not self.front:
             values = (self.loss(result),)
-        self._known.append((self._genes(proposal), values))
+        self._known[self._rung(proposal)].append(Evaluated(self._genes(proposal), values, proposal.number))
 
     def _best_scored(self, n: int) -> list[Genes]:
         """The best by their scores; of equal ones, those that were drawn first."""
@@ -142,40 +204,37 @@ class GaussianProcess(SearchStrategy):
 
     # A round.
 
-    def _round(self) -> list[Genes]:
-        """The proposals of a round, best first; none if nothing is left."""
-        known = np.stack([genes for genes, _ in self._known])
-        flying = self.space.encode(proposal.config for proposal in self.pending.values())
-        width = max(len(values) for _, values in self._known if values is not None)
-        values = np.array([(np.inf,) * width if v is None else v for _, v in self._known])
-        candidates = self._candidates(known[np.argsort(rank_normal(values[:, 0]), kind="stable")[:PARENTS]])
-        if not len(candidates):
-            return []
+    def _round(self, candidates: IntMatrix, rung: int, n: int) -> list[int]:
+        """Which of the candidates to evaluate at a rung, up to n of them, best first."""
+        known = [rows for rows in self._known if sum(e.values is not None for e in rows) >= 2]
+        width = max(len(e.values) for e in known[0] if e.values is not None)
+        failed = (np.inf,) * width  # as bad as the worst
+        values = [np.array([failed if e.values is None else e.values for e in rows]) for rows in known]
         if width > DIMENSIONS:
-            values, width = self._weighed(values)[:, None], 1
-        seen, others = self._encode(known, flying, candidates)
-        models = []
+            weights, width = self.rng.dirichlet(np.ones(width)), 1
+            values = [_weighed(level, weights)[:, None] for level in values]
+        pending = list(self.pending.values())
+        rest = np.concatenate([self.space.encode(proposal.config for proposal in pending), candidates])
+        *seen, others = self._encode(*(np.stack([e.genes for e in rows]) for rows in known), rest)
+        beliefs = []
         for m in range(width):
-            models.append(GaussianProcessRegression(seen, rank_normal(values[:, m]), start=self._start.get(m)))
-            self._start[m] = models[m].hyperparameters
-        targets = np.stack([rank_normal(column) for column in values.T], 1)
-        if width == 1:
-            chosen = most_improving(models[0], others, float(targets.min()), len(flying), self.batch)
-        else:
-            chosen = most_extending(models, others, targets, len(flying), self.batch)
-        return [candidates[i - len(flying)] for i in chosen]
+            levels = [(blocks, rank_normal(level[:, m])) for blocks, level in zip(seen, values)]
+            model = AutoregressiveRegression(levels, start=self._start.get(m))
+            self._start[m] = model.hyperparameters
+            beliefs.append(AutoregressiveBelief(model, others))
+            for i, proposal in enumerate(pending):
+                beliefs[m].believe(i, self._rung(proposal))
+        highest = np.stack([rank_normal(column) for column in values[-1].T], 1)
+        choose = most_improving if width == 1 else most_extending
+        flying = [self._rung(proposal) for proposal in pending]
+        return [i - len(pending) for i in choose(beliefs, highest, flying, n, rung)]
 
-    def _weighed(self, values: Floats) -> Floats:
-        """ParEGO's scalar of ranks between 0 and 1, with weights by chance, ``[N, M] -> [N]``."""
-        ranks = np.stack([np.argsort(np.argsort(rank_normal(v), kind="stable")) for v in values.T], 1) / len(values)
-        weighed = ranks * self.rng.dirichlet(np.ones(values.shape[1]))
-        return np.asarray(weighed.max(1) + AUGMENTED * weighed.sum(1))
-
-    def _candidates(self, best: IntMatrix) -> IntMatrix:
+    def _candidates(self) -> IntMatrix:
         """Architectures that were not proposed: all of a small space, else mutations of the best, and random ones."""
         if self._listed is not None:
             self._free[[self._row[key] for key in self._proposed]] = False
             return self._listed[self._free]
+        best = self._best()
         found: dict[bytes, Genes] = {}
         for attempt in range(4 * self.pool):
             if len(found) >= self.pool:
@@ -186,73 +245,81 @@ class GaussianProcess(SearchStrategy):
                 found[genes.tobytes()] = genes
         return np.stack(list(found.values())) if found else np.empty((0, self.space.num_genes), dtype=np.int64)
 
-    def _encode(
-        self, known: IntMatrix, flying: IntMatrix, candidates: IntMatrix
-    ) -> tuple[list[Singles], list[Singles]]:
-        """Features of what is known, and of what is in flight and of candidates."""
+    def _best(self) -> list[Genes]:
+        """The best of the lowest fidelity, or of the first objective; or the front, where it is looked for."""
+        done = [e for e in self._known[0] if e.values is not None]
+        values = np.array([e.values for e in done])
+        order = by_rank_and_crowding(values) if self.front else np.argsort(values[:, 0], kind="stable")
+        return [done[i].genes for i in order[:PARENTS]]
+
+    def _encode(self, *parts: IntMatrix) -> list[list[Singles]]:
+        """Features of each part, ``[N, G]``."""
         if self._listed is not None:
-            ours, theirs = ([self._row[row.tobytes()] for row in rows] for rows in (known, flying))
-            theirs += np.flatnonzero(self._free).tolist()
-            return [block[ours] for block in self._blocks], [block[theirs] for block in self._blocks]
-        blocks = self.features.encode(np.concatenate([known, flying, candidates]))
-        return [block[: len(known)] for block in blocks], [block[len(known) :] for block in blocks]
+            rows = [[self._row[genes.tobytes()] for genes in part] for part in parts]
+            return [[block[part] for block in self._blocks] for part in rows]
+        blocks, ends = self.features.encode(np.concatenate(parts)), np.cumsum([0, *map(len, parts)])
+        return [[block[a:b] for block in blocks] for a, b in pairwise(ends)]
+
+
+def _weighed(values: Floats, weights: Floats) -> Floats:
+    """ParEGO's scalar of ranks between 0 and 1, ``[N, M] -> [N]``."""
+    from scipy.stats import rankdata
+
+    weighed = rankdata(values, axis=0) / len(values) * weights
+    return np.asarray(weighed.max(1) + AUGMENTED * weighed.sum(1))
 
 
 def most_improving(
-    model: GaussianProcessRegression, blocks: Sequence[Singles], best: float, believed: int, n: int
+    beliefs: Sequence[AutoregressiveBelief], targets: Floats, flying: Sequence[int], n: int, level: int = 0
 ) -> list[int]:
     """Candidates of the largest expected improvement, one after the other, each believed when it is chosen.
 
     Args:
-        model: Of what is minimised.
-        blocks: Features of architectures in flight, then of candidates.
-        best: The least target so far.
-        believed: Number of architectures in flight.
+        beliefs: Of one model: of architectures in flight, which are believed, then of candidates.
+        targets: Of what was evaluated at the highest level, ``[N, 1]``.
+        flying: Level at which each of those in flight is evaluated.
         n: How many are chosen, if there are as many.
+        level: Level at which they will be evaluated.
 
     Returns:
-        Rows of the blocks, largest improvement first.
+        Rows, largest improvement first.
     """
-    belief, chosen = Belief(model, blocks), list[int]()
-    for i in range(believed):
-        best = min(best, float(belief.mean[i]))
-        belief.believe(i)
-    while len(chosen) < min(n, len(belief.mean) - believed):
+    (belief,), chosen = beliefs, list[int]()
+    best = min([float(targets.min()), *(belief.mean[i] for i, at in enumerate(flying) if at >= belief.highest)])
+    while len(chosen) < min(n, len(belief.mean) - len(flying)):
         gain = expected_improvement(belief.mean, belief.std, best)
-        gain[[*range(believed), *chosen]] = -1.0
+        gain[[*range(len(flying)), *chosen]] = -1.0
         chosen.append(int(gain.argmax()))
-        best = min(best, float(belief.mean[chosen[-1]]))
-        belief.believe(chosen[-1])
+        if level >= belief.highest:
+            best = min(best, float(belief.mean[chosen[-1]]))
+        belief.believe(chosen[-1], level)
     return chosen
 
 
 def most_extending(
-    models: Sequence[GaussianProcessRegression], blocks: Sequence[Singles], targets: Floats, believed: int, n: int
+    beliefs: Sequence[AutoregressiveBelief], targets: Floats, flying: Sequence[int], n: int, level: int = 0
 ) -> list[int]:
     """Candidates that extend a front most, by expected hypervolume; see :func:`most_improving`.
 
     Args:
-        models: One for each objective.
-        blocks: Features of architectures in flight, then of candidates.
-        targets: Of what was evaluated, ``[N, M]``.
-        believed: Number of architectures in flight.
+        beliefs: Of one model for each objective.
+        targets: ``[N, M]``.
+        flying: Level at which each of those in flight is evaluated.
         n: How many are chosen, if there are as many.
+        level: Level at which they will be evaluated.
     """
-    beliefs = [Belief(model, blocks) for model in models]
     reference = targets.max(0) + MARGIN * np.ptp(targets, axis=0) + 1e-9
-    means, points, chosen = np.stack([belief.mean for belief in beliefs], 1), targets, list[int]()
-    for i in range(believed):
-        points = np.concatenate([points, means[i : i + 1]])
-        for belief in beliefs:
-            belief.believe(i)
-    while len(chosen) < min(n, len(means) - believed):
+    means, chosen = np.stack([belief.mean for belief in beliefs], 1), list[int]()
+    highest = beliefs[0].highest
+    points = np.concatenate([targets, means[[i for i, at in enumerate(flying) if at >= highest]]])
+    while len(chosen) < min(n, len(means) - len(flying)):
         front = points[non_dominated(points) & (points < reference).all(1)]
         std = np.stack([belief.std for belief in beliefs], 1)
         gain = expected_hypervolume_improvement(means, std, front, reference)
-        gain[[*range(believed), *chosen]] = -1.0
-        i = int(gain.argmax())
-        chosen.append(i)
-        points = np.concatenate([points, means[i : i + 1]])
+        gain[[*range(len(flying)), *chosen]] = -1.0
+        chosen.append(int(gain.argmax()))
+        if level >= highest:
+            points = np.concatenate([points, means[chosen[-1:]]])
         for belief in beliefs:
-            belief.believe(i)
+            belief.believe(chosen[-1], level)
     return chosen

@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pytest
 
-from oneshot.discrete import GaussianProcess, Proposal, Result, SearchStrategy
+from oneshot.discrete import GaussianProcess, Proposal, Result, SearchStrategy, Study, TabularEvaluator
 from oneshot.fronts.pareto import hypervolume
 from oneshot.regression.acquisition import expected_improvement
 from oneshot.regression.gaussian_process import Belief, GaussianProcessRegression, rank_normal
@@ -36,6 +36,13 @@ class TestFront(StrategyContract):
     def loss(self, proposal: Proposal) -> tuple[float, ...]:
         genes = self.space.encode([proposal.config])[0]
         return planted(self.space, proposal), float(5 - genes[:3].sum())
+
+
+class TestFidelities(StrategyContract):
+    evaluations = 90  # two thirds of them are short
+
+    def build(self, space: SearchSpace, seed: int) -> SearchStrategy:
+        return GaussianProcess(space, initial=10, fidelities=(1, 2, 4), seed=seed)
 
 
 def told(strategy: SearchStrategy, n: int, values: int = 1) -> list[Proposal]:
@@ -85,10 +92,11 @@ def test_what_is_in_flight_counts() -> None:
 
 
 def test_a_round_of_a_large_space_has_mutations_of_the_best_and_random_ones() -> None:
-    space = TestLargeSpace.space
-    strategy = GaussianProcess(space, pool=100, seed=0)
-    best = space.repair(space.sample_matrix(3, 1))
-    rows = strategy._candidates(best)
+    strategy = GaussianProcess(TestLargeSpace.space, initial=30, pool=100, seed=0)
+    asked = told(strategy, 30)
+    known = strategy.space.encode(proposal.config for proposal in asked)
+    best = known[np.argsort(known.sum(1), kind="stable")[:10]]
+    rows = strategy._candidates()
     near = (rows[:, None] != best[None]).sum(-1).min(1)
     assert len(rows) == len(np.unique(rows, axis=0)) == 100
     assert (near[:50] <= 2).all() and (near[50:] > 2).mean() > 0.8
@@ -176,6 +184,79 @@ def test_a_scalar_weighs_several_objectives() -> None:
     strategy = GaussianProcess(SPACE, initial=10, scalar=lambda values: values[1])
     told(strategy, 40, values=2)
     assert strategy.observed[strategy.best.number][1].values[1] == 4.0  # type: ignore[index]
+
+
+def short_and_long(n: int, seed: int = 0) -> GaussianProcess:
+    """Short trainings are noisy; long ones give what is planted."""
+    strategy, rng = GaussianProcess(SPACE, initial=10, fidelities=(10, 100), seed=seed), np.random.default_rng(seed)
+    for _ in range(n):
+        (proposal,) = strategy.ask()
+        loss = planted(SPACE, proposal)
+        loss = 50 + 3 * loss + rng.normal(0, 2) if proposal.fidelity == 10 else loss
+        strategy.tell(Result(proposal.number, (float(loss),)))
+    return strategy
+
+
+def test_fidelities_have_equal_shares_of_the_budget_and_trainings_go_on() -> None:
+    strategy = short_and_long(70)
+    proposals = [proposal for proposal, _ in strategy.observed.values()]
+    assert [proposal.fidelity for proposal in proposals[:10]] == [10] * 10
+    short = [proposal.config for proposal in proposals if proposal.fidelity == 10]
+    longer = [proposal for proposal in proposals if proposal.fidelity == 100]
+    for proposal in longer:
+        assert proposal.trained == 10 and proposal.parent is not None
+        assert strategy.observed[proposal.parent][0].config == proposal.config
+        assert strategy.observed[proposal.parent][0].fidelity == 10
+    assert len({proposal.config for proposal in longer}) == len(longer)
+    assert len(set(short)) == len(short)
+    assert abs(10 * len(short) - 90 * len(longer)) <= 90
+
+
+def test_what_is_trained_longer_is_good_and_so_is_the_best() -> None:
+    for seed in range(3):
+        strategy = short_and_long(70, seed)
+        longer = [p for p, _ in strategy.observed.values() if p.fidelity == 100]
+        losses = [planted(SPACE, proposal) for proposal in longer]
+        everything = [planted(SPACE, p) for p, _ in strategy.observed.values() if p.fidelity == 10]
+        assert np.mean(losses) < np.mean(everything) and min(losses) <= 1
+        assert strategy.best.fidelity == 100 and planted(SPACE, strategy.best) == min(losses)
+
+
+def test_what_failed_is_not_trained_longer() -> None:
+    strategy = GaussianProcess(SPACE, initial=8, fidelities=(1, 4), seed=0)
+    failed = set()
+    for number in range(40):
+        (proposal,) = strategy.ask()
+        assert proposal.parent not in failed
+        if number % 3 == 0:
+            failed.add(proposal.number)
+        values = None if number % 3 == 0 else (planted(SPACE, proposal),)
+        strategy.tell(Result(proposal.number, values, failure="it hurt"))
+    assert any(proposal.fidelity == 4 for proposal, _ in strategy.observed.values())
+
+
+def test_a_front_of_several_fidelities() -> None:
+    strategy = GaussianProcess(SPACE, initial=10, fidelities=(1, 4), front=True, seed=0)
+    for _ in range(40):
+        (proposal,) = strategy.ask()
+        genes = SPACE.encode([proposal.config])[0]
+        strategy.tell(Result(proposal.number, (float(genes.sum()), float(5 - genes[:3].sum()))))
+    assert sum(proposal.fidelity == 4 for proposal, _ in strategy.observed.values()) >= 5
+
+
+@pytest.mark.parametrize("fidelities", [(), (0, 1), (12, 12), (200, 12), (1, math.inf), (math.nan, 2)])
+def test_fidelities_that_do_not_rise_are_refused(fidelities: tuple[float, ...]) -> None:
+    with pytest.raises(ValueError, match=r"Fidelities must rise from above 0, such as \(12, 200\); got \("):
+        GaussianProcess(SPACE, fidelities=fidelities)
+
+
+def test_a_fidelity_that_the_table_does_not_have_is_named() -> None:
+    genes = np.array(list(np.ndindex(*SPACE.gene_sizes)))
+    table = TabularEvaluator(SPACE, genes, {"error": genes.sum(1)}, fidelities={12: {"error": genes.sum(1)}}, full=200)
+    study = Study(GaussianProcess(SPACE, fidelities=(10, 200)), table, ["min error"], evaluations=3, progress=False)
+    with pytest.warns(UserWarning, match="this is random search"):
+        study.run()
+    assert all("the table has fidelities 12, 200, not 10" in str(record.result.failure) for record in study.records)
 
 
 def test_bad_arguments_are_refused() -> None:
