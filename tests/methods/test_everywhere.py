@@ -86,6 +86,7 @@ REFUSED = {
         ("lambdadarts", space): "needs two cells that share a choice"
         for space in ("nasbenchmacro", "fbnet", "proxyless", "recurrent", "segmentation")
     },
+    ("oles", "recurrent"): "OLES needs candidates with weights; RecurrentSupernet has none",
     ("dartspt", "recurrent"): "row by row, and keeps a candidate in each; space 'recurrent' forbids that",
 }
 

@@ -1,0 +1,60 @@
+"""The experiment on the collapse of DARTS: its methods can be built, its rows are found again, its table has means."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from oneshot.supernets import DARTSSupernet
+
+sys.path.insert(0, str(Path(__file__).parents[2] / "experiments/robust"))
+import run as robust  # type: ignore[import-not-found]  # a script
+
+sys.path.pop(0)
+sys.modules.pop("run")
+
+
+@pytest.mark.parametrize("method", robust.METHODS)
+@pytest.mark.parametrize("space", robust.SPACES)
+def test_every_method_can_search_every_space(space: str, method: str) -> None:
+    supernet = DARTSSupernet(robust.space_of(space), channels=2, cells=3, image_size=8)
+    search = robust.METHODS[method](supernet, 10)
+    supernet.space.validate(search.derive())
+
+
+def row(seed: int, accuracy: float, **others: Any) -> dict[str, Any]:
+    settings = {"epochs": 15, "images": 2000, "side": 16, "channels": 4, "cells": 5, "batch": 64}
+    settings |= {"retrain_epochs": 15, "retrain_channels": 8}
+    facts = {"skips_normal": 2 + seed, "convolutions": 10, "eigenvalues": [[0, 0.5], [14, 0.25]], "accuracy": accuracy}
+    return {"space": "s2", "method": "DARTS", "seed": seed, **settings, **facts, **others}
+
+
+def test_the_table_has_means_and_the_spread_over_seeds_of_the_same_settings(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = tmp_path / "rows.jsonl"
+    rows = [row(0, 0.4), row(1, 0.5), row(2, 0.9, epochs=1)]  # the last one is of another size
+    file.write_text("".join(json.dumps(one) + "\n" for one in rows), encoding="utf-8")
+    monkeypatch.setattr(sys, "argv", ["run.py", "--out", str(file), "--table"])
+    robust.main()
+    assert "| s2 | DARTS | 2 | 2.5 | 10.0 | 0.250 | 45.0 ± 7.1 |" in capsys.readouterr().out
+
+
+def test_a_command_that_was_stopped_runs_what_is_missing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    file, ran = tmp_path / "rows.jsonl", list[tuple[str, str, int]]()
+    file.write_text(json.dumps(row(0, 0.4)) + "\n", encoding="utf-8")
+
+    def run(space: str, method: str, seed: int, given: Any) -> dict[str, Any]:
+        ran.append((space, method, seed))
+        return row(seed, 0.5)
+
+    monkeypatch.setattr(robust, "run", run)
+    options = ["--spaces", "s2", "--methods", "DARTS", "--seeds", "0", "1"]
+    for _ in range(2):
+        monkeypatch.setattr(sys, "argv", ["run.py", "--out", str(file), *options])
+        robust.main()
+    assert ran == [("s2", "DARTS", 1)]
