@@ -137,6 +137,34 @@ if there is a bound that no architecture is known to keep.
 example: oneshot profile --supernet oneshot.supernets.MobileNetV3Supernet --bound macs=150e6 params=4e6
 --help-all shows all options.
 """,
+    "rank": """\
+usage: oneshot rank --supernet CLASS --data CLASS [options]
+
+Score random architectures of a space without training them, and rank them. With trained networks to compare with, say
+how the order by each score agrees with theirs. More is better, for every score.
+
+  --supernet CLASS      such as oneshot.supernets.NASBench201Supernet; --supernet.NAME VALUE its arguments
+  --from SEARCH         in its place: folder of a run, YAML file of a search, or a network to convert (timm:resnet18)
+  --data CLASS, --data.NAME VALUE
+                        what the networks read; without data random numbers, for scores that take no labels
+  --config FILE         YAML file with any of these options. Example: experiments/proxies/digits.yaml
+  --names NAME ...      params macs grad_norm snip grasp fisher synflow jacov naswot zen zico swap reg_swap meco az_nas
+                        (params macs naswot synflow)
+  --by NAME ...         scores to order by, by their ranks together (all but params and macs)
+  --options JSON        of proxies: '{"zico": {"batches": 4}}'
+  --samples N           architectures that are drawn (50)
+  --batch-size N        training samples that a network reads (32)
+  --repeats N           draws of the weights; the score is their mean (1)
+  --seed N              of the architectures and the weights
+  --top N               architectures that are printed (10)
+  --table FILE          trained networks to compare with: a .csv of NAS-Bench-201 or NAS-Bench-Macro, or class_path and
+                        init_args of an evaluator
+  --metric COLUMN       of the table; larger is better
+  --out NAME            write NAME.csv and NAME.png; with one of these endings, only that
+
+example: oneshot rank --supernet oneshot.supernets.NASBench201Supernet --data oneshot.data.Digits --names params naswot
+--help-all shows all options.
+""",
     "compare": """\
 usage: oneshot compare --methods METHOD ... --supernet CLASS --data CLASS --trainer.max_epochs N [options]
 
