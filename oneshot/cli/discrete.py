@@ -102,6 +102,8 @@ def _run(study: Study, folder: Path) -> None:
     """Run a study whose folder this process has locked, and print the result."""
     if study.records:
         say(f"Going on after {len(study.evaluated)} evaluations.")
+    if study.evaluator.remark:
+        say(f"Note: {study.evaluator.remark}")
     if note := study.random_search():
         say(f"Note: {note}")
     try:

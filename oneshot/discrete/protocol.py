@@ -103,6 +103,11 @@ class Evaluator(ABC):
     def __call__(self, proposal: Proposal) -> Mapping[str, float]:
         """Measure one architecture; an error is recorded as a failure."""
 
+    @property
+    def remark(self) -> str:
+        """What a user should know of the answers, such as how far they can be trusted; empty for nothing."""
+        return ""
+
     def network(self, proposal: Proposal) -> Subnet | None:
         """The network that was measured, with its weights; None if the evaluator has no networks."""
         return None

@@ -134,6 +134,10 @@ class DARTSSurrogate(Evaluator):
     def metrics(self) -> tuple[str, ...]:
         return ("accuracy", "accuracy_std")
 
+    @property
+    def remark(self) -> str:
+        return f"Accuracies are predicted. {self.report}"
+
     def predict(self, genotypes: Sequence[Genotype]) -> tuple[Floats, Floats]:
         """Mean and standard deviation of accuracies, in percent, ``[N]`` each; nodes may read a state twice.
 
