@@ -13,8 +13,8 @@ import shutil
 import uuid
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from datetime import datetime, timezone
+from functools import lru_cache
 from importlib import import_module, metadata
 from importlib.util import find_spec
 from pathlib import Path
@@ -41,13 +41,13 @@ from oneshot.supernets.own_ops import check_saved_ops, paths_of_ops
 from oneshot.supernets.space import SubnetConfig
 from oneshot.tasks.task import Task, resolved, task_of
 
+from .checked import CheckedFile, own_rounding
 from .manifest import MANIFEST, read_json_file, read_manifest, recorded_content, write_manifest
 from .preprocessing import WithPreprocessing, then_resize
 
 SCHEMA_VERSION = 1
 SUBNET, WEIGHTS = "subnet.json", "model.safetensors"
 FILES = {"torch_export": "model.pt2", "onnx": "model.onnx"}
-TOLERANCE = 1e-5  # largest difference of a reloaded file, relative to the largest output where that exceeds 1
 MOST_TOLD = 500  # characters about tensors that do not fit
 TRACED_BATCH, CHECKED_BATCH = 2, 3  # different, so that a batch size frozen into a file is found
 LIBRARIES = ("torch.", "torchmetrics.")  # whose losses and metrics a task may name unasked
@@ -151,7 +151,7 @@ def _write_files(
     (folder / WEIGHTS).write_bytes(safetensors.torch.save(weights))  # save_file would make it unreadable to others
     roots = [path.partition(".")[0] for path in code_of(network)]
     rebuilt = load(folder, trust=(type(network).__module__, *roots))
-    checked = {WEIGHTS: _Checked(takes, [reference(batch)], [rebuilt(batch)])}
+    checked = {WEIGHTS: CheckedFile(takes, [reference(batch)], [rebuilt(batch)])}
     checked |= _programs(reference, rebuilt, preprocessing, folder, batch, formats, takes)
 
     counts = count(rebuilt, network.input_shape)
@@ -161,8 +161,9 @@ def _write_files(
     files: dict[str, Any] = {
         file.name: {"sha256": hashlib.sha256(file.read_bytes()).hexdigest()} for file in sorted(folder.iterdir())
     }
+    rounding = lru_cache(lambda: own_rounding(reference, batch))
     for name, file in checked.items():
-        files[name] |= {"max_abs_difference": file.difference(name), "input": file.takes}
+        files[name] |= {"max_abs_difference": file.difference(name, rounding), "input": file.takes}
     return {**said, "files": files}
 
 
@@ -414,30 +415,6 @@ def _completed(preprocessing: Mapping[str, Any] | None, network: Subnet, *, requ
     return done
 
 
-@dataclass(frozen=True)
-class _Checked:
-    """What a file takes, what the network gives for some batches, and what the file gives, loaded again."""
-
-    takes: dict[str, Any]
-    wanted: list[Tensor]
-    got: list[Tensor]
-
-    def difference(self, name: str) -> float:
-        """The largest difference.
-
-        Raises:
-            RuntimeError: If it is not small.
-        """
-        wanted = torch.cat(self.wanted)
-        difference = (torch.cat(self.got) - wanted).abs().max().item()
-        if not difference <= TOLERANCE * max(1.0, wanted.abs().max().item()):  # NaN fails too
-            raise RuntimeError(
-                f"{name}, loaded again, must give the outputs of the network; they differ by {difference:.1e}. "
-                "A network that draws random numbers in eval mode, or gives NaN or infinity, cannot be exported."
-            )
-        return difference
-
-
 def _takes(shape: Any, batch: Any) -> dict[str, Any]:
     """What a file of a network takes that is like the network."""
     if isinstance(batch, Mapping):
@@ -460,7 +437,7 @@ def _programs(
     batch: Any,
     formats: Sequence[str],
     takes: dict[str, Any],
-) -> dict[str, _Checked]:
+) -> dict[str, CheckedFile]:
     """Write the other files, with the preprocessing inside if there is one, to compare them with ``reference``."""
     if preprocessing is None or not formats:
         wanted = [reference(batch)] if formats else []
@@ -470,7 +447,7 @@ def _programs(
         batches, takes = _decoded(whole, batch.shape[1]), _takes_images(whole, batch.shape[1])
         wanted = [whole(images) for images in batches]
         outputs = _write_programs(program.eval(), folder, batches, formats, sizes=whole.resizes)
-    return {name: _Checked(takes, wanted, got) for name, got in outputs.items()}
+    return {name: CheckedFile(takes, wanted, got) for name, got in outputs.items()}
 
 
 def _takes_images(program: WithPreprocessing, channels: int) -> dict[str, Any]:

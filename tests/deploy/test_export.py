@@ -23,7 +23,7 @@ from torch import Tensor, nn
 import oneshot
 from oneshot.cost import count
 from oneshot.deploy.export import export_subnet, load
-from oneshot.deploy.manifest import exported_preprocessing
+from oneshot.deploy.manifest import exported_preprocessing, read_manifest
 from oneshot.errors import MissingExtraError
 from oneshot.supernets import (
     PUBLISHED,
@@ -363,6 +363,20 @@ class Toy(Subnet):
         return []
 
 
+class Cancelling(Toy):
+    """Adds large terms that cancel, in one order or the other, as a processor does for different layouts."""
+
+    reverse = False
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.linear(x.flatten(1))
+        terms = [-3e4 * y, y, 2e4 * y, 1e4 * y]
+        total = torch.zeros_like(y)
+        for term in terms[::-1] if self.reverse else terms:
+            total = total + term
+        return total
+
+
 class NotJSON(Toy):
     def __init__(self, kind: str = "good") -> None:
         super().__init__(kind)
@@ -405,6 +419,21 @@ def test_a_network_that_cannot_be_had_back_is_refused(
         export_subnet(make(), tmp_path / "export", formats=())
 
     assert list(tmp_path.iterdir()) == []
+
+
+def test_what_a_network_loses_by_rounding_itself_is_no_difference_of_a_file(tmp_path: Path) -> None:
+    network = Cancelling()
+    network.reverse = True
+    folder = export_subnet(network, tmp_path / "export", formats=())
+    told = read_manifest(folder)["files"]["model.safetensors"]["max_abs_difference"]  # type: ignore[index]
+    x = torch.randn(4, 1, 2, 2)
+    exact = network.double()(x.double())
+    assert 1e-5 * max(1.0, float(exact.detach().abs().max())) < told < 1e-2
+    other = Cancelling()
+    other.linear.weight.register_hook(lambda gradient: gradient)
+    other.forward = lambda x: Cancelling.forward(other, x) + 0.01  # type: ignore[method-assign]  # which no rounding is
+    with pytest.raises(RuntimeError, match=r"they differ by 1.0e-02"):
+        export_subnet(other, tmp_path / "other", formats=())
 
 
 # Reading.
