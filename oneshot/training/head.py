@@ -16,7 +16,7 @@ from pytorch_lightning.utilities import rank_zero_info
 from torch import Tensor, nn
 
 from oneshot.errors import HeadError
-from oneshot.inputs import cast
+from oneshot.inputs import cast, mapped
 from oneshot.regression.ridge import ridge
 from oneshot.supernets.base import Subnet, Supernet, batch_statistics, restored_modes
 from oneshot.tasks.task import Task
@@ -112,7 +112,7 @@ def fit_head(
             if batch_norm == "batch" and number and len(y) < len(targets[0]) / 2:
                 continue
             x = cast(x, like)
-            found = _find(network, whole, x) if found is None else found
+            found = _find(network, whole, mapped(lambda part: part[:2], x)) if found is None else found
             features.append(found.features(whole, x).double().cpu())
             targets.append(y.cpu())
     if found is None or sum(map(len, targets)) < 2:
