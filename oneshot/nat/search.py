@@ -31,7 +31,7 @@ from oneshot.supernets.space import Floats, IntMatrix, SearchSpace
 from .archive import Archive
 from .objectives import ERROR, Constraint, Objective, excesses
 from .predictor import AccuracyPredictor, fit_accuracy
-from .selection import largest_gain, spread_sample
+from .selection import largest_gain, spread_over, spread_sample
 
 SCHEMA_VERSION = 1
 OPTIMISM = 0.5  # standard deviations of the predicted error that a candidate is given credit for
@@ -92,10 +92,10 @@ class ParetoSearch:
     """Neural Architecture Transfer's search (Lu et al., TPAMI 2021, arXiv:2005.05859), without the training.
 
     Ask for architectures, tell their errors, in any order and in parts. First comes the initial sample: the smallest
-    and the largest architecture, and others that differ in many genes. Then, every iteration, an accuracy predictor is
-    chosen by cross-validation, an evolution searches all costs and the predicted error for what no other one beats, and
-    those candidates are asked for that promise to add most to the hypervolume of the front. What was told, or failed,
-    is not asked again; when the space is used up, fewer are asked, and then none.
+    and the largest architecture, and others that are spread over the costs and differ in many genes. Then, every
+    iteration, an accuracy predictor is chosen by cross-validation, an evolution searches all costs and the predicted
+    error for what no other one beats, and those candidates are asked for that promise to add most to the hypervolume of
+    the front. What was told, or failed, is not asked again; when the space is used up, fewer are asked, and then none.
 
     A state that is loaded goes on as if nothing had happened: the same architectures in the same order.
 
@@ -258,7 +258,7 @@ class ParetoSearch:
         return np.array(list(dict(zip(keys(np.array(found)), found)).values()))
 
     def _sample(self, n: int, besides: IntMatrix, rng: np.random.Generator) -> IntMatrix:
-        """New feasible architectures that differ in many genes from ``besides``; at most ``n``."""
+        """New feasible architectures, at most ``n``, spread over costs; they differ from ``besides`` in many genes."""
         known = np.concatenate([self.archive.genes, besides])
         every = enumerate_space(self.space, MOST_ENUMERATED) if n > 0 else known[:0]
         pool = dict(zip(keys(every), every)) if every is not None else self._draw(POOL * n, set(keys(known)), rng)
@@ -270,13 +270,22 @@ class ParetoSearch:
         candidates = candidates[self._feasible(candidates)]
         if every is not None:
             candidates = candidates[rng.permutation(len(candidates))[: POOL * n]]
-        return candidates[spread_sample(candidates, n, besides)]
+        return candidates[self._spread(candidates, n, besides)]
+
+    def _spread(self, candidates: IntMatrix, n: int, besides: IntMatrix) -> npt.NDArray[np.int64]:
+        """Rows of candidates that are spread over all costs; of those of like costs the ones that differ most."""
+        if not self.objectives or len(candidates) <= n:
+            return spread_sample(candidates, n, besides)
+        costs = self._costs(candidates)
+        low, high = costs.min(0), costs.max(0)
+        place = ((costs - low) / np.where(high > low, high - low, 1.0)).mean(1)
+        return spread_over(place, candidates, n, besides)
 
     def _draw(self, n: int, known: set[bytes], rng: np.random.Generator) -> dict[bytes, IntMatrix]:
         """Up to ``n`` feasible new ones of a space too large to list; by evolution where samples are not feasible."""
         found: dict[bytes, IntMatrix] = {}
         for _ in range(ROUNDS):
-            genes = self.space.repair(self.space.sample_matrix(n, rng))
+            genes = self._towards_extremes(self.space.sample_matrix(n, rng), rng)
             genes = genes[self._feasible(genes)]
             found.update((key, row) for key, row in zip(keys(genes), genes) if key not in known)
             if len(found) >= n:
@@ -295,6 +304,22 @@ class ParetoSearch:
             )
         found.update((key, row) for key, row in zip(keys(genes), genes) if key not in known)
         return dict(list(found.items())[:n])
+
+    def _towards_extremes(self, genes: IntMatrix, rng: np.random.Generator) -> IntMatrix:
+        """Half of some architectures crossed with an extreme one, by shares from 0 to 1 of their groups of genes.
+
+        Where there are many genes, drawn architectures are all of middling cost.
+        """
+        extremes = self._extremes() if self._first is None else self._first
+        if not len(extremes):
+            return self.space.repair(genes)
+        groups, mixed = self.space.gene_groups(), genes.copy()
+        for row in mixed[: len(mixed) // 2]:
+            other, share = extremes[rng.integers(len(extremes))], rng.random()
+            for group in groups:
+                if rng.random() < share:
+                    row[group] = other[group]
+        return self.space.repair(mixed)
 
     # Telling.
 

@@ -107,3 +107,36 @@ def spread_sample(candidates: npt.NDArray[np.int64], k: int, kept: npt.NDArray[n
         distance = np.minimum(distance, (candidates != candidates[best]).sum(1))
         distance[taken] = -1
     return np.array(taken, dtype=np.int64)
+
+
+def spread_over(
+    places: npt.NDArray[np.float64], candidates: npt.NDArray[np.int64], k: int, kept: npt.NDArray[np.int64]
+) -> npt.NDArray[np.int64]:
+    """Architectures that are spread evenly over a number, and those of like numbers differ in many genes.
+
+    The range of the number is cut into ``k`` equal parts. Of every part that has candidates the one is taken that
+    differs most from all kept and taken ones; then again, until there are enough.
+
+    Args:
+        places: The number of every candidate, such as its cost, ``[N]``.
+        candidates: Genes, ``[N, G]``.
+        k: How many.
+        kept: Genes, ``[K, G]``.
+
+    Returns:
+        Rows of ``candidates``, at most ``k``, in the order in which they were taken.
+    """
+    span = np.ptp(places) if len(places) else 0.0
+    parts = np.minimum((k * (places - places.min()) / span).astype(np.int64), k - 1) if span else np.zeros(len(places))
+    distance = np.full(len(candidates), np.iinfo(np.int64).max)
+    for row in kept:
+        distance = np.minimum(distance, (candidates != row).sum(1))
+    free, taken = np.ones(len(candidates), dtype=bool), list[int]()
+    while len(taken) < min(k, len(candidates)):
+        for part in np.unique(parts[free]):
+            rows = np.flatnonzero(free & (parts == part))
+            best = int(rows[distance[rows].argmax()])
+            taken.append(best)
+            free[best] = False
+            distance = np.minimum(distance, (candidates != candidates[best]).sum(1))
+    return np.array(taken[:k], dtype=np.int64)

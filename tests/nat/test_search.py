@@ -66,6 +66,15 @@ def test_the_initial_sample_begins_with_the_smallest_and_the_largest() -> None:
     assert given[0].tolist() == [1] * 8 and len(given) == 30
 
 
+def test_the_initial_sample_of_a_large_space_reaches_from_the_smallest_costs_to_the_largest() -> None:
+    space = SearchSpace("wide", (Choice("layer", ("a", "b", "c", "d"), rows=40),))  # drawn ones have costs around 60
+    search = ParetoSearch(space, [Objective("size", "layers", lambda genes: genes.sum(1))], initial=42, kinds=["ridge"])
+    costs = np.sort(search.ask().sum(1))
+    drawn = space.sample_matrix(4000, 0).sum(1)
+    assert drawn.min() > 25 and drawn.max() < 95
+    assert costs[1] < 20 and costs[-2] > 100 and np.diff(costs).max() < 20
+
+
 def test_it_finds_a_better_front_than_random_search() -> None:
     search = run(make(), 8)
     random = np.unique(SPACE.sample_matrix(80, 1), axis=0)[: len(search.archive)]

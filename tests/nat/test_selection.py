@@ -7,7 +7,7 @@ import pytest
 
 from oneshot.fronts.pareto import hypervolume
 from oneshot.nat import diverse_subset, largest_gain
-from oneshot.nat.selection import spread_sample
+from oneshot.nat.selection import spread_over, spread_sample
 
 
 def test_the_widest_gap_of_the_front_is_filled_first() -> None:
@@ -84,3 +84,21 @@ def test_a_spread_sample_differs_in_more_genes_than_a_random_one() -> None:
     chosen = spread_sample(pool, 30, pool[:2])
     assert nearest(pool[chosen]) > nearest(pool[:30]) + 1
     assert len(set(chosen.tolist())) == 30
+
+
+def test_a_sample_spread_over_a_number_has_all_of_its_range() -> None:
+    rng = np.random.default_rng(0)
+    pool = rng.integers(0, 4, (400, 10))
+    places = rng.normal(size=400)  # most in the middle
+    chosen = spread_over(places, pool, 20, pool[:0])
+    assert len(set(chosen.tolist())) == 20
+    gaps = np.diff(np.sort(places[chosen]))
+    drawn = np.diff(np.sort(places[:20]))
+    assert np.ptp(places[chosen]) > 0.9 * np.ptp(places) and gaps.max() < drawn.max()
+    # Where one part has no candidates, others give more; all the same number, and genes alone decide.
+    far = spread_over(np.where(np.arange(400) < 200, 0.0, 1.0), pool, 20, pool[:0])
+    assert sorted((far < 200).tolist()) == [False] * 10 + [True] * 10
+    same = spread_over(np.zeros(400), pool, 20, pool[:2])
+    assert same.tolist() == spread_sample(pool, 20, pool[:2]).tolist()
+    assert spread_over(places[:3], pool[:3], 20, pool[:0]).shape == (3,)
+    assert spread_over(places[:0], pool[:0], 5, pool[:2]).shape == (0,)
