@@ -425,6 +425,8 @@ def _is_better(
     fold, gain = np.arange(len(y)) % MOST_FOLDS, np.zeros(len(y))
     for f in np.unique(fold):
         rest, out = fold != f, fold == f
+        if np.ptp(y[rest]) == 0:
+            return False  # no scale is known without these
         ours, theirs = (np.abs(fit(genes[rest], y[rest]).costs(genes[out]) / y[out] - 1) for fit in (first, second))
         gain[out] = theirs - ours
     return bool(gain.mean() > gain.std(ddof=1) / np.sqrt(len(gain)))

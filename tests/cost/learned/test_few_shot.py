@@ -314,6 +314,9 @@ def test_cross_validation_takes_the_mixture_where_the_device_is_one() -> None:
     np.testing.assert_allclose(auto.costs(test), mixture.costs(test), rtol=1e-9)
     np.testing.assert_allclose(few_shot.fit(genes, y, kind="mixture").costs(test), mixture.costs(test), rtol=1e-9)
     assert not np.allclose(few_shot.fit(genes, y).costs(test), mixture.costs(test), rtol=1e-6)
+    equal = [50.0] * 4 + [60.0]  # without the last one, nothing differs
+    first = few_shot.fit(genes[:5], equal, kind="auto", throughput=False)
+    np.testing.assert_array_equal(first.costs(test), few_shot.fit(genes[:5], equal, throughput=False).costs(test))
     # a device with a taste of its own is left to the other model
     own = measure(genes)
     np.testing.assert_array_equal(
