@@ -64,10 +64,11 @@ STRATEGIES: dict[str, Build] = {
     "PPO": lambda space, seed: PPO.small(space, seed=seed),
     "Neural Architect": lambda space, seed: NeuralArchitect(space, seed=seed),
     "BANANAS": lambda space, seed: BANANAS(space, seed=seed),
+    "BANANAS, ranks and counts": lambda space, seed: BANANAS(space, targets="ranks", encoding="counts", seed=seed),
     "Gaussian process": lambda space, seed: GaussianProcess(space, seed=seed),
 }
 COLOURS = ("#767676", "#56B4E9", "#0072B2", "#003f5c", "#D55E00", "#F0A58F", "#E69F00", "#CC79A7", "#882255", "#117733")
-COLOURS += ("#44AA99", "#332288", "#999933", "#000000")
+COLOURS += ("#44AA99", "#332288", "#999933", "#661100", "#000000")
 
 
 def data(name: str) -> Path:

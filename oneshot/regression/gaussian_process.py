@@ -23,6 +23,7 @@ PARTS = 4  # shares of the kernels are multiples of one over it
 EXACT = 600  # samples up to which all of them are in the kernel matrix
 SELECTED = 300  # samples that hyper-parameters are chosen by
 JITTER = 1e-8
+LOOKED_UP = 200_000  # combinations of distances up to which their kernels are in one table
 
 
 class Hyperparameters(NamedTuple):
@@ -116,12 +117,12 @@ class GaussianProcessRegression:
             t: Their linear feature, ``[M]``.
         """
         shares, length, _, slope = self.hyperparameters
-        total = np.zeros((len(a[0]), len(b[0])))
-        for share, scale, left, right in zip(shares, self._scales, a, b):
-            if share:
-                # as there are few distances, their exponentials are looked up
-                every = share / PARTS * np.exp(np.arange(left.shape[1] + 1.0) / (-LENGTHS[length] * scale))
-                total += every[distances(left, right)]
+        used = [f for f, share in enumerate(shares) if share]
+        tables = [
+            shares[f] / PARTS * np.exp(np.arange(a[f].shape[1] + 1.0) / (-LENGTHS[length] * self._scales[f]))
+            for f in used
+        ]
+        total = look_up(tables, [a[f] for f in used], [b[f] for f in used])
         if s is not None and t is not None and SLOPES[slope]:
             total += SLOPES[slope] * np.outer(s, t)
         return total
@@ -275,12 +276,42 @@ def _check(blocks: Blocks, y: Floats, linear: Floats | None) -> None:
         raise ValueError("Targets and linear features of a Gaussian process must be finite; some are not.")
 
 
+def look_up(tables: Sequence[Floats], a: Blocks, b: Blocks) -> Floats:
+    """Sum over kinds of features of a function of the distance, ``[N, M]``.
+
+    Distances are few, so that functions are looked up, those of all kinds at once where the table of all combinations
+    is small.
+
+    Args:
+        tables: Of each kind, the values at the distances 0 to P.
+        a: Features of each kind, ``[N, P]``.
+        b: ``[M, P]``.
+    """
+    if np.prod([float(len(table)) for table in tables]) > LOOKED_UP:
+        return np.asarray(sum(table[distances(left, right)] for table, left, right in zip(tables, a, b)))
+    every, steps, step = np.zeros(1), list[int](), 1
+    for table in tables:
+        steps.append(step)
+        every = (table[:, None] + every).ravel()
+        step *= len(table)
+    return every[_weighted_distances(a, b, steps)]
+
+
 def distances(a: npt.NDArray[np.float32], b: npt.NDArray[np.float32]) -> npt.NDArray[np.intp]:
     """In how many features two rows of 0 and 1 differ, ``[N, P], [M, P] -> [N, M]``."""
-    differing = a @ b.T
-    differing *= -2
-    differing += a.sum(1)[:, None]
-    differing += b.sum(1)
+    return _weighted_distances([a], [b], [1])
+
+
+def _weighted_distances(a: Blocks, b: Blocks, weights: Sequence[int]) -> npt.NDArray[np.intp]:
+    """Sum over kinds of features of weighted distances, ``[N, M]``."""
+    differing = np.zeros((len(a[0]), len(b[0])), dtype=np.float32)  # exact for these integers
+    for weight, left, right in zip(weights, a, b):
+        if len(left) < len(right):
+            differing += (-2 * weight * left) @ right.T
+        else:
+            differing += left @ (-2 * weight * right).T
+    differing += sum(weight * left.sum(1) for weight, left in zip(weights, a))[:, None]
+    differing += sum(weight * right.sum(1) for weight, right in zip(weights, b))
     return differing.astype(np.intp)
 
 

@@ -87,6 +87,17 @@ def test_it_is_that_of_scikit_learn_with_the_same_kernel(with_linear: bool) -> N
     assert np.abs(wrong.predict(np.column_stack([*others, other_linear]).astype(float)) - mean).max() > 1e-4
 
 
+@pytest.mark.parametrize("most", [0, 200_000], ids=["one by one", "all at once"])
+def test_functions_of_distances_are_looked_up(most: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "LOOKED_UP", most)
+    rng = np.random.default_rng(0)
+    a, b = ([rng.integers(0, 2, (n, width)).astype(np.float32) for width in (5, 9, 2)] for n in (7, 4))
+    tables = [rng.normal(size=width + 1) for width in (5, 9, 2)]
+    apart = [np.abs(left[:, None] - right[None]).sum(-1).astype(int) for left, right in zip(a, b)]
+    expected = sum(table[d] for table, d in zip(tables, apart))
+    np.testing.assert_allclose(module.look_up(tables, a, b), expected, rtol=1e-13)
+
+
 def test_the_evidence_is_the_density_of_the_targets() -> None:
     blocks, y, _, linear, _ = data(50)
     model = GaussianProcessRegression(blocks, y, linear=linear)

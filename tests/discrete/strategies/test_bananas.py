@@ -10,6 +10,9 @@ import pytest
 
 from oneshot.discrete import BANANAS, Result, SearchStrategy
 from oneshot.discrete.strategies.bananas import Ensemble, Paths
+from oneshot.regression.encoding import one_hot
+from oneshot.regression.features import count_features
+from oneshot.regression.gaussian_process import rank_normal
 from oneshot.regression.networks import NetworkEnsemble
 from oneshot.supernets import (
     NASBench101Cell,
@@ -26,6 +29,11 @@ from oneshot.testing.strategies import SPACE, StrategyContract, planted
 class TestBANANAS(StrategyContract):
     def build(self, space: SearchSpace, seed: int) -> SearchStrategy:
         return BANANAS(space, networks=3, candidates=40, seed=seed)
+
+
+class TestRanks(StrategyContract):
+    def build(self, space: SearchSpace, seed: int) -> SearchStrategy:
+        return BANANAS(space, networks=3, candidates=40, targets="ranks", encoding="counts", seed=seed)
 
 
 def test_the_ensemble_learns_and_its_networks_differ() -> None:
@@ -140,11 +148,11 @@ class Oracle:
 
 
 def a_round(
-    monkeypatch: pytest.MonkeyPatch, oracle: Oracle, *, seed: int = 0, failed: int = 0
+    monkeypatch: pytest.MonkeyPatch, oracle: Oracle, *, seed: int = 0, failed: int = 0, **options: Any
 ) -> tuple[list[int], BANANAS]:
     """Places of the proposals of one round among its candidates, best first."""
     monkeypatch.setattr("oneshot.discrete.strategies.bananas.Ensemble", oracle)
-    strategy = BANANAS(SPACE, initial=20, batch=5, candidates=40, networks=2, seed=seed)
+    strategy = BANANAS(SPACE, initial=20, batch=5, candidates=40, networks=2, seed=seed, **options)
     for proposal in strategy.ask(20):
         loss = None if proposal.number < failed else (planted(SPACE, proposal),)
         strategy.tell(Result(proposal.number, loss))
@@ -196,6 +204,23 @@ def test_what_failed_counts_as_the_worst_that_did_not(monkeypatch: pytest.Monkey
     assert not np.allclose(oracle.learned, (average - average.mean()) / average.std(), rtol=1e-2)
 
 
+def test_ranks_are_learned_in_place_of_losses(monkeypatch: pytest.MonkeyPatch) -> None:
+    oracle = Oracle(zeros, np.ones)
+    _, strategy = a_round(monkeypatch, oracle, failed=2, targets="ranks")
+    losses = [loss for _, loss in strategy._known]
+    worst = max(losses[2:])
+    expected = rank_normal([worst, worst, *losses[2:]])  # what failed shares the worst rank
+    np.testing.assert_allclose(oracle.learned, expected, rtol=1e-12)
+    full = np.array([worst, worst, *losses[2:]])
+    assert not np.allclose(oracle.learned, (full - full.mean()) / full.std(), rtol=1e-2)
+
+
+def test_counts_stand_beside_the_genes() -> None:
+    genes = SPACE.sample_matrix(7, 0)
+    x = BANANAS(SPACE, encoding="counts").encode(genes)
+    np.testing.assert_array_equal(x, np.concatenate([one_hot(SPACE, genes), count_features(SPACE, genes)], 1))
+
+
 def test_every_network_sees_the_samples_in_an_order_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
     seen: list[np.ndarray] = []
 
@@ -228,5 +253,7 @@ def test_a_round_is_better_than_its_parents() -> None:
 def test_bad_arguments_are_refused() -> None:
     with pytest.raises(ValueError, match="at least 1; got 10, 0, 100, 5, 5"):
         BANANAS(SPACE, batch=0)
+    with pytest.raises(ValueError, match="targets 'losses' or 'ranks'; got 'auto' and 'rank'"):
+        BANANAS(SPACE, targets="rank")  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="'planted' has no graph with paths; encode it by 'one_hot'"):
         BANANAS(SPACE, encoding="path")
