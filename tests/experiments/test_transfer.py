@@ -60,14 +60,14 @@ def test_the_original_is_transferred_once(tmp_path: Path, weights: Path) -> None
 
 @pytest.mark.nightly
 def test_variants_stand_beside_uniform_widths_and_random_weights(tmp_path: Path, weights: Path) -> None:
-    epochs = ["--warmup-epochs", 1, "--iterations", 1, "--adapt-epochs", 1, "--final-epochs", 1, "--archive", 12]
-    more = ["--runtime", "eager", "--latency-networks", 24, "--targets", 0.9, "--work", tmp_path / "work"]
+    epochs = ["--variant-epochs", 1, "--iterations", 1, "--archive", 12, "--candidates", 2]
+    more = ["--runtime", "eager", "--latency-networks", 24, "--noise", 9, "--targets", 0.9, "--work", tmp_path / "work"]
     run("run.py", *small(tmp_path, weights), *epochs, *more)
     found = {row["side"]: row for row in rows(tmp_path / "results.json")}
     assert list(found) == ["original", "nat", "uniform", "scratch", "mobilenetv3"]
     assert all(row["ms"] > 0 for row in found.values()) and found["original"]["part"] == 1
     assert found["uniform"]["macs"] == found["scratch"]["macs"] < found["original"]["macs"]
-    assert found["nat"]["epochs"] == 1 and found["scratch"]["epochs"] == 3
+    assert found["nat"]["epochs"] == found["scratch"]["epochs"] == 1
     accuracies = {side: row["accuracy"] for side, row in found.items()}
     run("run.py", *small(tmp_path, weights), *epochs, *more)  # only timed anew
     assert {row["side"]: row["accuracy"] for row in rows(tmp_path / "results.json")} == accuracies
