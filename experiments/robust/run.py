@@ -44,7 +44,7 @@ RATES: dict[str, Any] = {"weight_lr": 0.1, "arch_lr": 3e-3}
 
 
 def robust(supernet: DARTSSupernet, epochs: int) -> BilevelSearch:
-    return oneshot.RobustDARTS(supernet, order=1, every=1, window=3, lag=2, start_epoch=epochs // 5, **RATES)
+    return oneshot.RobustDARTS(supernet, order=1, every=2, window=3, lag=1, start_epoch=epochs // 5, **RATES)
 
 
 METHODS: dict[str, Callable[[DARTSSupernet, int], BilevelSearch]] = {
