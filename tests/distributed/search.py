@@ -22,6 +22,7 @@ from oneshot.engine.gradient import GradientSearch, SingleLevelSearch
 from oneshot.engine.module import SearchModule
 from oneshot.methods.darts import DARTS
 from oneshot.methods.gdas import GDAS
+from oneshot.methods.oles import OLES
 from oneshot.methods.snas import SNAS
 from oneshot.supernets.nasbench201 import NASBench201Supernet
 
@@ -57,6 +58,7 @@ METHODS: dict[str, Callable[..., GradientSearch]] = {
     "DARTS-2": partial(DARTS, order=2),
     "SNAS": partial(SNAS, drop_path=0.0),  # drops whole images, which lie at other places of the batches
     "GDAS": GDAS,
+    "OLES": partial(OLES, window=2, threshold=0.9),  # so that some candidates are stopped on the way
 }
 
 

@@ -24,7 +24,7 @@ def run(*command: str) -> subprocess.CompletedProcess[str]:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("method", ["DARTS-1", "DARTS-2", "SNAS", "GDAS"])
+@pytest.mark.parametrize("method", ["DARTS-1", "DARTS-2", "SNAS", "GDAS", "OLES"])
 def test_two_processes_equal_one(method: str, tmp_path: Path) -> None:
     run(SCRIPT, method, "1", str(tmp_path / "one"))
     torchrun = ["-m", "torch.distributed.run", "--nproc_per_node=2", "--master_port=0", "--rdzv_backend=c10d"]
