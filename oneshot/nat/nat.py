@@ -23,7 +23,7 @@ from oneshot.cost.resolve import FILES, cost_name, resolve_cost
 from oneshot.engine.options import SandwichOptions, Unpack
 from oneshot.engine.sandwich import SandwichTraining
 from oneshot.evaluation.images import EvaluationData, decode_images, joined, training_samples
-from oneshot.regression.surrogates import KINDS, Kind
+from oneshot.regression.surrogates import Kind
 from oneshot.supernets.base import Supernet
 from oneshot.supernets.space import IntMatrix, SubnetConfig
 from oneshot.training.head import check_head_task
@@ -44,6 +44,7 @@ from .objectives import Constraint, Objective
 from .search import ParetoSearch
 
 JOURNAL = "evaluations"
+PREDICTORS: tuple[Kind, ...] = ("rbf", "gp", "boosting", "mlp", "ridge")  # of all releases, so that runs are resumed
 
 
 class NAT(SandwichTraining):
@@ -81,7 +82,8 @@ class NAT(SandwichTraining):
         batch: Architectures added by every search.
         population: Of the evolution.
         generations: Likewise.
-        predictors: Kinds of accuracy predictors that cross-validation chooses among in every iteration.
+        predictors: Kinds of accuracy predictors that cross-validation chooses among in every iteration; ``"rank_gp"``,
+            a Gaussian process of ranks, is one that is not among the default ones.
         sampler: What is trained between searches: draws from the ``"archive"``'s categorical distributions, the
             ``"candidates"`` of its front themselves (ENCAS), or ``"uniform"`` draws.
         sampled_from: Distributions are those of so many best of the archive, by non-domination rank and crowding;
@@ -123,7 +125,7 @@ class NAT(SandwichTraining):
         batch: int = 8,
         population: int = 100,
         generations: int = 100,
-        predictors: Sequence[Kind] = KINDS,
+        predictors: Sequence[Kind] = PREDICTORS,
         sampler: Literal["archive", "candidates", "uniform"] = "archive",
         sampled_from: int | None = 150,
         calibration_images: int = 2048,
