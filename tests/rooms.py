@@ -36,6 +36,7 @@ ROOMS = {
     "tasks": Room("what outputs are for: loss, metric, direction, decoding", "_lazy inputs"),
     "supernets": Room("search spaces, networks with shared weights, the networks they yield"),
     "errors": Room("errors that callers may want to catch"),
+    "random_numbers": Room("random numbers of their own for a part of a process"),
     "_version": Room("the version"),
     "_lightning": Room("what we use of PyTorch and Lightning under private names"),
     "fronts": Room("dominance, hypervolume, evolution, which network of a front to take", "supernets"),
@@ -45,7 +46,7 @@ ROOMS = {
     "regression": Room("encodings, models, and scores of how well they predict", "supernets"),
     "training": Room(
         "one network's training: tasks, checks, exact resuming",
-        "_lightning _version errors functional regression storage supernets",
+        "_lightning _version errors functional regression random_numbers storage supernets",
     ),
     "cost.counting.network": Room("exact size of one network", "_lightning supernets"),
     "conversion": Room(
@@ -68,11 +69,13 @@ ROOMS = {
     "cost": Room(
         "penalties, bounds and targets of a search; what a space costs", "cost.* fronts functional regression supernets"
     ),
-    "data": Room("image sets, folders, text, and their streams", "errors storage supernets training"),
-    "evaluation": Room("accuracy by inherited weights, recalibration, images", "_lightning errors supernets training"),
+    "data": Room("image sets, folders, text, and their streams", "errors random_numbers storage supernets training"),
+    "evaluation": Room(
+        "accuracy by inherited weights, recalibration, images", "_lightning errors random_numbers supernets training"
+    ),
     "proxies": Room(
         "scores of networks that were not trained",
-        "_lightning cost.counting.network errors evaluation supernets training",
+        "_lightning cost.counting.network errors evaluation random_numbers supernets training",
     ),
     "engine": Room("the search loops and samplers", "_lightning cost.* evaluation functional supernets training"),
     "policy": Room("the LSTM that draws architectures, and its loss", "functional supernets"),
@@ -91,7 +94,8 @@ ROOMS = {
     ),
     "discrete.evaluators": Room(
         "answers from tables, inherited weights, trainings",
-        "cost.* discrete discrete.graphs errors evaluation proxies regression storage supernets training",
+        "cost.* discrete discrete.graphs errors evaluation proxies regression random_numbers storage supernets "
+        "training",
     ),
     "deploy": Room(
         "networks as files, each verified",
@@ -100,7 +104,7 @@ ROOMS = {
     "report": Room("pictures and tables", "cost.* discrete fronts storage supernets"),
     "comparison": Room(
         "methods against each other: runs, results, what differences are worth",
-        "_version cost.* data discrete engine fronts parallel report storage supernets training",
+        "_version cost.* data discrete engine fronts parallel report random_numbers storage supernets training",
     ),
     "testing": Room("contract tests for spaces and methods of users", "_lightning discrete engine supernets training"),
     "callbacks": Room(

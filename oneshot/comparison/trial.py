@@ -17,7 +17,6 @@ import numpy as np
 import pytorch_lightning as pl
 import torch
 from pytorch_lightning.callbacks import Callback
-from pytorch_lightning.utilities.seed import isolate_rng
 
 from oneshot.cost.counting.network import count
 from oneshot.data import SearchDataModule, TextData, TextSearchData
@@ -26,6 +25,7 @@ from oneshot.discrete.record import Objective
 from oneshot.engine.gradient import SingleLevelSearch
 from oneshot.engine.module import SearchModule
 from oneshot.engine.paths import PathTraining, draw_operating
+from oneshot.random_numbers import own_random_numbers
 from oneshot.supernets.base import Subnet, Supernet
 from oneshot.supernets.recurrent import LanguageModel
 from oneshot.supernets.space import SubnetConfig
@@ -146,7 +146,7 @@ def check_setting(setting: Setting, seed: int) -> None:
         ValueError: If the supernet does not fit the data, or the table has not the architectures of its space. Also
             whatever the constructors of the data and the supernet raise.
     """
-    with _own_numbers(), _seeded(seed):
+    with own_random_numbers(), _seeded(seed):
         data = whole(setting.data(seed))
         supernet = setting.supernet(data)
         take_task(supernet, data)
@@ -178,7 +178,7 @@ def search_once(entry: Entry, seed: int, setting: Setting, progress: Progress = 
         ValueError: If the search derives no architecture, or a score is not finite.
     """
     began = time.monotonic()
-    with _own_numbers(), _seeded(seed), _collected_warnings() as notes:
+    with own_random_numbers(), _seeded(seed), _collected_warnings() as notes:
         config, curves, seconds, cpu_seconds = _search(entry, seed, setting, progress)
         scores: dict[str, float] = {}
         directions: dict[str, Literal["min", "max"]] = {}
@@ -347,17 +347,6 @@ def seed_everything(seed: int) -> None:
     random.seed(seed)
     np.random.seed(seed)
     torch.manual_seed(seed)
-
-
-@contextmanager
-def _own_numbers() -> Iterator[None]:
-    """Leave the random numbers of the process as they were; Lightning's function does so only if nothing is raised."""
-    isolated = isolate_rng()
-    isolated.__enter__()
-    try:
-        yield
-    finally:
-        isolated.__exit__(None, None, None)
 
 
 @contextmanager

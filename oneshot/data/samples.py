@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import random
 from collections.abc import Callable, Mapping, Sequence, Sized
 from typing import Any, cast
 
 import numpy as np
 import torch
-from pytorch_lightning.utilities.seed import isolate_rng
 from torch import Tensor
 from torch.utils.data import Dataset, Subset
+
+from oneshot.random_numbers import own_random_numbers
 
 BINS = 10  # strata of numbers that are predicted: tenths of the samples, by their order
 
@@ -43,10 +43,7 @@ class SampleStream(Dataset[Any]):
             ValueError: If the inputs of the samples have several shapes, and ``collate`` cannot join them.
         """
         pairs = [item if isinstance(item, tuple) else (item, item) for item in items]
-        with isolate_rng():
-            random.seed(pairs[0][1])
-            np.random.seed(pairs[0][1] % 2**32)
-            torch.manual_seed(pairs[0][1])
+        with own_random_numbers(pairs[0][1]):
             samples = [self.dataset[index] for index, _ in pairs]
             try:
                 return self.collate(samples)

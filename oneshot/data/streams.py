@@ -9,7 +9,6 @@ from typing import Any, cast
 
 import pytorch_lightning as pl
 import torch
-from pytorch_lightning.utilities.seed import isolate_rng
 from torch import Tensor
 from torch.utils.data import (
     DataLoader,
@@ -23,6 +22,8 @@ from torch.utils.data import (
     WeightedRandomSampler,
     default_collate,
 )
+
+from oneshot.random_numbers import own_random_numbers
 
 from .base import as_it_is
 from .images import Batch, ShuffleSampler, StreamLoader, balancing, stratified_split
@@ -138,7 +139,7 @@ def _seen(loader: DataLoader[Any]) -> dict[str, Any]:
     classes = getattr(inner, "classes", None)
     if isinstance(classes, (list, tuple)) and all(isinstance(name, str) for name in classes):
         seen |= {"classes": tuple(classes), "num_classes": len(classes)}
-    with isolate_rng():
+    with own_random_numbers():
         sample = dataset[0]
     if not isinstance(sample, (tuple, list)) or len(sample) != 2:
         return seen
@@ -224,7 +225,7 @@ class TrainingSet:
         task = task if isinstance(task, str) else getattr(task, "name", None)
         indices, weights = _sampled(loader.sampler, name)
         dataset = loader.dataset if indices is None else Subset(loader.dataset, indices)
-        with isolate_rng():
+        with own_random_numbers():
             sample = dataset[0]
         if loader.collate_fn is default_collate:  # another one may make tensors of anything
             check_sample(sample, name, classes=getattr(data, "num_classes", None), task=task)

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import random
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
 import torch
-from pytorch_lightning.utilities.seed import isolate_rng
 from torch import Tensor
+
+from oneshot.random_numbers import own_random_numbers
 
 from .images import Batch, Stats, normalise
 
@@ -38,10 +37,7 @@ class Transforms:
         Raises:
             ValueError: If a transform fails, or the last one gives another shape or type.
         """
-        with isolate_rng(include_cuda=False):
-            random.seed(seed)
-            np.random.seed(seed % 2**32)
-            torch.manual_seed(seed)
+        with own_random_numbers(seed, cuda=False):
             return torch.stack([self._one(image) for image in images])
 
     def _one(self, image: Tensor) -> Tensor:

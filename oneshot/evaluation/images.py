@@ -13,11 +13,12 @@ from torch.utils.data import DataLoader
 
 from oneshot.inputs import Inputs, as_shape, cast, length, mapped
 from oneshot.inputs import joined as joined_inputs
+from oneshot.random_numbers import own_random_numbers
 from oneshot.supernets.base import Subnet, Supernet
 from oneshot.supernets.elastic import resized
 from oneshot.supernets.space import SubnetConfig
 from oneshot.training.batches import check_shape
-from oneshot.training.samples import is_shuffleable, loader_samples, own_random_numbers, plain_samples
+from oneshot.training.samples import is_shuffleable, loader_samples, plain_samples
 
 if TYPE_CHECKING:
     import pytorch_lightning as pl
@@ -135,7 +136,7 @@ def training_samples(loader: Any, count: int, *, batch_size: int = 256) -> tuple
 
 def mixed(loader: Iterable[Any]) -> list[Any]:
     """One batch, drawn from all that a loader has: the same one in every call. Generators keep their state."""
-    with own_random_numbers():
+    with own_random_numbers(0):
         return list(islice(shuffled(loader), 1))
 
 

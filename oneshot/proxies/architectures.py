@@ -12,12 +12,13 @@ from torch import Tensor, nn
 
 from oneshot.evaluation.images import fitted
 from oneshot.inputs import Inputs, joined, length, mapped
+from oneshot.random_numbers import own_random_numbers
 from oneshot.supernets.base import Subnet, Supernet, example_inputs
 from oneshot.supernets.space import Floats, SearchSpace, SubnetConfig
 from oneshot.training.batches import pair_of
 from oneshot.training.samples import loader_samples, plain_samples
 
-from .base import Proxy, seeded
+from .base import Proxy
 from .ranks import combined
 from .scoring import DEFAULT, proxies_of, score
 
@@ -87,7 +88,7 @@ class ArchitectureScorer:
 
     def network(self, config: SubnetConfig, seed: int) -> nn.Module:
         """The network of an architecture, with weights drawn from a seed."""
-        with seeded(seed):
+        with own_random_numbers(seed):
             if isinstance(self.build, Supernet):
                 return self.build.extract(config, inherit=False)
             return self.build(config)

@@ -3,16 +3,12 @@
 from __future__ import annotations
 
 import copy
-import random
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-import numpy as np
 import torch
-from pytorch_lightning.utilities.seed import isolate_rng
 from torch import Tensor, nn
 
 from oneshot.inputs import Inputs, tensors
@@ -87,20 +83,6 @@ def private_copy(network: nn.Module, *, gradients: bool) -> nn.Module:
     if getattr(own, "frozen_statistics", False):
         hold_statistics(own)
     return own
-
-
-@contextmanager
-def seeded(seed: int) -> Iterator[None]:
-    """Inside, random numbers follow from the seed; afterwards generators are where they were, also if it fails."""
-    isolated = isolate_rng()
-    isolated.__enter__()
-    try:
-        random.seed(seed)
-        np.random.seed(seed % 2**32)
-        torch.manual_seed(seed)
-        yield
-    finally:
-        isolated.__exit__(None, None, None)  # of an error it would put nothing back
 
 
 def output_of(network: nn.Module, inputs: Inputs) -> Tensor:

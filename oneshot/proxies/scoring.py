@@ -12,12 +12,13 @@ from torch import Tensor, nn
 
 from oneshot.errors import NonFiniteScoreError
 from oneshot.inputs import Inputs, cast, is_inputs, length, mapped, tensors
+from oneshot.random_numbers import own_random_numbers
 from oneshot.supernets.base import Subnet, Supernet
 from oneshot.supernets.json_files import nearest
 from oneshot.tasks.task import Task, task_of
 
 from .aznas import AZ_NAS, Expressivity, Progressivity, Trainability
-from .base import Batch, Proxy, private_copy, seeded
+from .base import Batch, Proxy, private_copy
 from .counts import Macs, Params
 from .meco import Meco
 from .naswot import Jacov, Naswot
@@ -86,7 +87,7 @@ def score(
     found: dict[str, float] = {}
     for proxy in proxies:
         _check_batch(proxy, batch)
-        with seeded(seed):
+        with own_random_numbers(seed):
             own = private_copy(network, gradients=proxy.needs_gradients)
             value = float(proxy(own, Batch(mapped(_copy, batch.inputs), batch.targets, batch.task)))
         if not math.isfinite(value):

@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import contextlib
-import random
 from collections.abc import Iterable, Iterator, Mapping, Sized
 from typing import TYPE_CHECKING, Any, TypeGuard
 from typing import cast as typed
 
-import numpy as np
 import torch
-from pytorch_lightning.utilities.seed import isolate_rng
 from torch import Tensor
 from torch.utils.data import DataLoader, IterableDataset, Subset
+
+from oneshot.random_numbers import own_random_numbers
 
 from .batches import pair_of
 
@@ -56,7 +55,7 @@ def loader_samples(loader: Any, count: int, *, batch_size: int = 256) -> Iterato
         batch_size: Samples in a batch.
     """
     loader = loader["weights"] if isinstance(loader, Mapping) else loader
-    with own_random_numbers():
+    with own_random_numbers(0):
         if is_shuffleable(loader):
             drawn: Any = Subset(loader.dataset, torch.randperm(len(typed(Sized, loader.dataset)))[:count].tolist())
             loader = DataLoader(drawn, batch_size, collate_fn=loader.collate_fn)
@@ -94,13 +93,3 @@ def is_shuffleable(loader: Iterable[Any]) -> TypeGuard[DataLoader[Any]]:
     if not isinstance(loader, DataLoader) or loader.batch_size is None:
         return False
     return not isinstance(loader.dataset, IterableDataset)
-
-
-@contextlib.contextmanager
-def own_random_numbers() -> Iterator[None]:
-    """Inside, random numbers that are the same every time; afterwards all generators are as they were."""
-    with isolate_rng():
-        random.seed(0)
-        np.random.seed(0)
-        torch.manual_seed(0)
-        yield

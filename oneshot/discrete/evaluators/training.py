@@ -15,7 +15,6 @@ from typing import Any
 import numpy as np
 import pytorch_lightning as pl
 import torch
-from pytorch_lightning.utilities.seed import isolate_rng
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import nn
@@ -29,6 +28,7 @@ from oneshot.discrete.graphs.morphism import APPROXIMATE_OPERATORS, MorphismReco
 from oneshot.discrete.graphs.network import GraphNetwork
 from oneshot.discrete.protocol import Evaluator, Proposal
 from oneshot.evaluation.images import calibration_images
+from oneshot.random_numbers import own_random_numbers
 from oneshot.storage.files import write_atomically
 from oneshot.supernets.base import Subnet, Supernet
 from oneshot.supernets.space import SubnetConfig
@@ -119,7 +119,7 @@ class TrainingEvaluator(Evaluator):
     def _check_labels(data: pl.LightningDataModule, build: object, task: Task | str | None) -> Task:
         """Check a validation batch now, otherwise every architecture would fail at it; return the task."""
         loader = data.val_dataloader()
-        with isolate_rng():
+        with own_random_numbers():
             x, y = pair_of(next(iter(loader[0] if isinstance(loader, list | tuple) else loader)))
         if isinstance(build, Supernet):
             check_batch(build, x, y, first=True)
@@ -150,7 +150,7 @@ class TrainingEvaluator(Evaluator):
                 f"a training must have at least one epoch; fidelity {proposal.fidelity or self.epochs} after "
                 f"{proposal.trained} leaves {epochs}"
             )
-        with isolate_rng(), _quiet():
+        with own_random_numbers(), _quiet():
             _seed_everything(self._seed(proposal))
             network = self.beginning(proposal)
             module = Retrain(network, task=self.task, **self.options)  # type: ignore[arg-type]
