@@ -138,7 +138,8 @@ class NAT(SandwichTraining):
         ray_gpus: float = 0.0,
         **kwargs: Unpack[SandwichOptions],
     ) -> None:
-        supernet.own_head = fit_heads  # before it is copied for averages
+        if isinstance(supernet, Supernet):  # what else it may be is refused below
+            supernet.own_head = fit_heads  # before it is copied for averages
         super().__init__(supernet, **kwargs)
         if fit_heads:
             check_head_task(self.task)
