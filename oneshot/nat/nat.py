@@ -77,7 +77,9 @@ class NAT(SandwichTraining):
         constraints: Upper bounds by objective, ``{"macs": 3e8}``; a pair has the probability with which it must hold.
         warmup_epochs: Epochs before the first search.
         iterations: Searches.
-        adapt_epochs: Epochs after each.
+        adapt_epochs: Epochs after each. With 0 all searches come at the end of the warm-up, over weights that stay: for
+            a trained network that few epochs of shared training would only harm (with ``random_paths=0,
+            smallest=False`` the warm-up trains the largest architecture alone).
         initial: Architectures of the first archive.
         batch: Architectures added by every search.
         population: Of the evolution.
@@ -143,10 +145,10 @@ class NAT(SandwichTraining):
         super().__init__(supernet, **kwargs)
         if fit_heads:
             check_head_task(self.task)
-        if warmup_epochs < 0 or iterations < 1 or adapt_epochs < 1:
+        if iterations < 1 or min(warmup_epochs, adapt_epochs) < 0 or not warmup_epochs + adapt_epochs:
             raise ValueError(
-                "warmup_epochs must be at least 0, iterations and adapt_epochs at least 1; got "
-                f"{warmup_epochs}, {iterations}, {adapt_epochs}."
+                "warmup_epochs and adapt_epochs must be at least 0, one of them above 0, and iterations at least 1; "
+                f"got warmup_epochs={warmup_epochs}, adapt_epochs={adapt_epochs}, iterations={iterations}."
             )
         if sampler not in ("archive", "candidates", "uniform"):
             raise ValueError(f"sampler must be 'archive', 'candidates' or 'uniform'; got {sampler!r}.")
@@ -216,7 +218,7 @@ class NAT(SandwichTraining):
     def schedule_position(self) -> tuple[int, int]:
         # The learning rate is annealed within the warm-up, and within every adaptation (arXiv:2005.05859, section 4.1).
         epoch = self.current_epoch
-        if epoch < self.warmup_epochs:
+        if epoch < self.warmup_epochs or not self.adapt_epochs:
             return epoch, self.warmup_epochs
         return (epoch - self.warmup_epochs) % self.adapt_epochs, self.adapt_epochs
 
@@ -232,7 +234,9 @@ class NAT(SandwichTraining):
         return self.supernet.space.decode(archive.genes[best][None])[0]
 
     def searches_after(self, epochs: int) -> int | None:
-        """Number of the search after the given epochs, from 0; ``None`` if there is none. The last only measures."""
+        """Number of the first search after the given epochs, from 0; ``None`` if there is none. The last only measures."""
+        if not self.adapt_epochs:  # the first of all
+            return 0 if epochs == self.warmup_epochs else None
         turn, rest = divmod(epochs - self.warmup_epochs, self.adapt_epochs)
         return turn if rest == 0 and 0 <= turn <= self.iterations else None
 
@@ -283,11 +287,14 @@ class NAT(SandwichTraining):
         super().on_train_start()
         if self.current_epoch == 0 and self.trainer.fit_loop.total_batch_idx <= 0 and self.warmup_epochs == 0:
             self.search(0)
+            self._log_front()
 
     def on_train_batch_end(self, outputs: Any, batch: Any, batch_idx: int) -> None:
         if self.trainer.is_last_batch and (number := self.searches_after(self.current_epoch + 1)) is not None:
             self.check_finite()
-            self.search(number)
+            for later in range(number, number + 1 if self.adapt_epochs else self.iterations + 1):
+                self.search(later)
+            self._log_front()
         elif self.trainer.should_stop and may_stop_early(self.trainer):
             self.conclude_once()  # before the callbacks that look at the last epoch
         super().on_train_batch_end(outputs, batch, batch_idx)
@@ -309,6 +316,10 @@ class NAT(SandwichTraining):
                 pareto.tell(genes, np.array(errors))
         self.progress("", 0, 0)
         self._forget_what_is_drawn()
+
+    def _log_front(self) -> None:
+        """Log facts about the front after a search."""
+        pareto = self.pareto
         if pareto.history:
             now = pareto.history[-1]
             facts = {"hypervolume": now.hypervolume, "evaluations": float(now.evaluations)}

@@ -326,7 +326,8 @@ def test_any_objectives_and_constraints() -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        pytest.param({"iterations": 0}, "iterations and adapt_epochs at least 1; got 1, 0, 1", id="iterations"),
+        pytest.param({"iterations": 0}, "adapt_epochs=1, iterations=0.", id="iterations"),
+        pytest.param({"warmup_epochs": 0, "adapt_epochs": 0}, "one of them above 0", id="no epoch"),
         pytest.param({"sampler": "best"}, "'archive', 'candidates' or 'uniform'; got 'best'", id="sampler"),
         pytest.param(
             {"objectives": ["flops"]},
@@ -663,3 +664,17 @@ def test_a_checkpoint_of_another_search_is_refused(tmp_path: Path) -> None:
     fit(nat(), tmp_path, enable_checkpointing=True, callbacks=[Save()])
     with pytest.raises(ValueError, match="objectives: macs"):
         fit(nat(objectives=["params"]), tmp_path / "other", ckpt_path=tmp_path / "0.ckpt")
+
+
+def test_all_searches_come_after_the_warm_up_where_nothing_is_adapted(tmp_path: Path) -> None:
+    search = nat(warmup_epochs=2, adapt_epochs=0, iterations=3, random_paths=0, smallest=False)
+    weights: list[dict[str, Tensor]] = []
+    searched = search.search
+    search.search = lambda number: weights.append(copy.deepcopy(search.supernet.state_dict())) or searched(number)  # type: ignore[method-assign, func-returns-value]
+    trainer = fit(search, tmp_path)
+    assert [iteration.evaluations for iteration in search.pareto.history] == [14, 18, 22, 26] and len(weights) == 4
+    assert all(torch.equal(weights[0][name], value) for name, value in search.supernet.state_dict().items())
+    rows = (tmp_path / "evaluations" / "evaluations.0.jsonl").read_text(encoding="utf-8").splitlines()
+    assert len(rows) == len(search.pareto.archive) == 26, "nothing is evaluated twice"
+    assert trainer.callback_metrics["nat/hypervolume"] == pytest.approx(search.pareto.history[-1].hypervolume)
+    assert not search.outdated() and search.schedule_position() == (2, 2)
