@@ -119,9 +119,10 @@ class PlantedNetwork(Subnet):
 
     def forward(self, x: Tensor) -> Tensor:
         x, edges = self.stem(x), len(self.init_args["ops"])
-        for first in range(0, len(self.edges), edges):
-            x = sum((edge(x) for edge in self.edges[first : first + edges]), torch.zeros_like(x))
-        logits: Tensor = self.head(x)
+        *before, last = (self.edges[first : first + edges] for first in range(0, len(self.edges), edges))
+        for cell in before:
+            x = add_up([edge(x) for edge in cell])
+        logits: Tensor = self.head(sum(edge(x) for edge in last))
         return logits
 
     def graphs(self) -> list[ArchGraph]:
