@@ -234,7 +234,7 @@ class NAT(SandwichTraining):
         return self.supernet.space.decode(archive.genes[best][None])[0]
 
     def searches_after(self, epochs: int) -> int | None:
-        """Number of the first search after the given epochs, from 0; ``None`` if there is none. The last only measures."""
+        """Number of the first search after so many epochs, from 0; ``None`` if there is none. The last one measures."""
         if not self.adapt_epochs:  # the first of all
             return 0 if epochs == self.warmup_epochs else None
         turn, rest = divmod(epochs - self.warmup_epochs, self.adapt_epochs)
