@@ -100,12 +100,12 @@ def outcome(target: Target, path: Path, before: bytes, after: bytes, expected: s
     with limited(SECONDS):
         try:
             found = repr(target.read(path))
-        except (ValueError, OSError) as error:
+        except (ValueError, OSError, UserWarning) as error:  # a warning that names the file tells, too
             text = str(error)
             assert "\n" not in text, f"more than one line: {text[:500]!r}"
             assert len(text) <= LONGEST, f"{len(text)} characters: {text[:300]!r}"
             assert path.name in text or str(path.parent) in text, f"no file in {type(error).__name__}: {text[:300]!r}"
-            return "refused"
+            return "warned" if isinstance(error, UserWarning) else "refused"
     if found == expected:
         return "same"
     whole = after[: after.rfind(b"\n") + 1].replace(b"\r\n", b"\n")  # a last line without an end was being written
