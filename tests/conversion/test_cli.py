@@ -243,6 +243,47 @@ def test_one_search_with_the_sandwich_rule_is_derived_exported_and_retrained(
     assert network.config is not None
 
 
+def test_variants_are_searched_over_weights_that_stay_each_with_a_last_layer_of_its_own(home: Path) -> None:
+    out, quick = home / "stays", {"adapt_epochs": 0, "random_paths": 0, "smallest": "false", "iterations": 2}
+    model = ["--model=oneshot.NAT", *(f"--model.{name}={value}" for name, value in {**NAT, **quick}.items())]
+    own = ["--model.rank_channels=true", "--model.fit_heads=true", "--model.freeze_statistics=true"]
+    words = [*model, *own, *supernet("--model.supernet", "weights=trained.pth"), *DATA, *QUIET]
+    assert main(["pareto", *words, "--trainer.max_epochs=1", f"--out={out}"]) == 0
+    assert main(["pick", str(out), "--max-error", "1.0", "--no-measure", "--formats"]) == 0
+    found = json.loads((out / "picked/manifest.json").read_text(encoding="utf-8"))["metrics"]
+    assert found["val/accuracy"] == pytest.approx(1 - found["front/error"], abs=1e-6), "head and statistics are its own"
+    assert found["val/accuracy"] > 0.2, "with the shared last layer it is chance"
+
+
+@pytest.mark.slow
+def test_it_takes_part_in_studies_and_comparisons(home: Path) -> None:
+    network = {"source": "my_networks.small", "num_classes": 10, "input_shape": [1, 8, 8], "multiple": 4}
+    converted = {"class_path": "oneshot.convert", "init_args": network}
+    digits = {"class_path": "oneshot.data.Digits", "init_args": {"val_fraction": 0.2}}
+    training = {"epochs": 1, "build": converted, "data": digits, "trainer": {"limit_train_batches": 4}}
+    study = {
+        "strategy": {"class_path": "oneshot.discrete.RandomSearch", "init_args": {"seed": 0}},
+        "evaluator": {"class_path": "oneshot.discrete.TrainingEvaluator", "init_args": training},
+        "objectives": ["max accuracy", "min params"],
+        "evaluations": 3,
+    }
+    (home / "study.yaml").write_text(yaml.safe_dump(study), encoding="utf-8")
+    assert main(["discrete", "--config", "study.yaml", f"--out={home / 'study'}"]) == 0
+    assert main(["pick", str(home / "study"), "--knee", "--no-measure", "--formats"]) == 0
+    assert oneshot.load(home / "study/picked", trust=("my_networks",)).num_classes == 10
+    comparison = {
+        "methods": [{"class_path": "BigNAS", "init_args": {"candidates": 4, "finalists": 2}}, "random"],
+        "seeds": [0, 1],
+        "supernet": converted,
+        "data": {"class_path": "oneshot.data.Digits"},
+        "trainer": {"max_epochs": 1, "limit_train_batches": 2},
+        "retrain": {"epochs": 1, "lr": 0.05},
+    }
+    (home / "compare.yaml").write_text(yaml.safe_dump(comparison), encoding="utf-8")
+    assert main(["compare", "--config", "compare.yaml", f"--out={home / 'compare'}"]) == 0
+    assert "| BigNAS" in (home / "compare/results.md").read_text(encoding="utf-8")
+
+
 def test_a_network_of_several_inputs_and_outputs_by_name_is_searched_too(home: Path) -> None:
     rng = np.random.default_rng(0)
     x = {"x/image": rng.normal(size=(120, 3, 8, 8)), "x/table": rng.normal(size=(120, 6))}
