@@ -207,3 +207,8 @@ def nested_sizes(tensor: Tensor) -> Tensor:
 def coo_parts(tensor: Tensor) -> list[Tensor]:
     """Indices and values of a sparse tensor in COO layout, also of one that is not coalesced."""
     return [tensor._indices(), tensor._values()]
+
+
+# Operators that public functions become on their way to the kernels.
+PRELU_KERNEL = torch.ops.aten._prelu_kernel
+ADAPTIVE_AVERAGE = torch.ops.aten._adaptive_avg_pool2d

@@ -87,6 +87,9 @@ PRIVATE: dict[str, tuple[str, Callable[[], Any]]] = {
     "_buffers": (TORCH, lambda: nn.BatchNorm2d(1)._buffers["running_mean"]),
     "_actions": ("argparse", lambda: argparse.ArgumentParser()._actions),
     "_getframe": ("sys", lambda: importlib.import_module("sys")._getframe),
+    "_prelu_kernel": (TORCH, lambda: torch.ops.aten._prelu_kernel),
+    "_adaptive_avg_pool2d": (TORCH, lambda: torch.ops.aten._adaptive_avg_pool2d),
+    "_replace": ("collections", lambda: importlib.import_module("collections").namedtuple("_", "x")(1)._replace(x=2)),
     "_asdict": ("collections", lambda: importlib.import_module("collections").namedtuple("_", "x")(1)._asdict()),
 }
 # Those of Python itself are used where they are needed, and supernets imports nothing of ours.

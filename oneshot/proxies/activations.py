@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from oneshot._lightning import TorchDispatchMode, packet_of
+from oneshot._lightning import PRELU_KERNEL, TorchDispatchMode, packet_of
 from oneshot.inputs import length
 
 from .base import Batch, output_of
@@ -29,7 +29,7 @@ STRAIGHT = {
     _ATEN.hardtanh_: "Hardtanh",
     _ATEN.leaky_relu: "LeakyReLU",
     _ATEN.leaky_relu_: "LeakyReLU",
-    _ATEN._prelu_kernel: "PReLU",
+    PRELU_KERNEL: "PReLU",
     _ATEN.prelu: "PReLU",
 }
 CURVED = {

@@ -9,14 +9,14 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from oneshot._lightning import BatchNorm, TorchDispatchMode, packet_of
+from oneshot._lightning import ADAPTIVE_AVERAGE, BatchNorm, TorchDispatchMode, packet_of
 from oneshot.inputs import Inputs, mapped
 
 from .base import Batch, Proxy, numbers_with_digits, output_of
 from .initial import draw_weights
 
 _ATEN = torch.ops.aten
-_POOLS = (_ATEN.mean, _ATEN.adaptive_avg_pool2d, _ATEN._adaptive_avg_pool2d, _ATEN.amax, _ATEN.adaptive_max_pool2d)
+_POOLS = (_ATEN.mean, _ATEN.adaptive_avg_pool2d, ADAPTIVE_AVERAGE, _ATEN.amax, _ATEN.adaptive_max_pool2d)
 
 
 @dataclass(frozen=True)
