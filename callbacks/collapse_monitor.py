@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any, Literal, get_args
 
 import pytorch_lightning as pl
 import torch
 from pytorch_lightning.utilities import rank_zero_warn
+from torch import Tensor
 
 from oneshot.engine.module import SearchModule
 from oneshot.functional import entropy
+from oneshot.supernets import connected
 from oneshot.supernets.darts import DARTSSpace
 from oneshot.supernets.space import ArchGraph, SearchSpace, SubnetConfig
 
@@ -23,9 +26,9 @@ class CollapseMonitor(SearchCallback):
     """Warns, or stops the search, when the derived architecture degenerates.
 
     A search has collapsed when it would derive too many skip connections, nothing but operations without parameters
-    (skip connections, poolings, ``none``), a cell whose output no input reaches, or, if asked for, when the alphas have
-    become too certain. Logs
-    ``collapse/skip_connections`` and ``collapse/entropy``, the mean entropy of all rows in nats.
+    (skip connections, poolings, ``none``), a cell whose output no input reaches by the likeliest candidates, or, if
+    asked for, when the alphas have become too certain. Logs ``collapse/skip_connections`` and ``collapse/entropy``, the
+    mean entropy of all rows in nats.
 
     Args:
         max_skip: Skip connections that are still healthy: in the normal cell of a DARTS space, in the whole
@@ -74,12 +77,15 @@ class CollapseMonitor(SearchCallback):
     def after_epoch(self, trainer: pl.Trainer, search: SearchModule) -> None:
         space, config = search.supernet.space, search.derive()
         skips = skip_connections(space, config)
-        mean_entropy = torch.cat([entropy(p) for p in search.probabilities().values()]).mean().item()
+        probabilities = search.probabilities()
+        mean_entropy = torch.cat([entropy(p) for p in probabilities.values()]).mean().item()
         measured = {"collapse/skip_connections": float(skips), "collapse/entropy": mean_entropy}
         search.log_dict(measured, sync_dist=True)  # the same on every rank, and every rank may monitor it
 
         epoch = trainer.current_epoch
         signs = self._signs(space, config, skips, mean_entropy) if epoch >= self.start_epoch else []
+        if epoch >= self.start_epoch and not likeliest_has_output(space, probabilities):
+            signs.append("no input reaches the output of a cell by the likeliest candidates, so others are derived")
         if signs and self.collapsed_since is None:
             self.collapsed_since = epoch
             rank_zero_warn(
@@ -114,6 +120,19 @@ def skip_connections(space: SearchSpace, config: SubnetConfig) -> int:
     if isinstance(space, DARTSSpace):
         return space.genotype(config).skip_connections
     return sum(pick in SKIPS for _, row in config.picks for pick in row)
+
+
+def likeliest_has_output(space: SearchSpace, probabilities: Mapping[str, Tensor]) -> bool:
+    """Whether the output of every cell reads an input by the likeliest candidate of every edge.
+
+    What is derived does so in any case (:meth:`~oneshot.supernets.SearchSpace.most_likely`).
+    """
+    if not space.cell_graphs():
+        return True
+    likeliest = {
+        name: [space[name].candidates[pick] for pick in rows.argmax(1).tolist()] for name, rows in probabilities.items()
+    }
+    return bool(connected(space, space.genes_of(SubnetConfig(space.name, likeliest))[None])[0])
 
 
 def reaches_its_end(graph: ArchGraph) -> bool:

@@ -97,7 +97,7 @@ def test_an_architecture_without_an_output_is_a_collapse(tmp_path: Path) -> None
     choose(search, "cell", "nor_conv_3x3")
     with torch.no_grad():  # all edges that leave the input
         search.alphas["cell"][[0, 1, 3], search.supernet.space["cell"].candidates.index("none")] = 20.0
-    with pytest.warns(UserWarning, match="nothing reaches the output of the cell it derives"):
+    with pytest.warns(UserWarning, match="no input reaches the output of a cell by the likeliest candidates"):
         fit(make_trainer(tmp_path, CollapseMonitor(start_epoch=0), max_epochs=1), search)
 
 
