@@ -179,8 +179,6 @@ def main() -> None:
     parser.add_argument("--eigen-every", type=int, default=3, help="epochs between two eigenvalues; 0 measures none")
     parser.add_argument("--table", action="store_true", help="print the table of the rows, and run nothing")
     given = parser.parse_args()
-    warnings.filterwarnings("ignore", module="pytorch_lightning")  # advice on loaders and loggers
-    logging.getLogger("pytorch_lightning").setLevel(logging.ERROR)
 
     def key(row: dict[str, Any]) -> tuple[Any, ...]:
         return tuple(row[name] for name in ("space", "method", "seed", *SETTINGS))
@@ -200,4 +198,6 @@ def main() -> None:
 
 
 if __name__ == "__main__":
+    warnings.filterwarnings("ignore", module="pytorch_lightning")  # advice on loaders and loggers
+    logging.getLogger("pytorch_lightning").setLevel(logging.ERROR)
     main()
