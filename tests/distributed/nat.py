@@ -72,7 +72,7 @@ def main(processes: int, loader: str, out: str) -> None:
             "genes": torch.from_numpy(archive.genes),
             "values": values,
             "lines": lines,
-            "images": search._images,
+            "images": tuple(search._images),
         },
         f"{out}.{trainer.global_rank}",
     )
