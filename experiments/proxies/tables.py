@@ -33,7 +33,6 @@ from PIL import Image  # noqa: E402
 from torch import Tensor, nn  # noqa: E402
 
 from oneshot.proxies import AZ_NAS, KINDS, RankAgreement, RegularisedSwap, az_nas, score  # noqa: E402
-from oneshot.proxies.base import seeded  # noqa: E402
 from oneshot.proxies.initial import draw_weights  # noqa: E402
 from oneshot.storage.files import write_atomically  # noqa: E402
 from oneshot.supernets import DARTSNetwork, Genotype, NASBench201Network, NASBenchMacroNetwork  # noqa: E402
@@ -132,7 +131,7 @@ def scored(entry: Entry, x: Tensor, y: Tensor, options: argparse.Namespace, name
     values: dict[str, list[float]] = {}
     seconds: dict[str, float] = {}
     for seed in range(options.seed, options.seed + options.repeats):
-        with seeded(seed):
+        with own_random_numbers(seed):
             network = build()
             if options.initial == "gaussian":
                 draw_weights(network, "gaussian")

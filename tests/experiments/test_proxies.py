@@ -16,7 +16,7 @@ import torch
 from PIL import Image
 
 from oneshot.proxies import RankAgreement, score
-from oneshot.proxies.base import seeded
+from oneshot.random_numbers import own_random_numbers
 from oneshot.supernets import NASBenchMacroNetwork
 
 SCRIPT = Path(__file__).parents[2] / "experiments/proxies/tables.py"
@@ -62,7 +62,7 @@ def test_the_table_goes_on_where_it_stopped(
     found = {row["proxy"]: row for row in result["proxies"]}
     ours = {}
     for arch in ARCHS:
-        with seeded(0):
+        with own_random_numbers(0):
             network = NASBenchMacroNetwork(arch)
         ours[arch] = score(network, torch.zeros(1, 3, 32, 32), names="synflow")["synflow"]  # it looks at no image
     expected = RankAgreement.of([ours[a] for a in ARCHS], [ARCHS[a] for a in ARCHS])
