@@ -34,6 +34,7 @@ from torch import Tensor, nn  # noqa: E402
 
 from oneshot.proxies import AZ_NAS, KINDS, RankAgreement, RegularisedSwap, az_nas, score  # noqa: E402
 from oneshot.proxies.initial import draw_weights  # noqa: E402
+from oneshot.random_numbers import own_random_numbers  # noqa: E402
 from oneshot.storage.files import write_atomically  # noqa: E402
 from oneshot.supernets import DARTSNetwork, Genotype, NASBench201Network, NASBenchMacroNetwork  # noqa: E402
 from oneshot.supernets.darts import DARTSCell  # noqa: E402
