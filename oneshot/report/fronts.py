@@ -2,22 +2,24 @@
 
 from __future__ import annotations
 
-import html
-import json
+import math
+import shlex
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from oneshot.fronts.numbers import scale_of
 from oneshot.supernets.space import Floats, SubnetConfig
 
+from .render import render
+
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 FRONT, OTHERS, PICKED = "#c0392b", "#9aa5b1", "#1f4e79"
-PAGE = Path(__file__).with_name("front.html")
+MOST_POINTS = 2000  # off the front; more would make a page slow
 
 
 def draw_front(
@@ -84,6 +86,7 @@ def front_page(
     configs: Sequence[SubnetConfig],
     *,
     title: str,
+    run: str | Path | None = None,
 ) -> str:
     """A page that stands alone: points to hover over and to click on, and a table of the front. It loads nothing.
 
@@ -94,16 +97,66 @@ def front_page(
         front: Likewise.
         configs: Architectures of everything that was evaluated, N.
         title: Heading of the page.
+        run: Folder of the run, for the commands that pick a network of the front; None shows none.
     """
-    on_front = set(front)
-    points = [
-        {"i": i, "v": [float(v) for v in row], "f": i in on_front, "c": str(config)}
-        for i, (row, config) in enumerate(zip(values, configs, strict=True))
-        if not np.isnan(row).any()
-    ]
-    head = "".join(
-        f"<th>{html.escape(n)}{html.escape(f' [{u}]' if u else '')}</th>" for n, u in zip(names, units, strict=True)
-    )
-    data = json.dumps({"names": list(names), "units": list(units), "points": points}).replace("<", "\\u003c")
-    page = PAGE.read_text(encoding="utf-8")
-    return page.replace("@TITLE@", html.escape(title)).replace("@HEAD@", head).replace("@DATA@", data)
+    data = front_data(names, units, values, front, [str(config) for config in configs], run=run)
+    return render("front.html", title=title, data=data)
+
+
+def front_data(
+    names: Sequence[str],
+    units: Sequence[str],
+    values: Floats,
+    front: Sequence[int],
+    architectures: Sequence[str],
+    *,
+    signs: Sequence[float] | None = None,
+    run: str | Path | None = None,
+) -> dict[str, Any]:
+    """What the interactive picture of a front reads, JSON-able.
+
+    Args:
+        names: See :func:`draw_front`.
+        units: Likewise.
+        values: Likewise, as they are shown.
+        front: Likewise.
+        architectures: What to call everything that was evaluated, N texts.
+        signs: 1 for objectives that are minimised, -1 for those that are maximised; by default all are minimised.
+        run: See :func:`front_page`.
+
+    Returns:
+        ``names``, ``units``, ``picks`` (whether there are commands), and ``points``: number ``i``, values ``v``, whether
+        on the front ``f``, architecture ``c``, command ``k``. All of the front, and at most :data:`MOST_POINTS` others.
+    """
+    on_front, signs = set(front), signs or [1.0] * len(names)
+    known = [i for i, row in enumerate(values) if np.isfinite(row).all()]
+    others = [i for i in known if i not in on_front]
+    kept = on_front | set(others[:: max(1, math.ceil(len(others) / MOST_POINTS))])
+    points: list[dict[str, Any]] = []
+    for i in known:
+        if i in kept:
+            row, on = [float(v) for v in values[i]], i in on_front
+            command = pick_command(run, names, row, signs) if run is not None and on else ""
+            points.append({"i": i, "v": row, "f": on, "c": architectures[i], "k": command})
+    return {"names": list(names), "units": list(units), "points": points, "picks": any(point["k"] for point in points)}
+
+
+def pick_command(run: str | Path, names: Sequence[str], values: Sequence[float], signs: Sequence[float]) -> str:
+    """The command that picks a network of a front.
+
+    No other network of a front is as good in all objectives but the first and better in that one. So bounds on the
+    others, at the values of this network, pick this one. Where one is maximised, which has no bound, the nearest to all
+    its values is picked.
+
+    Args:
+        run: Folder of the run.
+        names: Of the objectives.
+        values: Of the network.
+        signs: See :func:`front_data`.
+    """
+    if len(names) == 1:
+        return shlex.join(["oneshot", "pick", str(run), "--knee"])
+    bounded = all(sign > 0 for sign in signs[1:])
+    option, first = ("--at-most", 1) if bounded else ("--near", 0)
+    pairs = [f"{name}={value!r}" for name, value in zip(names[first:], values[first:], strict=True)]
+    return shlex.join(["oneshot", "pick", str(run), option, *pairs])

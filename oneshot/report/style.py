@@ -78,8 +78,13 @@ def picture(figure: Figure, path: Path) -> bytes:
     """
     if path.suffix.lower() not in SUFFIXES:
         raise ValueError(f"The suffix of a picture must be one of {SUFFIXES}; got {path.name!r}.")
+    return picture_of(figure, path.suffix.lower()[1:])
+
+
+def picture_of(figure: Figure, kind: str) -> bytes:
+    """Make a picture of the kind ``"png"``, ``"svg"`` or ``"pdf"``."""
     buffer = io.BytesIO()
-    figure.savefig(buffer, format=path.suffix.lower()[1:], dpi=DPI)
+    figure.savefig(buffer, format=kind, dpi=DPI)
     return buffer.getvalue()
 
 

@@ -39,6 +39,6 @@ def test_an_error_is_a_share_only_where_the_metric_is(
 
     configs = [NASBench201Space().sample(i) for i in range(2)]
     page = front_page(names, units, VALUES, [0, 1], configs, title="front")
-    data = re.search(r"const D = (\{.*?\}), L = ", page)
+    data = re.search(r'<script type="application/json">(\{.*?\})</script>', page)
     assert data is not None and json.loads(data[1])["units"] == [unit, ""]
     assert "m === 0 && !D.units[0] ? (100 * v)" in page

@@ -1,0 +1,93 @@
+"""``report.html``: one page that shows what a run has found, and loads nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+from oneshot.storage.files import write_atomically
+
+from .contents import Part
+from .kinds import Kind, kind_of, read_part
+from .render import render
+
+REPORT = "report.html"
+# Sub-folders that are read first: what was found comes before how.
+FIRST = ("picked", "export", "retrain", "search")
+
+
+def write_report(folder: str | Path, *, running: bool = False) -> Path:
+    """Write ``report.html`` into the folder of a run, from the files that are in it and in its sub-folders.
+
+    A run of any command: search, retrain, pareto, discrete, pick, export, compare, quickstart. Of a folder with
+    ``summary.json``, a JSON object, its ``title``, ``lines`` (texts), ``warnings`` (texts) and ``table`` (objects, one
+    for each network that is compared) come first. What a folder does not have is left out. Files are read as data:
+    nothing that they name is imported. One that is damaged is left out, and the page says so.
+
+    Args:
+        folder: The folder.
+        running: Whether the run goes on; the page then says that it will change.
+
+    Returns:
+        The page.
+
+    Raises:
+        ValueError: If neither the folder nor a sub-folder is of a run.
+        OSError: If the page cannot be written.
+    """
+    folder = Path(folder)
+    return write_atomically(folder / REPORT, report_page(folder, running=running))
+
+
+def report_page(folder: Path, *, running: bool = False) -> str:
+    """The text of the page; see :func:`write_report`."""
+    found = parts_of(folder)
+    parts = [_placed(read_part(place, kind), i, place.relative_to(folder)) for i, (place, kind) in enumerate(found)]
+    if not parts:
+        raise ValueError(
+            f"RUN must be the folder of a run, a study, a comparison or an export, or hold such folders; {folder} is "
+            f"none{'' if folder.is_dir() else ': there is no such folder'}."
+        )
+    now = datetime.now().astimezone().strftime("%Y-%m-%d %H:%M:%S")
+    going = "The run goes on; reload the page for what is new. " if running else ""
+    title = parts[0].title if kind_of(folder) else "Runs"
+    return render(
+        "report.html",
+        title=f"{title}: {folder.name or folder.resolve().name}",
+        state=f"{going}As of {now}, {folder}.",
+        parts=parts,
+        links=_links(parts),
+    )
+
+
+def parts_of(folder: Path) -> list[tuple[Path, Kind]]:
+    """A folder and those of its sub-folders that are runs or exports, two levels deep, with their kinds."""
+    return list(_parts(folder, 2))
+
+
+def _parts(folder: Path, deep: int) -> Iterator[tuple[Path, Kind]]:
+    if not folder.is_dir():
+        return
+    if (kind := kind_of(folder)) is not None:
+        yield folder, kind
+    if deep:
+        inner = [path for path in folder.iterdir() if path.is_dir() and not path.name.startswith(".")]
+        for path in sorted(inner, key=lambda p: (FIRST.index(p.name) if p.name in FIRST else len(FIRST), p.name)):
+            yield from _parts(path, deep - 1)
+
+
+def _placed(part: Part, number: int, place: Path) -> Part:
+    """The part with anchors that no other part has, and the sub-folder it is of."""
+    part.id = f"part{number}"
+    if place.parts:
+        part.title = f"{part.title}: {place}"
+    for section in part.sections:
+        section.id = f"{part.id}-{section.id}"
+    return part
+
+
+def _links(parts: list[Part]) -> list[dict[str, Any]]:
+    first = [{"id": s.id, "title": s.title} for s in parts[0].sections]
+    return [*first, *({"id": part.id, "title": part.title} for part in parts[1:])]
