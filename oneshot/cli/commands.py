@@ -104,6 +104,10 @@ def _show(parser: ArgumentParser) -> None:
     _trust(parser)
 
 
+def _report(parser: ArgumentParser) -> None:
+    parser.add_argument("run", help="folder of a run, a study, a comparison, an export, or of several of them")
+
+
 def _files(parser: ArgumentParser, out: str) -> None:
     """Which files of a network are written, and where."""
     parser.add_argument("--out", help=f"folder to write ({out})")
@@ -147,5 +151,6 @@ COMMANDS = {
     "derive": Command("derive the architecture of a search from its checkpoint", _derive),
     "export": Command("write a network as safetensors, torch.export and ONNX, each verified", _export, reads_data=True),
     "data": Command("look at a folder of images: classes, sizes, duplicates, problems", _data),
+    "report": Command("write report.html of a run: one page with results, pictures, warnings and commands", _report),
     "show": Command("picture of the cells and table of parameters and MACs", _show),
 }

@@ -1,4 +1,4 @@
-"""What a page says of a run besides its results: data, warnings, versions, the commands that made it, how to load it."""
+"""What a page says of a run besides results: data, warnings, versions, commands that made it, how to load it."""
 
 from __future__ import annotations
 
@@ -115,8 +115,8 @@ def load_section(folder: Path, *, exported: bool) -> Section:
         code = f"import oneshot\n\nnetwork = oneshot.load({str(folder)!r})"
         return Section("load", "How to load it", ["In Python, as a plain nn.Module with its weights:"], commands=[code])
     said = ["Write the network as files that need nothing of the run (safetensors, torch.export, ONNX), then load it:"]
-    target = folder / "export"
-    commands = [shlex.join(["oneshot", "export", str(folder)]), f"import oneshot\n\nnetwork = oneshot.load({str(target)!r})"]
+    load = f"import oneshot\n\nnetwork = oneshot.load({str(folder / 'export')!r})"
+    commands = [shlex.join(["oneshot", "export", str(folder)]), load]
     return Section("load", "How to load it", said, commands=commands)
 
 

@@ -1,4 +1,4 @@
-"""What a test of a network shows: the metric with its interval, every class, the confusion matrix, the worst mistakes."""
+"""What a test of a network shows: the metric with its interval, every class, confusions, the worst mistakes."""
 
 from __future__ import annotations
 
@@ -119,9 +119,7 @@ def _confusion(names: Sequence[str], counts: Sequence[Sequence[int]], what: str)
         rows = [[names[i], names[j], f"{n:,}"] for n, i, j in sorted(pairs, reverse=True)[:CONFUSIONS]]
         said = [f"The most frequent of {len(pairs):,} kinds of confusion."]
         return Section("confusion", "Confusions", said, table=Table(["true", "predicted", what], rows, [what]))
-    rows_of = [
-        [{"count": n, "share": 0.85 * n / total if (total := sum(row)) else 0.0} for n in row] for row in counts
-    ]
+    rows_of = [[{"count": n, "share": 0.85 * n / total if (total := sum(row)) else 0.0} for n in row] for row in counts]
     said = [f"Numbers of {what}: a row for each true class, a column for each predicted one. Right ones are green."]
     turned = max(map(len, names)) > LONG
     return Section("confusion", "Confusion matrix", said, confusion={"names": names, "rows": rows_of, "turned": turned})

@@ -125,8 +125,9 @@ def front_data(
         run: See :func:`front_page`.
 
     Returns:
-        ``names``, ``units``, ``picks`` (whether there are commands), and ``points``: number ``i``, values ``v``, whether
-        on the front ``f``, architecture ``c``, command ``k``. All of the front, and at most :data:`MOST_POINTS` others.
+        ``names``, ``units``, ``picks`` (whether there are commands), and ``points``: number ``i``, values ``v``,
+        whether on the front ``f``, architecture ``c``, command ``k``. All of the front, and at most
+        :data:`MOST_POINTS` others.
     """
     on_front, signs = set(front), signs or [1.0] * len(names)
     known = [i for i, row in enumerate(values) if np.isfinite(row).all()]

@@ -1,4 +1,4 @@
-"""Kinds of folders, and what a page shows of each. Everything is read as data; nothing that a file names is imported."""
+"""Kinds of folders, and what a page shows of each. All is read as data; nothing that a file names is imported."""
 
 from __future__ import annotations
 
@@ -61,7 +61,8 @@ def read_part(folder: Path, kind: Kind) -> Part:
         part.sections.append(data)
     if kind not in ("auto", "comparison", "training", "quickstart", "study"):
         part.sections.append(about.load_section(folder, exported=kind == "export"))
-    part.sections.append(files.part("commands.json", lambda: about.made_section(files), Section("made", "How it was made")))
+    made = Section("made", "How it was made")
+    part.sections.append(files.part("commands.json", lambda: about.made_section(files), made))
     part.warnings = [*part.warnings, *warnings, *dict.fromkeys(files.problems)]
     return part
 
@@ -180,7 +181,9 @@ def _comparison(files: Files, config: Mapping[str, Any], part: Part) -> None:
 def _quickstart(files: Files, config: Mapping[str, Any], part: Part) -> None:
     found = files.object(evaluation.RESULTS)
     rows = [row for row in (found.get("found"), *(found.get("random") or ())) if isinstance(row, dict)]
-    part.figures += [Figure("test accuracy", percent(float(rows[0]["accuracy"])), "359 held-out digits")] if rows else []
+    part.figures += (
+        [Figure("test accuracy", percent(float(rows[0]["accuracy"])), "359 held-out digits")] if rows else []
+    )
     part.figures += network.figures(rows[0]) if rows else []
     if rows:
         part.sections.append(Section("compared", "The network that was found, and random ones", table=table_of(rows)))
@@ -197,8 +200,9 @@ def _what(config: Mapping[str, Any]) -> str:
     model = config.get("model") or {}
     method = about.class_name(model)
     network_of = (about.arguments(model) if method else model).get("supernet") or model.get("network")
-    names = [method or "Training", f"of {about.class_name(network_of)}" if network_of else "", f"on {about.data_name(config)}"]
-    return " ".join(name for name in names if name.strip() not in ("", "on")) + "."
+    of, on = about.class_name(network_of), about.data_name(config)
+    names = [method or "Training", f"of {of}" if of else "", f"on {on}" if on else ""]
+    return " ".join(filter(None, names)) + "."
 
 
 def _last(series: training.Series) -> list[Figure]:
@@ -215,10 +219,14 @@ def _last(series: training.Series) -> list[Figure]:
 def _collapse(series: training.Series) -> list[str]:
     """Whether the architecture weights are nearly certain at the end, or hardly differ, in words."""
     entropy = training.last_of(series, "collapse/entropy")
-    return [] if entropy is None or entropy >= 0.05 else [
-        f"The architecture weights are nearly certain (mean entropy {entropy:.3g} nats): the search no longer explores. "
-        "If the architecture has few operations with parameters, take that of an earlier epoch."
-    ]
+    return (
+        []
+        if entropy is None or entropy >= 0.05
+        else [
+            f"The architecture weights are nearly certain (mean entropy {entropy:.3g} nats): it explores no more. "
+            "If the architecture has few operations with parameters, take that of an earlier epoch."
+        ]
+    )
 
 
 def _metrics(metrics: Mapping[str, Any]) -> list[Figure]:
@@ -259,8 +267,8 @@ def _latencies(entries: Any, part: Part) -> list[Figure]:
         shown.append(Figure("measured latency", f"{ms:.4g} ms", f"{told}{where}{guess}"))
         if spread is not None and ms and spread / ms > NOISY:
             part.warnings.append(
-                f"The latency was noisy: half of the passes lay within ± {spread / ms:.0%} of the median. Measure again "
-                "when nothing else runs on the machine."
+                f"The latency was noisy: half of the passes were within ± {spread / ms:.0%} of the median. Measure "
+                "again when nothing else runs on the machine."
             )
         if (off := entry.get("difference")) is not None and abs(off) > FAR:
             part.warnings.append(

@@ -73,8 +73,9 @@ def figures(found: Mapping[str, Any]) -> list[Figure]:
     if isinstance(found.get("params"), int):
         shown.append(Figure("parameters", short(found["params"])))
     if isinstance(found.get("macs"), int):
-        bound = "a lower bound, " if found.get("uncounted") else ""
-        shown.append(Figure("MACs", short(found["macs"]), f"{bound}one input of {shape_text(found.get('input_shape'))}"))
+        bound, shape = "a lower bound, " if found.get("uncounted") else "", shape_text(found.get("input_shape"))
+        note = f"{bound}one input of {shape}" if found.get("input_shape") else bound
+        shown.append(Figure("MACs", short(found["macs"]), note))
     if isinstance(found.get("memory"), int):
         shown.append(Figure("memory of activations", f"{found['memory'] / 2**20:.3g} MiB", "one input, at the peak"))
     return shown

@@ -42,5 +42,9 @@ def _environment() -> Environment:
 
     # StrictUndefined: a value that a template misses is an error, and not an empty place in a page.
     return Environment(
-        loader=FileSystemLoader(FOLDER), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
+        loader=FileSystemLoader(FOLDER),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
     )

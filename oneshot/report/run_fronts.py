@@ -9,13 +9,14 @@ from typing import Any
 import numpy as np
 
 from oneshot.discrete.record import Objective
+from oneshot.fronts.numbers import short
 
 from .contents import Figure, Files, Section, percent
 from .fronts import front_data
 from .render import finite
 
 FRONT, TABLE, HISTORY, ARCHIVE, LOG = "front.json", "evaluations.csv", "history.json", "archive.json", "log.jsonl"
-SHARES = ("error",)  # objectives that are a share unless a file says otherwise
+SHARES = ("error", "accuracy")  # objectives that are a share unless a file says otherwise
 UNITS = {"latency": "ms"}
 POOR, GUESSING = 0.5, 0.2  # Kendall's tau of a predictor
 
@@ -29,8 +30,7 @@ def pareto_section(files: Files) -> tuple[Section | None, list[Figure]]:
     known = files.object(FRONT)
     units = known.get("units") if known.get("names") == objectives else None
     values = np.array([[_number(row[name]) for name in objectives] for row in rows]).reshape(-1, len(objectives))
-    shares = np.nanmax(values[:, 0], initial=0.0) <= 1 if len(values) else True
-    units = units or [UNITS.get(name, "" if i or (name in SHARES and shares) else "") for i, name in enumerate(objectives)]
+    units = units or _units(objectives, values)
     front = [i for i, row in enumerate(rows) if row["in_front"] == "1"]
     architectures = [_architecture(row, names[names.index("in_front") + 1 :]) for row in rows]
     data = front_data(objectives, units, values, front, architectures, run=files.folder)
@@ -48,11 +48,9 @@ def study_section(files: Files, config: Mapping[str, Any]) -> tuple[Section | No
     values = np.array([[_number(row[name]) for name in metrics] for row in rows])
     signs = [1.0 if o.direction == "min" else -1.0 for o in objectives]
     front = [i for i, row in enumerate(rows) if row["in_front"] == "1"]
-    units = [UNITS.get(name, "") for name in metrics]
-    share = metrics[0] in ("accuracy", "error") and np.nanmax(values[:, 0], initial=0.0) <= 1
-    units[0] = "" if share else units[0] or " "
-    data = front_data(metrics, units, values, front, [row["architecture"] for row in rows], signs=signs, run=files.folder)
-    return _section(data, values, front, share)
+    units, texts = _units(metrics, values), [row["architecture"] for row in rows]
+    data = front_data(metrics, units, values, front, texts, signs=signs, run=files.folder)
+    return _section(data, values, front, not units[0])
 
 
 def predictor_warnings(files: Files) -> list[str]:
@@ -96,8 +94,6 @@ def _section(
     text = " to ".join(percent(v) if share else f"{v:.4g}" for v in dict.fromkeys(span))
     figures = [Figure("networks on the front", f"{len(front)}", f"of {len(values):,} evaluated"), Figure(best, text)]
     for i, name in enumerate(data["names"][1:], start=1):
-        from oneshot.fronts.numbers import short
-
         of = values[list(front), i] if front else values[:, i]
         ends = " to ".join(dict.fromkeys((short(float(np.nanmin(of))), short(float(np.nanmax(of))))))
         figures.append(Figure(name, f"{ends} {data['units'][i]}".strip(), "on the front"))
@@ -111,6 +107,12 @@ def _architecture(row: Mapping[str, str], picks: Sequence[str]) -> str:
         choice = re.sub(r"_\d+$", "", name)
         found.setdefault(choice, []).append(row[name])
     return "; ".join(f"{name}: {' '.join(values)}" for name, values in found.items())
+
+
+def _units(names: Sequence[str], values: Any) -> list[str]:
+    """Units of objectives by their names; "" of the first one means a share, " " a number without a unit."""
+    share = names[0] in SHARES and bool((values[:, 0] <= 1).any()) and not bool((values[:, 0] > 1).any())
+    return ["" if share else UNITS.get(names[0], " "), *(UNITS.get(name, "") for name in names[1:])]
 
 
 def _number(text: str) -> float:

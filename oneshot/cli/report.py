@@ -1,0 +1,12 @@
+"""``oneshot report``: one page that shows what a run has found."""
+
+from __future__ import annotations
+
+from oneshot.report.page import write_report
+
+from .terminal import say
+
+
+def report(run: str) -> None:
+    """``oneshot report RUN``: write ``report.html`` into the folder of a run, from the files that are in it."""
+    say(f"Report: {write_report(run)}. It is one file that loads nothing; open it in a browser, or pass it on.")
