@@ -54,8 +54,8 @@ def read_part(folder: Path, kind: Kind) -> Part:
     files.part("Part of this page", lambda: READERS[kind](files, config, part), None)
     warnings = [
         *about.recorded_warnings(files),
-        *files.part("history.json", lambda: run_fronts.predictor_warnings(files), []),
-        *files.part("The numbers of samples", lambda: about.data_warnings(files), []),
+        *files.part("history.json", lambda: run_fronts.predictor_warnings(files), list[str]()),
+        *files.part("The numbers of samples", lambda: about.data_warnings(files), list[str]()),
     ]
     if (data := files.part("data.json", lambda: about.data_section(files, config), None)) is not None:
         part.sections.append(data)
@@ -100,7 +100,7 @@ def _export(files: Files, config: Mapping[str, Any], part: Part) -> None:
 
 def _run(files: Files, config: Mapping[str, Any], part: Part) -> None:
     """A search or a retraining."""
-    series = files.part(training.METRICS, lambda: training.read_metrics(files), {})
+    series = files.part(training.METRICS, lambda: training.read_metrics(files), training.Series())
     epochs, planned = training.epochs_of(series), (config.get("trainer") or {}).get("max_epochs")
     part.lines += [_what(config)] if _what(config) else []
     tested = evaluation.read_evaluation(files)
