@@ -41,8 +41,10 @@ from oneshot.supernets.own_ops import check_saved_ops, paths_of_ops
 from oneshot.supernets.space import SubnetConfig
 from oneshot.tasks.task import Task, resolved, task_of
 
+from .card import write_card
 from .checked import CheckedFile, own_rounding
 from .manifest import MANIFEST, read_json_file, read_manifest, recorded_content, write_manifest
+from .prediction import write_prediction
 from .preprocessing import WithPreprocessing, then_resize
 
 SCHEMA_VERSION = 1
@@ -72,6 +74,8 @@ def export_subnet(
     These are ``subnet.json`` and ``model.safetensors`` (see :func:`load`), ``model.pt2`` (``torch.export``) and
     ``model.onnx`` for batches of any size, and ``manifest.json`` with all that a user of the network must know, such as
     the largest difference between the outputs of each file, loaded again, and of ``network`` for a fixed random batch.
+    ``predict.py`` makes predictions with numpy, Pillow and ONNX Runtime alone, see :mod:`~oneshot.deploy.prediction`;
+    ``README.md`` is the model card, see :mod:`~oneshot.deploy.card`.
     Weights are written as float32. ``network`` itself is not changed. The manifest says of every file what it takes.
 
     Args:
@@ -124,7 +128,9 @@ def export_subnet(
     }
     with _all_or_nothing(Path(folder), overwrite) as new, torch.inference_mode(False), torch.no_grad():
         inside = preprocessing if with_preprocessing else None
-        write_manifest(new, manifest | _write_files(network, subnet, new, inside, formats))
+        written = manifest | _write_files(network, subnet, new, inside, formats)
+        write_manifest(new, write_prediction(new, written, FILES["onnx"]))
+        write_card(new)
     return Path(folder)
 
 

@@ -19,6 +19,7 @@ from oneshot.cost.latency.table import UNIT
 from oneshot.cost.record import Prediction, Record
 from oneshot.supernets.base import Subnet
 
+from .card import write_card
 from .export import FILES
 from .manifest import MANIFEST, read_manifest, write_manifest
 
@@ -52,7 +53,7 @@ def measured_on(models: Iterable[object]) -> list[str]:
 def record_latency(
     folder: Path, network: Subnet, predicted: Sequence[Prediction] = (), *, measure: bool = True
 ) -> list[str]:
-    """Measure an exported network, and write predicted and measured latencies into its manifest.
+    """Measure an exported network, and write predicted and measured latencies into its manifest and its model card.
 
     ONNX Runtime runs ``model.onnx``, and the runtime of each prediction runs the network with the threads and the batch
     of the prediction, if it is on this machine; pass by pass in turn. Without an ONNX file PyTorch runs the network.
@@ -76,6 +77,7 @@ def record_latency(
         plans = [_Plan(prediction, reason=NOT_ASKED) for prediction in predicted]
     entries = [_entry(plan) for plan in plans]
     write_manifest(folder, {**content, "latency": entries})
+    write_card(folder)
     return [_sentence(plan) for plan in plans]
 
 

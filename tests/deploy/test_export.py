@@ -36,7 +36,7 @@ from oneshot.supernets import (
 from oneshot.supernets.base import Subnet
 
 ROOT = Path(__file__).resolve().parents[2]
-WRITTEN = {"subnet.json", "model.safetensors", "model.pt2", "model.onnx", "manifest.json"}
+WRITTEN = {"subnet.json", "model.safetensors", "model.pt2", "model.onnx", "manifest.json", "predict.py", "README.md"}
 
 
 def trained(network: Subnet) -> Subnet:
@@ -118,6 +118,8 @@ def test_the_manifest_says_what_a_user_of_the_network_must_know(exported: tuple[
     assert {path.name for path in folder.iterdir()} == WRITTEN
     files = manifest.pop("files")
     assert files.keys() == WRITTEN - {"manifest.json"}
+    for name, file in files.items():
+        assert file["sha256"] == hashlib.sha256((folder / name).read_bytes()).hexdigest(), name
     assert {name for name, file in files.items() if file.get("max_abs_difference", 1.0) <= 1e-5} == {
         "model.safetensors",
         "model.pt2",
@@ -146,6 +148,13 @@ def test_the_manifest_says_what_a_user_of_the_network_must_know(exported: tuple[
         "params": counts.params,
         "macs": counts.macs,
         "memory": counts.memory,
+        "predict": {
+            "script": "predict.py",
+            "model": "model.onnx",
+            "reads": ".npy files",
+            "function": "arrays",
+            "normalisation": {"mean": [0.5] * channels, "std": [0.25] * channels},
+        },
     }
 
 
@@ -228,7 +237,7 @@ def test_exporting_changes_nothing(
 
 
 def test_only_the_formats_asked_for_are_written(folder: Path) -> None:
-    assert {path.name for path in folder.iterdir()} == WRITTEN - {"model.pt2", "model.onnx"}
+    assert {path.name for path in folder.iterdir()} == WRITTEN - {"model.pt2", "model.onnx", "predict.py"}
 
 
 def test_a_network_loads_from_the_two_files_alone(tmp_path: Path) -> None:
