@@ -46,7 +46,8 @@ def image(path: str, manifest: dict[str, Any]) -> dict[str, np.ndarray]:
     elif image.size != (width, height):
         raise ValueError(f"the network takes images of {width} x {height} pixels; this one has {image.size}")
     pixels = np.asarray(image, np.float32).reshape(height, width, -1).transpose(2, 0, 1)
-    mean, std = (np.float32(how["normalisation"][name])[:, None, None] * np.float32(255) for name in ("mean", "std"))
+    scale = {name: how["normalisation"][name] for name in ("mean", "std")}
+    mean, std = (np.array(values, np.float32)[:, None, None] * np.float32(255) for values in scale.values())
     x = (pixels - mean) / std
     if "then_resize" in how:  # a network of a front has a resolution of its own
         size = how["then_resize"]["size"][::-1]
@@ -75,14 +76,14 @@ def arrays(path: str, manifest: dict[str, Any]) -> dict[str, np.ndarray]:
             raise ValueError(f"a sample is finite numbers {shape}; got an array {list(x.shape)}")
         given[name] = x.astype(one["dtype"])
     if scale := manifest["predict"]["normalisation"]:
-        mean, std = (np.float32(scale[name]).reshape(-1, *[1] * (len(shape) - 1)) for name in ("mean", "std"))
+        mean, std = (np.array(scale[name], np.float32).reshape(-1, *[1] * (len(shape) - 1)) for name in ("mean", "std"))
         given = {name: (x - mean) / std for name, x in given.items()}
     return given
 
 
 def rows(path: str, manifest: dict[str, Any]) -> dict[str, np.ndarray]:
     """The input of the network by a CSV file with a header: float32 ``[rows, features]``."""
-    how, x = manifest["preprocessing"], []
+    how, found = manifest["preprocessing"], list[list[float]]()
     with open(path, newline="", encoding="utf-8-sig") as file:
         for row in csv.DictReader(file):
             features: list[float] = []
@@ -91,17 +92,17 @@ def rows(path: str, manifest: dict[str, Any]) -> dict[str, np.ndarray]:
                     raise ValueError(f"it must have a column {column['name']!r} with a cell in every row")
                 empty = cell.strip().lower() in ("", "na", "n/a", "nan", "null", "none", "?")
                 if empty and column["fill"] is None:
-                    raise ValueError(f"row {len(x) + 1} has no value in column {column['name']!r}")
+                    raise ValueError(f"row {len(found) + 1} has no value in column {column['name']!r}")
                 value = column["fill"] if empty else cell.strip()
                 if column["kind"] == "number":
                     features.append(float(value))
                 else:  # a number for each text that was in the training; a new text is all zeros
                     features.extend(float(value == text) for text in column["categories"])
-            x.append(features)
-    if not x:
-        raise ValueError("it must have a header and rows")
-    mean, std = (np.float32(how["normalisation"][name]) for name in ("mean", "std"))
-    return {"images": (np.float32(x) - mean) / std}
+            found.append(features)
+    if not found or not np.isfinite(found).all():
+        raise ValueError("it must have a header and rows, and its numbers must be finite")
+    mean, std = (np.array(how["normalisation"][name], np.float32) for name in ("mean", "std"))
+    return {"images": (np.array(found, np.float32) - mean) / std}
 
 
 def classes(output: np.ndarray, names: list[str], options: dict[str, Any], where: str) -> str:
@@ -118,7 +119,7 @@ def labels(output: np.ndarray, names: list[str], options: dict[str, Any], where:
 
 def numbers(output: np.ndarray, names: list[str], options: dict[str, Any], where: str) -> str:
     """The numbers that are predicted, in the units of the training targets."""
-    values = output * np.float32(options.get("std", 1.0)) + np.float32(options.get("mean", 0.0))
+    values = output * np.asarray(options.get("std", 1.0), np.float32) + np.asarray(options.get("mean", 0.0), np.float32)
     return ", ".join(f"{name} {value:.6g}" for name, value in zip(names, values))
 
 

@@ -50,7 +50,7 @@ def prediction(manifest: Mapping[str, Any], model: str) -> dict[str, Any]:
     function, reason = _reader(manifest, manifest["files"][model]["input"])
     if function is None:
         return {"script": None, "reason": reason}
-    said = {"script": SCRIPT, "model": model, "reads": READERS[function][0], "function": function}
+    said: dict[str, Any] = {"script": SCRIPT, "model": model, "reads": READERS[function][0], "function": function}
     if function == "arrays":
         said["normalisation"] = None if manifest["files"][model]["input"].get("inside") else _scale(manifest)
     elif function == "several":
