@@ -92,6 +92,16 @@ def arch_of_cell(arch: Mapping[str, Any], cell: int) -> Mapping[str, Any]:
     return {n: w.values[min(cell, len(w.values) - 1)] if isinstance(w, CellWeights) else w for n, w in arch.items()}
 
 
+class Dropped(nn.Module):
+    """In place of a candidate that a search has dropped: it has no weight in any mixture and cannot run alone."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        raise RuntimeError(
+            "An architecture must have candidates that the search has kept; this one has a candidate that was dropped "
+            "when a stage began. Derive the architecture from the search."
+        )
+
+
 class MixedOp(nn.Module):
     """Weighted sum of candidate operations, ``sum_o w_o op_o(x)`` (DARTS, arXiv:1806.09055, equation 2).
 
@@ -126,6 +136,19 @@ class MixedOp(nn.Module):
         self.auxiliary = op
         self.register_buffer("auxiliary_weight", torch.ones(()), persistent=False)
 
+    def drop(self, kept: Iterable[int]) -> None:
+        """Drop candidates for good (DrNAS, arXiv:2006.10355, section 4): their weights must be 0 from now on.
+
+        Args:
+            kept: Indices of the others, at least one.
+        """
+        stay = set(kept)
+        sizes = {o: sum(p.numel() for p in op.parameters()) for o, op in enumerate(self.ops) if o in stay}
+        self._smallest = min(sizes, key=sizes.__getitem__)
+        for candidate in range(len(self.ops)):
+            if candidate not in stay:
+                self.ops[candidate] = Dropped()
+
     def part(self, x: Tensor, seen: Seen) -> Tensor:
         """The part of a state that the candidates read: all of it."""
         return x
@@ -148,6 +171,10 @@ class MixedOp(nn.Module):
         total: Tensor | None = None
         for position, (weight, op, learns) in enumerate(zip(values.unbind(), self.ops, self._weighted, strict=True)):
             if isinstance(op, Zero) or position not in active:
+                continue
+            if isinstance(op, Dropped):
+                if isinstance(weights, Row):
+                    op(x)  # raises
                 continue
             if learns and op in seen:  # weighted already
                 total = seen[op].clone() if total is None else total.add_(seen[op])
@@ -186,11 +213,15 @@ class PartialMixedOp(MixedOp):
         self.parts, self.stride = parts, stride
 
     def part(self, x: Tensor, seen: Seen) -> Tensor:
+        if self.parts == 1:  # after it was widened
+            return x
         return once(seen, "part", lambda: contiguous_like(x[:, : x.shape[1] // self.parts], x))
 
     def forward(self, x: Tensor, weights: Tensor | Row, seen: Seen | None = None) -> Tensor:
         seen = {} if seen is None else seen
         mixed = super().forward(self.part(x, seen), weights, seen)
+        if self.parts == 1:
+            return mixed
         rest = once(seen, "rest", partial(self._pass_by, x))
         values = weights.values if isinstance(weights, Row) else weights
         y = torch.cat([mixed, rest * values.sum()], dim=1).permute(0, 2, 3, 1)

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from .sandwich import SandwichSearch as SandwichSearch
     from .sandwich import SandwichTraining as SandwichTraining
     from .sharing import WeightSharingSearch as WeightSharingSearch
+    from .stages import Stage as Stage
     from .supernet_training import SupernetTraining as SupernetTraining
     from .weight_training import WeightTraining as WeightTraining
 

@@ -8,7 +8,7 @@ import numpy as np
 
 from oneshot.supernets.space import Floats
 
-from .gaussian_process import log_evidence, spread
+from .gaussian_process import log_evidence, solve_lower, spread
 from .surrogates import matern
 
 LENGTHS = (0.5, 1.0, 2.0, 4.0)  # in units of the mean distance of two samples
@@ -50,7 +50,7 @@ class FeatureGP:
                     self.length, self.linear, self.noise = length, linear, noise
         self.evidence = best
         self._factor = np.asarray(np.linalg.cholesky(self._kernel(self._x) + self.noise * np.eye(len(x))), np.float64)
-        self._white = _solve(self._factor, target)
+        self._white = solve_lower(self._factor, target)
         self.variance = float(self._white @ self._white) / len(y) or 1e-12
 
     def _kernel(self, x: Floats) -> Floats:
@@ -61,7 +61,7 @@ class FeatureGP:
     def predict(self, x: Floats) -> tuple[Floats, Floats]:
         """Mean, and standard deviation of one measurement, noise included: ``[N, P] -> [N]`` each."""
         x = (x - self._shift) / self._scale
-        white = _solve(self._factor, self._kernel(x).T)
+        white = solve_lower(self._factor, self._kernel(x).T)
         prior = 1 + self.linear * (x**2).sum(1) / x.shape[1]
         left = np.maximum(prior - (white**2).sum(0), 0) + self.noise
         return self._middle + self._size * (white.T @ self._white), self._size * np.sqrt(self.variance * left)
@@ -100,10 +100,3 @@ class FeatureBoosting:
 def _distances(a: Floats, b: Floats) -> Floats:
     """Euclidean distances of rows, ``[N, P], [M, P] -> [N, M]``."""
     return np.asarray(np.sqrt(np.maximum((a**2).sum(1)[:, None] + (b**2).sum(1) - 2 * a @ b.T, 0)))
-
-
-def _solve(factor: Floats, right: Floats) -> Floats:
-    """``factor^-1 right`` of a lower triangular factor."""
-    from scipy.linalg import solve_triangular
-
-    return np.asarray(solve_triangular(factor, right, lower=True, check_finite=False))

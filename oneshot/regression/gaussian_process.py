@@ -167,13 +167,13 @@ class Posterior:
         self._second: npt.NDArray[np.floating[Any]] | None = None
         if across is None:
             self._root = np.linalg.cholesky(inside + noise * identity)
-            inner = _solve(self._root, targets)
+            inner = solve_lower(self._root, targets)
         else:
             self._root = np.linalg.cholesky(inside + JITTER * identity)
-            projected = _solve(self._root, across)
+            projected = solve_lower(self._root, across)
             self._second = np.linalg.cholesky(identity + projected @ projected.T / noise)
-            inner = _solve(self._second, _solve(self._second, projected @ targets) / noise, True)
-        self._dual = _solve(self._root, inner, True)
+            inner = solve_lower(self._second, solve_lower(self._second, projected @ targets) / noise, True)
+        self._dual = solve_lower(self._root, inner, True)
 
     def mean(self, cross: Floats) -> Floats:
         """Posterior mean, ``[M]``, of M architectures, by their covariance with the (inducing) samples, ``[M, K]``."""
@@ -184,10 +184,10 @@ class Posterior:
 
         The posterior covariance of two of them is ``k(a, b) - sum_j sign_j F_ja F_jb``.
         """
-        first = _solve(self._root, cross.T)
+        first = solve_lower(self._root, cross.T)
         if self._second is None:
             return first, np.ones(len(first))
-        second = _solve(self._second, first)
+        second = solve_lower(self._second, first)
         return np.concatenate([first, second]), np.repeat([1.0, -1.0], len(first))
 
 
@@ -352,7 +352,7 @@ def log_evidence(kernel: Floats, y: Floats, noise: float) -> tuple[float, float]
         noise: Its variance, in units of that of the function.
     """
     factor = np.linalg.cholesky(kernel + noise * np.eye(len(y)))
-    white = _solve(factor, y)
+    white = solve_lower(factor, y)
     variance = float(white @ white) / len(y) or 1e-12
     constant = 0.5 * len(y) * (1 + np.log(2 * np.pi))
     return float(-0.5 * len(y) * np.log(variance) - np.log(np.diag(factor)).sum() - constant), variance
@@ -382,7 +382,7 @@ def _around(at: Hyperparameters, linear: bool) -> list[Hyperparameters]:
     return found
 
 
-def _solve(factor: npt.NDArray[np.floating[Any]], right: Floats, transposed: bool = False) -> Floats:
+def solve_lower(factor: npt.NDArray[np.floating[Any]], right: Floats, transposed: bool = False) -> Floats:
     """``factor^-1 right`` of a lower triangular factor, or of its transpose."""
     from scipy.linalg import solve_triangular
 

@@ -25,6 +25,7 @@ from .gaussian_process import (
     GaussianProcessRegression,
     Posterior,
     rank_normal,
+    solve_lower,
     spread,
 )
 from .networks import NetworkEnsemble, silu, squared
@@ -208,7 +209,7 @@ class HammingGP(Surrogate):
                 for linear in LINEAR:
                     for noise in NOISE:
                         factor = np.linalg.cholesky((cubic + linear * matches) / (1 + linear) + noise * identity)
-                        white = _solve(factor, targets)
+                        white = solve_lower(factor, targets)
                         variance = float(white @ white) / n or 1e-12
                         evidence = -0.5 * n * np.log(variance) - np.log(np.diag(factor)).sum()
                         if evidence > self.evidence:
@@ -272,13 +273,6 @@ def matern(r: Floats) -> Floats:
     """Matern kernel of smoothness 5/2 (Rasmussen and Williams, 2006, equation 4.17)."""
     s = np.sqrt(5.0) * r
     return np.asarray((1 + s + s**2 / 3) * np.exp(-s))
-
-
-def _solve(factor: Floats, right: Floats) -> Floats:
-    """``factor^-1 right`` of a lower triangular factor."""
-    from scipy.linalg import solve_triangular
-
-    return np.asarray(solve_triangular(factor, right, lower=True, check_finite=False))
 
 
 class Boosting(Surrogate):
