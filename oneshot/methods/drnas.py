@@ -204,7 +204,7 @@ class DrNAS(BilevelSearch):
 
     def on_fit_start(self) -> None:
         super().on_fit_start()
-        if not self.stages or getattr(self.trainer, "fast_dev_run", 0):
+        if not self.stages or getattr(self.trainer, "fast_dev_run", False):
             return
         if self.trainer.world_size > 1:
             raise ValueError(
