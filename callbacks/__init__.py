@@ -13,8 +13,10 @@ if TYPE_CHECKING:
     from .collapse_monitor import CollapseMonitor as CollapseMonitor
     from .cost_monitor import CostMonitor as CostMonitor
     from .genotype_plot import GenotypePlot as GenotypePlot
+    from .mistake_recorder import MistakeRecorder as MistakeRecorder
     from .pareto_export import ParetoExport as ParetoExport
     from .progress import SearchProgressBar as SearchProgressBar
+    from .run_report import RunReport as RunReport
     from .step_profile import StepProfile as StepProfile
     from .subnet_export import SubnetExport as SubnetExport
 

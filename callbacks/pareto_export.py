@@ -17,6 +17,7 @@ from oneshot.storage.files import Outbox, write_atomically
 from .base import SearchCallback, run_folder
 
 ARCHIVE, TABLE, HISTORY, PICTURE, PAGE = "archive.json", "evaluations.csv", "history.json", "front.png", "front.html"
+FRONT = "front.json"
 
 
 class ParetoExport(SearchCallback):
@@ -69,6 +70,7 @@ def write_front(search: NAT, folder: Path) -> None:
     write_atomically(folder / ARCHIVE, json.dumps(archive.to_dict()))
     write_atomically(folder / HISTORY, json.dumps(pareto.state_dict()["history"], indent=1) + "\n")
     save_figure(draw_front(names, units, archive.values, front, bounds=bounds), folder / PICTURE)
+    write_atomically(folder / FRONT, json.dumps({"names": list(names), "units": list(units), "bounds": bounds}) + "\n")
     configs = pareto.space.decode(archive.genes)
-    page = front_page(names, units, archive.values, front, configs, title=f"Front of {pareto.space.name}")
+    page = front_page(names, units, archive.values, front, configs, title=f"Front of {pareto.space.name}", run=folder)
     write_atomically(folder / PAGE, page)

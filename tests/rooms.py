@@ -101,7 +101,7 @@ ROOMS = {
         "networks as files, each verified",
         "_version cost.* errors functional storage supernets training",
     ),
-    "report": Room("pictures and tables", "cost.* discrete fronts storage supernets"),
+    "report": Room("pictures, tables and pages", "_version cost.* discrete fronts storage supernets"),
     "comparison": Room(
         "methods against each other: runs, results, what differences are worth",
         "_version cost.* data discrete engine fronts parallel report random_numbers storage supernets training",

@@ -30,6 +30,8 @@ from oneshot.discrete.evaluators.tables import nas_bench_201, nas_bench_macro
 from oneshot.discrete.protocol import Evaluator
 from oneshot.discrete.record import Objective
 from oneshot.engine.module import SearchModule
+from oneshot.report.live import LiveReport
+from oneshot.report.page import REPORT
 from oneshot.report.tables import network_table
 from oneshot.storage.class_paths import stable_name, with_present_paths
 from oneshot.storage.files import new_folder, remove_unfinished, write_atomically
@@ -88,7 +90,7 @@ def compare(args: Sequence[str]) -> int:
     for score in results.scores[:1]:
         if differences := results.differences(score):
             say(" ".join(verdict(differences, baseline=results.baseline is not None)))
-    say(f"Comparison: {folder}, see {TABLE}.")
+    say(f"Comparison: {folder}, see {REPORT} and {TABLE}.")
     if failed := results.failed:
         every = len(results.labels) * len(results.seeds)
         say(f"{len(failed)} of {every} runs failed; {TABLE} says why, and the same command tries them again.")
@@ -121,8 +123,19 @@ def _run(config: Namespace, folder: Path, lock: RunLock) -> Results:
     every, missing = len(comparison.entries) * len(comparison.seeds), len(comparison.missing())
     if missing < every:
         say(f"Going on: {every - missing} of {every} runs are finished.")
-    with _bar(every) as told:
-        return comparison.run(told)
+    report = LiveReport(folder)
+    report.begin()
+
+    def watched(run: Run | None, number: int, what: str, left: float | None) -> None:
+        told(run, number, what, left)
+        if run is not None:
+            report.update(before=comparison.write)
+
+    try:
+        with _bar(every) as told, report:
+            return comparison.run(watched)
+    finally:
+        report.finish()
 
 
 @contextmanager

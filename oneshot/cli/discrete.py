@@ -21,6 +21,8 @@ from oneshot.discrete.protocol import Evaluator, SearchStrategy
 from oneshot.discrete.record import Record
 from oneshot.discrete.study import LOG, Study
 from oneshot.parallel.ray import connect
+from oneshot.report.live import LiveReport
+from oneshot.report.page import REPORT
 from oneshot.report.study import draw_study
 from oneshot.report.style import save_figure
 from oneshot.report.tables import network_table
@@ -106,13 +108,19 @@ def _run(study: Study, folder: Path) -> None:
         say(f"Note: {study.evaluator.remark}")
     if note := study.random_search():
         say(f"Note: {note}")
+    report = LiveReport(folder)
+    report.begin()
+    study.after_evaluation = lambda: report.update(before=lambda: write_table(study, folder))
     try:
-        study.run()
+        with report:
+            study.run()
     except BaseException:
         with suppress(OSError):  # the error that ended the study is the one to report
             write_report(study, folder)
+        report.finish()
         raise
     write_report(study, folder, patient=True)
+    report.finish()
     best, evaluated = study.best, study.evaluated
     say(network_table(rows(study, study.front())))
     say(f"Best: {best.proposal.config}")
@@ -120,7 +128,7 @@ def _run(study: Study, folder: Path) -> None:
         say(f"{failed} of {len(evaluated)} evaluations failed; {folder / TABLE} says why.")
     no_networks = type(study.evaluator).network is Evaluator.network
     then = "" if no_networks else f" Next: oneshot pick {folder} --knee"
-    say(f"Run: {folder}, with {TABLE} and {PICTURE}.{then}")
+    say(f"Run: {folder}, with {REPORT}, {TABLE} and {PICTURE}.{then}")
 
 
 def _look_for_cluster(study: Study) -> None:
@@ -220,6 +228,16 @@ def write_report(study: Study, folder: Path, *, patient: bool = False) -> None:
     """
     if all(record.result.values is None for record in study.records):
         return
+    write_table(study, folder, patient=patient)
+    write_atomically(folder / SUBNET, study.best.proposal.config.to_json(), patient=patient)
+    title = f"{type(study.strategy).__name__}, {len(study.evaluated)} evaluations"
+    save_figure(draw_study(study, title=title), folder / PICTURE, patient=patient)
+
+
+def write_table(study: Study, folder: Path, *, patient: bool = False) -> None:
+    """Write all evaluations as CSV; nothing before one has succeeded."""
+    if all(record.result.values is None for record in study.records):
+        return
     text = io.StringIO()
     front = {record.proposal.number for record in study.front()}
     metrics = list(dict.fromkeys(name for record in study.records for name in record.result.metrics))
@@ -233,9 +251,6 @@ def write_report(study: Study, folder: Path, *, patient: bool = False) -> None:
         row = [proposal.number, proposal.parent, proposal.fidelity, *values, kept, seconds, result.failure]
         writer.writerow([*row, proposal.config])
     write_atomically(folder / TABLE, text.getvalue(), patient=patient)
-    write_atomically(folder / SUBNET, study.best.proposal.config.to_json(), patient=patient)
-    title = f"{type(study.strategy).__name__}, {len(study.evaluated)} evaluations"
-    save_figure(draw_study(study, title=title), folder / PICTURE, patient=patient)
 
 
 def rows(study: Study, records: Sequence[Record]) -> list[dict[str, object]]:

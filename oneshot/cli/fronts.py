@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytorch_lightning as pl
@@ -27,6 +27,7 @@ from oneshot.supernets.space import Floats, SubnetConfig
 
 from .discrete import read_study
 from .discrete import rows as study_rows
+from .evaluation_record import validated
 from .run import RunFolder, is_run
 from .terminal import say
 
@@ -81,6 +82,10 @@ class Front(ABC):
     def predictions(self, place: int) -> list[Prediction]:
         """Latencies that the search has predicted; none by default."""
         return []
+
+    def evaluation(self, network: Subnet) -> dict[str, Any] | None:
+        """Classes and worst mistakes of what is exported, see :func:`validated`; None by default."""
+        return None
 
     def draw(self, place: int) -> Figure | None:
         """A picture of the front and the network on it; none by default."""
@@ -181,6 +186,10 @@ class RunFront(Front):
 
     def predictions(self, place: int) -> list[Prediction]:
         return self._search.predictions(self._config(place))
+
+    def evaluation(self, network: Subnet) -> dict[str, Any]:
+        images, labels, *_ = self._images
+        return validated(network, images, labels, self.data, batch_size=self._search.evaluation_batch)
 
     def draw(self, place: int) -> Figure:
         archive, rows = self._search.pareto.archive, self._rows

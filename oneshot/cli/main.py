@@ -11,6 +11,7 @@ from importlib import import_module
 from typing import TextIO
 
 from oneshot._version import __version__
+from oneshot.storage.command_line import command_line
 from oneshot.storage.faults import machine_fault
 from oneshot.storage.interrupts import Terminated, interruption, sigterm_raises
 from oneshot.storage.trust import imports_from_here, split_options
@@ -67,7 +68,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     # Lightning uses a class that torch is about to remove; the user of a command cannot change that.
     warnings.filterwarnings("ignore", r"`isinstance\(treespec, LeafSpec\)` is deprecated")
     try:
-        with sigterm_raises(), imports_from_here(_read_first(args, rest)):
+        with sigterm_raises(), imports_from_here(_read_first(args, rest)), command_line(words):
             return _run(args, rest)
     except BaseException as error:
         if (stopped := interruption(error)) is not None:

@@ -29,8 +29,9 @@ def pareto(args: Sequence[str]) -> None:
     say_latencies(cli)
     with cli.alone():
         folder = cli.fit()
+        cli.conclude(lambda: cli.model.evaluation_supernet.extract(cli.model.derive(), inherit=False))
     if cli.trainer.is_global_zero:
         search = cli.model.pareto
         units = [cli.model.task.error_unit, *(objective.unit for objective in search.objectives)]
         say(network_table(front_rows(search.archive.objectives, units, search.archive.values[search.front()])))
-        say(f"Run: {folder}, with front.png and front.html. Next: oneshot pick {folder} --knee")
+        say(f"Run: {folder}, with report.html, front.png and front.html. Next: oneshot pick {folder} --knee")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -16,12 +17,17 @@ from oneshot.fronts.pick import at_most as best_at_most
 from oneshot.fronts.pick import knee as knee_of
 from oneshot.fronts.pick import near as nearest_to
 from oneshot.nat.objectives import ERROR
+from oneshot.report.evaluation import EVALUATION
+from oneshot.report.live import LiveReport
+from oneshot.report.network import NETWORK, describe_network
+from oneshot.report.page import REPORT
 from oneshot.report.style import save_figure
 from oneshot.supernets.base import Subnet
 from oneshot.training.retrain import Retrain
 
 from .export import write_export
 from .fronts import Front, Wish, load_front
+from .terminal import say
 
 
 def pick(
@@ -91,11 +97,12 @@ def pick(
             raise ValueError(f"--finetune must have images, and the search of {run} has none. Leave it out.")
         torch.manual_seed(front.seed)
         network = _finetuned(network, front.data, finetune, lr)
+    metrics = front.metrics(place, network)
     folder = write_export(
         network,
         target,
         {} if front.data is None else data_facts(front.data),
-        metrics=front.metrics(place, network),
+        metrics=metrics,
         predicted=front.predictions(place),
         formats=formats,
         with_preprocessing=with_preprocessing,
@@ -104,6 +111,25 @@ def pick(
     )
     if (figure := front.draw(place)) is not None:
         save_figure(figure, folder / "picked.png", patient=True)
+    _report(run, folder, front, network, metrics)
+
+
+def _report(run: str, folder: Path, front: Front, network: Subnet, metrics: Mapping[str, float]) -> None:
+    """Write the page of what was picked, and that of its search anew, which has it as a part."""
+    report = LiveReport(folder)
+    report.begin()
+    report.keep(NETWORK, lambda: describe_network(network))
+
+    def evaluation() -> str:
+        found = front.evaluation(network)
+        shown = {name: value for name, value in metrics.items() if not name.startswith("front/")}
+        return json.dumps({"split": "validation", **(found or {}), "metrics": shown}, indent=1) + "\n"
+
+    report.keep(EVALUATION, evaluation)
+    report.finish()
+    if (Path(run) / REPORT).is_file():
+        LiveReport(run).finish()
+    say(f"Report: {folder / REPORT}")
 
 
 def choose(front: Front, wish: Wish) -> int:

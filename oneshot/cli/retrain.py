@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 
+from oneshot.report.evaluation import EVALUATION
+from oneshot.report.page import REPORT
 from oneshot.storage.files import (
     write_recorded,
 )
@@ -12,6 +14,7 @@ from oneshot.storage.trust import (
     split_trust,
 )
 
+from .evaluation_record import tested
 from .networks import MOST_CLASSES, by_class, class_table, metrics, network_named, positional
 from .run import CONFUSION, RESULTS, SUBNET
 from .terminal import say
@@ -36,8 +39,11 @@ def retrain(args: Sequence[str]) -> None:
                 write_recorded(folder / CONFUSION, json.dumps(classes), patient=True)
             if network.config is not None:
                 write_recorded(folder / SUBNET, network.config.to_json(), patient=True)
+            record = tested(cli.trainer.callbacks, classes, cli.datamodule)  # type: ignore[attr-defined]  # Lightning's
+            cli.report.keep(EVALUATION, lambda: json.dumps({**record, "metrics": dict(results)}, indent=1) + "\n")
+            cli.conclude(lambda: network)
     if cli.trainer.is_global_zero:
         say(metrics(results))
         if classes is not None and len(classes["classes"]) <= MOST_CLASSES:
             say(class_table(classes))
-        say(f"Run: {folder}. Next: oneshot export {folder}")
+        say(f"Run: {folder}, with {REPORT}. Next: oneshot export {folder}")

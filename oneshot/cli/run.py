@@ -27,7 +27,7 @@ from pytorch_lightning.cli import LightningArgumentParser
 
 from oneshot._lightning import quiet_jsonargparse
 from oneshot.callbacks.checkpoint import LAST, check_checkpoint, good_checkpoint
-from oneshot.data.facts import FACTS, data_facts
+from oneshot.data.facts import FACTS, data_counts, data_facts
 from oneshot.deploy.manifest import MANIFEST
 from oneshot.discrete.study import LOG
 from oneshot.engine.module import SearchModule
@@ -323,7 +323,8 @@ def write_facts(folder: Path, data: pl.LightningDataModule) -> None:
     """Write ``data.json``: what later commands must know of the data, and from where its relative paths lead."""
     here = os.path.realpath(".")
     about = {"working_directory": here, "from_run": os.path.relpath(here, os.path.realpath(folder))}
-    write_recorded(folder / DATA, json.dumps({"schema_version": 1, **data_facts(data), **about}, indent=2) + "\n")
+    content = {"schema_version": 1, **data_facts(data), **data_counts(data), **about}
+    write_recorded(folder / DATA, json.dumps(content, indent=2) + "\n")
 
 
 def _rooted(tree: Any, bases: Sequence[Path]) -> Any:

@@ -12,6 +12,7 @@ from oneshot.callbacks import (
     SubnetExport,
 )
 from oneshot.engine.module import SearchModule
+from oneshot.report.page import REPORT
 
 from .terminal import say
 from .trainer import RunCLI, say_latencies
@@ -35,6 +36,7 @@ def search(args: Sequence[str]) -> None:
     say_latencies(cli)
     with cli.alone():
         folder = cli.fit()
+        cli.conclude(lambda: cli.model.evaluation_supernet.extract(cli.model.derive(), inherit=False))
     if cli.trainer.is_global_zero:
         say(str(cli.model.derive()))
-        say(f"Run: {folder}. Next: oneshot retrain {folder} --config ...")
+        say(f"Run: {folder}, with {REPORT}. Next: oneshot retrain {folder} --config ...")

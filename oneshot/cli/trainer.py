@@ -7,6 +7,7 @@ import logging
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -18,13 +19,18 @@ from pytorch_lightning.cli import LightningArgumentParser, LightningCLI, SaveCon
 
 from oneshot._lightning import quiet_jsonargparse, read_whole_numbers_first
 from oneshot.callbacks import (
+    MistakeRecorder,
     RunCheckpoint,
+    RunReport,
     SearchProgressBar,
     StepProfile,
     good_checkpoint,
 )
 from oneshot.deploy.export import describe
 from oneshot.deploy.latency import measured_on
+from oneshot.random_numbers import own_random_numbers
+from oneshot.report.live import LiveReport
+from oneshot.report.network import NETWORK, describe_network
 from oneshot.storage.class_paths import with_present_paths
 from oneshot.storage.files import (
     begin_checksums,
@@ -182,7 +188,7 @@ class RunCLI(LightningCLI):
             if resume and self.trainer.is_global_zero:
                 say(f"Resuming from {checkpoint}." if checkpoint else f"No checkpoint in {folder}; starting anew.")
             try:
-                with graceful():
+                with graceful(), self.report:
                     self.trainer.fit(self.model, datamodule=self.datamodule, ckpt_path=checkpoint, weights_only=True)
             except RuntimeError as error:
                 if "DataLoader worker" not in str(error):
@@ -198,7 +204,28 @@ class RunCLI(LightningCLI):
                 saved = good_checkpoint(folder / "checkpoints") is not None
                 stopped.args = (GOES_ON if saved else "There is no checkpoint yet to go on from.",)
                 raise stopped from None
+            finally:
+                self.report.finish()
         return folder
+
+    @cached_property
+    def report(self) -> LiveReport:
+        """The page of the run; the first process writes it."""
+        return LiveReport(self.config.out, active=self.trainer.is_global_zero)
+
+    def conclude(self, network: Callable[[], Subnet]) -> None:
+        """Complete the page of a run that has ended.
+
+        Args:
+            network: Builds what was found.
+        """
+
+        def described() -> str:
+            with own_random_numbers():
+                return describe_network(network())
+
+        self.report.keep(NETWORK, described)
+        self.report.finish()
 
     def alone(self) -> AbstractContextManager[object]:
         """Lock the folder for this run; the first of its processes holds the lock."""
@@ -212,6 +239,8 @@ class RunCLI(LightningCLI):
         given = self.config_init.trainer.callbacks or []
         if trainer.enable_progress_bar is False or any(isinstance(c, ProgressBar) for c in given):
             callbacks = [c for c in callbacks if not isinstance(c, ProgressBar)]
+        if self._callbacks:
+            callbacks.append(RunReport(folder))
         if self._callbacks and self.config.profile:
             callbacks.append(StepProfile(folder / "profile"))
         keeps = trainer.enable_checkpointing is False or any(isinstance(c, Checkpoint) for c in given)
@@ -235,14 +264,14 @@ def retrain_cli(command: str, network: Subnet, args: Sequence[str]) -> RunCLI:
     first = ["--model.network", json.dumps(described["network"])]
     if "task" in described:
         first += ["--model.task", json.dumps(described["task"])]
-    callbacks = _progress_bar if command == "retrain" else None
+    callbacks = _of_a_training if command == "retrain" else None
     cli = RunCLI(command, args, first=first, callbacks=callbacks, model_class=Retrain)
     cli.model.network.config = network.config
     return cli
 
 
-def _progress_bar(out: Path) -> list[Callback]:
-    return [SearchProgressBar()]
+def _of_a_training(out: Path) -> list[Callback]:
+    return [SearchProgressBar(), MistakeRecorder()]
 
 
 @contextmanager

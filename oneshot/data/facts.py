@@ -7,7 +7,28 @@ from typing import Any
 
 import pytorch_lightning as pl
 
+from .base import LabelledData
+
 FACTS = ("mean", "std", "classes", "num_classes", "input_shape", "preprocessing")
+
+
+def data_counts(data: pl.LightningDataModule) -> dict[str, Any]:
+    """How many samples the parts of the data have, and how many training samples every class has.
+
+    Args:
+        data: Set up. What a search splits is looked at as a whole. Test samples count where they have been read.
+
+    Returns:
+        ``samples``, a mapping of ``train``, ``val`` and ``test``, and ``class_counts``, a list in the order of the
+        labels, or None where targets are no classes. Empty for data modules that are not ours.
+    """
+    inner = getattr(data, "data", data)
+    if not isinstance(inner, LabelledData):
+        return {}
+    parts = {"train": inner.train_set, "val": inner.val_set, "test": inner.__dict__.get("test_set")}
+    samples = {name: len(part) for name, part in parts.items() if part is not None}
+    counts = inner.class_counts
+    return {"samples": samples, "class_counts": None if counts is None else list(counts)}
 
 
 def data_facts(data: pl.LightningDataModule) -> dict[str, Any]:

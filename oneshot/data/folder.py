@@ -214,6 +214,13 @@ class Decoder:
         return torch.from_numpy(images)
 
 
+def files_of(samples: object) -> list[Path] | None:
+    """The files of the images of a set, in its order; None if it is not made of files, or holds decoded images."""
+    if not isinstance(samples, ImageSet) or not isinstance(samples.pixels, Decoder):
+        return None
+    return [samples.pixels.paths[row] for row in samples.rows.tolist()]
+
+
 def common_shape(facts: Sequence[ImageFacts], image_size: int | tuple[int, int] | None) -> tuple[int, int, int]:
     """Channels, height, width: one channel where all images are grey, a square of their median shorter side."""
     if isinstance(image_size, int):

@@ -84,6 +84,9 @@ class Study:
         follow: Whether the strategy follows the log. If not, the study can be read on any machine and at once, but not
             run, and the best is the least first objective, whatever the strategy says.
 
+    Attributes:
+        after_evaluation: Called after every evaluation; does nothing by default.
+
     Raises:
         ValueError: If an objective is none of the evaluator's, there is no budget, the strategy was asked already, or
             the log is of another study.
@@ -124,6 +127,7 @@ class Study:
         self.progress = sys.stderr.isatty() if progress is None else progress
         self._check()
         self.follow = follow
+        self.after_evaluation: Callable[[], object] = lambda: None
         self.records: list[Record] = []
         self._answered: dict[tuple[Any, ...], Result] = {}
         self._tries: dict[int, int] = {}
@@ -316,6 +320,7 @@ class Study:
                 pool.submit(proposal.number, proposal)
             if not running:
                 return
+            self.after_evaluation()
             faults = []
             for outcome in pool.wait():
                 number, proposal = outcome.ticket, running.pop(outcome.ticket)

@@ -85,8 +85,8 @@ def _export(files: Files, config: Mapping[str, Any], part: Part) -> None:
     part.figures += _latencies(manifest.get("latency") or (), part)
     part.figures += network.figures(manifest)
     sizes = [[name, _bytes(size)] for name in manifest.get("files") or () if (size := _size(files.folder / name))]
-    part.sections += evaluation.sections(tested)
-    part.sections += network.sections(files, _with_config(files.object(network.NETWORK), manifest))
+    part.sections += files.part(evaluation.EVALUATION, lambda: evaluation.sections(tested), list[Section]())
+    part.sections += _architecture(files, _with_config(files.object(network.NETWORK), manifest))
     if sizes:
         part.sections.append(Section("files", "Files", table=Table(["file", "size"], sizes, ["size"])))
         weights = next((size for name, size in sizes if name == "model.onnx"), sizes[-1][1])
@@ -111,8 +111,8 @@ def _run(files: Files, config: Mapping[str, Any], part: Part) -> None:
     part.figures += network.figures(found)
     if epochs:
         part.figures.append(Figure("epochs", f"{epochs}", f"of {planned}" if planned else ""))
-    part.sections += evaluation.sections(tested)
-    part.sections += network.sections(files, found or _subnet(files))
+    part.sections += files.part(evaluation.EVALUATION, lambda: evaluation.sections(tested), list[Section]())
+    part.sections += _architecture(files, found or _subnet(files))
     part.sections += [s for s in (training.curves(series), training.alphas(series)) if s is not None]
     part.warnings += _collapse(series)
 
@@ -144,7 +144,7 @@ def _study(files: Files, config: Mapping[str, Any], part: Part) -> None:
     pictures = files.picture("study.png", "every evaluation in its order, and the best so far")
     if pictures:
         part.sections.append(Section("progress", "Evaluations over time", pictures=pictures))
-    part.sections += network.sections(files, _subnet(files))
+    part.sections += _architecture(files, _subnet(files))
 
 
 def _comparison(files: Files, config: Mapping[str, Any], part: Part) -> None:
@@ -193,6 +193,10 @@ def _quickstart(files: Files, config: Mapping[str, Any], part: Part) -> None:
 def _training(files: Files, config: Mapping[str, Any], part: Part) -> None:
     series = training.read_metrics(files)
     part.sections += [s for s in (training.curves(series), training.alphas(series)) if s is not None]
+
+
+def _architecture(files: Files, found: Mapping[str, Any]) -> list[Section]:
+    return files.part(network.NETWORK, lambda: network.sections(files, found), list[Section]())
 
 
 def _what(config: Mapping[str, Any]) -> str:

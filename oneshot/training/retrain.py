@@ -405,11 +405,12 @@ class Retrain(ResumableModule):
         if self._counts is not None:
             self._counts.reset()
 
-    def test_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:
+    def test_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> dict[str, Tensor]:
         check_batch(self.network, *pair_of(batch), first=batch_idx == 0)
         outputs, targets = self._evaluate("test", self._test, *batch)
         if self._counts is not None:
             self._counts.update(outputs, targets)
+        return {"outputs": outputs, "targets": targets}  # for callbacks; Lightning keeps them for this batch only
 
     def on_test_epoch_end(self) -> None:
         if self._counts is not None:
