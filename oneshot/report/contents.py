@@ -215,3 +215,8 @@ def said(value: Any) -> str:
 def percent(share: float) -> str:
     """A share in per cent."""
     return f"{100 * share:.2f} %"
+
+
+def size_text(size: int) -> str:
+    """A number of bytes as a short text."""
+    return f"{size / 1e6:.2f} MB" if size >= 1e6 else f"{size / 1e3:.1f} kB"

@@ -10,6 +10,7 @@ from .contents import Figure, Files, Section, Table, percent
 EVALUATION, CONFUSION, RESULTS = "evaluation.json", "confusion.json", "results.json"
 MOST_CLASSES = 25  # in a confusion matrix; of more, the most frequent confusions are listed
 CONFUSIONS = 30
+HEAD = 20  # characters of a class above a matrix, at most
 LONG = 4  # characters of a class from which on the names above a matrix are turned
 
 
@@ -121,8 +122,9 @@ def _confusion(names: Sequence[str], counts: Sequence[Sequence[int]], what: str)
         return Section("confusion", "Confusions", said, table=Table(["true", "predicted", what], rows, [what]))
     rows_of = [[{"count": n, "share": 0.85 * n / total if (total := sum(row)) else 0.0} for n in row] for row in counts]
     said = [f"Numbers of {what}: a row for each true class, a column for each predicted one. Right ones are green."]
-    turned = max(map(len, names)) > LONG
-    return Section("confusion", "Confusion matrix", said, confusion={"names": names, "rows": rows_of, "turned": turned})
+    heads = [name if len(name) <= HEAD else f"{name[: HEAD - 1]}…" for name in names]
+    shown = {"names": names, "heads": heads, "rows": rows_of, "turned": max(map(len, names)) > LONG}
+    return Section("confusion", "Confusion matrix", said, confusion=shown)
 
 
 def _mistakes(mistakes: Sequence[Mapping[str, Any]], found: Mapping[str, Any]) -> Section:

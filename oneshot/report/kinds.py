@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from . import about, evaluation, network, run_fronts, training
-from .contents import Figure, Files, Fold, Part, Section, Table, percent, said, table_of
+from .contents import Figure, Files, Fold, Part, Section, Table, percent, said, size_text, table_of
 
 Kind = Literal["auto", "export", "comparison", "study", "pareto", "search", "retrain", "quickstart", "training"]
 
@@ -84,7 +84,7 @@ def _export(files: Files, config: Mapping[str, Any], part: Part) -> None:
     part.figures += [*shown, *(f for f in _metrics(manifest.get("metrics") or {}) if f.name not in known)]
     part.figures += _latencies(manifest.get("latency") or (), part)
     part.figures += network.figures(manifest)
-    sizes = [[name, _bytes(size)] for name in manifest.get("files") or () if (size := _size(files.folder / name))]
+    sizes = [[name, size_text(size)] for name in manifest.get("files") or () if (size := _size(files.folder / name))]
     part.sections += files.part(evaluation.EVALUATION, lambda: evaluation.sections(tested), list[Section]())
     part.sections += _architecture(files, _with_config(files.object(network.NETWORK), manifest))
     if sizes:
@@ -306,10 +306,6 @@ def _with_config(found: dict[str, Any], manifest: Mapping[str, Any]) -> dict[str
 
 def _size(path: Path) -> int:
     return path.stat().st_size if path.is_file() else 0
-
-
-def _bytes(size: int) -> str:
-    return f"{size / 1e6:.2f} MB" if size >= 1e6 else f"{size / 1e3:.1f} kB"
 
 
 READERS: dict[Kind, Callable[[Files, Mapping[str, Any], Part], None]] = {

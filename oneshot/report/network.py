@@ -6,7 +6,7 @@ import json
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
-from .contents import Figure, Files, Section, Table, data_url
+from .contents import Figure, Files, Section, Table, data_url, size_text
 
 if TYPE_CHECKING:
     from torch import nn
@@ -77,7 +77,7 @@ def figures(found: Mapping[str, Any]) -> list[Figure]:
         note = f"{bound}one input of {shape}" if found.get("input_shape") else bound
         shown.append(Figure("MACs", short(found["macs"]), note))
     if isinstance(found.get("memory"), int):
-        shown.append(Figure("memory of activations", f"{found['memory'] / 2**20:.3g} MiB", "one input, at the peak"))
+        shown.append(Figure("memory of activations", size_text(found["memory"]), "one input, at the peak"))
     return shown
 
 

@@ -44,21 +44,23 @@ def write_report(folder: str | Path, *, running: bool = False) -> Path:
 def report_page(folder: Path, *, running: bool = False) -> str:
     """The text of the page; see :func:`write_report`."""
     found = parts_of(folder)
-    parts = [_placed(read_part(place, kind), i, place.relative_to(folder)) for i, (place, kind) in enumerate(found)]
-    if not parts:
+    if not found:
         raise ValueError(
             f"RUN must be the folder of a run, a study, a comparison or an export, or hold such folders; {folder} is "
             f"none{'' if folder.is_dir() else ': there is no such folder'}."
         )
+    parts = [_placed(read_part(place, kind), i, place.relative_to(folder)) for i, (place, kind) in enumerate(found)]
     now = datetime.now().astimezone().strftime("%Y-%m-%d %H:%M:%S")
     going = "The run goes on; reload the page for what is new. " if running else ""
-    title = parts[0].title if kind_of(folder) else "Runs"
+    whole = not found[0][0].relative_to(folder).parts  # the folder is of a run itself
+    title = parts[0].title if whole else "Runs"
     return render(
         "report.html",
         title=f"{title}: {folder.name or folder.resolve().name}",
         state=f"{going}As of {now}, {folder}.",
         parts=parts,
-        links=_links(parts),
+        whole=whole,
+        links=_links(parts, whole),
     )
 
 
@@ -88,6 +90,6 @@ def _placed(part: Part, number: int, place: Path) -> Part:
     return part
 
 
-def _links(parts: list[Part]) -> list[dict[str, Any]]:
-    first = [{"id": s.id, "title": s.title} for s in parts[0].sections]
-    return [*first, *({"id": part.id, "title": part.title} for part in parts[1:])]
+def _links(parts: list[Part], whole: bool) -> list[dict[str, Any]]:
+    first = [{"id": s.id, "title": s.title} for s in parts[0].sections] if whole else []
+    return [*first, *({"id": part.id, "title": part.title} for part in parts[int(whole) :])]

@@ -11,7 +11,7 @@ import numpy as np
 from oneshot.discrete.record import Objective
 from oneshot.fronts.numbers import short
 
-from .contents import Figure, Files, Section, percent
+from .contents import Figure, Files, Section
 from .fronts import front_data
 from .render import finite
 
@@ -77,10 +77,10 @@ def history_line(files: Files) -> list[str]:
         return []
     last, seconds = history[-1], sum(float(one.get("seconds") or 0) for one in history)
     failed = f", {last['failed']} of them failed" if last.get("failed") else ""
-    return [
-        f"{len(history)} iterations, {last.get('evaluations')} evaluated networks{failed}; hypervolume "
-        f"{float(last.get('hypervolume') or 0):.4g}; {seconds:.0f} s of search."
-    ]
+    count = f"{len(history)} iteration{'' if len(history) == 1 else 's'}"
+    volume = float(last.get("hypervolume") or 0)
+    networks = f"{last.get('evaluations')} evaluated networks{failed}"
+    return [f"{count}, {networks}; hypervolume {volume:.4g}; {seconds:.0f} s of search."]
 
 
 def _section(
@@ -91,7 +91,7 @@ def _section(
     best = data["names"][0]
     of_front = values[list(front), 0] if front else values[:, 0]
     span = [float(np.nanmin(of_front)), float(np.nanmax(of_front))]
-    text = " to ".join(percent(v) if share else f"{v:.4g}" for v in dict.fromkeys(span))
+    text = " to ".join(dict.fromkeys(f"{100 * v:.2f}" if share else f"{v:.4g}" for v in span)) + (" %" if share else "")
     figures = [Figure("networks on the front", f"{len(front)}", f"of {len(values):,} evaluated"), Figure(best, text)]
     for i, name in enumerate(data["names"][1:], start=1):
         of = values[list(front), i] if front else values[:, i]
