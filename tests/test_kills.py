@@ -134,13 +134,16 @@ def without_times(value: Any) -> Any:
     return [without_times(each) for each in value] if isinstance(value, list) else value
 
 
+OF_STARTS = ("report.html", "commands.json", "warnings.json")
+
+
 def outcome(run: Path) -> dict[str, Any]:
     """Everything a run leaves, without times."""
     found: dict[str, Any] = {}
     for path in sorted(run.rglob("*")):
         name = str(path.relative_to(run))
-        if path.is_dir() or name in ("checkpoints/previous.ckpt", "checkpoints/checksums.txt", "study.png"):
-            continue  # how often a checkpoint was written, and a picture of times
+        if path.is_dir() or name in ("checkpoints/previous.ckpt", "checkpoints/checksums.txt", "study.png", *OF_STARTS):
+            continue  # how often a checkpoint was written, a picture of times, and what has a time of each start
         if name == "data.json":
             facts = json.loads(path.read_text(encoding="utf-8"))
             found[name] = {key: value for key, value in facts.items() if key != "working_directory"}
