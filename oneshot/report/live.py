@@ -12,7 +12,7 @@ from collections.abc import Callable
 from datetime import datetime, timezone
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from types import TracebackType
+from types import FrameType, TracebackType
 from typing import TextIO
 
 from oneshot._version import __version__
@@ -161,12 +161,10 @@ def versions() -> dict[str, str]:
 
 def _is_ours() -> bool:
     """Whether code of oneshot warned just now."""
-    frame = sys._getframe(2)
+    frame: FrameType | None = sys._getframe(2)
     while frame is not None:
         name = str(frame.f_globals.get("__name__", ""))
         if not name.startswith(PASSING_ON):
             return name == "oneshot" or name.startswith("oneshot.")
-        if frame.f_back is None:
-            return False
         frame = frame.f_back
     return False
