@@ -105,7 +105,9 @@ def _show(parser: ArgumentParser) -> None:
 
 
 def _report(parser: ArgumentParser) -> None:
-    parser.add_argument("run", help="folder of a run, a study, a comparison, an export, or of several of them")
+    parser.add_argument(
+        "run", help="folder of a run, a study, a comparison, an export, or of several; or a table of latencies"
+    )
 
 
 def _files(parser: ArgumentParser, out: str) -> None:

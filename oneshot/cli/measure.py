@@ -40,6 +40,7 @@ from oneshot.cost.learned.fit import SAMPLES
 from oneshot.cost.learned.measured import learned_cost
 from oneshot.cost.record import changes, noise_doubt
 from oneshot.report.latency import draw_agreement
+from oneshot.report.live import LiveReport
 from oneshot.report.style import save_figure
 from oneshot.report.tables import network_table
 from oneshot.storage.files import write_atomically
@@ -59,6 +60,7 @@ def measure(args: Sequence[str]) -> None:
 
     The table of ``--out table.json`` has ``table.journal`` beside it, with the raw timings, from which an interrupted
     measurement goes on; verification writes ``table.verify.json``, ``table.verify.png`` and ``table.verify.journal``.
+    ``table.report.html`` shows all of it.
     With ``--few-shot``, and of spaces without candidates, there is no table but a ``.csv`` of some networks, from which
     a cost model is made.
 
@@ -71,6 +73,8 @@ def measure(args: Sequence[str]) -> None:
     out = Path(options.out or ("runs/latency.json" if table else "runs/latency.csv"))
     with RunLock(out.parent, out.name):
         _measure(options, supernet, target, out)
+        if out.is_file() and not options.elsewhere:
+            LiveReport(out).finish()
 
 
 def _measure(options: Namespace, supernet: Supernet, target: Device, out: Path) -> None:

@@ -11,6 +11,7 @@ from oneshot.storage.files import write_atomically
 
 from .contents import Part
 from .kinds import Kind, kind_of, read_part
+from .measured import read_measurement
 from .render import render
 
 REPORT = "report.html"
@@ -27,7 +28,7 @@ def write_report(folder: str | Path, *, running: bool = False) -> Path:
     nothing that they name is imported. One that is damaged is left out, and the page says so.
 
     Args:
-        folder: The folder.
+        folder: The folder; or a file of ``oneshot measure``, which gets its page beside it, ``table.report.html``.
         running: Whether the run goes on; the page then says that it will change.
 
     Returns:
@@ -38,11 +39,14 @@ def write_report(folder: str | Path, *, running: bool = False) -> Path:
         OSError: If the page cannot be written.
     """
     folder = Path(folder)
-    return write_atomically(folder / REPORT, report_page(folder, running=running))
+    page = folder.with_suffix(f".{REPORT}") if folder.is_file() else folder / REPORT
+    return write_atomically(page, report_page(folder, running=running))
 
 
 def report_page(folder: Path, *, running: bool = False) -> str:
     """The text of the page; see :func:`write_report`."""
+    if folder.is_file():
+        return _rendered([_placed(read_measurement(folder), 0, Path())], folder, whole=True, running=running)
     found = parts_of(folder)
     if not found:
         raise ValueError(
@@ -50,9 +54,13 @@ def report_page(folder: Path, *, running: bool = False) -> str:
             f"none{'' if folder.is_dir() else ': there is no such folder'}."
         )
     parts = [_placed(read_part(place, kind), i, place.relative_to(folder)) for i, (place, kind) in enumerate(found)]
+    whole = not found[0][0].relative_to(folder).parts  # the folder is of a run itself
+    return _rendered(parts, folder, whole=whole, running=running)
+
+
+def _rendered(parts: list[Part], folder: Path, *, whole: bool, running: bool) -> str:
     now = datetime.now().astimezone().strftime("%Y-%m-%d %H:%M:%S")
     going = "The run goes on; reload the page for what is new. " if running else ""
-    whole = not found[0][0].relative_to(folder).parts  # the folder is of a run itself
     title = parts[0].title if whole else "Runs"
     return render(
         "report.html",

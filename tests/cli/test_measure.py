@@ -55,7 +55,8 @@ def test_a_table_is_measured_and_verified(tmp_path: Path, capsys: pytest.Capture
     out = tmp_path / "new" / "table.json"
     assert measure(out, "--verify=10", "--threads=2") == 0
     files = {path.name for path in out.parent.iterdir()}
-    assert files == {f"table.{end}" for end in ("json", "journal", "verify.json", "verify.png", "verify.journal")}
+    ends = ("json", "journal", "verify.json", "verify.png", "verify.journal", "report.html")
+    assert files == {f"table.{end}" for end in ends}
     said = " ".join(capsys.readouterr().out.split())
     assert "eager on a chip, 2 threads, batch 1, float32: 20 networks of space 'nasbench201'" in said
     assert "10 random networks, eager on a chip" in said and "100%" in said and "Noise 0.0%" in said
