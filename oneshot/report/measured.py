@@ -136,7 +136,7 @@ def _use(path: Path) -> Section:
     lines = ["As the cost of a search, or as an objective of a front:"]
     commands = [
         shlex.join(["oneshot", "search", "--config", "search.yaml", "--model.penalty.cost", str(path)]),
-        shlex.join(["oneshot", "pareto", "--config", "pareto.yaml", "--model.objectives", str([str(path)])]),
+        shlex.join(["oneshot", "pareto", "--config", "pareto.yaml", "--model.objectives", f"[{path}]"]),
     ]
     return Section("use", "How to use it", lines, commands=commands)
 

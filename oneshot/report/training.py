@@ -53,7 +53,7 @@ def curves(series: Series) -> Section | None:
     stages = [s for s in STAGES if any(s in panel for panel in panels.values())]
     charts = [chart(metric, panels[metric], stages) for metric in order]
     more = [
-        chart(name, {name: curve}, [name])
+        chart(name, {"": curve}, [""])
         for name, curve in series.items()
         if name.partition("/")[0] not in STAGES and not name.startswith(OF_ALPHAS) and not _of_a_row(name)
     ]
@@ -71,11 +71,13 @@ def alphas(series: Series) -> Section | None:
         return None
     candidates = list(dict.fromkeys(name for row in rows.values() for name in row))
     groups: dict[str, list[Mapping[str, Any]]] = {}
+    highest = max(v for row in rows.values() for _, y in row.values() for v in y)
     for choice, row in sorted(rows)[:MOST_ROWS]:
         of = rows[choice, row]
         likeliest = max(of, key=lambda name: of[name][1][-1])
         made = chart(f"{row}: {likeliest}", of, candidates, height=120)
-        groups.setdefault(choice, []).append({**made, "range": [0.0, 1.0]})
+        last = f"epoch {int(of[likeliest][0][-1])}: {likeliest} {of[likeliest][1][-1]:.3g}"
+        groups.setdefault(choice, []).append({**made, "range": [0.0, min(1.0, 1.1 * highest)], "last": last})
     said = ["The probability of every candidate. A chart has the number of its row, and the likeliest candidate now."]
     if len(rows) > MOST_ROWS:
         said.append(f"The first {MOST_ROWS} of {len(rows)} rows.")
@@ -99,7 +101,7 @@ def chart(title: str, lines: Series, colours: Sequence[str], *, height: int | No
         {"name": name, "k": colours.index(name) if name in colours else 0, "x": x, "y": [float(f"{v:.5g}") for v in y]}
         for name, (x, y) in lines.items()
     ]
-    last = ", ".join(f"{name} {y[-1]:.4g}" for name, (_, y) in lines.items())
+    last = ", ".join(f"{name} {y[-1]:.4g}".strip() for name, (_, y) in lines.items())
     ends = int(max(x[-1] for x, _ in lines.values()))
     found = {"title": title, "x": "epoch", "series": series, "last": f"epoch {ends}: {last}", "height": height}
     return dict(finite({**found, "range": None}))

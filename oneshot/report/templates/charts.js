@@ -91,7 +91,9 @@ function lines(root) {
   }
   function point(i) { at = Math.max(0, Math.min(xs.length - 1, i)); const c = svg.querySelector(".cursor"), v = xs[at];
     c.setAttribute("x1", frame.X(v)); c.setAttribute("x2", frame.X(v));
-    what.textContent = D.x + " " + v + ": " + D.series.filter(s => s.x.includes(v)).map(s => s.name + " " + short(s.y[s.x.indexOf(v)])).join(", "); }
+    const here = D.series.filter(s => s.x.includes(v)).map(s => [s.name, s.y[s.x.indexOf(v)]]), most = 4;
+    if (here.length > most) here.sort((a, b) => b[1] - a[1]);  // of many candidates, the likeliest
+    what.textContent = D.x + " " + v + ": " + here.slice(0, most).map(([n, y]) => (n + " " + short(y)).trim()).join(", ") + (here.length > most ? ", ..." : ""); }
   svg.addEventListener("pointermove", e => { const b = svg.getBoundingClientRect(), px = (e.clientX - b.left) / b.width * frame.W;
     point(xs.reduce((best, v, i) => Math.abs(frame.X(v) - px) < Math.abs(frame.X(xs[best]) - px) ? i : best, 0)); });
   svg.addEventListener("keydown", e => { const to = {ArrowLeft: at - 1, ArrowRight: at + 1, Home: 0, End: xs.length - 1}[e.key];
