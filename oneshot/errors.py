@@ -15,6 +15,10 @@ class NonFiniteScoreError(ValueError):
     """A zero-cost proxy has no finite score for a network; others may have one."""
 
 
+class Int8LossError(RuntimeError):
+    """An INT8 network loses more of its metric than is allowed; nothing was written."""
+
+
 class MissingExtraError(ImportError):
     """An optional dependency is not installed."""
 

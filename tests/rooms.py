@@ -36,6 +36,7 @@ ROOMS = {
     "tasks": Room("what outputs are for: loss, metric, direction, decoding", "_lazy inputs"),
     "supernets": Room("search spaces, networks with shared weights, the networks they yield"),
     "errors": Room("errors that callers may want to catch"),
+    "quantisation": Room("ONNX models of floats as models of INT8", "errors"),
     "random_numbers": Room("random numbers of their own for a part of a process"),
     "_version": Room("the version"),
     "_lightning": Room("what we use of PyTorch and Lightning under private names"),
@@ -60,7 +61,7 @@ ROOMS = {
     ),
     "cost.latency": Room(
         "latency: device, design, measurement, tables",
-        "cost.counting cost.counting.network cost.model cost.record errors regression storage supernets",
+        "cost.counting cost.counting.network cost.model cost.record errors quantisation regression storage supernets",
     ),
     "cost.learned": Room(
         "costs learned from hundreds of measurements, or from ten",
@@ -99,7 +100,7 @@ ROOMS = {
     ),
     "deploy": Room(
         "networks as files, each verified",
-        "_version cost.* errors functional storage supernets training",
+        "_version cost.* errors evaluation functional quantisation storage supernets training",
     ),
     "report": Room("pictures, tables and pages", "_version cost.* discrete fronts storage supernets"),
     "comparison": Room(

@@ -118,6 +118,27 @@ def _files(parser: ArgumentParser, out: str) -> None:
         "--formats", nargs="*", default=formats, choices=formats, help="files besides the safetensors (both)"
     )
     parser.add_argument("--with-preprocessing", action="store_true", help=INSIDE)
+    parser.add_argument(
+        "--int8",
+        nargs="?",
+        const="",
+        metavar="DATA",
+        help="also write model.int8.onnx, calibrated on training images and compared on test images: those of RUN, or "
+        "of the folder DATA if they are there now",
+    )
+    parser.add_argument(
+        "--max-drop",
+        type=float,
+        metavar="SHARE",
+        help="with --int8: largest loss of the metric, otherwise nothing is written (0.01 of an accuracy, 5 %% of an "
+        "error)",
+    )
+    parser.add_argument(
+        "--weight-bits",
+        type=int,
+        choices=(7, 8),
+        help="with --int8: 7 for x86 processors without VNNI (what this machine needs)",
+    )
     parser.add_argument("--overwrite", action="store_true", help="replace the folder if it exists")
     parser.add_argument(
         "--no-measure", dest="measure", action="store_false", help="do not measure the latency on this machine"

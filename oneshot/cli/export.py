@@ -2,21 +2,32 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
+
+import pytorch_lightning as pl
 
 from oneshot.cost.record import Prediction
 from oneshot.data.facts import data_facts
 from oneshot.deploy.export import code_of, export_subnet
+from oneshot.deploy.int8 import Int8, int8_sentence
 from oneshot.deploy.latency import record_latency
+from oneshot.deploy.manifest import read_manifest
 from oneshot.evaluation.recalibration import needs_samples, recalibrate_on
 from oneshot.storage.trust import describe_trust
 from oneshot.supernets.base import Subnet
 from oneshot.training.retrain import Retrain
 
+from .int8 import Int8Options
 from .run import RunFolder
 from .terminal import say
+
+STATISTICS = (
+    "The network of a search is exported with statistics of its own, which needs images (that of a retraining "
+    "needs none)"
+)
+IMAGES = "INT8 is calibrated on training images"
 
 
 def export(
@@ -29,24 +40,37 @@ def export(
     data_options: Sequence[str] = (),
     trust: Sequence[str] = (),
     measure: bool = True,
+    int8: str | None = None,
+    max_drop: float | None = None,
+    weight_bits: int | None = None,
 ) -> None:
     """``oneshot export RUN``: write the network of a retraining, or of a search with the weights it inherits.
 
     The running statistics of a search are a mixture of those of all its architectures, so its network gets its own.
-    Only for that the images must be there. With ``measure`` its latency is measured and written into the
+    For that the images must be there, and for ``int8``, see :class:`~oneshot.deploy.int8.Int8`: a folder, or "" for the
+    data of the run. With ``measure`` its latency is measured and written into the
     manifest, see :func:`~oneshot.deploy.latency.record_latency`.
     """
+    wish = Int8Options(int8, max_drop, weight_bits)
+    wish.check(formats, with_preprocessing=with_preprocessing)
     source, predicted = RunFolder(Path(run), tuple(trust)), list[Prediction]()
+    options = [*data_options, *wish.data_options(run)]
+    data: list[pl.LightningDataModule] = []
+
+    def opened(what: str) -> pl.LightningDataModule:  # once
+        data.extend([] if data else [source.opened_data(options, what)])
+        return data[0]
+
     module = source.module()
     if isinstance(module, Retrain):
         network = module.network_for_export()
         network.strip_auxiliary()
         network.config = source.subnet() or network.config
-        facts = source.known_facts(data_options)
+        facts = source.known_facts(options)
     else:
         derived = module.derive()
         network, predicted = module.evaluation_supernet.extract(derived), module.predictions(derived)
-        facts = _calibrate(network, source, data_options)
+        facts = _calibrate(network, source, options, opened)
     write_export(
         network,
         Path(out or Path(run) / "export"),
@@ -57,6 +81,7 @@ def export(
         with_preprocessing=with_preprocessing,
         overwrite=overwrite,
         measure=measure,
+        int8=None if int8 is None else wish.samples(opened(IMAGES), network, facts.get("classes")),
     )
 
 
@@ -71,6 +96,7 @@ def write_export(
     with_preprocessing: bool,
     overwrite: bool,
     measure: bool,
+    int8: Int8 | None = None,
 ) -> Path:
     """Export a network, record its latency in the manifest, and say both on the terminal.
 
@@ -84,6 +110,7 @@ def write_export(
         with_preprocessing: Likewise.
         overwrite: Likewise.
         measure: See :func:`~oneshot.deploy.latency.record_latency`.
+        int8: See :func:`~oneshot.deploy.export.export_subnet`.
 
     Returns:
         The folder.
@@ -98,23 +125,24 @@ def write_export(
         with_preprocessing=with_preprocessing,
         metrics=metrics,
         formats=formats,
+        int8=int8,
         overwrite=overwrite,
     )
     for told in record_latency(folder, network, predicted, measure=measure):
+        say(told)
+    if (told := int8_sentence(read_manifest(folder) or {})) is not None:
         say(told)
     given = describe_trust(code_of(network))
     say(f"Exported: {folder}; oneshot.load({str(folder)!r}{given}) gives the network back.")
     return folder
 
 
-def _calibrate(network: Subnet, source: RunFolder, data_options: Sequence[str]) -> dict[str, Any]:
+def _calibrate(
+    network: Subnet, source: RunFolder, options: Sequence[str], opened: Callable[[str], pl.LightningDataModule]
+) -> dict[str, Any]:
     """Give the network of a search statistics of its own; returns the facts of the data."""
     if not needs_samples(network):
-        return source.known_facts(data_options)
-    data = source.opened_data(
-        data_options,
-        "The network of a search is exported with statistics of its own, which needs images (that of a retraining "
-        "needs none)",
-    )
+        return source.known_facts(options)
+    data = opened(STATISTICS)
     recalibrate_on(data, network)
     return source.facts() or data_facts(data)

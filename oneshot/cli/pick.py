@@ -27,6 +27,7 @@ from oneshot.training.retrain import Retrain
 
 from .export import write_export
 from .fronts import Front, Wish, load_front
+from .int8 import Int8Options
 from .terminal import say
 
 
@@ -50,6 +51,9 @@ def pick(
     data_options: Sequence[str] = (),
     trust: Sequence[str] = (),
     measure: bool = True,
+    int8: str | None = None,
+    max_drop: float | None = None,
+    weight_bits: int | None = None,
 ) -> None:
     """Take a network from the front of a search, calibrate its statistics, train it if asked, export it.
 
@@ -75,6 +79,9 @@ def pick(
         data_options: Options of the data, ``--data.init_args.root photos``, where they are elsewhere now.
         trust: Modules besides ``oneshot`` whose classes may be imported and built.
         measure: Measure the latency of what was exported, see :func:`~oneshot.deploy.latency.record_latency`.
+        int8: Write an INT8 file, too: "" with the data of the run, otherwise with the images of this folder.
+        max_drop: See :class:`~oneshot.deploy.int8.Int8`.
+        weight_bits: Likewise.
 
     Raises:
         FileExistsError: If the folder exists and is not to be replaced.
@@ -85,10 +92,13 @@ def pick(
     target = Path(out or Path(run) / "picked")
     if target.exists() and not overwrite:  # before the training, not after it
         raise FileExistsError(f"{target} exists. Replace it with --overwrite, or name another folder with --out.")
+    quantise = Int8Options(int8, max_drop, weight_bits)
+    quantise.check(formats, with_preprocessing=with_preprocessing)
     counted = {"latency": latency, "macs": macs, "params": params, "memory": memory, ERROR: max_error}
     wish = Wish(_bounds(counted, at_most), _pairs("--near", near), knee)
 
-    front = load_front(run, wish, trust=trust, data_options=data_options)
+    options = [*data_options, *quantise.data_options(run)]
+    front = load_front(run, wish, trust=trust, data_options=options)
     place = choose(front, wish)
     front.show(place)
     network = front.build(place)
@@ -98,16 +108,18 @@ def pick(
         torch.manual_seed(front.seed)
         network = _finetuned(network, front.data, finetune, lr)
     metrics = front.metrics(place, network)
+    facts = {} if front.data is None else data_facts(front.data)
     folder = write_export(
         network,
         target,
-        {} if front.data is None else data_facts(front.data),
+        facts,
         metrics=metrics,
         predicted=front.predictions(place),
         formats=formats,
         with_preprocessing=with_preprocessing,
         overwrite=overwrite,
         measure=measure,
+        int8=None if int8 is None else quantise.samples(front.data, network, facts.get("classes")),
     )
     if (figure := front.draw(place)) is not None:
         save_figure(figure, folder / "picked.png", patient=True)

@@ -257,10 +257,13 @@ class RunFolder:
 
     def where(self) -> str:
         """How to say where the data are now."""
+        return f"If the data are elsewhere now, say where, for example {self.root_option()} FOLDER."
+
+    def root_option(self) -> str:
+        """The option that says in which folder the data are now, if they have one."""
         data = self.config["data"]
         nested = isinstance(data, Mapping) and "data" in (data.get("init_args") or {})
-        option = "--data.init_args.data.init_args.root" if nested else "--data.init_args.root"
-        return f"If the data are elsewhere now, say where, for example {option} FOLDER."
+        return "--data.init_args.data.init_args.root" if nested else "--data.init_args.root"
 
     def _checked(self, part: str) -> list[str]:
         try:

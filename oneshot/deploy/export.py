@@ -43,6 +43,7 @@ from oneshot.tasks.task import Task, resolved, task_of
 
 from .card import write_card
 from .checked import CheckedFile, own_rounding
+from .int8 import INT8_FILE, Int8, write_int8
 from .manifest import MANIFEST, read_json_file, read_manifest, recorded_content, write_manifest
 from .prediction import write_prediction
 from .preprocessing import WithPreprocessing, then_resize
@@ -67,6 +68,7 @@ def export_subnet(
     preprocessing: Mapping[str, Any] | None = None,
     with_preprocessing: bool = False,
     formats: Sequence[Literal["torch_export", "onnx"]] = ("torch_export", "onnx"),
+    int8: Int8 | None = None,
     overwrite: bool = False,
 ) -> Path:
     """Write ``network`` as plain files: all of them, or none.
@@ -90,6 +92,8 @@ def export_subnet(
         with_preprocessing: Make resizing, cropping and normalising part of ``model.pt2`` and ``model.onnx``. They take
             uint8 ``[B, H, W, C]`` then, upright and opaque: what Pillow decodes, turns and converts.
         formats: Which files to write besides the safetensors.
+        int8: Also write ``model.int8.onnx``, quantised and compared with the network on these samples
+            (:func:`~oneshot.deploy.int8.int8_samples`).
         overwrite: Replace an earlier export, once the new one is complete.
 
     Returns:
@@ -99,6 +103,7 @@ def export_subnet(
         ValueError: If an argument does not fit the network, or its class cannot be built again.
         FileExistsError: If the folder exists and is not to be replaced, or is no earlier export.
         MissingExtraError: If ONNX is asked for and not installed.
+        Int8LossError: If INT8 loses more of the metric than is allowed.
         RuntimeError: If a file does not reproduce the outputs of the network.
         OSError: If the disk is full, for example.
     """
@@ -107,6 +112,11 @@ def export_subnet(
     for package in ("onnx", "onnxscript", "onnxruntime") if "onnx" in formats else ():
         if find_spec(package) is None:
             raise missing_extra(package, "onnx", "Exporting to ONNX")
+    if int8 is not None and ("onnx" not in formats or with_preprocessing):
+        raise ValueError(
+            "INT8 is made of an ONNX file of the network alone, so formats must have 'onnx', and with_preprocessing "
+            f"must be False; got formats={list(formats)}, with_preprocessing={with_preprocessing}. Export twice."
+        )
     subnet, scale = describe(network), _normalisation(network, mean, std)
     if classes is not None and len(classes) != network.num_classes:
         raise ValueError(f"classes must name each of the {network.num_classes} logits; got {len(classes)}: {classes}.")
@@ -128,7 +138,7 @@ def export_subnet(
     }
     with _all_or_nothing(Path(folder), overwrite) as new, torch.inference_mode(False), torch.no_grad():
         inside = preprocessing if with_preprocessing else None
-        written = manifest | _write_files(network, subnet, new, inside, formats)
+        written = manifest | _write_files(network, subnet, new, inside, formats, int8)
         write_manifest(new, write_prediction(new, written, FILES["onnx"]))
         write_card(new)
     return Path(folder)
@@ -140,6 +150,7 @@ def _write_files(
     folder: Path,
     preprocessing: Mapping[str, Any] | None,
     formats: Sequence[str],
+    int8: Int8 | None,
 ) -> dict[str, Any]:
     """Write all files but the manifest and check each; returns what the manifest says of them and of the sizes.
 
@@ -149,6 +160,7 @@ def _write_files(
         folder: A folder that is there.
         preprocessing: What becomes part of the files.
         formats: See :func:`export_subnet`.
+        int8: Likewise.
     """
     reference, batch = copy.deepcopy(network).cpu().float().eval(), example_inputs(network, CHECKED_BATCH)
     takes = _takes(network.input_shape, batch)
@@ -160,16 +172,23 @@ def _write_files(
     checked = {WEIGHTS: CheckedFile(takes, [reference(batch)], [rebuilt(batch)])}
     checked |= _programs(reference, rebuilt, preprocessing, folder, batch, formats, takes)
 
+    rounding = lru_cache(lambda: own_rounding(reference, batch))
+    about = {
+        name: {"max_abs_difference": file.difference(name, rounding), "input": file.takes}
+        for name, file in checked.items()
+    }
     counts = count(rebuilt, network.input_shape)
     said: dict[str, Any] = {"params": counts.params, "macs": counts.macs, "memory": counts.memory}
     if counts.uncounted:
         said["uncounted"] = list(counts.uncounted)  # macs is a lower bound
+    if int8 is not None:  # once the file that it is made of is known to be right
+        said["int8"] = facts = write_int8(rebuilt, folder / FILES["onnx"], folder / INT8_FILE, int8)
+        about[INT8_FILE] = {"max_abs_difference": facts["max_abs_difference"], "input": takes}
     files: dict[str, Any] = {
         file.name: {"sha256": hashlib.sha256(file.read_bytes()).hexdigest()} for file in sorted(folder.iterdir())
     }
-    rounding = lru_cache(lambda: own_rounding(reference, batch))
-    for name, file in checked.items():
-        files[name] |= {"max_abs_difference": file.difference(name, rounding), "input": file.takes}
+    for name, facts in about.items():
+        files[name] |= facts
     return {**said, "files": files}
 
 

@@ -21,6 +21,7 @@ from oneshot.supernets.base import Subnet
 
 from .card import write_card
 from .export import FILES
+from .int8 import INT8_FILE
 from .manifest import MANIFEST, read_manifest, write_manifest
 
 WARM_UP, LEAST, MOST = 3, 5, 50  # passes
@@ -56,7 +57,8 @@ def record_latency(
     """Measure an exported network, and write predicted and measured latencies into its manifest and its model card.
 
     ONNX Runtime runs ``model.onnx``, and the runtime of each prediction runs the network with the threads and the batch
-    of the prediction, if it is on this machine; pass by pass in turn. Without an ONNX file PyTorch runs the network.
+    of the prediction, if it is on this machine; pass by pass in turn. Without an ONNX file PyTorch runs the network. An
+    INT8 file is measured beside the other, and predictions of INT8 latencies are compared with it.
 
     Args:
         folder: The export.
@@ -76,13 +78,16 @@ def record_latency(
     else:
         plans = [_Plan(prediction, reason=NOT_ASKED) for prediction in predicted]
     entries = [_entry(plan) for plan in plans]
+    if content.get("int8") is not None:
+        content["int8"] = {**content["int8"], "latency_ms": _before_and_after(plans)}
     write_manifest(folder, {**content, "latency": entries})
     write_card(folder)
     return [_sentence(plan) for plan in plans]
 
 
 def _plans(folder: Path, predicted: Sequence[Prediction], manifest: dict[str, Any]) -> list[_Plan]:
-    file = FILES["onnx"] if (folder / FILES["onnx"]).is_file() and find_spec("onnxruntime") else None
+    installed = find_spec("onnxruntime") is not None
+    file, int8 = (name if installed and (folder / name).is_file() else None for name in (FILES["onnx"], INT8_FILE))
     plans = []
     takes = manifest["files"].get(file, {}).get("input") or {}
     alone = not takes.get("inside")  # a file that also resizes is slower than the network that was predicted
@@ -93,18 +98,30 @@ def _plans(folder: Path, predicted: Sequence[Prediction], manifest: dict[str, An
         else:
             try:
                 plan.device = device = Device.of(prediction.record)
-                plain = (device.runtime, device.device, device.dtype) == ("onnxruntime", "cpu", "float32")
-                plan.file = file if plain and alone else None
+                if (device.runtime, device.device) == ("onnxruntime", "cpu"):
+                    plan.file = {"float32": file if alone else None, "int8": int8}.get(device.dtype)
             except (ValueError, ImportError) as error:  # a device that is not here, a runtime that is not installed
                 plan.reason = str(error)
         plans.append(plan)
     like = next((plan.device for plan in plans if plan.device is not None), None)
     threads, batch = (None, 1) if like is None else (like.threads, like.batch)
-    if file is not None and not any(plan.file for plan in plans):
+    if file is not None and not any(plan.file == file for plan in plans):
         plans.append(_Plan(device=Device("onnxruntime", "cpu", batch=batch, threads=threads), file=file))
     elif file is None and like is None:
         plans.append(_Plan(device=Device("eager", "cpu", batch=batch, threads=threads)))
+    if int8 is not None and not any(plan.file == int8 for plan in plans):
+        plans.append(_Plan(device=Device("onnxruntime", "cpu", batch=batch, dtype="int8", threads=threads), file=int8))
     return plans
+
+
+def _before_and_after(plans: Sequence[_Plan]) -> dict[str, float] | None:
+    """Latency of the file of floats and of the INT8 file on the same threads and batch, ms."""
+    found: dict[tuple[int, int], dict[str, float]] = {}
+    for plan in plans:
+        if plan.file is not None and plan.device is not None and plan.times:
+            which = "after" if plan.file == INT8_FILE else "before"
+            found.setdefault((plan.device.threads, plan.device.batch), {})[which] = float(np.median(plan.times))
+    return next(({"before": both["before"], "after": both["after"]} for both in found.values() if len(both) == 2), None)
 
 
 def _measure(plans: Sequence[_Plan], folder: Path, network: Subnet) -> None:

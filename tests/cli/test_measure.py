@@ -297,6 +297,7 @@ def test_noise_is_said_when_it_is_measured_and_a_search_refuses_the_file(
         pytest.param(["--runtime=compile"], "runtime was 'eager', is 'compile'", id="runtime"),
         pytest.param(["--batch=4"], "batch was 1, is 4", id="batch"),
         pytest.param(["--dtype=bfloat16"], "dtype was 'float32', is 'bfloat16'", id="dtype"),
+        pytest.param(["--dtype=int8"], "dtype was 'float32', is 'int8'", id="int8"),
         pytest.param(["--few-shot=9"], "networks was 10, is 9", id="networks"),
         pytest.param(["--seed=5"], "seed was 0, is 5", id="seed"),
         pytest.param(

@@ -25,13 +25,14 @@ from torch import Tensor, nn
 from oneshot.cost.record import Record
 from oneshot.errors import missing_extra
 from oneshot.inputs import Inputs, mapped
+from oneshot.quantisation import default_weight_bits, quantised
 from oneshot.supernets.base import Subnet, example_inputs
 from oneshot.supernets.recurrent import LanguageModel
 
 from .table import LatencyTable
 
 Runtime = Literal["eager", "compile", "onnxruntime"]
-DType = Literal["float32", "bfloat16", "float16"]
+DType = Literal["float32", "bfloat16", "float16", "int8"]
 Run = Callable[[], object]
 
 ONNX_TYPES: dict[str, Any] = {
@@ -83,7 +84,9 @@ class Device(LatencyDevice):
         runtime: PyTorch as it is, ``torch.compile``, or ONNX Runtime.
         device: ``"cpu"``, ``"cuda"`` or ``"cuda:1"``.
         batch: Inputs in one pass.
-        dtype: Of weights and inputs.
+        dtype: Of weights and inputs. With ``"int8"`` every network is quantised as in an export
+            (:func:`~oneshot.quantisation.quantised`), but calibrated on noise, which changes its outputs and not its
+            latency; inputs are float32.
         threads: Of the CPU, for one operation; PyTorch's number by default.
 
     Raises:
@@ -102,9 +105,11 @@ class Device(LatencyDevice):
     ) -> None:
         if runtime not in get_args(Runtime):
             raise ValueError(f"runtime must be one of {', '.join(get_args(Runtime))}; got {runtime!r}.")
-        if dtype not in get_args(DType) or (runtime == "onnxruntime" and dtype == "bfloat16"):
-            known = [name for name in get_args(DType) if name != "bfloat16" or runtime != "onnxruntime"]
-            raise ValueError(f"dtype of {runtime} must be one of {', '.join(known)}; got {dtype!r}.")
+        without = "bfloat16" if runtime == "onnxruntime" else "int8"
+        if dtype not in get_args(DType) or dtype == without:
+            known = [name for name in get_args(DType) if name != without]
+            way = " INT8 networks run in ONNX Runtime: --runtime onnxruntime." if dtype == "int8" else ""
+            raise ValueError(f"dtype of {runtime} must be one of {', '.join(known)}; got {dtype!r}.{way}")
         if batch < 1 or (threads is not None and threads < 1):
             raise ValueError(f"batch and threads must be at least 1; got batch={batch}, threads={threads}.")
         kind, _, index = device.partition(":")
@@ -120,6 +125,8 @@ class Device(LatencyDevice):
                 if find_spec(package) is None:
                     raise missing_extra(package, "onnx", "Measuring with ONNX Runtime")
             _check_provider(kind)
+        if dtype == "int8" and kind != "cpu":
+            raise ValueError(f"device must be 'cpu' for INT8, which ONNX Runtime computes there; got {device!r}.")
         self.runtime, self.device, self.batch, self.dtype = runtime, device, batch, dtype
         self.threads = torch.get_num_threads() if threads is None else threads
 
@@ -141,7 +148,7 @@ class Device(LatencyDevice):
         return cls(**settings, batch=table.batch or 1, dtype=cast(DType, table.dtype or "float32"))
 
     def prepare(self, network: Subnet) -> Run:
-        dtype: torch.dtype = getattr(torch, self.dtype)
+        dtype: torch.dtype = getattr(torch, "float32" if self.dtype == "int8" else self.dtype)
         if self.runtime == "onnxruntime":
             network = network.cpu().to(dtype).eval()
             return self._session(network, example_input(network, self.batch, dtype))
@@ -163,7 +170,12 @@ class Device(LatencyDevice):
             args = (x, {}) if isinstance(x, Mapping) else (x,)  # a mapping at the end would be keyword arguments
             # the annotation of torch leaves out the buffers its documentation allows
             torch.onnx.export(network, args, buffer, dynamo=False, verbose=False, **names)  # type: ignore[arg-type]
-        return self._bound(buffer.getvalue(), lambda _: {name: part.numpy() for name, part in given.items()})
+        model = buffer.getvalue()
+        if self.dtype == "int8":
+            inputs = {name: part.numpy() for name, part in given.items()}
+            seven = default_weight_bits() == 7
+            model = quantised(model, [inputs], seven_bits=seven, fixed_shapes=True).model
+        return self._bound(model, lambda _: {name: part.numpy() for name, part in given.items()})
 
     def prepare_file(self, path: str | Path, sizes: Sequence[int] = ()) -> Run:
         """A function that runs an ONNX file once on the device; its first dimension, if it is free, is the batch.
@@ -227,7 +239,7 @@ class Device(LatencyDevice):
         facts: dict[str, Any] = {"runtime": self.runtime, "device": self.device, "threads": self.threads}
         if self.runtime == "compile":
             facts["compile_mode"] = "default"
-        facts["name"], facts["driver"] = _processor(), None
+        facts["name"], facts["driver"] = processor(), None
         if self.device != "cpu":
             facts["name"], facts["driver"] = torch.cuda.get_device_name(self.device), _driver()
             facts["cuda"] = torch.version.cuda
@@ -302,7 +314,8 @@ def _check_provider(kind: str) -> None:
         )
 
 
-def _processor() -> str:
+def processor() -> str:
+    """Name of this machine's processor."""
     path = Path("/proc/cpuinfo")
     for line in path.read_text(encoding="utf-8").splitlines() if path.is_file() else ():
         if line.startswith("model name"):

@@ -3,6 +3,7 @@ from __future__ import annotations
 import importlib.util
 import platform
 import sys
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -10,10 +11,12 @@ import numpy as np
 import pytest
 import torch
 
-from oneshot.cost import Device, measure, verify
+from oneshot.cost import Device, LatencyTable, Record, measure, verify
 from oneshot.cost.latency.device import example_input, keep_freed_memory
+from oneshot.cost.latency.verify import check_device
 from oneshot.errors import MissingExtraError
 from oneshot.supernets import NASBench201Supernet, RecurrentSupernet
+from tests.latency_tables import CELLS, table_of
 
 from ..toys import SPACE, ToySupernet
 
@@ -24,10 +27,15 @@ from ..toys import SPACE, ToySupernet
         pytest.param(
             {"runtime": "tflite"}, "runtime must be one of eager, compile, onnxruntime; got 'tflite'", id="runtime"
         ),
-        pytest.param({"dtype": "int8"}, "dtype of eager must be one of .*bfloat16.*; got 'int8'", id="dtype"),
+        pytest.param({"dtype": "int4"}, "dtype of eager must be one of .*bfloat16.*; got 'int4'", id="dtype"),
+        pytest.param(
+            {"dtype": "int8"},
+            "dtype of eager must be one of float32, bfloat16, float16; got 'int8'. INT8 networks run in ONNX Runtime",
+            id="int8",
+        ),
         pytest.param(
             {"runtime": "onnxruntime", "dtype": "bfloat16"},
-            "dtype of onnxruntime must be one of float32, float16; got 'bfloat16'",
+            "dtype of onnxruntime must be one of float32, float16, int8; got 'bfloat16'",
             id="onnx-dtype",
         ),
         pytest.param({"batch": 0}, "at least 1; got batch=0", id="batch"),
@@ -56,6 +64,39 @@ def test_onnx_runtime_without_its_gpu_provider_is_refused(monkeypatch: pytest.Mo
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
     with pytest.raises(ValueError, match="has CPUExecutionProvider. Install onnxruntime-gpu"):
         Device("onnxruntime", "cuda")
+
+
+def test_int8_runs_on_the_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    monkeypatch.setattr("oneshot.cost.latency.device._check_provider", lambda kind: None)
+    with pytest.raises(ValueError, match="device must be 'cpu' for INT8, .*; got 'cuda'"):
+        Device("onnxruntime", "cuda", dtype="int8")
+
+
+def test_int8_networks_are_quantised_before_they_are_measured(monkeypatch: pytest.MonkeyPatch) -> None:
+    onnx = pytest.importorskip("onnx")
+    models: list[bytes] = []
+    bound = Device._bound
+    monkeypatch.setattr(
+        Device, "_bound", lambda self, model, inputs: (models.append(model), bound(self, model, inputs))[1]
+    )
+    supernet = NASBench201Supernet(channels=4, cells_per_stage=1, in_channels=1, image_size=8)
+    device = Device("onnxruntime", dtype="int8", batch=2, threads=1)
+    run = device.prepare(supernet.extract(supernet.space.sample(0)))
+    run()
+    graph = onnx.load_model_from_string(models[0]).graph
+    assert {"QuantizeLinear", "DequantizeLinear"} <= {node.op_type for node in graph.node}
+    weights = [tensor.data_type for tensor in graph.initializer if len(tensor.dims) > 1]
+    assert weights and set(weights) == {onnx.TensorProto.INT8}
+    again = Device.of(Record({}, device.facts(), batch=2, dtype="int8"))
+    assert (again.runtime, again.dtype, again.batch, again.threads) == ("onnxruntime", "int8", 2, 1)
+
+
+def test_a_table_of_floats_is_not_verified_as_int8(tmp_path: Path) -> None:
+    table = LatencyTable.load(table_of(NASBench201Supernet(**CELLS), tmp_path / "table.json"))
+    device = Device("onnxruntime", dtype="int8")
+    with pytest.raises(ValueError, match="dtype was float32, is int8"):
+        check_device(table, device)
 
 
 def test_the_facts_name_everything_latencies_depend_on() -> None:
