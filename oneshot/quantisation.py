@@ -17,7 +17,7 @@ import logging
 import platform
 import warnings
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from importlib.util import find_spec
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -26,7 +26,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from oneshot.errors import missing_extra
+from .errors import missing_extra
 
 Arrays = Mapping[str, npt.NDArray[Any]]
 
@@ -204,7 +204,9 @@ def _simplify_hard_sigmoids(graph: Any) -> None:
         nodes.append(helper.make_node("Mul", [clipped, SIXTH], [out], name=f"{out}_{SIXTH}"))
     if changed:
         constants = {"hard_sigmoid_3": 3, "hard_sigmoid_0": 0, "hard_sigmoid_6": 6, SIXTH: 1 / 6}
-        graph.initializer.extend(numpy_helper.from_array(np.float32(v), name) for name, v in constants.items())
+        graph.initializer.extend(
+            numpy_helper.from_array(np.array(v, np.float32), name) for name, v in constants.items()
+        )
         del graph.node[:]
         graph.node.extend(nodes)
 
@@ -244,15 +246,28 @@ def _give_floats(graph: Any) -> None:
     made = {output: node for node in graph.node for output in node.output}
     readers = Counter(name for node in graph.node for name in node.input)
     for output in graph.output:
-        last = made.get(output.name)
-        before = made.get(last.input[0]) if last is not None and last.op_type == "DequantizeLinear" else None
-        layer = made.get(before.input[0]) if before is not None and before.op_type == "QuantizeLinear" else None
-        if layer is None or readers[before.input[0]] != 1 or readers[before.output[0]] != 1 or readers[output.name]:
+        chain = _producers(made, output.name, ("DequantizeLinear", "QuantizeLinear"))
+        if chain is None or readers[output.name] or any(readers[node.input[0]] != 1 for node in chain):
+            continue
+        last, before = chain
+        if (layer := made.get(before.input[0])) is None:
             continue
         layer.output[list(layer.output).index(before.input[0])] = output.name
         graph.node.remove(before)
         graph.node.remove(last)
     _drop_unread(graph)
+
+
+def _producers(made: Mapping[str, Any], name: str, kinds: Sequence[str]) -> list[Any] | None:
+    """The node that makes a tensor, the one that makes its first input, and so on; None if they are of other kinds."""
+    found: list[Any] = []
+    for kind in kinds:
+        node = made.get(name)
+        if node is None or node.op_type != kind:
+            return None
+        found.append(node)
+        name = node.input[0]
+    return found
 
 
 def _drop_unread(graph: Any) -> None:

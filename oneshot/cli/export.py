@@ -130,8 +130,8 @@ def write_export(
     )
     for told in record_latency(folder, network, predicted, measure=measure):
         say(told)
-    if (told := int8_sentence(read_manifest(folder) or {})) is not None:
-        say(told)
+    if (sentence := int8_sentence(read_manifest(folder) or {})) is not None:
+        say(sentence)
     given = describe_trust(code_of(network))
     say(f"Exported: {folder}; oneshot.load({str(folder)!r}{given}) gives the network back.")
     return folder

@@ -44,6 +44,11 @@ def run(photos: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("runs") / "retrain"
     options = ["--data", "oneshot.data.ImageFolder", f"--data.root={photos}", "--data.image_size=8"]
     options += ["--data.batch_size=16", "--trainer.max_epochs=2", "--trainer.enable_progress_bar=false"]
+    options += [
+        "--trainer.log_every_n_steps=1",
+        "--trainer.limit_val_batches=0",
+        "--trainer.enable_model_summary=false",
+    ]
     small = [f"--model.network.init_args.{option}" for option in ("channels=4", "cells_per_stage=1", "num_classes=2")]
     assert main(["retrain", ARCH, *small, *options, "--trainer.accelerator=cpu", "--out", str(out)]) == 0
     return out

@@ -1,4 +1,4 @@
-"""INT8 files of exports: what they are worth is measured, on digits, with a head that was fitted to them."""
+"""INT8 files of exports: what they are worth is measured, with a small network that was trained on digits."""
 
 from __future__ import annotations
 
@@ -23,12 +23,10 @@ from oneshot.deploy.int8 import LEAST, Comparison, Int8, int8_samples, int8_sent
 from oneshot.deploy.latency import record_latency
 from oneshot.deploy.manifest import read_manifest
 from oneshot.errors import Int8LossError
-from oneshot.evaluation.images import calibration_samples
 from oneshot.evaluation.recalibration import recalibrate
 from oneshot.supernets import NASBench201Network
 from oneshot.supernets.base import Subnet
 from oneshot.tasks import Classification, Regression
-from oneshot.training.head import fit_head
 
 onnx = pytest.importorskip("onnx")
 onnxruntime = pytest.importorskip("onnxruntime")
@@ -48,10 +46,13 @@ def data() -> Digits:
 def network(data: Digits) -> Subnet:
     torch.manual_seed(0)
     made = NASBench201Network(ARCH, channels=8, cells_per_stage=1, in_channels=1, image_size=8)
-    x, y = calibration_samples(data, 1000)
-    recalibrate(made.eval(), x.split(100))
-    fit_head(made, zip(x.split(100), y.split(100), strict=True))
-    return made
+    optimizer = torch.optim.SGD(made.parameters(), lr=0.1, momentum=0.9)
+    for _ in range(15):
+        for x, y in data.train_dataloader():
+            optimizer.zero_grad()
+            torch.nn.functional.cross_entropy(made(x), y).backward()
+            optimizer.step()
+    return made.eval()
 
 
 @pytest.fixture(scope="module")
@@ -83,7 +84,7 @@ def test_the_manifest_says_what_the_file_is_worth_on_samples_held_out(
     said = said_of(export)
     assert (said["metric"], said["split"], said["samples"]) == ("accuracy", "test", len(labels))
     assert said["before"] == pytest.approx((exact.argmax(1) == labels).float().mean().item(), abs=1e-6)
-    assert said["before"] > 0.5
+    assert said["before"] > 0.8
     assert said["after"] == pytest.approx((outputs.argmax(1) == labels).float().mean().item(), abs=1e-6)
     assert said["drop"] == pytest.approx(said["before"] - said["after"]) and said["drop"] <= said["max_drop"] == 0.01
     assert said["agreement"] == pytest.approx((outputs.argmax(1) == exact.argmax(1)).float().mean().item(), abs=1e-6)
