@@ -40,6 +40,8 @@ if TYPE_CHECKING:
     from .strategies.bananas import BANANAS as BANANAS
     from .strategies.cgp_cnn import CGPCNN as CGPCNN
     from .strategies.cgp_cnn import CGPSpace as CGPSpace
+    from .strategies.codeepneat import CoDeepNEAT as CoDeepNEAT
+    from .strategies.codeepneat import RandomAssemblies as RandomAssemblies
     from .strategies.gaussian_process import GaussianProcess as GaussianProcess
     from .strategies.genetic_cnn import GeneticCNN as GeneticCNN
     from .strategies.genetic_cnn import GeneticCNNSpace as GeneticCNNSpace
@@ -53,6 +55,7 @@ if TYPE_CHECKING:
     from .strategies.mnasnet import MnasNetScalar as MnasNetScalar
     from .strategies.morphing import RandomGraphs as RandomGraphs
     from .strategies.nash import NASH as NASH
+    from .strategies.neat import NEATSettings as NEATSettings
     from .strategies.netadapt import NetAdapt as NetAdapt
     from .strategies.neural_architect import ConstrainedScalar as ConstrainedScalar
     from .strategies.neural_architect import NeuralArchitect as NeuralArchitect

@@ -82,6 +82,48 @@ class GraphWriter:
         return NetworkGraph(tuple(self.nodes))
 
 
+class SizedWriter(GraphWriter):
+    """A writer that knows how large all outputs are, and makes inputs fit each other.
+
+    Args:
+        input_shape: C, H, W of the images.
+    """
+
+    def __init__(self, input_shape: Sequence[int]) -> None:
+        super().__init__()
+        channels, *size = input_shape
+        self.side, self.channels, self.halved = min(size), {IMAGE: channels}, {IMAGE: 0}
+
+    def add(self, op: str, *inputs: str, **options: int) -> str:
+        name = super().add(op, *inputs, **options)
+        widths = [self.channels[source] for source in inputs]
+        self.channels[name] = options.get("channels", sum(widths) if op == "concat" else widths[0])
+        self.halved[name] = self.halved[inputs[0]] + options.get("stride", 1).bit_length() - 1
+        return name
+
+    def pool(self, op: str, x: str) -> str:
+        """Pooling of 2x2, if ``x`` has two pixels in height and width."""
+        return self.add(op, x, kernel=2, stride=2) if self.side >> self.halved[x] >= 2 else x
+
+    def same_size(self, inputs: Sequence[str]) -> list[str]:
+        """The inputs, all max-pooled to the resolution of the smallest."""
+        least = max(self.halved[source] for source in inputs)
+        windows = [1 << least - self.halved[source] for source in inputs]
+        return [
+            source if window == 1 else self.add("max_pool", source, kernel=window, stride=window)
+            for source, window in zip(inputs, windows, strict=True)
+        ]
+
+    def widen(self, x: str, channels: int) -> str:
+        """A 1x1 convolution with batch normalisation, where channels differ."""
+        return x if self.channels[x] == channels else self.conv(x, channels, 1, relu=False)
+
+    def widened_sum(self, inputs: Sequence[str]) -> str:
+        """The sum of inputs of one resolution, all as wide as the widest."""
+        channels = max(self.channels[source] for source in inputs)
+        return self.sum([self.widen(source, channels) for source in inputs])
+
+
 def pairs(size: int) -> list[tuple[int, int]]:
     """The edges of a directed acyclic graph of so many nodes, ``(source, target)`` from 0, target by target."""
     return [(source, target) for target in range(size) for source in range(target)]

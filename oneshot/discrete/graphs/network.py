@@ -100,7 +100,7 @@ class GraphNetwork(Subnet):
     @property
     def num_params(self) -> int:
         """Parameters, also of a sketch."""
-        return sum(_params(node, self.shapes[node.inputs[0]], self.num_classes) for node in self.graph.nodes)
+        return num_params(self.graph, self.input_shape, self.num_classes)
 
     @classmethod
     def from_config(
@@ -160,6 +160,12 @@ class GraphNetwork(Subnet):
             index[node.name] = i
         edges = tuple((index[s], index[node.name], "") for node in self.graph.nodes for s in node.inputs)
         return [ArchGraph("network", tuple(labels), edges)]
+
+
+def num_params(graph: NetworkGraph, input_shape: Sequence[int], num_classes: int) -> int:
+    """Parameters of the network of a graph, without building it."""
+    shapes = graph.shapes(input_shape)
+    return sum(_params(node, shapes[node.inputs[0]], num_classes) for node in graph.nodes)
 
 
 def _params(node: Node, shape: tuple[int, int, int], num_classes: int) -> int:

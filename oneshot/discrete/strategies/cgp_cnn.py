@@ -9,7 +9,7 @@ from typing import Literal
 import numpy as np
 import numpy.typing as npt
 
-from oneshot.discrete.graphs.encoding import GraphBuilder, GraphSpace, GraphWriter
+from oneshot.discrete.graphs.encoding import GraphBuilder, GraphSpace, SizedWriter
 from oneshot.discrete.graphs.graph import IMAGE, NetworkGraph
 from oneshot.discrete.protocol import TRIES, Genes, Proposal, Result, Scalar, SearchStrategy
 from oneshot.supernets.space import Choice, IntMatrix, SubnetConfig
@@ -150,44 +150,30 @@ class CGPSpace(GraphSpace):
         return canonical
 
 
-class _Writer(GraphWriter):
+class _Writer(SizedWriter):
     """Writes active nodes one after the other, and makes their inputs fit."""
 
     def __init__(self, space: CGPSpace) -> None:
-        super().__init__()
-        channels, *size = space.input_shape
-        self.most, self.side = space.most_channels, min(size)
-        self.names, self.widths, self.halved = {0: IMAGE}, {0: channels}, {0: 0}
+        super().__init__(space.input_shape)
+        self.most, self.names = space.most_channels, {0: IMAGE}
 
     def write(self, node: int, function: str, inputs: Sequence[int]) -> None:
-        names, widths = [self.names[i] for i in inputs], [self.widths[i] for i in inputs]
-        halved = max(self.halved[i] for i in inputs)
-        for i, source in enumerate(inputs):
-            if window := (1 << halved - self.halved[source]) - 1:
-                names[i] = self.add("max_pool", names[i], kernel=window + 1, stride=window + 1)
-        x, width = names[0], widths[0]
+        names = self.same_size([self.names[i] for i in inputs])
         match function:
             case "max_pool" | "avg_pool":
-                if self.side >> halved >= 2:
-                    x, halved = self.add(function, x, kernel=2, stride=2), halved + 1
+                x = self.pool(function, names[0])
             case "sum":
-                width = max(widths)
-                x = self.add("add", *(self.widen(name, own, width) for name, own in zip(names, widths, strict=True)))
+                x = self.widened_sum(names)
             case "concat":
-                x, own = self.add("concat", *names), sum(widths)
-                width = min(own, self.most)
-                x = self.widen(x, own, width)
+                x = self.add("concat", *names)
+                x = self.widen(x, min(self.channels[x], self.most))
             case _:
                 kind, width, kernel = function.split("_")[0], *map(int, function.split("_")[1:])
                 x = self.conv(names[0], width, kernel)
                 if kind == "res":
                     x = self.conv(x, width, kernel, relu=False)
-                    x = self.add("relu", self.add("add", x, self.widen(names[0], widths[0], width)))
-        self.names[node], self.widths[node], self.halved[node] = x, width, halved
-
-    def widen(self, x: str, channels: int, wanted: int) -> str:
-        """A 1x1 convolution with batch normalisation, where channels differ."""
-        return x if channels == wanted else self.conv(x, wanted, 1, relu=False)
+                    x = self.add("relu", self.add("add", x, self.widen(names[0], width)))
+        self.names[node] = x
 
 
 class CGPCNN(SearchStrategy):

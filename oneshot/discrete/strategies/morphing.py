@@ -8,17 +8,19 @@ from typing import Any
 
 import torch
 
-from oneshot.discrete.graphs.graph import GRAPHS, NetworkGraph, plain_graph
+from oneshot.discrete.graphs.graph import NetworkGraph, plain_graph
 from oneshot.discrete.graphs.morphism import EXACT_OPERATORS, MorphismRecord, random_morphism
 from oneshot.discrete.graphs.network import GraphNetwork
-from oneshot.discrete.protocol import TRIES, Proposal, Scalar, SearchStrategy
+from oneshot.discrete.protocol import TRIES, Proposal, Scalar
 from oneshot.supernets.space import SubnetConfig
+
+from .graph_search import GraphSearch
 
 Cost = Callable[[GraphNetwork], float]
 Start = NetworkGraph | Sequence[NetworkGraph | Sequence[int]]
 
 
-class MorphismSearch(SearchStrategy, ABC):
+class MorphismSearch(GraphSearch, ABC):
     """A search among graphs that grows (and shrinks) networks it has trained.
 
     A strategy sees architectures only: which operators fit, it finds out on sketches, and the evaluator repeats them on
@@ -48,15 +50,14 @@ class MorphismSearch(SearchStrategy, ABC):
         seed: int = 0,
         scalar: Scalar | None = None,
     ) -> None:
-        super().__init__(GRAPHS, seed=seed, scalar=scalar)
+        super().__init__(input_shape, num_classes, max_params=max_params, seed=seed, scalar=scalar)
         given = [start] if isinstance(start, NetworkGraph) else list(start)
         if wrong := [graph for graph in given if isinstance(graph, int)]:
             raise ValueError(f"start must be a list of networks, each a graph or a list of filters; got {wrong[0]}.")
         self.start = [graph if isinstance(graph, NetworkGraph) else plain_graph(graph) for graph in given]
         if not self.start:
             raise ValueError("A search by morphisms must begin with at least one network; got none.")
-        self.input_shape, self.num_classes = tuple(input_shape), num_classes
-        self.operators, self.max_params = tuple(operators), max_params
+        self.operators = tuple(operators)
         for graph in self.start:
             self.sketch(graph.config)  # shapes that do not fit are an error now
 
@@ -64,15 +65,6 @@ class MorphismSearch(SearchStrategy, ABC):
         if len(self.start) > 1:
             raise ValueError(f"{type(self).__name__} must begin with one network; got {len(self.start)}. Choose one.")
         return self.start[0]
-
-    def network(self, config: SubnetConfig) -> GraphNetwork:
-        """A network of this architecture, with untrained weights."""
-        with torch.random.fork_rng(devices=[]):
-            return GraphNetwork.from_config(config, self.input_shape, self.num_classes)
-
-    def sketch(self, config: SubnetConfig) -> GraphNetwork:
-        """The network of this architecture without weights; it cannot run."""
-        return GraphNetwork.from_config(config, self.input_shape, self.num_classes, weights=False)
 
     def child(self, config: SubnetConfig, steps: int) -> tuple[SubnetConfig, tuple[dict[str, Any], ...]] | None:
         """A child by random morphisms, and its trace; None if no morphism fits."""
@@ -97,13 +89,6 @@ class MorphismSearch(SearchStrategy, ABC):
             if found is not None and not self._was_proposed(found[0]):
                 return found
         return None
-
-    def _was_proposed(self, config: SubnetConfig) -> bool:
-        return config.to_json().encode() in self._proposed
-
-    def _number(self, config: SubnetConfig, **details: Any) -> Proposal:
-        self._proposed.add(config.to_json().encode())
-        return super()._number(config, **details)
 
 
 class RandomGraphs(MorphismSearch):
