@@ -252,7 +252,7 @@ class Population:
             pair = self.rng.choice(parents, 2, replace=False).tolist()
             fitter, other = sorted(pair, key=lambda i: (-fitness[i], len(self.genomes[i].markings), i))
             return self.mutated(crossed(self.genomes[fitter], self.genomes[other], self.rng))
-        parent = self.genomes[parents[self.rng.integers(len(parents))]]
+        parent = self.genomes[parents[int(self.rng.integers(len(parents)))]]
         for _ in range(TRIES):
             if (child := self.mutated(parent)) != parent:
                 break
