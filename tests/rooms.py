@@ -76,7 +76,7 @@ ROOMS = {
     ),
     "proxies": Room(
         "scores of networks that were not trained",
-        "_lightning cost.counting.network errors evaluation random_numbers supernets training",
+        "_lightning cost.counting.network errors evaluation random_numbers regression storage supernets training",
     ),
     "engine": Room("the search loops and samplers", "_lightning cost.* evaluation functional supernets training"),
     "policy": Room("the LSTM that draws architectures, and its loss", "functional supernets"),

@@ -23,7 +23,9 @@ from oneshot.cost.resolve import FILES, cost_name, resolve_cost
 from oneshot.engine.options import SandwichOptions, Unpack
 from oneshot.engine.sandwich import SandwichTraining
 from oneshot.evaluation.images import EvaluationData, decode_images, joined, training_samples
+from oneshot.regression.extra import ExtraFeatures
 from oneshot.regression.surrogates import Kind
+from oneshot.storage.class_paths import public_path
 from oneshot.supernets.base import Supernet
 from oneshot.supernets.space import IntMatrix, SubnetConfig
 from oneshot.training.head import check_head_task
@@ -86,6 +88,9 @@ class NAT(SandwichTraining):
         generations: Likewise.
         predictors: Kinds of accuracy predictors that cross-validation chooses among in every iteration; ``"rank_gp"``,
             a Gaussian process of ranks, is one that is not among the default ones.
+        features: Extra features that the predictors see beside the genes, such as
+            :class:`~oneshot.proxies.ProxyFeatures` of cheap scores: those of some thousand architectures are computed
+            for every search.
         sampler: What is trained between searches: draws from the ``"archive"``'s categorical distributions, the
             ``"candidates"`` of its front themselves (ENCAS), or ``"uniform"`` draws.
         sampled_from: Distributions are those of so many best of the archive, by non-domination rank and crowding;
@@ -128,6 +133,7 @@ class NAT(SandwichTraining):
         population: int = 100,
         generations: int = 100,
         predictors: Sequence[Kind] = PREDICTORS,
+        features: ExtraFeatures | None = None,
         sampler: Literal["archive", "candidates", "uniform"] = "archive",
         sampled_from: int | None = 150,
         calibration_images: int = 2048,
@@ -182,6 +188,7 @@ class NAT(SandwichTraining):
             population=population,
             generations=generations,
             kinds=predictors,
+            features=features,
             seed=search_seed,
         )
         if ray_workers < 1 or ray_gpus < 0:
@@ -406,7 +413,9 @@ class NAT(SandwichTraining):
         names = [f"{o.name} [{o.unit}]" for o in self.pareto.objectives]
         turns = f"{self.warmup_epochs} + {self.iterations} x {self.adapt_epochs}"
         heads = {"heads": "their own"} if self.supernet.own_head else {}
-        return {**super().facts(), "objectives": ", ".join(names), "turns": turns, **heads}
+        own = self.pareto.features and self.pareto.features.source
+        features = {} if own is None else {"features": f"{public_path(type(own))} ({', '.join(own.names)})"}
+        return {**super().facts(), "objectives": ", ".join(names), "turns": turns, **heads, **features}
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         super().on_save_checkpoint(checkpoint)

@@ -9,6 +9,7 @@ from typing import Literal
 import numpy as np
 import numpy.typing as npt
 
+from oneshot.regression.extra import FeatureGenes, KnownFeatures
 from oneshot.regression.folds import cross_validate, folds_of
 from oneshot.regression.scores import kendall_within
 from oneshot.regression.surrogates import CHUNK, KINDS, SAMPLES, Kind, Surrogate, fit
@@ -56,6 +57,7 @@ class AccuracyPredictor:
     tau: Mapping[Kind, float]
     left_out: Mapping[Kind, str] = field(default_factory=dict)
     _parts: tuple[Surrogate, Warp, float, float, float, float] | float = 0.0
+    _more: FeatureGenes | None = None
 
     def predict(self, genes: IntMatrix) -> tuple[Floats, Floats]:
         """Errors and their standard deviations, ``[N]`` each, of ``[N, G]``, in the unit of the errors.
@@ -66,6 +68,7 @@ class AccuracyPredictor:
         if isinstance(self._parts, float):
             return np.full(len(rows), self._parts), np.zeros(len(rows))
         model, warp, shift, scale, stretch, floor = self._parts
+        rows = rows if self._more is None else self._more.encode(rows)
         parts = [model.predict(rows[i : i + CHUNK]) for i in range(0, len(rows), CHUNK)]
         mean, std = (np.concatenate([part[j] for part in parts] or [np.empty(0)]) for j in range(2))
         return warp.back(shift + scale * mean, scale * np.sqrt((stretch * std) ** 2 + floor**2))
@@ -78,6 +81,7 @@ def fit_accuracy(
     *,
     kinds: Sequence[Kind] = KINDS,
     seed: int = 0,
+    features: KnownFeatures | None = None,
 ) -> AccuracyPredictor:
     """Learn the error of architectures from evaluated ones.
 
@@ -90,6 +94,8 @@ def fit_accuracy(
         errors: Their errors, ``[N]``, finite.
         kinds: Which to try.
         seed: Of folds and models.
+        features: Extra features, which every kind sees beside the genes
+            (:class:`~oneshot.regression.extra.FeatureGenes`).
 
     Raises:
         ValueError: If a kind is unknown, an error is not finite, or there are too few samples for all kinds.
@@ -118,12 +124,14 @@ def fit_accuracy(
     shift, scale = float(z.mean()), float(z.std())
     target = (z - shift) / scale
     fold = folds_of(len(y), seed)
-    held_out = {kind: _held_out(kind, space, rows, target, fold, seed) for kind in tried}
+    more = None if features is None else FeatureGenes(features, rows)
+    seen, inputs = (space, rows) if more is None else (more.space, more.encode(rows))
+    held_out = {kind: _held_out(kind, seen, inputs, target, fold, seed) for kind in tried}
     tau = {kind: kendall_within(fold, mean, y) for kind, (mean, _) in held_out.items()}
     best = max(tried, key=lambda kind: tau[kind])
     stretch, floor = _calibrate(target - held_out[best][0], held_out[best][1])
-    model = fit(best, space, rows, target, seed)
-    return AccuracyPredictor(space, best, tau, left_out, (model, warp, shift, scale, stretch, floor))
+    model = fit(best, seen, inputs, target, seed)
+    return AccuracyPredictor(space, best, tau, left_out, (model, warp, shift, scale, stretch, floor), more)
 
 
 def _held_out(

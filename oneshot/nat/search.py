@@ -24,6 +24,7 @@ from oneshot.fronts.evolution import (
     minimise,
 )
 from oneshot.fronts.pareto import by_rank_and_crowding, hypervolume, non_dominated, reference_point
+from oneshot.regression.extra import ExtraFeatures, KnownFeatures
 from oneshot.regression.surrogates import KINDS, SAMPLES, Kind
 from oneshot.supernets.json_files import AtLeast, MayBeNaN, checked
 from oneshot.supernets.space import Floats, IntMatrix, SearchSpace
@@ -110,6 +111,9 @@ class ParetoSearch:
         population: Of the evolution.
         generations: Of the evolution.
         kinds: Accuracy predictors to choose from.
+        features: Extra features that they see beside the genes, such as
+            :class:`~oneshot.proxies.ProxyFeatures`. The evolution asks for those of some thousand architectures in
+            every iteration, each computed once.
         seed: Of everything.
 
     Raises:
@@ -140,8 +144,10 @@ class ParetoSearch:
         population: int = 100,
         generations: int = 100,
         kinds: Sequence[Kind] = KINDS,
+        features: ExtraFeatures | None = None,
         seed: int = 0,
     ) -> None:
+        self.features = None if features is None else KnownFeatures(space, features)
         self.space, self.objectives, self.constraints = space, tuple(objectives), tuple(constraints)
         self.initial, self.batch, self.population, self.generations = initial, batch, population, generations
         self.kinds, self.seed = tuple(kinds), seed
@@ -204,7 +210,12 @@ class ParetoSearch:
         known = ~self.archive.failed
         genes, values = self.archive.genes, self.archive.values
         self.predictor = fit_accuracy(
-            self.space, genes[known], values[known, 0], kinds=self.kinds, seed=int(rng.integers(2**31))
+            self.space,
+            genes[known],
+            values[known, 0],
+            kinds=self.kinds,
+            seed=int(rng.integers(2**31)),
+            features=self.features,
         )
         tau = {str(kind): tau for kind, tau in self.predictor.tau.items()}
         if (best := max(tau.values())) <= 0:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import zlib
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -11,8 +13,9 @@ import torch
 from torch import Tensor, nn
 
 from oneshot.evaluation.images import fitted
-from oneshot.inputs import Inputs, joined, length, mapped
+from oneshot.inputs import Inputs, joined, length, mapped, tensors
 from oneshot.random_numbers import own_random_numbers
+from oneshot.regression.extra import ExtraFeatures
 from oneshot.supernets.base import Subnet, Supernet, example_inputs
 from oneshot.supernets.space import Floats, SearchSpace, SubnetConfig
 from oneshot.training.batches import pair_of
@@ -20,6 +23,7 @@ from oneshot.training.samples import loader_samples, plain_samples
 
 from .base import Proxy
 from .ranks import combined
+from .score_file import ScoreFile
 from .scoring import DEFAULT, proxies_of, score
 
 Build: TypeAlias = Callable[[SubnetConfig], nn.Module]
@@ -44,9 +48,12 @@ class ArchitectureScorer:
         repeats: Draws of the weights, whose mean is the score.
         seed: Of weights, and of what proxies draw.
         strict: See :func:`~oneshot.proxies.score`; by default a network without a score has NaN.
+        file: Where scores are kept (``scores/naswot.jsonl``), so that no later process computes them again, such as a
+            search that goes on. One process at a time may write to its folder.
 
     Raises:
-        ValueError: If a name is unknown, a number below its least, or labels are needed and there are no data.
+        ValueError: If a name is unknown, a number below its least, labels are needed and there are no data, or the file
+            has scores of something else.
     """
 
     def __init__(
@@ -60,6 +67,7 @@ class ArchitectureScorer:
         repeats: int = 1,
         seed: int = 0,
         strict: bool = False,
+        file: str | Path | None = None,
     ) -> None:
         self.proxies = proxies_of(names, options)
         if samples < 1 or repeats < 1:
@@ -69,7 +77,8 @@ class ArchitectureScorer:
             raise ValueError(f"{', '.join(labelled)} take the loss of labelled data; give data=.")
         self.build, self.samples, self.repeats, self.seed, self.strict = build, samples, repeats, seed, strict
         self.batch = None if data is None else batch_of(data, samples)
-        self._known: dict[SubnetConfig, dict[str, float]] = {}
+        self._file = None if file is None else ScoreFile(file, self._made_by())
+        self._known: dict[SubnetConfig, dict[str, float]] = dict(self._file or ())
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -84,6 +93,8 @@ class ArchitectureScorer:
         """
         if config not in self._known:
             self._known[config] = self._score(config)
+            if self._file is not None:
+                self._file.add(config, self._known[config])
         return dict(self._known[config])
 
     def network(self, config: SubnetConfig, seed: int) -> nn.Module:
@@ -92,6 +103,20 @@ class ArchitectureScorer:
             if isinstance(self.build, Supernet):
                 return self.build.extract(config, inherit=False)
             return self.build(config)
+
+    def _made_by(self) -> str:
+        """What scores follow from beside the architecture: networks, samples, proxies and their seeds."""
+        networks = getattr(self.build, "__qualname__", type(self.build).__qualname__)
+        if isinstance(self.build, Supernet):
+            one = self.network(self.build.space.sample(0), self.seed)
+            shapes = {name: tuple(tensor.shape) for name, tensor in one.state_dict().items()}
+            networks += f" {zlib.crc32(repr((self.build.space, one.input_shape, shapes)).encode()):08x}"
+        samples = [] if self.batch is None else [*tensors(self.batch[0]), self.batch[1]]
+        images = 0
+        for part in samples:
+            images = zlib.crc32(part.detach().cpu().contiguous().numpy().tobytes(), images)
+        proxies = ", ".join(f"{proxy.name} {proxy!r}" for proxy in self.proxies)
+        return f"{proxies}; {networks}; {self.samples} samples {images:08x}; seed {self.seed}, {self.repeats} draws"
 
     def _score(self, config: SubnetConfig) -> dict[str, float]:
         runs = []
@@ -140,7 +165,7 @@ def batch_of(data: pl.LightningDataModule, samples: int) -> tuple[Inputs, Tensor
     return mapped(lambda part: part[:samples], x), y[:samples]
 
 
-class ProxyFeatures:
+class ProxyFeatures(ExtraFeatures):
     """Scores as features of a predictor, ``configs -> [N, P]``: of one scale, finite, and the same in any order.
 
     ``asinh`` of a score, less its median and divided by its interquartile range over random architectures, within
@@ -148,11 +173,11 @@ class ProxyFeatures:
 
     Args:
         scorer: What scores them.
-        space: The space of the architectures.
+        space: The space of the architectures; by default that of the supernet that the scorer builds networks of.
         references: Random architectures for the scale, scored on the first call.
 
     Raises:
-        ValueError: If there are fewer than two references.
+        ValueError: If there are fewer than two references, or no space.
 
     Example:
         >>> from oneshot.supernets import NASBench201Supernet
@@ -162,12 +187,17 @@ class ProxyFeatures:
         (1, 2)
     """
 
-    def __init__(self, scorer: ArchitectureScorer, space: SearchSpace, *, references: int = REFERENCES) -> None:
+    def __init__(
+        self, scorer: ArchitectureScorer, space: SearchSpace | None = None, *, references: int = REFERENCES
+    ) -> None:
         if references < 2:
             raise ValueError(
                 f"The scale of features must be of at least two architectures; got references={references}."
             )
-        self.scorer, self.space, self.references = scorer, space, references
+        if space is None and not isinstance(scorer.build, Supernet):
+            raise ValueError("Features must have a space, whose architectures set their scale; give space=.")
+        self.scorer, self.references = scorer, references
+        self.space: SearchSpace = scorer.build.space if space is None else space  # type: ignore[union-attr]
         self._scale: tuple[Floats, Floats] | None = None
 
     @property

@@ -255,3 +255,27 @@ def test_what_a_file_leaves_out_of_a_controller_stays_as_in_the_paper() -> None:
     for wrong in ({"hidden": 50}, {"controller": {"hiden": 50}}):  # the first was an argument of its own
         with pytest.raises(ValueError, match="does not accept option 'hiden'|Option 'hidden' is not accepted"):
             controller(**wrong)
+
+
+def test_a_strategy_sees_proxies_that_are_scored_once_also_when_the_study_goes_on(tmp_path: Path) -> None:
+    small = {"channels": 4, "cells_per_stage": 1, "in_channels": 1, "image_size": 8}
+    build = {"class_path": "oneshot.supernets.NASBench201Supernet", "init_args": small}
+    scorer = {"build": build, "names": ["params", "naswot"], "samples": 4, "file": str(tmp_path / "scores/own.jsonl")}
+    features = {
+        "class_path": "oneshot.proxies.ProxyFeatures",
+        "init_args": {
+            "scorer": {"class_path": "oneshot.proxies.ArchitectureScorer", "init_args": scorer},
+            "references": 4,
+        },
+    }
+    arguments = {"initial": 3, "batch": 2, "pool": 8, "features": features}
+    config = {**table(tmp_path), "strategy": {"class_path": "oneshot.discrete.GaussianProcess", "init_args": arguments}}
+    whole = {**config, "evaluations": 8}
+    assert run("--config", write(whole, tmp_path / "study.yaml"), "--out", tmp_path / "whole") == 0
+    scored = (tmp_path / "scores/own.jsonl").read_text().splitlines()
+    assert len(scored) == len(set(scored)) > 15
+    assert run("--config", write(config, tmp_path / "study.yaml"), "--out", tmp_path / "parts") == 0
+    assert run("--resume", "--out", tmp_path / "parts", "--evaluations", 8) == 0
+    first, second = (read_study(tmp_path / name).evaluated for name in ("whole", "parts"))
+    assert [record.proposal.config for record in first] == [record.proposal.config for record in second]
+    assert (tmp_path / "scores/own.jsonl").read_text().splitlines() == scored

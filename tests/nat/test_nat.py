@@ -10,6 +10,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -29,6 +30,7 @@ from oneshot.evaluation import inherited
 from oneshot.nat.evaluators import SupernetEvaluator
 from oneshot.nat.nat import NAT
 from oneshot.nat.objectives import Objective
+from oneshot.regression.extra import ExtraFeatures
 from oneshot.storage.run_log import RunLog
 from oneshot.supernets import MobileNetV3Supernet, NASBenchMacroSupernet, SubnetConfig, Supernet
 from oneshot.testing.methods import WINNER, PlantedSupernet, stripes
@@ -678,3 +680,23 @@ def test_all_searches_come_after_the_warm_up_where_nothing_is_adapted(tmp_path: 
     assert len(rows) == len(search.pareto.archive) == 26, "nothing is evaluated twice"
     assert trainer.callback_metrics["nat/hypervolume"] == pytest.approx(search.pareto.history[-1].hypervolume)
     assert not search.outdated() and search.schedule_position() == (2, 2)
+
+
+class Winners(ExtraFeatures):
+    """How often an architecture has the planted winner."""
+
+    names = ("winners",)
+
+    def __call__(self, configs: Sequence[SubnetConfig]) -> Any:
+        return np.array([[float(config["edge"].count(WINNER))] for config in configs])
+
+
+def test_predictors_see_extra_features_and_a_fit_goes_on_with_the_same(tmp_path: Path) -> None:
+    search = nat(features=Winners())
+    fit(search, tmp_path / "whole", enable_checkpointing=True, callbacks=[Save()])
+    assert search.pareto.features is not None and search.pareto.predictor is not None
+    again = nat(features=Winners())
+    fit(again, tmp_path / "again", ckpt_path=tmp_path / "whole/0.ckpt")
+    assert everything(again)[1] == everything(search)[1]
+    with pytest.raises(ValueError, match=r"features: .*Winners \(winners\), now None"):
+        fit(nat(), tmp_path / "other", ckpt_path=tmp_path / "whole/0.ckpt")

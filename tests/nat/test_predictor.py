@@ -9,11 +9,14 @@ from oneshot.nat import fit_accuracy
 from oneshot.nat.predictor import Warp, _held_out
 from oneshot.regression import surrogates as module
 from oneshot.regression.encoding import one_hot
+from oneshot.regression.extra import KnownFeatures
 from oneshot.regression.folds import folds_of
 from oneshot.regression.scores import kendall
 from oneshot.regression.surrogates import KINDS, Kind
 from oneshot.supernets import NASBench201Space
 
+from ..regression.test_extra import SAMPLES, Hidden, hidden
+from ..regression.test_extra import SPACE as HIDDEN_SPACE
 from ..regression.toys import GENES, SPACE, TEST, errors
 
 
@@ -132,3 +135,22 @@ def test_the_scale_of_errors_and_its_inverse_are_their_formulas() -> None:
     slope = (warp.back(z + step, std)[0] - warp.back(z - step, std)[0]) / (2 * step)
     np.testing.assert_allclose(back, slope * std, rtol=1e-6)
     assert back[4] > 30 * back[2]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_every_kind_sees_extra_features(kind: Kind) -> None:
+    """Half of the error is a number that the genes do not tell."""
+    source = Hidden(1)
+    known, test = KnownFeatures(HIDDEN_SPACE, source), HIDDEN_SPACE.sample_matrix(200, 9)
+
+    def truth(genes: np.ndarray) -> np.ndarray:
+        return 2 * hidden(genes, 1)[:, 0] + (genes == 0).sum(1)
+
+    with_it, without = (
+        fit_accuracy(HIDDEN_SPACE, SAMPLES, truth(SAMPLES), kinds=[kind], features=features)
+        for features in (known, None)
+    )
+    taus = [kendall(model.predict(test)[0], truth(test)) for model in (with_it, without)]
+    assert taus[0] > 0.55 > 0.4 > taus[1]
+    assert with_it.tau[kind] > without.tau[kind] + 0.2
+    assert len(source.asked) == len(set(source.asked))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from itertools import pairwise
 from typing import Any
 
@@ -12,7 +13,8 @@ import pytest
 from oneshot.fronts.pareto import hypervolume, non_dominated
 from oneshot.nat import Constraint, Objective, ParetoSearch
 from oneshot.nat.predictor import fit_accuracy
-from oneshot.supernets import Choice, DARTSSpace, SearchSpace, darts_space
+from oneshot.regression.extra import ExtraFeatures
+from oneshot.supernets import Choice, DARTSSpace, SearchSpace, SubnetConfig, darts_space
 
 SPACE = SearchSpace("toy", (Choice("layer", ("a", "b", "c", "d"), rows=8),))
 RNG = np.random.default_rng(0)
@@ -345,3 +347,30 @@ def test_of_equal_candidates_the_uncertain_one_is_evaluated(monkeypatch: pytest.
         monkeypatch.setattr("oneshot.nat.search.evolve", lambda *args, result=result, **options: result)
         candidates = search._candidates(np.random.default_rng(0))
         assert candidates.tolist() == [unsure.tolist()]
+
+
+class Equal(ExtraFeatures):
+    """Whether the first two genes are equal, which additive models do not learn."""
+
+    names = ("equal",)
+
+    def __init__(self) -> None:
+        self.asked: list[SubnetConfig] = []
+
+    def __call__(self, configs: Sequence[SubnetConfig]) -> np.ndarray:
+        self.asked += configs
+        genes = SPACE.encode(configs)
+        return (genes[:, :1] == genes[:, 1:2]).astype(float).reshape(-1, 1)
+
+
+def test_a_search_with_extra_features_predicts_better_and_goes_on() -> None:
+    source = Equal()
+    whole, plain = run(make(kinds=["ridge"], features=source), 4), run(make(kinds=["ridge"]), 4)
+    assert whole.history[-1].tau["ridge"] > plain.history[-1].tau["ridge"] + 0.01
+    assert len(source.asked) == len(set(source.asked)) > 100, "also those of the evolution, once"
+    first = run(make(kinds=["ridge"], features=Equal()), 2)
+    again = make(kinds=["ridge"], features=Equal())
+    again.load_state_dict(json.loads(json.dumps(first.state_dict())))
+    run(again, 2)
+    np.testing.assert_array_equal(again.archive.genes, whole.archive.genes)
+    assert not np.array_equal(plain.archive.genes, whole.archive.genes)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -150,3 +152,44 @@ def test_agreement_counts_networks_without_a_score_as_the_worst() -> None:
         RankAgreement.of([1.0], [1.0])
     with pytest.raises(ValueError, match="must be finite"):
         RankAgreement.of([1.0, 2.0], [1.0, math.nan])
+
+
+def test_scores_in_a_file_are_not_computed_again(supernet: NASBench201Supernet, tmp_path: Path) -> None:
+    @dataclass(frozen=True)
+    class Counted(Proxy):
+        name = "counted"
+        factor: float = 1.0
+
+        def __call__(self, network: nn.Module, batch: Batch) -> float:
+            calls.append(1)
+            return math.nan if len(calls) == 2 else self.factor * len(calls)
+
+    calls: list[int] = []
+    file, configs = tmp_path / "scores" / "counted.jsonl", [supernet.space.sample(seed) for seed in range(3)]
+    first = ArchitectureScorer(supernet, Counted(), file=file)
+    found = [first(config)["counted"] for config in configs]
+    again = ArchitectureScorer(supernet, Counted(), file=file)
+    assert str([again(config)["counted"] for config in configs]) == str(found) == "[1.0, nan, 3.0]" and len(calls) == 3
+    for other in (
+        lambda: ArchitectureScorer(supernet, Counted(2.0), file=file),
+        lambda: ArchitectureScorer(supernet, Counted(), seed=1, file=file),
+        lambda: ArchitectureScorer(supernet, Counted(), samples=8, file=file),
+        lambda: ArchitectureScorer(NASBench201Supernet(channels=8, image_size=8), Counted(), file=file),
+        lambda: ArchitectureScorer(supernet, Counted(), Digits(), file=file),
+    ):
+        with pytest.raises(ValueError, match=r"counted.jsonl must have scores of the same proxies.*or delete it"):
+            other()
+    first(supernet.space.sample(3))
+    with pytest.raises(RuntimeError, match="was written to since it was read"):
+        again(supernet.space.sample(4))
+    lines = file.read_text().splitlines()
+    file.write_text("\n".join([*lines[:2], '{"config": 3, "scores": {}}', ""]))
+    with pytest.raises(ValueError, match=r"counted.jsonl, line 3.*Delete the file to score anew"):
+        ArchitectureScorer(supernet, Counted(), file=file)
+
+
+def test_features_take_the_space_of_the_supernet(supernet: NASBench201Supernet) -> None:
+    scorer = ArchitectureScorer(supernet, "params")
+    assert ProxyFeatures(scorer).space is supernet.space and ProxyFeatures(scorer).names == ("params",)
+    with pytest.raises(ValueError, match="Features must have a space"):
+        ProxyFeatures(ArchitectureScorer(lambda config: supernet.extract(config), "params"))

@@ -9,6 +9,7 @@ import numpy.typing as npt
 
 from oneshot.discrete.protocol import Genes, Proposal, Result, Scalar, SearchStrategy
 from oneshot.regression.encoding import one_hot
+from oneshot.regression.extra import ExtraFeatures, KnownFeatures
 from oneshot.regression.features import Paths, count_features, has_common_paths
 from oneshot.regression.gaussian_process import rank_normal
 from oneshot.regression.networks import NetworkEnsemble, absolute, relu
@@ -47,6 +48,8 @@ class BANANAS(SearchStrategy):
             (:class:`~oneshot.regression.features.Paths`), ``"one_hot"`` genes, or ``"counts"``: the genes, and how
             often each pick occurs (:func:`~oneshot.regression.features.count_features`). ``"auto"`` takes paths in
             spaces of graphs, but not in NASNet's, whose cells have few in common; genes elsewhere.
+        features: Extra inputs of the networks, such as :class:`~oneshot.proxies.ProxyFeatures`; computed once for every
+            architecture that is evaluated or a candidate.
         targets: What they learn: ``"losses"``, standardised, or ``"ranks"`` as quantiles of a normal distribution.
         seed: Seed of all random choices.
         scalar: What the search minimises, given all values.
@@ -65,6 +68,7 @@ class BANANAS(SearchStrategy):
         parents: int = 5,
         networks: int = 5,
         encoding: Literal["auto", "path", "one_hot", "counts"] = "auto",
+        features: ExtraFeatures | None = None,
         targets: Literal["losses", "ranks"] = "losses",
         seed: int = 0,
         scalar: Scalar | None = None,
@@ -89,6 +93,7 @@ class BANANAS(SearchStrategy):
             encoding = "path" if has_common_paths(space) else "one_hot"
         self.paths = Paths(space) if encoding == "path" else None
         self.counts, self.targets = encoding == "counts", targets
+        self.features = None if features is None else KnownFeatures(space, features)
         self._known: list[tuple[Genes, float]] = []
         self._queue: list[Genes] = []
 
@@ -139,9 +144,12 @@ class BANANAS(SearchStrategy):
     def encode(self, genes: IntMatrix) -> Singles:
         """Inputs of the networks: ``[N, G] -> [N, features]``."""
         if self.paths is None:
-            indicators = one_hot(self.space, genes).astype(np.float32)
-            return np.concatenate([indicators, count_features(self.space, genes)], 1) if self.counts else indicators
-        return self.paths.encode([self.space.config_of(row) for row in genes])
+            blocks = [one_hot(self.space, genes).astype(np.float32)]
+            blocks += [count_features(self.space, genes)] if self.counts else []
+        else:
+            blocks = [self.paths.encode([self.space.config_of(row) for row in genes])]
+        blocks += [] if self.features is None else [self.features(genes).astype(np.float32)]
+        return np.concatenate(blocks, 1) if len(blocks) > 1 else blocks[0]
 
 
 class Ensemble:

@@ -12,6 +12,7 @@ from oneshot.discrete.protocol import Genes, Proposal, Result, Scalar, SearchStr
 from oneshot.fronts.pareto import by_rank_and_crowding, non_dominated
 from oneshot.regression.acquisition import DIMENSIONS, expected_hypervolume_improvement, expected_improvement
 from oneshot.regression.autoregression import AutoregressiveBelief, AutoregressiveRegression
+from oneshot.regression.extra import ExtraFeatures, KnownFeatures, above, quantiles
 from oneshot.regression.features import ArchitectureFeatures, Singles
 from oneshot.regression.gaussian_process import Hyperparameters, rank_normal
 from oneshot.supernets.space import Floats, IntMatrix, SearchSpace, SubnetConfig
@@ -21,6 +22,7 @@ Scores: TypeAlias = Callable[[SubnetConfig], float] | Mapping[SubnetConfig, floa
 SMALL = 20_000  # architectures up to which all that are left are candidates
 PARENTS = 10  # best architectures whose mutations are candidates in larger spaces
 MARGIN = 0.1  # of the reference point, as in oneshot.fronts.pareto.reference_point
+LEVELS = 16  # quantiles that an extra feature is compared with
 AUGMENTED = 0.05  # share of the sum in ParEGO's scalar
 
 
@@ -73,6 +75,9 @@ class GaussianProcess(SearchStrategy):
             score, the others random.
         scored: Random architectures that a function scores before the search; of a table, all count.
         graphs: What the kernel sees of graphs; see :class:`~oneshot.regression.features.ArchitectureFeatures`.
+        features: Extra features, such as :class:`~oneshot.proxies.ProxyFeatures`, with a kernel of their own: a feature
+            is whether it is above each of ``LEVELS`` quantiles. They are computed once for every candidate; so
+            candidates are those of a large space, unless ``pool`` is as large as the space.
         fidelities: Fidelities in the units of the evaluator (epochs), the lowest first; by default there is one.
         front: Look for a front of all objectives instead of the least scalar.
         seed: Seed of all random choices.
@@ -94,6 +99,7 @@ class GaussianProcess(SearchStrategy):
         scores: Scores | None = None,
         scored: int = 200,
         graphs: Literal["auto", "path", "walk", "none"] = "auto",
+        features: ExtraFeatures | None = None,
         fidelities: Sequence[float] | None = None,
         front: bool = False,
         seed: int = 0,
@@ -117,6 +123,7 @@ class GaussianProcess(SearchStrategy):
         self.by_rung = self.repeats = fidelities is not None
         self.random_first = initial
         self.features = ArchitectureFeatures(space, graphs)
+        self.extra = None if features is None else KnownFeatures(space, features)
         rungs = len(self.fidelities or (None,))
         self._known: list[list[Evaluated]] = [[] for _ in range(rungs)]
         self._spent = [0.0] * rungs
@@ -125,10 +132,11 @@ class GaussianProcess(SearchStrategy):
         self._given = len(self._queue)
         self._listed: IntMatrix | None = None
         self._start: dict[int, list[Hyperparameters]] = {}  # by objective: where the next fit begins
-        if can_be_listed(space) and len(every := listed(space)) <= SMALL:
+        most = SMALL if features is None else min(pool, SMALL)
+        if can_be_listed(space) and len(every := listed(space)) <= most:
             self._listed, self._row = every, {row.tobytes(): i for i, row in enumerate(every)}
             self._free = np.ones(len(every), dtype=bool)
-            self._blocks = self.features.encode(every)
+            self._blocks = self._described(every)
 
     def _propose(self) -> Proposal | None:
         for rung in sorted(range(len(self._known)), key=self._spent.__getitem__):
@@ -257,8 +265,16 @@ class GaussianProcess(SearchStrategy):
         if self._listed is not None:
             rows = [[self._row[genes.tobytes()] for genes in part] for part in parts]
             return [[block[part] for block in self._blocks] for part in rows]
-        blocks, ends = self.features.encode(np.concatenate(parts)), np.cumsum([0, *map(len, parts)])
+        blocks, ends = self._described(np.concatenate(parts)), np.cumsum([0, *map(len, parts)])
         return [[block[a:b] for block in blocks] for a, b in pairwise(ends)]
+
+    def _described(self, genes: IntMatrix) -> list[Singles]:
+        """Features of each kind, ``[N, P]``."""
+        blocks = self.features.encode(genes)
+        if self.extra is not None:
+            numbers = self.extra(genes)
+            blocks.append(above(numbers, quantiles(numbers, LEVELS)).astype(np.float32))
+        return blocks
 
 
 def _weighed(values: Floats, weights: Floats) -> Floats:

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -11,6 +11,7 @@ import pytest
 from oneshot.discrete import BANANAS, Result, SearchStrategy
 from oneshot.discrete.strategies.bananas import Ensemble, Paths
 from oneshot.regression.encoding import one_hot
+from oneshot.regression.extra import ExtraFeatures
 from oneshot.regression.features import count_features
 from oneshot.regression.gaussian_process import rank_normal
 from oneshot.regression.networks import NetworkEnsemble
@@ -20,6 +21,7 @@ from oneshot.supernets import (
     NASBench201Space,
     NASNetSpace,
     SearchSpace,
+    SubnetConfig,
     darts_space,
 )
 from oneshot.supernets.nasbench101 import OPERATIONS
@@ -257,3 +259,35 @@ def test_bad_arguments_are_refused() -> None:
         BANANAS(SPACE, targets="rank")  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="'planted' has no graph with paths; encode it by 'one_hot'"):
         BANANAS(SPACE, encoding="path")
+
+
+class Sum(ExtraFeatures):
+    """The planted loss itself, or where it is shuffled, nothing."""
+
+    def __init__(self, shuffled: bool = False) -> None:
+        self.shuffled = shuffled
+        self.asked: list[SubnetConfig] = []
+
+    def __call__(self, configs: Sequence[SubnetConfig]) -> np.ndarray:
+        self.asked += configs
+        sums = SPACE.encode(configs).sum(1, keepdims=True).astype(float)
+        return np.array([np.random.default_rng(int(s)).normal(size=1) for s in sums]) if self.shuffled else sums
+
+
+class TestExtraFeatures(StrategyContract):
+    def build(self, space: SearchSpace, seed: int) -> SearchStrategy:
+        return BANANAS(space, networks=3, candidates=40, features=Sum(), seed=seed)
+
+
+def test_extra_features_are_further_inputs_and_computed_once() -> None:
+    source = Sum()
+    strategy = BANANAS(SPACE, initial=5, batch=5, candidates=10, networks=2, features=source, encoding="counts")
+    genes = SPACE.sample_matrix(6, 0)
+    encoded, plain = strategy.encode(genes), BANANAS(SPACE, encoding="counts").encode(genes)
+    np.testing.assert_array_equal(encoded[:, :-1], plain)
+    np.testing.assert_array_equal(encoded[:, -1], genes.sum(1))
+    assert encoded.dtype == np.float32
+    for _ in range(20):
+        (proposal,) = strategy.ask()
+        strategy.tell(Result(proposal.number, (planted(SPACE, proposal),)))
+    assert len(source.asked) == len(set(source.asked)) > 20

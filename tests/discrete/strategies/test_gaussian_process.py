@@ -1,16 +1,21 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import numpy as np
 import pytest
 
 from oneshot.discrete import GaussianProcess, Proposal, Result, SearchStrategy, Study, TabularEvaluator
+from oneshot.discrete.strategies.gaussian_process import LEVELS
 from oneshot.fronts.pareto import hypervolume
 from oneshot.regression.acquisition import expected_improvement
+from oneshot.regression.extra import ExtraFeatures
 from oneshot.regression.gaussian_process import Belief, GaussianProcessRegression, rank_normal
-from oneshot.supernets import Choice, NASNetSpace, SearchSpace, darts_space
+from oneshot.supernets import Choice, NASNetSpace, SearchSpace, SubnetConfig, darts_space
 from oneshot.testing.strategies import SPACE, StrategyContract, planted
+
+from .test_bananas import Sum
 
 
 class TestGaussianProcess(StrategyContract):
@@ -268,3 +273,55 @@ def test_bad_arguments_are_refused() -> None:
         GaussianProcess(SPACE, graphs="path")
     with pytest.raises(ValueError, match="must belong to space 'planted'; this one belongs to 'darts'"):
         GaussianProcess(SPACE, first=[darts_space().sample(0)])
+
+
+class TestExtraFeatures(StrategyContract):
+    def build(self, space: SearchSpace, seed: int) -> SearchStrategy:
+        return GaussianProcess(space, initial=10, pool=60, features=Sum(), seed=seed)
+
+
+LARGE = SearchSpace("planted", (Choice("layer", ("a", "b", "c"), rows=10), Choice("width", (8, 16))))
+
+
+class Hint(ExtraFeatures):
+    """A number that goes along with the loss; shuffled, one that does not."""
+
+    def __init__(self, shuffled: bool) -> None:
+        self.shuffled = shuffled
+
+    def __call__(self, configs: Sequence[SubnetConfig]) -> np.ndarray:
+        rows = LARGE.encode(configs)
+        noise = np.array([np.random.default_rng(row.tolist()).normal() for row in rows])
+        return (noise if self.shuffled else puzzle(rows) + 0.2 * noise)[:, None]
+
+
+def puzzle(genes: np.ndarray) -> np.ndarray:
+    """A loss that genes alone tell little about: sums of products."""
+    return np.asarray(((genes[:, :-1] + 1) * (genes[:, 1:] + 2) % 5).sum(1).astype(float))
+
+
+def test_extra_features_help_if_they_tell_something() -> None:
+    found = []
+    for features in (Hint(False), Hint(True), None):
+        best = []
+        for seed in range(3):
+            strategy = GaussianProcess(LARGE, initial=10, batch=5, pool=100, features=features, seed=seed)
+            losses = []
+            for _ in range(40):
+                (proposal,) = strategy.ask()
+                losses.append(float(puzzle(LARGE.encode([proposal.config]))[0]))
+                strategy.tell(Result(proposal.number, (losses[-1],)))
+            best.append(np.mean(sorted(losses)[:5]))
+        found.append(np.mean(best))
+    assert found[0] < found[1] - 1 and found[0] < found[2] - 1
+
+
+def test_extra_features_are_a_kernel_of_their_own_and_computed_once() -> None:
+    source = Sum()
+    strategy = GaussianProcess(SPACE, initial=8, batch=4, pool=30, features=source)
+    told(strategy, 20)
+    assert len(source.asked) == len(set(source.asked)) < 486, "of the candidates, not of all"
+    assert all(len(h.shares) == 3 for start in strategy._start.values() for h in start)
+    every = GaussianProcess(SPACE, pool=500, features=(whole := Sum()))
+    assert len(whole.asked) == 486 and every._blocks[-1].shape == (486, LEVELS)
+    np.testing.assert_array_equal(np.argsort(every._blocks[-1].sum(1), kind="stable")[:1], [0])
