@@ -26,6 +26,7 @@ from oneshot.fronts.evolution import (
 from oneshot.fronts.pareto import by_rank_and_crowding, hypervolume, non_dominated, reference_point
 from oneshot.regression.extra import ExtraFeatures, KnownFeatures
 from oneshot.regression.surrogates import KINDS, SAMPLES, Kind
+from oneshot.supernets.connection import connected
 from oneshot.supernets.json_files import AtLeast, MayBeNaN, checked
 from oneshot.supernets.space import Floats, IntMatrix, SearchSpace
 
@@ -98,6 +99,10 @@ class ParetoSearch:
     error for what no other one beats, and those candidates are asked for that promise to add most to the hypervolume of
     the front. What was told, or failed, is not asked again; when the space is used up, fewer are asked, and then none.
 
+    A network whose output does not read its input is in no front, however little it costs: cells that hold ``none`` on
+    every way break a constraint that all searches have (:func:`~oneshot.supernets.connection.connected`). They are not
+    asked for, but as the smallest of all.
+
     A state that is loaded goes on as if nothing had happened: the same architectures in the same order.
 
     Args:
@@ -157,6 +162,7 @@ class ParetoSearch:
         self._check_numbers()
         check_reachable(space, self.constraints, seed=seed)
         self._first = None if first is None else check_canonical(space, first)
+        self._has_cells = bool(space.cell_graphs())  # that may hold no way from the input to the output
         self.predictor: AccuracyPredictor | None = None
         self._pending: dict[bytes, IntMatrix] = {}
         self._history: list[Iteration] = []
@@ -252,7 +258,11 @@ class ParetoSearch:
         return np.stack(costs, axis=1) if costs else np.zeros((len(genes), 0))
 
     def _excesses(self, genes: IntMatrix) -> Floats:
-        return excesses(self.constraints, genes)
+        """Of all constraints, one of which is that the output reads the input, ``[N, K]``."""
+        bounds = excesses(self.constraints, genes)
+        if not self._has_cells:
+            return bounds
+        return np.column_stack([bounds, np.where(connected(self.space, genes), -1.0, 1.0)])
 
     def _feasible(self, genes: IntMatrix) -> npt.NDArray[np.bool_]:
         with _quiet():
@@ -396,7 +406,7 @@ class ParetoSearch:
         return tuple(self._history)
 
     def front(self) -> npt.NDArray[np.int64]:
-        """Rows of the archive that keep the constraints and that no other such row dominates."""
+        """Rows of the archive that keep the constraints, and have an output, and that no other such row dominates."""
         rows = np.flatnonzero(self._feasible(self.archive.genes))
         return rows[non_dominated(self.archive.values[rows])].astype(np.int64) if len(rows) else rows.astype(np.int64)
 

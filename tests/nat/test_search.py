@@ -14,7 +14,8 @@ from oneshot.fronts.pareto import hypervolume, non_dominated
 from oneshot.nat import Constraint, Objective, ParetoSearch
 from oneshot.nat.predictor import fit_accuracy
 from oneshot.regression.extra import ExtraFeatures
-from oneshot.supernets import Choice, DARTSSpace, SearchSpace, SubnetConfig, darts_space
+from oneshot.supernets import Choice, DARTSSpace, NASBench201Space, SearchSpace, SubnetConfig, darts_space
+from oneshot.supernets.connection import connected
 
 SPACE = SearchSpace("toy", (Choice("layer", ("a", "b", "c", "d"), rows=8),))
 RNG = np.random.default_rng(0)
@@ -374,3 +375,30 @@ def test_a_search_with_extra_features_predicts_better_and_goes_on() -> None:
     run(again, 2)
     np.testing.assert_array_equal(again.archive.genes, whole.archive.genes)
     assert not np.array_equal(plain.archive.genes, whole.archive.genes)
+
+
+def cells_error(space: NASBench201Space, genes: np.ndarray) -> np.ndarray:
+    """Chance without an output; less with every convolution on a way."""
+    return np.where(connected(space, genes), 50.0 - 3.0 * (genes >= 2).sum(1) - genes.sum(1) / 7, 90.0)
+
+
+@pytest.mark.parametrize("bound", [None, 4.0], ids=["free", "bounded"])
+def test_a_network_whose_output_does_not_read_its_input_is_on_no_front(bound: float | None) -> None:
+    space = NASBench201Space()
+    edges = Objective("edges", "", lambda genes: (genes != 0).sum(1).astype(float))
+    options: dict[str, Any] = {"initial": 20, "batch": 6, "population": 24, "generations": 8, "kinds": ["ridge"]}
+    constraints = [] if bound is None else [Constraint(edges, bound)]
+    dead = space.repair(np.zeros((1, 6), dtype=np.int64))
+    search = ParetoSearch(space, [edges], constraints=constraints, first=dead, **options)
+    for _ in range(3):
+        genes = search.ask()
+        search.tell(genes, cells_error(space, genes))
+    archive = search.archive
+    living = connected(space, archive.genes)
+    assert np.flatnonzero(~living).tolist() == [0], "nothing without an output was asked for, but the first"
+    assert living[search.front()].all() and search.best()[-1] == 0
+    assert 0 in archive.front(), "by its cost alone it would be on the front"
+    again = ParetoSearch(space, [edges], constraints=constraints, first=dead, **options)
+    again.load_state_dict(json.loads(json.dumps(search.state_dict())))
+    np.testing.assert_array_equal(again.front(), search.front())
+    np.testing.assert_array_equal(again.ask(), search.ask())
