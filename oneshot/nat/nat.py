@@ -413,8 +413,10 @@ class NAT(SandwichTraining):
         names = [f"{o.name} [{o.unit}]" for o in self.pareto.objectives]
         turns = f"{self.warmup_epochs} + {self.iterations} x {self.adapt_epochs}"
         heads = {"heads": "their own"} if self.supernet.own_head else {}
-        own = self.pareto.features and self.pareto.features.source
-        features = {} if own is None else {"features": f"{public_path(type(own))} ({', '.join(own.names)})"}
+        features = {}
+        if self.pareto.features is not None:
+            source = self.pareto.features.source
+            features = {"features": f"{public_path(type(source))} ({', '.join(source.names)})"}
         return {**super().facts(), "objectives": ", ".join(names), "turns": turns, **heads, **features}
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
