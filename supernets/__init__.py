@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from .fbnet import FBNetNetwork as FBNetNetwork
     from .fbnet import FBNetSpace as FBNetSpace
     from .fbnet import FBNetSupernet as FBNetSupernet
+    from .genotype import NASNET_CELLS as NASNET_CELLS
     from .genotype import PUBLISHED as PUBLISHED
     from .genotype import Genotype as Genotype
     from .mixed_op import MixedOp as MixedOp
@@ -56,7 +57,6 @@ if TYPE_CHECKING:
     from .nasbenchmacro import NASBenchMacroNetwork as NASBenchMacroNetwork
     from .nasbenchmacro import NASBenchMacroSpace as NASBenchMacroSpace
     from .nasbenchmacro import NASBenchMacroSupernet as NASBenchMacroSupernet
-    from .nasnet import NASNET_CELLS as NASNET_CELLS
     from .nasnet import NASNetNetwork as NASNetNetwork
     from .nasnet import NASNetSpace as NASNetSpace
     from .nasnet import NASNetSupernet as NASNetSupernet

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, TypeAlias
 
 from .genotype_text import ERRORS, genotype_fields
@@ -240,4 +240,12 @@ PUBLISHED: dict[str, Genotype] = {
             "1)], reduce_concat=[2, 3, 4, 5])"
         ),
     }.items()
+}
+
+# Published cells as their authors built them. NASNet-A: tensorflow/models, research/slim/nets/nasnet/nasnet_utils.py,
+# which also concatenates states that are read: the cell before last in the normal cell (without it, "6@768" would not
+# have 768 filters) and one block in the reduction cell. AmoebaNet-A (arXiv:1802.01548): the text of DARTS' authors.
+NASNET_CELLS: dict[str, Genotype] = {
+    "NASNet-A": replace(PUBLISHED["NASNet_A"], normal_concat=(0, 2, 3, 4, 5, 6), reduce_concat=(3, 4, 5, 6)),
+    "AmoebaNet-A": PUBLISHED["AmoebaNet_A"],
 }

@@ -18,7 +18,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import torch
@@ -28,7 +28,7 @@ from torch.nn import functional as F
 
 from .base import Subnet, Supernet, arguments, check_classes, check_image_size, image_shape, inherit_weights
 from .darts import KINDS, Kind, preprocess
-from .genotype import PUBLISHED, Cell, Edge, Genotype
+from .genotype import Cell, Edge, Genotype
 from .ops import (
     FactorizedReduce,
     by_resolution,
@@ -61,14 +61,6 @@ CANDIDATES = (
 ENAS_CANDIDATES = ("skip_connect", "sep_conv_3x3", "sep_conv_5x5", "avg_pool_3x3", "max_pool_3x3")
 
 GENES = 5  # of a block: two inputs, two operations, the combination
-
-# Published cells as their authors built them. NASNet-A: tensorflow/models, research/slim/nets/nasnet/nasnet_utils.py,
-# which also concatenates states that are read: the cell before last in the normal cell (without it, "6@768" would not
-# have 768 filters) and one block in the reduction cell. AmoebaNet-A (arXiv:1802.01548): the text of DARTS' authors.
-NASNET_CELLS: dict[str, Genotype] = {
-    "NASNet-A": replace(PUBLISHED["NASNet_A"], normal_concat=(0, 2, 3, 4, 5, 6), reduce_concat=(3, 4, 5, 6)),
-    "AmoebaNet-A": PUBLISHED["AmoebaNet_A"],
-}
 
 
 @dataclass(frozen=True)
@@ -342,7 +334,7 @@ class NASNetNetwork(Subnet):
     cell of a stage does not read the output of the reduction cell.
 
     Args:
-        genotype: The cells, as an object or as text; :data:`NASNET_CELLS` has published ones.
+        genotype: The cells, as an object or as text; :data:`~oneshot.supernets.NASNET_CELLS` has published ones.
         channels: C of the first stage, F in the paper. It prints F of the last stage times the states of the output.
         cells_per_stage: N, the normal cells of a stage.
         num_classes: Number of logits.

@@ -6,7 +6,7 @@ import argparse
 import csv
 import inspect
 import io
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import nullcontext, suppress
 from importlib import import_module
 from pathlib import Path
@@ -34,7 +34,7 @@ from oneshot.storage.trust import CONFIG, check_classes, importing_only
 from oneshot.supernets.json_files import checked
 from oneshot.supernets.space import SearchSpace
 
-from .options import OneLineErrors, explain
+from .options import OneLineErrors, explain, with_article
 from .resume import check_unchanged, options_of_the_run
 from .terminal import say, with_configurations_as_utf8
 
@@ -317,8 +317,15 @@ def _set(config: dict[str, Any], path: Sequence[str], value: Any) -> None:
 def build_object(name: str, given: Mapping[str, Any], known: Mapping[str, Any]) -> Any:
     """Build an object from a class path and arguments, completed by what is known."""
     class_path = str(given.get("class_path", ""))
-    if set(given) - {"class_path", "init_args"} or not class_path:
-        raise ValueError(f"--{name} must have a class_path, and may have init_args; got {dict(given)}.")
+    if others := sorted(set(given) - {"class_path", "init_args"}):
+        raise ValueError(
+            f"--{name} must have a class_path, and may have init_args; it has {', '.join(map(repr, others))}, too. "
+            f"Arguments of the class stand in init_args: --{name}.init_args.{others[0]} VALUE."
+        )
+    if not class_path:
+        raise ValueError(
+            f"--{name} must have a class_path, and may have init_args; got {dict(given)}. Name a class: --{name} CLASS."
+        )
     module, _, attribute = class_path.rpartition(".")
     try:
         target = getattr(import_module(module), attribute)
@@ -332,7 +339,7 @@ def build_object(name: str, given: Mapping[str, Any], known: Mapping[str, Any]) 
             f"--{name}: {class_path!r} must be a class or a function, and init_args its arguments by name."
         )
     arguments = dict(init_args)
-    for argument in inspect.signature(target).parameters:
+    for argument in _parameters(name, class_path, target):
         if known.get(argument) is not None:
             value = known[argument]
             arguments.setdefault(argument, list(value) if isinstance(value, tuple) else value)
@@ -344,7 +351,20 @@ def build_object(name: str, given: Mapping[str, Any], known: Mapping[str, Any]) 
             parsed = parser.parse_object({name: {"class_path": class_path, "init_args": arguments}})
         except argparse.ArgumentError as error:
             reason = explain(str(error))
-            if "does not correspond to a subclass" in reason:
-                reason += f": a class has that base, and a function the return type {OBJECTS[name].__name__}."
             raise ValueError(reason) from error
         return parser.instantiate_classes(parsed)[name]
+
+
+def _parameters(name: str, class_path: str, target: Callable[..., object]) -> list[str]:
+    """The arguments of a class or a function.
+
+    Raises:
+        ValueError: If Python does not know them, as of some that are built in.
+    """
+    try:
+        return list(inspect.signature(target).parameters)
+    except (TypeError, ValueError) as error:
+        raise ValueError(
+            f"--{name} must be a class that is {with_article(OBJECTS[name].__name__)}, or a function that returns one; "
+            f"{class_path} is neither. --help names some."
+        ) from error

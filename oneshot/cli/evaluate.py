@@ -30,7 +30,7 @@ from .trainer import RunCLI, retrain_cli
 
 def evaluate(args: Sequence[str]) -> None:
     """``oneshot evaluate TARGET``: test a retraining on its own data, or an exported network on data that is given."""
-    target, args = positional("evaluate", args, "TARGET, a retraining or an exported network")
+    target, args = positional("evaluate", args)
     args, trust = split_trust(args)
     trained: dict[str, Any] | None = None
     with TemporaryDirectory() as aside:

@@ -16,7 +16,7 @@ from oneshot.storage.faults import machine_fault
 from oneshot.storage.interrupts import Terminated, interruption, sigterm_raises
 from oneshot.storage.trust import imports_from_here, split_options
 
-from . import short_help
+from . import early_checks, short_help
 from .commands import COMMANDS
 from .options import OneLineErrors, did_you_mean, name_classes, one_line
 from .terminal import tolerate_encodings
@@ -69,6 +69,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     warnings.filterwarnings("ignore", r"`isinstance\(treespec, LeafSpec\)` is deprecated")
     try:
         with sigterm_raises(), imports_from_here(_read_first(args, rest)), command_line(words):
+            early_checks.check(args.command, args, rest)
             return _run(args, rest)
     except BaseException as error:
         if (stopped := interruption(error)) is not None:
@@ -85,7 +86,7 @@ def main(argv: Sequence[str] | None = None) -> int:
                 "damaged in a way it does not know; --traceback shows where."
             )
         sys.stderr.write(f"oneshot {args.command}: {said}{way}\n")
-        return 1
+        return _failed(args.command, error)
 
 
 def _run(args: argparse.Namespace, rest: list[str]) -> int:
@@ -94,6 +95,17 @@ def _run(args: argparse.Namespace, rest: list[str]) -> int:
     if COMMANDS[args.command].options is None:
         return run(rest) or 0
     return run(**{name: value for name, value in vars(args).items() if name not in ("command", "traceback")}) or 0
+
+
+def _failed(command: str, error: Exception) -> int:
+    """The exit code of an error; of options the same as where the parser of the command finds it.
+
+    Raises:
+        SystemExit: As parsers do.
+    """
+    if isinstance(error, early_checks.UsageError) and command != "discrete":
+        raise SystemExit(2) from None
+    return 1
 
 
 def _read_first(args: argparse.Namespace, rest: Sequence[str]) -> list[str]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -33,11 +32,10 @@ from oneshot.supernets.base import Subnet
 from oneshot.supernets.darts import REDUCED_SPACES
 from oneshot.training.retrain import Retrain
 
-from .options import did_you_mean
+from .early_checks import GENOTYPE, first_word, unknown_network
 from .run import RunFolder, is_run
 
 MOST_CLASSES = 30  # that a table has a line for
-GENOTYPE = re.compile(r"\bGenotype\s*\(")  # not a folder that is called so
 
 
 def network_named(target: str, *, inherit: bool, trust: Sequence[str] = ()) -> Subnet:
@@ -63,11 +61,7 @@ def network_named(target: str, *, inherit: bool, trust: Sequence[str] = ()) -> S
     if path.is_file():
         check_recorded(path)
         return network_of(load_config(path), path)
-    raise ValueError(
-        f"The network must be named by a run, an export, a NAS-Bench-201 string, the text of a Genotype(...) or one of "
-        f"{', '.join([*PUBLISHED, *NASNET_CELLS])}; "
-        f"got {target!r}, which is none of these.{did_you_mean(target, [*PUBLISHED, *NASNET_CELLS])}"
-    )
+    raise unknown_network(target)
 
 
 def network_of(config: SubnetConfig, path: Path) -> Subnet:
@@ -116,7 +110,7 @@ def class_table(found: Mapping[str, Any]) -> Table:
     return network_table(rows)
 
 
-def positional(command: str, args: Sequence[str], what: str) -> tuple[str, list[str]]:
+def positional(command: str, args: Sequence[str]) -> tuple[str, list[str]]:
     """The first argument, and the others; with ``--help``, something in its place.
 
     Raises:
@@ -124,6 +118,4 @@ def positional(command: str, args: Sequence[str], what: str) -> tuple[str, list[
     """
     if args and args[0] in ("-h", "--help"):
         return next(iter(PUBLISHED)), list(args)
-    if not args or args[0].startswith("-"):
-        raise ValueError(f"The first argument of oneshot {command} must be {what}.")
-    return args[0], list(args[1:])
+    return first_word(command, args), list(args[1:])

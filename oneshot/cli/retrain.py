@@ -23,7 +23,7 @@ from .trainer import retrain_cli
 
 def retrain(args: Sequence[str]) -> None:
     """``oneshot retrain SOURCE``: train the network of a search, an exported network or a published genotype."""
-    source, args = positional("retrain", args, "SOURCE, a search run, an exported network or a published genotype")
+    source, args = positional("retrain", args)
     inherit = "--inherit" in args
     network = network_named(source, inherit=inherit, trust=split_trust(args)[1])
     cli = retrain_cli("retrain", network, [arg for arg in args if arg != "--inherit"])

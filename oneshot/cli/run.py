@@ -40,6 +40,7 @@ from oneshot.supernets.json_files import read_json
 from oneshot.supernets.space import SubnetConfig, load_config
 from oneshot.training.retrain import Retrain
 
+from .early_checks import not_a_run
 from .options import one_line
 
 CHECKPOINTS, SUBNET, RESULTS, DATA = "checkpoints", "subnet.json", "results.json", "data.json"
@@ -89,9 +90,7 @@ class RunFolder:
     def __post_init__(self) -> None:
         path = self.folder / CONFIG
         if not path.is_file():
-            raise ValueError(
-                f"A run must be a folder with {CONFIG}; {self.folder} has none. 'oneshot search' makes one."
-            )
+            raise ValueError(not_a_run(self.folder))
         missing = {"model", "data"} - self.config.keys()
         if missing:
             more = repr(KeyError(min(missing, key=lambda name: name != "model")))

@@ -16,7 +16,8 @@ from oneshot.report.style import save_figure
 from oneshot.report.tables import network_table
 from oneshot.supernets.json_files import parse_json
 
-from .networks import GENOTYPE, network_named
+from .early_checks import GENOTYPE
+from .networks import network_named
 from .run import RunFolder, is_run
 from .terminal import say
 

@@ -117,6 +117,27 @@ class Outbox:
             del self._waiting[path]
 
 
+def check_new_folder(folder: Path, *, overwrite: bool, marker: str) -> bool:
+    """Check that :func:`new_folder` may make a folder; returns whether there is something in it to replace.
+
+    Raises:
+        FileExistsError: If the folder exists and must not be replaced.
+    """
+    if not folder.exists() or (folder.is_dir() and not _content(folder)):
+        return False
+    if not overwrite:
+        raise FileExistsError(
+            f"The folder of a run must be new; {folder} exists. Choose another with --out, or replace it with "
+            "--overwrite."
+        )
+    if not (folder / marker).is_file():
+        raise FileExistsError(
+            f"--overwrite replaces earlier runs only, which hold a {marker}; {folder} has none. Choose another "
+            "folder with --out."
+        )
+    return True
+
+
 @contextmanager
 def new_folder(folder: Path, *, overwrite: bool, marker: str, keep: str) -> Iterator[Path]:
     """Make a folder for what the block writes. If the block fails early, everything is as it was before.
@@ -134,17 +155,7 @@ def new_folder(folder: Path, *, overwrite: bool, marker: str, keep: str) -> Iter
         FileExistsError: If the folder exists and must not be replaced.
     """
     backup = folder / f".replaced.{os.getpid()}"
-    if folder.exists() and (not folder.is_dir() or _content(folder)):
-        if not overwrite:
-            raise FileExistsError(
-                f"The folder of a run must be new; {folder} exists. Choose another with --out, or replace it with "
-                "--overwrite."
-            )
-        if not (folder / marker).is_file():
-            raise FileExistsError(
-                f"--overwrite replaces earlier runs only, which hold a {marker}; {folder} has none. Choose another "
-                "folder with --out."
-            )
+    if check_new_folder(folder, overwrite=overwrite, marker=marker):
         _move(_content(folder), backup)
     try:
         yield folder

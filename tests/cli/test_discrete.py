@@ -155,13 +155,13 @@ def test_a_cluster_that_is_not_there_is_not_written_down(tmp_path: Path, capsys:
         pytest.param(["--strategy.class_path", "Magic"], "can be imported; got 'Magic'", id="no module"),
         pytest.param(
             ["--strategy.class_path", "oneshot.discrete.GraphNetwork"],
-            "has that base, and a function",
+            "must be a class that is a SearchStrategy, or a function that returns one",
             id="no strategy",
         ),
         pytest.param(
             ["--strategy", "oneshot.discrete.Magic"], "can be imported; got 'oneshot.discrete.Magic'", id="bare class"
         ),
-        pytest.param(["--strategy.init_args.seed", "x"], "Expected a <class 'int'>. Got value: x", id="type"),
+        pytest.param(["--strategy.init_args.seed", "x"], "seed: must be a whole number; got x.", id="type"),
         pytest.param(["--strategy.init_args.sead", "1"], "Option 'sead' is not accepted", id="misspelt"),
         pytest.param(["--strategy.sead", "1"], "--strategy must have a class_path, and may have init_args", id="place"),
         pytest.param(

@@ -74,7 +74,34 @@ STUDY = ["discrete", "--evaluator", "oneshot.discrete.TabularEvaluator", "--obje
         ),
         pytest.param(["search"], "--data, --model must be given", id="nothing"),
         pytest.param(["search", "--model", "oneshot.DARTS"], "oneshot.DARTS needs supernet", id="required"),
-        pytest.param(["search", "--config", "nowhere.yaml"], "File does not exist: '.*nowhere.yaml'", id="config"),
+        pytest.param(
+            ["search", "--config", "nowhere.yaml"], "must name a YAML file; there is no file nowhere.yaml", id="config"
+        ),
+        pytest.param(["search", "extra"], "'extra' must follow an option", id="no-option"),
+        pytest.param(
+            [*SEARCH, "--epochs", "3"], "no option --epochs. Did you mean '--trainer.max_epochs'", id="last-part"
+        ),
+        pytest.param(
+            [*SEARCH, "--model.init_args.lrr", "3"],
+            "Option 'lrr' is not accepted by .*oneshot.DARTS. Did you mean 'arch_lr'",
+            id="part-of-a-name",
+        ),
+        pytest.param([*SEARCH, "--trainer.max_epochs"], "--trainer.max_epochs must be followed by a value", id="value"),
+        pytest.param(
+            [*SEARCH, "--model", "builtins.dict"], "--model: must be a class that is a SearchModule, or", id="dict"
+        ),
+        pytest.param(
+            [*SEARCH, "--data", "builtins.dict"], "--data: must be a class that is a LightningDataModule", id="no-data"
+        ),
+        pytest.param(["measure", "--supernet.channels", "3"], "must be a class that can be built", id="abstract"),
+        pytest.param(
+            [*STUDY[:1], "--evaluator", "builtins.dict", "--strategy", "oneshot.discrete.RandomSearch", *STUDY[3:]],
+            "--evaluator must be a class that is an Evaluator, or a function that returns one; builtins.dict",
+            id="evaluator",
+        ),
+        pytest.param(["search", "--data", "oneshot.Digits"], "Did you mean 'oneshot.data.Digits'", id="other-package"),
+        pytest.param(["pick"], "RUN must be given", id="no-run"),
+        pytest.param(["pick", "run", "--latency", "fast"], "--latency must be a number; got 'fast'", id="plain-number"),
         pytest.param(
             ["measure", "--supernet", "oneshot.supernets.FBNetSupernt"], "Did you mean '.*FBNetSupernet'", id="measure"
         ),
