@@ -14,6 +14,8 @@ from typing import TYPE_CHECKING
 from ._version import __version__ as __version__
 
 if TYPE_CHECKING:
+    from .cli.auto import AutoResult as AutoResult
+    from .cli.auto import auto as auto
     from .conversion.supernet import convert as convert
     from .cost.profile import profile as profile
     from .deploy.export import export_subnet as export_subnet

@@ -39,6 +39,44 @@ def _quickstart(parser: ArgumentParser) -> None:
     parser.add_argument("--overwrite", action="store_true", help="replace the folder if it exists")
 
 
+def _auto(parser: ArgumentParser) -> None:
+    parser.add_argument(
+        "images",
+        nargs="?",
+        metavar="IMAGES",
+        help="folder with a folder of images for each class, a .csv file, or an .npz file with arrays x and y",
+    )
+    parser.add_argument("--latency", type=float, metavar="MS", help="most milliseconds of one sample on this machine")
+    parser.add_argument("--out", default="runs/auto", help="folder to write (%(default)s)")
+    parser.add_argument("--minutes", type=float, default=30.0, help="budget of the whole command (%(default)g)")
+    parser.add_argument(
+        "--from",
+        dest="source",
+        metavar="NETWORK",
+        help="network to begin with: timm:NAME, torchvision:NAME or mypackage.build",
+    )
+    parser.add_argument("--weights", metavar="FILE", help="its trained weights")
+    parser.add_argument(
+        "--weights-by-order",
+        action="store_true",
+        help="take the tensors of the file in their order, not by name",
+    )
+    parser.add_argument("--target", metavar="COLUMN", help="column of a .csv file that is predicted")
+    parser.add_argument("--metric", help="what is maximised, such as balanced_accuracy or f1 (that of the task)")
+    parser.add_argument("--image-size", type=int, metavar="PIXELS", help="side of the images (as large as can be)")
+    parser.add_argument(
+        "--runtime",
+        default="onnxruntime",
+        choices=["eager", "compile", "onnxruntime"],
+        help="what runs it (%(default)s)",
+    )
+    parser.add_argument("--threads", type=int, default=1, help="of one pass on the CPU (%(default)s)")
+    parser.add_argument("--int8", action="store_true", help="quantise the network, and measure quantised ones")
+    parser.add_argument("--seed", type=int, default=0, help="seed of everything (%(default)s)")
+    parser.add_argument("--resume", action="store_true", help="go on where the command was stopped")
+    parser.add_argument("--overwrite", action="store_true", help="replace the folder if it exists")
+
+
 def _pick(parser: ArgumentParser) -> None:
     parser.add_argument("run", help="folder of 'oneshot pareto' or 'oneshot discrete'")
     for name, what in (("latency", "ms"), ("macs", "MACs"), ("params", "parameters"), ("memory", "bytes")):
@@ -152,6 +190,7 @@ def _trust(parser: ArgumentParser) -> None:
 
 
 COMMANDS = {
+    "auto": Command("from a folder and milliseconds to a tested network, in one command", _auto, GOES_ON),
     "quickstart": Command("search, retrain and export on small real images, in minutes", _quickstart),
     "search": Command("train a supernet and derive an architecture", after_a_stop=GOES_ON),
     "retrain": Command("train the derived network", after_a_stop=GOES_ON),

@@ -175,6 +175,18 @@ class RunFront(Front):
         calibrate(network, fitted(network, data.calibration), data.calibration_labels, batch_size=batch)
         return network
 
+    def untrained(self, place: int) -> Subnet:
+        """The network in row ``place`` with random weights, to be timed."""
+        return self._search.supernet.extract(self._config(place), inherit=False)
+
+    def largest(self) -> Subnet:
+        """The largest network of the space, with the weights and the head that were trained."""
+        search = self._search
+        genes = search.supernet.space.repair(search.smallest_and_largest[-1][1][None])
+        network = search.evaluation_supernet.extract(search.supernet.space.decode(genes)[0])
+        network.own_head = False
+        return network
+
     def metrics(self, place: int, network: Subnet) -> dict[str, float]:
         archive = self._search.pareto.archive
         images, labels, *_ = self._images

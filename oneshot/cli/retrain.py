@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
 
 from oneshot.report.evaluation import EVALUATION
 from oneshot.report.page import REPORT
@@ -13,12 +15,13 @@ from oneshot.storage.files import (
 from oneshot.storage.trust import (
     split_trust,
 )
+from oneshot.supernets.base import Subnet
 
 from .evaluation_record import tested
 from .networks import MOST_CLASSES, by_class, class_table, metrics, network_named, positional
 from .run import CONFUSION, RESULTS, SUBNET
 from .terminal import say
-from .trainer import retrain_cli
+from .trainer import RunCLI, retrain_cli
 
 
 def retrain(args: Sequence[str]) -> None:
@@ -29,9 +32,27 @@ def retrain(args: Sequence[str]) -> None:
     cli = retrain_cli("retrain", network, [arg for arg in args if arg != "--inherit"])
     if inherit:
         cli.model.load_network(network)
+    folder, results, classes = train_and_test(cli, network)
+    if cli.trainer.is_global_zero:
+        say(metrics(results))
+        if classes is not None and len(classes["classes"]) <= MOST_CLASSES:
+            say(class_table(classes))
+        say(f"Run: {folder}, with {REPORT}. Next: oneshot export {folder}")
+
+
+def train_and_test(cli: RunCLI, network: Subnet) -> tuple[Path, dict[str, float], dict[str, Any] | None]:
+    """Train a network, test it, and write both into the folder of the run.
+
+    Args:
+        cli: Of the training.
+        network: What is trained, as it was named.
+
+    Returns:
+        The folder, the metrics of the test, and the confusion matrix, if there are classes.
+    """
     with cli.alone():
         folder = cli.fit()
-        results = cli.trainer.test(cli.model, datamodule=cli.datamodule, verbose=False)[0]
+        results = dict(cli.trainer.test(cli.model, datamodule=cli.datamodule, verbose=False)[0])
         classes = by_class(cli.model, getattr(cli.datamodule, "classes", None))
         if cli.trainer.is_global_zero:
             write_recorded(folder / RESULTS, json.dumps(results, indent=2), patient=True)
@@ -42,8 +63,4 @@ def retrain(args: Sequence[str]) -> None:
             record = tested(cli.trainer.callbacks, classes, cli.datamodule)  # type: ignore[attr-defined]  # Lightning's
             cli.report.keep(EVALUATION, lambda: json.dumps({**record, "metrics": dict(results)}, indent=1) + "\n")
             cli.conclude(lambda: network)
-    if cli.trainer.is_global_zero:
-        say(metrics(results))
-        if classes is not None and len(classes["classes"]) <= MOST_CLASSES:
-            say(class_table(classes))
-        say(f"Run: {folder}, with {REPORT}. Next: oneshot export {folder}")
+    return folder, results, classes

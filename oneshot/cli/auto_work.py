@@ -1,0 +1,442 @@
+"""The parts of ``oneshot auto``: time, search, tune, export. Each leaves files that the other commands read."""
+
+from __future__ import annotations
+
+import copy
+import json
+import warnings
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytorch_lightning as pl
+import yaml
+
+from oneshot.callbacks import ParetoExport, SubnetExport
+from oneshot.conversion.sources import TIMM, TORCHVISION
+from oneshot.cost import measure as measure_table
+from oneshot.cost import measure_samples, write_csv
+from oneshot.cost.latency.device import Device
+from oneshot.cost.record import noise_doubt
+from oneshot.data.facts import data_facts
+from oneshot.deploy.export import export_subnet, load
+from oneshot.deploy.manifest import read_manifest
+from oneshot.nat.nat import NAT
+from oneshot.report.tables import network_table
+from oneshot.storage.files import write_atomically
+from oneshot.supernets.base import Subnet, Supernet
+from oneshot.supernets.json_files import read_json
+from oneshot.training.distillation import Distillation
+from oneshot.training.retrain import Retrain
+
+from .auto_decide import build_supernet, device_of, spread_genes
+from .auto_plan import BATCH, Effort
+from .auto_progress import FitProgress, Overall
+from .data_defaults import build_data
+from .export import write_export
+from .fronts import RunFront, Wish, load_front
+from .networks import MOST_CLASSES, class_table
+from .retrain import train_and_test
+from .run import CONFUSION, RunFolder
+from .terminal import say
+from .trainer import RunCLI, retrain_cli
+
+DONE, SUMMARY, PLAN = "done.json", "summary.json", "plan.json"
+SEARCH, ORIGINAL, PICKED, RETRAIN, NETWORK = "search", "original", "picked", "retrain", "network"
+WRITTEN = (
+    DONE,
+    SUMMARY,
+    PLAN,
+    SEARCH,
+    ORIGINAL,
+    PICKED,
+    RETRAIN,
+    NETWORK,
+    "search.yaml",
+    "retrain.yaml",
+    "report.html",
+    *(f"latency.{ending}" for ending in ("csv", "json", "journal")),
+)
+TIMED, PASSES = 8, 21  # networks that are timed at once, and passes of each
+SLACK = 1.05  # a network that is predicted to take so much of the limit may still keep it
+QUIET = {"enable_progress_bar": False, "enable_model_summary": False, "log_every_n_steps": 5, "devices": 1}
+
+
+@dataclass(frozen=True)
+class Chosen:
+    """The network that was taken from the front.
+
+    Args:
+        network: With weights and statistics of its own.
+        ms: Measured latency.
+        metrics: What is known of it.
+    """
+
+    network: Subnet
+    ms: float
+    metrics: Mapping[str, float]
+
+
+class Work:
+    """What is done by a plan, in its folder.
+
+    Args:
+        folder: The folder.
+        plan: As ``plan.json`` says.
+    """
+
+    def __init__(self, folder: Path, plan: Mapping[str, Any]) -> None:
+        self.folder, self.plan, self.asked = folder, plan, plan["asked"]
+        self.effort = Effort.from_dict(plan["effort"])
+        self.overall = Overall(self.effort.parts)
+        self.limit = float(self.asked["latency"])
+        state = folder / DONE
+        self.state: dict[str, Any] = read_json(state) if state.is_file() else {"parts": [], "notes": []}
+
+    # What is done.
+
+    def is_done(self, name: str) -> bool:
+        """Whether a part was done before."""
+        return name in self.state["parts"]
+
+    def skip(self, name: str) -> None:
+        """Leave out a part that was done before."""
+        self.overall.end(*([name, "search"] if name == "training" else [name]))
+
+    def done(self, name: str) -> None:
+        """Write down that a part is done."""
+        self.state["parts"].append(name)
+        write_atomically(self.folder / DONE, json.dumps(self.state, indent=2) + "\n")
+
+    def note(self, sentence: str) -> None:
+        """Say something that whoever reads the result must know."""
+        if sentence not in self.state["notes"]:
+            self.state["notes"].append(sentence)
+        say(sentence)
+
+    # What the parts share.
+
+    @property
+    def pretrained(self) -> bool:
+        """Whether the search began with trained weights."""
+        return bool(self.asked["weights"])
+
+    @property
+    def device(self) -> Device:
+        """What latencies are measured on."""
+        return device_of(self.asked["runtime"], self.asked["threads"], int8=self.asked["int8"])
+
+    @cached_property
+    def data(self) -> Any:
+        """The data, set up."""
+        data = build_data(self.plan["data"])
+        data.prepare_data()
+        data.setup("fit")
+        return data
+
+    def supernet(self) -> Supernet:
+        """The search space, with the weights it begins with."""
+        return build_supernet(self.plan["space"]["config"], self.data.num_classes, self.data.input_shape)
+
+    @property
+    def trust(self) -> tuple[str, ...]:
+        """Packages of the user whose code builds the original."""
+        source = self.asked["source"] or TIMM
+        return () if source.partition(":")[0] in (TIMM, TORCHVISION) else (source.partition(".")[0],)
+
+    @property
+    def latencies(self) -> Path:
+        """The file of latencies."""
+        found = [self.folder / f"latency.{ending}" for ending in ("csv", "json")]
+        return next((path for path in found if path.is_file()), found[0])
+
+    # The parts.
+
+    def time_networks(self) -> None:
+        """Time networks of the space on this machine: a file that every search takes as an objective."""
+        supernet, journal = self.supernet(), self.folder / "latency.journal"
+        told: Any = {"seed": self.asked["seed"], "journal": journal, "progress": self._timed}
+        if supernet.has_candidates:
+            table = measure_table(supernet, self.device, **told)
+            table.save(self.folder / "latency.json")
+            doubts = list(table.doubts)
+        else:
+            genes = spread_genes(supernet, self.effort.networks, self.asked["seed"])
+            ms, record = measure_samples(supernet, self.device, genes, **told)
+            write_csv(self.folder / "latency.csv", supernet.space, genes, ms, record=record)
+            doubts = [doubt] if (doubt := noise_doubt(record.noise)) else []
+        if doubts:
+            self.note(
+                f"WARNING: The latencies are doubtful: {'; '.join(doubts)}. Another program may have used the machine. "
+                "The network that is taken is measured again, but a better one may have been passed over."
+            )
+
+    def _timed(self, done: int, total: int) -> None:
+        self.overall.update(done / total, f"timing networks, {done} of {total}")
+
+    def search(self) -> None:
+        """Train all networks together and search the front of error and latency: ``oneshot pareto``."""
+        effort, pretrained = self.effort, self.pretrained
+        method: dict[str, Any] = {
+            "objectives": [str(self.latencies)],
+            "constraints": {"latency": self.limit},
+            "warmup_epochs": effort.epochs,
+            "iterations": effort.iterations,
+            "adapt_epochs": 0,
+            "initial": effort.initial,
+            "batch": BATCH,
+            "calibration_images": effort.calibration,
+            "allow_noisy": True,
+            "search_seed": self.asked["seed"],
+            "weight_warmup_epochs": 1,
+            "supernet": self.plan["space"]["config"],
+        }
+        method |= {"weight_optimizer": _adamw(3e-4 if pretrained else 2e-3), "weight_decay_norms": False}
+        if pretrained:  # the warm-up transfers the largest, which is the original; nothing else is trained
+            method |= {"random_paths": 0, "smallest": False, "rank_channels": True, "freeze_statistics": True}
+            method |= {"fit_head": True, "fit_heads": True}
+        else:
+            method |= {"random_paths": 1, "smallest": False}
+        if self.asked["metric"]:
+            method["task"] = self._task()
+        config = self._write(
+            "search.yaml",
+            {
+                "seed_everything": self.asked["seed"],
+                "model": {"class_path": "oneshot.NAT", "init_args": method},
+                "data": self.plan["data"],
+                "trainer": {**QUIET, "max_epochs": effort.epochs, "limit_val_batches": 0},
+            },
+        )
+        told = FitProgress(self.overall, "search", effort.initial + effort.iterations * BATCH)
+        cli = RunCLI(
+            "pareto",
+            ["--config", str(config), "--out", str(self.folder / SEARCH), "--resume"],
+            model_class=NAT,
+            subclass_mode_model=True,
+            callbacks=lambda out: [ParetoExport(out), SubnetExport(out), told],
+        )
+        with cli.alone():
+            cli.fit()
+
+    def _task(self) -> dict[str, Any]:
+        from oneshot.tasks.task import task_of
+
+        told: dict[str, Any] = task_of(self.data.task).to_dict()
+        return {**told, "init_args": {**told["init_args"], "metric": self.asked["metric"]}}
+
+    def tune(self) -> None:
+        """Take the most accurate network that is measured to keep the limit, and train it: ``oneshot retrain``."""
+        front = load_front(str(self.folder / SEARCH), Wish({}, {}, knee=False), trust=self.trust, data_options=())
+        assert isinstance(front, RunFront)
+        chosen = self._choose(front)
+        facts = data_facts(front.data)
+        if self.pretrained:
+            self._export(front.largest(), ORIGINAL, facts, {})
+        self._export(chosen.network, PICKED, facts, chosen.metrics)
+        network = load(self.folder / PICKED, trust=self.trust)
+        config = self._write(
+            "retrain.yaml",
+            {
+                "seed_everything": self.asked["seed"],
+                "model": self._training(),
+                "data": self.plan["data"],
+                "trainer": {**QUIET, "max_epochs": self.effort.tuning, "limit_val_batches": 0},
+            },
+        )
+        cli = retrain_cli(
+            "retrain", network, ["--config", str(config), "--out", str(self.folder / RETRAIN), "--resume"]
+        )
+        cli.model.load_network(network)
+        if self.pretrained:
+            teacher = load(self.folder / ORIGINAL, trust=self.trust).requires_grad_(False)
+            cli.model.distillation = Distillation(teacher, cli.model.network, 1.0, 4.0)
+        cli.trainer.callbacks.append(FitProgress(self.overall))  # type: ignore[attr-defined]  # Lightning sets it
+        train_and_test(cli, network)
+        name = f"val/{network.task.metric_name}"
+        tuned = _measure(cli.model, cli.datamodule, "validate")[name]
+        before = chosen.metrics[name]
+        better = tuned >= before if network.task.higher_is_better else tuned <= before
+        self.state |= {"final": RETRAIN if better else PICKED, "validation": {"before": before, "after": tuned}}
+        if not better:
+            self.note(
+                f"Training the network further took its {name} from {before:.4f} to {tuned:.4f}, so it is exported as "
+                "it was before."
+            )
+
+    def _training(self) -> dict[str, Any]:
+        """Options of the training of the network that is taken."""
+        lr = 6e-4 if self.pretrained else 1e-3
+        settings: dict[str, Any] = {"optimizer": "adamw", "lr": lr, "lr_min": lr / 100, "weight_decay": 0.01}
+        settings |= {"weight_decay_norms": False, "warmup_epochs": 1}
+        if self.pretrained:
+            settings |= {"fit_head": True, "freeze_statistics": True}
+            if self.data.classes and self.plan["data"]["init_args"]["batch_size"] % 2 == 0:
+                settings["mixup"] = 1.0
+        return settings
+
+    def _choose(self, front: RunFront) -> Chosen:
+        """The network of the smallest error among those that are measured to keep the limit."""
+        values = np.asarray(front.values)
+        order = [int(row) for row in np.argsort(values[:, 0], kind="stable") if values[row, 1] <= SLACK * self.limit]
+        fastest = float("inf")
+        for begin in range(0, len(order), TIMED):
+            places = order[begin : begin + TIMED]
+            took = times([front.untrained(place) for place in places], self.device)
+            fastest = min(fastest, *took)
+            for place, ms in zip(places, took, strict=True):
+                if ms <= self.limit:
+                    network = front.build(place)
+                    return Chosen(network, ms, front.metrics(place, network))
+        raise ValueError(
+            f"No network of the front is measured to take at most {self.limit:g} ms; the fastest took {fastest:.3g}. "
+            "The machine may be busy: stop what else runs and go on with --resume, or begin again with a larger "
+            "--latency."
+        )
+
+    def _export(self, network: Subnet, name: str, facts: Mapping[str, Any], metrics: Mapping[str, float]) -> None:
+        export_subnet(
+            network,
+            self.folder / name,
+            mean=facts.get("mean"),
+            std=facts.get("std"),
+            classes=facts.get("classes"),
+            preprocessing=facts.get("preprocessing"),
+            metrics=metrics,
+            formats=(),
+            overwrite=True,
+        )
+
+    def _write(self, name: str, config: Mapping[str, Any]) -> Path:
+        command = {"search.yaml": "oneshot pareto", "retrain.yaml": f"oneshot retrain {self.folder / PICKED} --inherit"}
+        head = f"# Written by 'oneshot auto'. The same: {command[name]} --config {self.folder / name}\n"
+        return write_atomically(self.folder / name, head + yaml.safe_dump(dict(config), sort_keys=False))
+
+    def export(self) -> None:
+        """Export the network, measure the files, test it and the original on samples that nothing else has seen."""
+        final = self.final()
+        tests = {NETWORK: _measure(Retrain(final), self.data, "test")}
+        networks = {NETWORK: final}
+        if self.pretrained:
+            networks[ORIGINAL] = load(self.folder / ORIGINAL, trust=self.trust)
+            tests[ORIGINAL] = _measure(Retrain(networks[ORIGINAL]), self.data, "test")
+        formats: Any = ("torch_export", "onnx") if self.asked["runtime"] == "onnxruntime" else ("torch_export",)
+        write_export(
+            final,
+            self.folder / NETWORK,
+            data_facts(self.data),
+            metrics=tests[NETWORK],
+            predicted=[],
+            formats=formats,
+            with_preprocessing=False,
+            overwrite=True,
+            measure=True,
+        )
+        self.state["tests"] = tests
+        self.state["ms"] = dict(zip(networks, times(list(networks.values()), self.device), strict=True))
+
+    def final(self) -> Subnet:
+        """The network that is exported."""
+        if self.state["final"] == PICKED:
+            return load(self.folder / PICKED, trust=self.trust)
+        source = RunFolder(self.folder / RETRAIN, self.trust)
+        module = source.module()
+        assert isinstance(module, Retrain)
+        network = module.network_for_export()
+        network.config = source.subnet() or network.config
+        return network
+
+    # The end.
+
+    def conclude(self) -> dict[str, Any]:
+        """Write ``summary.json``, say what was found and what can be done with it."""
+        manifest = read_manifest(self.folder / NETWORK) or {}
+        measured = [entry["measured_ms"] for entry in manifest.get("latency", ()) if entry.get("measured_ms")]
+        ms = float(measured[0]) if measured else None
+        tests, took = self.state["tests"], self.state["ms"]
+        name = next(key for key in tests[NETWORK] if key != "test/loss")
+        rows = []
+        for title, key in (("found", NETWORK), ("original", ORIGINAL)):
+            if key in tests:
+                params = (read_manifest(self.folder / key) or {}).get("params")
+                rows.append({"network": title, "metric": tests[key][name], "ms": took[key], "params": params})
+        summary = {
+            "schema_version": 1,
+            "title": f"The most accurate network found within {self.limit:g} ms",
+            "asked": self.asked,
+            "limit_ms": self.limit,
+            "file_ms": ms,
+            "metric": name.removeprefix("test/"),
+            "test_samples": self.plan["counts"]["test"],
+            "networks": rows,
+            "notes": self.state["notes"],
+            "decided": self._decided(),
+        }
+        write_atomically(self.folder / SUMMARY, json.dumps(summary, indent=2) + "\n")
+        say(
+            network_table(
+                [
+                    {
+                        "network": row["network"],
+                        summary["metric"]: f"{row['metric']:.4f}",
+                        "ms": f"{row['ms']:.3g}",
+                        "params": row["params"],
+                    }
+                    for row in rows
+                ],
+                title=f"{summary['test_samples']} test samples",
+            )
+        )
+        confusion = self.folder / RETRAIN / CONFUSION
+        found = read_json(confusion) if self.state["final"] == RETRAIN and confusion.is_file() else None
+        if found is not None and len(found["classes"]) <= MOST_CLASSES:
+            say(class_table(found))
+        if ms is not None:
+            kept = "keeps" if ms <= self.limit else "does not keep"
+            say(f"The file takes {ms:.3g} ms: it {kept} the limit of {self.limit:g} ms.")
+        say(f"Network: {self.folder / NETWORK}. In Python: oneshot.load({str(self.folder / NETWORK)!r}).")
+        say(f"Others of the front: oneshot pick {self.folder / SEARCH} --latency {self.limit:g} --out FOLDER")
+        return {
+            "folder": self.folder,
+            "network": self.folder / NETWORK,
+            "metric": summary["metric"],
+            "value": float(tests[NETWORK][name]),
+            "ms": ms,
+            "limit": self.limit,
+        }
+
+    def _decided(self) -> list[str]:
+        """What was decided, in sentences."""
+        plan, effort = self.plan, self.effort
+        size = [f"Images of {plan['size']} x {plan['size']} pixels: {plan['size_because']}."] if plan["size"] else []
+        return [
+            f"Search space: {plan['space']['name']}; the smallest network took {plan['ms']['smallest']:.3g} ms, the "
+            f"largest {plan['ms']['largest']:.3g} ms.",
+            *size,
+            *(f"{part.what[0].upper()}{part.what[1:]}." for part in effort.parts),
+        ]
+
+
+def _adamw(lr: float) -> dict[str, Any]:
+    return {"class_path": "torch.optim.AdamW", "init_args": {"lr": lr, "weight_decay": 0.01}}
+
+
+def _measure(module: Retrain, data: Any, what: str) -> dict[str, float]:
+    """Metrics of a network on the validation or the test samples of data."""
+    off: Any = {**QUIET, "logger": False, "enable_checkpointing": False}
+    trainer = pl.Trainer(accelerator="auto", **off)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "The `test_dataloader` does not have many workers")
+        (found,) = getattr(trainer, what)(module, datamodule=data, verbose=False)
+    return {str(name): float(value) for name, value in found.items()}
+
+
+def times(networks: Sequence[Subnet], device: Device) -> list[float]:
+    """Median milliseconds of networks; all run in turn, so that other load slows all alike."""
+    with device.ready():
+        runs = [device.prepare(copy.deepcopy(network).eval()) for network in networks]
+        found = [[device.time(run) for run in runs] for _ in range(3 + PASSES)][3:]
+    return [float(np.median(column)) for column in zip(*found, strict=True)]
