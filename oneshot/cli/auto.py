@@ -109,7 +109,7 @@ def auto(
         OSError: If the disk is full.
     """
     folder = Path(out)
-    given = {
+    given: dict[str, Any] = {
         name: str(value) if isinstance(value, Path) else value for name, value in locals().items() if name in ASKED
     }
     plan = _begun(folder, given, resume=resume, overwrite=overwrite)
@@ -143,7 +143,7 @@ ASKED = (
     "seed",
 )
 DEFAULTS: Mapping[str, Any] = {
-    name: auto.__kwdefaults__.get(name)
+    name: (auto.__kwdefaults__ or {}).get(name)
     for name in ASKED  # of the arguments, where they are not given
 }
 
@@ -322,6 +322,8 @@ def _run(work: Work) -> AutoResult:
             work.overall.begin(name)
             part()
             work.done(name)
+            if name != "latency":  # there is no run yet
+                work.report(running=True)
         work.overall.end()
     found = work.conclude()
     return AutoResult(**found)

@@ -96,7 +96,7 @@ def open_data(given: str, *, target: str | None, seed: int, held_out: float = 0.
             f"IMAGES must be a folder with a folder of images for each class, a .csv file with --target COLUMN, or an "
             f".npz file with arrays x and y; got {given}."
         )
-    data = build_data(config)
+    data: Any = build_data(config)
     data.prepare_data()
     data.setup("fit")
     if len(data.train_set) < LEAST or not len(data.val_set or ()):
@@ -350,4 +350,5 @@ def spread_genes(supernet: Supernet, count: int, seed: int) -> IntMatrix:
 
 def device_of(runtime: Any, threads: int, *, int8: bool) -> Device:
     """What latencies are measured on."""
-    return Device(runtime, "cpu", threads=threads, **({"dtype": "int8"} if int8 else {}))
+    settings: Any = {"dtype": "int8"} if int8 else {}
+    return Device(runtime, "cpu", threads=threads, **settings)

@@ -25,6 +25,8 @@ from oneshot.data.facts import data_facts
 from oneshot.deploy.export import export_subnet, load
 from oneshot.deploy.manifest import read_manifest
 from oneshot.nat.nat import NAT
+from oneshot.report.evaluation import interval
+from oneshot.report.page import REPORT, write_report
 from oneshot.report.tables import network_table
 from oneshot.storage.files import write_atomically
 from oneshot.supernets.base import Subnet, Supernet
@@ -259,7 +261,7 @@ class Work:
         name = f"val/{network.task.metric_name}"
         tuned = _measure(cli.model, cli.datamodule, "validate")[name]
         before = chosen.metrics[name]
-        better = tuned >= before if network.task.higher_is_better else tuned <= before
+        better = network.task.error(tuned) <= network.task.error(before)
         self.state |= {"final": RETRAIN if better else PICKED, "validation": {"before": before, "after": tuned}}
         if not better:
             self.note(
@@ -352,61 +354,72 @@ class Work:
     # The end.
 
     def conclude(self) -> dict[str, Any]:
-        """Write ``summary.json``, say what was found and what can be done with it."""
+        """Write ``summary.json`` and the report; say what was found and what can be done with it."""
         manifest = read_manifest(self.folder / NETWORK) or {}
         measured = [entry["measured_ms"] for entry in manifest.get("latency", ()) if entry.get("measured_ms")]
         ms = float(measured[0]) if measured else None
-        tests, took = self.state["tests"], self.state["ms"]
+        tests, took, samples = self.state["tests"], self.state["ms"], self.plan["counts"]["test"]
         name = next(key for key in tests[NETWORK] if key != "test/loss")
+        metric = name.removeprefix("test/")
         rows = []
         for title, key in (("found", NETWORK), ("original", ORIGINAL)):
             if key in tests:
-                params = (read_manifest(self.folder / key) or {}).get("params")
-                rows.append({"network": title, "metric": tests[key][name], "ms": took[key], "params": params})
+                sizes = (read_manifest(self.folder / key) or {}).get("params")
+                value = float(tests[key][name])
+                shown = interval(round(value * samples), samples) if metric == "accuracy" else None
+                rows.append(
+                    {
+                        "network": title,
+                        metric: f"{value:.4f}",
+                        "95 % interval": shown,
+                        "ms": f"{took[key]:.3g}",
+                        "params": sizes,
+                    }
+                )
+        lines = self._decided()
+        if ms is not None:
+            kept = "keeps" if ms <= self.limit else "does not keep"
+            lines.insert(
+                0, f"The file takes {ms:.3g} ms in {self.asked['runtime']}: it {kept} the limit of {self.limit:g} ms."
+            )
         summary = {
             "schema_version": 1,
             "title": f"The most accurate network found within {self.limit:g} ms",
             "asked": self.asked,
             "limit_ms": self.limit,
             "file_ms": ms,
-            "metric": name.removeprefix("test/"),
-            "test_samples": self.plan["counts"]["test"],
-            "networks": rows,
-            "notes": self.state["notes"],
-            "decided": self._decided(),
+            "test": tests[NETWORK],
+            "lines": lines,
+            "warnings": self.state["notes"],
+            "table": rows,
         }
         write_atomically(self.folder / SUMMARY, json.dumps(summary, indent=2) + "\n")
-        say(
-            network_table(
-                [
-                    {
-                        "network": row["network"],
-                        summary["metric"]: f"{row['metric']:.4f}",
-                        "ms": f"{row['ms']:.3g}",
-                        "params": row["params"],
-                    }
-                    for row in rows
-                ],
-                title=f"{summary['test_samples']} test samples",
-            )
-        )
+        self.report()
+        say(network_table(rows, title=f"{samples} test samples"))
         confusion = self.folder / RETRAIN / CONFUSION
         found = read_json(confusion) if self.state["final"] == RETRAIN and confusion.is_file() else None
         if found is not None and len(found["classes"]) <= MOST_CLASSES:
             say(class_table(found))
         if ms is not None:
-            kept = "keeps" if ms <= self.limit else "does not keep"
-            say(f"The file takes {ms:.3g} ms: it {kept} the limit of {self.limit:g} ms.")
+            say(lines[0])
         say(f"Network: {self.folder / NETWORK}. In Python: oneshot.load({str(self.folder / NETWORK)!r}).")
+        say(f"Report: {self.folder / REPORT}, to open in a browser.")
         say(f"Others of the front: oneshot pick {self.folder / SEARCH} --latency {self.limit:g} --out FOLDER")
         return {
             "folder": self.folder,
             "network": self.folder / NETWORK,
-            "metric": summary["metric"],
+            "metric": metric,
             "value": float(tests[NETWORK][name]),
             "ms": ms,
             "limit": self.limit,
         }
+
+    def report(self, *, running: bool = False) -> None:
+        """Write ``report.html``; if that fails, the work goes on."""
+        try:
+            write_report(self.folder, running=running)
+        except (OSError, ValueError) as error:
+            warnings.warn(f"{REPORT} was not written: {error}", stacklevel=2)
 
     def _decided(self) -> list[str]:
         """What was decided, in sentences."""
