@@ -160,12 +160,21 @@ def spaces(
             f"'oneshot auto' knows images, series and tables; {found.config['init_args']} has inputs of shape "
             f"{found.data.input_shape}. 'oneshot pareto' takes a supernet of your choice."
         )
-    stem = "imagenet" if size >= LARGE_STEM else "cifar"
+    stem = "imagenet" if (size or found.side) >= LARGE_STEM else "cifar"
     widths = [[0.25, 0.5, 0.75, 1.0], [0.25, 0.35, 0.5], [0.1, 0.15, 0.25]]
+    fixed = {} if found.kind == "images" else {"resolutions": [size or found.side]}  # arrays are not resized
     return [
         (
             f"MobileNetV3, widths {w[0]} to {w[-1]}",
-            _space("MobileNetV3Supernet", stem=stem, widths=w, depths=[1, 2, 3], kernels=[3, 5], expansions=[2, 3, 4]),
+            _space(
+                "MobileNetV3Supernet",
+                stem=stem,
+                widths=w,
+                depths=[1, 2, 3],
+                kernels=[3, 5],
+                expansions=[2, 3, 4],
+                **fixed,
+            ),
         )
         for w in widths
     ]

@@ -134,10 +134,14 @@ class Work:
     @cached_property
     def data(self) -> Any:
         """The data, set up."""
-        data = build_data(self.plan["data"])
-        data.prepare_data()
-        data.setup("fit")
-        return data
+        return _opened(self.plan["data"])
+
+    def data_of(self, network: Subnet) -> dict[str, Any]:
+        """The configuration of the data for a network, which may have taken a smaller resolution."""
+        config: dict[str, Any] = self.plan["data"]
+        if self.plan["kind"] != "images" or tuple(network.input_shape) == tuple(self.data.input_shape):
+            return config
+        return {**config, "init_args": {**config["init_args"], "image_size": list(network.input_shape[1:])}}
 
     def supernet(self) -> Supernet:
         """The search space, with the weights it begins with."""
@@ -245,7 +249,7 @@ class Work:
             {
                 "seed_everything": self.asked["seed"],
                 "model": self._training(),
-                "data": self.plan["data"],
+                "data": self.data_of(network),
                 "trainer": {**QUIET, "max_epochs": self.effort.tuning, "limit_val_batches": 0},
             },
         )
@@ -320,7 +324,8 @@ class Work:
     def export(self) -> None:
         """Export the network, measure the files, test it and the original on samples that nothing else has seen."""
         final = self.final()
-        tests = {NETWORK: _measure(Retrain(final), self.data, "test")}
+        data = _opened(self.data_of(final))
+        tests = {NETWORK: _measure(Retrain(final), data, "test")}
         networks = {NETWORK: final}
         if self.pretrained:
             networks[ORIGINAL] = load(self.folder / ORIGINAL, trust=self.trust)
@@ -329,7 +334,7 @@ class Work:
         write_export(
             final,
             self.folder / NETWORK,
-            data_facts(self.data),
+            data_facts(data),
             metrics=tests[NETWORK],
             predicted=[],
             formats=formats,
@@ -431,6 +436,13 @@ class Work:
             *size,
             *(f"{part.what[0].upper()}{part.what[1:]}." for part in effort.parts),
         ]
+
+
+def _opened(config: Mapping[str, Any]) -> Any:
+    data = build_data(config)
+    data.prepare_data()
+    data.setup("fit")
+    return data
 
 
 def _adamw(lr: float) -> dict[str, Any]:

@@ -149,9 +149,7 @@ def test_a_latency_that_nothing_reaches_names_the_fastest_before_anything_is_sea
     assert not list((tmp_path / "out").glob("*")) if (tmp_path / "out").exists() else True
 
 
-def test_few_minutes_and_slow_networks_lead_to_smaller_ones(
-    photos: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_few_minutes_and_slow_networks_lead_to_smaller_ones(photos: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     found, tried = auto_decide.open_data(str(photos), target=None, seed=0), []
     asked: dict[str, Any] = {"image_size": None, "latency": 5.0, "minutes": 30.0}
     asked |= {"source": None, "weights": None, "weights_by_order": False}

@@ -41,7 +41,7 @@ def test_more_minutes_buy_more_of_everything_and_never_more_than_the_budget(pret
 
 
 def test_the_least_that_is_worth_doing_is_named_when_the_minutes_are_too_few() -> None:
-    with pytest.raises(ValueError, match=r"--minutes must be at least \d+ for 3200 training samples.*got 1\. The least"):
+    with pytest.raises(ValueError, match=r"--minutes must be at least \d+ for 3200 training.*got 1\. The least"):
         effort(SPEED, minutes=1, pretrained=False)
     least = float(_message(SPEED).split("at least ")[1].split(" for")[0])
     assert effort(SPEED, minutes=least + 1, pretrained=False)[0].seconds <= USED * 60 * (least + 1)
