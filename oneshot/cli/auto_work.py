@@ -31,6 +31,7 @@ from oneshot.report.tables import network_table
 from oneshot.storage.files import write_atomically
 from oneshot.supernets.base import Subnet, Supernet
 from oneshot.supernets.json_files import read_json
+from oneshot.supernets.space import Floats
 from oneshot.training.distillation import Distillation
 from oneshot.training.retrain import Retrain
 
@@ -220,13 +221,18 @@ class Work:
         told = FitProgress(self.overall, "search", effort.initial + effort.iterations * BATCH)
         cli = RunCLI(
             "pareto",
-            ["--config", str(config), "--out", str(self.folder / SEARCH), "--resume"],
+            self._words(config, SEARCH),
             model_class=NAT,
             subclass_mode_model=True,
             callbacks=lambda out: [ParetoExport(out), SubnetExport(out), told],
         )
         with cli.alone():
             cli.fit()
+
+    def _words(self, config: Path, name: str) -> list[str]:
+        """Options of a command that begins a run, or goes on with it."""
+        out = self.folder / name
+        return ["--config", str(config), "--out", str(out), *(["--resume"] if out.exists() else [])]
 
     def _task(self) -> dict[str, Any]:
         from oneshot.tasks.task import task_of
@@ -253,9 +259,7 @@ class Work:
                 "trainer": {**QUIET, "max_epochs": self.effort.tuning, "limit_val_batches": 0},
             },
         )
-        cli = retrain_cli(
-            "retrain", network, ["--config", str(config), "--out", str(self.folder / RETRAIN), "--resume"]
-        )
+        cli = retrain_cli("retrain", network, self._words(config, RETRAIN))
         cli.model.load_network(network)
         if self.pretrained:
             teacher = load(self.folder / ORIGINAL, trust=self.trust).requires_grad_(False)
@@ -286,8 +290,7 @@ class Work:
 
     def _choose(self, front: RunFront) -> Chosen:
         """The network of the smallest error among those that are measured to keep the limit."""
-        values = np.asarray(front.values)
-        order = [int(row) for row in np.argsort(values[:, 0], kind="stable") if values[row, 1] <= SLACK * self.limit]
+        order = preferred(np.asarray(front.values), SLACK * self.limit, samples=self._compared_on(front))
         fastest = float("inf")
         for begin in range(0, len(order), TIMED):
             places = order[begin : begin + TIMED]
@@ -302,6 +305,10 @@ class Work:
             "The machine may be busy: stop what else runs and go on with --resume, or begin again with a larger "
             "--latency."
         )
+
+    def _compared_on(self, front: RunFront) -> int | None:
+        """Samples that errors of the front are shares of; None where they are no shares."""
+        return len(self.data.val_set) if front.error_is_share else None
 
     def _export(self, network: Subnet, name: str, facts: Mapping[str, Any], metrics: Mapping[str, float]) -> None:
         export_subnet(
@@ -436,6 +443,29 @@ class Work:
             *size,
             *(f"{part.what[0].upper()}{part.what[1:]}." for part in effort.parts),
         ]
+
+
+def preferred(values: Floats, most: float, *, samples: int | None) -> list[int]:
+    """Rows of a front in the order in which they are tried.
+
+    Errors that differ by less than one standard error of the best are the same for all that is known. Of these the
+    slowest come first: on average the larger network gains more by the training that follows. All others follow by
+    their errors.
+
+    Args:
+        values: Errors and latencies, ``[N, 2]``.
+        most: Latency that rows may have at most.
+        samples: On which errors are shares; None if they are no shares, and then no two are the same.
+    """
+    rows = np.flatnonzero(values[:, 1] <= most)
+    if not len(rows):
+        return []
+    best = float(values[rows, 0].min())
+    apart = 0.0 if samples is None else float(np.sqrt(max(best * (1 - best), 0.0) / samples))
+    same = values[rows, 0] <= best + apart
+    ordered = [*rows[same][np.argsort(-values[rows[same], 1], kind="stable")]]
+    others = rows[~same]
+    return [int(row) for row in [*ordered, *others[np.argsort(values[others, 0], kind="stable")]]]
 
 
 def _opened(config: Mapping[str, Any]) -> Any:

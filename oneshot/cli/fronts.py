@@ -175,6 +175,11 @@ class RunFront(Front):
         calibrate(network, fitted(network, data.calibration), data.calibration_labels, batch_size=batch)
         return network
 
+    @property
+    def error_is_share(self) -> bool:
+        """Whether errors are shares of samples, such as those of an accuracy."""
+        return self._search.task.is_share
+
     def untrained(self, place: int) -> Subnet:
         """The network in row ``place`` with random weights, to be timed."""
         return self._search.supernet.extract(self._config(place), inherit=False)

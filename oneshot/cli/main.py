@@ -8,7 +8,7 @@ import sys
 import warnings
 from collections.abc import Callable, Sequence
 from importlib import import_module
-from typing import TextIO
+from typing import Any, TextIO
 
 from oneshot._version import __version__
 from oneshot.storage.command_line import command_line
@@ -91,10 +91,11 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _run(args: argparse.Namespace, rest: list[str]) -> int:
     """Run the command; returns the exit code."""
-    run: Callable[..., int | None] = getattr(import_module(f"oneshot.cli.{args.command}"), args.command)
+    run: Callable[..., Any] = getattr(import_module(f"oneshot.cli.{args.command}"), args.command)
     if COMMANDS[args.command].options is None:
         return run(rest) or 0
-    return run(**{name: value for name, value in vars(args).items() if name not in ("command", "traceback")}) or 0
+    found = run(**{name: value for name, value in vars(args).items() if name not in ("command", "traceback")})
+    return found if isinstance(found, int) else 0  # a function of Python may give what it has found
 
 
 def _failed(command: str, error: Exception) -> int:

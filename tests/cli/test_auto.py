@@ -185,6 +185,14 @@ def test_timed_networks_are_of_all_sizes_with_the_ends_among_them() -> None:
     assert np.std(np.log(spread)) > 1.5 * np.std(np.log(plain)) and spread.min() == both[0] and spread.max() == both[1]
 
 
+def test_of_networks_whose_errors_cannot_be_told_apart_the_largest_is_tried_first() -> None:
+    values = np.array([[0.10, 1.0], [0.11, 2.0], [0.12, 3.0], [0.30, 2.5], [0.05, 9.0], [0.20, 0.5]])
+    assert auto_work.preferred(values, 4.0, samples=100) == [2, 1, 0, 5, 3]  # one standard error is 0.03
+    assert auto_work.preferred(values, 4.0, samples=10_000) == [0, 1, 2, 5, 3]
+    assert auto_work.preferred(values, 4.0, samples=None) == [0, 1, 2, 5, 3]
+    assert auto_work.preferred(values, 0.1, samples=100) == []
+
+
 # Whole runs.
 
 
