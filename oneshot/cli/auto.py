@@ -340,6 +340,7 @@ def _quiet() -> Iterator[None]:
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", module="pytorch_lightning")
             warnings.filterwarnings("ignore", ".*does not have many workers")
+            warnings.filterwarnings("ignore", "(?s).*allow_noisy is set")  # 'auto' says it itself, and once
             yield
     finally:
         for logger, level in zip(loggers, levels, strict=True):

@@ -28,6 +28,7 @@ from oneshot.errors import HeadError
 from oneshot.inputs import Inputs
 from oneshot.supernets.base import Subnet, Supernet, example_inputs
 from oneshot.supernets.space import IntMatrix
+from oneshot.tasks.task import task_of
 from oneshot.training.head import fit_head
 
 from .auto_plan import Speed, effort
@@ -184,14 +185,16 @@ def _space(name: str, **arguments: Any) -> Config:
     return {"class_path": f"oneshot.supernets.{name}", "init_args": arguments}
 
 
-def build_supernet(config: Config, num_classes: int, input_shape: Any) -> Supernet:
-    """The supernet of a configuration, for inputs of a shape and so many outputs."""
+def build_supernet(config: Config, data: Any, input_shape: Any = None) -> Supernet:
+    """The supernet of a configuration, for the task of the data and inputs of their shape, or of another one."""
     parser = ArgumentParser(exit_on_error=False)
     parser.add_subclass_arguments(Supernet, "supernet", required=True)
+    shape: Any = SimpleNamespace(num_classes=data.num_classes, input_shape=input_shape or data.input_shape)
     with quiet_jsonargparse():
         options = parser.parse_object({"supernet": config})
-        fit_to_data(options.supernet, SimpleNamespace(num_classes=num_classes, input_shape=input_shape))  # type: ignore[arg-type]
+        fit_to_data(options.supernet, shape)
         supernet: Supernet = parser.instantiate_classes(options).supernet
+    supernet.task = task_of(data.task)
     return supernet
 
 
@@ -260,7 +263,7 @@ def _try_out(found: Found, name: str, config: Config, size: int, device: Device,
     """Run a few steps, and time the smallest and the largest network."""
     data = found.data
     shape = (data.input_shape[0], size, size) if size else data.input_shape
-    supernet = build_supernet(config, data.num_classes, shape)
+    supernet = build_supernet(config, data, shape)
     images, space = len(data.train_set), supernet.space
     batch = max(2, min(most, images // 8 // 2 * 2))  # even, and so that an epoch has eight steps if that can be
     ends = _ends(supernet)
@@ -339,22 +342,33 @@ def guess(network: Subnet, data: Any, samples: Callable[[Any, int], Any]) -> flo
 
 
 def spread_genes(supernet: Supernet, count: int, seed: int) -> IntMatrix:
-    """Architectures ``[N, G]`` of all sizes: the smallest, the largest, and mixtures of it with random ones.
+    """Architectures ``[N, G]`` of all sizes that have all picks: the ends, and mixtures of them with random ones.
 
     Random picks alone make networks of one size, and nothing is learned of others.
     """
     space, rng = supernet.space, np.random.default_rng(seed)
-    found = _ends(supernet)
-    low, high = found
+    found = ends = _ends(supernet)
+    seen = _occurring(found)
+    drawn = space.sample_matrix(1000, rng)
+    possible = _occurring(drawn)
+    while missing := possible - seen:  # of those that are drawn, the one that has most of them
+        new = [len(missing & _occurring(genes[None])) for genes in drawn]
+        best = drawn[int(np.argmax(new))][None]
+        found, seen = np.concatenate([found, best]), seen | _occurring(best)
     for _ in range(20):
         drawn = space.sample_matrix(count, rng)
-        towards = np.where(rng.random((count, 1)) < 0.5, low, high)
+        towards = np.where(rng.random((count, 1)) < 0.5, ends[0], ends[1])
         kept = rng.random(drawn.shape) < rng.random((count, 1)) ** 2
         found = np.concatenate([found, space.repair(np.where(kept, towards, drawn))])
         found = space.encode(space.unique(space.decode(found)))
         if len(found) >= count:
             break
     return found[:count]
+
+
+def _occurring(genes: IntMatrix) -> set[tuple[int, int]]:
+    """Every gene with every pick that it has in some architecture."""
+    return {(gene, int(pick)) for gene, column in enumerate(genes.T) for pick in np.unique(column)}
 
 
 def device_of(runtime: Any, threads: int, *, int8: bool) -> Device:

@@ -146,7 +146,7 @@ class Work:
 
     def supernet(self) -> Supernet:
         """The search space, with the weights it begins with."""
-        return build_supernet(self.plan["space"]["config"], self.data.num_classes, self.data.input_shape)
+        return build_supernet(self.plan["space"]["config"], self.data)
 
     @property
     def trust(self) -> tuple[str, ...]:
@@ -349,7 +349,7 @@ class Work:
             overwrite=True,
             measure=True,
         )
-        self.state["tests"] = tests
+        self.state |= {"tests": tests, "metric": final.task.metric_name}
         self.state["ms"] = dict(zip(networks, times(list(networks.values()), self.device), strict=True))
 
     def final(self) -> Subnet:
@@ -371,8 +371,8 @@ class Work:
         measured = [entry["measured_ms"] for entry in manifest.get("latency", ()) if entry.get("measured_ms")]
         ms = float(measured[0]) if measured else None
         tests, took, samples = self.state["tests"], self.state["ms"], self.plan["counts"]["test"]
-        name = next(key for key in tests[NETWORK] if key != "test/loss")
-        metric = name.removeprefix("test/")
+        metric = self.state["metric"]
+        name = f"test/{metric}"
         rows = []
         for title, key in (("found", NETWORK), ("original", ORIGINAL)):
             if key in tests:

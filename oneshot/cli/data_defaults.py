@@ -10,14 +10,16 @@ import pytorch_lightning as pl
 from jsonargparse import Namespace
 from pytorch_lightning.cli import LightningArgumentParser
 
+from oneshot._lightning import quiet_jsonargparse
 from oneshot.tasks import Task, task_of
 
 
 def build_data(config: Any) -> pl.LightningDataModule:
     """Build the data module that a part of a configuration describes by ``class_path`` and ``init_args``."""
-    parser = LightningArgumentParser()
-    parser.add_lightning_class_args(pl.LightningDataModule, "data", subclass_mode=True)
-    data: pl.LightningDataModule = parser.instantiate_classes(parser.parse_object({"data": config})).data
+    with quiet_jsonargparse():
+        parser = LightningArgumentParser()
+        parser.add_lightning_class_args(pl.LightningDataModule, "data", subclass_mode=True)
+        data: pl.LightningDataModule = parser.instantiate_classes(parser.parse_object({"data": config})).data
     return data
 
 

