@@ -15,7 +15,7 @@ from oneshot.storage.files import write_recorded
 
 from .base import SearchCallback, run_folder
 
-Format = Literal["torch_export", "onnx"]
+Format = Literal["torch_export", "onnx", "openvino", "executorch"]
 
 
 class SubnetExport(SearchCallback):
@@ -25,8 +25,8 @@ class SubnetExport(SearchCallback):
         folder: Where to; by default the folder of the run, where the logger writes.
         network: Also extract the network with the weights it shared, and export it to the sub-folder ``network``. Its
             statistics of batch normalisation are its own if the fit has a data module, or else those it shared.
-        formats: What :func:`oneshot.deploy.export.export_subnet` then writes besides the safetensors; ``"onnx"`` needs
-            the extra of that name.
+        formats: What :func:`oneshot.deploy.export.export_subnet` then writes besides the safetensors; ``"onnx"``,
+            ``"openvino"`` and ``"executorch"`` need the extras of these names.
 
     Files of an earlier fit in the same folder are replaced, once the new ones are complete.
 

@@ -148,12 +148,21 @@ def _report(parser: ArgumentParser) -> None:
     )
 
 
+FORMATS = ["torch_export", "onnx", "openvino", "executorch"]
+
+
 def _files(parser: ArgumentParser, out: str) -> None:
     """Which files of a network are written, and where."""
     parser.add_argument("--out", help=f"folder to write ({out})")
-    formats = ["torch_export", "onnx"]
     parser.add_argument(
-        "--formats", nargs="*", default=formats, choices=formats, help="files besides the safetensors (both)"
+        "--formats",
+        nargs="*",
+        default=FORMATS[:2],
+        choices=FORMATS,
+        help="files besides the safetensors (torch_export onnx)",
+    )
+    parser.add_argument(
+        "--opset", type=int, metavar="N", help="of the ONNX file, 18 to 25, for a runtime that knows no later one"
     )
     parser.add_argument("--with-preprocessing", action="store_true", help=INSIDE)
     parser.add_argument(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import pytorch_lightning as pl
 
@@ -14,6 +14,7 @@ from oneshot.deploy.export import code_of, export_subnet
 from oneshot.deploy.int8 import Int8, int8_sentence
 from oneshot.deploy.latency import record_latency
 from oneshot.deploy.manifest import read_manifest
+from oneshot.deploy.programs import Format
 from oneshot.evaluation.recalibration import needs_samples, recalibrate_on
 from oneshot.storage.trust import describe_trust
 from oneshot.supernets.base import Subnet
@@ -34,7 +35,8 @@ def export(
     run: str,
     *,
     out: str | None = None,
-    formats: Sequence[Literal["torch_export", "onnx"]],
+    formats: Sequence[Format],
+    opset: int | None = None,
     with_preprocessing: bool = False,
     overwrite: bool = False,
     data_options: Sequence[str] = (),
@@ -78,6 +80,7 @@ def export(
         metrics=source.results(),
         predicted=predicted,
         formats=formats,
+        opset=opset,
         with_preprocessing=with_preprocessing,
         overwrite=overwrite,
         measure=measure,
@@ -92,11 +95,12 @@ def write_export(
     *,
     metrics: Mapping[str, float] | None,
     predicted: Sequence[Prediction],
-    formats: Sequence[Literal["torch_export", "onnx"]],
+    formats: Sequence[Format],
     with_preprocessing: bool,
     overwrite: bool,
     measure: bool,
     int8: Int8 | None = None,
+    opset: int | None = None,
 ) -> Path:
     """Export a network, record its latency in the manifest, and say both on the terminal.
 
@@ -111,6 +115,7 @@ def write_export(
         overwrite: Likewise.
         measure: See :func:`~oneshot.deploy.latency.record_latency`.
         int8: See :func:`~oneshot.deploy.export.export_subnet`.
+        opset: See :func:`~oneshot.deploy.export.export_subnet`.
 
     Returns:
         The folder.
@@ -126,6 +131,7 @@ def write_export(
         metrics=metrics,
         formats=formats,
         int8=int8,
+        opset=opset,
         overwrite=overwrite,
     )
     for told in record_latency(folder, network, predicted, measure=measure):

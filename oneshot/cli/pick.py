@@ -6,12 +6,12 @@ import json
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Literal
 
 import pytorch_lightning as pl
 import torch
 
 from oneshot.data.facts import data_facts
+from oneshot.deploy.programs import Format
 from oneshot.evaluation.images import FittedBatches
 from oneshot.fronts.pick import at_most as best_at_most
 from oneshot.fronts.pick import knee as knee_of
@@ -45,7 +45,8 @@ def pick(
     finetune: int = 0,
     lr: float = 0.005,
     out: str | None = None,
-    formats: Sequence[Literal["torch_export", "onnx"]] = ("torch_export", "onnx"),
+    formats: Sequence[Format] = ("torch_export", "onnx"),
+    opset: int | None = None,
     with_preprocessing: bool = False,
     overwrite: bool = False,
     data_options: Sequence[str] = (),
@@ -74,6 +75,7 @@ def pick(
         lr: Learning rate of that training.
         out: Folder to write; by default ``picked`` in the run's.
         formats: See :func:`~oneshot.deploy.export.export_subnet`.
+        opset: Likewise.
         with_preprocessing: Likewise.
         overwrite: Likewise.
         data_options: Options of the data, ``--data.init_args.root photos``, where they are elsewhere now.
@@ -116,6 +118,7 @@ def pick(
         metrics=metrics,
         predicted=front.predictions(place),
         formats=formats,
+        opset=opset,
         with_preprocessing=with_preprocessing,
         overwrite=overwrite,
         measure=measure,

@@ -34,6 +34,7 @@ METRICS = {"auroc": "roc_auc", "miou": "mean_iou", "r2": "r_squared"}  # ours: a
 SPLITS = {"test": "test", "val": "validation"}
 FILES = {
     "model.onnx": "the network for ONNX Runtime",
+    "model.int8.onnx": "the network in 8 bits, for ONNX Runtime",
     "model.pt2": "the network for PyTorch, `torch.export.load`",
     "model.safetensors": "its weights",
     "subnet.json": "its architecture; `oneshot.load` builds it",

@@ -11,25 +11,22 @@ import os
 import platform
 import shutil
 import uuid
-import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from datetime import datetime, timezone
 from functools import lru_cache
 from importlib import import_module, metadata
-from importlib.util import find_spec
 from pathlib import Path
-from typing import Any, Literal, TypedDict
+from typing import Any, TypedDict
 
 import numpy as np
 import safetensors.torch
 import torch
 from PIL import Image, ImageOps
-from torch import Tensor, nn
+from torch import Tensor
 
 from oneshot._version import __version__
 from oneshot.cost.counting.network import count
-from oneshot.errors import missing_extra
-from oneshot.inputs import Inputs, json_shape, mapped
+from oneshot.inputs import json_shape
 from oneshot.storage.class_paths import present_path, public_path
 from oneshot.storage.faults import machine_fault
 from oneshot.storage.interrupts import uninterrupted
@@ -47,14 +44,18 @@ from .int8 import INT8_FILE, Int8, write_int8
 from .manifest import MANIFEST, read_json_file, read_manifest, recorded_content, write_manifest
 from .prediction import write_prediction
 from .preprocessing import WithPreprocessing, then_resize
+from .programs import FILES as FILES
+from .programs import TRACED_BATCH, Format, Programs, with_opsets
 
 SCHEMA_VERSION = 1
 SUBNET, WEIGHTS = "subnet.json", "model.safetensors"
-FILES = {"torch_export": "model.pt2", "onnx": "model.onnx"}
 MOST_TOLD = 500  # characters about tensors that do not fit
-TRACED_BATCH, CHECKED_BATCH = 2, 3  # different, so that a batch size frozen into a file is found
+CHECKED_BATCH = TRACED_BATCH + 1  # different, so that a batch size frozen into a file is found
 LIBRARIES = ("torch.", "torchmetrics.")  # whose losses and metrics a task may name unasked
-PACKAGES = ("timm", "numpy", "pillow", "safetensors", "pytorch-lightning", "onnx", "onnxscript", "onnxruntime")
+PACKAGES = (
+    *("timm", "numpy", "pillow", "safetensors", "pytorch-lightning", "onnx", "onnxscript", "onnxruntime"),
+    *("openvino", "executorch"),
+)
 
 
 def export_subnet(
@@ -67,7 +68,8 @@ def export_subnet(
     metrics: Mapping[str, float] | None = None,
     preprocessing: Mapping[str, Any] | None = None,
     with_preprocessing: bool = False,
-    formats: Sequence[Literal["torch_export", "onnx"]] = ("torch_export", "onnx"),
+    formats: Sequence[Format] = ("torch_export", "onnx"),
+    opset: int | None = None,
     int8: Int8 | None = None,
     overwrite: bool = False,
 ) -> Path:
@@ -91,7 +93,10 @@ def export_subnet(
             that leaves them at another size than an elastic network's resolution, the manifest has the second resizing.
         with_preprocessing: Make resizing, cropping and normalising part of ``model.pt2`` and ``model.onnx``. They take
             uint8 ``[B, H, W, C]`` then, upright and opaque: what Pillow decodes, turns and converts.
-        formats: Which files to write besides the safetensors.
+        formats: Which files to write besides the safetensors: ``model.pt2``, ``model.onnx``, and, with the extras of
+            these names, ``model.xml`` with ``model.bin`` for ``openvino``, ``model.pte`` for ``executorch``.
+        opset: Version of the ONNX operators, from 18 to 25, for a runtime that knows no later one; by default what the
+            installed torch writes. The manifest has it.
         int8: Also write ``model.int8.onnx``, quantised and compared with the network on these samples
             (:func:`~oneshot.deploy.int8.int8_samples`).
         overwrite: Replace an earlier export, once the new one is complete.
@@ -102,16 +107,12 @@ def export_subnet(
     Raises:
         ValueError: If an argument does not fit the network, or its class cannot be built again.
         FileExistsError: If the folder exists and is not to be replaced, or is no earlier export.
-        MissingExtraError: If ONNX is asked for and not installed.
+        MissingExtraError: If a format is asked for whose extra is not installed.
         Int8LossError: If INT8 loses more of the metric than is allowed.
         RuntimeError: If a file does not reproduce the outputs of the network.
         OSError: If the disk is full, for example.
     """
-    if not set(formats) <= FILES.keys():
-        raise ValueError(f"formats must be among {tuple(FILES)}; got {formats!r}.")
-    for package in ("onnx", "onnxscript", "onnxruntime") if "onnx" in formats else ():
-        if find_spec(package) is None:
-            raise missing_extra(package, "onnx", "Exporting to ONNX")
+    programs = Programs(formats, opset)
     if int8 is not None and ("onnx" not in formats or with_preprocessing):
         raise ValueError(
             "INT8 is made of an ONNX file of the network alone, so formats must have 'onnx', and with_preprocessing "
@@ -138,7 +139,8 @@ def export_subnet(
     }
     with _all_or_nothing(Path(folder), overwrite) as new, torch.inference_mode(False), torch.no_grad():
         inside = preprocessing if with_preprocessing else None
-        written = manifest | _write_files(network, subnet, new, inside, formats, int8)
+        written = manifest | _write_files(network, subnet, new, inside, programs, int8)
+        written["files"] = with_opsets(new, written["files"])
         write_manifest(new, write_prediction(new, written, FILES["onnx"]))
         write_card(new)
     return Path(folder)
@@ -149,7 +151,7 @@ def _write_files(
     subnet: Mapping[str, Any],
     folder: Path,
     preprocessing: Mapping[str, Any] | None,
-    formats: Sequence[str],
+    programs: Programs,
     int8: Int8 | None,
 ) -> dict[str, Any]:
     """Write all files but the manifest and check each; returns what the manifest says of them and of the sizes.
@@ -159,8 +161,8 @@ def _write_files(
         subnet: See :func:`describe`.
         folder: A folder that is there.
         preprocessing: What becomes part of the files.
-        formats: See :func:`export_subnet`.
-        int8: Likewise.
+        programs: Which files to write besides the safetensors.
+        int8: See :func:`export_subnet`.
     """
     reference, batch = copy.deepcopy(network).cpu().float().eval(), example_inputs(network, CHECKED_BATCH)
     takes = _takes(network.input_shape, batch)
@@ -170,7 +172,7 @@ def _write_files(
     roots = [path.partition(".")[0] for path in code_of(network)]
     rebuilt = load(folder, trust=(type(network).__module__, *roots))
     checked = {WEIGHTS: CheckedFile(takes, [reference(batch)], [rebuilt(batch)])}
-    checked |= _programs(reference, rebuilt, preprocessing, folder, batch, formats, takes)
+    checked |= _programs(reference, rebuilt, preprocessing, folder, batch, programs, takes)
 
     rounding = lru_cache(lambda: own_rounding(reference, batch))
     about = {
@@ -460,18 +462,18 @@ def _programs(
     preprocessing: Mapping[str, Any] | None,
     folder: Path,
     batch: Any,
-    formats: Sequence[str],
+    programs: Programs,
     takes: dict[str, Any],
 ) -> dict[str, CheckedFile]:
     """Write the other files, with the preprocessing inside if there is one, to compare them with ``reference``."""
-    if preprocessing is None or not formats:
-        wanted = [reference(batch)] if formats else []
-        outputs = _write_programs(rebuilt, folder, [batch], formats)
+    if preprocessing is None or not programs.formats:
+        wanted = [reference(batch)] if programs.formats else []
+        outputs = programs.write(rebuilt, folder, [batch])
     else:
         whole, program = WithPreprocessing(reference, preprocessing), WithPreprocessing(rebuilt, preprocessing)
         batches, takes = _decoded(whole, batch.shape[1]), _takes_images(whole, batch.shape[1])
         wanted = [whole(images) for images in batches]
-        outputs = _write_programs(program.eval(), folder, batches, formats, sizes=whole.resizes)
+        outputs = programs.write(program.eval(), folder, batches, sizes=whole.resizes)
     return {name: CheckedFile(takes, wanted, got) for name, got in outputs.items()}
 
 
@@ -515,50 +517,6 @@ def _by_pillow(images: Tensor, size: tuple[int, int]) -> Tensor:
     pictures = [Image.fromarray(image.squeeze(2).numpy() if image.shape[2] == 1 else image.numpy()) for image in images]
     fitted = [np.atleast_3d(np.asarray(ImageOps.fit(p, size, Image.Resampling.BILINEAR))) for p in pictures]
     return torch.from_numpy(np.stack(fitted)).permute(0, 3, 1, 2).float()
-
-
-def _write_programs(
-    net: nn.Module, folder: Path, batches: Sequence[Inputs], formats: Sequence[str], *, sizes: bool = False
-) -> dict[str, list[Tensor]]:
-    """Write the files, load them again, and return their outputs for all batches; the first is what is traced.
-
-    Args:
-        net: The network.
-        folder: Where to write.
-        batches: ``[B, ...]``.
-        formats: Which files.
-        sizes: Whether the second and third dimension may change, too.
-    """
-    if not formats:
-        return {}
-    dimensions = ("batch", "height", "width") if sizes else ("batch",)
-    dims = {d: torch.export.Dim(name) for d, name in enumerate(dimensions)}
-    several = list(batches[0]) if isinstance(batches[0], Mapping) else None
-    dynamic = (dims if several is None else dict.fromkeys(several, dims),)
-    example, outputs = (mapped(lambda part: part[:TRACED_BATCH], batches[0]),), {}
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # the exporters warn of their own code; the files are checked below
-        program = torch.export.export(net, example, dynamic_shapes=dynamic, strict=False)
-        if "torch_export" in formats:
-            path = folder / FILES["torch_export"]
-            torch.export.save(program, path)
-            module = torch.export.load(path).module()
-            outputs[path.name] = [module(batch) for batch in batches]
-        if "onnx" in formats:
-            import onnxruntime
-
-            path = folder / FILES["onnx"]
-            inputs = several or ["images"]
-            names: dict[str, Any] = {"input_names": inputs, "output_names": ["logits"], "dynamic_shapes": dynamic}
-            torch.onnx.export(program, example, path, dynamo=True, external_data=False, verbose=False, **names)
-            session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
-            outputs[path.name] = [torch.from_numpy(session.run(None, _arrays(batch))[0]) for batch in batches]
-    return outputs
-
-
-def _arrays(batch: Inputs) -> dict[str, Any]:
-    """Inputs as ONNX Runtime takes them."""
-    return {name: part.numpy() for name, part in (batch if isinstance(batch, Mapping) else {"images": batch}).items()}
 
 
 @contextlib.contextmanager

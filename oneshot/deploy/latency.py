@@ -20,9 +20,9 @@ from oneshot.cost.record import Prediction, Record
 from oneshot.supernets.base import Subnet
 
 from .card import write_card
-from .export import FILES
 from .int8 import INT8_FILE
 from .manifest import MANIFEST, read_manifest, write_manifest
+from .programs import FILES
 
 WARM_UP, LEAST, MOST = 3, 5, 50  # passes
 BUDGET = 500.0  # ms for the passes of one network in one runtime, unless LEAST passes need more

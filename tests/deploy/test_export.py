@@ -327,7 +327,9 @@ def test_a_failure_leaves_no_half_written_folder_and_the_old_one_whole(
         pytest.param({"mean": [], "std": []}, r"mean and std must come together", id="empty-normalisation"),
         pytest.param({"classes": ["cat", "dog"]}, r"each of the 10 logits; got 2: \['cat', 'dog'\]", id="classes"),
         pytest.param(
-            {"formats": ["tflite"]}, r"formats must be among \('torch_export', 'onnx'\); got \['tflite'\]", id="format"
+            {"formats": ["tflite"]},
+            r"formats must be among \('torch_export', 'onnx', 'openvino', 'executorch'\); got \['tflite'\]",
+            id="format",
         ),
     ],
 )
