@@ -109,11 +109,22 @@ def made_section(files: Files) -> Section:
     return section
 
 
-def load_section(folder: Path, *, exported: bool) -> Section:
-    """How to use the network."""
+def load_section(folder: Path, *, exported: bool, front: bool = False) -> Section:
+    """How to use the network.
+
+    Args:
+        folder: The folder.
+        exported: Whether it is an export.
+        front: Whether it has a front, of which one network is picked first.
+    """
     if exported:
         code = f"import oneshot\n\nnetwork = oneshot.load({str(folder)!r})"
         return Section("load", "How to load it", ["In Python, as a plain nn.Module with its weights:"], commands=[code])
+    if front:
+        said = ["Pick a network of the front, here the one where more accuracy begins to cost much, then load it:"]
+        load = f"import oneshot\n\nnetwork = oneshot.load({str(folder / 'picked')!r})"
+        commands = [shlex.join(["oneshot", "pick", str(folder), "--knee"]), load]
+        return Section("load", "How to load it", said, commands=commands)
     said = ["Write the network as files that need nothing of the run (safetensors, torch.export, ONNX), then load it:"]
     load = f"import oneshot\n\nnetwork = oneshot.load({str(folder / 'export')!r})"
     commands = [shlex.join(["oneshot", "export", str(folder)]), load]

@@ -59,8 +59,9 @@ def read_part(folder: Path, kind: Kind) -> Part:
     ]
     if (data := files.part("data.json", lambda: about.data_section(files, config), None)) is not None:
         part.sections.append(data)
-    if kind not in ("auto", "comparison", "training", "quickstart", "study"):
-        part.sections.append(about.load_section(folder, exported=kind == "export"))
+    if kind not in ("auto", "comparison", "training", "quickstart"):
+        front = kind in ("pareto", "study")
+        part.sections.append(about.load_section(folder, exported=kind == "export", front=front))
     made = Section("made", "How it was made")
     part.sections.append(files.part("commands.json", lambda: about.made_section(files), made))
     part.warnings = [*part.warnings, *warnings, *dict.fromkeys(files.problems)]
@@ -121,7 +122,13 @@ def _pareto(files: Files, config: Mapping[str, Any], part: Part) -> None:
     section, figures = run_fronts.pareto_section(files)
     part.figures += figures
     part.lines += run_fronts.history_line(files)
+    of_front = len(part.figures)
     _run(files, config, part)
+    # The size of the most accurate network stands in the front, and is not that of the others.
+    part.figures = [f for i, f in enumerate(part.figures) if i < of_front or f.name == "epochs"]
+    for each in part.sections:
+        if each.id == "cells":
+            each.title = "Architecture of the most accurate network"
     if section is not None:
         part.sections.insert(0, section)
     else:

@@ -21,8 +21,8 @@ CONTAINERS = ("Sequential", "ModuleList", "ModuleDict")
 def describe_network(network: Subnet) -> str:
     """``network.json`` of a run: class, input, cells as graphs, and parameters, MACs and output of every layer.
 
-    Layers are what the network holds, taken out of lists and sequences: stem, cells or blocks, head. What runs twice
-    counts once as a layer.
+    Layers are what the network holds, taken out of lists and of sequences of blocks: stem, cells or blocks, head; in
+    the order in which they run. MACs of what runs several times are those of its last run.
 
     Args:
         network: It runs once, on zeros; it is not changed.
@@ -38,6 +38,7 @@ def describe_network(network: Subnet) -> str:
     finally:
         for hook in hooks:
             hook.remove()
+    order = {layer: i for i, layer in enumerate(outputs)}  # as they ran
     rows = [
         {
             "layer": name,
@@ -46,7 +47,7 @@ def describe_network(network: Subnet) -> str:
             "params": sum(p.numel() for p in layer.parameters()),
             "macs": visits[layer].macs if layer in visits else None,
         }
-        for name, layer in layers.items()
+        for name, layer in sorted(layers.items(), key=lambda item: order.get(item[1], len(order)))
     ]
     graphs = [{"name": g.name, "nodes": list(g.nodes), "edges": [list(e) for e in g.edges]} for g in network.graphs()]
     content = {
@@ -122,7 +123,8 @@ def _share(part: float, whole: float) -> str:
 
 def _layers(module: nn.Module, prefix: str = "") -> Iterator[tuple[str, nn.Module]]:
     for name, child in module.named_children():
-        if type(child).__name__ in CONTAINERS and len(list(child.children())):
+        inner = list(child.children())
+        if type(child).__name__ in CONTAINERS and any(len(list(module.children())) for module in inner):
             yield from _layers(child, f"{prefix}{name}.")
         else:
             yield f"{prefix}{name}", child

@@ -31,6 +31,7 @@ def pareto_section(files: Files) -> tuple[Section | None, list[Figure]]:
     units = known.get("units") if known.get("names") == objectives else None
     values = np.array([[_number(row[name]) for name in objectives] for row in rows]).reshape(-1, len(objectives))
     units = units or _units(objectives, values)
+    units = [units[0], *("" if u.lower() == n.lower() else u for n, u in zip(objectives[1:], units[1:], strict=True))]
     front = [i for i, row in enumerate(rows) if row["in_front"] == "1"]
     architectures = [_architecture(row, names[names.index("in_front") + 1 :]) for row in rows]
     data = front_data(objectives, units, values, front, architectures, run=files.folder)

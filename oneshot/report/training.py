@@ -15,7 +15,7 @@ OF_ALPHAS = ("alpha/", "probability/", "choice/")
 MOST_POINTS = 400  # of a curve
 MOST_ROWS = 60  # of the architecture, that have a chart each
 KNOWN = ("loss", "accuracy")  # the first panels
-STAGES = ("train", "arch", "val", "test")  # the first colours
+STAGES = ("train", "arch", "val")  # the first colours
 
 Series = dict[str, tuple[list[float], list[float]]]
 
@@ -55,7 +55,7 @@ def curves(series: Series) -> Section | None:
     more = [
         chart(name, {"": curve}, [""])
         for name, curve in series.items()
-        if name.partition("/")[0] not in STAGES and not name.startswith(OF_ALPHAS) and not _of_a_row(name)
+        if name.partition("/")[0] not in (*STAGES, "test") and not name.startswith(OF_ALPHAS) and not _of_a_row(name)
     ]
     others = [Panels("What else was logged", more, small=True)] if more else []
     return Section("curves", "Learning curves", legend=stages, panels=[Panels("", charts), *others])
@@ -86,8 +86,8 @@ def alphas(series: Series) -> Section | None:
 
 
 def epochs_of(series: Series) -> int:
-    """How many epochs were logged."""
-    return int(max((x[-1] for x, _ in series.values()), default=0))
+    """How many epochs of training were logged."""
+    return int(max((x[-1] for name, (x, _) in series.items() if not name.startswith("test/")), default=0))
 
 
 def last_of(series: Series, name: str) -> float | None:
