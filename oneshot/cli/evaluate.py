@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -9,10 +10,15 @@ from typing import Any
 
 import yaml
 
+from oneshot.callbacks import MistakeRecorder
 from oneshot.deploy.export import load
 from oneshot.deploy.manifest import exported_preprocessing
 from oneshot.deploy.preprocessing import differences
 from oneshot.evaluation.images import FittedBatches
+from oneshot.report.evaluation import EVALUATION
+from oneshot.report.kinds import kind_of
+from oneshot.report.live import LiveReport
+from oneshot.report.page import REPORT as PAGE
 from oneshot.storage.trust import (
     CONFIG,
     plain,
@@ -22,15 +28,26 @@ from oneshot.storage.trust import (
 from oneshot.supernets.base import Subnet
 from oneshot.training.retrain import Retrain
 
+from .evaluation_record import tested
 from .networks import MOST_CLASSES, by_class, class_table, metrics, network_named, positional
 from .run import RunFolder, is_run
 from .terminal import say
 from .trainer import RunCLI, retrain_cli
 
+REPORT = "--report"
+
 
 def evaluate(args: Sequence[str]) -> None:
-    """``oneshot evaluate TARGET``: test a retraining on its own data, or an exported network on data that is given."""
+    """``oneshot evaluate TARGET``: test a retraining on its own data, or an exported network on data that is given.
+
+    With ``--report`` classes and worst mistakes of the test become part of the page in the folder of ``TARGET``.
+    """
     target, args = positional("evaluate", args)
+    kept, args = REPORT in args, [arg for arg in args if arg != REPORT]
+    if kept and kind_of(Path(target)) is None:
+        raise ValueError(
+            f"With {REPORT} TARGET must be the folder of a run or an export; {target} is none. Leave it out."
+        )
     args, trust = split_trust(args)
     trained: dict[str, Any] | None = None
     with TemporaryDirectory() as aside:
@@ -58,6 +75,9 @@ def evaluate(args: Sequence[str]) -> None:
             trained = None if asked else exported_preprocessing(target)
         cli = retrain_cli("evaluate", network, [*args, "--trainer.logger=false"])
     cli.model.load_network(network)
+    recorder = MistakeRecorder()
+    if kept:
+        cli.trainer.callbacks.append(recorder)  # type: ignore[attr-defined]  # Lightning's
     results = _tested(cli, network)
     if trained is not None and (changed := differences(trained, getattr(cli.datamodule, "preprocessing", None))):
         say(
@@ -68,6 +88,11 @@ def evaluate(args: Sequence[str]) -> None:
     classes = by_class(cli.model, getattr(cli.datamodule, "classes", None))
     if classes is not None and len(classes["classes"]) <= MOST_CLASSES:
         say(class_table(classes))
+    if kept and cli.trainer.is_global_zero:
+        report, record = LiveReport(target), tested([recorder], classes, cli.datamodule)
+        report.keep(EVALUATION, lambda: json.dumps({**record, "metrics": dict(results)}, indent=1) + "\n")
+        report.finish()
+        say(f"Report: {Path(target) / PAGE}")
 
 
 def _tested(cli: RunCLI, network: Subnet) -> Mapping[str, float]:
