@@ -45,9 +45,8 @@ def evaluate(args: Sequence[str]) -> None:
     target, args = positional("evaluate", args)
     kept, args = REPORT in args, [arg for arg in args if arg != REPORT]
     if kept and kind_of(Path(target)) is None:
-        raise ValueError(
-            f"With {REPORT} TARGET must be the folder of a run or an export; {target} is none. Leave it out."
-        )
+        what = f"With {REPORT} TARGET must be the folder of a run or an export"
+        raise ValueError(f"{what}; {target} is none. Leave it out.")
     args, trust = split_trust(args)
     trained: dict[str, Any] | None = None
     with TemporaryDirectory() as aside:

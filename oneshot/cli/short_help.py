@@ -80,6 +80,7 @@ _TEXTS = {
         "Test a retrained network on its own data, or an exported network on data that is given.",
         """
   TARGET                folder of a retraining or of an export
+  --report              put every class and the worst mistakes of this test on the page in that folder
 """,
         """
   --config FILE         YAML file with any of these options

@@ -164,7 +164,7 @@ def test_the_help_fits_on_a_screen_and_names_options_there_are(
     assert stop.value.code == 0
     everything = capsys.readouterr().out
     free = ("--model.", "--data.", "--supernet.", "--strategy.", "--evaluator.")  # of a class
-    ours = ("--help-all", "--inherit")  # read before the parser
+    ours = ("--help-all", "--inherit", "--report")  # read before the parser
     named = {word.rstrip(".") for word in re.findall(r"--[a-z][\w.-]*", text.split("example:")[0])}
     for option in named:
         assert option in everything or option.startswith(free) or option in ours, option
