@@ -11,6 +11,7 @@ from .contents import Figure, Files, Fold, Part, Section, Table, percent, said, 
 
 Kind = Literal["auto", "export", "comparison", "study", "pareto", "search", "retrain", "quickstart", "training"]
 
+SPLITS = {"val": "validation"}
 SUMMARY, MANIFEST, RUNS = "summary.json", "manifest.json", "runs.jsonl"
 TITLES: dict[Kind, str] = {
     "auto": "Automatic search",
@@ -247,7 +248,7 @@ def _metrics(metrics: Mapping[str, Any]) -> list[Figure]:
         if isinstance(value, int | float) and not name.startswith("front/") and not name.endswith("loss"):
             split, _, metric = name.rpartition("/")
             text = percent(value) if metric in ("accuracy", "balanced_accuracy") and 0 <= value <= 1 else said(value)
-            shown.append(Figure(f"{split or 'measured'} {metric}", text))
+            shown.append(Figure(f"{SPLITS.get(split, split) or 'measured'} {metric}", text))
     return shown
 
 

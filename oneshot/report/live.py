@@ -27,6 +27,7 @@ from .kinds import kind_of
 from .page import write_report
 
 EVERY = 30.0  # seconds between two pages
+SHARE = 20  # a page that takes long is written so many times more rarely: it takes 5 % of the time at most
 PACKAGES = ("torch", "pytorch-lightning", "timm", "numpy", "onnxruntime")
 # Modules that pass a warning on; who warned stands above them.
 PASSING_ON = ("warnings", "lightning_utilities", "pytorch_lightning.utilities", "lightning_fabric.utilities")
@@ -42,12 +43,12 @@ class LiveReport:
     Args:
         folder: Folder of the run.
         active: Whether this process writes; only the first of a run does.
-        every: Least seconds between two pages.
+        every: Least seconds between two pages; more where a page takes long.
     """
 
     def __init__(self, folder: str | Path, *, active: bool = True, every: float = EVERY) -> None:
         self.folder, self.active, self.every = Path(folder), active, every
-        self._written, self._told = time.monotonic(), False
+        self._written, self._least, self._told = time.monotonic(), every, False
         self._texts: list[str] = []
         self._before: list[Callable[..., None]] = []
 
@@ -82,12 +83,14 @@ class LiveReport:
         Args:
             before: Writes the files that the page is made of; only called if the page is written.
         """
-        if not self.active or time.monotonic() - self._written < self.every:
+        began = time.monotonic()
+        if not self.active or began - self._written < self._least:
             return
         if before is not None:
             self._attempt(before)
         self._attempt(lambda: self._write(running=True))
-        self._written = time.monotonic()  # of its end: it never takes more than a part of the time
+        self._written = time.monotonic()
+        self._least = max(self.every, SHARE * (self._written - began))
 
     def finish(self) -> None:
         """Write the page of a run that is over, or was stopped."""

@@ -35,6 +35,21 @@ def test_the_page_is_written_at_most_once_in_a_while(tmp_path: Path, monkeypatch
     assert "The run goes on" not in page.read_text()
 
 
+def test_a_page_that_takes_long_is_written_more_rarely(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    now = [0.0]
+    monkeypatch.setattr(live.time, "monotonic", lambda: now[0])
+    report, made = LiveReport(pareto_run(tmp_path / "run"), every=30.0), list[float]()
+
+    def slow() -> None:
+        made.append(now[0])
+        now[0] += 6.0
+
+    for _ in range(300):
+        now[0] += 1.0
+        report.update(before=slow)
+    assert made == [30.0, 156.0, 282.0]  # 6 s of every 126 s
+
+
 def test_only_the_first_process_writes(tmp_path: Path) -> None:
     folder = pareto_run(tmp_path / "run")
     before = {path.name: path.read_bytes() for path in folder.iterdir()}
