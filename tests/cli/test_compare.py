@@ -84,6 +84,8 @@ def test_methods_of_ours_and_of_a_user_are_compared(here: Path, capsys: pytest.C
     assert [(run["label"], run["seed"]) for run in found] == [(label, seed) for seed in (0,) for label in labels]
     assert all((run["failure"] is None) == (run["label"] != "broken") for run in found)
     assert all(0 <= run["scores"]["test/accuracy"] <= 1 for run in found if run["failure"] is None)
+    report = (here / "out/report.html").read_text(encoding="utf-8")
+    assert "Methods compared" in report and "Comparison of methods: out" in report
     page = (here / "out/results.md").read_text()
     assert "- supernet: oneshot.supernets.NASBench201Supernet: channels 4, cells_per_stage 1" in page
     assert "- retrain: epochs 1" in page and "| sharing | 1 |" in page

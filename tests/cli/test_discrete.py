@@ -82,6 +82,7 @@ def test_a_study_runs_is_reported_goes_on_and_yields_a_network(
     assert "Best: nodes: " in shown and "oneshot pick" in shown
     rows = list(csv.DictReader((out / "evaluations.csv").read_text().splitlines()))
     assert len(rows) == 5 and {"error", "params", "architecture", "in_front"} <= rows[0].keys()
+    assert "Front of networks" in (out / "report.html").read_text(encoding="utf-8")
     assert (out / "study.png").stat().st_size > 5_000 and load_config(out / "subnet.json").space == "network_graph"
 
     assert run("--resume", "--out", out, "--evaluations", 6) == 0

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import json
 import os
 import re
@@ -79,6 +80,8 @@ def retrain_run(search_run: Path) -> Path:
 def test_a_search_leaves_a_readable_run(search_run: Path) -> None:
     names = {path.name for path in search_run.iterdir()}
     assert {"config.yaml", "metrics.csv", "subnet.json", "cells.png", "checkpoints"} <= names
+    assert {"report.html", "network.json", "commands.json"} <= names
+    assert "Architecture weights over time" in (search_run / "report.html").read_text(encoding="utf-8")
     assert json.loads((search_run / "subnet.json").read_text())["space"] == "darts"
     names = sorted(path.name for path in (search_run / "checkpoints").iterdir())
     assert names == ["checksums.txt", "last.ckpt", "previous.ckpt"]
@@ -425,9 +428,15 @@ def nat_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+def lines_of_front(run: Path) -> int:
+    return sum(row["in_front"] == "1" for row in csv.DictReader((run / "evaluations.csv").open()))
+
+
 def test_a_search_for_a_front_leaves_pictures_and_tables(nat_run: Path) -> None:
     names = {path.name for path in nat_run.iterdir()}
     assert {"front.png", "front.html", "evaluations.csv", "archive.json", "history.json", "subnet.json"} <= names
+    report = (nat_run / "report.html").read_text(encoding="utf-8")
+    assert report.count("oneshot pick") > lines_of_front(nat_run) and "Front of networks" in report
     lines = (nat_run / "evaluations.csv").read_text().splitlines()
     assert len(lines) == 1 + 15 and lines[0].startswith("number,error,macs,params,in_front,layers_0")
     page = (nat_run / "front.html").read_text()
@@ -442,6 +451,11 @@ def test_a_picked_network_runs_in_a_fresh_process_from_onnx_and_from_load(nat_ru
     assert {"front/error", "front/macs", "front/params", "val/accuracy"} <= manifest["metrics"].keys()
     assert manifest["metrics"]["front/error"] == pytest.approx(1 - manifest["metrics"]["val/accuracy"], abs=0.02)
     assert manifest["metrics"]["front/macs"] == manifest["macs"]
+    tested = json.loads((out / "evaluation.json").read_text())
+    right = sum(row[i] for i, row in enumerate(tested["confusion"]))
+    assert tested["split"] == "validation" and sum(map(sum, tested["confusion"])) == tested["samples"]
+    assert right / tested["samples"] == pytest.approx(manifest["metrics"]["val/accuracy"])
+    assert {"report.html", "network.json", "commands.json"} <= {path.name for path in out.iterdir()}
     code = (
         "import sys, numpy, torch, onnxruntime, oneshot\n"
         "x = torch.randn(5, 1, 8, 8)\n"
