@@ -172,9 +172,15 @@ def _comparison(files: Files, config: Mapping[str, Any], part: Part) -> None:
         part.sections.append(Section("methods", "Methods compared", lines, table=table_of(rows)))
     else:
         part.lines.append("No run is finished yet.")
-    differences = [d for name in scores for d in (found.get("differences") or {}).get(name, ())]
+    columns = {"mean": "mean difference", "low": "95 % from", "high": "to", "adjusted": "p, adjusted"}
+    differences = [
+        {"metric": name, **{columns.get(what, what): value for what, value in of.items()}}
+        for name in scores
+        for of in (found.get("differences") or {}).get(name, ())
+    ]
     if differences:
-        part.sections.append(Section("differences", "Differences between methods", table=table_of(differences)))
+        lines = ["The first minus the second, over the seeds that both have; p after Holm's correction."]
+        part.sections.append(Section("differences", "Differences between methods", lines, table=table_of(differences)))
     runs = [run for run in found.get("runs") or () if isinstance(run, dict)]
     part.warnings += [f"{run['label']}, seed {run['seed']}: {note}" for run in runs for note in run.get("notes") or ()]
     part.warnings += [f"{r['label']}, seed {r['seed']} failed: {r['failure']}" for r in runs if r.get("failure")]
