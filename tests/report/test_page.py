@@ -5,8 +5,10 @@ from __future__ import annotations
 import json
 import math
 import re
+from collections.abc import Callable, Iterator
 from html.parser import HTMLParser
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -14,7 +16,7 @@ from oneshot.cli.main import main
 from oneshot.fronts.pick import at_most
 from oneshot.report.evaluation import wilson
 from oneshot.report.fronts import front_data, pick_command
-from oneshot.report.page import parts_of, write_report
+from oneshot.report.page import parts_of, report_page, write_report
 
 from .pages import EVIL, pareto_run, retrain_run, write
 
@@ -212,3 +214,34 @@ def test_pixels_have_no_interval(tmp_path: Path) -> None:
     (folder / "evaluation.json").write_text(json.dumps({**found, "independent": False}))
     page = page_of(folder)
     assert "Wilson" not in page.text and "on test samples" in page.texts and "pixels" in page.texts
+
+
+JUNK = (None, [], {}, "x", -1, 1e999, True, [[]], {"a": {}})
+
+
+def with_junk(tree: Any, junk: object) -> Iterator[Any]:
+    """The tree with junk in place of each of its parts, one after the other."""
+    yield junk
+    items = list(tree.items()) if isinstance(tree, dict) else list(enumerate(tree)) if isinstance(tree, list) else []
+    for key, value in items:
+        for changed in with_junk(value, junk):
+            copied = dict(tree) if isinstance(tree, dict) else list(tree)
+            copied[key] = changed
+            yield copied
+
+
+@pytest.mark.parametrize("make", [pareto_run, retrain_run])
+def test_whatever_stands_in_the_files_there_is_a_page(make: Callable[[Path], Path], tmp_path: Path) -> None:
+    folder = make(tmp_path / "run")
+    rng, written = np.random.default_rng(0), 0
+    for path in sorted(folder.glob("*.json")):
+        before = path.read_text(encoding="utf-8")
+        for junk in JUNK:
+            damaged = list(with_junk(json.loads(before), junk))
+            for i in rng.permutation(len(damaged))[:12]:
+                path.write_text(json.dumps(damaged[i]), encoding="utf-8")
+                page = report_page(folder)
+                assert EVIL not in page
+                written += 1
+        path.write_text(before, encoding="utf-8")
+    assert written > 200
