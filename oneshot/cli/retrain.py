@@ -62,14 +62,5 @@ def train_and_test(cli: RunCLI, network: Subnet) -> tuple[Path, dict[str, float]
                 write_recorded(folder / SUBNET, network.config.to_json(), patient=True)
             record = tested(cli.trainer.callbacks, classes, cli.datamodule)  # type: ignore[attr-defined]  # Lightning's
             cli.report.keep(EVALUATION, lambda: json.dumps({**record, "metrics": dict(results)}, indent=1) + "\n")
-<<<<<<< HEAD
-            cli.conclude(lambda: network)
-    return folder, results, classes
-=======
             cli.conclude(lambda: cli.model.network_for_export())
-    if cli.trainer.is_global_zero:
-        say(metrics(results))
-        if classes is not None and len(classes["classes"]) <= MOST_CLASSES:
-            say(class_table(classes))
-        say(f"Run: {folder}, with {REPORT}. Next: oneshot export {folder}")
->>>>>>> 52eebf0 (Tests of what commands leave for pages; the network of a retraining is that of its options)
+    return folder, results, classes
