@@ -91,8 +91,10 @@ def recorded_warnings(files: Files) -> list[str]:
     return list(dict.fromkeys(str(one.get("text")) for one in files.array(WARNINGS) if isinstance(one, dict)))
 
 
-def made_section(files: Files) -> Section:
-    """The commands that made a folder, versions, and the whole configuration."""
+def made_section(files: Files) -> Section | None:
+    """The commands that made a folder, versions, and the whole configuration; None if nothing is known of it."""
+    if not files.has(COMMANDS) and not files.has(CONFIG):
+        return None
     section = Section("made", "How it was made")
     commands = [one for one in files.array(COMMANDS) if isinstance(one, dict)]
     section.commands = [str(one["command"]) for one in commands if one.get("command")]

@@ -68,6 +68,7 @@ class Section:
         id: Anchor in the page, completed by that of its part.
         title: Heading.
         lines: Paragraphs.
+        items: A list.
         front: See :func:`~oneshot.report.fronts.front_data`.
         table: A table.
         confusion: ``names``, ``rows`` of ``count`` and ``share``, and whether names are ``turned``.
@@ -82,6 +83,7 @@ class Section:
     id: str
     title: str
     lines: list[str] = field(default_factory=list)
+    items: Sequence[str] = ()
     front: Mapping[str, Any] | None = None
     table: Table | None = None
     confusion: Mapping[str, Any] | None = None

@@ -29,7 +29,7 @@ TITLES: dict[Kind, str] = {
 def kind_of(folder: Path) -> Kind | None:
     """What made a folder, by the files that are in it; None for others."""
     files = Files(folder)
-    if files.has(SUMMARY):
+    if files.has(SUMMARY) or (files.has("plan.json") and files.has("done.json")):
         return "auto"
     if files.has(MANIFEST):
         return "export"
@@ -63,8 +63,8 @@ def read_part(folder: Path, kind: Kind) -> Part:
     if kind not in ("auto", "comparison", "training", "quickstart"):
         front = kind in ("pareto", "study")
         part.sections.append(about.load_section(folder, exported=kind == "export", front=front))
-    made = Section("made", "How it was made")
-    part.sections.append(files.part("commands.json", lambda: about.made_section(files), made))
+    if (made := files.part("commands.json", lambda: about.made_section(files), None)) is not None:
+        part.sections.append(made)
     part.warnings = [*part.warnings, *warnings, *dict.fromkeys(files.problems)]
     return part
 
@@ -72,10 +72,23 @@ def read_part(folder: Path, kind: Kind) -> Part:
 def _auto(files: Files, config: Mapping[str, Any], part: Part) -> None:
     found = files.object(SUMMARY)
     part.title = str(found.get("title") or part.title)
-    part.lines += [str(line) for line in found.get("lines") or ()]
+    rows = [row for row in found.get("table") or () if isinstance(row, dict)]
+    interval = rows[0].get("95 % interval") if rows else None
+    for figure in evaluation.figures({"metrics": found.get("test") or {}}):
+        told = f"{interval} (95 %, Wilson), on test samples" if interval and figure.name == "test accuracy" else ""
+        part.figures.append(Figure(figure.name, figure.value, told or figure.note))
+    if isinstance(found.get("file_ms"), int | float):
+        limit = found.get("limit_ms")
+        part.figures.append(
+            Figure("latency of the file", f"{found['file_ms']:.4g} ms", f"limit {limit:g} ms" if limit else "")
+        )
+    if not found:
+        part.lines.append("The result is not there yet.")
     part.warnings += [str(line) for line in found.get("warnings") or ()]
-    if rows := [row for row in found.get("table") or () if isinstance(row, dict)]:
+    if rows:
         part.sections.append(Section("compared", "Networks compared", table=table_of(rows)))
+    if lines := [str(line) for line in found.get("lines") or ()]:
+        part.sections.append(Section("decided", "What was decided", items=lines))
 
 
 def _export(files: Files, config: Mapping[str, Any], part: Part) -> None:
@@ -86,18 +99,18 @@ def _export(files: Files, config: Mapping[str, Any], part: Part) -> None:
     part.figures += [*shown, *(f for f in _metrics(manifest.get("metrics") or {}) if f.name not in known)]
     part.figures += _latencies(manifest.get("latency") or (), part)
     part.figures += network.figures(manifest)
-    sizes = [[name, size_text(size)] for name in manifest.get("files") or () if (size := _size(files.folder / name))]
+    sizes = {name: size_text(size) for name in manifest.get("files") or () if (size := _size(files.folder / name))}
     part.sections += files.part(evaluation.EVALUATION, lambda: evaluation.sections(tested), list[Section]())
     part.sections += _architecture(files, _with_config(files.object(network.NETWORK), manifest))
-    if sizes:
-        part.sections.append(Section("files", "Files", table=Table(["file", "size"], sizes, ["size"])))
-        weights = next((size for name, size in sizes if name == "model.onnx"), sizes[-1][1])
-        part.figures.append(Figure("size", weights, "model.onnx" if any(n == "model.onnx" for n, _ in sizes) else ""))
+    if weights := next((name for name in ("model.onnx", "model.safetensors") if name in sizes), None):
+        part.figures.append(Figure("size", sizes[weights], weights))
     versions = [[str(name), str(version)] for name, version in (manifest.get("versions") or {}).items()]
-    if versions:
-        part.lines.append(f"Exported {about.said_time(manifest.get('created'))}.")
-        fold = Fold("Versions", table=Table(["package", "version"], versions))
-        part.sections.append(Section("versions", "Versions of the export", folds=[fold]))
+    if sizes:
+        section = Section("files", "Files", table=Table(["file", "size"], list(sizes.items()), ["size"]))
+        section.lines = [f"Written {about.said_time(manifest.get('created'))}."] if manifest.get("created") else []
+        if versions:
+            section.folds = [Fold("Versions", table=Table(["package", "version"], versions))]
+        part.sections.append(section)
 
 
 def _run(files: Files, config: Mapping[str, Any], part: Part) -> None:

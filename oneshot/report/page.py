@@ -16,16 +16,17 @@ from .render import render
 
 REPORT = "report.html"
 # Sub-folders that are read first: what was found comes before how.
-FIRST = ("picked", "export", "retrain", "search")
+FIRST = ("network", "picked", "export", "retrain", "search")
 
 
 def write_report(folder: str | Path, *, running: bool = False) -> Path:
     """Write ``report.html`` into the folder of a run, from the files that are in it and in its sub-folders.
 
     A run of any command: search, retrain, pareto, discrete, pick, export, compare, quickstart. Of a folder with
-    ``summary.json``, a JSON object, its ``title``, ``lines`` (texts), ``warnings`` (texts) and ``table`` (objects, one
-    for each network that is compared) come first. What a folder does not have is left out. Files are read as data:
-    nothing that they name is imported. One that is damaged is left out, and the page says so.
+    ``summary.json``, a JSON object, its ``title``, ``test`` (metrics), ``file_ms``, ``limit_ms``, ``table`` (objects,
+    one for each network that is compared), ``lines`` (texts) and ``warnings`` (texts) come first. What a folder does
+    not have is left out. Files are read as data: nothing that they name is imported. One that is damaged is left out,
+    and the page says so.
 
     Args:
         folder: The folder; or a file of ``oneshot measure``, which gets its page beside it, ``table.report.html``.

@@ -178,13 +178,19 @@ def test_the_summary_of_several_runs_comes_first_and_its_parts_after_it(tmp_path
         {"network": "found", "accuracy": 0.9, "measured ms": 4.5},
         {"network": EVIL, "accuracy": None, "measured ms": 9.0},
     ]
-    auto = write(tmp_path / "result", {"summary.json": {"title": "Best network", "lines": ["25 ms."], "table": table}})
+    summary = {"title": "Best network", "lines": ["25 ms."], "warnings": [EVIL], "table": table}
+    result = {"test": {"test/accuracy": 0.5833}, "file_ms": 0.19577, "limit_ms": 3.0}
+    auto = write(tmp_path / "result", {"summary.json": summary | result})
     pareto_run(auto / "search")
     write(auto / "picked", {"manifest.json": {"metrics": {"val/accuracy": 0.9}, "params": 10, "files": {}}})
     assert [kind for _, kind in parts_of(auto)] == ["auto", "export", "pareto"]
     page = page_of(auto)
     assert page.text.index("25 ms.") < page.text.rindex("Exported network: picked")
     assert {"Best network: result", "measured ms", "4.5", "Search of a front: search"} <= set(page.texts)
+    assert {"58.33 %", "0.1958 ms", "limit 3 ms"} <= set(page.texts)
+    (auto / "summary.json").unlink()  # it goes on
+    write(auto, {"plan.json": {}, "done.json": {}})
+    assert "The result is not there yet." in page_of(auto).texts
 
 
 def test_latencies_of_an_export_are_shown_with_doubts_in_words(tmp_path: Path) -> None:
