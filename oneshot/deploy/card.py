@@ -12,6 +12,7 @@ import yaml
 
 from oneshot.storage.files import write_atomically
 
+from .int8 import int8_sentence
 from .manifest import read_manifest, write_manifest
 
 CARD = "README.md"
@@ -238,9 +239,11 @@ def _costs(manifest: Mapping[str, Any]) -> str:
 
 
 def _latencies(manifest: Mapping[str, Any]) -> list[str]:
+    int8 = int8_sentence(manifest)
+    told = [int8] if int8 else []
     measured = [entry for entry in manifest.get("latency") or [] if entry.get("measured_ms") is not None]
     if not measured:
-        return ["Its latency was not measured."]
+        return ["Its latency was not measured.", *told]
     rows = [
         (
             f"`{entry['file']}`" if entry.get("file") else "the network",
@@ -250,7 +253,7 @@ def _latencies(manifest: Mapping[str, Any]) -> list[str]:
         )
         for entry in measured
     ]
-    return [_table(("what", "measured with", "batch", "ms"), rows)]
+    return [_table(("what", "measured with", "batch", "ms"), rows), *told]
 
 
 def _found(manifest: Mapping[str, Any]) -> list[str]:

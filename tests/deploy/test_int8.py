@@ -63,9 +63,10 @@ def export(network: Subnet, data: Digits, tmp_path_factory: pytest.TempPathFacto
 
 @pytest.fixture
 def unchanged(export: Path) -> Iterator[Path]:
-    before = (export / "manifest.json").read_text()
+    before = {name: (export / name).read_bytes() for name in ("manifest.json", "README.md")}
     yield export
-    (export / "manifest.json").write_text(before)
+    for name, content in before.items():
+        (export / name).write_bytes(content)
 
 
 def said_of(folder: Path) -> dict[str, Any]:
@@ -217,6 +218,8 @@ def test_both_files_are_measured_and_predictions_of_int8_are_compared_with_their
     assert said_of(unchanged)["latency_ms"] == {"before": 2.0, "after": 1.0}
     sentence = int8_sentence(read_manifest(unchanged) or {})
     assert sentence is not None and "; 2 ms before, 1 ms after." in sentence
+    card = (unchanged / "README.md").read_text(encoding="utf-8")
+    assert sentence in card and "`model.int8.onnx` | the network in 8 bits" in card
 
 
 def test_an_int8_file_that_is_slower_is_said_to_be(
