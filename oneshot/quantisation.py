@@ -113,7 +113,8 @@ def quantised(
         graph = onnx.load_model_from_string(model)
         _simplify_hard_sigmoids(graph.graph)
         quant_pre_process(graph, prepared, skip_symbolic_shape=fixed_shapes)
-        ends = _weighted(onnx.load(prepared).graph)
+        ready = onnx.load(prepared).graph
+        ends = _weighted(ready)
         if not ends:
             raise ValueError(
                 f"A network to quantise must have layers with weights ({', '.join(WEIGHTED)}); this one has none. "
@@ -130,7 +131,7 @@ def quantised(
                 weight_type=QuantType.QInt8,
                 per_channel=True,
                 reduce_range=seven_bits,
-                nodes_to_exclude=list(kept),
+                nodes_to_exclude=[*kept, *_about_shapes(ready)],
             )
         except ValueError as error:
             if "No data is collected" not in str(error):
@@ -163,6 +164,21 @@ def _weighted(graph: Any) -> list[str]:
     """Names of the layers with weights, in the order they run."""
     weights = {tensor.name for tensor in graph.initializer}
     return [node.name for node in graph.node if node.op_type in WEIGHTED and not weights.isdisjoint(node.input[1:2])]
+
+
+def _about_shapes(graph: Any) -> list[str]:
+    """Names of the nodes that compute with shapes and constants alone: rounded to 256 steps they would be wrong.
+
+    Padding as in TensorFlow, for example, is computed in floats where the size of the images is not known.
+    """
+    of_data = {given.name for given in graph.input}
+    found = []
+    for node in graph.node:
+        if node.op_type not in ("Shape", "Size") and not of_data.isdisjoint(node.input):
+            of_data.update(node.output)
+        else:
+            found.append(node.name)
+    return found
 
 
 def _int8_layers(graph: Any) -> int:

@@ -160,6 +160,44 @@ def test_a_hard_sigmoid_of_another_slope_stays_and_the_model_is_right() -> None:
     assert "HardSigmoid" in {node.op_type for node in onnx.load_model_from_string(made.model).graph.node}
 
 
+def with_padding(content: bytes) -> bytes:
+    """The model behind a padding by ``8 (ceil(2 H) - floor(2 H))`` rows, computed of its input's height in floats."""
+    made = onnx.load_model_from_string(content)
+    node, values = onnx.helper.make_node, onnx.numpy_helper.from_array
+    steps = [
+        node("Shape", ["images"], ["shape"], start=2, end=3),
+        node("Cast", ["shape"], ["height"], to=onnx.TensorProto.FLOAT),
+        node("Mul", ["height", "two"], ["twice"], name="twice"),
+        node("Ceil", ["twice"], ["ceil"], name="ceil"),
+        node("Floor", ["twice"], ["floor"], name="floor"),
+        node("Sub", ["ceil", "floor"], ["difference"], name="difference"),
+        node("Mul", ["difference", "eight"], ["rows"], name="rows"),
+        node("Cast", ["rows"], ["whole"], to=onnx.TensorProto.INT64),
+        node("Concat", ["zeros", "whole", "zero", "zeros", "zero", "zero"], ["pads"], axis=0),
+        node("Pad", ["images", "pads"], ["padded"], name="pad"),
+    ]
+    made.graph.initializer.extend(values(np.array([v], np.float32), n) for n, v in (("two", 2.0), ("eight", 8.0)))
+    made.graph.initializer.extend(values(np.zeros(n, np.int64), name) for n, name in ((2, "zeros"), (1, "zero")))
+    for other in made.graph.node:
+        other.input[:] = ["padded" if name == "images" else name for name in other.input]
+    nodes = [*steps, *made.graph.node]
+    del made.graph.node[:]
+    made.graph.node.extend(nodes)
+    made.graph.input[0].type.tensor_type.shape.dim[2].dim_param = "height"  # so that nothing is folded
+    return made.SerializeToString()  # type: ignore[no-any-return]  # onnx
+
+
+def test_what_is_computed_of_shapes_is_not_rounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    content = with_padding(model())
+    tall = np.random.default_rng(1).normal(size=(5, 2, 11, 4)).astype(np.float32)
+    samples = [{"images": SAMPLES}, {"images": tall}]  # the range of 2 H is 0 to 22, and 8 is none of its 256 steps
+    np.testing.assert_allclose(run(content, images=SAMPLES), exact(SAMPLES), rtol=1e-4, atol=1e-5)
+    assert off(run(quantised(content, samples).model, images=SAMPLES), exact(SAMPLES)) < CLOSE
+    monkeypatch.setattr(quantisation, "_about_shapes", lambda graph: [])
+    rounded = run(quantised(content, samples).model, images=SAMPLES)
+    assert off(rounded, exact(SAMPLES)) > 0.5  # 8 rows too many
+
+
 def test_networks_with_several_inputs_are_quantised() -> None:
     both = {"images": SAMPLES, "more": SAMPLES[::-1].copy()}
     made = quantised(model(several=True), [both])
