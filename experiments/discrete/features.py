@@ -28,14 +28,14 @@ sys.path[:0] = [str(HERE), str(HERE.parents[1])]
 import numpy as np  # noqa: E402
 from tables import load, run  # noqa: E402
 
-from oneshot.cost.counting import count_candidates  # noqa: E402
+from oneshot.cost import count_candidates  # noqa: E402
 from oneshot.discrete import BANANAS, GaussianProcess  # noqa: E402
 from oneshot.proxies import ArchitectureScorer, ProxyFeatures  # noqa: E402
 from oneshot.regression.extra import ExtraFeatures  # noqa: E402
 from oneshot.storage.files import write_atomically  # noqa: E402
 from oneshot.supernets import NASBench201Supernet, SubnetConfig  # noqa: E402
 
-AT = (30, 50, 100, 150)  # queries
+AT = (20, 30, 40, 50, 100, 150)  # queries
 MIDDLE = (13.0, 17.5)  # logarithms of middling parameters and MACs
 STRATEGIES: dict[str, Callable[..., Any]] = {
     "Gaussian process": GaussianProcess,
@@ -77,7 +77,8 @@ def features_of(name: str, folder: Path) -> tuple[ExtraFeatures | None, int]:
 
 def measure(args: argparse.Namespace) -> None:
     table, metric, name = load("NATS-Bench", args.csv, args.metric)
-    done = {(r["table"], r["strategy"], r["features"], r["seed"]) for r in rows(args.out)}
+    done = {(r["table"], r["strategy"], r["features"], r["seed"]) for r in rows(args.out, args.queries)}
+    at = [queries for queries in AT if queries <= args.queries]
     for features in args.features:
         extra, pool = None, 0
         for strategy in args.strategies:
@@ -91,36 +92,38 @@ def measure(args: argparse.Namespace) -> None:
                 def build(space: Any, seed: int, strategy: str = strategy, pool: int = pool, own: Any = own) -> Any:
                     return STRATEGIES[strategy](space, pool=pool, features=own, seed=seed)
 
-                regret, ms = run(table, metric, build, seed, AT[-1])
+                regret, ms = run(table, metric, build, seed, args.queries)
                 row = {"table": name, "strategy": strategy, "features": features, "seed": seed}
-                row |= {"regret": [round(float(regret[n - 1]), 4) for n in AT], "ms": round(ms, 2)}
+                row |= {"queries": at, "regret": [round(float(regret[n - 1]), 4) for n in at], "ms": round(ms, 2)}
                 with args.out.open("a", encoding="utf-8") as file:
                     file.write(json.dumps(row) + "\n")
 
 
-def rows(path: Path) -> list[dict[str, Any]]:
+def rows(path: Path, queries: int) -> list[dict[str, Any]]:
+    """Runs of at least so many queries."""
     if not path.is_file():
         return []
     lines = path.read_text(encoding="utf-8").split("\n")[:-1]  # without one that was under way
-    return [json.loads(line) for line in lines]
+    return [row for row in map(json.loads, lines) if row["queries"][-1] >= queries]
 
 
-def report(path: Path) -> None:
+def report(path: Path, queries: int) -> None:
+    at = [n for n in AT if n <= queries]
     groups: dict[tuple[str, str, str], list[dict[str, Any]]] = defaultdict(list)
-    for row in rows(path):
+    for row in rows(path, queries):
         groups[row["table"], row["strategy"], row["features"]].append(row)
     found = []
-    print("| table | strategy | features | seeds |", " | ".join(f"{n} queries" for n in AT), "| ms a query |")
-    print("|---|---|---|---|" + "---|" * (len(AT) + 1))
+    print("| table | strategy | features | seeds |", " | ".join(f"{n} queries" for n in at), "| ms a query |")
+    print("|---|---|---|---|" + "---|" * (len(at) + 1))
     for (table, strategy, features), own in groups.items():
-        regrets = np.array([row["regret"] for row in own])
+        regrets = np.array([row["regret"][: len(at)] for row in own])
         mean, sem = regrets.mean(0), regrets.std(0, ddof=len(own) > 1) / len(own) ** 0.5
         hits, ms = (regrets < 1e-3).sum(0), float(np.mean([row["ms"] for row in own]))
         cells = [f"{m:.3f} ± {s:.3f} ({h})" for m, s, h in zip(mean, sem, hits, strict=True)]
         print(f"| {table} | {strategy} | {features} | {len(own)} |", " | ".join(cells), f"| {ms:.1f} |")
         found.append(
             {
-                **{"table": table, "strategy": strategy, "features": features, "seeds": len(own), "queries": AT},
+                **{"table": table, "strategy": strategy, "features": features, "seeds": len(own), "queries": at},
                 **{"mean": mean.round(4).tolist(), "sem": sem.round(4).tolist(), "hits": hits.tolist()},
                 "ms_per_query": round(ms, 2),
             }
@@ -132,6 +135,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seeds", type=int, default=20)
     parser.add_argument("--strategies", nargs="+", default=list(STRATEGIES), choices=list(STRATEGIES))
+    parser.add_argument("--queries", type=int, default=150, choices=AT)
     known = ("none", "counts", "shuffled", "proxies")
     parser.add_argument("--features", nargs="+", default=["none", "counts", "proxies"], choices=known)
     parser.add_argument("--csv", type=Path, help="another file of the table")
@@ -141,7 +145,7 @@ def main() -> None:
     args = parser.parse_args()
     if not args.report:
         measure(args)
-    report(args.out)
+    report(args.out, args.queries)
 
 
 if __name__ == "__main__":

@@ -179,7 +179,7 @@ class DrNAS(BilevelSearch):
                 "A perturbation gives candidates weight that a stage has dropped. Leave out perturbation, or stages."
             )
         self.kl_weight = regularizer_weight if regularizer == "kl" else 0.0
-        self.stages = tuple(stages)
+        self.stages, self._entered = tuple(stages), 0
         if stages:
             self.register_buffer("_stage", torch.tensor(0))
 
@@ -196,7 +196,7 @@ class DrNAS(BilevelSearch):
     @property
     def stage(self) -> int:
         """Number of the stage, 0 for the first."""
-        return int(self.get_buffer("_stage")) if self.stages else 0
+        return self._entered
 
     def moves_alphas(self) -> bool:
         began = self.stages[self.stage - 1].epoch if self.stage else 0
@@ -249,7 +249,8 @@ class DrNAS(BilevelSearch):
                 widened = widen_candidates(supernet, parts, seed)
             lay_out(supernet, torch.channels_last)
         self.sampler.keep(kept)
-        self.get_buffer("_stage").add_(1)
+        self._entered += 1
+        self.get_buffer("_stage").fill_(self._entered)
         return widened
 
     def facts(self) -> dict[str, Any]:
