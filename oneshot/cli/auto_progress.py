@@ -11,6 +11,7 @@ import pytorch_lightning as pl
 from pytorch_lightning.callbacks import Callback
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn
+from rich.table import Column
 
 from oneshot.engine.module import SearchModule
 
@@ -19,6 +20,7 @@ from .terminal import console as new_console
 from .terminal import say
 
 EVERY = 30.0  # seconds between two lines
+WIDE = 70  # columns of a terminal that has room for a bar
 
 
 class Overall:
@@ -45,11 +47,9 @@ class Overall:
         if not self.console.is_terminal:
             yield self
             return
-        columns = (
-            TextColumn("{task.percentage:>3.0f} %"),
-            BarColumn(None),
-            TextColumn("{task.description}", markup=False),
-        )
+        share = TextColumn("{task.percentage:>3.0f} %", table_column=Column(min_width=5, no_wrap=True))
+        text = TextColumn("{task.description}", markup=False)
+        columns = (share, BarColumn(20), text) if self.console.width >= WIDE else (share, text)
         with Progress(*columns, console=self.console, transient=True) as self._bar:
             self._task = self._bar.add_task("", total=1.0)
             yield self
@@ -82,7 +82,7 @@ class Overall:
             self._seconds[self._name] = elapsed / self._share
         words = what or next((part.what for part in self.parts if part.name == self._name), self._name)
         done, left = self._done(elapsed)
-        text = f"{words}; about {duration(left)} left"
+        text = f"about {duration(left)} left: {words}"
         if self._bar is not None and self._task is not None:
             self._bar.update(self._task, completed=done, description=text)
         elif time.monotonic() - self._said >= EVERY:

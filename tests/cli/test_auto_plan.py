@@ -92,7 +92,7 @@ def test_without_a_terminal_there_is_a_line_every_half_minute_with_the_time_left
         overall.update(0.5)
     lines = text.getvalue().splitlines()
     assert 3 <= len(lines) <= 8
-    assert lines[0].startswith("  1% first part; about 2 min left")
+    assert lines[0].startswith("  1% about 2 min left: first part")
     shares = [int(line.split("%")[0]) for line in lines]
     assert shares == sorted(shares)
 
@@ -114,3 +114,18 @@ def test_what_is_least_is_less_than_what_is_most() -> None:
     for name in ("NETWORKS", "EVALUATIONS", "PRETRAINED_EPOCHS", "SCRATCH_EPOCHS"):
         low, high = getattr(auto_plan, name)
         assert 0 < low < high
+
+
+@pytest.mark.parametrize("width", [40, 100])
+def test_a_narrow_terminal_shows_the_share_and_the_time_left(width: int) -> None:
+    text = io.StringIO()
+    overall = Overall(
+        [Part("one", "training all networks together", 600)],
+        Console(file=text, width=width, force_terminal=True, color_system=None),
+    )
+    with overall.shown():
+        overall.begin("one")
+        overall.update(0.05, "training, epoch 3 of 60")
+    last = [part for part in text.getvalue().split("\r") if "left" in part][-1]
+    assert "5 %" in last and "min left: training" in last
+    assert max(len(line) for line in last.replace("\x1b[2K", "").splitlines()) <= width
