@@ -22,8 +22,10 @@ from oneshot.cost import measure_samples, write_csv
 from oneshot.cost.latency.device import Device
 from oneshot.cost.record import noise_doubt
 from oneshot.data.facts import data_facts
-from oneshot.deploy.export import export_subnet, load
+from oneshot.deploy.export import FILES, export_subnet, load
+from oneshot.deploy.int8 import INT8_FILE, Int8, int8_samples
 from oneshot.deploy.manifest import read_manifest
+from oneshot.errors import Int8LossError
 from oneshot.nat.nat import NAT
 from oneshot.report.evaluation import interval
 from oneshot.report.page import REPORT, write_report
@@ -73,13 +75,13 @@ class Chosen:
     """The network that was taken from the front.
 
     Args:
+        place: Its row on the front.
         network: With weights and statistics of its own.
-        ms: Measured latency.
         metrics: What is known of it.
     """
 
+    place: int
     network: Subnet
-    ms: float
     metrics: Mapping[str, float]
 
 
@@ -242,9 +244,9 @@ class Work:
 
     def tune(self) -> None:
         """Take the most accurate network that is measured to keep the limit, and train it: ``oneshot retrain``."""
-        front = load_front(str(self.folder / SEARCH), Wish({}, {}, knee=False), trust=self.trust, data_options=())
-        assert isinstance(front, RunFront)
+        front = self._front()
         chosen = self._choose(front)
+        self.state["place"] = chosen.place
         facts = data_facts(front.data)
         if self.pretrained:
             self._export(front.largest(), ORIGINAL, facts, {})
@@ -288,6 +290,11 @@ class Work:
                 settings["mixup"] = 1.0
         return settings
 
+    def _front(self) -> RunFront:
+        front = load_front(str(self.folder / SEARCH), Wish({}, {}, knee=False), trust=self.trust, data_options=())
+        assert isinstance(front, RunFront)
+        return front
+
     def _choose(self, front: RunFront) -> Chosen:
         """The network of the smallest error among those that are measured to keep the limit."""
         order = preferred(np.asarray(front.values), SLACK * self.limit, samples=self._compared_on(front))
@@ -299,7 +306,7 @@ class Work:
             for place, ms in zip(places, took, strict=True):
                 if ms <= self.limit:
                     network = front.build(place)
-                    return Chosen(network, ms, front.metrics(place, network))
+                    return Chosen(place, network, front.metrics(place, network))
         raise ValueError(
             f"No network of the front is measured to take at most {self.limit:g} ms; the fastest took {fastest:.3g}. "
             "The machine may be busy: stop what else runs and go on with --resume, or begin again with a larger "
@@ -337,20 +344,30 @@ class Work:
         if self.pretrained:
             networks[ORIGINAL] = load(self.folder / ORIGINAL, trust=self.trust)
             tests[ORIGINAL] = _measure(Retrain(networks[ORIGINAL]), self.data, "test")
+        samples = int8_samples(data, final) if self.asked["int8"] else None
+        try:
+            self._write_network(final, data, tests[NETWORK], samples)
+        except Int8LossError as error:
+            self.note(f"WARNING: {error} The network is exported in floats, whose latency is another one.")
+            self._write_network(final, data, tests[NETWORK], None)
+        self.state |= {"tests": tests, "metric": final.task.metric_name}
+        self.state["ms"] = dict(zip(networks, times(list(networks.values()), self.device), strict=True))
+
+    def _write_network(self, network: Subnet, data: Any, metrics: Mapping[str, float], int8: Int8 | None) -> None:
         formats: Any = ("torch_export", "onnx") if self.asked["runtime"] == "onnxruntime" else ("torch_export",)
+        predicted = self._front().predictions(self.state["place"])  # it is measured on the same device
         write_export(
-            final,
+            network,
             self.folder / NETWORK,
             data_facts(data),
-            metrics=tests[NETWORK],
-            predicted=[],
+            metrics=metrics,
+            predicted=predicted,
             formats=formats,
             with_preprocessing=False,
             overwrite=True,
             measure=True,
+            int8=int8,
         )
-        self.state |= {"tests": tests, "metric": final.task.metric_name}
-        self.state["ms"] = dict(zip(networks, times(list(networks.values()), self.device), strict=True))
 
     def final(self) -> Subnet:
         """The network that is exported."""
@@ -368,8 +385,10 @@ class Work:
     def conclude(self) -> dict[str, Any]:
         """Write ``summary.json`` and the report; say what was found and what can be done with it."""
         manifest = read_manifest(self.folder / NETWORK) or {}
-        measured = [entry["measured_ms"] for entry in manifest.get("latency", ()) if entry.get("measured_ms")]
-        ms = float(measured[0]) if measured else None
+        entries = manifest.get("latency", ())
+        measured = {entry["file"]: entry["measured_ms"] for entry in entries if entry["measured_ms"]}
+        file = INT8_FILE if manifest.get("int8") else FILES["onnx"]
+        ms = measured.get(file, next(iter(measured.values()), None))
         tests, took, samples = self.state["tests"], self.state["ms"], self.plan["counts"]["test"]
         metric = self.state["metric"]
         name = f"test/{metric}"
@@ -379,15 +398,12 @@ class Work:
                 sizes = (read_manifest(self.folder / key) or {}).get("params")
                 value = float(tests[key][name])
                 shown = interval(round(value * samples), samples) if metric == "accuracy" else None
-                rows.append(
-                    {
-                        "network": title,
-                        metric: f"{value:.4f}",
-                        "95 % interval": shown,
-                        "ms": f"{took[key]:.3g}",
-                        "params": sizes,
-                    }
-                )
+                row = {"network": title, metric: f"{value:.4f}", "95 % interval": shown}
+                rows.append({**row, "ms": f"{took[key]:.3g}", "params": sizes})
+        if quantised := manifest.get("int8"):
+            shown = interval(round(quantised["after"] * samples), samples) if metric == "accuracy" else None
+            row = {"network": "found, INT8 file", metric: f"{quantised['after']:.4f}", "95 % interval": shown}
+            rows.insert(1, {**row, "ms": None if ms is None else f"{ms:.3g}", "params": rows[0]["params"]})
         lines = self._decided()
         if ms is not None:
             kept = "keeps" if ms <= self.limit else "does not keep"
