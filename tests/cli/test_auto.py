@@ -198,6 +198,7 @@ def test_of_networks_whose_errors_cannot_be_told_apart_the_largest_is_tried_firs
 
 
 @pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:(?s).*allow_noisy is set")  # of latencies that are measured while others run
 @pytest.mark.usefixtures("little")
 def test_from_a_folder_to_a_tested_file_and_the_same_command_goes_on(
     photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
