@@ -31,6 +31,8 @@ from oneshot.deploy.manifest import read_manifest
 from oneshot.methods.darts import DARTS
 from oneshot.report.cells import draw_cells
 from oneshot.report.curves import draw_alphas, draw_curves
+from oneshot.report.live import LiveReport
+from oneshot.report.page import REPORT
 from oneshot.report.style import save_figure
 from oneshot.report.tables import comparison_table
 from oneshot.storage.files import new_folder, write_atomically
@@ -76,6 +78,10 @@ def quickstart(
     folder = Path(out)
     with RunLock(folder), new_folder(folder, overwrite=overwrite, marker=RESULTS, keep=RESULTS):
         _run(folder, seed, search_epochs, retrain_epochs, random_networks, console)
+        report = LiveReport(folder)
+        report.begin()
+        report.finish()
+    say(f"Report: {folder / REPORT}, to open in a browser.", console)
 
 
 @dataclass(frozen=True)

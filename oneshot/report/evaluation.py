@@ -137,9 +137,12 @@ def _mistakes(mistakes: Sequence[Mapping[str, Any]], found: Mapping[str, Any]) -
         picture = one.get("picture")
         if not (isinstance(picture, str) and picture.startswith("data:image/")):
             picture = None
-        text = f"{true}, taken for {predicted}{sure}"
+        text = f"{true}, {'taken for' if found.get('classes') else 'predicted'} {predicted}{sure}"
         shown.append({"picture": picture, "alt": text, "text": text, "where": where, "photo": bool(one.get("photo"))})
-    said = [f"Wrong {found.get('split', 'test')} samples of which the network was surest."]
+    split = found.get("split", "test")
+    title, said = "Worst mistakes", [f"Wrong {split} samples of which the network was surest."]
+    if not found.get("classes"):
+        title, said = "Largest errors", [f"The {split} samples with the largest errors: true and predicted value."]
     if found.get("part"):
         said.append("Of the samples that the first process tested.")
-    return Section("mistakes", "Worst mistakes", said, mistakes=shown)
+    return Section("mistakes", title, said, mistakes=shown)

@@ -222,6 +222,16 @@ def test_pixels_have_no_interval(tmp_path: Path) -> None:
     assert "Wilson" not in page.text and "on test samples" in page.texts and "pixels" in page.texts
 
 
+def test_of_numbers_the_largest_errors_are_shown_and_no_accuracy(tmp_path: Path) -> None:
+    folder = retrain_run(tmp_path / "run")
+    mistake = {"true": "8", "predicted": "2.5", "error": 5.5, "index": 3, "file": None}
+    found = {"split": "test", "samples": 9, "independent": False, "metrics": {"test/mae": 0.5}, "mistakes": [mistake]}
+    (folder / "evaluation.json").write_text(json.dumps(found))
+    page = page_of(folder)
+    assert {"Largest errors", "8, predicted 2.5", "sample 3", "test mae", "0.5"} <= set(page.texts)
+    assert "Wilson" not in page.text and "taken for" not in page.text
+
+
 JUNK = (None, [], {}, "x", -1, 1e999, True, [[]], {"a": {}})
 
 
