@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from .cost.profile import profile as profile
     from .deploy.export import export_subnet as export_subnet
     from .deploy.export import load as load
+    from .deploy.hub import ExportedNetwork as ExportedNetwork
     from .engine.gradient import BilevelSearch as BilevelSearch
     from .engine.gradient import SingleLevelSearch as SingleLevelSearch
     from .engine.module import SearchModule as SearchModule

@@ -48,6 +48,7 @@ from .programs import FILES as FILES
 from .programs import TRACED_BATCH, Format, Programs, with_opsets
 
 SCHEMA_VERSION = 1
+PREFIX = "hf://"  # of networks on the Hugging Face Hub
 SUBNET, WEIGHTS = "subnet.json", "model.safetensors"
 MOST_TOLD = 500  # characters about tensors that do not fit
 CHECKED_BATCH = TRACED_BATCH + 1  # different, so that a batch size frozen into a file is found
@@ -137,7 +138,7 @@ def export_subnet(
         "metrics": {name: float(v) if math.isfinite(v) else None for name, v in (metrics or {}).items()},
         "versions": _versions(),
     }
-    with _all_or_nothing(Path(folder), overwrite) as new, torch.inference_mode(False), torch.no_grad():
+    with all_or_nothing(Path(folder), overwrite) as new, torch.inference_mode(False), torch.no_grad():
         inside = preprocessing if with_preprocessing else None
         written = manifest | _write_files(network, subnet, new, inside, programs, int8)
         written["files"] = with_opsets(new, written["files"])
@@ -221,7 +222,8 @@ def load(folder: str | Path, *, trust: Sequence[str] = ()) -> Subnet:
     """Read an exported network. Nothing is unpickled, and Lightning is not needed.
 
     Args:
-        folder: What :func:`export_subnet` wrote; ``subnet.json`` and ``model.safetensors`` are enough.
+        folder: What :func:`export_subnet` wrote; ``subnet.json`` and ``model.safetensors`` are enough. Or
+            ``hf://owner/name`` on the Hugging Face Hub, with ``@revision`` behind it if wanted.
         trust: Packages besides ``oneshot`` whose classes may be imported and built.
 
     Returns:
@@ -230,7 +232,12 @@ def load(folder: str | Path, *, trust: Sequence[str] = ()) -> Subnet:
     Raises:
         ValueError: If a file is missing, damaged, foreign or of another schema version, if its class is not trusted,
             or if the weights are not those of the network.
+        MissingExtraError: If it is on the Hub, and huggingface_hub is not installed.
     """
+    if str(folder).startswith(PREFIX):
+        from .hub import fetched
+
+        folder = fetched(str(folder), only=(SUBNET, WEIGHTS))
     folder = Path(folder)
     if not folder.is_dir():
         raise ValueError(
@@ -520,7 +527,7 @@ def _by_pillow(images: Tensor, size: tuple[int, int]) -> Tensor:
 
 
 @contextlib.contextmanager
-def _all_or_nothing(folder: Path, overwrite: bool) -> Iterator[Path]:
+def all_or_nothing(folder: Path, overwrite: bool) -> Iterator[Path]:
     """A new folder beside ``folder`` to write into, which takes its place when the block succeeds."""
     folder = folder.resolve()  # replaces the folder that a link points to, not the link
     if folder.exists() and not overwrite:
