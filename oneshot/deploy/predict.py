@@ -146,6 +146,7 @@ def main(read: Callable[..., dict[str, np.ndarray]], tell: Callable[..., str]) -
     if len(sys.argv) < 2:
         sys.exit("usage: python predict.py FILE...")
     session = onnxruntime.InferenceSession(here / manifest["predict"]["model"], providers=["CPUExecutionProvider"])
+    failed = 0
     for path in sys.argv[1:]:
         try:
             found = session.run(["logits"], read(path, manifest))[0]
@@ -153,4 +154,6 @@ def main(read: Callable[..., dict[str, np.ndarray]], tell: Callable[..., str]) -
                 where = path if len(found) == 1 else f"{path}, sample {number + 1}"
                 print(f"{where}: {tell(output, names, manifest['task']['init_args'], where)}")
         except Exception as error:  # noqa: BLE001  # decoders of damaged files raise errors of any kind
-            sys.exit(f"{path}: {error}")
+            print(f"{path}: {error}", file=sys.stderr)
+            failed = 1
+    sys.exit(failed)
