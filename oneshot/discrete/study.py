@@ -253,7 +253,7 @@ class Study:
         return (
             f"{type(self.strategy).__name__} draws its first {first} architectures at random and learns from then on; "
             f"with evaluations={self.evaluations} this is random search. Give the study more evaluations, or the "
-            "strategy a smaller population (or initial)."
+            "strategy a smaller population (or initial, or networks)."
         )
 
     def run(self) -> Study:
