@@ -199,7 +199,7 @@ def draw(runs: Sequence[Mapping[str, Any]]) -> Figure:
             length = min(len(run["rows"]) for run in of)
             lines = np.array([best_so_far(run)[:length] for run in of])
             x = np.arange(1, length + 1)
-            axis.plot(x, lines.mean(0), color=colour, label=f"{strategy}, {len(of)} seeds")
+            axis.plot(x, lines.mean(0), color=colour, label=f"{strategy} (seeds: {len(of)})")
             axis.fill_between(x, lines.min(0), lines.max(0), color=colour, alpha=0.15, lw=0)
         axis.set(title=name, xlabel="evaluations", ylabel="best validation error so far, %", yscale="log")
         axis.yaxis.set_major_formatter("{x:g}")

@@ -120,12 +120,12 @@ class Genome:
         enabled = [link for link in self.connections if link.enabled]
         forth = _reached(INPUT, [(link.source, link.target) for link in enabled])
         back = _reached(OUTPUT, [(link.target, link.source) for link in enabled])
-        alive = (forth & back) | ({INPUT} if OUTPUT in forth else set())
-        reads: dict[int, list[int]] = {}
-        waiting = [*sorted(alive - {INPUT, OUTPUT}), OUTPUT] if OUTPUT in forth else []
+        alive = forth & back
+        waiting = [*sorted(alive - {INPUT, OUTPUT}), OUTPUT] if alive else []
         sources = {
             node: [link.source for link in enabled if link.target == node and link.source in alive] for node in waiting
         }
+        reads: dict[int, list[int]] = {}
         while waiting:
             node = next(node for node in waiting if all(s == INPUT or s in reads for s in sources[node]))
             reads[node] = sources[node]

@@ -113,7 +113,7 @@ def offspring(shared: Sequence[float], species: Mapping[int, Sequence[int]], tot
 class NEATSettings:
     """Settings of the evolution of one population.
 
-    Chances are larger than NEAT's, whose generations are ten times as many.
+    The chances of new nodes and connections are larger than NEAT's (0.03 and 0.05), for searches of few generations.
 
     Args:
         excess: c1 of the compatibility distance.
