@@ -7,6 +7,13 @@ from oneshot.report.page import write_report
 from .terminal import say
 
 
-def report(run: str) -> None:
-    """``oneshot report RUN``: write ``report.html`` into the folder of a run, from the files that are in it."""
-    say(f"Report: {write_report(run)}. It is one file that loads nothing; open it in a browser, or pass it on.")
+def report(run: str, *, out: str | None = None) -> None:
+    """``oneshot report RUN``: write ``report.html`` into the folder of a run, from the files that are in it.
+
+    Args:
+        run: The folder, or a table of latencies.
+        out: Another file to write.
+    """
+    say(
+        f"Report: {write_report(run, out=out)}. It is one file that loads nothing; open it in a browser, or pass it on."
+    )

@@ -19,7 +19,7 @@ REPORT = "report.html"
 FIRST = ("network", "picked", "export", "retrain", "search")
 
 
-def write_report(folder: str | Path, *, running: bool = False) -> Path:
+def write_report(folder: str | Path, *, running: bool = False, out: str | Path | None = None) -> Path:
     """Write ``report.html`` into the folder of a run, from the files that are in it and in its sub-folders.
 
     A run of any command: search, retrain, pareto, discrete, pick, export, compare, quickstart. Of a folder with
@@ -31,6 +31,7 @@ def write_report(folder: str | Path, *, running: bool = False) -> Path:
     Args:
         folder: The folder; or a file of ``oneshot measure``, which gets its page beside it, ``table.report.html``.
         running: Whether the run goes on; the page then says that it will change.
+        out: Another place for the page, where the folder cannot be written to.
 
     Returns:
         The page.
@@ -40,8 +41,8 @@ def write_report(folder: str | Path, *, running: bool = False) -> Path:
         OSError: If the page cannot be written.
     """
     folder = Path(folder)
-    page = folder.with_suffix(f".{REPORT}") if folder.is_file() else folder / REPORT
-    return write_atomically(page, report_page(folder, running=running))
+    beside = folder.with_suffix(f".{REPORT}") if folder.is_file() else folder / REPORT
+    return write_atomically(out or beside, report_page(folder, running=running))
 
 
 def report_page(folder: Path, *, running: bool = False) -> str:
