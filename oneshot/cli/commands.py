@@ -143,9 +143,9 @@ def _show(parser: ArgumentParser) -> None:
 
 
 def _report(parser: ArgumentParser) -> None:
-    parser.add_argument(
-        "run", help="folder of a run, a study, a comparison, an export, or of several; or a table of latencies"
-    )
+    what = "folder of a run, a study, a comparison, an export, or of several; or a table of latencies"
+    parser.add_argument("run", help=what)
+    parser.add_argument("--out", metavar="FILE", help="page to write (RUN/report.html)")
 
 
 FORMATS = ["torch_export", "onnx", "openvino", "executorch"]
