@@ -14,6 +14,5 @@ def report(run: str, *, out: str | None = None) -> None:
         run: The folder, or a table of latencies.
         out: Another file to write.
     """
-    say(
-        f"Report: {write_report(run, out=out)}. It is one file that loads nothing; open it in a browser, or pass it on."
-    )
+    page = write_report(run, out=out)
+    say(f"Report: {page}. It is one file that loads nothing; open it in a browser, or pass it on.")

@@ -106,6 +106,8 @@ def test_report_writes_the_page_of_a_run_of_an_earlier_release(
     assert f"Report: {again}/report.html" in capsys.readouterr().out
     page = (again / "report.html").read_text(encoding="utf-8")
     assert "95 %, Wilson" in page and "Confusion matrix" in page and "Learning curves" in page
+    assert main(["report", str(again), "--out", str(tmp_path / "pages/one.html")]) == 0
+    assert "Confusion matrix" in (tmp_path / "pages/one.html").read_text(encoding="utf-8")
     assert "Worst mistakes" not in page and "The commands that made it were not recorded." in page
 
 
