@@ -27,7 +27,7 @@ from oneshot.storage.lock import OWNER
 from oneshot.storage.trust import CONFIG
 from oneshot.supernets.genotype import NASNET_CELLS, PUBLISHED
 
-from .options import did_you_mean
+from .options import UsageError, did_you_mean
 
 LOG = "log.jsonl"  # of a study; tests compare these names with those of the files that write them
 GENOTYPE = re.compile(r"\bGenotype\s*\(")  # not a folder that is called so
@@ -49,10 +49,6 @@ PACKAGES = ("oneshot", *(f"oneshot.{name}" for name in ("cost", "data", "discret
 OF_CLASSES = {"class_path", "model", "data", "supernet", "strategy", "evaluator", "methods", "network", "task"}
 PROCESSES = ("LOCAL_RANK", "NODE_RANK", "SLURM_PROCID", "RANK")  # set where another process may have made the folder
 OF_ONNX = ("onnx", "onnxscript", "onnxruntime")
-
-
-class UsageError(ValueError):
-    """Options that are wrong; the exit code of the command is 2."""
 
 
 @dataclass(frozen=True)
@@ -91,6 +87,8 @@ def check(command: str, args: argparse.Namespace, rest: Sequence[str]) -> None:
     _check_source(command, args, rest)
     given = _given(rest)
     _check_classes(given)
+    if command == "retrain" and given.options.get("teacher"):
+        check_teacher(str(given.options["teacher"]))
     _check_packages(command, args, given)
     _check_out(command, args, given)
 
@@ -109,6 +107,20 @@ def first_word(command: str, words: Sequence[str]) -> str:
     if not words or words[0].startswith("-"):
         raise ValueError(f"The first argument of oneshot {command} must be {FIRST_WORDS[command]}.")
     return words[0]
+
+
+def check_teacher(folder: str) -> None:
+    """Check that a folder may have a trained network.
+
+    Raises:
+        ValueError: If it has none.
+    """
+    if not any((Path(folder) / name).is_file() for name in (CONFIG, MANIFEST)):
+        what = "is none of them." if Path(folder).exists() else f"is not there.{_nearest(Path(folder))}"
+        raise ValueError(
+            "--teacher must be the folder of a retraining, a search or an export, which have a trained network; "
+            f"{folder} {what}"
+        )
 
 
 def unknown_network(target: str) -> ValueError:
@@ -146,6 +158,12 @@ def _check_source(command: str, args: argparse.Namespace, rest: Sequence[str]) -
             raise FileNotFoundError(
                 f"'oneshot data' must get a folder of images; there is no folder {args.folder}. Check the path."
                 f"{_nearest(Path(args.folder))}"
+            )
+    elif command == "report":
+        if not Path(args.run).exists():
+            raise ValueError(
+                "RUN must be the folder of a run, a study, a comparison or an export, or hold such folders; "
+                f"{args.run} is none: there is no such folder.{_nearest(Path(args.run))}"
             )
     elif command == "show" and "." not in args.target:  # with a point it may be a function, mypackage.build
         _check_network(args.target)
@@ -206,7 +224,7 @@ def read_config(given: str) -> dict[str, Any] | None:
             f"--config must name a YAML file; {given}{line} is no YAML: {why}. Look at that line and the one before: "
             "options of one level begin in the same column, and a colon and a blank follow each name."
         ) from error
-    except (OSError, ValueError, yaml.YAMLError):
+    except (OSError, ValueError, RecursionError, yaml.YAMLError):
         return None  # the parser says what is wrong with it
     if not isinstance(found, dict):
         what = "nothing" if found is None else f"a {type(found).__name__}"
@@ -224,17 +242,23 @@ def _check_classes(given: _Given) -> None:
             check_class(value, f"{path}: {name}")
 
 
-def _classes_in(tree: Any, path: str = "") -> Iterator[tuple[str, str]]:
+def _classes_in(tree: Any, path: str = "", seen: set[int] | None = None) -> Iterator[tuple[str, str]]:
+    """Names and values of what may be classes; what a file repeats by an alias is looked at once."""
+    seen = set() if seen is None else seen
+    if id(tree) in seen:
+        return
+    if isinstance(tree, Mapping | list):
+        seen.add(id(tree))
     if isinstance(tree, Mapping):
         for name, branch in tree.items():
             inner = f"{path}.{name}" if path else str(name)
             if isinstance(branch, Mapping | list):
-                yield from _classes_in(branch, inner)
+                yield from _classes_in(branch, inner, seen)
             elif isinstance(branch, str) and name in OF_CLASSES:
                 yield inner, branch
     elif isinstance(tree, list):
         for branch in tree:
-            yield from _classes_in(branch, path)
+            yield from _classes_in(branch, path, seen)
 
 
 def check_class(class_path: str, where: str) -> None:
@@ -274,6 +298,8 @@ def _check_out(command: str, args: argparse.Namespace, given: _Given) -> None:
         out = Path(args.out or Path(args.run) / ("picked" if command == "pick" else "export"))
         if out.exists() and not args.overwrite:
             raise FileExistsError(f"{out} exists. Replace it with --overwrite, or name another folder with --out.")
+    if command == "measure":
+        _check_table(given)
     if command not in MARKERS or any(os.environ.get(name) for name in PROCESSES):
         return
     declared = vars(args)
@@ -282,6 +308,14 @@ def _check_out(command: str, args: argparse.Namespace, given: _Given) -> None:
     goes_on = _is_set(given, "resume") or (command == "compare" and (out / MARKERS[command]).is_file())
     if not goes_on and not (out / OWNER).exists():  # of a folder in use, the lock says by whom
         check_new_folder(out, overwrite=overwrite, marker=MARKERS[command])
+
+
+def _check_table(given: _Given) -> None:
+    """Check that a latency table that is named is not there, unless it is verified or replaced."""
+    out = Path(str(given.options.get("out") or ""))
+    goes_on = [name for name in ("verify", "few_shot", "elsewhere", "overwrite") if _is_set(given, name)]
+    if out.suffix == ".json" and out.exists() and not goes_on and not (out.parent / f".{out.name}{OWNER}").exists():
+        raise FileExistsError(f"{out} exists. Verify it with --verify 50, or replace it with --overwrite.")
 
 
 def _is_set(given: _Given, name: str) -> bool:

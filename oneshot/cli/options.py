@@ -15,8 +15,6 @@ from collections.abc import Iterable, Sequence
 from importlib import import_module
 from typing import Any, NoReturn
 
-from oneshot.storage.class_paths import present_path
-
 NOISE = (
     "Does not validate against any of the Union subtypes",
     "Subtypes: ",
@@ -37,6 +35,10 @@ WORDS = {
     "collections.abc.Iterable": "a list",
 }
 MOST_NAMES = 12  # that an error lists
+
+
+class UsageError(ValueError):
+    """Options that are wrong; the exit code of the command is 2."""
 
 
 def did_you_mean(name: str, known: Iterable[str], *, dashes: str = "") -> str:
@@ -188,6 +190,8 @@ def name_classes(text: str) -> str:
     match = re.search(r"module '([\w.]+)' has no attribute '(\w+)'", text)
     if match is None or "Did you mean" in text or (module := sys.modules.get(match[1])) is None:
         return text
+    from oneshot.storage.class_paths import present_path
+
     written = f"{match[1]}.{match[2]}"
     if (present := present_path(written)) != written:
         return f"{text.rstrip('.')}. Did you mean {present!r}?"
@@ -215,6 +219,11 @@ class OneLineErrors(argparse.ArgumentParser):
         sys.stderr.write(f"{self.prog}: {explain(message, self.option_names())}\n")
         self.exit(2)
         raise SystemExit(2)  # jsonargparse may replace exit() by a function that returns
+
+    def short_usage(self) -> str:
+        """The usage without the list of all options, which the help has below."""
+        words = [action.dest.upper() for action in self._actions if not action.option_strings]
+        return " ".join([self.prog, *words, "[options]"])
 
     def option_names(self) -> list[str]:
         """All options, with their dashes."""

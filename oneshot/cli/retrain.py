@@ -19,6 +19,7 @@ from oneshot.supernets.base import Subnet
 
 from .evaluation_record import tested
 from .networks import MOST_CLASSES, by_class, class_table, metrics, network_named, positional
+from .next_steps import next_step
 from .run import CONFUSION, RESULTS, SUBNET
 from .terminal import say
 from .trainer import RunCLI, retrain_cli
@@ -28,8 +29,9 @@ def retrain(args: Sequence[str]) -> None:
     """``oneshot retrain SOURCE``: train the network of a search, an exported network or a published genotype."""
     source, args = positional("retrain", args)
     inherit = "--inherit" in args
-    network = network_named(source, inherit=inherit, trust=split_trust(args)[1])
-    cli = retrain_cli("retrain", network, [arg for arg in args if arg != "--inherit"])
+    trust = split_trust(args)[1]
+    network = network_named(source, inherit=inherit, trust=trust)
+    cli = retrain_cli("retrain", network, [arg for arg in args if arg != "--inherit"], trust=trust)
     if inherit:
         cli.model.load_network(network)
     folder, results, classes = train_and_test(cli, network)
@@ -37,7 +39,8 @@ def retrain(args: Sequence[str]) -> None:
         say(metrics(results))
         if classes is not None and len(classes["classes"]) <= MOST_CLASSES:
             say(class_table(classes))
-        say(f"Run: {folder}, with {REPORT}. Next: oneshot export {folder}")
+        say(f"Run: {folder}, with {REPORT}.")
+        say(next_step("export", folder))
 
 
 def train_and_test(cli: RunCLI, network: Subnet) -> tuple[Path, dict[str, float], dict[str, Any] | None]:

@@ -52,6 +52,8 @@ from oneshot.tasks.task import task_of
 from oneshot.training.retrain import Retrain
 
 from .data_defaults import build_data, default_task, fit_to_data
+from .early_checks import check_teacher
+from .networks import network_named
 from .options import OneLineErrors
 from .resume import check_unchanged, options_of_the_run
 from .run import DATA, write_facts
@@ -60,7 +62,7 @@ from .terminal import say, with_configurations_as_utf8
 # What may change when a run is resumed: where evaluations run.
 FREE = {f"model.init_args.{name}" for name in ("ray", "ray_workers", "ray_gpus")}
 
-COMPARED = ("seed_everything", "model", "data", "trainer")
+COMPARED = ("seed_everything", "model", "data", "trainer", "teacher")
 
 LIGHTNING = ("pytorch_lightning", "lightning_fabric", "torch.utils")  # of a Trainer, to which resuming belongs
 
@@ -80,6 +82,8 @@ class _SaveConfig(SaveConfigCallback):
             return
         config = self.config.clone()
         del config["resume"], config["overwrite"], config["profile"]  # of this start, not of the run
+        if not config.get("teacher", ""):
+            config.pop("teacher", None)  # so that a configuration without one does for every command
         begin_checksums(folder)
         write_recorded(folder / CONFIG, self.parser.dump(config, skip_validation=True), patient=True)
         self._write_facts(trainer)
@@ -138,6 +142,9 @@ class RunCLI(LightningCLI):
         if self._callbacks:
             parser.add_argument("--resume", action="store_true", help="go on where the run in the folder was stopped")
             parser.add_argument("--profile", action="store_true", help="record some steps in the folder's profile/")
+        if self._command == "retrain":
+            taught = "run or export of a trained network that this one learns from as well"
+            parser.add_argument("--teacher", type=str | None, default=None, metavar="FOLDER", help=taught)
         read_whole_numbers_first(parser)
 
     def before_instantiate_classes(self) -> None:
@@ -257,8 +264,15 @@ def say_latencies(cli: RunCLI) -> None:
             say(told)
 
 
-def retrain_cli(command: str, network: Subnet, args: Sequence[str]) -> RunCLI:
-    """Lightning's command line for the training, or the test, of one network."""
+def retrain_cli(command: str, network: Subnet, args: Sequence[str], *, trust: Sequence[str] = ()) -> RunCLI:
+    """Lightning's command line for the training, or the test, of one network.
+
+    Args:
+        command: Its name.
+        network: The network.
+        args: Words of the command line.
+        trust: Modules besides ``oneshot`` whose classes a teacher may be built of.
+    """
     # First, so that a YAML file or an option can change the size of the network.
     described = describe(network)
     first = ["--model.network", json.dumps(described["network"])]
@@ -267,7 +281,22 @@ def retrain_cli(command: str, network: Subnet, args: Sequence[str]) -> RunCLI:
     callbacks = _of_a_training if command == "retrain" else None
     cli = RunCLI(command, args, first=first, callbacks=callbacks, model_class=Retrain)
     cli.model.network.config = network.config
+    if (teacher := cli.config.get("teacher")) is not None:
+        _teach(cli.model, teacher, trust)
     return cli
+
+
+def _teach(module: Retrain, folder: str, trust: Sequence[str]) -> None:
+    """Let the network that is trained learn from the network of a run or an export as well.
+
+    Raises:
+        ValueError: If the folder has no trained network, or one of other classes, inputs or another task.
+    """
+    check_teacher(folder)
+    try:
+        module.learn_from(network_named(folder, inherit=True, trust=trust))
+    except ValueError as error:
+        raise ValueError(f"--teacher {folder}: {error}") from error
 
 
 def _of_a_training(out: Path) -> list[Callback]:

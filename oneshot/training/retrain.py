@@ -155,6 +155,7 @@ class Retrain(ResumableModule):
         self.fit_head, self.freeze_statistics = fit_head, freeze_statistics
         # Not among the modules, for the teacher is neither trained nor saved.
         self.distillation = None if teacher is None else Distillation(teacher, network, teacher_weight, temperature)
+        self._teacher_weight, self._temperature = teacher_weight, temperature
         criterion, smoothed = task.criterion(), task.criterion(label_smoothing=label_smoothing)
         for probability in (drop_path, 0.0):  # a network without droppable paths says so here, not in the second epoch
             network.set_drop_path(probability)
@@ -196,6 +197,17 @@ class Retrain(ResumableModule):
         inherit_weights(self.network, source)
         if self.ema is not None:
             self.ema.module.load_state_dict(self.network.state_dict())
+
+    def learn_from(self, teacher: Subnet) -> None:
+        """Let the network learn from a teacher as well, with ``teacher_weight`` and ``temperature`` of this module.
+
+        Args:
+            teacher: See :class:`Retrain`.
+
+        Raises:
+            ValueError: If the networks have other classes, inputs or tasks, or a number is out of its range.
+        """
+        self.distillation = Distillation(teacher, self.network, self._teacher_weight, self._temperature)
 
     def network_for_export(self) -> Subnet:
         """A copy of the network in evaluation mode, without drop-path, with the averaged weights if there are any."""

@@ -13,7 +13,8 @@ from pathlib import Path
 import pytest
 
 from oneshot.cli import early_checks, quickstart
-from oneshot.cli.early_checks import LOG, MARKERS, PACKAGES, UsageError, check, check_class, read_config
+from oneshot.cli.early_checks import LOG, MARKERS, PACKAGES, check, check_class, read_config
+from oneshot.cli.options import UsageError
 from oneshot.comparison.comparison import JOURNAL
 from oneshot.discrete import study
 from oneshot.errors import MissingExtraError
@@ -44,6 +45,7 @@ CASES = [
     (["export", "runs/whole"], "runs/whole/export exists. Replace it with --overwrite"),
     (["pick", "runs/nothing", "--knee"], "which have a front to pick from; runs/nothing is no run."),
     (["pick", "runs/whole", "--out", "runs/digits"], "runs/digits exists. Replace it with --overwrite"),
+    (["report", "run"], "run is none: there is no such folder. Did you mean 'runs'?"),
     (["data", "imags"], "there is no folder imags. Check the path. Did you mean 'images'?"),
     (["show", "DARTS_V3"], "which is none of these. Did you mean 'DARTS_V2'"),
     (["quickstart", "--out", "runs/digits"], "The folder of a run must be new; runs/digits exists."),
@@ -61,6 +63,7 @@ CASES = [
     (["profile", "--config", "empty.yaml"], "empty.yaml holds nothing."),
     (["rank", "--config"], "--config must be followed by the name of a YAML file."),
     (["compare", "--config", "typo.yaml"], "typo.yaml: methods.class_path must be a class .* 'oneshot.DARTS'?"),
+    (["measure", "--out", "table.json"], "table.json exists. Verify it with --verify 50, or replace it"),
     (["search", "--model", "oneshot.DARTZ"], "--model must be a class .* Did you mean 'oneshot.DARTS'?"),
 ]
 
@@ -74,6 +77,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (folder / "runs/whole/config.yaml").write_text("model: {}\n")
     (folder / "good.yaml").write_text("out: runs/digits\n")
     (folder / "indent.yaml").write_text("model:\n  class_path: oneshot.DARTS\n init_args: 3\n")
+    (folder / "table.json").write_text("{}")
     (folder / "list.yaml").write_text("- 1\n")
     (folder / "empty.yaml").write_text("")
     (folder / "typo.yaml").write_text("methods:\n- class_path: oneshot.DARTZ\n")
@@ -118,6 +122,7 @@ def nothing(**options: object) -> Namespace:
         pytest.param("search", ["--out", "runs/new", "--model", "oneshot.discrete.ENAS"], id="earlier-release"),
         pytest.param("search", ["--out", "runs/new", "--model", "mine.DARTZ"], id="not-ours"),
         pytest.param("search", ["--config", "good.yaml", "--out", "runs/new"], id="last-one-counts"),
+        pytest.param("measure", ["--out", "table.json", "--verify", "9"], id="verify"),
     ],
 )
 def test_what_may_work_is_not_refused(
@@ -185,6 +190,15 @@ def test_every_configuration_of_the_experiments_is_read() -> None:
     for path in files:
         assert isinstance(read_config(str(path)), dict), path
         check("profile", nothing(), ["--config", str(path)])
+
+
+def test_files_that_repeat_or_nest_without_end_are_left_to_the_command(tmp_path: Path) -> None:
+    lines = ["a0: &a0 {class_path: oneshot.DARTS}"]
+    lines += [f"a{i}: &a{i} [*a{i - 1}, *a{i - 1}]" for i in range(1, 60)]
+    (tmp_path / "repeats.yaml").write_text("\n".join(lines))
+    check("profile", nothing(), ["--config", str(tmp_path / "repeats.yaml")])
+    (tmp_path / "deep.yaml").write_text("a: " + "[" * 5000)
+    check("profile", nothing(), ["--config", str(tmp_path / "deep.yaml")])
 
 
 def test_names_of_files_are_those_of_the_commands_that_write_them() -> None:

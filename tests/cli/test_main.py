@@ -6,6 +6,7 @@ import csv
 import json
 import os
 import re
+import shlex
 import shutil
 import subprocess
 import sys
@@ -23,18 +24,19 @@ from oneshot.cli import compare
 from oneshot.cli.discrete import build
 from oneshot.cli.main import _reason, main
 from oneshot.cli.networks import network_named
+from oneshot.cli.next_steps import to_retrain
 from oneshot.cli.pick import _finetuned
 from oneshot.cli.run import read_run
 from oneshot.cli.trainer import RunCLI
 from oneshot.cost import LatencyTable
 from oneshot.data import Digits
-from oneshot.deploy.export import load
+from oneshot.deploy.export import export_subnet, load
 from oneshot.engine.module import SearchModule
 from oneshot.evaluation import inherited
 from oneshot.evaluation.images import calibration_images
 from oneshot.evaluation.recalibration import recalibrate
 from oneshot.nat.nat import NAT
-from oneshot.supernets import PUBLISHED, MobileNetV3Supernet
+from oneshot.supernets import PUBLISHED, MobileNetV3Supernet, NASBench201Supernet
 from oneshot.supernets.nasbench201 import NASBench201Space
 from oneshot.supernets.nasnet import NASNetNetwork, NASNetSpace
 from oneshot.supernets.space import load_config
@@ -195,6 +197,56 @@ def test_retraining_from_inherited_weights_starts_where_the_search_ended(search_
     torch.testing.assert_close(
         trained["network.stem.conv.weight"], searched["supernet.stem.conv.weight"], rtol=0, atol=1e-6
     )
+
+
+def test_a_network_learns_from_that_of_another_run(
+    search_run: Path, retrain_run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "taught"
+    assert main(["retrain", str(search_run), *SMALL_RETRAIN, "--teacher", str(retrain_run), "--out", str(out)]) == 0
+    assert capsys.readouterr().out.rstrip().endswith(f"Next: oneshot export {out}")
+    saved = torch.load(out / "checkpoints/last.ckpt", weights_only=True)
+    assert saved["oneshot"]["facts"]["teacher"] == "0.9 of the loss, at 4"
+    alone = torch.load(retrain_run / "checkpoints/last.ckpt", weights_only=True)["state_dict"]
+    name = "network.classifier.weight"
+    assert not torch.allclose(saved["state_dict"][name], alone[name], rtol=1e-3), "the same seed without a teacher"
+    assert yaml.safe_load((out / "config.yaml").read_text())["teacher"] == str(retrain_run)
+    assert "teacher" not in yaml.safe_load((retrain_run / "config.yaml").read_text())
+    assert main(["retrain", str(search_run), "--resume", "--out", str(out), "--teacher", str(search_run)]) == 1
+    assert f"teacher was {retrain_run}, is {search_run}" in capsys.readouterr().err
+    assert main(["evaluate", str(out), "--trainer.enable_progress_bar=false"]) == 0
+
+
+def test_a_teacher_of_other_data_is_refused(
+    search_run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    supernet = NASBench201Supernet(channels=4, cells_per_stage=1, num_classes=3, in_channels=1, image_size=8)
+    export_subnet(supernet.extract(supernet.space.sample(0)), tmp_path / "other", formats=[])
+    begin = ["retrain", str(search_run), *SMALL_RETRAIN, "--out", str(tmp_path / "new"), "--teacher"]
+    for teacher, message in (
+        ("other", "other: A teacher must have the num_classes of the network that learns; got 3 and 10."),
+        ("othr", "/othr is not there. Did you mean '.*/other'"),
+        ("", "is none of them."),
+    ):
+        assert main([*begin, str(tmp_path / teacher)]) == 1
+        said = capsys.readouterr().err
+        assert re.search(message, said) and said.splitlines()[-1].startswith("oneshot retrain: --teacher "), said
+    assert not (tmp_path / "new").exists()
+
+
+def test_what_comes_after_a_search_is_a_command_that_parses(
+    search_run: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = yaml.safe_load((search_run / "config.yaml").read_text())
+    words = shlex.split(to_retrain(search_run, run["data"]))[2:]
+    with pytest.raises(SystemExit) as stop:
+        main([*words, "--print_config"])
+    config = yaml.safe_load(capsys.readouterr().out)
+    assert stop.value.code == 0 and config["trainer"]["max_epochs"] == 100
+    searched = run["data"]["init_args"]["data"]
+    assert config["data"]["class_path"] == searched["class_path"]
+    for name, value in searched["init_args"].items():
+        assert config["data"]["init_args"][name] == value, name
 
 
 @pytest.mark.parametrize("ema", [[], ["--model.ema_decay=0.9"]], ids=["weights", "moving-average"])
