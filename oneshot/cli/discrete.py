@@ -13,9 +13,10 @@ from pathlib import Path
 from typing import Any, TypedDict
 
 import yaml
-from jsonargparse import ArgumentParser, set_parsing_settings
+from jsonargparse import ArgumentParser, Namespace, set_parsing_settings
 
 from oneshot._lightning import quiet_jsonargparse
+from oneshot.discrete.evaluators.latency import LATENCY, MeasuredLatency
 from oneshot.discrete.graphs.graph import GRAPHS
 from oneshot.discrete.protocol import Evaluator, SearchStrategy
 from oneshot.discrete.record import Record
@@ -26,14 +27,17 @@ from oneshot.report.page import REPORT
 from oneshot.report.study import draw_study
 from oneshot.report.style import save_figure
 from oneshot.report.tables import network_table
-from oneshot.storage.class_paths import stable_name, with_present_paths
+from oneshot.storage.class_paths import public_path, stable_name, with_present_paths
 from oneshot.storage.files import new_folder, remove_unfinished, write_atomically
 from oneshot.storage.lock import RunLock
 from oneshot.storage.readers import read_yaml
 from oneshot.storage.trust import CONFIG, check_classes, importing_only
+from oneshot.supernets.base import Supernet
 from oneshot.supernets.json_files import checked
 from oneshot.supernets.space import SearchSpace
 
+from .data_defaults import build_data, fit_to_data
+from .next_steps import next_step
 from .options import OneLineErrors, explain, with_article
 from .resume import check_unchanged, options_of_the_run
 from .terminal import say, with_configurations_as_utf8
@@ -44,6 +48,7 @@ COMPARED = (*OBJECTS, "objectives")
 # Earlier releases took what is now `controller` of these strategies as arguments of its own.
 POLICIES = tuple(f"oneshot.{name}" for name in ("REINFORCE", "PPO", "MnasNet"))
 OF_CONTROLLERS = ("hidden", "layers", "temperature", "tanh", "init")
+WITH_LATENCY = [f"oneshot.discrete.{name}" for name in ("TrainingEvaluator", "SupernetEvaluator")]
 FREE = ("evaluations", "hours", "workers", "ray", "ray_gpus", "timeout", "retries")  # may change when a study goes on
 
 
@@ -78,9 +83,11 @@ def discrete(args: Sequence[str]) -> None:
     for name in OBJECTS:
         if isinstance(config[name], str):
             config[name] = {"class_path": config[name]}
+    if isinstance(config["objectives"], str):
+        config["objectives"] = [config["objectives"]]
     for path, value in options:
         _set(config, path, value)
-    config = _with_controller(config)
+    config = _with_latency(_with_controller(config))
     folder = Path(parsed.out)
     lock = RunLock(folder)
     with lock:
@@ -127,8 +134,8 @@ def _run(study: Study, folder: Path) -> None:
     if failed := sum(record.result.values is None for record in evaluated):
         say(f"{failed} of {len(evaluated)} evaluations failed; {folder / TABLE} says why.")
     no_networks = type(study.evaluator).network is Evaluator.network
-    then = "" if no_networks else f" Next: oneshot pick {folder} --knee"
-    say(f"Run: {folder}, with {REPORT}, {TABLE} and {PICTURE}.{then}")
+    say(f"Run: {folder}, with {REPORT}, {TABLE} and {PICTURE}.")
+    say(next_step("retrain", folder / SUBNET, "--help") if no_networks else next_step("pick", folder, "--knee"))
 
 
 def _look_for_cluster(study: Study) -> None:
@@ -198,6 +205,19 @@ def _with_controller(config: Mapping[str, Any]) -> dict[str, Any]:
         return dict(config)
     rest = {name: value for name, value in arguments.items() if name not in settings}
     return {**config, "strategy": {**strategy, "init_args": {**rest, "controller": settings}}}
+
+
+def _with_latency(config: dict[str, Any]) -> dict[str, Any]:
+    """Measure latencies on this machine where one is an objective, and the evaluator can but is not told how."""
+    evaluator = config["evaluator"]
+    arguments = evaluator.get("init_args") or {}
+    wanted = any(str(text).partition(" ")[2].strip() == LATENCY for text in config["objectives"])
+    told = LATENCY in arguments or LATENCY in (arguments.get("costs") or {})
+    if not wanted or told or evaluator.get("class_path") not in WITH_LATENCY:
+        return config
+    say("Note: latency is measured on this machine; --evaluator.init_args.latency names a file of 'oneshot measure'.")
+    how = {"class_path": public_path(MeasuredLatency)}
+    return {**config, "evaluator": {**evaluator, "init_args": {**arguments, LATENCY: how}}}
 
 
 def build(config: Mapping[str, Any], folder: Path, *, follow: bool = True) -> Study:
@@ -277,7 +297,8 @@ def _parser() -> ArgumentParser:
     for name, kind in OBJECTS.items():
         what = f"class of the {kind.__name__}, or class_path and init_args; also --{name}.init_args.ARGUMENT VALUE"
         parser.add_argument(f"--{name}", type=dict | str, required=True, help=what)
-    parser.add_argument("--objectives", type=list[str], required=True, help="such as ['max accuracy', 'min params']")
+    several = "such as 'max accuracy', or ['max accuracy', 'min params']"
+    parser.add_argument("--objectives", type=list[str] | str, required=True, help=several)
     parser.add_argument("--evaluations", type=int | None, default=None, help="budget")
     parser.add_argument("--hours", type=float | None, default=None, help="budget of time")
     parser.add_argument("--workers", type=int, default=0, help="evaluations at a time; 0 in this process")
@@ -352,7 +373,33 @@ def build_object(name: str, given: Mapping[str, Any], known: Mapping[str, Any]) 
         except argparse.ArgumentError as error:
             reason = explain(str(error))
             raise ValueError(reason) from error
+        if name == "evaluator":
+            _fit_networks(parsed[name])
         return parser.instantiate_classes(parsed)[name]
+
+
+def _fit_networks(config: Namespace) -> None:
+    """Build the supernets of an evaluator for its data, where the configuration leaves them at their defaults."""
+    arguments = config.get("init_args")
+    if arguments is None or arguments.get("data") is None:
+        return
+    networks = [given for given in vars(arguments).values() if _is_supernet(given)]
+    if networks:
+        data = build_data(arguments.data)
+        for network in networks:
+            fit_to_data(network, data)
+
+
+def _is_supernet(given: object) -> bool:
+    """Whether a part of a configuration is a class of supernets, and no function that builds one."""
+    if not isinstance(given, Namespace) or "init_args" not in given:
+        return False
+    module, _, name = str(given.get("class_path")).rpartition(".")
+    try:
+        found = getattr(import_module(module), name)
+    except (ImportError, AttributeError, ValueError):
+        return False
+    return isinstance(found, type) and issubclass(found, Supernet)
 
 
 def _parameters(name: str, class_path: str, target: Callable[..., object]) -> list[str]:

@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from .evaluators.benchmarks import nas_bench_201_file as nas_bench_201_file
     from .evaluators.benchmarks import nats_bench as nats_bench
     from .evaluators.inherited import SupernetEvaluator as SupernetEvaluator
+    from .evaluators.latency import MeasuredLatency as MeasuredLatency
     from .evaluators.proxies import ProxyEvaluator as ProxyEvaluator
     from .evaluators.surrogate import DARTSSurrogate as DARTSSurrogate
     from .evaluators.surrogate import darts_surrogate as darts_surrogate

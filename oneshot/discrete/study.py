@@ -30,6 +30,10 @@ from .record import Objective, Record
 
 SCHEMA_VERSION = 1
 LOG = "log.jsonl"
+LATENCY_HINT = (
+    " TrainingEvaluator and SupernetEvaluator have latency where it is said how: latency=MeasuredLatency() on this "
+    "machine, or latency='FILE' that 'oneshot measure' has written."
+)
 SHOWN = 3  # failures in a message
 REPEATS = 1000  # answers from the log in a row, after which a strategy has converged
 
@@ -154,7 +158,7 @@ class Study:
         if unknown := [name for name in names if name not in self.evaluator.metrics]:
             raise ValueError(
                 f"Objectives must be metrics of the evaluator, which are {', '.join(self.evaluator.metrics)}; got "
-                f"{', '.join(unknown)}."
+                f"{', '.join(unknown)}.{LATENCY_HINT if 'latency' in unknown else ''}"
             )
         if self.evaluations is None and self.hours is None:
             raise ValueError("A study must have a budget: evaluations=100 (--evaluations 100), or hours=8 (--hours 8).")

@@ -113,7 +113,7 @@ def test_options_of_strategy_and_evaluator_stand_on_the_command_line(tmp_path: P
     config = write(table(tmp_path), tmp_path / "study.yaml")
     seed = ["--strategy.init_args.seed", "3"]
     assert run("--config", config, "--out", tmp_path / "a", "--strategy.init_args.seed=3") == 0
-    assert run("--config", config, "--out", tmp_path / "b", *seed, "--workers", 0) == 0
+    assert run("--config", config, "--out", tmp_path / "b", *seed, "--workers", 0, "--objectives", "max accuracy") == 0
     first, second = (read_study(tmp_path / name) for name in "ab")
     assert [r.proposal for r in first.records] == [r.proposal for r in second.records]
     assert yaml.safe_load((tmp_path / "a" / "config.yaml").read_text())["strategy"]["init_args"] == {"seed": 3}
@@ -280,3 +280,35 @@ def test_a_strategy_sees_proxies_that_are_scored_once_also_when_the_study_goes_o
     first, second = (read_study(tmp_path / name).evaluated for name in ("whole", "parts"))
     assert [record.proposal.config for record in first] == [record.proposal.config for record in second]
     assert (tmp_path / "scores/own.jsonl").read_text().splitlines() == scored
+
+
+def test_a_latency_is_an_objective_and_sizes_are_those_of_the_data(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    build = {"class_path": "oneshot.supernets.NASBench201Supernet"}
+    build["init_args"] = {"channels": 4, "cells_per_stage": 1}
+    arguments: dict[str, Any] = TRAINING["evaluator"]["init_args"]
+    trainer = {"accelerator": "cpu", "limit_train_batches": 1}
+    config = {
+        "strategy": {"class_path": "oneshot.discrete.RandomSearch"},
+        "evaluator": {**TRAINING["evaluator"], "init_args": {**arguments, "build": build, "trainer": trainer}},
+        "objectives": ["min error", "min latency"],
+        "evaluations": 2,
+        "retries": 0,
+    }
+    out = tmp_path / "a study"
+    assert run("--config", write(config, tmp_path / "study.yaml"), "--out", out) == 0
+    said = capsys.readouterr().out
+    assert "Note: latency is measured on this machine" in said
+    assert said.rstrip().endswith(f"Next: oneshot pick '{out}' --knee")
+    study = read_study(out)
+    assert [str(objective) for objective in study.objectives] == ["min error", "min latency"]
+    latencies = [record.result.metrics["latency"] for record in study.evaluated]
+    assert len(latencies) == 2 and min(latencies) > 0
+    network = study.evaluator.network(study.best.proposal)
+    assert (network.num_classes, network.input_shape) == (3, (1, 8, 8))
+    written = yaml.safe_load((out / "config.yaml").read_text())["evaluator"]["init_args"]["latency"]
+    assert written == {"class_path": "oneshot.discrete.MeasuredLatency"}
+    assert main(["pick", str(out), "--max-error", "1", "--formats", "--no-measure"]) == 0
+    assert f"{min(latencies):.5g}" in capsys.readouterr().out, "the least latency with at most this error"
+    assert run("--config", tmp_path / "study.yaml", "--out", out, "--resume") == 0

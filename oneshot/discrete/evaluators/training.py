@@ -36,6 +36,8 @@ from oneshot.tasks.task import Task, task_of
 from oneshot.training.batches import check_batch, check_labels, pair_of
 from oneshot.training.retrain import Retrain
 
+from .latency import LATENCY, MeasuredLatency, latency_metric
+
 Build = Callable[[SubnetConfig], Subnet]  # a network with new weights
 Cost = Callable[[nn.Module], float]
 
@@ -66,12 +68,14 @@ class TrainingEvaluator(Evaluator):
         distil_images: Training images in such an epoch, if there are as many; they are in memory at once.
         calibration: Training images for morphisms; how exact they are says ``oneshot.discrete.graphs.morphism``.
         costs: Further metrics, ``{name: function of the network}``; pickled.
+        latency: Adds the metric ``latency``, in ms: a :class:`MeasuredLatency`, or the file of ``oneshot measure`` for
+            the networks of the supernet ``build``.
         trainer: Arguments of Lightning's ``Trainer``, such as devices.
         seed: Seed of all random choices.
 
     Raises:
-        ValueError: If a number is below its least, there are no images to validate with, or their labels are no
-            numbers of classes.
+        ValueError: If a number is below its least, there are no images to validate with, their labels are no numbers
+            of classes, or a file of latencies is of other networks.
     """
 
     def __init__(
@@ -90,6 +94,7 @@ class TrainingEvaluator(Evaluator):
         distil_images: int = 10_000,
         calibration: int = 256,
         costs: Mapping[str, Cost] | None = None,
+        latency: MeasuredLatency | str | None = None,
         trainer: Mapping[str, Any] | None = None,
         seed: int = 0,
     ) -> None:
@@ -113,6 +118,10 @@ class TrainingEvaluator(Evaluator):
         self.options = {"lr": lr, "lr_min": lr_min, "weight_decay": weight_decay, "optimizer": optimizer}
         self.distil, self.distil_images, self.calibration = distil, distil_images, calibration
         self.costs = dict(costs or {})
+        if latency is not None and LATENCY in self.costs:
+            raise ValueError("latency must be given once; it is among the costs, too. Leave one of them out.")
+        supernet = build if isinstance(build, Supernet) else None
+        self._latency = None if latency is None else latency_metric(latency, supernet)
         self.trainer, self.seed = dict(trainer or {}), seed
 
     @staticmethod
@@ -132,7 +141,8 @@ class TrainingEvaluator(Evaluator):
 
     @property
     def metrics(self) -> tuple[str, ...]:
-        return (self.task.metric_name, "error", "params", "macs", *self.costs)
+        latency = () if self._latency is None else (LATENCY,)
+        return (self.task.metric_name, "error", "params", "macs", *latency, *self.costs)
 
     def build(self, config: SubnetConfig) -> Subnet:
         """The network of an architecture, with new weights."""
@@ -173,6 +183,8 @@ class TrainingEvaluator(Evaluator):
         counts = count(network, network.input_shape)
         measured = {self.task.metric_name: value, "error": self.task.error(value)}
         found = {**measured, "params": counts.params, "macs": counts.macs}
+        if self._latency is not None:
+            found[LATENCY] = self._latency(proposal, network)
         return {**found, **{name: float(cost(network)) for name, cost in self.costs.items()}}
 
     def beginning(self, proposal: Proposal) -> Subnet:
