@@ -45,6 +45,7 @@ from oneshot.training.retrain import Retrain
 
 from .data_defaults import build_data, fit_to_data
 from .discrete import build_object
+from .next_steps import next_step
 from .options import OneLineErrors, did_you_mean, explain
 from .resume import HOW_DATA_ARE_READ, leaves
 from .terminal import console, say, with_configurations_as_utf8
@@ -94,7 +95,20 @@ def compare(args: Sequence[str]) -> int:
     if failed := results.failed:
         every = len(results.labels) * len(results.seeds)
         say(f"{len(failed)} of {every} runs failed; {TABLE} says why, and the same command tries them again.")
+    say(_next(args, config.seeds, failed=bool(failed)))
     return FAILED if failed else 0
+
+
+def _next(args: Sequence[str], seeds: Sequence[int], *, failed: bool) -> str:
+    """The same comparison, of what failed, or with as many new seeds, for differences that are clearer."""
+    words: list[str] = []
+    left_out = False
+    for word in args:
+        if word.startswith("--"):
+            left_out = word == "--overwrite" or (not failed and word.partition("=")[0] == "--seeds")
+        words += [] if left_out else [word]
+    new = range(max(seeds) + 1, max(seeds) + 1 + len(seeds))
+    return next_step("compare", *words, *([] if failed else ["--seeds", *map(str, [*seeds, *new])]))
 
 
 def _short(row: Mapping[str, str], results: Results) -> dict[str, str]:

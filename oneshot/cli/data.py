@@ -21,6 +21,7 @@ from oneshot.data.segmentation import SegmentationFolder, paired, part_folders
 from oneshot.data.verification import ImageFacts, in_threads, repeated, verify
 from oneshot.report.tables import network_table
 
+from .next_steps import next_step
 from .terminal import say
 
 IMBALANCE = 10  # from this ratio of the largest class to the smallest on, accuracy says little of the small ones
@@ -72,7 +73,22 @@ def data(folder: str) -> int:
         problems += _look(files, masks=masks)
         problems += _refused(root, masks=masks)
     _tell(problems)
-    return int(any(problem.stops for problem in problems))
+    stopped = any(problem.stops for problem in problems)
+    say(next_step(*(["data", folder] if stopped else _search_words(folder) if masks else _auto_words(folder))))
+    return int(stopped)
+
+
+def _auto_words(folder: str) -> list[str]:
+    """The whole way from images to a network; ten milliseconds are an example."""
+    return ["auto", folder, "--latency", "10"]
+
+
+def _search_words(folder: str) -> list[str]:
+    """A search on images and masks."""
+    model = ["--model", "oneshot.DARTS", "--model.supernet", "oneshot.supernets.SegmentationSupernet"]
+    data = ["--data", "oneshot.data.SearchDataModule", "--data.init_args.data.class_path"]
+    images = ["oneshot.data.SegmentationFolder", "--data.init_args.data.init_args.root", folder]
+    return ["search", *model, *data, *images, "--trainer.max_epochs", "25"]
 
 
 def _folders_of_parts(root: Path) -> list[Path]:

@@ -11,6 +11,7 @@ from oneshot.engine.gradient import GradientSearch
 from oneshot.engine.module import SearchModule
 from oneshot.storage.files import write_recorded
 
+from .next_steps import to_retrain
 from .run import SUBNET, RunFolder
 from .terminal import say
 
@@ -30,7 +31,8 @@ def derive(
     Returns:
         The exit code: 3 if the measured latency is more than 1 % above the target of the search.
     """
-    module = RunFolder(Path(run), tuple(trust)).module(checkpoint)
+    folder = RunFolder(Path(run), tuple(trust))
+    module = folder.module(checkpoint)
     if not isinstance(module, SearchModule):
         raise ValueError(
             f"RUN must be a search, to derive its architecture; {run} is a retraining. Name the run of its search."
@@ -51,6 +53,7 @@ def derive(
     write_recorded(path, config.to_json())
     say(str(config))
     say(f"Written: {path}")
+    say(to_retrain(run, folder.config["data"]))
     if attempts and isinstance(module, GradientSearch) and module.penalty is not None:
         say(attempts[-1].verdict(module.penalty.target))
         return 0 if attempts[-1].meets(module.penalty.target) else MISSED

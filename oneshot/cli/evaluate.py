@@ -30,6 +30,7 @@ from oneshot.training.retrain import Retrain
 
 from .evaluation_record import tested
 from .networks import MOST_CLASSES, by_class, class_table, metrics, network_named, positional
+from .next_steps import next_step
 from .run import RunFolder, is_run
 from .terminal import say
 from .trainer import RunCLI, retrain_cli
@@ -92,6 +93,7 @@ def evaluate(args: Sequence[str]) -> None:
         report.keep(EVALUATION, lambda: json.dumps({**record, "metrics": dict(results)}, indent=1) + "\n")
         report.finish()
         say(f"Report: {Path(target) / PAGE}")
+    say(next_step("export" if is_run(target) else "show", target))
 
 
 def _tested(cli: RunCLI, network: Subnet) -> Mapping[str, float]:

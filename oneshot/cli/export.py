@@ -14,6 +14,7 @@ from oneshot.deploy.export import code_of, export_subnet
 from oneshot.deploy.int8 import Int8, int8_sentence
 from oneshot.deploy.latency import record_latency
 from oneshot.deploy.manifest import read_manifest
+from oneshot.deploy.prediction import SCRIPT
 from oneshot.deploy.programs import Format
 from oneshot.evaluation.recalibration import needs_samples, recalibrate_on
 from oneshot.storage.trust import describe_trust
@@ -21,6 +22,7 @@ from oneshot.supernets.base import Subnet
 from oneshot.training.retrain import Retrain
 
 from .int8 import Int8Options
+from .next_steps import next_step, to_predict
 from .run import RunFolder
 from .terminal import say
 
@@ -140,6 +142,7 @@ def write_export(
         say(sentence)
     given = describe_trust(code_of(network))
     say(f"Exported: {folder}; oneshot.load({str(folder)!r}{given}) gives the network back.")
+    say(to_predict(folder) if (folder / SCRIPT).is_file() else next_step("show", folder))
     return folder
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import shutil
 import signal
 import sys
 import warnings
@@ -16,9 +17,9 @@ from oneshot.storage.faults import machine_fault
 from oneshot.storage.interrupts import Terminated, interruption, sigterm_raises
 from oneshot.storage.trust import imports_from_here, split_options
 
-from . import early_checks, short_help
+from . import short_help
 from .commands import COMMANDS
-from .options import OneLineErrors, did_you_mean, name_classes, one_line
+from .options import OneLineErrors, UsageError, did_you_mean, name_classes, one_line
 from .terminal import tolerate_encodings
 
 EPILOG = """\
@@ -28,19 +29,29 @@ line: --config FILE, --model.arch_lr 6e-4, --data.init_args.batch_size 32, --tra
 """
 
 
+def _help_formatter(prog: str) -> argparse.HelpFormatter:
+    """Help as wide as the terminal, and no wider than is easy to read."""
+    return argparse.HelpFormatter(prog, width=min(shutil.get_terminal_size().columns, short_help.WIDEST))
+
+
 def _parsers() -> tuple[OneLineErrors, dict[str, OneLineErrors]]:
     """The parser of the command line, and those of the commands that declare their options."""
     parser = OneLineErrors(
-        prog="oneshot", description="Neural architecture search on PyTorch Lightning.", epilog=EPILOG
+        prog="oneshot",
+        description="Neural architecture search on PyTorch Lightning.",
+        epilog=EPILOG,
+        formatter_class=_help_formatter,
     )
     parser.add_argument("--version", action="version", version=f"oneshot {__version__}")
     parser.add_argument("--traceback", action="store_true", help="show where an error came from")
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
     parsers = {}
     for name, command in COMMANDS.items():
-        own = commands.add_parser(name, help=command.help, add_help=command.options is not None)
+        declares = command.options is not None
+        own = commands.add_parser(name, help=command.help, add_help=declares, formatter_class=_help_formatter)
         if command.options is not None:
             command.options(own)
+            own.usage = own.short_usage()
             parsers[name] = own
     return parser, parsers
 
@@ -51,7 +62,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser, parsers = _parsers()
     words = list(sys.argv[1:] if argv is None else argv)
     traceback = "--traceback" in words  # wherever it stands
-    args, rest = parser.parse_known_args([word for word in words if word != "--traceback"])
+    words = [word for word in words if word != "--traceback"]
+    if words and words[0] in parsers:  # they show all their options anyhow
+        words = ["--help" if word == "--help-all" else word for word in words]
+    args, rest = parser.parse_known_args(words)
     if (text := short_help.wanted(args.command, rest)) is not None:
         sys.stdout.write(text)
         return 0
@@ -69,7 +83,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     warnings.filterwarnings("ignore", r"`isinstance\(treespec, LeafSpec\)` is deprecated")
     try:
         with sigterm_raises(), imports_from_here(_read_first(args, rest)), command_line(words):
-            early_checks.check(args.command, args, rest)
+            from .early_checks import check  # here, because --help needs nothing of it
+
+            check(args.command, args, rest)
             return _run(args, rest)
     except BaseException as error:
         if (stopped := interruption(error)) is not None:
@@ -104,7 +120,7 @@ def _failed(command: str, error: Exception) -> int:
     Raises:
         SystemExit: As parsers do.
     """
-    if isinstance(error, early_checks.UsageError) and command != "discrete":
+    if isinstance(error, UsageError) and command != "discrete":
         raise SystemExit(2) from None
     return 1
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import shlex
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -48,6 +49,7 @@ from oneshot.storage.lock import RunLock
 from oneshot.supernets.base import Supernet
 from oneshot.supernets.space import IntMatrix
 
+from .next_steps import next_step, of_the_same_space
 from .supernets import SupernetParser, read_supernet, supernet_parser
 from .terminal import console, say
 
@@ -71,10 +73,18 @@ def measure(args: Sequence[str]) -> None:
     target = Device(options.runtime, options.device, batch=options.batch, dtype=options.dtype, threads=options.threads)
     table = supernet.has_candidates and not options.few_shot
     out = Path(options.out or ("runs/latency.json" if table else "runs/latency.csv"))
+    to_be_filled_in = options.elsewhere and not out.exists()
     with RunLock(out.parent, out.name):
         _measure(options, supernet, target, out)
         if out.is_file() and not options.elsewhere:
             LiveReport(out).finish()
+    if to_be_filled_in:
+        return
+    if table and not options.verify:
+        again = [word for word in args if word != "--overwrite"]
+        say(next_step("measure", *again, "--verify", str(VERIFIED)))
+    else:
+        say(of_the_same_space("profile", args, "--cost", out))
 
 
 def _measure(options: Namespace, supernet: Supernet, target: Device, out: Path) -> None:
@@ -98,7 +108,7 @@ def _measure(options: Namespace, supernet: Supernet, target: Device, out: Path) 
         verified.unlink(missing_ok=True)  # its timings belong to another table
         _describe(table, supernet)
         _warn_of_doubts(out, table.doubts)
-        say(f"Table: {out}. Next: --verify {VERIFIED}, or --model.penalty.cost {out} in a search.")
+        say(f"Table: {out}. In a search: --model.penalty.cost {shlex.quote(str(out))}.")
     if options.verify:
         with _progress("networks to verify") as progress:
             result = verify_table(
@@ -141,7 +151,7 @@ def _few_shot(options: Namespace, supernet: Supernet, target: Device, out: Path,
         "90 %.",
     )
     _warn_of_noise(out, record)
-    say(f"Measurements: {out}. Next: --model.penalty.cost {out} in a search.")
+    say(f"Measurements: {out}. In a search: --model.penalty.cost {shlex.quote(str(out))}.")
 
 
 def _networks(options: Namespace, supernet: Supernet, target: Device, out: Path, journal: Path) -> None:

@@ -13,6 +13,7 @@ from oneshot.fronts.pick import front_rows
 from oneshot.nat.nat import NAT
 from oneshot.report.tables import network_table
 
+from .next_steps import next_step
 from .terminal import say
 from .trainer import RunCLI, say_latencies
 
@@ -34,4 +35,5 @@ def pareto(args: Sequence[str]) -> None:
         search = cli.model.pareto
         units = [cli.model.task.error_unit, *(objective.unit for objective in search.objectives)]
         say(network_table(front_rows(search.archive.objectives, units, search.archive.values[search.front()])))
-        say(f"Run: {folder}, with report.html, front.png and front.html. Next: oneshot pick {folder} --knee")
+        say(f"Run: {folder}, with report.html, front.png and front.html.")
+        say(next_step("pick", folder, "--knee"))

@@ -4,23 +4,20 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from pathlib import Path
+from collections.abc import Sequence
 from typing import Any
 
-from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn
-from rich.progress import Progress as Bars
-
-from oneshot.cost.profile import COUNTS, Progress
+from oneshot.cost.profile import COUNTS
 from oneshot.cost.profile import profile as profile_space
 from oneshot.cost.resolve import FILES, OwnCosts, cost_name
 from oneshot.report.profile import draw_profile
-from oneshot.report.style import SUFFIXES, save_figure
+from oneshot.report.style import save_figure
 from oneshot.storage.files import write_atomically
 
+from .next_steps import of_the_same_space
+from .outputs import picture_and_numbers
 from .supernets import SupernetParser, read_supernet, supernet_parser
-from .terminal import console, say
+from .terminal import bars_on_a_terminal, say
 
 OF_SEARCHES = ("costs", "bounds", "allow_noisy")
 UNREACHED = 3  # exit code where no architecture is known to keep the bounds
@@ -35,8 +32,8 @@ def profile(args: Sequence[str]) -> int:
     """
     options, supernet = read_supernet(_parser(), args, also=OF_SEARCHES)
     bounds = {**(options.bounds or {}), **_bounds(options.bound)}
-    picture, numbers = _files(options.out)
-    with _progress() as progress:
+    picture, numbers = picture_and_numbers(options.out, ".json")
+    with bars_on_a_terminal() as progress:
         found = profile_space(
             supernet,
             costs=_costs(options.costs, options.cost),
@@ -53,6 +50,7 @@ def profile(args: Sequence[str]) -> int:
         say(f"\nNumbers: {numbers}")
     if picture is not None:
         say(f"Picture: {save_figure(draw_profile(found), picture)}")
+    say(of_the_same_space("rank" if options.cost else "measure", args))
     return UNREACHED if found.unreached else 0
 
 
@@ -111,31 +109,3 @@ def _costs(by_name: Any, files: Sequence[str] | None) -> Any:
             )
         named[name] = file
     return named
-
-
-def _files(out: str | None) -> tuple[Path | None, Path | None]:
-    """The picture and the numbers to write."""
-    if out is None:
-        return None, None
-    path = Path(out)
-    if path.suffix.lower() in SUFFIXES:
-        return path, None
-    if path.suffix.lower() == ".json":
-        return None, path
-    return path.with_name(f"{path.name}.png"), path.with_name(f"{path.name}.json")
-
-
-@contextmanager
-def _progress() -> Iterator[Progress]:
-    """A bar on a terminal, which is gone afterwards; nothing where there is none."""
-    on = console(stderr=True)
-    columns = (TextColumn("{task.description}", markup=False), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
-    with Bars(*columns, console=on, transient=True, disable=not on.is_terminal) as bars:
-        tasks: dict[str, Any] = {}
-
-        def show(what: str, done: int, total: int) -> None:
-            if what not in tasks:
-                tasks[what] = bars.add_task(what, total=total)
-            bars.update(tasks[what], completed=done, total=total)
-
-        yield show

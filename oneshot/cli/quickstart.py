@@ -42,6 +42,7 @@ from oneshot.supernets.base import Subnet
 from oneshot.supernets.space import SubnetConfig
 from oneshot.training.retrain import Retrain
 
+from .next_steps import next_step
 from .terminal import console as new_console
 from .terminal import say
 
@@ -140,6 +141,7 @@ def _run(
         console,
     )
     say(f"Pictures: {folder}/cells.png, alphas.png, curves.png. {seconds:.0f} s.", console)
+    say(f"{next_step('data', 'my_images')}, with a folder of your own images.", console)
 
 
 def _search(

@@ -4,14 +4,11 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from oneshot.discrete.evaluators.tables import TabularEvaluator, nas_bench_201, nas_bench_macro
 from oneshot.discrete.protocol import Evaluator, Proposal
@@ -21,7 +18,7 @@ from oneshot.proxies.counts import Macs, Params
 from oneshot.proxies.ranks import RankAgreement, combined
 from oneshot.proxies.scoring import COMBINED, DEFAULT
 from oneshot.report.ranking import draw_ranking
-from oneshot.report.style import SUFFIXES, save_figure
+from oneshot.report.style import save_figure
 from oneshot.report.tables import network_table
 from oneshot.storage.files import write_atomically
 from oneshot.supernets.base import Supernet
@@ -31,8 +28,10 @@ from oneshot.supernets.nasbenchmacro import NASBenchMacroSpace
 from oneshot.supernets.space import SubnetConfig
 
 from .discrete import build_object
+from .next_steps import of_the_same_space
+from .outputs import picture_and_numbers
 from .supernets import SupernetParser, read_supernet, supernet_parser
-from .terminal import console, say
+from .terminal import bars_on_a_terminal, say
 
 SIZES = (Params.name, Macs.name)
 
@@ -63,7 +62,7 @@ def rank(args: Sequence[str]) -> None:
         ValueError: If a name is unknown, labels are needed and there are no data, or the table does not do.
     """
     options, supernet = read_supernet(_parser(), args)
-    picture, numbers = _files(options.out)
+    picture, numbers = picture_and_numbers(options.out, ".csv")
     names, several = _names(options.names)
     scorer = ArchitectureScorer(
         supernet,
@@ -78,8 +77,11 @@ def rank(args: Sequence[str]) -> None:
     configs = _drawn(supernet, table, options.samples, options.seed)
     metric = None if table is None else _metric(table, options.metric)
     known = None if table is None or metric is None else [_value(table, config, metric) for config in configs]
-    with _progress(len(configs)) as tick:
-        scores = [tick(scorer(config)) for config in configs]
+    scores: list[dict[str, float]] = []
+    with bars_on_a_terminal() as progress:
+        for done, config in enumerate(configs, 1):
+            scores.append(scorer(config))
+            progress("networks", done, len(configs))
     if several:
         for row, value in zip(scores, combined(scores, AZ_NAS), strict=True):
             row[COMBINED] = value
@@ -90,6 +92,7 @@ def rank(args: Sequence[str]) -> None:
         say(f"All scores: {numbers}")
     if picture is not None:
         say(f"Picture: {save_figure(_drawn_scores(ranked, supernet.space.name), picture)}")
+    say(of_the_same_space("profile", args))
 
 
 def _parser() -> SupernetParser:
@@ -258,30 +261,3 @@ def _drawn_scores(ranked: Ranked, space: str) -> Any:
             scores or {Params.name: size or []}, combined(ranked.scores, ranked.names), "rank", title=title
         )
     return draw_ranking(scores, size, Params.name, title=title)
-
-
-def _files(out: str | None) -> tuple[Path | None, Path | None]:
-    """The picture and the table to write."""
-    if out is None:
-        return None, None
-    path = Path(out)
-    if path.suffix.lower() in SUFFIXES:
-        return path, None
-    if path.suffix.lower() == ".csv":
-        return None, path
-    return path.with_name(f"{path.name}.png"), path.with_name(f"{path.name}.csv")
-
-
-@contextmanager
-def _progress(total: int) -> Iterator[Any]:
-    """A bar on a terminal, which is gone afterwards; nothing where there is none."""
-    on = console(stderr=True)
-    columns = (TextColumn("{task.description}", markup=False), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
-    with Progress(*columns, console=on, transient=True, disable=not on.is_terminal) as bar:
-        task = bar.add_task("networks", total=total)
-
-        def tick(row: dict[str, float]) -> dict[str, float]:
-            bar.update(task, advance=1)
-            return row
-
-        yield tick

@@ -14,6 +14,7 @@ from oneshot.callbacks import (
 from oneshot.engine.module import SearchModule
 from oneshot.report.page import REPORT
 
+from .next_steps import to_retrain
 from .terminal import say
 from .trainer import RunCLI, say_latencies
 
@@ -39,4 +40,5 @@ def search(args: Sequence[str]) -> None:
         cli.conclude(lambda: cli.model.evaluation_supernet.extract(cli.model.derive(), inherit=False))
     if cli.trainer.is_global_zero:
         say(str(cli.model.derive()))
-        say(f"Run: {folder}, with {REPORT}. Next: oneshot retrain {folder} --config ...")
+        say(f"Run: {folder}, with {REPORT}.")
+        say(to_retrain(folder, cli.config.data.as_dict()))

@@ -2,8 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import re
+import shutil
+import textwrap
+from collections.abc import Iterator, Sequence
 from importlib import import_module
+
+WIDEST, NARROW = 100, 72  # columns; below the second, the text about an option stands under it
+MARGIN, INDENT = 24, 6  # where the text about an option begins: beside it, or under it
 
 _RUN = """
   --config FILE         YAML file with any of these options; may be given several times. Examples: experiments/
@@ -66,6 +72,8 @@ _TEXTS = {
   SOURCE                folder of a search or an export, a subnet.json, DARTS_V2 or another published cell, or a
                         NAS-Bench-201 string
   --inherit             begin with the weights of the search
+  --teacher FOLDER      run or export of a trained network that this one learns from as well; how much says
+                        --model.teacher_weight
 """,
         _RUN,
         """
@@ -102,6 +110,7 @@ Measure the latencies of a space on this machine, and verify them.
   --out FILE            table to write (runs/latency.json; .csv with --few-shot and of elastic spaces)
   --runtime eager|compile|onnxruntime
   --device NAME         what to measure on: cpu, cuda
+  --dtype NAME          float32, bfloat16, float16 or int8
   --threads N           of the CPU
   --batch N             inputs in one pass
   --networks N          how many are measured
@@ -213,7 +222,7 @@ Search by evolution, reinforcement learning, Bayesian optimisation or morphisms.
   --evaluator CLASS     such as oneshot.discrete.TrainingEvaluator, or your own
   --evaluator.init_args.NAME VALUE
                         its arguments
-  --objectives LIST     such as "['max accuracy', 'min params']"
+  --objectives LIST     such as 'max accuracy', "['max accuracy', 'min params']" or "['min error', 'min latency']"
   --evaluations N       budget
   --hours N             budget of time
   --workers N           evaluations at a time; 0 in this process
@@ -228,8 +237,72 @@ example: oneshot discrete --config FILE --out runs/study, then: oneshot pick run
 COMMANDS = (*_TEXTS, *_OTHERS)
 
 
-def short_help(command: str) -> str:
-    """The text with the common options of a command."""
+def short_help(command: str, width: int | None = None) -> str:
+    """The text with the common options of a command.
+
+    Args:
+        command: Its name.
+        width: Columns of the terminal; by default those it has. The text takes 100 at most.
+    """
+    return fitted(_text(command), min(width or shutil.get_terminal_size().columns, WIDEST))
+
+
+def fitted(text: str, width: int) -> str:
+    """Break the lines of a help for a terminal.
+
+    Args:
+        text: A line that begins with two blanks is an option with what it is for, after two blanks or more; a line that
+            begins with many goes on with that. Other lines that follow each other are a paragraph.
+        width: Columns.
+    """
+    return "".join(f"{line}\n" for block in _blocks(text) for line in _lines(block, width))
+
+
+def _blocks(text: str) -> Iterator[str]:
+    """Options and paragraphs in one line each; an empty line is a block, too."""
+    block = ""
+    for line in text.splitlines():
+        goes_on = block.strip() and line.strip() and (line.startswith(" " * MARGIN) or _in_one(block, line))
+        if goes_on:
+            blanks = "  " if block.startswith("  ") and "  " not in block.strip() else " "
+            block += f"{blanks}{line.strip()}"
+            continue
+        if block or line == "":
+            yield from [block] if block else []
+        if not line:
+            yield ""
+        block = line
+    if block:
+        yield block
+
+
+def _in_one(block: str, line: str) -> bool:
+    """Whether a line belongs to the paragraph before it."""
+    return not block.startswith(("  ", "usage:")) and not line.startswith(("  ", "--help-all"))
+
+
+def _lines(block: str, width: int) -> list[str]:
+    def wrapped(text: str, first: int, rest: int) -> list[str]:
+        wrapper = textwrap.TextWrapper(width, break_long_words=False, break_on_hyphens=False)
+        wrapper.initial_indent, wrapper.subsequent_indent = " " * first, " " * rest
+        return wrapper.wrap(text)
+
+    if not block.strip():
+        return [""]
+    if block.startswith(("usage:", "       ")):
+        blanks = len(block) - len(block.lstrip())
+        return wrapped(block.strip(), blanks, 7)
+    if not block.startswith("  "):
+        return wrapped(block, 0, 0)
+    option, _, text = re.sub(r" {2,}", "\0", block.strip()).partition("\0")
+    margin = MARGIN if width >= NARROW else INDENT
+    if width >= NARROW and (len(option) + 4 <= MARGIN or len(option) + 4 + len(text) <= width):
+        column = max(MARGIN, len(option) + 4)
+        return wrapped(f"{option:<{column - 2}}{text}", 2, MARGIN) if text else [f"  {option}"]
+    return wrapped(option, 2, 4) + (wrapped(text, margin, margin) if text else [])
+
+
+def _text(command: str) -> str:
     if command in _OTHERS:
         return _OTHERS[command]
     usage, what, source, run, model, example = _TEXTS[command]

@@ -18,6 +18,7 @@ from oneshot.supernets.json_files import parse_json
 
 from .early_checks import GENOTYPE
 from .networks import network_named
+from .next_steps import next_step
 from .run import RunFolder, is_run
 from .terminal import say
 
@@ -42,7 +43,8 @@ def show(
         trust: Modules besides ``oneshot`` whose classes may be imported and built.
     """
     if is_source(target) and not Path(target).exists():
-        return say(str(_converted(target, arguments, input_shape)))
+        say(str(_converted(target, arguments, input_shape)))
+        return say(next_step("profile", "--from", target))
     if given := [name for name, value in (("arguments", arguments), ("input-shape", input_shape)) if value is not None]:
         raise ValueError(
             f"--{given[0]} must be with a network to convert, such as timm:resnet18; {target!r} is none. Leave it out."
@@ -71,6 +73,7 @@ def show(
     say(network_table(edges))
     say(network_table([size]))
     say(f"Picture: {path}")
+    say(next_step("export", target) if is_run(target) else next_step("retrain", target, "--help"))
 
 
 def _converted(source: str, arguments: str | None, input_shape: str | None) -> ConvertedSupernet:

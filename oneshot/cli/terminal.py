@@ -5,7 +5,8 @@ from __future__ import annotations
 import codecs
 import locale
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
 
@@ -32,6 +33,28 @@ def say(what: str | Table, on: Console | None = None) -> None:
         on: Where to; standard output by default.
     """
     (on or console()).print(what, soft_wrap=True, highlight=False)
+
+
+@contextmanager
+def bars_on_a_terminal() -> Iterator[Callable[[str, int, int], None]]:
+    """Progress bars on a terminal, which are gone afterwards; nothing where there is none.
+
+    Yields:
+        A function of what goes on, how much of it is done, and of how much.
+    """
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+    on = console(stderr=True)
+    columns = (TextColumn("{task.description}", markup=False), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    with Progress(*columns, console=on, transient=True, disable=not on.is_terminal) as bars:
+        tasks: dict[str, Any] = {}
+
+        def show(what: str, done: int, total: int) -> None:
+            if what not in tasks:
+                tasks[what] = bars.add_task(what, total=total)
+            bars.update(tasks[what], completed=done, total=total)
+
+        yield show
 
 
 def tolerate_encodings() -> None:

@@ -23,7 +23,11 @@ def examined(folder: Path, capsys: pytest.CaptureFixture[str]) -> tuple[int, str
 
 def test_a_folder_that_can_be_used_is_described(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     code, text = examined(messy(tmp_path / "m"), capsys)
-    assert code == 0 and text.endswith("Usable.") and "stops:" not in text
+    assert (
+        code == 0
+        and text.endswith(f"Usable. Next: oneshot auto {tmp_path / 'm'} --latency 10")
+        and "stops:" not in text
+    )
     for word in (
         "bright top │ 15 │ 5",
         "señal │ 15 │ 5",
@@ -44,7 +48,7 @@ def test_what_stops_is_told_with_what_to_do(tmp_path: Path, capsys: pytest.Captu
     (folder / "Train/dark top/page.png").write_text("<html>404</html>")
     (folder / "Train/empty").mkdir()
     code, text = examined(folder, capsys)
-    assert code == 1 and text.endswith("Not usable as it is.")
+    assert code == 1 and text.endswith(f"Not usable as it is. Next: oneshot data {folder}")
     for word in (
         "2 of 62 are not",
         "zero.jpg' is not (an empty file)",
