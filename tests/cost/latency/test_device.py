@@ -15,7 +15,7 @@ from oneshot.cost import Device, LatencyTable, Record, measure, verify
 from oneshot.cost.latency.device import example_input, keep_freed_memory
 from oneshot.cost.latency.verify import check_device
 from oneshot.errors import MissingExtraError
-from oneshot.supernets import NASBench201Supernet, RecurrentSupernet
+from oneshot.supernets import NASBench201Network, NASBench201Supernet, RecurrentSupernet
 from tests.latency_tables import CELLS, table_of
 
 from ..toys import SPACE, ToySupernet
@@ -90,6 +90,14 @@ def test_int8_networks_are_quantised_before_they_are_measured(monkeypatch: pytes
     assert onnx.TensorProto.INT8 in weights and onnx.TensorProto.FLOAT not in weights
     again = Device.of(Record({}, device.facts(), batch=2, dtype="int8"))
     assert (again.runtime, again.dtype, again.batch, again.threads) == ("onnxruntime", "int8", 2, 1)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "int8"])
+def test_a_network_whose_input_is_cut_off_is_measured_too(dtype: Any) -> None:
+    pytest.importorskip("onnx")
+    cut_off = NASBench201Network("|none~0|+|none~0|none~1|+|none~0|none~1|none~2|", **CELLS)
+    device = Device("onnxruntime", dtype=dtype, threads=1)
+    assert device.time(device.prepare(cut_off)) > 0
 
 
 def test_a_table_of_floats_is_not_verified_as_int8(tmp_path: Path) -> None:
