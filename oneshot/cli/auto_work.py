@@ -34,7 +34,6 @@ from oneshot.storage.files import write_atomically
 from oneshot.supernets.base import Subnet, Supernet
 from oneshot.supernets.json_files import read_json
 from oneshot.supernets.space import Floats
-from oneshot.training.distillation import Distillation
 from oneshot.training.retrain import Retrain
 
 from .auto_decide import build_supernet, device_of, spread_genes
@@ -261,11 +260,9 @@ class Work:
                 "trainer": {**QUIET, "max_epochs": self.effort.tuning, "limit_val_batches": 0},
             },
         )
-        cli = retrain_cli("retrain", network, self._words(config, RETRAIN))
+        taught = ["--teacher", str(self.folder / ORIGINAL)] if self.pretrained else []
+        cli = retrain_cli("retrain", network, [*self._words(config, RETRAIN), *taught], trust=self.trust)
         cli.model.load_network(network)
-        if self.pretrained:
-            teacher = load(self.folder / ORIGINAL, trust=self.trust).requires_grad_(False)
-            cli.model.distillation = Distillation(teacher, cli.model.network, 1.0, 4.0)
         cli.trainer.callbacks.append(FitProgress(self.overall))  # type: ignore[attr-defined]  # Lightning sets it
         train_and_test(cli, network)
         name = f"val/{network.task.metric_name}"
@@ -285,7 +282,7 @@ class Work:
         settings: dict[str, Any] = {"optimizer": "adamw", "lr": lr, "lr_min": lr / 100, "weight_decay": 0.01}
         settings |= {"weight_decay_norms": False, "warmup_epochs": 1}
         if self.pretrained:
-            settings |= {"fit_head": True, "freeze_statistics": True}
+            settings |= {"fit_head": True, "freeze_statistics": True, "teacher_weight": 1.0}
             if self.data.classes and self.plan["data"]["init_args"]["batch_size"] % 2 == 0:
                 settings["mixup"] = 1.0
         return settings
@@ -332,6 +329,8 @@ class Work:
 
     def _write(self, name: str, config: Mapping[str, Any]) -> Path:
         command = {"search.yaml": "oneshot pareto", "retrain.yaml": f"oneshot retrain {self.folder / PICKED} --inherit"}
+        if self.pretrained:
+            command["retrain.yaml"] += f" --teacher {self.folder / ORIGINAL}"
         head = f"# Written by 'oneshot auto'. The same: {command[name]} --config {self.folder / name}\n"
         return write_atomically(self.folder / name, head + yaml.safe_dump(dict(config), sort_keys=False))
 
