@@ -117,7 +117,8 @@ def searched(
             weight_lr=0.05,
             allow_noisy=True,
         )
-        trainer(args.warmup + args.iterations).fit(search, datamodule=data)
+        folder = args.work / f"{dtype}-{seed}"  # its evaluations
+        trainer(args.warmup + args.iterations, default_root_dir=folder).fit(search, datamodule=data)
         archive, front = search.pareto.archive, search.pareto.front()
         order = front[np.argsort(archive.values[front, 1])]
         chosen = order[np.unique(np.linspace(0, len(order) - 1, args.networks).round().astype(int))]
