@@ -481,7 +481,7 @@ def nat_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def lines_of_front(run: Path) -> int:
-    return sum(row["in_front"] == "1" for row in csv.DictReader((run / "evaluations.csv").open()))
+    return sum(row["in_front"] == "1" for row in csv.DictReader((run / "evaluations.csv").read_text().splitlines()))
 
 
 def test_a_search_for_a_front_leaves_pictures_and_tables(nat_run: Path) -> None:
