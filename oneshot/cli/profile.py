@@ -50,8 +50,10 @@ def profile(args: Sequence[str]) -> int:
         say(f"\nNumbers: {numbers}")
     if picture is not None:
         say(f"Picture: {save_figure(draw_profile(found), picture)}")
+    if found.unreached:  # what comes next is another bound, or another space
+        return UNREACHED
     say(of_the_same_space("rank" if options.cost else "measure", args))
-    return UNREACHED if found.unreached else 0
+    return 0
 
 
 def _parser() -> SupernetParser:
