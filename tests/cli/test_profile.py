@@ -35,15 +35,16 @@ def cell() -> NASBench201Supernet:
 def test_what_is_printed_is_what_python_finds(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["profile", *CELL, "--bound", "macs=60e3", "params_params=1e4"]) == 0
     found = oneshot.profile(cell(), bounds={"macs": 60e3, "params": 1e4})
-    text = capsys.readouterr().out
+    text, _, after = capsys.readouterr().out.partition("Next: ")
     assert text == f"{found.text(80)}\n" and "all together" in text
+    assert after.startswith("oneshot measure --supernet") and after.count("\n") == 1  # a command is one line
 
 
 @pytest.mark.parametrize("columns", [40, 80])
 def test_lines_keep_to_the_terminal(columns: int, monkeypatch: Any, capsys: pytest.CaptureFixture[str]) -> None:
     monkeypatch.setenv("COLUMNS", str(columns))
     assert main(["profile", *CELL, "--counts", "macs", "--bound", "macs=1e5"]) == 0
-    lines = capsys.readouterr().out.splitlines()
+    lines = capsys.readouterr().out.partition("Next: ")[0].splitlines()
     assert columns - 20 < max(map(len, lines)) <= columns
 
 
