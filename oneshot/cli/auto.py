@@ -309,7 +309,8 @@ def _decide(asked: Mapping[str, Any]) -> dict[str, Any]:
 
 def _run(work: Work) -> AutoResult:
     """All parts, one after the other; those that are done are not done again."""
-    with work.overall.shown():
+    work.pages.begin()
+    with work.overall.shown(), work.pages:
         for name, part in (
             ("latency", work.time_networks),
             ("training", work.search),
@@ -322,8 +323,7 @@ def _run(work: Work) -> AutoResult:
             work.overall.begin(name)
             part()
             work.done(name)
-            if name != "latency":  # there is no run yet
-                work.report(running=True)
+            work.pages.update()
         work.overall.end()
     found = work.conclude()
     return AutoResult(**found)

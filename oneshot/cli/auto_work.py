@@ -14,8 +14,9 @@ from typing import Any
 import numpy as np
 import pytorch_lightning as pl
 import yaml
+from pytorch_lightning.callbacks import Callback
 
-from oneshot.callbacks import ParetoExport, SubnetExport
+from oneshot.callbacks import MistakeRecorder, ParetoExport, SubnetExport
 from oneshot.conversion.sources import TIMM, TORCHVISION
 from oneshot.cost import measure as measure_table
 from oneshot.cost import measure_samples, write_csv
@@ -27,8 +28,11 @@ from oneshot.deploy.int8 import INT8_FILE, Int8, int8_samples
 from oneshot.deploy.manifest import read_manifest
 from oneshot.errors import Int8LossError
 from oneshot.nat.nat import NAT
-from oneshot.report.evaluation import interval
-from oneshot.report.page import REPORT, write_report
+from oneshot.report.evaluation import EVALUATION, interval
+from oneshot.report.live import LiveReport
+from oneshot.report.network import NETWORK as LAYERS
+from oneshot.report.network import describe_network
+from oneshot.report.page import REPORT
 from oneshot.report.tables import network_table
 from oneshot.storage.files import write_atomically
 from oneshot.supernets.base import Subnet, Supernet
@@ -40,11 +44,12 @@ from .auto_decide import build_supernet, device_of, spread_genes
 from .auto_plan import BATCH, Effort
 from .auto_progress import FitProgress, Overall
 from .data_defaults import build_data
+from .evaluation_record import tested
 from .export import write_export
 from .fronts import RunFront, Wish, load_front
-from .networks import MOST_CLASSES, class_table
+from .networks import MOST_CLASSES, by_class, class_table
 from .retrain import train_and_test
-from .run import CONFUSION, RunFolder
+from .run import RunFolder
 from .terminal import say
 from .trainer import RunCLI, retrain_cli
 
@@ -98,6 +103,7 @@ class Work:
         self.overall = Overall(self.effort.parts)
         self.limit = float(self.asked["latency"])
         state = folder / DONE
+        self.pages = LiveReport(folder, every=0.0)
         self.state: dict[str, Any] = read_json(state) if state.is_file() else {"parts": [], "notes": []}
 
     # What is done.
@@ -338,7 +344,10 @@ class Work:
         """Export the network, measure the files, test it and the original on samples that nothing else has seen."""
         final = self.final()
         data = _opened(self.data_of(final))
-        tests = {NETWORK: _measure(Retrain(final), data, "test")}
+        recorder, module = MistakeRecorder(), Retrain(final)
+        tests = {NETWORK: _measure(module, data, "test", recorder)}
+        classes = by_class(module, getattr(data, "classes", None))
+        record = {**tested([recorder], classes, data), "metrics": tests[NETWORK]}
         networks = {NETWORK: final}
         if self.pretrained:
             networks[ORIGINAL] = load(self.folder / ORIGINAL, trust=self.trust)
@@ -349,7 +358,10 @@ class Work:
         except Int8LossError as error:
             self.note(f"WARNING: {error} The network is exported in floats, whose latency is another one.")
             self._write_network(final, data, tests[NETWORK], None)
-        self.state |= {"tests": tests, "metric": final.task.metric_name}
+        page = LiveReport(self.folder / NETWORK)
+        page.keep(EVALUATION, lambda: json.dumps(record, indent=1) + "\n")
+        page.keep(LAYERS, lambda: describe_network(final))
+        self.state |= {"tests": tests, "metric": final.task.metric_name, "classes": classes}
         self.state["ms"] = dict(zip(networks, times(list(networks.values()), self.device), strict=True))
 
     def _write_network(self, network: Subnet, data: Any, metrics: Mapping[str, float], int8: Int8 | None) -> None:
@@ -421,10 +433,9 @@ class Work:
             "table": rows,
         }
         write_atomically(self.folder / SUMMARY, json.dumps(summary, indent=2) + "\n")
-        self.report()
+        self.pages.finish()
         say(network_table(rows, title=f"{samples} test samples"))
-        confusion = self.folder / RETRAIN / CONFUSION
-        found = read_json(confusion) if self.state["final"] == RETRAIN and confusion.is_file() else None
+        found = self.state["classes"]
         if found is not None and len(found["classes"]) <= MOST_CLASSES:
             say(class_table(found))
         if ms is not None:
@@ -440,13 +451,6 @@ class Work:
             "ms": ms,
             "limit": self.limit,
         }
-
-    def report(self, *, running: bool = False) -> None:
-        """Write ``report.html``; if that fails, the work goes on."""
-        try:
-            write_report(self.folder, running=running)
-        except (OSError, ValueError) as error:
-            warnings.warn(f"{REPORT} was not written: {error}", stacklevel=2)
 
     def _decided(self) -> list[str]:
         """What was decided, in sentences."""
@@ -494,10 +498,10 @@ def _adamw(lr: float) -> dict[str, Any]:
     return {"class_path": "torch.optim.AdamW", "init_args": {"lr": lr, "weight_decay": 0.01}}
 
 
-def _measure(module: Retrain, data: Any, what: str) -> dict[str, float]:
+def _measure(module: Retrain, data: Any, what: str, *callbacks: Callback) -> dict[str, float]:
     """Metrics of a network on the validation or the test samples of data."""
     off: Any = {**QUIET, "logger": False, "enable_checkpointing": False}
-    trainer = pl.Trainer(accelerator="auto", **off)
+    trainer = pl.Trainer(accelerator="auto", callbacks=list(callbacks), **off)
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "The `test_dataloader` does not have many workers")
         (found,) = getattr(trainer, what)(module, datamodule=data, verbose=False)
