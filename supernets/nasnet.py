@@ -348,6 +348,7 @@ class NASNetNetwork(Subnet):
         ValueError: If an operation is unknown, the image is too small or the channels cannot be divided.
 
     Example:
+        >>> from oneshot.supernets import NASNET_CELLS
         >>> net = NASNetNetwork(NASNET_CELLS["NASNet-A"])
         >>> round(sum(p.numel() for p in net.parameters()) / 1e6, 1)
         3.3

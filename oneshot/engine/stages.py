@@ -78,6 +78,7 @@ def strongest(alpha: Tensor, kept: Tensor, count: int) -> Tensor:
         Their indices, in their order, ``[R, min(count, K)]``.
 
     Example:
+        >>> import torch
         >>> strongest(torch.tensor([[0.1, 0.5, 0.3]]), torch.tensor([[0, 1, 2]]), 2)
         tensor([[1, 2]])
     """
