@@ -122,10 +122,10 @@ class Work:
         write_atomically(self.folder / DONE, json.dumps(self.state, indent=2) + "\n")
 
     def note(self, sentence: str) -> None:
-        """Say something that whoever reads the result must know."""
+        """Say something that whoever reads the result must know; it is among the warnings of the report, too."""
         if sentence not in self.state["notes"]:
             self.state["notes"].append(sentence)
-        say(sentence)
+        say(f"NOTE: {sentence}")
 
     # What the parts share.
 
@@ -184,7 +184,7 @@ class Work:
             doubts = [doubt] if (doubt := noise_doubt(record.noise)) else []
         if doubts:
             self.note(
-                f"WARNING: The latencies are doubtful: {'; '.join(doubts)}. Another program may have used the machine. "
+                f"The latencies are doubtful: {'; '.join(doubts)}. Another program may have used the machine. "
                 "The network that is taken is measured again, but a better one may have been passed over."
             )
 
@@ -356,7 +356,7 @@ class Work:
         try:
             self._write_network(final, data, tests[NETWORK], samples)
         except Int8LossError as error:
-            self.note(f"WARNING: {error} The network is exported in floats, whose latency is another one.")
+            self.note(f"{error} The network is exported in floats, whose latency is another one.")
             self._write_network(final, data, tests[NETWORK], None)
         page = LiveReport(self.folder / NETWORK)
         page.keep(EVALUATION, lambda: json.dumps(record, indent=1) + "\n")
