@@ -73,7 +73,8 @@ def show(
     say(network_table(edges))
     say(network_table([size]))
     say(f"Picture: {path}")
-    say(next_step("export", target) if is_run(target) else next_step("retrain", target, "--help"))
+    if not GENOTYPE.search(target):  # the text of one is no line to copy
+        say(next_step("export", target) if is_run(target) else next_step("retrain", target, "--help"))
 
 
 def _converted(source: str, arguments: str | None, input_shape: str | None) -> ConvertedSupernet:
