@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 import oneshot
+from oneshot.cli.main import _parsers
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
@@ -40,7 +41,9 @@ def test_the_python_example_runs(tmp_path: Path) -> None:
 @pytest.mark.timeout(1200)  # searches and trainings, one after the other
 def test_the_command_line_example_runs_in_order(tmp_path: Path) -> None:
     (tmp_path / "experiments").symlink_to(ROOT / "experiments")
-    for line in "".join(blocks("bash")).strip().splitlines():
+    auto, *lines = "".join(blocks("bash")).strip().splitlines()
+    assert _parsers()[0].parse_args(shlex.split(auto)[1:]).latency == 10  # tests/cli/test_auto.py runs it, for seconds
+    for line in lines:
         run([sys.executable, "-m", *shlex.split(line)], tmp_path)
     assert (tmp_path / "runs/digits-export/manifest.json").exists()
     assert (tmp_path / "runs/nat/picked/model.onnx").exists()
