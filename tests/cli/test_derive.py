@@ -45,7 +45,8 @@ def test_derive_ends_with_a_verdict_on_the_target_and_an_exit_code(
     search = GDAS(supernet, penalty=CostPenalty(path, "target", target=8.0))
     assert search.penalty is not None and search.penalty.cost is not None
     cost = search.penalty.cost
-    run = SimpleNamespace(module=lambda checkpoint: search)
+    data = {"class_path": "oneshot.data.Digits", "init_args": {}}
+    run = SimpleNamespace(module=lambda checkpoint: search, config={"data": data})
     monkeypatch.setattr("oneshot.cli.derive.RunFolder", lambda folder, trust: run)
     monkeypatch.setattr(Device, "prepare", lambda self, network: lambda: factor * cost.cost(network.config))
     used: list[tuple[str, int, int]] = []
@@ -57,7 +58,9 @@ def test_derive_ends_with_a_verdict_on_the_target_and_an_exit_code(
         return ms
 
     monkeypatch.setattr(Device, "time", time)
-    assert main(["derive", "run", "--measure", "--out", str(tmp_path / "subnet.json")]) == code
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "config.yaml").write_text("model: {}\ndata: {}\n", encoding="utf-8")
+    assert main(["derive", str(tmp_path / "run"), "--measure", "--out", str(tmp_path / "subnet.json")]) == code
     *_, last = capsys.readouterr().out.splitlines()
     assert re.match(verdict, last), last
     assert (tmp_path / "subnet.json").is_file() and set(used) == {("eager", 1, 1)}

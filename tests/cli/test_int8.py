@@ -84,6 +84,8 @@ def test_an_export_writes_the_file_and_says_what_it_is_worth(
 def test_options_that_do_not_go_together_are_one_line(
     options: list[str], message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "config.yaml").write_text("model: {}\ndata: {}\n", encoding="utf-8")
     for command in ("export", "pick"):
         assert main([command, str(tmp_path / "run"), *options]) == 1
         (line,) = capsys.readouterr().err.splitlines()

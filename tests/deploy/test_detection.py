@@ -14,11 +14,12 @@ from torch.nn import functional as F
 
 from oneshot.deploy.detection import PyramidBackbone, faster_rcnn
 from oneshot.discrete import GraphNetwork, plain_graph
+from oneshot.supernets import NASNET_CELLS
 from oneshot.supernets.base import Subnet
 from oneshot.supernets.darts import DARTSNetwork
 from oneshot.supernets.genotype import PUBLISHED
 from oneshot.supernets.nasbench201 import NASBench201Network
-from oneshot.supernets.nasnet import NASNET_CELLS, NASNetNetwork
+from oneshot.supernets.nasnet import NASNetNetwork
 
 SCRIPT = Path(__file__).parents[2] / "experiments/detection/run.py"
 
