@@ -55,7 +55,7 @@ def main() -> None:
     rows = []
     with TemporaryDirectory() as place:
         (Path(place) / "taken").mkdir()
-        (Path(place) / "taken/notes.txt").write_text("mine")
+        (Path(place) / "taken/notes.txt").write_text("mine", encoding="utf-8")
         seconds(["-c", RUN, "--help"], args.root, place)  # compiles what is not compiled yet
         for command, mistake in MISTAKES.items():
             row: dict[str, object] = {"command": command, "mistake": " ".join(mistake)}
@@ -77,7 +77,7 @@ def main() -> None:
         "imports": parts,
         "commands": rows,
     }
-    args.out.write_text(json.dumps(report, indent=1) + "\n")
+    args.out.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
     print(parts)
 
 

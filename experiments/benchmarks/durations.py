@@ -115,7 +115,9 @@ def machine() -> dict[str, Any]:
     info = Path("/proc/cpuinfo")
     if info.is_file():
         names = [
-            line.partition(":")[2].strip() for line in info.read_text().splitlines() if line.startswith("model name")
+            line.partition(":")[2].strip()
+            for line in info.read_text(encoding="utf-8").splitlines()
+            if line.startswith("model name")
         ]
         cpu = names[0] if names else cpu
     names = ("torch", "pytorch-lightning", "numpy")
