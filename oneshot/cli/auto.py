@@ -22,12 +22,11 @@ from oneshot.errors import missing_extra
 from oneshot.storage.files import write_atomically
 from oneshot.storage.lock import RunLock
 
-from .auto_plan import Effort, duration, effort, plan_text
+from .auto_plan import PLAN, Effort, duration, effort, plan_text
 
 if TYPE_CHECKING:
     from .auto_work import Work
 
-PLAN, SUMMARY = "plan.json", "summary.json"
 SPACE = 1e9  # bytes of the disk that the files may need
 BUSY = 0.1  # relative difference of two equal measurements from which on the machine is busy
 Runtime = Literal["eager", "compile", "onnxruntime"]

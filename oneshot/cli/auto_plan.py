@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
+PLAN = "plan.json"
 USED = 0.9  # of the budget is planned; the rest is for what takes longer than a few steps have shown
 EXPORT = 45.0  # seconds for files, their comparison and their latencies
 

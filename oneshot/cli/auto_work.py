@@ -41,7 +41,7 @@ from oneshot.supernets.space import Floats
 from oneshot.training.retrain import Retrain
 
 from .auto_decide import build_supernet, device_of, spread_genes
-from .auto_plan import BATCH, Effort
+from .auto_plan import BATCH, PLAN, Effort
 from .auto_progress import FitProgress, Overall
 from .data_defaults import build_data
 from .evaluation_record import tested
@@ -53,7 +53,7 @@ from .run import RunFolder
 from .terminal import say
 from .trainer import RunCLI, retrain_cli
 
-DONE, SUMMARY, PLAN = "done.json", "summary.json", "plan.json"
+DONE, SUMMARY = "done.json", "summary.json"
 SEARCH, ORIGINAL, PICKED, RETRAIN, NETWORK = "search", "original", "picked", "retrain", "network"
 WRITTEN = (
     DONE,
