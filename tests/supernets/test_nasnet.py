@@ -9,12 +9,12 @@ import pytest
 import torch
 from torch import Tensor
 
+from oneshot.supernets import NASNET_CELLS
 from oneshot.supernets.base import Subnet, Supernet, count_parameters
 from oneshot.supernets.genotype import Genotype
 from oneshot.supernets.nasnet import (
     CANDIDATES,
     ENAS_CANDIDATES,
-    NASNET_CELLS,
     NASNetNetwork,
     NASNetSpace,
     NASNetSupernet,
