@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator, Mapping
 
 import numpy as np
 import numpy.typing as npt
+import torch
 from torch import Tensor, nn
 
 from oneshot.functional import expected_cost
@@ -36,6 +37,9 @@ class CostModel(nn.Module, ABC):
         doubts: Why its numbers may be wrong, such as the noise of its measurements.
         deviation: Standard deviation of the truth from the model, relative, where that was measured; 0 otherwise.
         slow: Whether every architecture takes milliseconds or more, and not microseconds.
+        least: Of learned costs, half of the smallest measured one. No cost is negative, but a sum of learned terms can
+            be, far from what was measured: a sum s below this is taken as ``least / (2 - s / least)``, which is above 0
+            and keeps the order.
     """
 
     space: SearchSpace
@@ -46,6 +50,7 @@ class CostModel(nn.Module, ABC):
     doubts: tuple[str, ...] = ()
     deviation: float = 0.0
     slow: bool = False
+    least: float | None = None
 
     def cost(self, config: SubnetConfig) -> float:
         """Cost of one architecture.
@@ -102,6 +107,16 @@ class CostModel(nn.Module, ABC):
     def _all(self, supernet: Supernet) -> str:
         """Every setting that differs, where that is known."""
         return f" All that differs: {self.record.differs(supernet)}." if self.record is not None else ""
+
+
+def above_zero(sums: npt.NDArray[np.float64], least: float | None) -> npt.NDArray[np.float64]:
+    """Costs ``[N]`` from learned sums ``[N]``, see :attr:`CostModel.least`."""
+    return sums if least is None else np.where(sums < least, least / (2 - np.minimum(sums / least, 1)), sums)
+
+
+def expected_above_zero(total: Tensor, least: float | None) -> Tensor:
+    """The same of one expected sum, a scalar, with its gradient."""
+    return total if least is None else torch.where(total < least, least / (2 - (total / least).clamp(max=1)), total)
 
 
 class AdditiveCost(CostModel):

@@ -289,6 +289,7 @@ class FewShot:
         model = TransferredCost(
             self.space, self.sources, mean, covariance, noise=scale * noise, freedom=len(y) - 1, unit=unit
         )
+        model.least = float(read.min()) / 2
         return model, noise <= UNEXPLAINED
 
     def _shapes(self, genes: IntMatrix) -> Floats:

@@ -21,7 +21,7 @@ from torch import Tensor
 
 from oneshot.cost.counting.elastic import expectation, gather
 from oneshot.cost.counting.work import Work
-from oneshot.cost.model import CostModel
+from oneshot.cost.model import CostModel, above_zero, expected_above_zero
 from oneshot.regression.boosting import BoostedTrees
 from oneshot.regression.encoding import one_hot, soft_one_hot
 from oneshot.regression.networks import DifferentiableEnsemble
@@ -63,11 +63,19 @@ class Predictor(CostModel):
     def predict(self, genes: IntMatrix) -> Floats:
         """Costs ``[N]`` of ``[N, G]``, without a look at what was sampled."""
 
+    @abstractmethod
+    def predict_expected(self, weights: Mapping[str, Tensor]) -> Tensor:
+        """Expected cost under edge weights, without a look at what was sampled."""
+
     def costs(self, genes: IntMatrix) -> Floats:
         """Costs of many architectures: ``[N, G]`` -> ``[N]``. Warns of picks that no sample had."""
         if self._seen is not None and len(genes):
             self._warn_out_of_support(genes)
-        return self.predict(genes)
+        return above_zero(self.predict(genes), self.least)
+
+    def expected(self, weights: Mapping[str, Tensor]) -> Tensor:
+        """Expected cost under edge weights ``{choice: [R, O]}``; scalar, differentiable in them."""
+        return expected_above_zero(self.predict_expected(weights), self.least)
 
     def interval(self, genes: IntMatrix, level: float = 0.9) -> tuple[Floats, Floats]:
         """Where a measurement of each architecture falls with probability ``level``.
@@ -169,7 +177,7 @@ class LinearPredictor(Predictor):
                 total[first : first + 4096] += ((x @ pairs) * x).sum(1) / 2
         return total
 
-    def expected(self, weights: Mapping[str, Tensor]) -> Tensor:
+    def predict_expected(self, weights: Mapping[str, Tensor]) -> Tensor:
         x = soft_one_hot(self.space, weights)
         total = self.offset + self.get_buffer("coefficients").to(x) @ x
         pairs = self.get_buffer("pairs").to(x)
@@ -180,7 +188,14 @@ class LinearPredictor(Predictor):
         pairs = self.get_buffer("pairs").cpu().numpy()
         listed = {} if not len(pairs) else {"pairs": [_digits(pairs[i, i + 1 :]) for i in range(len(pairs) - 1)]}
         coefficients = _digits(self.get_buffer("coefficients").cpu().numpy())
-        return {"unit": self.unit, "offset": float(f"{self.offset:.6g}"), "coefficients": coefficients, **listed}
+        least = {} if self.least is None else {"least": float(f"{self.least:.6g}")}
+        return {
+            "unit": self.unit,
+            "offset": float(f"{self.offset:.6g}"),
+            "coefficients": coefficients,
+            **least,
+            **listed,
+        }
 
     @classmethod
     def from_dict(cls, space: SearchSpace, data: Mapping[str, Any]) -> LinearPredictor:
@@ -191,7 +206,9 @@ class LinearPredictor(Predictor):
             pairs = np.zeros((size, size))
             pairs[np.triu_indices(size, 1)] = np.concatenate([np.asarray(row, np.float64) for row in data["pairs"]])
             pairs += pairs.T
-        return cls(space, data["coefficients"], offset=data["offset"], pairs=pairs, unit=data["unit"])
+        found = cls(space, data["coefficients"], offset=data["offset"], pairs=pairs, unit=data["unit"])
+        found.least = data.get("least")
+        return found
 
 
 class FloorPredictor(Predictor):
@@ -219,8 +236,8 @@ class FloorPredictor(Predictor):
     def predict(self, genes: IntMatrix) -> Floats:
         return np.maximum(self.additive.predict(genes), self.floor)
 
-    def expected(self, weights: Mapping[str, Tensor]) -> Tensor:
-        return self.additive.expected(weights).clamp(min=self.floor)
+    def predict_expected(self, weights: Mapping[str, Tensor]) -> Tensor:
+        return self.additive.predict_expected(weights).clamp(min=self.floor)
 
 
 class ResolutionPredictor(Predictor):
@@ -242,14 +259,14 @@ class ResolutionPredictor(Predictor):
         """The same predictor for images of another size."""
         other = ResolutionPredictor(self.constant, self.growth, image_size=image_size)
         other.validation, other.ceiling = self.validation, self.ceiling
-        other._seen, other._errors = self._seen, self._errors
+        other.least, other._seen, other._errors = self.least, self._seen, self._errors
         return other
 
     def predict(self, genes: IntMatrix) -> Floats:
         return self.constant.predict(genes) + self._pixels * self.growth.predict(genes)
 
-    def expected(self, weights: Mapping[str, Tensor]) -> Tensor:
-        return self.constant.expected(weights) + self._pixels * self.growth.expected(weights)
+    def predict_expected(self, weights: Mapping[str, Tensor]) -> Tensor:
+        return self.constant.predict_expected(weights) + self._pixels * self.growth.predict_expected(weights)
 
     @property
     def _pixels(self) -> int:
@@ -299,7 +316,7 @@ class ElasticPredictor(Predictor):
         assert isinstance(self.space, ElasticSpace)
         return gather(self.space, self.get_buffer("table").numpy(), self.get_buffer("fixed").numpy(), genes)
 
-    def expected(self, weights: Mapping[str, Tensor]) -> Tensor:
+    def predict_expected(self, weights: Mapping[str, Tensor]) -> Tensor:
         assert isinstance(self.space, ElasticSpace)
         return expectation(self.space, self.get_buffer("table"), self.get_buffer("fixed"), weights)
 
@@ -366,7 +383,7 @@ class WorkPredictor(Predictor):
         found: Floats = self._features(genes) @ self.get_buffer("coefficients").cpu().numpy()
         return found
 
-    def expected(self, weights: Mapping[str, Tensor]) -> Tensor:
+    def predict_expected(self, weights: Mapping[str, Tensor]) -> Tensor:
         raise NotImplementedError(
             "Channels that are rounded up have no gradient, so a cost of kind 'work' gives no expected cost. Choose "
             "kind='additive', 'pairwise' or 'mlp' for a search by gradient descent."
@@ -395,7 +412,7 @@ class BoostingPredictor(Predictor):
     def predict(self, genes: IntMatrix) -> Floats:
         return np.asarray(np.exp(self._model.predict(genes)))
 
-    def expected(self, weights: Mapping[str, Tensor]) -> Tensor:
+    def predict_expected(self, weights: Mapping[str, Tensor]) -> Tensor:
         raise NotImplementedError(
             "Boosted trees are steps and have no gradient, so they give no expected cost. Choose kind='additive', "
             "'pairwise' or 'mlp' for a search by gradient descent."
@@ -447,7 +464,7 @@ class MLPPredictor(Predictor):
             or [np.empty(0)]
         )
 
-    def expected(self, weights: Mapping[str, Tensor]) -> Tensor:
+    def predict_expected(self, weights: Mapping[str, Tensor]) -> Tensor:
         return self._of(soft_one_hot(self.space, weights).to(self.networks.weights[0])[None])[0]
 
 

@@ -9,7 +9,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from oneshot.cost.model import CostModel
+from oneshot.cost.model import CostModel, above_zero, expected_above_zero
 from oneshot.regression.encoding import one_hot, soft_one_hot
 from oneshot.supernets.space import Floats, IntMatrix, SearchSpace
 
@@ -49,7 +49,7 @@ class TransferredCost(CostModel):
         self.mean, self.covariance = mean, covariance
 
     def costs(self, genes: IntMatrix) -> Floats:
-        return np.asarray(self._features(genes) @ self.mean)
+        return above_zero(np.asarray(self._features(genes) @ self.mean), self.least)
 
     def interval(self, genes: IntMatrix, level: float = 0.9) -> tuple[Floats, Floats]:
         """Where a measurement of each architecture falls with probability ``level``.
@@ -72,7 +72,7 @@ class TransferredCost(CostModel):
         width = t.ppf((1 + level) / 2, self.freedom) * np.sqrt(
             np.einsum("np,pq,nq->n", x, self.covariance, x, optimize=True).clip(0) + self.noise**2
         )
-        middle = x @ self.mean
+        middle = above_zero(np.asarray(x @ self.mean), self.least)
         return np.maximum(middle - width, 0.0), middle + width
 
     def expected(self, weights: Mapping[str, Tensor]) -> Tensor:
@@ -83,7 +83,7 @@ class TransferredCost(CostModel):
             assert isinstance(source, CostModel)
             if weight:
                 total = total + weight * source.expected(weights).to(x)
-        return total
+        return expected_above_zero(total, self.least)
 
     def _features(self, genes: IntMatrix) -> Floats:
         return features_of(self.space, [s for s in self.sources if isinstance(s, CostModel)], genes)

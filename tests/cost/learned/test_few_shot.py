@@ -17,6 +17,7 @@ from oneshot.cost import (
     CostModel,
     FewShot,
     LinearPredictor,
+    TransferredCost,
     bundled_sources,
     nonnegative_mixture,
     read_csv,
@@ -213,6 +214,27 @@ def test_the_expectation_at_a_corner_is_the_cost_and_has_a_gradient(transfer: Fe
     alphas = {c.name: torch.zeros(c.rows, len(c.candidates), requires_grad=True) for c in SPACE.choices}
     model.expected({name: a.softmax(-1) for name, a in alphas.items()}).backward()  # type: ignore[no-untyped-call]
     assert all(a.grad is not None and bool((a.grad != 0).any()) for a in alphas.values())
+
+
+def test_no_transferred_cost_is_negative(transfer: FewShot) -> None:
+    genes, every = SPACE.sample_matrix(12, 0), SPACE.sample_matrix(2000, 1)
+    steep = np.exp(TARGET.costs(genes) / 40)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # the sources explain little of it
+        model = transfer.fit(genes, steep, kind="transfer")
+    sums = transfer_sums(model, every)
+    costs = model.costs(every)
+    assert sums.min() < 0 < costs.min() and model.least == steep.min() / 2
+    assert np.array_equal(np.argsort(sums, kind="stable"), np.argsort(costs, kind="stable"))
+    low = SPACE.decode(every[[int(np.argmin(sums))]])[0]
+    weights = {name: torch.from_numpy(w).double() for name, w in SPACE.one_hot(low).items()}
+    assert model.expected(weights).item() == pytest.approx(model.cost(low), rel=1e-9)
+    assert (model.interval(every)[1] > 0).all()
+
+
+def transfer_sums(model: TransferredCost, genes: np.ndarray) -> np.ndarray:
+    """The sum of learned terms, which may be negative."""
+    return np.asarray(model._features(genes) @ model.mean)
 
 
 def test_units_of_sources_and_target_do_not_matter(transfer: FewShot) -> None:

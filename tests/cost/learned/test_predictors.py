@@ -127,6 +127,44 @@ def test_linear_costs_survive_json(pairs: bool) -> None:
     assert again.kind == model.kind and again.unit == "ms"
 
 
+def steep(genes: np.ndarray) -> np.ndarray:
+    """Costs that multiply, so that a sum that is fitted to them is negative for cheap networks."""
+    return np.asarray(np.exp(one_hot(SPACE, genes) @ (TRUTH - 2.0)))
+
+
+@pytest.mark.parametrize("kind", ["additive", "pairwise"])
+def test_no_cost_is_negative_and_the_order_stays(kind: Kind) -> None:
+    genes, every = SPACE.sample_matrix(60, 0), SPACE.sample_matrix(500, 1)
+    model = fit_predictor(SPACE, genes, steep(genes), kind=kind)
+    plain, costs = model.predict(every), model.costs(every)
+    assert plain.min() < 0 < costs.min() and model.least == steep(genes).min() / 2
+    above = plain >= model.least
+    assert 0 < above.sum() < len(every) and np.array_equal(costs[above], plain[above])
+    assert np.array_equal(np.argsort(plain, kind="stable"), np.argsort(costs, kind="stable"))
+    low = SPACE.decode(every[[int(np.argmin(plain))]])[0]
+    weights = {name: torch.from_numpy(w).double().requires_grad_() for name, w in SPACE.one_hot(low).items()}
+    expected = model.expected(weights)
+    assert expected.item() == pytest.approx(model.cost(low), rel=1e-9)
+    expected.backward()  # type: ignore[no-untyped-call]
+    assert any(bool(w.grad.any()) for w in weights.values() if w.grad is not None)
+    assert isinstance(model, LinearPredictor)
+    again = LinearPredictor.from_dict(SPACE, json.loads(json.dumps(model.to_dict())))
+    np.testing.assert_allclose(again.costs(every), costs, rtol=1e-3)
+
+
+def test_one_measurement_that_failed_does_not_choose_the_kind(monkeypatch: pytest.MonkeyPatch) -> None:
+    genes = SPACE.sample_matrix(40, 0)
+    y = measure(genes)
+    found = {"additive": 1.02 * y, "pairwise": 1.04 * y}
+    found["additive"][7], found["pairwise"][7] = 3.0 * y[7], 2.0 * y[7]
+    monkeypatch.setattr(fit._Samples, "held_out", lambda self, kind, fold: found[kind])
+    errors = {kind: np.abs(one / y - 1).mean() for kind, one in found.items()}
+    assert errors["pairwise"] < errors["additive"], "by the plain mean, the worse kind would be taken"
+    kinds: list[Kind] = ["additive", "pairwise"]
+    samples = fit._Samples(SPACE, genes, y, None, "ms", 0)
+    assert fit._best(kinds, samples).kind == "additive"
+
+
 def test_throughput_becomes_milliseconds_which_add_up() -> None:
     genes, test = SPACE.sample_matrix(100, 0), SPACE.sample_matrix(50, 1)
     model = fit_predictor(SPACE, genes, 1000 / measure(genes), kind="additive", throughput=True)
