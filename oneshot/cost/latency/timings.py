@@ -24,6 +24,8 @@ Progress = Callable[[int, int], None]
 
 WARM_UP = 2  # passes of every network that do not count
 
+AROUND = 6  # passes of the reference that one of another network is compared with
+
 LONE_RUNS = 25  # passes where every network stands for itself
 
 
@@ -45,10 +47,14 @@ class Visit(NamedTuple):
         """Latency in units of the reference's, the median over the passes.
 
         The machine's speed, which may change several times a second, is divided out: every pass is compared with those
-        of the reference just before and after it.
+        of the reference around it, three before and three after. Their median counts, since another program now and
+        then makes a pass several times as long.
         """
         reference = np.asarray(self.reference_ms)
-        return float(np.median(2 * np.asarray(self.ms) / (reference[:-1] + reference[1:])))
+        width = min(AROUND, len(reference))
+        around = np.lib.stride_tricks.sliding_window_view(reference, width)
+        first = np.clip(np.arange(len(self.ms)) + 1 - width // 2, 0, len(around) - 1)
+        return float(np.median(np.asarray(self.ms) / np.median(around[first], axis=1)))
 
 
 class _Visit(TypedDict):

@@ -52,11 +52,23 @@ def test_a_machine_that_is_slower_for_a_while_is_divided_out() -> None:
     assert np.std(ratios) / np.mean(ratios) < 0.02  # one factor, that of the reference, remains
 
 
-def test_every_pass_is_compared_with_those_beside_it() -> None:
-    speeds = [1.0, 1.5, 1.0, 3.0, 1.2, 3.5, 3.0, 1.1, 1.0, 4.0, 1.3, 1.0]
-    passes = [3.0 * (a + b) / 2 for a, b in pairwise(speeds)]
+def test_every_pass_is_compared_with_those_around_it() -> None:
+    speeds = np.repeat([1.0, 2.0, 1.3, 3.0], 8)  # of the machine; the reference takes 1 ms, the network 3
+    passes = 3.0 * speeds[1:]
     assert Visit((0,), tuple(passes), tuple(speeds)).ratio == pytest.approx(3)
-    assert np.median(passes) / np.median(speeds) != pytest.approx(3, rel=0.1)  # what medians of both would say
+    later = passes[8:]  # what medians of both would say, if the network had run while the machine was slower
+    assert np.median(later) / np.median(speeds) != pytest.approx(3, rel=0.1)
+
+
+def test_single_passes_of_the_reference_that_take_long_do_not_matter() -> None:
+    """Real passes beside another program; in six other measurements the network took 0.67 of the reference."""
+    passes = [1.107, 0.935, 4.97, 0.883, 0.828, 0.7, 0.74, 0.737, 4.756, 0.724, 4.718, 0.684, 0.643]
+    passes += [0.707, 0.684, 0.75, 0.676, 4.876, 0.677, 4.743, 0.753, 0.698, 0.673, 0.709, 0.719]
+    reference = [1.592, 5.665, 1.481, 1.25, 5.263, 1.105, 5.07, 1.075, 1.124, 1.192, 1.011, 1.044, 1.011]
+    reference += [5.119, 1.061, 5.045, 1.103, 0.998, 1.018, 1.047, 1.053, 1.058, 5.249, 1.018, 4.816, 1.032]
+    assert Visit((0,), tuple(passes), tuple(reference)).ratio == pytest.approx(0.67, rel=0.05)
+    beside = np.median([2 * ms / (a + b) for ms, (a, b) in zip(passes, pairwise(reference), strict=True)])
+    assert beside < 0.3, "beside most passes is one that took long, so the mean of both makes the network look fast"
 
 
 def test_without_the_reference_the_drift_would_be_taken_for_latency(monkeypatch: pytest.MonkeyPatch) -> None:
