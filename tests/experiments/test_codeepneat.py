@@ -13,7 +13,7 @@ import pytest
 SCRIPT = Path(__file__).parents[2] / "experiments/discrete/codeepneat.py"
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_a_search_goes_on_with_more_evaluations_and_is_reported(tmp_path: Path) -> None:
     def run(*arguments: str) -> str:
         command = [sys.executable, str(SCRIPT), "--out", str(tmp_path), *arguments]

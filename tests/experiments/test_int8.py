@@ -13,7 +13,7 @@ import pytest
 SCRIPT = Path(__file__).parents[2] / "experiments/int8/run.py"
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 @pytest.mark.timeout(1200)
 @pytest.mark.skipif("ONESHOT_DATA" not in os.environ, reason="ONESHOT_DATA does not name the folder with CIFAR-10")
 def test_both_fronts_are_deployed_and_what_is_there_is_not_computed_again(tmp_path: Path) -> None:

@@ -44,7 +44,7 @@ def small(tmp_path: Path, weights: Path) -> list[object]:
     ]
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_the_original_is_transferred_once(tmp_path: Path, weights: Path) -> None:
     said = run("baseline.py", *small(tmp_path, weights), "--sides", "probe", "original", "plain")
     found = rows(tmp_path / "results.json")

@@ -107,7 +107,7 @@ def test_blocks_become_cells_files_and_text() -> None:
     assert [cell["cell_type"] for cell in (text, code, file, command, end)] == ["markdown", *["code"] * 3, "markdown"]
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 @pytest.mark.timeout(1800)  # a minute of the processor, on a machine that may be busy
 def test_the_tutorial_on_images_ends_with_an_onnx_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
@@ -117,7 +117,7 @@ def test_the_tutorial_on_images_ends_with_an_onnx_file(tmp_path: Path, monkeypat
     assert (tmp_path / "result/report.html").is_file() and (tmp_path / "faster/model.onnx").is_file()
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 @pytest.mark.timeout(1800)
 def test_the_tutorial_for_researchers_ends_with_a_table(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
