@@ -202,6 +202,16 @@ class Case:
         except HeadError:
             return 0.0
 
+    def candidates(self, supernet: ConvertedSupernet) -> dict[str, list[tuple[SubnetConfig, float]]]:
+        """Architectures of both sides, the best first, and the part of the latency that is expected of them."""
+        model = self.latency_model(supernet)
+        archive = sorted(self.archive(supernet, model), key=lambda found: -found[1])
+        uniform = [supernet.uniform(float(ratio)) for ratio in RATIOS]
+        return {
+            "nat": [(config, part) for config, value, part in archive if value > 0],
+            "uniform": list(zip(uniform, self.of_uniform, strict=True))[::-1],
+        }
+
     def run(self) -> None:
         """All sides."""
         args, classes = self.args, self.data.num_classes
@@ -209,23 +219,18 @@ class Case:
         start = self.train("original", None, largest(converted(classes, args.size, weights)))
         taught = {"teacher": copy.deepcopy(start).requires_grad_(False), "teacher_weight": 1.0, "mixup": 1.0}
         supernet = self.fresh(start)
-        model = self.latency_model(supernet)
-        archive = sorted(self.archive(supernet, model), key=lambda found: -found[1])
-        uniform = [supernet.uniform(float(ratio)) for ratio in RATIOS][::-1]
+        known = all(self.chosen(side, target) for side in ("nat", "uniform") for target in args.targets)
+        found = {"nat": [], "uniform": []} if known else self.candidates(supernet)
         for target in args.targets:
-            for side, candidates in (
-                ("nat", [config for config, value, part in archive if part <= 1.05 * target and value > 0]),
-                (
-                    "uniform",
-                    [c for c, part in zip(uniform, self.of_uniform[::-1], strict=True) if part <= 1.1 * target],
-                ),
-            ):
+            for side, slack in (("nat", 1.05), ("uniform", 1.1)):
+                candidates = [config for config, part in found[side] if part <= slack * target]
                 config = self.chosen(side, target) or self.fastest_enough(supernet, candidates, start, target)
                 if config is None:
                     say(f"{self.name}: nothing of {side} takes {target:.2f} of the latency")
                     continue
                 network = laid_out(supernet.extract(config))
-                self.train(side, target, network, config, fit_head=self.probe(network) > 0, **taught)
+                head = self.chosen(side, target) is not None or self.probe(network) > 0
+                self.train(side, target, network, config, fit_head=head, **taught)
                 if side == "uniform" and self.seed in args.scratch_seeds:
                     network = laid_out(supernet.extract(config, inherit=False))
                     self.train("scratch", target, network, config, pretrained=False)

@@ -22,7 +22,7 @@ from oneshot.training import Retrain, fit_head
 from oneshot.training.samples import plain_samples
 
 HERE = Path(__file__).parent
-PASSES, WARM_UP = 31, 3  # of each network that is timed
+PASSES, WARM_UP = 101, 3  # of each network that is timed
 
 
 def options(description: str | None) -> argparse.ArgumentParser:

@@ -184,7 +184,7 @@ class Work:
             doubts = [doubt] if (doubt := noise_doubt(record.noise)) else []
         if doubts:
             self.note(
-                f"The latencies are doubtful: {'; '.join(doubts)}. Another program may have used the machine. "
+                f"The file of latencies is doubtful: {'; '.join(doubts)}. Another program may have used the machine. "
                 "The network that is taken is measured again, but a better one may have been passed over."
             )
 
@@ -347,6 +347,12 @@ class Work:
         recorder, module = MistakeRecorder(), Retrain(final)
         tests = {NETWORK: _measure(module, data, "test", recorder)}
         classes = by_class(module, getattr(data, "classes", None))
+        if missed := never_said(classes):
+            self.note(
+                f"The network never says {' or '.join(missed)}: it has seen too few samples of it beside the others. "
+                "More samples help most; --metric balanced_accuracy searches for a network that is good for all "
+                "classes alike."
+            )
         record = {**tested([recorder], classes, data), "metrics": tests[NETWORK]}
         networks = {NETWORK: final}
         if self.pretrained:
@@ -427,6 +433,7 @@ class Work:
             "asked": self.asked,
             "limit_ms": self.limit,
             "file_ms": ms,
+            "samples": samples,
             "test": tests[NETWORK],
             "lines": lines,
             "warnings": self.state["notes"],
@@ -485,6 +492,19 @@ def preferred(values: Floats, most: float, *, samples: int | None) -> list[int]:
     ordered = [*rows[same][np.argsort(-values[rows[same], 1], kind="stable")]]
     others = rows[~same]
     return [int(row) for row in [*ordered, *others[np.argsort(values[others, 0], kind="stable")]]]
+
+
+def never_said(found: Mapping[str, Any] | None) -> list[str]:
+    """Classes of which there are test samples, and that no sample was taken for.
+
+    Args:
+        found: As :func:`~oneshot.cli.networks.by_class` gives it.
+    """
+    if found is None:
+        return []
+    confusion = np.asarray(found["confusion"])
+    rows = np.flatnonzero((confusion.sum(1) > 0) & (confusion.sum(0) == 0))
+    return [str(found["classes"][row]) for row in rows]
 
 
 def _opened(config: Mapping[str, Any]) -> Any:

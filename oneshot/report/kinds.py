@@ -74,8 +74,9 @@ def _auto(files: Files, config: Mapping[str, Any], part: Part) -> None:
     part.title = str(found.get("title") or part.title)
     rows = [row for row in found.get("table") or () if isinstance(row, dict)]
     interval = rows[0].get("95 % interval") if rows else None
+    count = f"{found['samples']:,} test samples" if isinstance(found.get("samples"), int) else "test samples"
     for figure in evaluation.figures({"metrics": found.get("test") or {}}):
-        told = f"{interval} (95 %, Wilson), on test samples" if interval and figure.name == "test accuracy" else ""
+        told = f"{interval} (95 %, Wilson), on {count}" if interval and figure.name == "test accuracy" else ""
         part.figures.append(Figure(figure.name, figure.value, told or figure.note))
     if isinstance(found.get("file_ms"), int | float):
         limit = found.get("limit_ms")

@@ -122,7 +122,7 @@ def _networks(path: Path, part: Part) -> None:
                 Figure("noise", f"{record.noise:.1%}", "of one network, from one measurement to the next")
             )
         if doubt := noise_doubt(record.noise):
-            part.warnings.append(f"These latencies are doubtful: {doubt}. Measure again on an idle machine.")
+            part.warnings.append(f"This file of latencies is doubtful: {doubt}. Measure again on an idle machine.")
     part.sections.append(_use(path))
     if record is not None and record.device:
         part.sections.append(_device(record.device))

@@ -197,6 +197,13 @@ def test_of_networks_whose_errors_cannot_be_told_apart_the_largest_is_tried_firs
 # Whole runs.
 
 
+def test_a_class_that_the_network_never_says_is_named() -> None:
+    found = {"classes": ["ant", "bee", "cat", "dog"], "confusion": [[0, 3, 1, 0], [0, 5, 0, 0], [0, 1, 4, 0], [0] * 4]}
+    assert auto_work.never_said(found) == ["ant"], "of dogs there are no samples"
+    assert auto_work.never_said({**found, "confusion": [[1, 3, 0, 0], [0, 5, 0, 0], [0, 1, 4, 0], [0] * 4]}) == []
+    assert auto_work.never_said(None) == []
+
+
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:(?s).*allow_noisy is set")  # of latencies that are measured while others run
 @pytest.mark.usefixtures("little")
