@@ -76,10 +76,10 @@ QUIET = {"enable_progress_bar": False, "enable_model_summary": False, "log_every
 
 @dataclass(frozen=True)
 class Chosen:
-    """The network that was taken from the front.
+    """The network that was taken from those that the search evaluated.
 
     Args:
-        place: Its row on the front.
+        place: Its row in the archive.
         network: With weights and statistics of its own.
         metrics: What is known of it.
     """
@@ -294,12 +294,13 @@ class Work:
         return settings
 
     def _front(self) -> RunFront:
-        front = load_front(str(self.folder / SEARCH), Wish({}, {}, knee=False), trust=self.trust, data_options=())
+        wish = Wish({}, {}, knee=False)
+        front = load_front(str(self.folder / SEARCH), wish, trust=self.trust, data_options=(), dominated=True)
         assert isinstance(front, RunFront)
         return front
 
     def _choose(self, front: RunFront) -> Chosen:
-        """The network of the smallest error among those that are measured to keep the limit."""
+        """The most promising network among those that are measured to keep the limit, see :func:`preferred`."""
         order = preferred(np.asarray(front.values), SLACK * self.limit, samples=self._compared_on(front))
         fastest = float("inf")
         for begin in range(0, len(order), TIMED):
@@ -311,7 +312,7 @@ class Work:
                     network = front.build(place)
                     return Chosen(place, network, front.metrics(place, network))
         raise ValueError(
-            f"No network of the front is measured to take at most {self.limit:g} ms; the fastest took {fastest:.3g}. "
+            f"No network of the search is measured to take at most {self.limit:g} ms; the fastest took {fastest:.3g}. "
             "The machine may be busy: stop what else runs and go on with --resume, or begin again with a larger "
             "--latency."
         )
@@ -472,7 +473,7 @@ class Work:
 
 
 def preferred(values: Floats, most: float, *, samples: int | None) -> list[int]:
-    """Rows of a front in the order in which they are tried.
+    """Rows of an archive in the order in which they are tried.
 
     Errors that differ by less than one standard error of the best are the same for all that is known. Of these the
     slowest come first: on average the larger network gains more by the training that follows. All others follow by

@@ -92,7 +92,9 @@ class Front(ABC):
         return None
 
 
-def load_front(run: str, wish: Wish, *, trust: Sequence[str], data_options: Sequence[str]) -> Front:
+def load_front(
+    run: str, wish: Wish, *, trust: Sequence[str], data_options: Sequence[str], dominated: bool = False
+) -> Front:
     """The front of a folder of ``oneshot pareto`` or ``oneshot discrete``.
 
     Args:
@@ -100,6 +102,8 @@ def load_front(run: str, wish: Wish, *, trust: Sequence[str], data_options: Sequ
         wish: Which network will be chosen; it may name costs that are only bounded, or any metric of a study.
         trust: Modules besides ``oneshot`` whose classes may be imported and built.
         data_options: ``--data.init_args.root photos``, where the data are elsewhere now.
+        dominated: Whether all networks that ``oneshot pareto`` evaluated may be chosen, also those that another one
+            dominates. Errors of few samples are inexact: what is dominated may be better.
 
     Raises:
         ValueError: If the folder has no front, or the front does not know what is asked for.
@@ -114,13 +118,15 @@ def load_front(run: str, wish: Wish, *, trust: Sequence[str], data_options: Sequ
             "RUN must be a run of 'oneshot pareto' or of 'oneshot discrete', which have a front to pick from; "
             f"{run} is {'no run' if search is None else 'another kind of run'}."
         )
-    return RunFront(source, search, wish, data_options)
+    return RunFront(source, search, wish, data_options, dominated)
 
 
 class RunFront(Front):
     """The front of ``oneshot pareto``: architectures with the weights that they inherit."""
 
-    def __init__(self, source: RunFolder, search: NAT, wish: Wish, data_options: Sequence[str]) -> None:
+    def __init__(
+        self, source: RunFolder, search: NAT, wish: Wish, data_options: Sequence[str], dominated: bool
+    ) -> None:
         for name, share in [*wish.bounds.items(), *wish.point.items()]:
             if name == ERROR and search.task.is_share and not 0 <= share <= 1:
                 raise ValueError(f"The error must be a share between 0 and 1, 5 % is 0.05; got {share:g}.")
@@ -134,6 +140,8 @@ class RunFront(Front):
             raise ValueError(
                 f"{source.folder} has no front yet: its first search is not over. Go on with 'oneshot pareto --resume'."
             )
+        if dominated:
+            self._rows = np.flatnonzero(~archive.failed)
         self._source, self._search, self._data_options = source, search, data_options
         self.seed, self.point = search.run_seed, wish.point
         # A cost that is bounded and not minimised is no objective, but can be asked for.
@@ -209,8 +217,9 @@ class RunFront(Front):
         return validated(network, images, labels, self.data, batch_size=self._search.evaluation_batch)
 
     def draw(self, place: int) -> Figure:
-        archive, rows = self._search.pareto.archive, self._rows
-        return draw_front(archive.objectives, self._units, archive.values, rows.tolist(), picked=int(rows[place]))
+        archive, front = self._search.pareto.archive, self._search.pareto.front().tolist()
+        picked = int(self._rows[place])
+        return draw_front(archive.objectives, self._units, archive.values, front, picked=picked)
 
     def _config(self, place: int) -> SubnetConfig:
         genes = self._search.pareto.archive.genes[int(self._rows[place])]

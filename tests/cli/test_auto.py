@@ -15,6 +15,7 @@ from PIL import Image
 import oneshot
 from oneshot.cli import auto_decide, auto_plan, auto_work
 from oneshot.cli.auto import auto
+from oneshot.cli.fronts import Wish, load_front
 from oneshot.cli.main import main
 from oneshot.cost.latency.device import Device
 from oneshot.deploy.manifest import read_manifest
@@ -192,6 +193,8 @@ def test_of_networks_whose_errors_cannot_be_told_apart_the_largest_is_tried_firs
     assert auto_work.preferred(values, 4.0, samples=10_000) == [0, 1, 2, 5, 3]
     assert auto_work.preferred(values, 4.0, samples=None) == [0, 1, 2, 5, 3]
     assert auto_work.preferred(values, 0.1, samples=100) == []
+    # One that another dominates, on 585 samples.
+    assert auto_work.preferred(np.array([[0.241, 0.79], [0.244, 1.01], [0.290, 1.10]]), 1.2, samples=585) == [1, 0, 2]
 
 
 # Whole runs.
@@ -234,6 +237,15 @@ def test_from_a_folder_to_a_tested_file_and_the_same_command_goes_on(
     assert summary["file_ms"] <= 50 and (out / "report.html").is_file()
     network = oneshot.load(out / "network")
     assert network.input_shape[0] == 3 and network.input_shape[1] <= 32
+    # It was taken from all that the search evaluated, not from the front alone.
+    archive = json.loads((out / "search" / "archive.json").read_text(encoding="utf-8"))
+    nothing = Wish({}, {}, knee=False)
+    everything = load_front(str(out / "search"), nothing, trust=(), data_options=(), dominated=True)
+    front = load_front(str(out / "search"), nothing, trust=(), data_options=())
+    assert len(everything.values) == len(archive["genes"]) >= len(front.values)
+    taken = json.loads((out / "done.json").read_text(encoding="utf-8"))["place"]
+    picked = read_manifest(out / "picked")
+    assert picked is not None and picked["metrics"]["front/error"] == everything.values[taken, 0]
     # What it leaves is what the other commands read.
     assert main(["pick", str(out / "search"), "--latency", "50", "--out", str(out / "other"), "--formats"]) == 0, (
         capsys.readouterr().err
