@@ -78,11 +78,14 @@ def show(
 
 
 def _converted(source: str, arguments: str | None, input_shape: str | None) -> ConvertedSupernet:
-    given = {
-        name: None if text is None else parse_json(text, f"--{name}")
-        for name, text in (("arguments", arguments), ("input-shape", input_shape))
-    }
-    return convert(source=source, arguments=given["arguments"], input_shape=given["input-shape"])
+    given = [
+        None if text is None else parse_json(text, f"--{name}", advice=f"For example --{name} {example}")
+        for name, text, example in (
+            ("arguments", arguments, "'{\"in_chans\": 1}'"),
+            ("input-shape", input_shape, "'[3, 64, 64]'"),
+        )
+    ]
+    return convert(source=source, arguments=given[0], input_shape=given[1])
 
 
 def _shape_text(shape: Any) -> str:

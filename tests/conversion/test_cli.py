@@ -313,6 +313,8 @@ def test_what_can_vary_is_shown_without_a_run(home: Path, capsys: pytest.Capture
     assert "Small, converted: " in said and "2 blocks that can be left out" in said and "architectures" in said
     assert main(["show", "my_networks.small"]) == 1
     assert "input_shape" in capsys.readouterr().err
+    assert main(["show", "my_networks.small", "--input-shape=1,8,8"]) == 1
+    assert "--input-shape must be JSON; " in (said := capsys.readouterr().err) and "'[3, 64, 64]'" in said
     assert main([*words, '--arguments={"chanels": 8}']) == 1
     assert "Did you mean 'channels'?" in capsys.readouterr().err
     assert main(["show", "timm:resnt18"]) == 1
