@@ -80,6 +80,9 @@ class GaussianProcess(SearchStrategy):
             candidates are those of a large space, unless ``pool`` is as large as the space.
         fidelities: Fidelities in the units of the evaluator (epochs), the lowest first; by default there is one.
         front: Look for a front of all objectives instead of the least scalar.
+        noisy: Whether results are inexact, such as accuracies after short trainings. Then ``best`` is what the model
+            holds for the best of all that were evaluated, and improvements are over that: the best of many inexact
+            results is the luckiest one. Not with ``front``.
         seed: Seed of all random choices.
         scalar: What the search minimises, given all values; not with ``front``.
 
@@ -102,6 +105,7 @@ class GaussianProcess(SearchStrategy):
         features: ExtraFeatures | None = None,
         fidelities: Sequence[float] | None = None,
         front: bool = False,
+        noisy: bool = False,
         seed: int = 0,
         scalar: Scalar | None = None,
     ) -> None:
@@ -114,11 +118,17 @@ class GaussianProcess(SearchStrategy):
             raise ValueError(
                 "A scalar makes one objective of all, and front=True looks for the front of all: give one of the two."
             )
+        if front and noisy:
+            raise ValueError(
+                "noisy=True names one best architecture, and front=True looks for many: give one of the two. If the "
+                "results of a front are inexact, train again what you would take of it."
+            )
         if fidelities is not None and not (
             len(fidelities) and all(a < b for a, b in pairwise([0, *fidelities])) and np.isfinite(fidelities[-1])
         ):
             raise ValueError(f"Fidelities must rise from above 0, such as (12, 200); got {tuple(fidelities)}.")
         self.initial, self.batch, self.pool, self.scored, self.front = initial, batch, pool, scored, front
+        self.noisy = noisy
         self.scores, self.fidelities = scores, None if fidelities is None else tuple(fidelities)
         self.by_rung = self.repeats = fidelities is not None
         self.random_first = initial
@@ -214,10 +224,8 @@ class GaussianProcess(SearchStrategy):
 
     def _round(self, candidates: IntMatrix, rung: int, n: int) -> list[int]:
         """Which of the candidates to evaluate at a rung, up to n of them, best first."""
-        known = [rows for rows in self._known if sum(e.values is not None for e in rows) >= 2]
-        width = max(len(e.values) for e in known[0] if e.values is not None)
-        failed = (np.inf,) * width  # as bad as the worst
-        values = [np.array([failed if e.values is None else e.values for e in rows]) for rows in known]
+        known, values = self._results()
+        width = values[0].shape[1]
         if width > DIMENSIONS:
             weights, width = self.rng.dirichlet(np.ones(width)), 1
             values = [_weighed(level, weights)[:, None] for level in values]
@@ -233,9 +241,30 @@ class GaussianProcess(SearchStrategy):
             for i, proposal in enumerate(pending):
                 beliefs[m].believe(i, self._rung(proposal))
         highest = np.stack([rank_normal(column) for column in values[-1].T], 1)
+        if self.noisy:
+            highest = AutoregressiveBelief(model, seen[-1]).mean[:, None]
         choose = most_improving if width == 1 else most_extending
         flying = [self._rung(proposal) for proposal in pending]
         return [i - len(pending) for i in choose(beliefs, highest, flying, n, rung)]
+
+    def _results(self) -> tuple[list[list[Evaluated]], list[Floats]]:
+        """What is known at every fidelity that has two results, and the values, ``[N, M]`` each."""
+        known = [rows for rows in self._known if sum(e.values is not None for e in rows) >= 2]
+        width = max((len(e.values) for rows in known for e in rows if e.values is not None), default=0)
+        failed = (np.inf,) * width  # as bad as the worst
+        return known, [np.array([failed if e.values is None else e.values for e in rows]) for rows in known]
+
+    @property
+    def best(self) -> Proposal:
+        """As for all strategies, or with ``noisy`` what the model holds for the best, of the highest fidelity."""
+        known, values = self._results()
+        if not (self.noisy and known):
+            return super().best
+        seen = self._encode(*(np.stack([e.genes for e in rows]) for rows in known))
+        levels = [(blocks, rank_normal(level[:, 0])) for blocks, level in zip(seen, values)]
+        mean = AutoregressiveBelief(AutoregressiveRegression(levels, start=self._start.get(0)), seen[-1]).mean
+        row = min((i for i, e in enumerate(known[-1]) if e.values is not None), key=lambda i: (mean[i], i))
+        return self.observed[known[-1][row].number][0]
 
     def _candidates(self) -> IntMatrix:
         """Architectures that were not proposed: all of a small space, else mutations of the best, and random ones."""

@@ -264,7 +264,63 @@ def test_a_fidelity_that_the_table_does_not_have_is_named() -> None:
     assert all("the table has fidelities 12, 200, not 10" in str(record.result.failure) for record in study.records)
 
 
+def inexact(strategy: SearchStrategy, n: int, seed: int) -> list[float]:
+    """Results with errors of deviation 2 on a loss of 0 to 11; returns them by number."""
+    rng, found = np.random.default_rng(seed), []
+    for _ in range(n):
+        (proposal,) = strategy.ask()
+        found.append(planted(strategy.space, proposal) + float(rng.normal(0, 2)))
+        strategy.tell(Result(proposal.number, (found[-1],)))
+    return found
+
+
+class TestNoisy(StrategyContract):
+    def build(self, space: SearchSpace, seed: int) -> SearchStrategy:
+        return GaussianProcess(space, initial=10, noisy=True, seed=seed)
+
+
+def test_of_inexact_results_the_best_is_what_the_model_holds_for_it() -> None:
+    ours, luckiest = [], []
+    for seed in range(12):
+        strategy = GaussianProcess(SPACE, initial=15, noisy=True, seed=seed)
+        values = inexact(strategy, 40, seed)
+        best = strategy.best
+        genes = SPACE.encode(proposal.config for proposal, _ in strategy.observed.values())
+        blocks = strategy.features.encode(genes)
+        model = GaussianProcessRegression(blocks, rank_normal(np.array(values)), start=strategy._start[0][0])
+        assert best.number == int(Belief(model, blocks).mean.argmin())
+        assert strategy.best.number == best.number
+        ours.append(planted(SPACE, best))
+        luckiest.append(planted(SPACE, strategy.observed[int(np.argmin(values))][0]))
+    assert np.mean(ours) < np.mean(luckiest) - 0.25
+
+
+def test_looking_at_the_best_of_inexact_results_changes_nothing_that_is_proposed() -> None:
+    one, other = (GaussianProcess(SPACE, initial=12, noisy=True, seed=3) for _ in range(2))
+    for number in range(30):
+        (a,), (b,) = one.ask(), other.ask()
+        assert a.config == b.config
+        for strategy in (one, other):
+            strategy.tell(Result(number, (planted(SPACE, a) + math.sin(7.0 * number),)))
+        assert one.best.number <= number
+
+
+def test_improvements_of_inexact_results_are_over_the_best_mean() -> None:
+    strategy = GaussianProcess(SPACE, initial=15, batch=1, noisy=True, seed=4)
+    values = inexact(strategy, 15, 4)
+    genes = SPACE.encode(proposal.config for proposal, _ in strategy.observed.values())
+    every = np.array([row for row in np.ndindex(*SPACE.gene_sizes) if list(row) not in genes.tolist()])
+    blocks = strategy.features.encode(np.concatenate([genes, every]))
+    model = GaussianProcessRegression([block[:15] for block in blocks], rank_normal(np.array(values)))
+    mean = Belief(model, blocks).mean[:15].min()
+    belief = Belief(model, [block[15:] for block in blocks])
+    gain = expected_improvement(belief.mean, belief.std, float(mean))
+    np.testing.assert_array_equal(SPACE.encode([strategy.ask()[0].config])[0], every[int(gain.argmax())])
+
+
 def test_bad_arguments_are_refused() -> None:
+    with pytest.raises(ValueError, match="noisy=True names one best architecture"):
+        GaussianProcess(SPACE, front=True, noisy=True)
     with pytest.raises(ValueError, match="must be at least 1; got 20, 0, 1000, 200"):
         GaussianProcess(SPACE, batch=0)
     with pytest.raises(ValueError, match="front=True looks for the front of all: give one of the two"):
