@@ -28,7 +28,7 @@ from oneshot.engine.options import (
 )
 from oneshot.engine.samplers import Perturbation, Sampler
 from oneshot.engine.stages import Stage, carry_states, check_stages, strongest
-from oneshot.supernets.base import OperationSupernet, lay_out
+from oneshot.supernets.base import OperationSupernet, lay_out, layout_of
 from oneshot.supernets.space import SearchSpace
 from oneshot.supernets.widening import Widened, drop_candidates, widen_candidates
 from oneshot.training.optimizers import OptimizerFactory, default_of
@@ -242,12 +242,13 @@ class DrNAS(BilevelSearch):
         """Make the supernet, and the average of its weights, that of the next stage."""
         indices, widened = {name: own.tolist() for name, own in kept.items()}, Widened()
         averaged = [] if self.ema is None else [cast(OperationSupernet, self.ema.module)]
+        layout = layout_of(*self.supernet.parameters())
         for supernet in (*averaged, self.supernet):
             drop_candidates(supernet, indices)
             if parts is not None:
                 seed = torch.Generator().manual_seed(self.run_seed + self.stage)
                 widened = widen_candidates(supernet, parts, seed)
-            lay_out(supernet, torch.channels_last)
+            lay_out(supernet, layout)
         self.sampler.keep(kept)
         self._entered += 1
         self.get_buffer("_stage").fill_(self._entered)

@@ -16,7 +16,7 @@ from torchmetrics import Metric, MetricCollection
 from torchmetrics.classification import MulticlassConfusionMatrix
 
 from oneshot.functional import warmup_cosine
-from oneshot.supernets.base import Subnet, hold_statistics, inherit_weights
+from oneshot.supernets.base import Subnet, hold_statistics, inherit_weights, lay_out, layout_of
 from oneshot.supernets.ops import scheduled_drop_path
 from oneshot.tasks import Classification, Task, task_of
 from oneshot.tasks.classes import ClassTask, just_below_one
@@ -25,6 +25,7 @@ from .batches import check_batch, check_logits, check_shape, pair_of
 from .distillation import Distillation
 from .finite_loss import check_data
 from .head import check_head_task, fit_head_before_training
+from .layout import lay_out_for_training
 from .optimizers import (
     OptimizerFactory,
     ScheduleFactory,
@@ -283,6 +284,11 @@ class Retrain(ResumableModule):
                 f"Gradients are clipped by Retrain, to a norm of grad_clip={self.grad_clip}; the Trainer came with "
                 f"gradient_clip_val={trainer.gradient_clip_val}. Remove that and pass grad_clip to Retrain."
             )
+        lay_out_for_training(self.network)
+        if self.distillation is not None:
+            lay_out_for_training(self.distillation.teacher)
+        if self.ema is not None:
+            lay_out(self.ema, layout_of(*self.network.parameters()))
         self.train()  # a network that was loaded or searched may be in evaluation mode, and Lightning would keep it so
         if self.freeze_statistics:
             warnings.filterwarnings("ignore", r"Found \d+ module\(s\) in eval mode")  # as was asked for
