@@ -7,7 +7,7 @@ import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
-from functools import partial
+from functools import cached_property, partial
 from typing import Annotated, Any, TypedDict
 
 import numpy as np
@@ -203,7 +203,7 @@ class ParetoSearch:
         rng = np.random.default_rng([self.seed, number])
         missing = self.initial - len(self.archive)
         if number == 0 and missing > 0:
-            first = self._extremes() if self._first is None else self._first
+            first = self._extremes if self._first is None else self._first
             first = first[self.archive.rows(first) < 0]
             return np.concatenate([first, self._sample(max(missing - len(first), 0), first, rng)])
         genes = np.empty((0, self.space.num_genes), dtype=np.int64)
@@ -268,6 +268,7 @@ class ParetoSearch:
         with _quiet():
             return np.asarray((self._excesses(genes) <= 0).all(1))
 
+    @cached_property
     def _extremes(self) -> IntMatrix:
         """The smallest and the largest in the first objective, ``[2, G]`` or fewer."""
         if not self.objectives:
@@ -331,7 +332,7 @@ class ParetoSearch:
 
         Where there are many genes, drawn architectures are all of middling cost.
         """
-        extremes = self._extremes() if self._first is None else self._first
+        extremes = self._extremes if self._first is None else self._first
         if not len(extremes):
             return self.space.repair(genes)
         groups, mixed = self.space.gene_groups(), genes.copy()
