@@ -71,7 +71,7 @@ test-all: $(PACKAGE) ## the tests, with the slow ones: CPU, offline
 
 test-nightly: $(PACKAGE) ## the very slow tests only (series of kills, fuzzing): CPU, offline, an hour or so
 	@echo "==> pytest, the tests marked nightly, without those marked gpu or network"
-	@$(BIN)/python -m pytest $(PARALLEL) -m "nightly and not gpu and not network"
+	@$(BIN)/python -m pytest $(PARALLEL) --timeout 1800 -m "nightly and not gpu and not network"
 
 test-newest: $(PACKAGE) ## the tests with the newest Lightning, also above our bound; meant for CONSTRAINTS=<empty file>
 	@echo "==> installing the newest pytorch-lightning into $(VENV); 'make distclean' takes it away"

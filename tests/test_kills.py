@@ -172,13 +172,18 @@ def outcome(run: Path) -> dict[str, Any]:
     return found
 
 
-def killed(command: str, kills: int, folder: Path) -> list[str]:
-    """Kill a run so often, finish it, and compare it with one that was left alone; says when it was killed."""
+def killed(command: str, kills: int, folder: Path, different: int = 1) -> list[str]:
+    """Kill a run so often, finish it, and compare it with one that was left alone; says when it was killed.
+
+    On a slow machine a run gets hardly further from kill to kill: there are more, until so many moments are different.
+    """
     arguments, rng = commands(folder)[command], random.Random(f"{command} {kills}")
     for name in ("whole", "killed"):
         (folder / name).mkdir()
     finish(folder / "whole", arguments)
-    moments = [kill(folder / "killed", arguments, rng) for _ in range(kills)]
+    moments: list[str] = []
+    while len(moments) < kills or (len(set(moments)) < different and len(moments) < 10 * kills):
+        moments.append(kill(folder / "killed", arguments, rng))
     finish(folder / "killed", arguments)
     ours, theirs = outcome(folder / "killed" / "run"), outcome(folder / "whole" / "run")
     assert_equal(ours, theirs, command)
@@ -199,6 +204,6 @@ def test_a_run_that_is_killed_twice_ends_as_one_that_was_not(command: str, tmp_p
 @pytest.mark.timeout(7200)
 @pytest.mark.parametrize("command", COMMANDS)
 def test_a_run_that_is_killed_ten_times_ends_as_one_that_was_not(command: str, tmp_path: Path) -> None:
-    moments = killed(command, 10, tmp_path)
+    moments = killed(command, 10, tmp_path, different=5)
     sys.stderr.write("".join(f"\n{command}, kill {n}: {moment}" for n, moment in enumerate(moments, start=1)) + "\n")
     assert len(set(moments)) > 4, moments

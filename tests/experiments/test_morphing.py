@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import subprocess
 import sys
 from pathlib import Path
@@ -30,7 +31,7 @@ def test_a_search_goes_on_with_a_larger_budget_and_is_reported(tmp_path: Path) -
         return evaluations
 
     first = searched(2)
-    more = searched(4)
+    more = searched(math.ceil(sum(row["cpu_seconds"] for row in first)) + 1)
     assert more[: len(first)] == first and len(more) > len(first)
     table = run("report", "--to", str(tmp_path))
     assert "| NASH | " in table and (tmp_path / "morphing.png").exists()
