@@ -13,6 +13,8 @@ if TYPE_CHECKING:
     from .evaluators.benchmarks import nats_bench as nats_bench
     from .evaluators.inherited import SupernetEvaluator as SupernetEvaluator
     from .evaluators.latency import MeasuredLatency as MeasuredLatency
+    from .evaluators.nas_bench_graph import NASBenchGraphSpace as NASBenchGraphSpace
+    from .evaluators.nas_bench_graph import nas_bench_graph as nas_bench_graph
     from .evaluators.proxies import ProxyEvaluator as ProxyEvaluator
     from .evaluators.surrogate import DARTSSurrogate as DARTSSurrogate
     from .evaluators.surrogate import darts_surrogate as darts_surrogate

@@ -6,6 +6,7 @@ import csv
 import gzip
 import io
 import json
+import pickle
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,6 +24,7 @@ from oneshot.data.arrays import read_arrays
 from oneshot.deploy.export import export_subnet, load
 from oneshot.discrete import RandomSearch, Study, TabularEvaluator
 from oneshot.discrete.evaluators.benchmarks import nas_bench_101, nas_bench_201_file, nats_bench
+from oneshot.discrete.evaluators.nas_bench_graph import nas_bench_graph
 from oneshot.discrete.evaluators.training import TrainingEvaluator
 from oneshot.discrete.protocol import Proposal
 from oneshot.nat.archive import Archive
@@ -275,6 +277,13 @@ def _make_pth(path: Path) -> Path:
     return pth(path / "NAS-Bench-201.pth", [BEST, CANONICAL])
 
 
+def _make_graph_table(path: Path) -> Path:
+    path.mkdir(exist_ok=True)
+    row = {"valid_perf": 0.8, "perf": 0.7, "latency": 0.004, "para": np.float64(0.5)}
+    (path / "cora.bench").write_bytes(pickle.dumps({80_123: row, 10_000: row}, protocol=3))
+    return path / "cora.bench"
+
+
 # Exported networks and texts.
 
 
@@ -363,6 +372,7 @@ TARGETS: dict[str, Target] = {
         _make_101, lambda path: _lookups(nas_bench_101(path, checksums=True, complete=False)), protected=True, cut=True
     ),
     "nats-bench": Target(_make_nats, lambda path: _lookups(nats_bench(path.parent, complete=False)), protected=True),
+    "nas-bench-graph": Target(_make_graph_table, lambda path: _lookups(nas_bench_graph(path, complete=False))),
     "nas-bench-201": Target(_make_pth, lambda path: _lookups(nas_bench_201_file(path, complete=False))),
     "subnet of an export": Target(lambda f: _make_export(f) / "subnet.json", _read_export, "json", protected=True),
     "converted network": Target(_make_converted, _read_converted, "json"),

@@ -36,6 +36,7 @@ from .tables import TabularEvaluator
 State: TypeAlias = Mapping[Any, Any]
 
 LEAST_UNPACKED, MOST_PACKED = 64 << 20, 100  # bytes, and times the bytes of a file, that it may unpack to
+MOST_SAID = 300  # characters of an error of a library
 
 # NAS-Bench-101. Fields of the message EvaluationData, nasbench/lib/model_metrics.proto.
 METRICS_101 = {2: "training_time", 3: "train_accuracy", 4: "validation_accuracy", 5: "test_accuracy"}
@@ -241,7 +242,7 @@ def nas_bench_201_file(path: str | Path, *, complete: bool = True) -> TabularEva
     except Exception as error:  # a damaged file makes torch and pickle raise almost anything
         raise ValueError(
             f"{path} cannot be read as a .pth file of plain containers and tensors, which those of NAS-Bench-201 are: "
-            f"{str(error).splitlines()[0] if str(error) else type(error).__name__}"
+            f"{_reason(error)}"
         ) from error
     names, infos = _parts(path, data, "meta_archs", "arch2infos")
     entries = ((name, _by_epochs(path, name, info)) for name, info in _named(path, names, infos))
@@ -265,9 +266,9 @@ def nats_bench(path: str | Path, *, complete: bool = True) -> TabularEvaluator:
     """
     path = Path(path)
     if not path.is_dir():
-        names, infos = _parts(path, _unpickled(path), "meta_archs", "arch2infos")
+        names, infos = _parts(path, unpickled(path), "meta_archs", "arch2infos")
         return _table_201(path, _named(path, names, infos), complete)
-    (names,) = _parts(path, _unpickled(path / "meta.pickle.pbz2"), "meta_archs")
+    (names,) = _parts(path, unpickled(path / "meta.pickle.pbz2"), "meta_archs")
 
     if not isinstance(names, list | tuple):
         raise ValueError(f"{path / 'meta.pickle.pbz2'} must have a list of names, meta_archs; got {shorten(names)}.")
@@ -276,7 +277,7 @@ def nats_bench(path: str | Path, *, complete: bool = True) -> TabularEvaluator:
         for i, name in enumerate(names):
             for file in (path / f"{i:06d}.pickle.pbz2", path / f"{i}.pickle.pbz2"):
                 if file.is_file():
-                    yield str(name), _unpickled(file)
+                    yield str(name), unpickled(file)
                     break
 
     return _table_201(path, entries(), complete)
@@ -369,13 +370,27 @@ def _existing(path: Path) -> Path:
     return path
 
 
-def _unpickled(path: Path) -> Any:
+def unpickled(path: Path) -> Any:
+    """The content of a pickle, packed with bzip2 or not: containers and numbers. Nothing that it names is run.
+
+    Raises:
+        ValueError: If the file is missing, damaged or of another kind, or names anything else.
+    """
     path = _existing(path)
     try:
-        return _PlainUnpickler(io.BytesIO(_unpacked(path))).load()
+        with path.open("rb") as file:
+            packed = file.read(3) == b"BZh" or path.suffix == ".pbz2"
+        return _PlainUnpickler(io.BytesIO(_unpacked(path) if packed else path.read_bytes())).load()
     except Exception as error:  # a damaged file makes pickle raise almost anything
-        reason = " ".join((str(error) or type(error).__name__).split())
-        raise ValueError(f"{path} cannot be read as a pickle packed with bzip2: {reason}") from error
+        raise ValueError(
+            f"{path} cannot be read as a pickle{' packed with bzip2' * packed}: {_reason(error)}"
+        ) from error
+
+
+def _reason(error: Exception) -> str:
+    """One line of limited length: a damaged file may have names of any length."""
+    line = " ".join(str(error).split("\n")[0].split()) or type(error).__name__
+    return line if len(line) <= MOST_SAID else f"{line[:MOST_SAID]} ..."
 
 
 def _unpacked(path: Path) -> bytes:
