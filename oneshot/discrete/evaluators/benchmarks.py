@@ -377,9 +377,9 @@ def unpickled(path: Path) -> Any:
         ValueError: If the file is missing, damaged or of another kind, or names anything else.
     """
     path = _existing(path)
+    with path.open("rb") as file:
+        packed = file.read(3) == b"BZh" or path.suffix == ".pbz2"
     try:
-        with path.open("rb") as file:
-            packed = file.read(3) == b"BZh" or path.suffix == ".pbz2"
         return _PlainUnpickler(io.BytesIO(_unpacked(path) if packed else path.read_bytes())).load()
     except Exception as error:  # a damaged file makes pickle raise almost anything
         raise ValueError(
