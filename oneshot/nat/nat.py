@@ -64,8 +64,9 @@ class NAT(SandwichTraining):
     (:class:`~oneshot.nat.evaluators.SupernetEvaluator`), in 32 bits whatever the precision of the training, as the
     networks are exported. In a distributed fit the processes share the evaluations; or a Ray cluster makes them.
 
-    Every evaluation is written down as it is made (``evaluations/`` in the folder of the run), and archive, predictor
-    and search are in every checkpoint: a resumed fit ends as an uninterrupted one, and evaluates nothing twice.
+    Where there are checkpoints, every evaluation is written down as it is made (``evaluations/`` in the folder of the
+    run), and archive, predictor and search are in every checkpoint: a resumed fit ends as an uninterrupted one, and
+    evaluates nothing twice.
 
     Left out of the paper: its two supernets of different widths (one that is elastic in width takes their place), and
     continuous distributions of genes, which categorical ones replace (the authors' answer in their issue 7).
@@ -354,7 +355,8 @@ class NAT(SandwichTraining):
         if self.ray is not None:
             local = RayEvaluator(local, address=self.ray, workers=self.ray_workers, gpus=self.ray_gpus)
         folder = Path(self.trainer.default_root_dir) / JOURNAL
-        if getattr(self.trainer, "fast_dev_run", 0):
+        resumable = bool(self.trainer.checkpoint_callbacks) or folder.is_dir()
+        if getattr(self.trainer, "fast_dev_run", 0) or not resumable:
             return SharedEvaluator(local)
         return SharedEvaluator(JournalledEvaluator(local, folder, fingerprint(supernet, self._images_checksum)))
 

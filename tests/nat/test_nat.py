@@ -615,7 +615,8 @@ def test_errors_of_other_images_are_not_read_back(tmp_path: Path) -> None:
     errors = []
     for data, folder in ((Stripes(), "one"), (Others(), "one"), (Others(), "another")):
         search = nat(warmup_epochs=0, iterations=1)
-        fit(search, tmp_path / folder, data)
+        fit(search, tmp_path / folder, data, enable_checkpointing=True, callbacks=[Save()])
+        assert (tmp_path / folder / "evaluations").is_dir()
         errors.append(search.pareto.archive.values[:14, 0].tolist())
     assert errors[1] == errors[2] != errors[0]
 
@@ -660,6 +661,11 @@ def test_a_killed_run_goes_on_and_ends_as_another_one(tmp_path: Path) -> None:
     keys = [(row["weights"], row["config"]) for row in map(json.loads, rows)]
     assert len(keys) == len(set(keys)), "something was evaluated twice"
     assert kills >= 3
+
+
+def test_without_checkpoints_nothing_is_left_behind(tmp_path: Path) -> None:
+    fit(nat(iterations=1), tmp_path)
+    assert not list(tmp_path.iterdir())
 
 
 def test_a_checkpoint_of_another_search_is_refused(tmp_path: Path) -> None:
