@@ -31,8 +31,10 @@ from oneshot.testing.methods import WINNER, Method
 
 class TestLambdaDARTS(MethodContract):
     """Two planted cells in turn, because one has nothing to be aligned with. Without the 1x1 convolution: one 3x3
-    convolution in the mixture of either cell is enough, and then both may end with the other."""
+    convolution in the mixture of either cell is enough, and then both may end with the other. After four epochs one
+    seed of six is not decided on every processor, after eight all are."""
 
+    epochs = 8
     candidates = ("none", "skip_connect", "avg_pool_3x3", WINNER)
     planted = MappingProxyType({"cells": 2})
 
