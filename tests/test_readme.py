@@ -37,14 +37,26 @@ def test_the_python_example_runs(tmp_path: Path) -> None:
     assert (tmp_path / "runs/readme-export/model.onnx").exists()
 
 
+SMALLER = {
+    "search": ["--trainer.max_epochs=2"],
+    "retrain": ["--trainer.max_epochs=2"],
+    "pareto": [f"--model.init_args.{x}" for x in ("warmup_epochs=1", "iterations=1", "initial=12", "batch=3")]
+    + ["--model.init_args.population=10", "--model.init_args.generations=3", "--trainer.max_epochs=2"],
+    "discrete": ["--evaluations=4"],
+}
+
+
 @pytest.mark.slow
-@pytest.mark.timeout(1200)  # searches and trainings, one after the other
-def test_the_command_line_example_runs_in_order(tmp_path: Path) -> None:
+@pytest.mark.timeout(1800)  # searches and trainings, one after the other
+@pytest.mark.parametrize("smaller", [True, pytest.param(False, marks=pytest.mark.nightly)], ids=["smaller", "as_it_is"])
+def test_the_command_line_example_runs_in_order(smaller: bool, tmp_path: Path) -> None:
     (tmp_path / "experiments").symlink_to(ROOT / "experiments")
     auto, *lines = "".join(blocks("bash")).strip().splitlines()
     assert _parsers()[0].parse_args(shlex.split(auto)[1:]).latency == 10  # tests/cli/test_auto.py runs it, for seconds
+    assert set(SMALLER) <= {line.split()[1] for line in lines}
     for line in lines:
-        run([sys.executable, "-m", *shlex.split(line)], tmp_path)
+        words = shlex.split(line)
+        run([sys.executable, "-m", *words, *(SMALLER.get(words[1], []) if smaller else [])], tmp_path)
     assert (tmp_path / "runs/digits-export/manifest.json").exists()
     assert (tmp_path / "runs/nat/picked/model.onnx").exists()
     assert (tmp_path / "runs/digits/show.png").exists()

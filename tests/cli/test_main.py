@@ -444,7 +444,7 @@ def test_the_published_settings_of_nat_are_objects_that_fit_together(path: Path,
         search.setup("fit")
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_the_published_settings_of_nat_run_when_they_are_made_small(tmp_path: Path) -> None:
     config = yaml.safe_load((EXPERIMENTS / "nat/published/moea.yaml").read_text())
     images = {"num_classes": 4, "train_size": 80, "test_size": 8, "batch_size": 16, "val_fraction": 0.2}

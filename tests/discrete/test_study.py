@@ -261,7 +261,7 @@ if __name__ == "__main__":
 """
 
 
-@pytest.mark.slow  # begins six processes
+@pytest.mark.nightly  # begins six processes
 def test_killed_again_and_again_it_loses_nothing_and_evaluates_nothing_finished_twice(tmp_path: Path) -> None:
     (tmp_path / "script.py").write_text(SCRIPT)
     root = Path(__file__).parents[2]
@@ -487,7 +487,7 @@ def test_processes_end_with_a_study_that_was_killed(tmp_path: Path) -> None:
         time.sleep(0.2)
 
 
-@pytest.mark.slow  # every process imports what the evaluator needs
+@pytest.mark.nightly  # every process imports what the evaluator needs
 def test_processes_that_hang_or_die_are_replaced(tmp_path: Path) -> None:
     evaluator = Faulty(tmp_path, {0: "hangs", 3: "dies"})
     study = Study(

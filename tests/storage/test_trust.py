@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import subprocess
@@ -109,21 +110,29 @@ def run_as(how: str, args: list[str], cwd: Path) -> subprocess.CompletedProcess[
     )
 
 
+READERS: list[tuple[str, list[str], int]] = [
+    ("retrain", ["evaluate", "."], 0),
+    ("retrain", ["show", "."], 0),
+    ("retrain", ["export", ".", "--formats"], 0),
+    ("study", ["pick", ".", "--knee"], 1),
+    ("study", ["discrete", "--resume", "--out", ".", "--evaluations", "4"], 1),
+    ("export", ["show", "."], 0),
+    ("export", ["evaluate", ".", "--data", "oneshot.data.Digits"], 0),
+]
+
+
+def every_way() -> list[Any]:
+    """Every reader in every way to call it: one way of each, and each way of one, if the others wait for the night."""
+    cases = []
+    for (kind, args, code), how in itertools.product(READERS, ("module", "script", "empty entry")):
+        often = how == "module" or (kind, args[0]) == ("export", "show")
+        marks = () if often else (pytest.mark.nightly,)
+        cases.append(pytest.param(how, kind, args, code, id=f"{kind}-{args[0]}-{how}", marks=marks))
+    return cases
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize("how", ["script", "module", "empty entry"])
-@pytest.mark.parametrize(
-    ("kind", "args", "code"),
-    [
-        ("retrain", ["evaluate", "."], 0),
-        ("retrain", ["show", "."], 0),
-        ("retrain", ["export", ".", "--formats"], 0),
-        ("study", ["pick", ".", "--knee"], 1),
-        ("study", ["discrete", "--resume", "--out", ".", "--evaluations", "4"], 1),
-        ("export", ["show", "."], 0),
-        ("export", ["evaluate", ".", "--data", "oneshot.data.Digits"], 0),
-    ],
-    ids=lambda value: value[0] if isinstance(value, list) else None,
-)
+@pytest.mark.parametrize(("how", "kind", "args", "code"), every_way())
 def test_nothing_is_imported_from_the_folder_that_is_read(
     how: str, kind: str, args: list[str], code: int, project: Path, tmp_path: Path
 ) -> None:

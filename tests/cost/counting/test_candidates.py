@@ -97,13 +97,22 @@ def test_tables_give_exactly_what_the_traced_networks_have(name: str) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("name", [name for name in SUPERNETS if name not in FEW])
+def test_so_do_the_tables_of_the_other_spaces(name: str) -> None:
+    check(SUPERNETS[name](), {what: model_of(name, what) for what in COUNTED}, 8)
+
+
+@pytest.mark.nightly
 @pytest.mark.parametrize("name", SUPERNETS)
 def test_tables_give_exactly_what_200_traced_networks_have(name: str) -> None:
     check(SUPERNETS[name](), {what: model_of(name, what) for what in COUNTED}, 200)
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["darts", "nasbench201", "fbnet", "nasbench1shot1-3"])
+@pytest.mark.parametrize(
+    "name",
+    [pytest.param("darts", marks=pytest.mark.nightly), "nasbench201", "fbnet", "nasbench1shot1-3"],
+)
 def test_networks_of_the_papers_size_cost_what_their_tables_say(name: str) -> None:
     make: dict[str, Callable[[], OperationSupernet]] = {
         "darts": lambda: DARTSSupernet(channels=36, cells=20),

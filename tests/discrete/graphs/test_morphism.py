@@ -185,7 +185,7 @@ def test_after_a_training_pass_over_512_images_twenty_operators_are_off_by_less_
     assert difference(after_a_training_pass(child, images), after_a_training_pass(parent, images)) < 1e-5
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_so_do_they_on_thirty_more_graphs() -> None:
     for seed in range(8, 38):
         check_a_sequence(seed)

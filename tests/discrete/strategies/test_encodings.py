@@ -444,15 +444,24 @@ def test_bad_arguments_are_refused(build, message: str) -> None:  # type: ignore
 @pytest.mark.parametrize(
     ("strategy", "accuracy"),
     [
-        pytest.param(lambda: GeneticCNN(GeneticCNNSpace((3, 4), (8, 16)), population=3), 0.6, id="genetic_cnn"),
+        pytest.param(
+            lambda: GeneticCNN(GeneticCNNSpace((3, 4), (8, 16)), population=3),
+            0.6,
+            id="genetic_cnn",
+            marks=pytest.mark.nightly,
+        ),
         pytest.param(
             lambda: CGPCNN(CGPSpace(rows=3, columns=8, levels_back=4, channels=(8, 16), kernels=(3,))),
             0.4,
             id="cgp_cnn",
+            marks=pytest.mark.nightly,
         ),
         pytest.param(lambda: REINFORCE.small(ZophLeSpace(layers=2)), 0.6, id="zoph_le"),
         pytest.param(
-            lambda: TournamentEvolution(HierarchicalSpace(channels=8, stages=2), population=3), 0.4, id="hierarchical"
+            lambda: TournamentEvolution(HierarchicalSpace(channels=8, stages=2), population=3),
+            0.4,
+            id="hierarchical",
+            marks=pytest.mark.nightly,
         ),
     ],
 )
