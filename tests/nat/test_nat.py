@@ -679,6 +679,7 @@ def test_all_searches_come_after_the_warm_up_where_nothing_is_adapted(tmp_path: 
     weights: list[dict[str, Tensor]] = []
     searched = search.search
     search.search = lambda number: weights.append(copy.deepcopy(search.supernet.state_dict())) or searched(number)  # type: ignore[method-assign, func-returns-value]
+    (tmp_path / "evaluations").mkdir()  # where it is, and where there are checkpoints, evaluations are kept
     trainer = fit(search, tmp_path)
     assert [iteration.evaluations for iteration in search.pareto.history] == [14, 18, 22, 26] and len(weights) == 4
     assert all(torch.equal(weights[0][name], value) for name, value in search.supernet.state_dict().items())
