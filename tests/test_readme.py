@@ -118,7 +118,7 @@ def headings(text: str) -> list[str]:
     return [re.sub(r"[^\w\- ]", "", title.strip().lower()).replace(" ", "-") for title in titles]
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_the_table_of_methods_is_what_the_code_says() -> None:
     made = run([sys.executable, str(ROOT / "experiments/methods.py")], ROOT)
     made = made[made.index("| method") :].strip()

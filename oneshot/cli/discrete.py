@@ -329,8 +329,16 @@ def _split(args: Sequence[str], objects: Iterable[str] = OBJECTS) -> tuple[list[
 
 def _set(config: dict[str, Any], path: Sequence[str], value: Any) -> None:
     *parents, last = path
-    for name in parents:
-        config[name] = dict(config.get(name) or {})
+    for number, name in enumerate(parents, start=1):
+        inner = config.get(name) or {}
+        if isinstance(inner, str):
+            inner = {"class_path": inner}  # an option before this one named the class alone
+        if not isinstance(inner, Mapping):
+            raise ValueError(
+                f"--{'.'.join(path)} must be an argument of an object; --{'.'.join(parents[:number])} is {inner!r}. "
+                "Give that one as a class path, or as class_path and init_args."
+            )
+        config[name] = dict(inner)
         config = config[name]
     config[last] = value
 

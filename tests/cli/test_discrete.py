@@ -109,6 +109,17 @@ def test_a_study_runs_is_reported_goes_on_and_yields_a_network(
     assert weights[0] == weights[1] != (tmp_path / "picked" / "model.safetensors").read_bytes()
 
 
+def test_an_encoding_of_networks_is_searched_without_code(tmp_path: Path) -> None:
+    space = {"class_path": "oneshot.discrete.GeneticCNNSpace"}
+    space["init_args"] = {"nodes_per_stage": [2], "channels": [4]}
+    evaluator = {**TRAINING["evaluator"], "init_args": {**TRAINING["evaluator"]["init_args"], "build": space}}
+    strategy = {"class_path": "oneshot.discrete.GeneticCNN", "init_args": {"population": 2}}
+    study = {"strategy": strategy, "evaluator": evaluator, "objectives": ["max accuracy"], "evaluations": 3}
+    assert run("--config", write(study, tmp_path / "study.yaml"), "--out", tmp_path / "run") == 0
+    assert main(["pick", str(tmp_path / "run"), "--knee", "--out", str(tmp_path / "picked"), "--formats"]) == 0
+    assert oneshot.load(tmp_path / "picked")(torch.zeros(2, 1, 8, 8)).shape == (2, 3)
+
+
 def test_options_of_strategy_and_evaluator_stand_on_the_command_line(tmp_path: Path) -> None:
     config = write(table(tmp_path), tmp_path / "study.yaml")
     seed = ["--strategy.init_args.seed", "3"]
@@ -117,6 +128,26 @@ def test_options_of_strategy_and_evaluator_stand_on_the_command_line(tmp_path: P
     first, second = (read_study(tmp_path / name) for name in "ab")
     assert [r.proposal for r in first.records] == [r.proposal for r in second.records]
     assert yaml.safe_load((tmp_path / "a" / "config.yaml").read_text())["strategy"]["init_args"] == {"seed": 3}
+
+
+def test_a_class_and_its_arguments_are_options_one_after_the_other(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    config, build = write(TRAINING, tmp_path / "study.yaml"), "--evaluator.init_args.build"
+    space = [build, "oneshot.discrete.GeneticCNNSpace", f"{build}.init_args.nodes_per_stage", "[2]"]
+    space += [f"{build}.init_args.channels", "[4]", "--strategy", "oneshot.discrete.RandomSearch"]
+    assert (
+        run("--config", config, *space, "--evaluations", 1, "--objectives", "max accuracy", "--out", tmp_path / "a")
+        == 0
+    )
+    evaluator = yaml.safe_load((tmp_path / "a" / "config.yaml").read_text())["evaluator"]
+    expected = {"nodes_per_stage": [2], "channels": [4]}
+    assert evaluator["init_args"]["build"] == {"class_path": "oneshot.discrete.GeneticCNNSpace", "init_args": expected}
+    assert run("--config", config, "--evaluator.init_args.epochs.init_args.number", 3, "--out", tmp_path / "b") == 1
+    message = (
+        "--evaluator.init_args.epochs.init_args.number must be an argument of an object; --evaluator.init_args.epochs"
+    )
+    assert f"{message} is 1" in capsys.readouterr().err
 
 
 def test_a_table_has_no_network_to_pick(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

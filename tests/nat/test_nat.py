@@ -434,7 +434,7 @@ def test_a_cluster_that_is_not_there_is_named_before_the_training(tmp_path: Path
         nat(ray="local", ray_workers=0)
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 @pytest.mark.filterwarnings("ignore")  # Ray's own
 def test_a_search_that_evaluates_on_ray_ends_as_one_that_does_not(tmp_path: Path) -> None:
     ray = pytest.importorskip("ray")
@@ -621,7 +621,7 @@ def test_errors_of_other_images_are_not_read_back(tmp_path: Path) -> None:
     assert errors[1] == errors[2] != errors[0]
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_a_killed_run_goes_on_and_ends_as_another_one(tmp_path: Path) -> None:
     """SIGKILL at random moments; every evaluation that was written down is used."""
     script = (

@@ -164,7 +164,7 @@ def spellings(inner: int) -> IntMatrix:
 
 @pytest.mark.parametrize(
     ("vertices", "number"),
-    [(2, 1), (3, 6), (4, 84), (5, 2441), pytest.param(6, 62_010, marks=pytest.mark.slow)],
+    [(2, 1), (3, 6), (4, 84), (5, 2441), pytest.param(6, 62_010, marks=pytest.mark.nightly)],
 )
 def test_the_space_has_as_many_cells_as_the_benchmark(vertices: int, number: int) -> None:
     """Cells of the tables by vertices: 1, 6, 84, 2,441, 62,010 and 359,082 of 7, in all 423,624."""

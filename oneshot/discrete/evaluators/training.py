@@ -22,7 +22,7 @@ from torch.utils.data import DistributedSampler
 
 from oneshot.cost.counting.network import count
 from oneshot.discrete.graphs.approximate import distil
-from oneshot.discrete.graphs.encoding import GraphBuilder
+from oneshot.discrete.graphs.encoding import GraphBuilder, GraphSpace
 from oneshot.discrete.graphs.graph import GRAPHS
 from oneshot.discrete.graphs.morphism import APPROXIMATE_OPERATORS, MorphismRecord, replay
 from oneshot.discrete.graphs.network import GraphNetwork
@@ -56,7 +56,8 @@ class TrainingEvaluator(Evaluator):
     Args:
         data: Images to train with, and to validate with.
         folder: Folder for weights, one file for each proposal.
-        build: The network of an architecture, with new weights: a supernet, any function, or None for graphs.
+        build: The network of an architecture, with new weights: a supernet, a space of graphs (such as
+            :class:`~oneshot.discrete.GeneticCNNSpace`), any function, or None for proposals that are graphs.
         epochs: Full fidelity.
         lr: Learning rate of SGD at the beginning.
         lr_min: Learning rate at the end.
@@ -83,7 +84,7 @@ class TrainingEvaluator(Evaluator):
         data: pl.LightningDataModule,
         folder: str | Path,
         *,
-        build: Supernet | Build | None = None,
+        build: Supernet | GraphSpace | Build | None = None,
         epochs: int = 20,
         lr: float = 0.05,
         lr_min: float = 0.0,
@@ -113,6 +114,9 @@ class TrainingEvaluator(Evaluator):
             build.task = task_of(task)
         self.task = self._check_labels(data, build, task)
         self.data, self.folder, self.epochs = data, Path(folder).absolute(), epochs
+        if isinstance(build, GraphSpace):
+            images: Any = data
+            build = build.network(images.input_shape, images.num_classes)
         self.space = build.space if isinstance(build, Supernet | GraphBuilder) else GRAPHS if build is None else None
         self._build = build
         self.options = {"lr": lr, "lr_min": lr_min, "weight_decay": weight_decay, "optimizer": optimizer}

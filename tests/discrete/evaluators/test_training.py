@@ -127,8 +127,9 @@ def test_any_supernet_or_function_builds_networks(tmp_path: Path) -> None:
     study = Study(RandomSearch(supernet.space), it, ["max accuracy"], evaluations=2, retries=0).run()
     assert [record.result.failure for record in study.records] == [None, None]
     encoding = GeneticCNNSpace(nodes_per_stage=(2,), channels=(4,))
-    it = evaluator(tmp_path / "encoding", build=encoding.network(SHAPE, 3))
-    assert it.space == encoding and it(Proposal(0, encoding.sample(0)))["params"] > 0
+    for build in (encoding.network(SHAPE, 3), encoding):  # of the shape and the classes of the data
+        it = evaluator(tmp_path / "encoding", build=build)
+        assert it.space == encoding and it(Proposal(0, encoding.sample(0)))["params"] > 0
     built = partial(GraphNetwork.from_config, input_shape=SHAPE, num_classes=3)
     assert evaluator(tmp_path / "function", build=built)(first())["params"] > 0
 
