@@ -66,8 +66,10 @@ class TransformerSupernet(OperationSupernet):
         network = TransformerNetwork([str(pick) for pick in config["block"]]).to(next(self.parameters()))
         network.config = config
         if inherit:
-            own = {name: value for name, value in self.body.state_dict().items() if not name.startswith("blocks.")}
-            network.body.load_state_dict(own, strict=False)
+            network.body.load_state_dict({n: getattr(self.body, n) for n in ("token", "position")}, strict=False)
+            for name, part in network.body.named_children():
+                if name != "blocks":
+                    inherit_weights(part, getattr(self.body, name))
             for block, pick, mixed in zip(network.body.blocks, config["block"], self.body.blocks, strict=True):
                 assert isinstance(mixed, MixedOp)
                 inherit_weights(block, mixed.ops[list(WIDTHS).index(str(pick))])
