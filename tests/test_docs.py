@@ -35,7 +35,7 @@ def test_a_new_method_is_under_a_hundred_lines() -> None:
     assert len((METHOD + CONTRACT).splitlines()) < 100
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_the_new_method_searches(tmp_path: Path) -> None:
     assert re.search(r"^\|\w+~0\|\+", run(tmp_path, "-c", METHOD), re.MULTILINE)
 
@@ -94,7 +94,7 @@ def test_every_method_trains_it():
     assert " passed" in run(tmp_path, "-m", "pytest", "-q", "-p", "no:cacheprovider", "test_mine.py")
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_the_supernet_of_any_kind_goes_from_the_search_of_a_front_to_a_loaded_export(tmp_path: Path) -> None:
     from sklearn.datasets import load_iris
 
@@ -153,7 +153,7 @@ def test_the_strategy_of_ones_own_searches_and_keeps_the_contract(tmp_path: Path
 COMPARED = (ROOT / "docs/comparing.md").read_text()
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_the_comparison_of_the_page_runs_in_python(tmp_path: Path) -> None:
     (code,) = re.findall(r"```python\n(.*?)```", COMPARED, re.DOTALL)
     assert "| GDAS, hot | 2 |" in run(tmp_path, "-c", code) and (tmp_path / "runs/compare/results.png").is_file()

@@ -146,7 +146,7 @@ def test_a_bare_config_of_the_nasnet_space_is_its_network(tmp_path: Path) -> Non
     assert isinstance(network, NASNetNetwork) and network.config == config
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_a_cell_found_on_digits_is_retrained_deeper_and_wider_on_larger_images(tmp_path: Path) -> None:
     quick = ["--trainer.accelerator=cpu", "--trainer.max_epochs=1", "--trainer.limit_train_batches=3"]
     quick += ["--trainer.enable_progress_bar=false", "--trainer.enable_model_summary=false"]

@@ -139,9 +139,9 @@ def test_a_picture_is_titled_by_any_name(tmp_path: Path, monkeypatch: pytest.Mon
 @pytest.mark.parametrize(
     "environment",
     [
-        {"PYTHONIOENCODING": "latin-1"},
+        pytest.param({"PYTHONIOENCODING": "latin-1"}, marks=pytest.mark.nightly),
         {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"},
-        {"PYTHONIOENCODING": "cp1252"},
+        pytest.param({"PYTHONIOENCODING": "cp1252"}, marks=pytest.mark.nightly),
     ],
     ids=["latin-1", "ascii", "cp1252"],
 )

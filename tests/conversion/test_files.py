@@ -88,7 +88,7 @@ NETWORKS: dict[str, tuple[Callable[[], ConvertedSupernet], str]] = {
     "dicts": (of_dicts, "TwoInputs"),
     "resnet10t": (of_images("timm:resnet10t", 32), "ResNet"),
 }
-SLOW: dict[str, tuple[Callable[[], ConvertedSupernet], str]] = {
+LARGE: dict[str, tuple[Callable[[], ConvertedSupernet], str]] = {
     "resnet18": (of_images("torchvision:resnet18"), "ResNet"),
     "lite0": (of_images("timm:tf_efficientnet_lite0"), "EfficientNet"),
     "vit": (of_images("timm:vit_tiny_patch16_224", img_size=64), "VisionTransformer"),
@@ -99,7 +99,7 @@ SLOW: dict[str, tuple[Callable[[], ConvertedSupernet], str]] = {
     ("make", "kind"),
     [
         *(pytest.param(*case, id=name) for name, case in NETWORKS.items()),
-        *(pytest.param(*case, id=name, marks=pytest.mark.slow) for name, case in SLOW.items()),
+        *(pytest.param(*case, id=name, marks=pytest.mark.nightly) for name, case in LARGE.items()),
     ],
 )
 def test_a_variant_is_written_as_all_files_and_read_back_bit_by_bit(

@@ -224,7 +224,7 @@ def test_a_folder_belongs_to_one_run_at_a_time(tmp_path: Path) -> None:
     assert len(build(folder=tmp_path).records) == 5
 
 
-@pytest.mark.slow  # begins processes
+@pytest.mark.nightly  # begins processes
 def test_processes_that_never_begin_are_no_failures_of_evaluations(tmp_path: Path) -> None:
     (tmp_path / "script.py").write_text(UNGUARDED)
     command = [sys.executable, str(tmp_path / "script.py"), str(tmp_path)]
@@ -743,7 +743,7 @@ if __name__ == "__main__":
 """
 
 
-@pytest.mark.slow  # a cluster begins and dies
+@pytest.mark.nightly  # a cluster begins and dies
 def test_a_cluster_that_dies_ends_the_run_and_no_evaluation_is_to_blame(tmp_path: Path) -> None:
     pytest.importorskip("ray")
     (tmp_path / "script.py").write_text(ON_A_CLUSTER)

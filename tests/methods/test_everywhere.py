@@ -91,9 +91,19 @@ REFUSED = {
 }
 
 
+# Hessians and decisions of chains of mobile blocks take longer than all the rest together.
+LONG = [(method, space) for method in ("robustdarts", "dartspt") for space in ("fbnet", "proxyless")]
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize("space", SUPERNETS)
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize(
+    ("method", "space"),
+    [
+        pytest.param(method, space, marks=pytest.mark.nightly if (method, space) in LONG else ())
+        for method in METHODS
+        for space in SUPERNETS
+    ],
+)
 def test_a_method_searches_a_space(method: str, space: str) -> None:
     supernet = SUPERNETS[space]()
     if (method, space) in REFUSED:

@@ -211,7 +211,7 @@ def test_time_in_which_a_study_waits_is_not_counted(tmp_path: Path, monkeypatch:
     assert clock[0] == 3.0 and [record.at for record in found.records] == [0.0] * len(found.records)
 
 
-@pytest.mark.parametrize("kind", ["injected", "tmpfs"])
+@pytest.mark.parametrize("kind", KINDS)
 def test_a_study_stops_where_a_disk_stays_full_and_goes_on_as_if_it_had_not(
     kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -288,7 +288,7 @@ class FullOnce:
         return {"error": float(proposal.number)}
 
 
-@pytest.mark.slow  # begins processes
+@pytest.mark.nightly  # begins processes
 def test_a_full_disk_of_a_process_beside_is_no_failure_either(tmp_path: Path) -> None:
     with pytest.warns(UserWarning, match="not possible: OSError: .* Disk quota exceeded"):
         found = study(tmp_path, FullOnce(tmp_path), workers=2, retries=0).run()
@@ -330,7 +330,11 @@ def files(folder: Path) -> dict[str, bytes]:
     return {name: content for name, content in found.items() if "checkpoints" not in name}
 
 
-@pytest.mark.parametrize("kind", ["injected", "tmpfs"])
+# The whole of a small file system is used up, or writing fails as if it were.
+KINDS = ["injected", pytest.param("tmpfs", marks=pytest.mark.nightly)]
+
+
+@pytest.mark.parametrize("kind", KINDS)
 def test_a_search_goes_on_without_room_and_misses_nothing_in_the_end(kind: str, whole: Path, tmp_path: Path) -> None:
     with disk(kind, tmp_path / "disk", 4096) as (folder, full):
         with pytest.warns(UserWarning) as said:
@@ -344,7 +348,7 @@ def test_a_search_goes_on_without_room_and_misses_nothing_in_the_end(kind: str, 
 
 
 @pytest.mark.filterwarnings("ignore:No checkpoint was written", "ignore:.* cannot be written")
-@pytest.mark.parametrize("kind", ["injected", "tmpfs"])
+@pytest.mark.parametrize("kind", KINDS)
 def test_a_search_that_ends_without_room_waits_says_so_and_is_resumed(
     kind: str, whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -390,7 +394,7 @@ def test_measuring_waits_for_room_and_keeps_every_timing_once(tmp_path: Path) ->
 
 
 @pytest.mark.slow  # traces a network
-@pytest.mark.parametrize("kind", ["injected", "tmpfs"])
+@pytest.mark.parametrize("kind", KINDS)
 def test_an_export_without_room_leaves_what_was_there(kind: str, tmp_path: Path) -> None:
     network = NASBench201Network("|nor_conv_3x3~0|+|skip_connect~0|none~1|+|none~0|none~1|nor_conv_1x1~2|", channels=4)
     with disk(kind, tmp_path / "disk", 8192) as (folder, full):

@@ -220,7 +220,7 @@ def test_callbacks_and_loggers_of_a_run_are_not_built_by_reading_it(
 # One's own classes.
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 @pytest.mark.timeout(1200)  # ten commands, each a process of its own
 def test_ones_own_classes_are_found_by_every_command(project: Path, tmp_path: Path) -> None:
     """A search, a retraining and a study of a user's class in the current folder, as the installed script."""
