@@ -211,6 +211,10 @@ def test_time_in_which_a_study_waits_is_not_counted(tmp_path: Path, monkeypatch:
     assert clock[0] == 3.0 and [record.at for record in found.records] == [0.0] * len(found.records)
 
 
+# The whole of a small file system is used up, or writing fails as if it were.
+KINDS = ["injected", pytest.param("tmpfs", marks=pytest.mark.nightly)]
+
+
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_study_stops_where_a_disk_stays_full_and_goes_on_as_if_it_had_not(
     kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -328,10 +332,6 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 def files(folder: Path) -> dict[str, bytes]:
     found = {str(p.relative_to(folder)): p.read_bytes() for p in sorted(folder.rglob("*")) if p.is_file()}
     return {name: content for name, content in found.items() if "checkpoints" not in name}
-
-
-# The whole of a small file system is used up, or writing fails as if it were.
-KINDS = ["injected", pytest.param("tmpfs", marks=pytest.mark.nightly)]
 
 
 @pytest.mark.parametrize("kind", KINDS)
