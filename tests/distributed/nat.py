@@ -59,6 +59,7 @@ def main(processes: int, loader: str, out: str) -> None:
     if os.environ.get("RANK", "0") != "0":
         search.pareto._propose = None  # type: ignore[assignment]  # only the first process proposes
     folder = Path(f"{out}.runs")
+    (folder / "evaluations").mkdir(parents=True, exist_ok=True)  # where it is, evaluations are kept without checkpoints
     data = (Streamed if loader == "stream" else Validated)(processes, single=True)
     trainer = fit(search, processes, data=data, limit_val_batches=0, default_root_dir=folder)
     files = sorted((folder / "evaluations").glob("*.jsonl"))

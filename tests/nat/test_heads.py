@@ -109,6 +109,7 @@ def test_labels_are_needed_for_heads(supernet: Supernet) -> None:
 @pytest.fixture(scope="module")
 def searched(tmp_path_factory: pytest.TempPathFactory) -> tuple[NAT, Path]:
     folder, search = tmp_path_factory.mktemp("heads"), nat(fit_heads=True, calibration_images=128)
+    (folder / "evaluations").mkdir()  # where it is, evaluations are kept without checkpoints
     fit(search, folder, callbacks=[SubnetExport(folder / "out", network=True)])
     return search, folder
 
