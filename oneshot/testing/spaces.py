@@ -266,8 +266,8 @@ class SupernetContract(SearchSpaceContract):
 
     def assert_same(self, output: Tensor, expected: Tensor) -> None:
         """Every bit is the same, or rounding alone differs, as :attr:`same_calls` says."""
-        tolerance = {"rtol": 0.0, "atol": 0.0} if self.same_calls else {"rtol": 1e-5, "atol": 1e-6}
-        torch.testing.assert_close(output, expected, **tolerance)
+        rtol, atol = (0.0, 0.0) if self.same_calls else (1e-5, 1e-6)
+        torch.testing.assert_close(output, expected, rtol=rtol, atol=atol)
 
     def test_an_extracted_network_equals_the_supernet(self, supernet: Supernet) -> None:
         """Both make the same calls in eval mode, so every bit is the same; see :attr:`same_calls`."""
