@@ -69,7 +69,7 @@ test-all: $(PACKAGE) ## the tests, with the slow ones: CPU, offline
 	@echo "==> pytest, without the tests marked nightly, gpu or network"
 	@$(BIN)/python -m pytest $(PARALLEL)
 
-test-nightly: $(PACKAGE) ## the very slow tests only (series of kills, fuzzing): CPU, offline, an hour or so
+test-nightly: $(PACKAGE) ## the very slow tests only (series of kills, fuzzing): CPU, offline, an hour or two
 	@echo "==> pytest, the tests marked nightly, without those marked gpu or network"
 	@$(BIN)/python -m pytest $(PARALLEL) --timeout 1800 -m "nightly and not gpu and not network"
 
