@@ -68,7 +68,7 @@ FAMILIES: dict[str, list[System]] = {
             "Regret on NATS-Bench after 150 queries 0.177 ± 0.044 (public code on the same table: 0.404);"
             " `experiments/discrete/README.md`",
             "3.65 % error on CIFAR-10, perplexity 62.4 on Penn Treebank, 12,800 trained networks",
-            "strides as decisions; the tree of the recurrent cell, of which the space of DARTS and ENAS stands in",
+            "strides as decisions; the tree of the recurrent cell (the space of DARTS and ENAS takes its place)",
         ),
         System(
             "NASNet",
@@ -569,7 +569,7 @@ def page() -> str:
     return "\n".join(lines)
 
 
-def _wrapped(command: str, width: int = 118) -> str:
+def _wrapped(command: str, width: int = 100) -> str:
     """A command on several lines, broken between options."""
     lines = [""]
     for part in command.replace(" --", "\n--").split("\n"):
