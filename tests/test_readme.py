@@ -37,12 +37,13 @@ def test_the_python_example_runs(tmp_path: Path) -> None:
     assert (tmp_path / "runs/readme-export/model.onnx").exists()
 
 
+SHORT = ["--trainer.limit_train_batches=4", "--trainer.log_every_n_steps=1"]
 SMALLER = {
-    "search": ["--trainer.max_epochs=2"],
-    "retrain": ["--trainer.max_epochs=2"],
+    "search": ["--trainer.max_epochs=1", *SHORT],
+    "retrain": ["--trainer.max_epochs=1", *SHORT],
     "pareto": [f"--model.init_args.{x}" for x in ("warmup_epochs=1", "iterations=1", "initial=12", "batch=3")]
-    + ["--model.init_args.population=10", "--model.init_args.generations=3", "--trainer.max_epochs=2"],
-    "discrete": ["--evaluations=4"],
+    + ["--model.init_args.population=10", "--model.init_args.generations=3", "--trainer.max_epochs=2", *SHORT],
+    "discrete": ["--evaluations=4", "--evaluator.init_args.epochs=1"],
 }
 
 
