@@ -191,9 +191,8 @@ class Supernet(WithTask, ABC):
             config: An architecture of :attr:`space`.
             inherit: Copy the shared weights; otherwise the weights are drawn anew. Device, data type and mode are the
                 supernet's. In eval mode the output then has the bits of :meth:`run_config`, which makes the same calls.
-                NAS-Bench-1Shot1 also sums over channels that are zero: its last bits depend on the processor. A mixture
-                of all candidates under ``one_hot(config)`` is the same function, but rounds differently on some
-                processors.
+                NAS-Bench-1Shot1, which also sums over zeros, and a mixture of all candidates under ``one_hot(config)``
+                are the same function, but round differently on some processors.
 
         Raises:
             ValueError: If ``config`` is not of this space.

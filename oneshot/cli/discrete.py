@@ -330,7 +330,7 @@ def _split(args: Sequence[str], objects: Iterable[str] = OBJECTS) -> tuple[list[
 def _set(config: dict[str, Any], path: Sequence[str], value: Any) -> None:
     *parents, last = path
     for number, name in enumerate(parents, start=1):
-        inner = config.get(name) or {}
+        inner = {} if config.get(name) is None else config[name]
         if isinstance(inner, str):
             inner = {"class_path": inner}  # an option before this one named the class alone
         if not isinstance(inner, Mapping):

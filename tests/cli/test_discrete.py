@@ -143,11 +143,11 @@ def test_a_class_and_its_arguments_are_options_one_after_the_other(
     evaluator = yaml.safe_load((tmp_path / "a" / "config.yaml").read_text())["evaluator"]
     expected = {"nodes_per_stage": [2], "channels": [4]}
     assert evaluator["init_args"]["build"] == {"class_path": "oneshot.discrete.GeneticCNNSpace", "init_args": expected}
-    assert run("--config", config, "--evaluator.init_args.epochs.init_args.number", 3, "--out", tmp_path / "b") == 1
-    message = (
-        "--evaluator.init_args.epochs.init_args.number must be an argument of an object; --evaluator.init_args.epochs"
-    )
-    assert f"{message} is 1" in capsys.readouterr().err
+    for number in (1, 0):
+        wrong = [f"--evaluator.init_args.epochs={number}", "--evaluator.init_args.epochs.init_args.number=3"]
+        assert run("--config", config, *wrong, "--out", tmp_path / "b") == 1
+        message = "epochs.init_args.number must be an argument of an object; --evaluator.init_args.epochs"
+        assert f"{message} is {number}" in capsys.readouterr().err
 
 
 def test_a_table_has_no_network_to_pick(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -122,7 +122,7 @@ READERS: list[tuple[str, list[str], int]] = [
 
 
 def every_way() -> list[Any]:
-    """Every reader in every way to call it: one way of each, and each way of one, if the others wait for the night."""
+    """Every command in every way to call it. All of them run at night; else ``module``, and all ways of one command."""
     cases = []
     for (kind, args, code), how in itertools.product(READERS, ("module", "script", "empty entry")):
         often = how == "module" or (kind, args[0]) == ("export", "show")

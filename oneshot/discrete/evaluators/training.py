@@ -76,7 +76,8 @@ class TrainingEvaluator(Evaluator):
 
     Raises:
         ValueError: If a number is below its least, there are no images to validate with, their labels are no numbers
-            of classes, or a file of latencies is of other networks.
+            of classes, data do not say for which shape and classes to build, or a file of latencies is of other
+            networks.
     """
 
     def __init__(
@@ -115,8 +116,13 @@ class TrainingEvaluator(Evaluator):
         self.task = self._check_labels(data, build, task)
         self.data, self.folder, self.epochs = data, Path(folder).absolute(), epochs
         if isinstance(build, GraphSpace):
-            images: Any = data
-            build = build.network(images.input_shape, images.num_classes)
+            shape, classes = getattr(data, "input_shape", None), getattr(data, "num_classes", None)
+            if shape is None or classes is None:
+                raise ValueError(
+                    "Data must have input_shape and num_classes, by which networks of a space are built; "
+                    f"{type(data).__name__} lacks one. Give build=space.network(input_shape, num_classes)."
+                )
+            build = build.network(shape, classes)
         self.space = build.space if isinstance(build, Supernet | GraphBuilder) else GRAPHS if build is None else None
         self._build = build
         self.options = {"lr": lr, "lr_min": lr_min, "weight_decay": weight_decay, "optimizer": optimizer}

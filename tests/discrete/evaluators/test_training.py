@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import pytorch_lightning as pl
 import torch
 
 from oneshot.data import FakeImages
@@ -36,6 +37,20 @@ def images(**changes: Any) -> FakeImages:
 
 def evaluator(folder: Path, **changes: Any) -> TrainingEvaluator:
     return TrainingEvaluator(images(), folder, **{"epochs": 1, "calibration": 32, **changes})
+
+
+class Loaders(pl.LightningDataModule):
+    """Data of a user that say nothing about themselves."""
+
+    def setup(self, stage: str) -> None:
+        self.images = images()
+        self.images.setup(stage)
+
+    def train_dataloader(self) -> Any:
+        return self.images.train_dataloader()
+
+    def val_dataloader(self) -> Any:
+        return self.images.val_dataloader()
 
 
 def first(number: int = 0, **changes: Any) -> Proposal:
@@ -130,6 +145,8 @@ def test_any_supernet_or_function_builds_networks(tmp_path: Path) -> None:
     for build in (encoding.network(SHAPE, 3), encoding):  # of the shape and the classes of the data
         it = evaluator(tmp_path / "encoding", build=build)
         assert it.space == encoding and it(Proposal(0, encoding.sample(0)))["params"] > 0
+    with pytest.raises(ValueError, match="Data must have input_shape and num_classes, .* Loaders lacks one"):
+        TrainingEvaluator(Loaders(), tmp_path / "loaders", build=encoding)
     built = partial(GraphNetwork.from_config, input_shape=SHAPE, num_classes=3)
     assert evaluator(tmp_path / "function", build=built)(first())["params"] > 0
 
