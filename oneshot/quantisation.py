@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import contextlib
 import logging
-import platform
 import warnings
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -30,6 +29,7 @@ from .errors import missing_extra
 
 Arrays = Mapping[str, npt.NDArray[Any]]
 
+WEIGHT_BITS = 7  # what every processor adds up; which one will run the file is not known
 WEIGHTED = ("Conv", "ConvTranspose", "Gemm", "MatMul")
 SIXTH = "hard_sigmoid_sixth"  # the constant 1/6
 RATIO = np.float32(1 / 6)  # of a hard-sigmoid
@@ -62,21 +62,12 @@ def check_installed() -> None:
             raise missing_extra(package, "onnx", "Quantising to INT8")
 
 
-def default_weight_bits() -> int:
-    """Bits of the weights that this machine adds up exactly: 8; 7 on x86 processors without VNNI."""
-    if platform.machine().lower() not in ("x86_64", "amd64", "i386", "i686"):
-        return 8
-    path = Path("/proc/cpuinfo")
-    flags = path.read_text(encoding="utf-8") if path.is_file() else ""
-    return 8 if "vnni" in flags else 7
-
-
 def quantised(
     model: bytes,
     batches: Iterable[Arrays],
     *,
     float_ends: bool = False,
-    seven_bits: bool = False,
+    weight_bits: int = WEIGHT_BITS,
     fixed_shapes: bool = False,
 ) -> Quantised:
     """Quantise an ONNX model.
@@ -88,7 +79,7 @@ def quantised(
         model: An ONNX file of floats.
         batches: Inputs by name, ``[B, ...]``; read once, one after the other.
         float_ends: Whether the first and the last layer with weights keep floats; they are the most sensitive ones.
-        seven_bits: Whether weights use 7 of the 8 bits. On x86 processors without VNNI, sums of 8 bits are cut off.
+        weight_bits: 7 or 8. On x86 processors without VNNI, sums of products of 8 bits are cut off.
         fixed_shapes: Whether the model has no free dimension, so that shapes are found in a third of the time.
 
     Raises:
@@ -130,7 +121,7 @@ def quantised(
                 activation_type=QuantType.QUInt8,
                 weight_type=QuantType.QInt8,
                 per_channel=True,
-                reduce_range=seven_bits,
+                reduce_range=weight_bits == 7,
                 nodes_to_exclude=[*kept, *_about_shapes(ready)],
             )
         except ValueError as error:

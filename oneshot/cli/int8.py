@@ -10,7 +10,7 @@ import pytorch_lightning as pl
 
 from oneshot.deploy.int8 import Int8, check_max_drop, int8_samples
 from oneshot.discrete.study import LOG
-from oneshot.quantisation import check_installed
+from oneshot.quantisation import WEIGHT_BITS, check_installed
 from oneshot.supernets.base import Subnet
 
 from .run import RunFolder
@@ -87,4 +87,4 @@ class Int8Options:
                 f"{': ' + ', '.join(classes) if classes else ''}; they have {count}"
                 f"{': ' + ', '.join(map(str, found)) if found else ''}. Name the data it was trained on."
             )
-        return int8_samples(data, network, max_drop=self.max_drop, weight_bits=self.weight_bits)
+        return int8_samples(data, network, max_drop=self.max_drop, weight_bits=self.weight_bits or WEIGHT_BITS)

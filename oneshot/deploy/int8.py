@@ -19,7 +19,7 @@ from torch import Tensor
 
 from oneshot.errors import Int8LossError
 from oneshot.inputs import Inputs, length, mapped
-from oneshot.quantisation import Quantised, default_weight_bits, quantised
+from oneshot.quantisation import WEIGHT_BITS, Quantised, quantised
 from oneshot.supernets.base import Subnet
 from oneshot.tasks.task import Task
 
@@ -44,8 +44,8 @@ class Int8:
         max_drop: Largest loss of the metric: a difference if the metric is a share (0.01 is one percentage point), of
             other metrics a part of the value before. By default 0.01 of a share, 0.05 of others.
         split: What the samples held out are, for messages and the manifest, such as ``"test"``.
-        weight_bits: 8, or 7 for x86 processors without VNNI, where sums of 8 bits are cut off; by default what this
-            machine needs.
+        weight_bits: 7, which every processor adds up, or 8 if the file will never run on an x86 processor without VNNI,
+            which gives wrong numbers with 8 bits and does not say so.
 
     Raises:
         ValueError: If an argument is out of its range, or batches could be read only once.
@@ -55,11 +55,11 @@ class Int8:
     held_out: Iterable[tuple[Inputs, Tensor]]
     max_drop: float | None = None
     split: str = "held-out"
-    weight_bits: int | None = None
+    weight_bits: int = WEIGHT_BITS
 
     def __post_init__(self) -> None:
         check_max_drop(self.max_drop)
-        if self.weight_bits not in (None, 7, 8):
+        if self.weight_bits not in (7, 8):
             raise ValueError(f"weight_bits must be 7 or 8; got {self.weight_bits!r}.")
         for name, batches in (("calibration", self.calibration), ("held_out", self.held_out)):
             if isinstance(batches, Iterator):
@@ -105,7 +105,7 @@ def int8_samples(
     *,
     max_drop: float | None = None,
     count: int = CALIBRATION,
-    weight_bits: int | None = None,
+    weight_bits: int = WEIGHT_BITS,
 ) -> Int8:
     """Samples of a data module to quantise a network on: training samples to calibrate, test samples to compare.
 
@@ -166,7 +166,7 @@ def write_int8(network: Subnet, exported: Path, path: Path, int8: Int8) -> dict[
         Int8LossError: If the metric loses more than is allowed; the file is not there then.
         ValueError: If there are too few samples, or nothing to quantise.
     """
-    bits = int8.weight_bits or default_weight_bits()
+    bits = int8.weight_bits
     allowed = int8.max_drop
     if allowed is None:
         allowed = MAX_DROP if network.task.is_share else MAX_RELATIVE
@@ -175,7 +175,7 @@ def write_int8(network: Subnet, exported: Path, path: Path, int8: Int8) -> dict[
     tried: list[Comparison] = []
     for float_ends in (False, True):
         batches = (_arrays(x) for x in int8.calibration)
-        made = quantised(exported.read_bytes(), batches, float_ends=float_ends, seven_bits=bits == 7)
+        made = quantised(exported.read_bytes(), batches, float_ends=float_ends, weight_bits=bits)
         path.write_bytes(made.model)
         found = compare(network, exported, path, int8.held_out)
         tried.append(found)
@@ -189,7 +189,7 @@ def write_int8(network: Subnet, exported: Path, path: Path, int8: Int8) -> dict[
         if made.layers <= 2:
             break
     path.unlink()
-    raise Int8LossError(_refusal(network.task, tried, int8.split, allowed))
+    raise Int8LossError(_refusal(network.task, tried, int8, allowed))
 
 
 def compare(network: Subnet, before: Path, after: Path, batches: Iterable[tuple[Inputs, Tensor]]) -> Comparison:
@@ -270,6 +270,8 @@ def int8_sentence(manifest: Mapping[str, Any]) -> str | None:
             told += ". INT8 is not faster on this machine"
     if said["float_layers"]:
         told += ". The first and the last layer keep floats"
+    if said["weight_bits"] == 8:
+        told += ". Its weights have 8 bits: x86 processors without VNNI give wrong numbers"
     return f"{told}."
 
 
@@ -308,14 +310,15 @@ def _facts(
     }
 
 
-def _refusal(task: Task, tried: Sequence[Comparison], split: str, allowed: float) -> str:
+def _refusal(task: Task, tried: Sequence[Comparison], int8: Int8, allowed: float) -> str:
     name, found = task.metric_name, tried[-1]
     unit = "" if task.is_share else " of it"
     ends = f", also with floats in the first and the last layer (at first {tried[0].after:.4f})" if tried[1:] else ""
+    bits = "" if int8.weight_bits == 8 else "give the weights 8 bits if only ARM or x86 with VNNI will run it, "
     return (
-        f"INT8 must not lose more than {allowed:g}{unit} of the {split} {name}; it goes from {found.before:.4f} to "
-        f"{found.after:.4f} on {found.samples} samples{ends}. Nothing was written. Allow more with --max-drop "
-        f"{_above(found.drop)} (max_drop), or export without INT8."
+        f"INT8 must not lose more than {allowed:g}{unit} of the {int8.split} {name}; it goes from "
+        f"{found.before:.4f} to {found.after:.4f} on {found.samples} samples{ends}. Nothing was written. Allow more "
+        f"with --max-drop {_above(found.drop)} (max_drop), {bits}or export without INT8."
     )
 
 

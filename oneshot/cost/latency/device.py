@@ -25,7 +25,7 @@ from torch import Tensor, nn
 from oneshot.cost.record import Record
 from oneshot.errors import missing_extra
 from oneshot.inputs import Inputs, mapped
-from oneshot.quantisation import default_weight_bits, quantised
+from oneshot.quantisation import quantised
 from oneshot.supernets.base import Subnet, example_inputs
 from oneshot.supernets.recurrent import LanguageModel
 
@@ -173,8 +173,7 @@ class Device(LatencyDevice):
         model = buffer.getvalue()
         if self.dtype == "int8" and _reads_input(model):
             inputs = {name: part.numpy() for name, part in given.items()}
-            seven = default_weight_bits() == 7
-            model = quantised(model, [inputs], seven_bits=seven, fixed_shapes=True).model
+            model = quantised(model, [inputs], fixed_shapes=True).model
         return self._bound(model, lambda _: {name: part.numpy() for name, part in given.items()})
 
     def prepare_file(self, path: str | Path, sizes: Sequence[int] = ()) -> Run:
