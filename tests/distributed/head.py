@@ -1,8 +1,7 @@
-"""The beginning of a training with a fitted head, as one process or as two: ``head.py PROCESSES OUT``."""
+"""The beginning of a training with a fitted head, as one process or as two."""
 
 from __future__ import annotations
 
-import sys
 from typing import Any
 
 import pytorch_lightning as pl
@@ -23,7 +22,7 @@ class First(pl.Callback):
             self.head = [weight.detach().clone() for weight in module.network.head.parameters()]
 
 
-def main(processes: int, out: str) -> None:
+def main(_: str, processes: int, out: str) -> None:
     torch.set_num_threads(1)
     pl.seed_everything(0, verbose=False)
     sizes: dict[str, Any] = {"channels": 4, "in_channels": 1, "image_size": 8, "cells_per_stage": 1}
@@ -44,7 +43,3 @@ def main(processes: int, out: str) -> None:
     trainer.fit(module, Digits(batch_size=32, seed=0))
     weights = [weight.detach().clone() for weight in module.network.parameters()]
     torch.save({"head": first.head, "weights": weights}, f"{out}.{trainer.global_rank}")
-
-
-if __name__ == "__main__":
-    main(int(sys.argv[1]), sys.argv[2])

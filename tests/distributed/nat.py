@@ -1,19 +1,19 @@
-"""A short NAT, as one process or as two that share every batch: ``nat.py PROCESSES LOADER OUT``. See ``search.py``."""
+"""A short NAT, as one process or as two that share every batch, see ``search.py``."""
 
 from __future__ import annotations
 
 import os
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from search import Streams, fit, make_supernet
 from torch.utils.data import DataLoader, TensorDataset
 
 from oneshot.nat.nat import NAT
+
+from .search import Streams, fit, make_supernet
 
 
 class Validated(Streams):
@@ -41,7 +41,7 @@ class Streamed(Validated):
         return Stream(super().train_dataloader())  # type: ignore[arg-type]  # a single one
 
 
-def main(processes: int, loader: str, out: str) -> None:
+def main(loader: str, processes: int, out: str) -> None:
     supernet = make_supernet()
     search = NAT(
         supernet,
@@ -77,7 +77,3 @@ def main(processes: int, loader: str, out: str) -> None:
         },
         f"{out}.{trainer.global_rank}",
     )
-
-
-if __name__ == "__main__":
-    main(int(sys.argv[1]), sys.argv[2], sys.argv[3])

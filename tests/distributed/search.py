@@ -1,4 +1,4 @@
-"""A short search, as one process or as two that share every batch: ``search.py METHOD PROCESSES OUT``.
+"""A short search, as one process or as two that share every batch.
 
 Both see the same images in the same batches. Batch normalisation keeps its statistics fixed, because the statistics of
 half a batch are not those of the whole (SyncBatchNorm needs a GPU).
@@ -7,7 +7,6 @@ half a batch are not those of the whole (SyncBatchNorm needs a GPU).
 from __future__ import annotations
 
 import os
-import sys
 from collections.abc import Callable
 from functools import partial
 from typing import Any
@@ -96,7 +95,3 @@ def main(method: str, processes: int, out: str) -> None:
     alphas = [alpha.detach().clone() for alpha in search.alphas.parameters()]
     weights = [weight.detach().clone() for weight in supernet.parameters()]
     torch.save({"alphas": alphas, "weights": weights}, f"{out}.{trainer.global_rank}")
-
-
-if __name__ == "__main__":
-    main(sys.argv[1], int(sys.argv[2]), sys.argv[3])

@@ -1,12 +1,10 @@
-"""A short search without alphas, as one process or as two: ``sharing.py METHOD PROCESSES OUT``. See ``search.py``."""
+"""A short search without alphas, as one process or as two, see ``search.py``."""
 
 from __future__ import annotations
 
-import sys
 from typing import Any
 
 import torch
-from search import fit, make_supernet
 from torch import Tensor, nn
 
 from oneshot.conversion.supernet import convert
@@ -17,6 +15,8 @@ from oneshot.methods.ofa import OnceForAll
 from oneshot.methods.random_sharing import RandomSharing
 from oneshot.supernets.base import Supernet
 from oneshot.supernets.mobilenetv3 import MobileNetV3Supernet
+
+from .search import fit, make_supernet
 
 
 class Residual(nn.Module):
@@ -64,7 +64,3 @@ def main(method: str, processes: int, out: str) -> None:
     controller = [p.detach() for p in search.controller.parameters()] if isinstance(search, ENAS) else []
     result = {"weights": weights, "ranking": ranking, "controller": controller}
     torch.save(result, f"{out}.{trainer.global_rank}")
-
-
-if __name__ == "__main__":
-    main(sys.argv[1], int(sys.argv[2]), sys.argv[3])

@@ -6,30 +6,49 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 
 ROOT = Path(__file__).parents[2]
-SCRIPT = str(Path(__file__).with_name("search.py"))
+ALONE = ("DARTS-1", "DARTS-2", "SNAS", "GDAS", "OLES")
+SHARING = ("RandomSharing", "FairNAS", "BigNAS", "OnceForAll", "Converted")
+BOTH = [*(f"search:{name}" for name in ALONE), *(f"sharing:{name}" for name in SHARING), "head:"]
+TWO = [*BOTH, "sharing:ENAS", "nat:loader", "nat:stream"]
 
 
 def run(*command: str) -> subprocess.CompletedProcess[str]:
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
     result = subprocess.run(
-        [sys.executable, *command], env=environment, capture_output=True, text=True, check=False, timeout=300
+        [sys.executable, *command], env=environment, capture_output=True, text=True, check=False, timeout=500
     )
     assert result.returncode == 0, result.stdout + result.stderr
     return result
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("method", ["DARTS-1", "DARTS-2", "SNAS", "GDAS", "OLES"])
-def test_two_processes_equal_one(method: str, tmp_path: Path) -> None:
-    run(SCRIPT, method, "1", str(tmp_path / "one"))
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    """What one process wrote, and two."""
+    one, two = tmp_path_factory.mktemp("one"), tmp_path_factory.mktemp("two")
+    launch = ["-m", "tests.distributed.launch"]
+    run(*launch, "1", str(one), *BOTH)
     torchrun = ["-m", "torch.distributed.run", "--nproc_per_node=2", "--master_port=0", "--rdzv_backend=c10d"]
-    run(*torchrun, "--rdzv_endpoint=localhost:0", SCRIPT, method, "2", str(tmp_path / "two"))
-    one, first, second = (torch.load(tmp_path / name) for name in ("one.0", "two.0", "two.1"))
+    run(*torchrun, "--rdzv_endpoint=localhost:0", *launch, "2", str(two), *TWO)
+    return one, two
+
+
+def results(folders: tuple[Path, Path], job: str) -> list[dict[str, Any]]:
+    """Of one process, if the job runs in one, and of both of two."""
+    one, two = folders
+    paths = [*([one / f"{job}.0"] if job in BOTH else []), two / f"{job}.0", two / f"{job}.1"]
+    return [torch.load(path) for path in paths]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("method", ALONE)
+def test_two_processes_equal_one(method: str, folders: tuple[Path, Path]) -> None:
+    one, first, second = results(folders, f"search:{method}")
     for name in ("alphas", "weights"):
         for a, b, c in zip(one[name], first[name], second[name], strict=True):
             assert torch.equal(b, c)
@@ -37,13 +56,9 @@ def test_two_processes_equal_one(method: str, tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("method", ["RandomSharing", "FairNAS", "BigNAS", "OnceForAll", "Converted"])
-def test_two_processes_train_the_same_paths_and_agree_on_the_ranking(method: str, tmp_path: Path) -> None:
-    script = str(Path(__file__).with_name("sharing.py"))
-    run(script, method, "1", str(tmp_path / "one"))
-    torchrun = ["-m", "torch.distributed.run", "--nproc_per_node=2", "--master_port=0", "--rdzv_backend=c10d"]
-    run(*torchrun, "--rdzv_endpoint=localhost:0", script, method, "2", str(tmp_path / "two"))
-    one, first, second = (torch.load(tmp_path / name) for name in ("one.0", "two.0", "two.1"))
+@pytest.mark.parametrize("method", SHARING)
+def test_two_processes_train_the_same_paths_and_agree_on_the_ranking(method: str, folders: tuple[Path, Path]) -> None:
+    one, first, second = results(folders, f"sharing:{method}")
     for a, b, c in zip(one["weights"], first["weights"], second["weights"], strict=True):
         assert torch.equal(b, c)
         torch.testing.assert_close(b, a, rtol=1e-5, atol=1e-6)
@@ -51,12 +66,9 @@ def test_two_processes_train_the_same_paths_and_agree_on_the_ranking(method: str
 
 
 @pytest.mark.slow
-def test_two_processes_of_enas_have_one_controller(tmp_path: Path) -> None:
+def test_two_processes_of_enas_have_one_controller(folders: tuple[Path, Path]) -> None:
     """Not that of one process: rewards are measured in the statistics of batches, which are smaller for two."""
-    script = str(Path(__file__).with_name("sharing.py"))
-    torchrun = ["-m", "torch.distributed.run", "--nproc_per_node=2", "--master_port=0", "--rdzv_backend=c10d"]
-    run(*torchrun, "--rdzv_endpoint=localhost:0", script, "ENAS", "2", str(tmp_path / "two"))
-    first, second = (torch.load(tmp_path / name) for name in ("two.0", "two.1"))
+    first, second = results(folders, "sharing:ENAS")
     assert len(first["controller"]) > 5
     for name in ("weights", "controller"):
         assert all(torch.equal(a, b) for a, b in zip(first[name], second[name], strict=True))
@@ -65,11 +77,10 @@ def test_two_processes_of_enas_have_one_controller(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("loader", ["loader", "stream"])
-def test_two_processes_of_nat_share_the_evaluations_and_agree_on_the_archive(loader: str, tmp_path: Path) -> None:
-    script = str(Path(__file__).with_name("nat.py"))
-    torchrun = ["-m", "torch.distributed.run", "--nproc_per_node=2", "--master_port=0", "--rdzv_backend=c10d"]
-    run(*torchrun, "--rdzv_endpoint=localhost:0", script, "2", loader, str(tmp_path / "two"))
-    first, second = (torch.load(tmp_path / name) for name in ("two.0", "two.1"))
+def test_two_processes_of_nat_share_the_evaluations_and_agree_on_the_archive(
+    loader: str, folders: tuple[Path, Path]
+) -> None:
+    first, second = results(folders, f"nat:{loader}")
     assert len(first["images"][2]) == (16 if loader == "loader" else 12)
     assert all(torch.equal(a, b) for a, b in zip(first["images"], second["images"], strict=True))
     for name in ("genes", "values"):
@@ -101,12 +112,8 @@ def test_the_command_line_runs_two_processes_and_writes_one_run(tmp_path: Path) 
 
 
 @pytest.mark.slow
-def test_two_processes_begin_with_the_head_of_one(tmp_path: Path) -> None:
-    script = str(Path(__file__).with_name("head.py"))
-    run(script, "1", str(tmp_path / "one"))
-    torchrun = ["-m", "torch.distributed.run", "--nproc_per_node=2", "--master_port=0", "--rdzv_backend=c10d"]
-    run(*torchrun, "--rdzv_endpoint=localhost:0", script, "2", str(tmp_path / "two"))
-    one, first, second = (torch.load(tmp_path / name) for name in ("one.0", "two.0", "two.1"))
+def test_two_processes_begin_with_the_head_of_one(folders: tuple[Path, Path]) -> None:
+    one, first, second = results(folders, "head:")
     assert one["head"][0].abs().max() > 0.1
     for a, b, c in zip(one["head"], first["head"], second["head"], strict=True):
         assert torch.equal(a, b) and torch.equal(b, c)
