@@ -83,8 +83,8 @@ check: $(PACKAGE) ## lint, formatting, types of the installed copy, import rules
 	@$(BIN)/ruff check .
 	@echo "==> ruff format --check"
 	@$(BIN)/ruff format --check .
-	@echo "==> mypy, strict, on the installed copy"
-	@cd $(VENV) && bin/mypy --config-file $(CURDIR)/pyproject.toml -p oneshot
+	@echo "==> mypy, strict, on the installed copy and on a user's file"
+	@cd $(VENV) && MYPYPATH=$(CURDIR)/tests/typing bin/mypy --config-file $(CURDIR)/pyproject.toml -p oneshot -m users_options
 	@echo "==> import rules"
 	@$(BIN)/python -m pytest -q tests/test_architecture.py
 

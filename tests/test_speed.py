@@ -59,7 +59,7 @@ def test_gradient_checkpointing_computes_each_cell_again() -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("name", "order"), [("darts", 1), ("nasbench201", 2)])
+@pytest.mark.parametrize(("name", "order"), [pytest.param("darts", 1, marks=pytest.mark.nightly), ("nasbench201", 2)])
 @pytest.mark.filterwarnings("ignore")  # torch's own, while it compiles
 def test_a_compiled_supernet_gives_the_same_search(name: str, order: int) -> None:
     torch._dynamo.reset()
