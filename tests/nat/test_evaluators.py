@@ -218,7 +218,7 @@ class Broken(Counting):
         return Broken(fails=True)
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 @pytest.mark.filterwarnings("ignore")  # Ray's own
 def test_workers_that_find_no_room_or_cannot_begin_do_not_keep_anybody_waiting(ray: Any) -> None:
     configs = configs_of(macro(), 6)

@@ -179,16 +179,24 @@ def assert_same_training(one: Path, other: Path) -> None:
     assert (one / "metrics.csv").read_text() == (other / "metrics.csv").read_text()
 
 
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A search that nothing stopped."""
+    fit(s4(), folder := tmp_path_factory.mktemp("whole"), data())
+    return folder
+
+
 @pytest.mark.parametrize(
     ("step", "workers"),
     [*((step, 0) for step in (1, 7, 8, 9, 11, 16, 23)), *(pytest.param(s, 2, marks=pytest.mark.slow) for s in (8, 11))],
 )
-def test_a_search_stopped_at_any_step_ends_as_one_that_was_not(step: int, workers: int, tmp_path: Path) -> None:
-    fit(s4(), tmp_path / "whole", data())
+def test_a_search_stopped_at_any_step_ends_as_one_that_was_not(
+    step: int, workers: int, whole: Path, tmp_path: Path
+) -> None:
     with pytest.raises(KeyError, match="stop"):
         fit(s4(), tmp_path / "stopped", data(num_workers=workers), Stop(step))
     fit(s4(1), tmp_path / "stopped", data(num_workers=workers), resume=True)
-    assert_same_training(tmp_path / "whole", tmp_path / "stopped")
+    assert_same_training(whole, tmp_path / "stopped")
 
 
 @pytest.mark.parametrize("fixed_teacher", [False, True])
@@ -303,13 +311,12 @@ def test_a_damaged_checkpoint_is_noticed_and_the_one_before_is_used(tmp_path: Pa
         good_checkpoint(checkpoints)
 
 
-def test_the_checkpoint_before_gives_the_same_end(tmp_path: Path) -> None:
-    fit(s4(), tmp_path / "whole", data())
+def test_the_checkpoint_before_gives_the_same_end(whole: Path, tmp_path: Path) -> None:
     checkpoints = stopped(tmp_path / "stopped")
     (checkpoints / "last.ckpt").write_bytes(b"half")
     with pytest.warns(UserWarning, match="damaged"):
         fit(s4(), tmp_path / "stopped", data(), resume=True)
-    assert_same_training(tmp_path / "whole", tmp_path / "stopped")
+    assert_same_training(whole, tmp_path / "stopped")
 
 
 def test_a_full_disk_does_not_end_the_run_and_leaves_the_last_checkpoint(tmp_path: Path) -> None:
