@@ -10,7 +10,7 @@ import random
 import signal
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -203,7 +203,10 @@ def test_a_run_that_is_killed_twice_ends_as_one_that_was_not(command: str, tmp_p
 @pytest.mark.nightly
 @pytest.mark.timeout(7200)
 @pytest.mark.parametrize("command", COMMANDS)
-def test_a_run_that_is_killed_ten_times_ends_as_one_that_was_not(command: str, tmp_path: Path) -> None:
+def test_a_run_that_is_killed_ten_times_ends_as_one_that_was_not(
+    command: str, tmp_path: Path, record_property: Callable[[str, object], None]
+) -> None:
     moments = killed(command, 10, tmp_path, different=5)
     sys.stderr.write("".join(f"\n{command}, kill {n}: {moment}" for n, moment in enumerate(moments, start=1)) + "\n")
     assert len(set(moments)) > 4, moments
+    record_property("kills", len(moments))

@@ -262,7 +262,9 @@ if __name__ == "__main__":
 
 
 @pytest.mark.nightly  # begins six processes
-def test_killed_again_and_again_it_loses_nothing_and_evaluates_nothing_finished_twice(tmp_path: Path) -> None:
+def test_killed_again_and_again_it_loses_nothing_and_evaluates_nothing_finished_twice(
+    tmp_path: Path, record_property: Callable[[str, object], None]
+) -> None:
     (tmp_path / "script.py").write_text(SCRIPT)
     root = Path(__file__).parents[2]
     command = [sys.executable, str(tmp_path / "script.py"), str(tmp_path)]
@@ -276,6 +278,7 @@ def test_killed_again_and_again_it_loses_nothing_and_evaluates_nothing_finished_
     subprocess.run(command, env={**os.environ, "PYTHONPATH": str(root)}, check=True)
 
     assert kills >= 4
+    record_property("kills", kills)
     told = [event["number"] for event in EventLog(log).events if event["event"] == "tell"]
     assert sorted(told) == list(range(60))
     assert sum(times_evaluated(tmp_path).values()) <= 60 + kills, "only what was in flight began again"

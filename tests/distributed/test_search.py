@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -47,21 +48,27 @@ def results(folders: tuple[Path, Path], job: str) -> list[dict[str, Any]]:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("method", ALONE)
-def test_two_processes_equal_one(method: str, folders: tuple[Path, Path]) -> None:
+def test_two_processes_equal_one(
+    method: str, folders: tuple[Path, Path], record_property: Callable[[str, object], None]
+) -> None:
     one, first, second = results(folders, f"search:{method}")
     for name in ("alphas", "weights"):
         for a, b, c in zip(one[name], first[name], second[name], strict=True):
             assert torch.equal(b, c)
             torch.testing.assert_close(b, a, rtol=1e-5, atol=1e-6)
+            record_property("largest_difference", (b - a).abs().max().item() if a.numel() else 0.0)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("method", SHARING)
-def test_two_processes_train_the_same_paths_and_agree_on_the_ranking(method: str, folders: tuple[Path, Path]) -> None:
+def test_two_processes_train_the_same_paths_and_agree_on_the_ranking(
+    method: str, folders: tuple[Path, Path], record_property: Callable[[str, object], None]
+) -> None:
     one, first, second = results(folders, f"sharing:{method}")
     for a, b, c in zip(one["weights"], first["weights"], second["weights"], strict=True):
         assert torch.equal(b, c)
         torch.testing.assert_close(b, a, rtol=1e-5, atol=1e-6)
+        record_property("largest_difference", (b - a).abs().max().item() if a.numel() else 0.0)
     assert first["ranking"] == second["ranking"] and len(first["ranking"]) == 3
 
 

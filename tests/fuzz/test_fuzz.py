@@ -15,7 +15,7 @@ import shutil
 import signal
 import zlib
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -30,6 +30,7 @@ from .targets import TARGETS, Target
 QUICK, FULL = 14, 190  # damages a target
 SECONDS = 20  # for one input
 LONGEST = 1500  # characters of an error
+TOLD = {"refused": ["refused"], "same": ["same"], "told": ["warned", "ends earlier"], "silent": ["cannot be told"]}
 
 
 @contextmanager
@@ -151,10 +152,15 @@ def test_some_damage_is_named_or_changes_nothing(name: str, tmp_path: Path) -> N
 
 @pytest.mark.nightly
 @pytest.mark.parametrize("name", TARGETS)
-def test_damage_is_named_or_changes_nothing(name: str, tmp_path: Path) -> None:
+def test_damage_is_named_or_changes_nothing(
+    name: str, tmp_path: Path, record_property: Callable[[str, object], None]
+) -> None:
     """The outcomes are logged: ``--log-cli-level=INFO`` shows them."""
     found = fuzz(name, FULL, tmp_path)
     logging.getLogger("fuzz").info("%s: %s", name, dict(found))
+    for property_name, outcomes in TOLD.items():
+        record_property(property_name, sum(found[outcome] for outcome in outcomes))
+    record_property("inputs", FULL)
     assert found["refused"] > FULL / 10
 
 

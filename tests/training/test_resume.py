@@ -9,6 +9,7 @@ import resource
 import signal
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 from unittest.mock import MagicMock
@@ -422,7 +423,9 @@ def test_a_worker_that_dies_ends_the_run_with_the_way_on(
 
 @pytest.mark.nightly
 @pytest.mark.timeout(1800)
-def test_a_run_killed_twenty_times_ends_as_one_that_was_not(tmp_path: Path) -> None:
+def test_a_run_killed_twenty_times_ends_as_one_that_was_not(
+    tmp_path: Path, record_property: Callable[[str, object], None]
+) -> None:
     config = configuration(tmp_path)
     finish("--config", config, "--out", tmp_path / "whole")
     rng, log, where = random.Random(), tmp_path / "killed/metrics.csv", []
@@ -438,4 +441,5 @@ def test_a_run_killed_twenty_times_ends_as_one_that_was_not(tmp_path: Path) -> N
         where.append(rows(log))
     finish("--config", config, "--out", tmp_path / "killed", "--resume")
     assert len(set(where)) > 5, where  # at moments that differ
+    record_property("kills", len(where))
     assert_same_end(tmp_path / "whole", tmp_path / "killed")

@@ -83,12 +83,14 @@ def few_genes(supernet: OperationSupernet, number: int) -> np.ndarray:
     return genes
 
 
-def check(supernet: OperationSupernet, models: dict[Counted, CostModel], number: int) -> None:
+def check(supernet: OperationSupernet, models: dict[Counted, CostModel], number: int) -> int:
+    """Compare tables with traced networks; returns how many."""
     genes = few_genes(supernet, number)
     networks = [supernet.extract(config, inherit=False) for config in supernet.space.decode(genes)]
     traced = [count(network, supernet.input_shape) for network in networks]
     for what, model in models.items():
         assert model.costs(genes).tolist() == [getattr(counts, what) for counts in traced], what
+    return len(networks)
 
 
 @pytest.mark.parametrize("name", FEW)
@@ -104,8 +106,11 @@ def test_so_do_the_tables_of_the_other_spaces(name: str) -> None:
 
 @pytest.mark.nightly
 @pytest.mark.parametrize("name", SUPERNETS)
-def test_tables_give_exactly_what_200_traced_networks_have(name: str) -> None:
-    check(SUPERNETS[name](), {what: model_of(name, what) for what in COUNTED}, 200)
+def test_tables_give_exactly_what_200_traced_networks_have(
+    name: str, record_property: Callable[[str, object], None]
+) -> None:
+    compared = check(SUPERNETS[name](), {what: model_of(name, what) for what in COUNTED}, 200)
+    record_property("networks", compared)
 
 
 @pytest.mark.slow

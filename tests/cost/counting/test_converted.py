@@ -306,7 +306,7 @@ def test_formulas_that_forget_which_blocks_there_are_would_be_found_out(
         ("densenet121", 64),
     ],
 )
-def test_costs_of_networks_of_timm(name: str, side: int) -> None:
+def test_costs_of_networks_of_timm(name: str, side: int, record_property: Callable[[str, object], None]) -> None:
     timm = pytest.importorskip("timm")
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
@@ -320,3 +320,4 @@ def test_costs_of_networks_of_timm(name: str, side: int) -> None:
         model = count_candidates(supernet, what)
         assert isinstance(model, PolynomialCost), what
         assert model.costs(genes).tolist() == [getattr(found, what) for found in counts]
+    record_property("networks", len(counts))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from collections.abc import Callable
 from functools import cache
 from typing import Any, get_args
 
@@ -62,10 +63,13 @@ def test_tables_give_exactly_what_the_traced_networks_have(name: str) -> None:
     compare(name, 20)
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 @pytest.mark.parametrize("name", ["mobilenetv3", "mobilenetv3-imagenet"])
-def test_tables_give_exactly_what_200_traced_networks_have(name: str) -> None:
+def test_tables_give_exactly_what_200_traced_networks_have(
+    name: str, record_property: Callable[[str, object], None]
+) -> None:
     compare(name, 200)
+    record_property("networks", 200)
 
 
 def test_many_architectures_are_looked_up_together_and_none_is_built(monkeypatch: pytest.MonkeyPatch) -> None:
