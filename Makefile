@@ -78,7 +78,7 @@ test-newest: $(PACKAGE) ## the tests with the newest Lightning, also above our b
 	@$(BIN)/python -m pip install --quiet --upgrade pytorch-lightning
 	@$(BIN)/python -m pytest $(PARALLEL) -m "not slow and not nightly and not gpu and not network"
 
-check: $(PACKAGE) ## lint, formatting, types of the installed copy, import rules
+check: $(PACKAGE) ## lint, formatting, types of the installed copy and of a user's file, import rules
 	@echo "==> ruff check"
 	@$(BIN)/ruff check .
 	@echo "==> ruff format --check"

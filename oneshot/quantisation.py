@@ -30,6 +30,7 @@ from .errors import missing_extra
 Arrays = Mapping[str, npt.NDArray[Any]]
 
 WEIGHT_BITS = 7  # what every processor adds up; which one will run the file is not known
+BITS = "weight_bits must be 7, which every processor adds up, or 8; got {!r}. Leave it out for 7."
 WEIGHTED = ("Conv", "ConvTranspose", "Gemm", "MatMul")
 SIXTH = "hard_sigmoid_sixth"  # the constant 1/6
 RATIO = np.float32(1 / 6)  # of a hard-sigmoid
@@ -84,8 +85,11 @@ def quantised(
 
     Raises:
         MissingExtraError: If ONNX Runtime is not installed.
-        ValueError: If there are no batches, a batch has NaN or infinity, or the model has no layer to quantise.
+        ValueError: If there are no batches, a batch has NaN or infinity, the model has no layer to quantise, or
+            ``weight_bits`` is another number.
     """
+    if weight_bits not in (7, 8):
+        raise ValueError(BITS.format(weight_bits))
     check_installed()
     import onnx
     from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantType, quantize_static

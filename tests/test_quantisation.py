@@ -26,7 +26,7 @@ RANDOM = np.random.default_rng(0)
 FIRST, DEPTHWISE, LAST = (RANDOM.normal(size=shape) for shape in ((6, 2, 1, 1), (6, 1, 1, 1), (3, 6)))
 LAST[1] *= 100  # a channel that one scale for all would spoil the others for
 CLOSE = 0.3  # of the deviation of outputs that are means of gates; wrong variants are off by more than 0.5
-finely = partial(quantised, weight_bits=8)  # what is compared with float64 here is computed in floats
+finely = partial(quantised, weight_bits=8)  # with 7, rounding hides what wrong variants do
 SAMPLES = RANDOM.normal(size=(64, 2, 4, 4)).astype(np.float32)
 
 
@@ -87,10 +87,11 @@ def batches() -> list[dict[str, npt.NDArray[np.float32]]]:
     return [{"images": SAMPLES[:20]}, {"images": SAMPLES[20:]}]
 
 
-def test_a_quantised_model_gives_what_float64_gives_up_to_its_steps() -> None:
+@pytest.mark.parametrize(("bits", "close"), [(8, 0.3), (7, 0.6)])  # steps of the weights are twice as large with 7
+def test_a_quantised_model_gives_what_float64_gives_up_to_its_steps(bits: int, close: float) -> None:
     np.testing.assert_allclose(run(model(), images=SAMPLES), exact(SAMPLES), rtol=1e-4, atol=1e-5)
-    made = finely(model(), batches())
-    assert off(run(made.model, images=SAMPLES), exact(SAMPLES)) < CLOSE
+    made = quantised(model(), batches(), weight_bits=bits)
+    assert off(run(made.model, images=SAMPLES), exact(SAMPLES)) < close
     assert off(run(made.model, images=SAMPLES[:1]), exact(SAMPLES)) != pytest.approx(0)  # any batch size runs
     assert (made.layers, made.int8, made.floats) == (3, 3, ())
 
@@ -229,24 +230,26 @@ def test_only_operators_of_onnx_itself_are_in_the_file_and_it_is_valid() -> None
 def test_nothing_is_left_behind(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     handlers, disabled = logging.root.handlers[:], logging.root.manager.disable
-    finely(model(), batches())
+    quantised(model(), batches())
     with pytest.raises(ValueError, match="finite"):
-        finely(model(), [{"images": np.full_like(SAMPLES, np.nan)}])
+        quantised(model(), [{"images": np.full_like(SAMPLES, np.nan)}])
     assert not list(tmp_path.iterdir())
     assert (logging.root.handlers, logging.root.manager.disable) == (handlers, disabled)
 
 
 def test_what_cannot_be_quantised_is_refused() -> None:
     with pytest.raises(ValueError, match=r"must have layers with weights \(Conv, .*\); this one has none"):
-        finely(model(weights=False), batches())
+        quantised(model(weights=False), batches())
+    with pytest.raises(ValueError, match=r"weight_bits must be 7, .*, or 8; got 6\. Leave it out for 7"):
+        quantised(model(), batches(), weight_bits=6)
     with pytest.raises(ValueError, match="at least one batch of samples; got none"):
-        finely(model(), [])
+        quantised(model(), [])
     with pytest.raises(ValueError, match="Calibration samples must be finite; a batch of 'images'"):
-        finely(model(), [{"images": np.full_like(SAMPLES, np.inf)}])
+        quantised(model(), [{"images": np.full_like(SAMPLES, np.inf)}])
 
 
 def test_without_onnx_runtime_it_is_said_how_to_install_it(monkeypatch: pytest.MonkeyPatch) -> None:
     find = importlib.util.find_spec
     monkeypatch.setattr(quantisation, "find_spec", lambda name: None if name == "onnxruntime" else find(name))
     with pytest.raises(MissingExtraError, match=r"INT8 needs onnxruntime\. Install it with: pip install 'oneshot-nas"):
-        finely(model(), batches())
+        quantised(model(), batches())

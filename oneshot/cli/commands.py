@@ -184,7 +184,7 @@ def _files(parser: ArgumentParser, out: str) -> None:
         "--weight-bits",
         type=int,
         choices=(7, 8),
-        help="with --int8: 8 if it will never run on x86 processors without VNNI, which give wrong numbers then (7)",
+        help="with --int8: bits of the weights (7); 8 is finer, but wrong on x86 processors without VNNI",
     )
     parser.add_argument("--overwrite", action="store_true", help="replace the folder if it exists")
     parser.add_argument(

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from oneshot.errors import Int8LossError
 from oneshot.inputs import Inputs, length, mapped
-from oneshot.quantisation import WEIGHT_BITS, Quantised, quantised
+from oneshot.quantisation import BITS, WEIGHT_BITS, Quantised, quantised
 from oneshot.supernets.base import Subnet
 from oneshot.tasks.task import Task
 
@@ -60,7 +60,7 @@ class Int8:
     def __post_init__(self) -> None:
         check_max_drop(self.max_drop)
         if self.weight_bits not in (7, 8):
-            raise ValueError(f"weight_bits must be 7 or 8; got {self.weight_bits!r}.")
+            raise ValueError(BITS.format(self.weight_bits))
         for name, batches in (("calibration", self.calibration), ("held_out", self.held_out)):
             if isinstance(batches, Iterator):
                 raise ValueError(f"{name} must be read more than once, as a list or a loader can; got an iterator.")
@@ -314,11 +314,11 @@ def _refusal(task: Task, tried: Sequence[Comparison], int8: Int8, allowed: float
     name, found = task.metric_name, tried[-1]
     unit = "" if task.is_share else " of it"
     ends = f", also with floats in the first and the last layer (at first {tried[0].after:.4f})" if tried[1:] else ""
-    bits = "" if int8.weight_bits == 8 else "give the weights 8 bits if only ARM or x86 with VNNI will run it, "
+    finer = "" if int8.weight_bits == 8 else "give --weight-bits 8 if only ARM or x86 with VNNI will run it, "
     return (
         f"INT8 must not lose more than {allowed:g}{unit} of the {int8.split} {name}; it goes from "
-        f"{found.before:.4f} to {found.after:.4f} on {found.samples} samples{ends}. Nothing was written. Allow more "
-        f"with --max-drop {_above(found.drop)} (max_drop), {bits}or export without INT8."
+        f"{found.before:.4f} to {found.after:.4f} on {found.samples} samples{ends}. No INT8 file was written. Allow "
+        f"more with --max-drop {_above(found.drop)} (max_drop), {finer}or export without INT8."
     )
 
 

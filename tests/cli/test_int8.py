@@ -59,10 +59,10 @@ def test_an_export_writes_the_file_and_says_what_it_is_worth(
 ) -> None:
     moved = tmp_path / "elsewhere"
     moved.symlink_to(photos)
-    arguments = ["export", str(run), "--int8", str(moved), "--max-drop=0.5", "--weight-bits=7", "--formats", "onnx"]
+    arguments = ["export", str(run), "--int8", str(moved), "--max-drop=1", "--weight-bits=8", "--formats", "onnx"]
     assert main([*arguments, "--out", str(tmp_path / "out")]) == 0
     said = json.loads((tmp_path / "out" / "manifest.json").read_text())["int8"]
-    assert (said["metric"], said["split"], said["weight_bits"], said["max_drop"]) == ("accuracy", "test", 7, 0.5)
+    assert (said["metric"], said["split"], said["weight_bits"], said["max_drop"]) == ("accuracy", "test", 8, 1.0)
     assert said["latency_ms"]["before"] > 0 and said["latency_ms"]["after"] > 0
     out = " ".join(capsys.readouterr().out.split())
     assert (

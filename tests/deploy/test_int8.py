@@ -118,7 +118,7 @@ def test_a_loss_that_is_too_large_is_refused_and_nothing_is_written(
     ) as e:
         export_subnet(network, tmp_path / "new", formats=["onnx"], int8=dark)
     assert "also with floats in the first and the last layer" in str(e.value) and "--max-drop 0." in str(e.value)
-    assert "give the weights 8 bits if only ARM or x86 with VNNI will run it" in str(e.value)
+    assert "give --weight-bits 8 if only ARM or x86 with VNNI will run it" in str(e.value)
     assert not list(tmp_path.iterdir())
     before = {path.name: path.read_bytes() for path in export.iterdir()}
     with pytest.raises(Int8LossError):
@@ -251,7 +251,7 @@ HELD_OUT = [(torch.zeros(LEAST, 1, 8, 8), torch.zeros(LEAST, dtype=torch.long))]
     [
         pytest.param({"max_drop": -0.1}, r"max_drop must be finite and at least 0; got -0\.1", id="negative"),
         pytest.param({"max_drop": float("nan")}, "max_drop must be finite", id="nan"),
-        pytest.param({"weight_bits": 4}, "weight_bits must be 7 or 8; got 4", id="bits"),
+        pytest.param({"weight_bits": 4}, r"weight_bits must be 7, .*, or 8; got 4", id="bits"),
         pytest.param({"calibration": iter(BATCHES)}, "calibration must be read more than once", id="iterator"),
         pytest.param({"held_out": (pair for pair in HELD_OUT)}, "held_out must be read more than once", id="generator"),
     ],

@@ -13,7 +13,7 @@ from pathlib import Path
 def main(processes: int, folder: Path, jobs: list[str]) -> None:
     for job in jobs:
         module, _, argument = job.partition(":")
-        sys.stdout.write(f"{job}\n")  # the last one is the one that failed
+        print(job, flush=True)  # noqa: T201  # the last one is the one that failed or hangs
         importlib.import_module(f"tests.distributed.{module}").main(argument, processes, str(folder / job))
 
 

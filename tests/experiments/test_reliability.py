@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shlex
 import sys
 from pathlib import Path
@@ -49,5 +50,10 @@ def test_the_page_is_what_the_script_makes_of_its_figures() -> None:
 
 @pytest.mark.parametrize("name", PROMISES)
 def test_the_tests_of_a_promise_are_there(name: str) -> None:
-    paths = [word for word in shlex.split(PROMISES[name].tests) if word.startswith("tests/")]
-    assert paths and all((ROOT / path).exists() for path in paths)
+    words = shlex.split(PROMISES[name].tests)
+    paths = [ROOT / word for word in words if word.startswith("tests/")]
+    files = [file for path in paths for file in ([path] if path.is_file() else path.rglob("*.py"))]
+    assert files and all(path.exists() for path in paths)
+    if "-k" in words:  # each part selects something, in these files or in what spaces inherit
+        text = "".join(file.read_text(encoding="utf-8") for file in [*files, ROOT / "oneshot/testing/spaces.py"])
+        assert all(re.search(rf"def test_\w*{part}", text) for part in words[words.index("-k") + 1].split(" or "))
