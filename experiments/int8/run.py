@@ -235,7 +235,7 @@ def picture(rows: Sequence[Row]) -> Figure:
     right.set(xlabel="latency in float32, ms", ylabel="latency in INT8, ms", title="The same networks before and after")
     for axes in (left, right):
         plain_axes(axes, 9)
-        axes.legend(frameon=False, fontsize=8)
+        axes.legend(frameon=False, fontsize=8, loc="upper center", bbox_to_anchor=(0.5, -0.16), ncols=2)
     return figure
 
 
