@@ -56,7 +56,7 @@ PROMISES = {
         resumed leaves the same files as one that was left alone: every weight, alpha, state of an optimiser,
         row, evaluation.""",
         "-m nightly tests/test_kills.py tests/training/test_resume.py tests/discrete/test_study.py -k killed",
-        "{kills:.0f} kills in {tests} runs.",
+        "{kills:,.0f} kills in {tests} runs.",
     ),
     "stops": Promise(
         "Stopped runs",
@@ -72,8 +72,8 @@ PROMISES = {
         content is the same. Where a file has no checksum, nobody can tell a damage that makes another valid
         file, such as another digit.""",
         "-m nightly tests/fuzz",
-        """{inputs:.0f} damaged files of {tests} kinds: {refused:.0f} refused, {same:.0f} read as before,
-        {told:.0f} read with a warning or up to where they were cut, {silent:.0f} other valid files without a
+        """{inputs:,.0f} damaged files of {tests} kinds: {refused:,.0f} refused, {same:,.0f} read as before,
+        {told:,.0f} read with a warning or up to where they were cut, {silent:,.0f} other valid files without a
         checksum.""",
     ),
     "exports": Promise(
@@ -81,7 +81,7 @@ PROMISES = {
         """`oneshot.load` refuses an export in which a bit of `subnet.json` or `model.safetensors` was flipped, a file
         is of another network, or the manifest was changed.""",
         'tests/deploy/test_export.py -k "flipped or damaged or another_architecture or another_network or changed"',
-        "{flips:.0f} flipped bits, {tests} tests.",
+        "{flips:,.0f} flipped bits, {tests} tests.",
     ),
     "disk": Promise(
         "Full disks",
@@ -124,7 +124,7 @@ PROMISES = {
         "Parameters, MACs and memory",
         "Costs that are looked up in tables are those of the traced network, without any difference.",
         '-m nightly tests/cost/counting -k "200_traced or of_timm"',
-        "{networks:.0f} networks of {tests} spaces.",
+        "{networks:,.0f} networks of {tests} spaces.",
     ),
     "trust": Promise(
         "Files of other people",
