@@ -71,5 +71,6 @@ if TYPE_CHECKING:
     from .strategies.tournament_evolution import TournamentEvolution as TournamentEvolution
     from .strategies.zoph_le import ZophLeSpace as ZophLeSpace
     from .study import Study as Study
+    from .weighted_product import WeightedProduct as WeightedProduct
 
 __getattr__, __dir__, __all__ = lazy(__name__)
