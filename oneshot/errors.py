@@ -16,7 +16,19 @@ class NonFiniteScoreError(ValueError):
 
 
 class Int8LossError(RuntimeError):
-    """An INT8 network loses more of its metric than is allowed; nothing was written."""
+    """An INT8 network loses more of its metric than is allowed; nothing was written.
+
+    Args:
+        fact: How much it loses.
+        way_out: What to do about it, with options of ``oneshot export`` and ``oneshot pick``.
+    """
+
+    def __init__(self, fact: str, way_out: str) -> None:
+        super().__init__(fact, way_out)
+        self.fact = fact
+
+    def __str__(self) -> str:
+        return " ".join(self.args)
 
 
 class MissingExtraError(ImportError):

@@ -363,7 +363,7 @@ class Work:
         try:
             self._write_network(final, data, tests[NETWORK], samples)
         except Int8LossError as error:
-            self.note(f"{error} The network is exported in floats, whose latency is another one.")
+            self.note(f"{error.fact} The network is exported in floats, whose latency is another one.")
             self._write_network(final, data, tests[NETWORK], None)
         page = LiveReport(self.folder / NETWORK)
         page.keep(EVALUATION, lambda: json.dumps(record, indent=1) + "\n")

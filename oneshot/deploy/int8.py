@@ -189,7 +189,7 @@ def write_int8(network: Subnet, exported: Path, path: Path, int8: Int8) -> dict[
         if made.layers <= 2:
             break
     path.unlink()
-    raise Int8LossError(_refusal(network.task, tried, int8, allowed))
+    raise _refusal(network.task, tried, int8, allowed)
 
 
 def compare(network: Subnet, before: Path, after: Path, batches: Iterable[tuple[Inputs, Tensor]]) -> Comparison:
@@ -310,15 +310,15 @@ def _facts(
     }
 
 
-def _refusal(task: Task, tried: Sequence[Comparison], int8: Int8, allowed: float) -> str:
+def _refusal(task: Task, tried: Sequence[Comparison], int8: Int8, allowed: float) -> Int8LossError:
     name, found = task.metric_name, tried[-1]
     unit = "" if task.is_share else " of it"
     ends = f", also with floats in the first and the last layer (at first {tried[0].after:.4f})" if tried[1:] else ""
     finer = "" if int8.weight_bits == 8 else "give --weight-bits 8 if only ARM or x86 with VNNI will run it, "
-    return (
+    return Int8LossError(
         f"INT8 must not lose more than {allowed:g}{unit} of the {int8.split} {name}; it goes from "
-        f"{found.before:.4f} to {found.after:.4f} on {found.samples} samples{ends}. No INT8 file was written. Allow "
-        f"more with --max-drop {_above(found.drop)} (max_drop), {finer}or export without INT8."
+        f"{found.before:.4f} to {found.after:.4f} on {found.samples} samples{ends}. No INT8 file was written.",
+        f"Allow more with --max-drop {_above(found.drop)} (max_drop), {finer}or export without INT8.",
     )
 
 

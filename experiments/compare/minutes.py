@@ -1,0 +1,144 @@
+"""What ways of searching NAS-Bench-201 find on CIFAR-10, against the minutes that they take.
+
+    ONESHOT_DATA=... python experiments/compare/minutes.py --studies "short trainings" runs/short-trainings/*
+    python experiments/compare/minutes.py                              # from what is in studies.json
+
+Writes studies.json and minutes.png, and prints the table.
+
+A study is a folder of ``oneshot discrete``. Its strategy is told the recorded results once more; after each of them the
+network that it would take is looked up in the table. Minutes of a study are of the clock, on one core. Methods are
+those of ``nasbench201-cifar10/results.json``, in CPU minutes.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import statistics
+import sys
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+HERE = Path(__file__).parent
+sys.path.insert(0, str(HERE.parents[1]))
+
+import numpy as np  # noqa: E402
+import yaml  # noqa: E402
+
+from oneshot.discrete import GaussianProcess, WeightedProduct  # noqa: E402
+from oneshot.discrete.evaluators.tables import nas_bench_201  # noqa: E402
+from oneshot.discrete.protocol import Result  # noqa: E402
+from oneshot.report.style import CYCLE, DPI, INK, plain_axes  # noqa: E402
+from oneshot.storage.files import write_atomically  # noqa: E402
+
+METRIC = "cifar10_test_accuracy"
+STUDIES, METHODS = HERE / "studies.json", HERE / "nasbench201-cifar10/results.json"
+BEST, GOAL = 94.3733, 94.0  # of the table; of this experiment
+
+
+def replay(folder: Path) -> dict[str, Any]:
+    """Minutes, and what the strategy holds for the best, after every evaluation of a study.
+
+    Raises:
+        ValueError: If the strategy asks for other architectures than those that the study evaluated.
+    """
+    table = nas_bench_201(Path(os.environ["ONESHOT_DATA"]) / "nats_bench_tss.csv.gz", (METRIC,))
+    told = yaml.safe_load((folder / "config.yaml").read_text(encoding="utf-8"))
+    options = dict(told["strategy"]["init_args"])
+    if scalar := options.pop("scalar", None):
+        options["scalar"] = WeightedProduct(**scalar["init_args"])
+    strategy = GaussianProcess(table.space, **options)
+    objectives = [text.split() for text in told["objectives"]]
+    minutes, accuracies = [], []
+    lines = (folder / "log.jsonl").read_text(encoding="utf-8").splitlines()
+    for event in map(json.loads, lines):
+        if event["event"] == "ask":
+            (proposal,) = strategy.ask()
+            if proposal.config.to_dict() != event["config"]:
+                raise ValueError(f"{folder}: evaluation {event['number']} must be of '{proposal.config}'; it is not.")
+        elif event["event"] == "tell":
+            values = [(-1 if way == "max" else 1) * event["metrics"][metric] for way, metric in objectives]
+            strategy.tell(Result(event["number"], tuple(values)))
+            minutes.append(event["at"] / 60)
+            accuracies.append(table(strategy.best)[METRIC])
+    return {
+        "seed": options["seed"],
+        "minutes": [round(value, 3) for value in minutes],
+        "accuracy": accuracies,
+        "found": strategy.best.config.to_dict()["picks"]["cell"],
+    }
+
+
+def searches() -> dict[str, list[tuple[float, float]]]:
+    """``{method: [(CPU minutes, table accuracy) of every seed]}``."""
+    found = defaultdict(list)
+    for run in json.loads(METHODS.read_text(encoding="utf-8"))["runs"]:
+        if run["failure"] is None:
+            found[run["label"]].append((run["cpu_seconds"] / 60, run["scores"][METRIC]))
+    return dict(found)
+
+
+def rows(studies: Mapping[str, Sequence[Mapping[str, Any]]]) -> list[str]:
+    """The table, best mean first."""
+    ends = {name: [(run["minutes"][-1], run["accuracy"][-1]) for run in runs] for name, runs in studies.items()}
+    everything = {**searches(), **ends}
+    lines = [
+        "| way of searching | seeds | CPU minutes | test accuracy in the table, % | of each seed |",
+        "|---|---|---|---|---|",
+    ]
+    for name, runs in sorted(everything.items(), key=lambda item: -statistics.fmean(a for _, a in item[1])):
+        accuracies, spent = [a for _, a in runs], statistics.fmean(m for m, _ in runs)
+        spread = f" ± {statistics.stdev(accuracies):.2f}" if len(runs) > 1 else ""
+        cost = f"{spent:.1f}" if spent else "–"
+        each = ", ".join(f"{a:.2f}" for a in accuracies)
+        lines.append(f"| {name} | {len(runs)} | {cost} | {statistics.fmean(accuracies):.2f}{spread} | {each} |")
+    return lines
+
+
+def draw(studies: Mapping[str, Sequence[Mapping[str, Any]]]) -> None:
+    """Searches as points, studies as curves: the mean over seeds, with the least and the most."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(9.5, 5.6), dpi=DPI, facecolor="white", layout="constrained")
+    axis = figure.subplots()
+    axis.axhline(BEST, color=INK, lw=0.8, ls=":")
+    axis.annotate("best of the table", (0.99, BEST), ("axes fraction", "data"), ha="right", va="bottom", fontsize=8)
+    for (name, runs), colour in zip(studies.items(), CYCLE, strict=False):
+        length = min(len(run["accuracy"]) for run in runs)
+        minutes = np.mean([run["minutes"][:length] for run in runs], 0)
+        accuracy = np.array([run["accuracy"][:length] for run in runs])
+        axis.plot(minutes, accuracy.mean(0), color=colour, lw=2, label=name, zorder=3)
+        axis.fill_between(minutes, accuracy.min(0), accuracy.max(0), color=colour, alpha=0.15, lw=0)
+    points = {name: runs for name, runs in searches().items() if any(m for m, _ in runs)}
+    for name, runs in points.items():
+        minutes, mean = (statistics.fmean(values) for values in zip(*runs, strict=True))
+        axis.plot([m for m, _ in runs], [a for _, a in runs], "o", ms=3, color=INK, alpha=0.25, mew=0)
+        axis.plot(minutes, mean, "o", ms=6, color=INK, zorder=4)
+        axis.annotate(name, (minutes, mean), xytext=(6, 0), textcoords="offset points", va="center", fontsize=8)
+    axis.set(xscale="log", ylim=(84, 95), xlabel="minutes of one core", ylabel="CIFAR-10 test accuracy, 200 epochs, %")
+    axis.set_title("What a search of NAS-Bench-201 finds", loc="left", fontsize=11, weight="bold", color=INK)
+    axis.legend(loc="lower right", frameon=False, fontsize=9)
+    plain_axes(axis)
+    figure.savefig(HERE / "minutes.png")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument(
+        "--studies", nargs="+", metavar=("NAME", "FOLDER"), help="name of a way, its study of each seed"
+    )
+    parsed = parser.parse_args()
+    studies = json.loads(STUDIES.read_text(encoding="utf-8")) if STUDIES.is_file() else {}
+    if parsed.studies:
+        name, *folders = parsed.studies
+        studies[name] = [replay(Path(folder)) for folder in folders]
+        write_atomically(STUDIES, json.dumps(studies, indent=1) + "\n")
+    draw(studies)
+    print("\n".join(rows(studies)))
+
+
+if __name__ == "__main__":
+    main()
