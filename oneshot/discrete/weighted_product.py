@@ -47,4 +47,4 @@ class WeightedProduct:
             raise ValueError(
                 f"A metric must not be 0 where its exponent is below 0; got {tuple(values)} for {self.exponents}."
             )
-        return -math.prod(abs(value) ** power for value, power in zip(values, self.exponents))
+        return -math.prod(math.pow(abs(value), power) for value, power in zip(values, self.exponents))
