@@ -1,13 +1,14 @@
 """What ways of searching NAS-Bench-201 find on CIFAR-10, against the minutes that they take.
 
-    ONESHOT_DATA=... python experiments/compare/minutes.py --studies "short trainings" runs/short-trainings/*
+    ONESHOT_DATA=... python experiments/compare/minutes.py --studies "short trainings" runs/short-trainings/* \
+        --cpu-minutes 40.3 41.2 ...
     python experiments/compare/minutes.py                              # from what is in studies.json
 
 Writes studies.json and minutes.png, and prints the table.
 
 A study is a folder of ``oneshot discrete``. Its strategy is told the recorded results once more; after each of them the
-network that it would take is looked up in the table. Minutes of a study are of the clock, on one core. Methods are
-those of ``nasbench201-cifar10/results.json``, in CPU minutes.
+network that it would take is looked up in the table. ``time`` of the shell says the CPU minutes of a study, and its
+clock how they are spread. Methods are those of ``nasbench201-cifar10/results.json``.
 """
 
 from __future__ import annotations
@@ -39,8 +40,12 @@ STUDIES, METHODS = HERE / "studies.json", HERE / "nasbench201-cifar10/results.js
 BEST, GOAL = 94.3733, 94.0  # of the table; of this experiment
 
 
-def replay(folder: Path) -> dict[str, Any]:
+def replay(folder: Path, cpu_minutes: float | None = None) -> dict[str, Any]:
     """Minutes, and what the strategy holds for the best, after every evaluation of a study.
+
+    Args:
+        folder: Of the study.
+        cpu_minutes: Of the whole study; by default its clock counts.
 
     Raises:
         ValueError: If the strategy asks for other architectures than those that the study evaluated.
@@ -64,9 +69,10 @@ def replay(folder: Path) -> dict[str, Any]:
             strategy.tell(Result(event["number"], tuple(values)))
             minutes.append(event["at"] / 60)
             accuracies.append(table(strategy.best)[METRIC])
+    scale = 1.0 if cpu_minutes is None else cpu_minutes / minutes[-1]
     return {
         "seed": options["seed"],
-        "minutes": [round(value, 3) for value in minutes],
+        "minutes": [round(value * scale, 3) for value in minutes],
         "accuracy": accuracies,
         "found": strategy.best.config.to_dict()["picks"]["cell"],
     }
@@ -118,7 +124,9 @@ def draw(studies: Mapping[str, Sequence[Mapping[str, Any]]]) -> None:
         axis.plot([m for m, _ in runs], [a for _, a in runs], "o", ms=3, color=INK, alpha=0.25, mew=0)
         axis.plot(minutes, mean, "o", ms=6, color=INK, zorder=4)
         axis.annotate(name, (minutes, mean), xytext=(6, 0), textcoords="offset points", va="center", fontsize=8)
-    axis.set(xscale="log", ylim=(84, 95), xlabel="minutes of one core", ylabel="CIFAR-10 test accuracy, 200 epochs, %")
+    axis.set(
+        xscale="log", ylim=(84, 95), xlabel="CPU minutes of a search", ylabel="CIFAR-10 test accuracy, 200 epochs, %"
+    )
     axis.set_title("What a search of NAS-Bench-201 finds", loc="left", fontsize=11, weight="bold", color=INK)
     axis.legend(loc="lower right", frameon=False, fontsize=9)
     plain_axes(axis)
@@ -130,11 +138,13 @@ def main() -> None:
     parser.add_argument(
         "--studies", nargs="+", metavar=("NAME", "FOLDER"), help="name of a way, its study of each seed"
     )
+    parser.add_argument("--cpu-minutes", type=float, nargs="+", help="of each study")
     parsed = parser.parse_args()
     studies = json.loads(STUDIES.read_text(encoding="utf-8")) if STUDIES.is_file() else {}
     if parsed.studies:
         name, *folders = parsed.studies
-        studies[name] = [replay(Path(folder)) for folder in folders]
+        spent = parsed.cpu_minutes or [None] * len(folders)
+        studies[name] = [replay(Path(folder), minutes) for folder, minutes in zip(folders, spent, strict=True)]
         write_atomically(STUDIES, json.dumps(studies, indent=1) + "\n")
     draw(studies)
     print("\n".join(rows(studies)))

@@ -17,10 +17,11 @@ from jsonargparse import ArgumentParser, Namespace, set_parsing_settings
 
 from oneshot._lightning import quiet_jsonargparse
 from oneshot.discrete.evaluators.latency import LATENCY, MeasuredLatency
+from oneshot.discrete.events import LOG
 from oneshot.discrete.graphs.graph import GRAPHS
 from oneshot.discrete.protocol import Evaluator, SearchStrategy
 from oneshot.discrete.record import Record
-from oneshot.discrete.study import LOG, Study
+from oneshot.discrete.study import Study
 from oneshot.parallel.ray import connect
 from oneshot.report.live import LiveReport
 from oneshot.report.page import REPORT

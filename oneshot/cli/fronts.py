@@ -13,7 +13,8 @@ import numpy as np
 import pytorch_lightning as pl
 
 from oneshot.cost.record import Prediction
-from oneshot.discrete.study import LOG, Study
+from oneshot.discrete.events import LOG
+from oneshot.discrete.study import Study
 from oneshot.evaluation.accuracy import score
 from oneshot.evaluation.images import EvaluationData, decode_images, fitted
 from oneshot.evaluation.recalibration import calibrate

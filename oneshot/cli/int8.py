@@ -9,7 +9,7 @@ from pathlib import Path
 import pytorch_lightning as pl
 
 from oneshot.deploy.int8 import Int8, check_max_drop, int8_samples
-from oneshot.discrete.study import LOG
+from oneshot.discrete.events import LOG
 from oneshot.quantisation import WEIGHT_BITS, check_installed
 from oneshot.supernets.base import Subnet
 

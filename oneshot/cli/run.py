@@ -29,7 +29,7 @@ from oneshot._lightning import quiet_jsonargparse
 from oneshot.callbacks.checkpoint import LAST, check_checkpoint, good_checkpoint
 from oneshot.data.facts import FACTS, data_counts, data_facts
 from oneshot.deploy.manifest import MANIFEST
-from oneshot.discrete.study import LOG
+from oneshot.discrete.events import LOG
 from oneshot.engine.module import SearchModule
 from oneshot.storage.class_paths import stable_name, with_present_paths
 from oneshot.storage.files import CHECKSUMS, check_recorded, is_as_recorded, write_recorded

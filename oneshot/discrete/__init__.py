@@ -66,6 +66,7 @@ if TYPE_CHECKING:
     from .strategies.ppo import PPO as PPO
     from .strategies.random_search import GridSearch as GridSearch
     from .strategies.random_search import RandomSearch as RandomSearch
+    from .strategies.reevaluation import Reevaluation as Reevaluation
     from .strategies.regularized_evolution import RegularizedEvolution as RegularizedEvolution
     from .strategies.reinforce import REINFORCE as REINFORCE
     from .strategies.tournament_evolution import TournamentEvolution as TournamentEvolution

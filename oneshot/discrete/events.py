@@ -9,6 +9,7 @@ from typing import Annotated, Any, Literal, TypeAlias, TypedDict
 from oneshot.storage.journal import Journal
 from oneshot.supernets.json_files import AtLeast, MayBeNaN, checked, shorten
 
+LOG = "log.jsonl"  # in the folder of a study
 ADVICE = "Restore the file, or begin another study in a new folder."
 
 Count: TypeAlias = Annotated[int, AtLeast(0)]

@@ -24,12 +24,11 @@ from oneshot.supernets.space import Floats
 
 from .attempt import Answer, attempt
 from .bar import StudyBar
-from .events import ADVICE, Asked, Event, EventLog, Header, checked_event
+from .events import ADVICE, LOG, Asked, Event, EventLog, Header, checked_event
 from .protocol import Evaluator, Proposal, Result, SearchStrategy
 from .record import Objective, Record
 
 SCHEMA_VERSION = 1
-LOG = "log.jsonl"
 LATENCY_HINT = (
     " TrainingEvaluator and SupernetEvaluator have latency where it is said how: latency=MeasuredLatency() on this "
     "machine, or latency='FILE' that 'oneshot measure' has written."

@@ -16,7 +16,7 @@ from oneshot.cli import early_checks, quickstart
 from oneshot.cli.early_checks import LOG, MARKERS, PACKAGES, check, check_class, read_config
 from oneshot.cli.options import UsageError
 from oneshot.comparison.comparison import JOURNAL
-from oneshot.discrete import study
+from oneshot.discrete import events
 from oneshot.errors import MissingExtraError
 from oneshot.storage.lock import RunLock
 
@@ -202,4 +202,4 @@ def test_files_that_repeat_or_nest_without_end_are_left_to_the_command(tmp_path:
 
 
 def test_names_of_files_are_those_of_the_commands_that_write_them() -> None:
-    assert study.LOG == LOG and MARKERS["compare"] == JOURNAL and MARKERS["quickstart"] == quickstart.RESULTS
+    assert events.LOG == LOG and MARKERS["compare"] == JOURNAL and MARKERS["quickstart"] == quickstart.RESULTS

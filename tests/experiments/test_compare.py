@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
+import json
 from io import BytesIO
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+import yaml
 from PIL import Image
 
 from oneshot.cli.compare import _Builder, _parse
 from oneshot.cli.main import main
+from oneshot.discrete import Evaluator, GaussianProcess, Proposal, Study, WeightedProduct
+from oneshot.discrete.evaluators.tables import nas_bench_201
+from tests import tables
 
+TEST, SHORT = "cifar10_test_accuracy", "cifar10_val_accuracy_12_epochs"
 FOLDER = Path(__file__).parents[2] / "experiments/compare"
 
 
@@ -52,7 +58,7 @@ def test_packed_images_are_read_and_made_smaller(packed: Path, monkeypatch: pyte
 
 
 def test_every_method_of_the_configurations_is_there(packed: Path) -> None:
-    for name, methods in (("nasbench201.yaml", 13), ("digits.yaml", 6)):
+    for name, methods in (("nasbench201.yaml", 17), ("digits.yaml", 6)):
         builder = _Builder(_parse(["--config", str(FOLDER / name)]))
         entries = builder.entries()
         assert len({entry.label for entry in entries}) == methods
@@ -65,3 +71,38 @@ def test_the_comparison_on_digits_runs(tmp_path: Path) -> None:
     few = ["--seeds", "0", "--trainer.max_epochs", "1", "--trainer.limit_train_batches", "2", "--retrain.epochs", "1"]
     assert main(["compare", "--config", str(FOLDER / "digits.yaml"), *few, "--out", str(tmp_path / "out")]) == 0
     assert "| DARTS, order 2 | 1 |" in (tmp_path / "out/results.md").read_text()
+
+
+def test_a_study_is_told_once_more_and_looked_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    table = nas_bench_201(tables.table("nats_bench_tss", whole=True), (TEST, SHORT))
+    strategy = GaussianProcess(table.space, initial=8, noisy=True, scalar=WeightedProduct((1, 0.5)), seed=3)
+
+    class Known(Evaluator):
+        metrics, space = ("accuracy", "params"), table.space
+
+        def __call__(self, proposal: Proposal) -> dict[str, float]:
+            return {"accuracy": table(proposal)[SHORT], "params": 1.0 + proposal.config["cell"].count("nor_conv_3x3")}
+
+    Study(strategy, Known(), ["max accuracy", "max params"], evaluations=12, folder=tmp_path).run()
+    options = {"initial": 8, "noisy": True, "seed": 3}
+    scalar = {"class_path": "oneshot.discrete.WeightedProduct", "init_args": {"exponents": [1, 0.5]}}
+    config = {"strategy": {"init_args": {**options, "scalar": scalar}}, "objectives": ["max accuracy", "max params"]}
+    (tmp_path / "config.yaml").write_text(yaml.safe_dump(config))
+    monkeypatch.syspath_prepend(str(FOLDER))
+    import minutes
+
+    told = minutes.replay(tmp_path, 6.0)
+    assert len(told["accuracy"]) == 12 and told["minutes"][-1] == 6.0 and told["minutes"] == sorted(told["minutes"])
+    assert told["accuracy"][-1] == table(strategy.best)[TEST] and tuple(told["found"]) == strategy.best.config["cell"]
+    config["strategy"]["init_args"]["seed"] = 4
+    (tmp_path / "config.yaml").write_text(yaml.safe_dump(config))
+    with pytest.raises(ValueError, match="evaluation 0 must be of"):
+        minutes.replay(tmp_path)
+
+
+def test_the_table_in_the_readme_is_that_of_the_results(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(FOLDER))
+    import minutes
+
+    studies = json.loads(minutes.STUDIES.read_text(encoding="utf-8"))
+    assert "\n".join(minutes.rows(studies)) in (FOLDER / "README.md").read_text(encoding="utf-8")
