@@ -2,6 +2,7 @@
 
     ONESHOT_DATA=... python experiments/compare/minutes.py --studies "short trainings" runs/short-trainings/* \
         --cpu-minutes 40.3 41.2 ...
+    ... --studies "short trainings, five longer" runs/longer-trainings/* --cpu-minutes 9 9 ... --after "short trainings"
     python experiments/compare/minutes.py                              # from what is in studies.json
 
 Writes studies.json and minutes.png, and prints the table.
@@ -29,23 +30,25 @@ sys.path.insert(0, str(HERE.parents[1]))
 import numpy as np  # noqa: E402
 import yaml  # noqa: E402
 
-from oneshot.discrete import GaussianProcess, WeightedProduct  # noqa: E402
+from oneshot.discrete import GaussianProcess, Proposal, SearchStrategy, WeightedProduct  # noqa: E402
 from oneshot.discrete.evaluators.tables import nas_bench_201  # noqa: E402
 from oneshot.discrete.protocol import Result  # noqa: E402
 from oneshot.report.style import CYCLE, DPI, INK, plain_axes  # noqa: E402
 from oneshot.storage.files import write_atomically  # noqa: E402
+from oneshot.supernets import SearchSpace, SubnetConfig  # noqa: E402
 
 METRIC = "cifar10_test_accuracy"
 STUDIES, METHODS = HERE / "studies.json", HERE / "nasbench201-cifar10/results.json"
 BEST, GOAL = 94.3733, 94.0  # of the table; of this experiment
 
 
-def replay(folder: Path, cpu_minutes: float | None = None) -> dict[str, Any]:
+def replay(folder: Path, cpu_minutes: float | None = None, before: float = 0.0) -> dict[str, Any]:
     """Minutes, and what the strategy holds for the best, after every evaluation of a study.
 
     Args:
         folder: Of the study.
         cpu_minutes: Of the whole study; by default its clock counts.
+        before: Minutes of the study that it goes on from.
 
     Raises:
         ValueError: If the strategy asks for other architectures than those that the study evaluated.
@@ -55,11 +58,14 @@ def replay(folder: Path, cpu_minutes: float | None = None) -> dict[str, Any]:
     options = dict(told["strategy"]["init_args"])
     if scalar := options.pop("scalar", None):
         options["scalar"] = WeightedProduct(**scalar["init_args"])
-    strategy = GaussianProcess(table.space, **options)
+    events = [json.loads(line) for line in (folder / "log.jsonl").read_text(encoding="utf-8").splitlines()]
+    if "study" in options:  # a Reevaluation, of a folder that may be gone
+        strategy: SearchStrategy = Listed(table.space, events, scalar=options.get("scalar"))
+    else:
+        strategy = GaussianProcess(table.space, **options)
     objectives = [text.split() for text in told["objectives"]]
     minutes, accuracies = [], []
-    lines = (folder / "log.jsonl").read_text(encoding="utf-8").splitlines()
-    for event in map(json.loads, lines):
+    for event in events:
         if event["event"] == "ask":
             (proposal,) = strategy.ask()
             if proposal.config.to_dict() != event["config"]:
@@ -72,10 +78,21 @@ def replay(folder: Path, cpu_minutes: float | None = None) -> dict[str, Any]:
     scale = 1.0 if cpu_minutes is None else cpu_minutes / minutes[-1]
     return {
         "seed": options["seed"],
-        "minutes": [round(value * scale, 3) for value in minutes],
+        "minutes": [round(before + value * scale, 3) for value in minutes],
         "accuracy": accuracies,
         "found": strategy.best.config.to_dict()["picks"]["cell"],
     }
+
+
+class Listed(SearchStrategy):
+    """The architectures of a log, in its order."""
+
+    def __init__(self, space: SearchSpace, events: Sequence[Mapping[str, Any]], **options: Any) -> None:
+        super().__init__(space, **options)
+        self._left = [SubnetConfig.from_dict(event["config"]) for event in events if event["event"] == "ask"]
+
+    def _propose(self) -> Proposal | None:
+        return self._new(self.space.encode([self._left.pop(0)])[0]) if self._left else None
 
 
 def searches() -> dict[str, list[tuple[float, float]]]:
@@ -139,12 +156,14 @@ def main() -> None:
         "--studies", nargs="+", metavar=("NAME", "FOLDER"), help="name of a way, its study of each seed"
     )
     parser.add_argument("--cpu-minutes", type=float, nargs="+", help="of each study")
+    parser.add_argument("--after", metavar="NAME", help="way whose studies these go on from, in the same order")
     parsed = parser.parse_args()
     studies = json.loads(STUDIES.read_text(encoding="utf-8")) if STUDIES.is_file() else {}
     if parsed.studies:
         name, *folders = parsed.studies
         spent = parsed.cpu_minutes or [None] * len(folders)
-        studies[name] = [replay(Path(folder), minutes) for folder, minutes in zip(folders, spent, strict=True)]
+        before = [run["minutes"][-1] for run in studies[parsed.after]] if parsed.after else [0.0] * len(folders)
+        studies[name] = [replay(Path(f), *minutes) for f, *minutes in zip(folders, spent, before, strict=True)]
         write_atomically(STUDIES, json.dumps(studies, indent=1) + "\n")
     draw(studies)
     print("\n".join(rows(studies)))
