@@ -115,7 +115,7 @@ def draw(results: Mapping[str, Any], path: Path) -> None:
         axis.set_xticks([0.25, 0.5, 1, 2, 4, 8], ["1/4", "1/2", "1", "2", "4", "8"])
         axis.minorticks_off()
         axis.legend(frameon=False, fontsize=8)
-        plain_axes(axis)
+        plain_axes(axis, 8)
     base = ", ".join(f"{size} {name}" for name, size in BASE.items())
     figure.suptitle(f"A search step of the DARTS space; base: {base}", fontsize=10, color=INK)
     save_figure(figure, path)
