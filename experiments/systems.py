@@ -521,7 +521,7 @@ FAMILIES: dict[str, list[System]] = {
                 "tests/discrete/evaluators/test_benchmarks.py::"
                 "test_nats_bench_is_read_from_its_folder_and_from_its_file",
             ),
-            "Sixteen methods of search on it: `experiments/compare/README.md`; strategies:"
+            "Eleven methods of search on it: `experiments/compare/README.md`; strategies:"
             " `experiments/discrete/README.md`",
             "best network 94.37 % on CIFAR-10",
         ),

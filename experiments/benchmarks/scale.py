@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import resource
 import statistics
 import subprocess
 import sys
@@ -24,10 +23,11 @@ from pathlib import Path
 from typing import Any
 
 HERE = Path(__file__).parent
-sys.path.insert(0, str(HERE.parents[1]))
+sys.path[:0] = [str(HERE), str(HERE.parents[1])]
 
 import numpy as np  # noqa: E402
 import torch  # noqa: E402
+from search_step import status  # noqa: E402
 from torch.nn import functional as F  # noqa: E402
 
 from oneshot.cost.latency.device import processor  # noqa: E402
@@ -83,7 +83,7 @@ def make_step(sizes: Sizes, device: str) -> Callable[[], None]:
 
 
 def peak_mib(sizes: Sizes, args: argparse.Namespace) -> float:
-    """Memory of two steps, over what the process has without them."""
+    """Memory of two steps, over what the process has before them."""
     command = [sys.executable, __file__, "--device", args.device, "--peak", json.dumps(dict(sizes))]
     return float(subprocess.run(command, capture_output=True, text=True, check=True).stdout.split()[-1])
 
@@ -91,12 +91,13 @@ def peak_mib(sizes: Sizes, args: argparse.Namespace) -> float:
 def print_peak(sizes: Sizes, device: str) -> None:
     torch.set_num_threads(1)
     make_step({name: least[0] for name, least in SIZES.items()}, device)()  # libraries are in memory
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-    step = make_step(sizes, device)
+    step, cuda = make_step(sizes, device), device == "cuda"
+    before = torch.cuda.memory_allocated() / 2**20 if cuda else status("VmRSS")
+    if cuda:
+        torch.cuda.reset_peak_memory_stats()
     step()
     step()
-    on_gpu = torch.cuda.max_memory_allocated() / 2**20 if device == "cuda" else 0.0
-    print(on_gpu or resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024 - before)
+    print((torch.cuda.max_memory_allocated() / 2**20 if cuda else status("VmHWM")) - before)
 
 
 def exponent(sizes: list[int], values: list[float]) -> float:

@@ -220,6 +220,7 @@ def main() -> None:
 def save(results: list[dict], args: argparse.Namespace, path: Path) -> None:
     name = torch.cuda.get_device_name() if args.device == "cuda" else platform.processor() or platform.machine()
     settings = {key: getattr(args, key) for key in ("device", "batch", "rounds", "threads", "channels", "cells")}
+    settings["tf32"] = torch.backends.cudnn.allow_tf32
     report = {"settings": settings, "hardware": name, "torch": torch.__version__, "results": results}
     path.write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
 

@@ -84,8 +84,14 @@ def replay(folder: Path, cpu_minutes: float | None = None, before: float = 0.0) 
         if event["event"] == "ask":
             (proposal,) = strategy.ask()
             if proposal.config.to_dict() != event["config"]:
-                raise ValueError(f"{folder}: evaluation {event['number']} must be of '{proposal.config}'; it is not.")
+                raise ValueError(
+                    f"{folder}: evaluation {event['number']} must be of '{proposal.config}'; the log has another "
+                    f"architecture. Use the {CONFIGS[first['strategy']]} and the version that wrote the log."
+                )
         elif event["event"] == "tell":
+            if event["metrics"] is None:
+                strategy.tell(Result(event["number"], None, failure=event["failure"]))
+                continue
             values = [(-1 if way == "max" else 1) * event["metrics"][metric] for way, metric in objectives]
             strategy.tell(Result(event["number"], tuple(values)))
             minutes.append(event["at"] / 60)

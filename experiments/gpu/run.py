@@ -11,8 +11,10 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import os
 import platform
+import signal
 import subprocess
 import sys
 import time
@@ -26,6 +28,9 @@ HERE = Path(__file__).parent
 sys.path.insert(0, str(HERE.parents[1]))
 
 SHARES = {"correct": 0.25, "steps": 0.35, "search": 0.1, "latency": 0.3}  # of the time that is left with later parts
+WITHOUT_DROPOUT = {
+    f"dropout_{where}": 0.0 for where in ("embedding", "input", "hidden", "output")
+}  # devices draw others
 SPACES: dict[str, tuple[str, dict[str, Any]]] = {
     "darts": ("DARTSSupernet", {"channels": 4, "cells": 3, "image_size": 16}),
     "nasbench201": ("NASBench201Supernet", {"channels": 4, "cells_per_stage": 1, "image_size": 8}),
@@ -34,7 +39,7 @@ SPACES: dict[str, tuple[str, dict[str, Any]]] = {
     "nasnet": ("NASNetSupernet", {"channels": 4, "cells_per_stage": 1, "image_size": 16}),
     "fbnet": ("FBNetSupernet", {"width": 0.25, "image_size": 32}),
     "proxyless": ("ProxylessSupernet", {"width": 0.25, "image_size": 32}),
-    "recurrent": ("RecurrentSupernet", {"num_classes": 30, "size": 8}),
+    "recurrent": ("RecurrentSupernet", {"num_classes": 30, "size": 8, **WITHOUT_DROPOUT}),
     "series": ("SeriesSupernet", {"channels": 4}),
     "volume": ("VolumeSupernet", {"channels": 4}),
     "text": ("TextSupernet", {"channels": 4}),
@@ -51,6 +56,7 @@ SPACES: dict[str, tuple[str, dict[str, Any]]] = {
 # each of tens of layers; float32 in between. A graph replays the same kernels.
 BARS = {"float64": 1e-8, "order 2": 1e-6, "float32": 1e-2, "bfloat16": 0.5, "compiled": 1e-2, "graph": 1e-4}
 Record = Callable[..., None]
+LEFT = {"steps": ("search_step.json",), "latency": ("latency.journal", "fbnet_latency.json")}  # files of parts
 NETWORKS = 150  # for a table; three for each latency, 324, would take twice the time
 
 
@@ -126,9 +132,13 @@ def prepared(name: str, device: str, dtype: Any) -> tuple[Any, Callable[[], Any]
         def arch() -> Any:
             return supernet.space.sample(0)
 
+    made: list[Any] = []  # at the first call: a graph must not contain a copy from the CPU
+
     def weigh(output: Any) -> Any:
-        by = torch.randn(output.shape, generator=torch.Generator().manual_seed(2), dtype=torch.float64)
-        return (output.to(dtype) * by.to(device, dtype)).mean()
+        if not made:
+            by = torch.randn(output.shape, generator=torch.Generator().manual_seed(2), dtype=torch.float64)
+            made.append(by.to(device, dtype))
+        return (output.to(dtype) * made[0]).mean()
 
     return supernet, arch, alphas, x, weigh
 
@@ -153,31 +163,27 @@ def correct(args: argparse.Namespace, record: Record) -> None:
     from oneshot.supernets.base import OperationSupernet
 
     torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = False
-    for name in args.spaces or SPACES:
-        expected = gradients(name, "cpu")
-        checks: dict[str, Callable[[], Any]] = {
-            "float64": partial(gradients, name, args.device),
-            "float32": partial(gradients, name, args.device, "float32"),
-            "bfloat16": partial(gradients, name, args.device, "bfloat16"),
-        }
-        for what, check in checks.items():
-            compare(record, name, what, check, expected)
+    names = args.spaces or list(SPACES)
+    for name in names:
+        on_cpu = partial(gradients, name, "cpu")
+        for dtype in ("float64", "float32", "bfloat16"):
+            compare(record, name, dtype, partial(gradients, name, args.device, dtype), on_cpu)
         if isinstance(prepared(name, "cpu", torch.float32)[0], OperationSupernet):
-            second = gradients(name, "cpu", how="order 2")
-            compare(record, name, "order 2", partial(gradients, name, args.device, how="order 2"), second)
-        if args.device == "cuda":
-            eager = gradients(name, args.device, "float32")
-            compare(record, name, "graph", partial(gradients, name, args.device, "float32", "graph"), eager)
-    compiled = ("mlp",) if args.small else ("nasbench201", "darts")  # to compile takes longest
-    for name in compiled if not args.spaces else [name for name in compiled if name in args.spaces]:
-        eager = gradients(name, args.device, "float32")
-        compare(record, name, "compiled", partial(gradients, name, args.device, "float32", "compiled"), eager)
+            second = {"how": "order 2"}
+            compare(record, name, "order 2", partial(gradients, name, args.device, **second), partial(on_cpu, **second))
+    compiled = [name for name in (("mlp",) if args.small else ("nasbench201", "darts")) if name in names]
+    for name in compiled:  # this takes longest
+        eager = partial(gradients, name, args.device, "float32")
+        compare(record, name, "compiled", partial(eager, how="compiled"), eager)
+    for name in names if args.device == "cuda" else []:  # last: what follows a failed capture is not to be trusted
+        eager = partial(gradients, name, args.device, "float32")
+        compare(record, name, "graph", partial(eager, how="graph"), eager)
 
 
-def compare(record: Record, space: str, what: str, check: Callable[[], Any], expected: Any) -> None:
-    """Record how far gradients are from those expected, or why there are none."""
+def compare(record: Record, space: str, what: str, check: Callable[[], Any], reference: Callable[[], Any]) -> None:
+    """Record how far gradients are from those of the reference, or why there are none."""
     try:
-        far = distance(check(), expected)
+        far = distance(check(), reference())
     except Exception as error:  # noqa: BLE001  # one space that fails is a result, and no end
         record(space=space, check=what, failure=f"{type(error).__name__}: {error}".splitlines()[0][:300])
         return
@@ -194,20 +200,20 @@ def steps(args: argparse.Namespace, record: Record) -> None:
     command = [sys.executable, str(script), "--device", args.device, "--orders", "1", "--out", str(out), *sizes]
     finished = subprocess.run(command, text=True, capture_output=True, check=False)
     print(finished.stdout + finished.stderr[-3000:], flush=True)
-    for result in json.loads(out.read_text(encoding="utf-8"))["results"] if out.is_file() else []:
-        for side, seconds in result["median_seconds"].items():
-            speedup = result["speedup"].get(side, {"median": 1.0, "min": 1.0, "max": 1.0})
-            record(
-                space=result["space"],
-                order=result["order"],
-                side=side,
-                ms=1e3 * seconds,
-                images_per_second=result["images_per_second"][side],
-                peak_mib=result["peak_mib"][side],
-                faster=[speedup[key] for key in ("median", "min", "max")],
-            )
     if finished.returncode:
         record(failure=(finished.stderr.strip().splitlines() or ["search_step.py failed"])[-1][:300])
+
+
+def rows_of_steps(out: Path) -> list[dict[str, Any]]:
+    """What search_step.py has written, also when it was stopped between two spaces."""
+    file, rows = out / "search_step.json", []
+    for result in json.loads(file.read_text(encoding="utf-8"))["results"] if file.is_file() else []:
+        for side, seconds in result["median_seconds"].items():
+            speedup = result["speedup"].get(side, {"median": 1.0, "min": 1.0, "max": 1.0})
+            row = {"space": result["space"], "order": result["order"], "side": side, "ms": 1e3 * seconds}
+            row |= {"images_per_second": result["images_per_second"][side], "peak_mib": result["peak_mib"][side]}
+            rows.append({**row, "faster": [speedup[key] for key in ("median", "min", "max")]})
+    return rows
 
 
 def search(args: argparse.Namespace, record: Record) -> None:
@@ -252,7 +258,7 @@ def search(args: argparse.Namespace, record: Record) -> None:
         enable_checkpointing=False,
         enable_progress_bar=False,
         enable_model_summary=False,
-        limit_val_batches=0 if not args.data else 1.0,
+        limit_val_batches=0,
         num_sanity_val_steps=0,
         callbacks=[clock.callback()],
     )
@@ -265,7 +271,7 @@ def search(args: argparse.Namespace, record: Record) -> None:
         epoch_seconds=clock.seconds,
         images_per_second=[clock.steps * 2 * batch / seconds for seconds in clock.seconds],
         metrics=metrics,
-        finite=all(value == value for value in metrics.values()),
+        finite=bool(metrics) and all(map(math.isfinite, metrics.values())),
         derived=str(module.derive()),
     )
 
@@ -347,7 +353,9 @@ def recording(out: Path, part: str) -> Iterator[Record]:
 
 def run_part(part: str, args: argparse.Namespace, seconds: float) -> dict[str, Any]:
     """A part in a process of its own: its rows, its time, and how it ended."""
-    begin = time.perf_counter()
+    file, begin = args.out / f"{part}.jsonl", time.perf_counter()
+    for stale in (file, *(args.out / name for name in LEFT.get(part, ()))):
+        stale.unlink(missing_ok=True)  # of an earlier run
     command = [sys.executable, __file__, "--part", part, "--out", str(args.out), "--device", args.device]
     command += ["--small"] * args.small + (["--data", str(args.data)] if args.data else [])
     command += ["--spaces", *args.spaces] if args.spaces else []
@@ -356,15 +364,13 @@ def run_part(part: str, args: argparse.Namespace, seconds: float) -> dict[str, A
         ended = "finished" if process.wait(timeout=seconds) == 0 else f"failed, exit status {process.returncode}"
     except subprocess.TimeoutExpired:
         ended = f"stopped after {seconds:.0f} s"
-        os.killpg(process.pid, 9)
-        process.wait()
-    file = args.out / f"{part}.jsonl"
-    lines = file.read_text(encoding="utf-8").splitlines() if file.is_file() else []
-    return {
-        "ended": ended,
-        "seconds": round(time.perf_counter() - begin, 1),
-        "rows": [json.loads(line) for line in lines],
-    }
+    finally:
+        if process.poll() is None:
+            os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
+    rows = [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()] if file.is_file() else []
+    rows += rows_of_steps(args.out) if part == "steps" else []
+    return {"ended": ended, "seconds": round(time.perf_counter() - begin, 1), "rows": rows}
 
 
 def machine(device: str) -> dict[str, Any]:

@@ -45,6 +45,7 @@ class WeightedProduct:
             )
         if any(value == 0 and power < 0 for value, power in zip(values, self.exponents)):
             raise ValueError(
-                f"A metric must not be 0 where its exponent is below 0; got {tuple(values)} for {self.exponents}."
+                f"A metric must not be 0 where its exponent is below 0; got {tuple(values)} for {self.exponents}. "
+                "Leave the metric out, or give it an exponent of at least 0."
             )
         return -math.prod(math.pow(abs(value), power) for value, power in zip(values, self.exponents))

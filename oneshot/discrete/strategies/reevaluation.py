@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from pathlib import Path
 
 from oneshot.discrete.events import ADVICE, LOG, EventLog, Header, checked_event
@@ -20,22 +19,31 @@ class Reevaluation(SearchStrategy):
 
     Args:
         space: The space of that study.
-        study: Its folder.
-        best: How many, by its objectives: the first, or ``scalar`` of all. Of several fidelities the highest counts.
+        study: Its folder. It should be finished: the best of a study that goes on may become others.
+        best: How many, by its objectives: the first, or ``scalar`` of all.
+        fidelity: Which results count, if there are several fidelities (epochs).
         seed: Changes nothing.
         scalar: What both studies minimise, given all values.
 
     Raises:
-        ValueError: If there is no study in the folder, it is of another space, or fewer architectures were evaluated.
+        ValueError: If there is no study in the folder, it is of another space, its log is damaged, fewer architectures
+            were evaluated, or there are several fidelities and none is named.
     """
 
     def __init__(
-        self, space: SearchSpace, study: str | Path, *, best: int = 5, seed: int = 0, scalar: Scalar | None = None
+        self,
+        space: SearchSpace,
+        study: str | Path,
+        *,
+        best: int = 5,
+        fidelity: float | None = None,
+        seed: int = 0,
+        scalar: Scalar | None = None,
     ) -> None:
         super().__init__(space, seed=seed, scalar=scalar)
         if best < 1:
             raise ValueError(f"best must be at least 1; got {best}.")
-        ranked = self._ranked(Path(study))
+        ranked = self._ranked(Path(study), fidelity)
         if len(ranked) < best:
             raise ValueError(
                 f"The study must have at least best={best} successful evaluations; {study} has {len(ranked)}. Go on "
@@ -43,8 +51,8 @@ class Reevaluation(SearchStrategy):
             )
         self._left = ranked[:best]
 
-    def _ranked(self, folder: Path) -> list[SubnetConfig]:
-        """All that were evaluated, best first."""
+    def _ranked(self, folder: Path, fidelity: float | None) -> list[SubnetConfig]:
+        """All that were evaluated at this fidelity, best first."""
         log = EventLog(folder / LOG)
         if not log.events:
             raise ValueError(f"study must be the folder of a discrete search; there is no {LOG} in {folder}.")
@@ -52,16 +60,24 @@ class Reevaluation(SearchStrategy):
         self.space.check_same(header["space"], f"The log {log.path}")
         objectives = [Objective.parse(text) for text in header["objectives"]]
         asked: dict[int, Proposal] = {}
-        found: dict[SubnetConfig, tuple[float, float]] = {}
+        losses: dict[float | None, dict[SubnetConfig, float]] = {}
         for line, row in enumerate(log.events[1:], start=2):
             event = checked_event(row, f"{log.path}, line {line}")
             if event["event"] == "ask":
                 asked[event["number"]] = Proposal.from_dict(event)
             elif event["event"] == "tell" and event["metrics"] is not None:
-                proposal = asked[event["number"]]
+                if (proposal := asked.get(event["number"])) is None:
+                    raise ValueError(f"{log.path}, line {line} must answer what was asked before. {ADVICE}")
                 loss = float(self.scalar(tuple(objective.value(event["metrics"]) for objective in objectives)))
-                key = -(math.inf if proposal.fidelity is None else proposal.fidelity), loss
-                found[proposal.config] = min(key, found.get(proposal.config, key))
+                losses.setdefault(proposal.fidelity, {})[proposal.config] = loss
+        log.check()
+        if fidelity not in losses and (fidelity is not None or len(losses) > 1):
+            known = ", ".join(f"{found:g}" for found in sorted(f for f in losses if f is not None)) or "none"
+            raise ValueError(
+                f"fidelity must be one of those of {folder}, since results of different ones do not compare: {known}; "
+                f"got {fidelity}."
+            )
+        found = losses.get(fidelity) or next(iter(losses.values()), {})
         return sorted(found, key=found.__getitem__)
 
     def _propose(self) -> Proposal | None:

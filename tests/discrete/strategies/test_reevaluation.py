@@ -67,7 +67,7 @@ class Rungs(RandomSearch):
         return self._number(SubnetConfig("toy", {"op": [op]}), fidelity=fidelity)
 
 
-def test_of_several_fidelities_the_highest_counts(tmp_path: Path) -> None:
+def test_of_several_fidelities_one_is_named(tmp_path: Path) -> None:
     class Evaluator(TabularEvaluator):
         def __call__(self, proposal: Proposal) -> dict[str, float]:
             error = super().__call__(Proposal(proposal.number, proposal.config))["error"]
@@ -75,7 +75,18 @@ def test_of_several_fidelities_the_highest_counts(tmp_path: Path) -> None:
 
     errors = Evaluator(SPACE, [[i] for i in range(6)], {"error": [3.0, 2.0, 1.0, 4.0, 5.0, 6.0]})
     Study(Rungs(), errors, ["min error"], evaluations=9, folder=tmp_path / "study").run()
-    assert asked(Reevaluation(SPACE, tmp_path / "study", best=6)) == ["c", "b", "a", "f", "e", "d"]
+    assert asked(Reevaluation(SPACE, tmp_path / "study", best=3, fidelity=4)) == ["c", "b", "a"]
+    assert asked(Reevaluation(SPACE, tmp_path / "study", best=2, fidelity=1)) == ["f", "e"]
+    for wrong in (None, 2.0):
+        with pytest.raises(ValueError, match=f"fidelity must be one of those of .*: 1, 4; got {wrong}"):
+            Reevaluation(SPACE, tmp_path / "study", fidelity=wrong)
+
+
+def test_a_changed_log_is_refused(study: Path) -> None:
+    log = study / "log.jsonl"
+    log.write_text(log.read_text(encoding="utf-8").replace("0.6", "0.1"), encoding="utf-8")
+    with pytest.raises(ValueError, match="checksum"):
+        Reevaluation(SPACE, study, best=2)
 
 
 def test_failures_do_not_count(tmp_path: Path) -> None:
