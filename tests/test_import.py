@@ -22,7 +22,7 @@ HEAVY = {
     "matplotlib",
     "sklearn",
     "fvcore",
-    "pymoo",
+    "moocore",
 }
 # Their names are imported on first use.
 LAZY = [

@@ -190,7 +190,7 @@ def regularised_evolution(table: Table, evaluations: int, seed: int) -> np.ndarr
 
 
 def nsga(table: Table, evaluations: int, seed: int) -> np.ndarray:
-    """pymoo's, as in the inner search of ours, with real evaluations; once more where nothing new comes of it."""
+    """That of the inner search of ours, with real evaluations; once more where nothing new comes of it."""
     found: list[np.ndarray] = []
     seen: set[bytes] = set()
 

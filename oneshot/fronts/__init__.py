@@ -8,7 +8,7 @@ from oneshot._lazy import lazy
 
 if TYPE_CHECKING:
     from .evolution import evolve as evolve
-    from .pareto import by_rank_and_crowding as by_rank_and_crowding
+    from .nsga2 import by_rank_and_crowding as by_rank_and_crowding
     from .pareto import hypervolume as hypervolume
     from .pareto import igd_plus as igd_plus
     from .pareto import non_dominated as non_dominated

@@ -1,17 +1,18 @@
-"""Evolution of a whole front: pymoo's NSGA-II and NSGA-III with the operators of a search space."""
+"""Evolution of a whole front: NSGA-II and NSGA-III with the operators of a search space."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from functools import partial
-from typing import Any, TypeAlias
+from typing import TypeAlias
 
 import numpy as np
 import numpy.typing as npt
 
 from oneshot.supernets.space import Floats, IntMatrix, SearchSpace
 
+from .nsga2 import NSGA2, Rows
+from .nsga3 import NSGA3
 from .pareto import non_dominated
 
 Evaluate: TypeAlias = Callable[[IntMatrix], Floats]
@@ -213,13 +214,14 @@ class _Seen:
         genes, values, excess = (np.concatenate(part) for part in zip(*self.parts))
         left = np.asarray((excess <= 0).all(1))
         if exclude is not None and len(exclude):
-            left &= ~np.isin(np.array(keys(genes), dtype=object), np.array(keys(exclude), dtype=object))
+            known = set(keys(exclude))
+            left &= np.array([key not in known for key in keys(genes)])
         chosen: list[npt.NDArray[np.int64]] = []
         while sum(map(len, chosen)) < max(least, 1) and left.any():
             rows = np.flatnonzero(left)
             front = rows[non_dominated(values[rows])]
             chosen.append(front[np.lexsort(values[front].T[::-1])])
-            left &= ~np.isin(np.arange(len(left)), front)
+            left[front] = False
         rows = np.concatenate(chosen) if chosen else np.empty(0, dtype=np.int64)
         return genes[rows], values[rows]
 
@@ -247,70 +249,56 @@ def _fill_up(space: SearchSpace, genes: IntMatrix, n: int, rng: np.random.Genera
 def _run(
     space: SearchSpace,
     seen: _Seen,
-    first: IntMatrix,
+    genes: IntMatrix,
     values: Floats,
     excess: Floats,
     population: int,
     generations: int,
     rng: np.random.Generator,
 ) -> None:
-    """Run pymoo, which selects parents and survivors; ``seen`` holds all that was evaluated."""
-    from pymoo.core.infill import InfillCriterion
-    from pymoo.core.population import Population
-    from pymoo.core.problem import Problem
-
-    answers = iter([(values, excess)])  # the first population is evaluated already
-
-    class Costs(Problem):  # type: ignore[misc]  # pymoo is untyped
-        def _evaluate(self, x: IntMatrix, out: dict[str, Any], *args: Any, **kwargs: Any) -> None:
-            out["F"], out["G"] = next(answers, None) or seen.evaluate(x)
-
-    class Mating(InfillCriterion):  # type: ignore[misc]  # pymoo is untyped
-        """Mating that returns only children that were not evaluated before."""
-
-        def do(self, problem: Any, pop: Any, n_offsprings: int, random_state: Any = None, **kwargs: Any) -> Any:
-            children: dict[bytes, IntMatrix] = {}
-            for _ in range(TRIES):
-                n = n_offsprings - len(children)
-                pairs = select.do(problem, pop, n, n_parents=2, to_pop=False, random_state=random_state, **kwargs)
-                mother, father = pop.get("X")[pairs].swapaxes(0, 1)
-                father = np.where(random_state.random((n, 1)) < CROSSOVER, father, mother)
-                drawn = space.repair(mutate(space, crossover(space, mother, father, random_state), random_state))
-                children.update((key, row) for key, row in zip(keys(drawn), drawn) if key not in seen.known)
-                if len(children) == n_offsprings:
-                    break
-            return Population.new("X", np.array(list(children.values()))) if children else Population.create()
-
-    make, select = _algorithm(values.shape[1], population)
-    algorithm = make(
-        pop_size=population,
-        sampling=first,
-        mating=Mating(),
-        eliminate_duplicates=False,
-        seed=int(rng.integers(2**31)),
-    )
-    problem = Costs(n_var=space.num_genes, n_obj=values.shape[1], n_ieq_constr=excess.shape[1], vtype=int)
-    algorithm.setup(problem, termination=("n_gen", generations))  # the constructors of pymoo ignore it
-    algorithm.run()
+    """Evaluate generation after generation, from the objectives and constraints of the first one on."""
+    objectives = values.shape[1]
+    selection = NSGA2() if objectives < 3 else NSGA3(objectives, population)
+    for _ in range(generations - 1):
+        kept, places = selection.survive(values, excess, population, rng)
+        genes, values, excess = genes[kept], values[kept], excess[kept]
+        children = _children(space, seen, genes, places, population, rng)
+        if not len(children):
+            return
+        their_values, their_excess = seen.evaluate(children)
+        genes = np.concatenate([genes, children])
+        values, excess = np.concatenate([values, their_values]), np.concatenate([excess, their_excess])
 
 
-def _algorithm(objectives: int, population: int) -> tuple[Callable[..., Any], Any]:
-    """The algorithm of pymoo for so many objectives, and its selection of parents."""
-    from pymoo.operators.selection.tournament import TournamentSelection
+def _children(
+    space: SearchSpace, seen: _Seen, parents: IntMatrix, places: Rows, n: int, rng: np.random.Generator
+) -> IntMatrix:
+    """Children that were not evaluated before, ``[n, G]``; fewer where some rounds of mating find no more."""
+    children: dict[bytes, IntMatrix] = {}
+    for _ in range(TRIES):
+        missing = n - len(children)
+        pairs = _winners(places, 2 * missing, rng).reshape(missing, 2)  # neighbours, so hardly ever one and the same
+        mother, father = parents[pairs].swapaxes(0, 1)
+        father = np.where(rng.random((missing, 1)) < CROSSOVER, father, mother)
+        drawn = space.repair(mutate(space, crossover(space, mother, father, rng), rng))
+        children.update((key, row) for key, row in zip(keys(drawn), drawn) if key not in seen.known)
+        if len(children) == n:
+            break
+    return np.array(list(children.values()), dtype=np.int64).reshape(-1, space.num_genes)
 
-    if objectives == 1:
-        from pymoo.algorithms.soo.nonconvex.ga import GA, comp_by_cv_and_fitness
 
-        return GA, TournamentSelection(func_comp=comp_by_cv_and_fitness)
-    if objectives == 2:
-        from pymoo.algorithms.moo.nsga2 import NSGA2, binary_tournament
+def _winners(places: Rows, n: int, rng: np.random.Generator) -> Rows:
+    """Winners of ``n`` tournaments of two, in which all members take part equally often; chance decides among equals.
 
-        return NSGA2, TournamentSelection(func_comp=binary_tournament)
-    from pymoo.algorithms.moo.nsga3 import NSGA3, comp_by_cv_then_random
-    from pymoo.util.ref_dirs import get_reference_directions
+    Args:
+        places: Of the members, ``[N]``, smaller is better.
+        n: How many.
+        rng: Source of chance.
 
-    divisions = 2
-    while math.comb(divisions + objectives, objectives - 1) <= population:
-        divisions += 1
-    directions = get_reference_directions("das-dennis", objectives, n_partitions=divisions)
-    return partial(NSGA3, directions), TournamentSelection(func_comp=comp_by_cv_then_random)
+    Returns:
+        Numbers of members, ``[n]``.
+    """
+    rounds = -(-2 * n // len(places))
+    entered = np.concatenate([rng.permutation(len(places)) for _ in range(rounds)])[: 2 * n].reshape(n, 2)
+    winners: Rows = entered[np.arange(n), places[entered].argmin(1)]
+    return winners

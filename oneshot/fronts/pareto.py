@@ -16,6 +16,14 @@ EXACT = 6  # objectives up to which a hypervolume is exact, in a fraction of a s
 POINTS = 50_000  # of an estimate
 
 
+def matrix_of(values: npt.ArrayLike) -> Floats:
+    """``values`` as a float64 matrix ``[N, M]``, if they are one."""
+    y = np.asarray(values, np.float64)
+    if y.ndim != 2 or not y.shape[1]:
+        raise ValueError(f"Values of objectives are a matrix [N, M]; got shape {list(y.shape)}.")
+    return y
+
+
 def non_dominated(values: npt.ArrayLike) -> npt.NDArray[np.bool_]:
     """Which rows no other row dominates; equal rows do not dominate each other.
 
@@ -25,7 +33,7 @@ def non_dominated(values: npt.ArrayLike) -> npt.NDArray[np.bool_]:
     Returns:
         Mask, ``[N]``.
     """
-    y = _matrix(values)
+    y = matrix_of(values)
     kept = np.zeros(len(y), dtype=bool)
     rows = np.flatnonzero(np.isfinite(y).all(1))
     if not len(rows):
@@ -60,22 +68,6 @@ def _by_blocks(ordered: Floats) -> npt.NDArray[np.bool_]:
     return kept
 
 
-def by_rank_and_crowding(values: npt.ArrayLike) -> npt.NDArray[np.int64]:
-    """Sort rows of ``[N, M]`` as NSGA-II does: by front, and within a front by falling crowding distance.
-
-    Rows that are not finite are left out.
-    """
-    from pymoo.operators.survival.rank_and_crowding.metrics import calc_crowding_distance
-
-    y = _matrix(values)
-    left, order = np.flatnonzero(np.isfinite(y).all(1)), [np.empty(0, dtype=np.int64)]
-    while len(left):
-        mask = non_dominated(y[left])
-        front, left = left[mask], left[~mask]
-        order.append(front[np.argsort(-calc_crowding_distance(y[front]), kind="stable")])
-    return np.concatenate(order)
-
-
 def reference_point(values: npt.ArrayLike, margin: float = 0.1) -> Floats:
     """The worst value of every objective, plus a share of its range, so that the ends of a front have volume, too.
 
@@ -89,7 +81,7 @@ def reference_point(values: npt.ArrayLike, margin: float = 0.1) -> Floats:
     Raises:
         ValueError: If no row is finite.
     """
-    y = _matrix(values)
+    y = matrix_of(values)
     y = y[np.isfinite(y).all(1)]
     if not len(y):
         raise ValueError("A reference point needs at least one row of finite values; all evaluations failed.")
@@ -106,19 +98,24 @@ def hypervolume(values: npt.ArrayLike, reference: npt.ArrayLike) -> float:
         reference: ``[M]``.
 
     Returns:
-        The volume, in units of the product of the objectives. Exact up to six objectives (by pymoo); of more, where
-        that could take hours, an estimate, the same for the same front.
+        The volume, in units of the product of the objectives. Exact up to six objectives (of three and more by
+        ``moocore``); of more, where that could take hours, an estimate, the same for the same front.
     """
-    from pymoo.indicators.hv import HV
-
-    y, r = _matrix(values), np.asarray(reference, np.float64)
+    y, r = matrix_of(values), np.asarray(reference, np.float64)
     if r.shape != (y.shape[1],):
         raise ValueError(f"The reference point has one value for each of {y.shape[1]} objectives; got {list(r.shape)}.")
     y = y[np.isfinite(y).all(1) & (y < r).all(1)]
     front = np.unique(y[non_dominated(y)], axis=0)
     if not len(front):
         return 0.0
-    return _estimate(front, r) if len(r) > EXACT else float(HV(ref_point=r)(front))
+    if len(r) <= 2:  # stairs: rows are in the order of the first objective, so the last one falls
+        steps = np.append(r[-1], front[:-1, -1]) - front[:, -1]
+        return float((steps * np.prod(r[:-1] - front[:, :-1], axis=1)).sum())
+    if len(r) > EXACT:
+        return _estimate(front, r)
+    import moocore
+
+    return float(moocore.hypervolume(front, ref=r))
 
 
 def _estimate(front: Floats, reference: Floats) -> float:
@@ -148,7 +145,7 @@ def igd_plus(values: npt.ArrayLike, front: npt.ArrayLike) -> float:
     Raises:
         ValueError: If nothing was found, or the numbers of objectives differ.
     """
-    y, z = _matrix(values), _matrix(front)
+    y, z = matrix_of(values), matrix_of(front)
     y = y[np.isfinite(y).all(1)]
     if not len(y) or not len(z) or y.shape[1] != z.shape[1]:
         raise ValueError(
@@ -157,10 +154,3 @@ def igd_plus(values: npt.ArrayLike, front: npt.ArrayLike) -> float:
         )
     short = np.maximum(y[None] - z[:, None], 0.0)
     return float(np.sqrt((short**2).sum(-1)).min(1).mean())
-
-
-def _matrix(values: npt.ArrayLike) -> Floats:
-    y = np.asarray(values, np.float64)
-    if y.ndim != 2 or not y.shape[1]:
-        raise ValueError(f"Values of objectives are a matrix [N, M]; got shape {list(y.shape)}.")
-    return y

@@ -10,9 +10,9 @@ import numpy as np
 import numpy.typing as npt
 
 from oneshot.regression.extra import FeatureGenes, KnownFeatures
-from oneshot.regression.folds import cross_validate, folds_of
+from oneshot.regression.folds import FOLDS, cross_validate, folds_of
 from oneshot.regression.scores import kendall_within
-from oneshot.regression.surrogates import CHUNK, KINDS, SAMPLES, Kind, Surrogate, fit
+from oneshot.regression.surrogates import CHUNK, KINDS, LARGE, SAMPLES, Kind, Surrogate, fit
 from oneshot.supernets.space import Floats, IntMatrix, SearchSpace
 
 
@@ -86,7 +86,8 @@ def fit_accuracy(
     """Learn the error of architectures from evaluated ones.
 
     Every kind is fitted to four fifths of the samples five times; the one with the largest Kendall's tau on the rest is
-    fitted to all. The same samples and seed give the same predictor.
+    fitted to all. Of more than ``LARGE`` samples (:mod:`~oneshot.regression.surrogates`), only as many fifths are
+    predicted as hold ``LARGE``. The same samples and seed give the same predictor.
 
     Args:
         space: The search space.
@@ -123,23 +124,32 @@ def fit_accuracy(
     z = warp.forward(y)
     shift, scale = float(z.mean()), float(z.std())
     target = (z - shift) / scale
-    fold = folds_of(len(y), seed)
+    fold, folds = folds_of(len(y), seed), min(FOLDS, -(-FOLDS * LARGE // len(y)))
+    tested = fold < folds
     more = None if features is None else FeatureGenes(features, rows)
     seen, inputs = (space, rows) if more is None else (more.space, more.encode(rows))
-    held_out = {kind: _held_out(kind, seen, inputs, target, fold, seed) for kind in tried}
-    tau = {kind: kendall_within(fold, mean, y) for kind, (mean, _) in held_out.items()}
+    held_out = {kind: _held_out(kind, seen, inputs, target, fold, folds, seed)[:, tested] for kind in tried}
+    tau = {kind: kendall_within(fold[tested], mean, y[tested]) for kind, (mean, _) in held_out.items()}
     best = max(tried, key=lambda kind: tau[kind])
-    stretch, floor = _calibrate(target - held_out[best][0], held_out[best][1])
+    stretch, floor = _calibrate(target[tested] - held_out[best][0], held_out[best][1])
     model = fit(best, seen, inputs, target, seed)
     return AccuracyPredictor(space, best, tau, left_out, (model, warp, shift, scale, stretch, floor), more)
 
 
 def _held_out(
-    kind: Kind, space: SearchSpace, genes: IntMatrix, target: Floats, fold: npt.NDArray[np.int64], seed: int
+    kind: Kind,
+    space: SearchSpace,
+    genes: IntMatrix,
+    target: Floats,
+    fold: npt.NDArray[np.int64],
+    folds: int,
+    seed: int,
 ) -> Floats:
-    """Mean and standard deviation of every sample by a model of the other folds, ``[2, N]``."""
+    """Mean and standard deviation of every sample of some folds by a model of the others, ``[2, N]``."""
     return cross_validate(
-        fold, lambda train, test: np.stack(fit(kind, space, genes[train], target[train], seed).predict(genes[test]))
+        fold,
+        lambda train, test: np.stack(fit(kind, space, genes[train], target[train], seed).predict(genes[test])),
+        folds,
     )
 
 

@@ -23,7 +23,8 @@ from oneshot.fronts.evolution import (
     keys,
     minimise,
 )
-from oneshot.fronts.pareto import by_rank_and_crowding, hypervolume, non_dominated, reference_point
+from oneshot.fronts.nsga2 import by_rank_and_crowding
+from oneshot.fronts.pareto import hypervolume, non_dominated, reference_point
 from oneshot.regression.extra import ExtraFeatures, KnownFeatures
 from oneshot.regression.surrogates import KINDS, SAMPLES, Kind
 from oneshot.supernets.connection import connected

@@ -19,19 +19,20 @@ def folds_of(samples: int, seed: int) -> npt.NDArray[np.int64]:
     return np.random.default_rng(seed).permutation(samples) % FOLDS
 
 
-def cross_validate(fold: npt.NDArray[np.int64], predict: Callable[[Mask, Mask], Floats]) -> Floats:
+def cross_validate(fold: npt.NDArray[np.int64], predict: Callable[[Mask, Mask], Floats], folds: int = FOLDS) -> Floats:
     """Predictions of every sample by a model of the other folds.
 
     Args:
         fold: The fold of every sample, ``[N]``.
         predict: Fits to the first samples and predicts the second, M of them: ``[..., M]``.
+        folds: How many of them are predicted, where some tell enough.
 
     Returns:
-        ``[..., N]``.
+        ``[..., N]``; NaN for samples of the other folds.
     """
-    masks = [fold == f for f in range(FOLDS)]
+    masks = [fold == f for f in range(folds)]
     parts = [predict(~mask, mask) for mask in masks]
-    predicted = np.empty((*parts[0].shape[:-1], len(fold)))
+    predicted = np.full((*parts[0].shape[:-1], len(fold)), np.nan)
     for mask, part in zip(masks, parts, strict=True):
         predicted[..., mask] = part
     return predicted

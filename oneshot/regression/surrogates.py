@@ -52,7 +52,8 @@ LINEAR = (0.0, 1.0, 10.0)  # prior variance of its linear part
 NOISE = (1e-4, 1e-3, 1e-2, 1e-1, 1.0)
 TREES, LEAVES = 100, 8  # of boosting
 NETWORKS, HIDDEN, STEPS = 4, 32, 120  # of the ensemble of networks
-RATE, DECAY = 1e-2, 3e-2  # of its training, full batches
+RATE, DECAY = 1e-2, 3e-2  # of its training
+BATCH = 500  # samples of a step of it, where there are more than LARGE
 
 
 class Surrogate(ABC):
@@ -289,13 +290,14 @@ class Boosting(Surrogate):
 class Networks(Surrogate):
     """An ensemble of networks with two hidden layers of SiLU on the one-hot genes; its spread is its uncertainty.
 
-    Trained on all samples at once by AdamW (arXiv:1711.05101) with a cosine schedule.
+    Trained by AdamW (arXiv:1711.05101) with a cosine schedule, on all samples at once; of more than ``LARGE``, on
+    ``BATCH`` random ones in each step.
 
     Args:
         space: The search space.
         genes: ``[N, G]``.
         targets: ``[N]``.
-        seed: Of the initial weights.
+        seed: Of the initial weights and batches.
     """
 
     def __init__(self, space: SearchSpace, genes: IntMatrix, targets: Floats, seed: int) -> None:
@@ -306,7 +308,8 @@ class Networks(Surrogate):
             weight[:] = rng.normal(0, (2 / fan_in) ** 0.5, weight.shape)
         flat = self.networks.flat
         for step in range(STEPS):
-            first, second, share, share_of_squares = self.networks.moments(x, y, squared)
+            rows = slice(None) if len(x) <= LARGE else rng.integers(len(x), size=BATCH)
+            first, second, share, share_of_squares = self.networks.moments(x[rows], y[rows], squared)
             ratio = first / share / (np.sqrt(second / share_of_squares) + 1e-8)
             flat -= 0.5 * RATE * (1 + np.cos(np.pi * step / STEPS)) * (ratio + DECAY * flat)
 

@@ -14,7 +14,7 @@ import pytest
 
 ROOT = Path(__file__).parents[2]
 SCRIPT = ROOT / "experiments/gpu/run.sh"
-MISSING = ("fvcore", "wandb", "jsonargparse", "pymoo")
+MISSING = ("fvcore", "wandb", "jsonargparse", "moocore")
 
 
 @pytest.fixture

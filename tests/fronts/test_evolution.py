@@ -6,13 +6,13 @@ import numpy as np
 import pytest
 
 from oneshot.fronts.evolution import (
-    _algorithm,
     check_population,
     crossover,
     enumerate_space,
     mutate,
     smallest_population,
 )
+from oneshot.fronts.nsga3 import NSGA3
 from oneshot.fronts.pareto import non_dominated
 from oneshot.nat import evolve
 from oneshot.supernets import (
@@ -195,8 +195,7 @@ def test_nsga3_has_as_many_directions_as_survivors_can_serve(objectives: int, po
         with pytest.raises(ValueError, match="Raise it, or leave out objectives"):
             check_population(population, objectives)
         return
-    make, _ = _algorithm(objectives, population)
-    directions = make.args[0]  # type: ignore[attr-defined]  # a partial of pymoo's class
+    directions = NSGA3(objectives, population).directions
 
     def ways(divisions: int) -> int:
         return sum(sum(parts) == divisions for parts in np.ndindex(*[divisions + 1] * objectives))

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 from oneshot.fronts import pareto as fronts
-from oneshot.fronts.pareto import by_rank_and_crowding, hypervolume, igd_plus, non_dominated, reference_point
+from oneshot.fronts.nsga2 import by_rank_and_crowding
+from oneshot.fronts.pareto import hypervolume, igd_plus, non_dominated, reference_point
 
 RNG = np.random.default_rng(0)
 

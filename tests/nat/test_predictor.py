@@ -10,8 +10,8 @@ from oneshot.nat.predictor import Warp, _held_out
 from oneshot.regression import surrogates as module
 from oneshot.regression.encoding import one_hot
 from oneshot.regression.extra import KnownFeatures
-from oneshot.regression.folds import folds_of
-from oneshot.regression.scores import kendall
+from oneshot.regression.folds import FOLDS, folds_of
+from oneshot.regression.scores import kendall, kendall_within
 from oneshot.regression.surrogates import KINDS, Kind
 from oneshot.supernets import NASBench201Space
 
@@ -46,8 +46,20 @@ def test_where_there_is_nothing_to_learn_tau_is_zero() -> None:
         genes, noise = SPACE.sample_matrix(14, seed), np.random.default_rng(seed).normal(size=14)
         within.append(fit_accuracy(SPACE, genes, noise, kinds=["ridge"], seed=seed).tau["ridge"])
         fold = folds_of(14, seed)
-        over_all.append(kendall(_held_out("ridge", SPACE, genes, noise, fold, seed)[0], noise))
+        over_all.append(kendall(_held_out("ridge", SPACE, genes, noise, fold, FOLDS, seed)[0], noise))
     assert abs(np.mean(within)) < 0.11 and np.mean(over_all) < -0.13
+
+
+def test_of_many_samples_as_many_folds_are_predicted_as_hold_a_thousand() -> None:
+    genes = SPACE.sample_matrix(1500, 0)
+    y = errors(genes, noise=1.0)
+    model = fit_accuracy(SPACE, genes, y, kinds=["ridge"], seed=3)
+    z = Warp.of(y).forward(y)
+    target = (z - z.mean()) / z.std()
+    fold = folds_of(1500, 3)
+    mean, _ = _held_out("ridge", SPACE, genes, target, fold, FOLDS, 3)
+    four, all_five = (kendall_within(fold[fold < n], mean[fold < n], y[fold < n]) for n in (4, 5))
+    assert model.tau["ridge"] == pytest.approx(four, abs=1e-12) and four != all_five
 
 
 def test_it_follows_its_seed(monkeypatch: pytest.MonkeyPatch) -> None:

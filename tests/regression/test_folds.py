@@ -21,3 +21,5 @@ def test_every_sample_is_predicted_by_a_model_of_the_others() -> None:
     np.testing.assert_array_equal(same, y)
     np.testing.assert_array_equal(rest, [y.sum() - y[fold == f].sum() for f in fold])
     assert len(seen) == FOLDS
+    some = cross_validate(fold, predict, folds=2)[0]
+    np.testing.assert_array_equal(some, np.where(fold < 2, y, np.nan))

@@ -9,7 +9,8 @@ from typing import Literal, NamedTuple, TypeAlias
 import numpy as np
 
 from oneshot.discrete.protocol import Genes, Proposal, Result, Scalar, SearchStrategy, can_be_listed, listed
-from oneshot.fronts.pareto import by_rank_and_crowding, non_dominated
+from oneshot.fronts.nsga2 import by_rank_and_crowding
+from oneshot.fronts.pareto import non_dominated
 from oneshot.regression.acquisition import DIMENSIONS, expected_hypervolume_improvement, expected_improvement
 from oneshot.regression.autoregression import AutoregressiveBelief, AutoregressiveRegression
 from oneshot.regression.extra import ExtraFeatures, KnownFeatures, above, quantiles

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from oneshot.discrete.protocol import Genes, Proposal, Result, SearchStrategy
-from oneshot.fronts.pareto import by_rank_and_crowding
+from oneshot.fronts.nsga2 import by_rank_and_crowding
 from oneshot.supernets.space import SearchSpace
 
 
@@ -14,7 +14,7 @@ class NSGA2(SearchStrategy):
 
     Parents are the best ``population`` of everything evaluated, which is the paper's elitist selection one child at a
     time, as asynchronous evaluation needs it. Every child is mutated once, where in the paper each of n genes changes
-    with probability 1/n. Sorting and crowding are pymoo's.
+    with probability 1/n.
 
     Args:
         space: The space to search.
