@@ -30,6 +30,9 @@ class CollapseMonitor(SearchCallback):
     asked for, when the alphas have become too certain. Logs ``collapse/skip_connections`` and ``collapse/entropy``, the
     mean entropy of all rows in nats.
 
+    A search without alphas is not judged, and nothing is logged of it: before it has ranked architectures, it would
+    derive any one.
+
     Args:
         max_skip: Skip connections that are still healthy: in the normal cell of a DARTS space, in the whole
             architecture of any other. Default: 1 for DARTS spaces, because DARTS+ (arXiv:1909.06035, criterion 1) stops
@@ -75,6 +78,8 @@ class CollapseMonitor(SearchCallback):
             self.collapsed_since = None
 
     def after_epoch(self, trainer: pl.Trainer, search: SearchModule) -> None:
+        if not search.arch_parameters():
+            return
         space, config = search.supernet.space, search.derive()
         skips = skip_connections(space, config)
         probabilities = search.probabilities()
@@ -125,13 +130,17 @@ def skip_connections(space: SearchSpace, config: SubnetConfig) -> int:
 def likeliest_has_output(space: SearchSpace, probabilities: Mapping[str, Tensor]) -> bool:
     """Whether the output of every cell reads an input by the likeliest candidate of every edge.
 
-    What is derived does so in any case (:meth:`~oneshot.supernets.SearchSpace.most_likely`).
+    What is derived does so in any case (:meth:`~oneshot.supernets.SearchSpace.most_likely`). ``none`` is the likeliest
+    only where no other candidate is as likely.
     """
     if not space.cell_graphs():
         return True
-    likeliest = {
-        name: [space[name].candidates[pick] for pick in rows.argmax(1).tolist()] for name, rows in probabilities.items()
-    }
+    likeliest = {}
+    for name, rows in probabilities.items():
+        candidates = space[name].candidates
+        none = torch.tensor([candidate == "none" for candidate in candidates], device=rows.device)
+        picks = (rows - 1e-6 * none).argmax(1).tolist()
+        likeliest[name] = [candidates[pick] for pick in picks]
     return bool(connected(space, space.genes_of(SubnetConfig(space.name, likeliest))[None])[0])
 
 

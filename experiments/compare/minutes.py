@@ -9,7 +9,7 @@ Writes studies.json and minutes.png, and prints the table.
 
 A study is a folder of ``oneshot discrete``, or its log. Its strategy is told the recorded results once more; after each
 of them the network that it would take is looked up in the table. ``time`` of the shell says the CPU minutes of a study,
-and its clock how they are spread. Methods are those of ``nasbench201-cifar10/results.json``.
+and its clock how they are spread. Methods are those of ``nasbench201-cifar10/runs.jsonl``.
 """
 
 from __future__ import annotations
@@ -38,22 +38,19 @@ from oneshot.storage.files import write_atomically  # noqa: E402
 from oneshot.supernets import SearchSpace, SubnetConfig  # noqa: E402
 
 METRIC = "cifar10_test_accuracy"
-STUDIES, METHODS = HERE / "studies.json", HERE / "nasbench201-cifar10/results.json"
+STUDIES, METHODS = HERE / "studies.json", HERE / "nasbench201-cifar10/runs.jsonl"
 CONFIGS = {"GaussianProcess": "short_trainings.yaml", "Reevaluation": "longer_trainings.yaml"}
 BEST, TOP = 94.3733, 94.5  # of the table, and of the picture
 TICKS = (60, 70, 80, 85, 90, 92, 93, 93.5, 94, 94.3)
 NAMES = {
-    "dartspt_fixed": "DARTS-PT, fixed alphas",
-    "darts": "DARTS",
-    "dartspt": "DARTS-PT",
-    "robustdarts": "RobustDARTS",
-    "smoothdarts": "SmoothDARTS (ADV)",
-    "gdas": "GDAS",
-    "random_sharing": "random search, shared weights",
-    "snas": "SNAS",
-    "drnas": "DrNAS",
-    "proxylessnas": "ProxylessNAS",
-    "pcdarts": "PC-DARTS",
+    "DARTSPT, fixed alphas": "DARTS-PT, fixed alphas",
+    "DARTSPT": "DARTS-PT",
+    "SmoothDARTS": "SmoothDARTS (ADV)",
+    "RandomSharing": "random search, shared weights",
+    "PCDARTS": "PC-DARTS",
+    "BetaDARTS": "Beta-DARTS",
+    "DARTSMinus": "DARTS-",
+    "LambdaDARTS": "Lambda-DARTS",
     "random": "a random architecture",
 }
 
@@ -119,8 +116,10 @@ class Listed(SearchStrategy):
 def searches() -> dict[str, list[tuple[float, float]]]:
     """``{method: [(CPU minutes, table accuracy) of every seed]}``."""
     found = defaultdict(list)
-    for run in json.loads(METHODS.read_text(encoding="utf-8"))["runs"]:
-        found[NAMES[run["method"]]].append((run["seconds"] / 60, run["accuracy"]))  # CPU seconds, as table.md says
+    _, *lines = METHODS.read_text(encoding="utf-8").splitlines()  # the first one has the settings
+    for run in sorted(map(json.loads, lines), key=lambda run: int(run["seed"])):
+        name = NAMES.get(run["label"], run["label"])
+        found[name].append((run["cpu_seconds"] / 60, run["scores"][METRIC]))
     return dict(found)
 
 
@@ -155,12 +154,13 @@ def draw(studies: Mapping[str, Sequence[Mapping[str, Any]]]) -> None:
         accuracy = np.array([run["accuracy"][:length] for run in runs])
         axis.plot(minutes, accuracy.mean(0), color=colour, lw=2, label=name, zorder=3)
         axis.fill_between(minutes, accuracy.min(0), accuracy.max(0), color=colour, alpha=0.15, lw=0)
+    names: list[tuple[float, float, str]] = []
     points = {name: runs for name, runs in searches().items() if name != NAMES["random"]}
     for name, runs in points.items():
         minutes, mean = (statistics.fmean(values) for values in zip(*runs, strict=True))
         axis.plot([m for m, _ in runs], [a for _, a in runs], "o", ms=3, color=INK, alpha=0.25, mew=0)
         axis.plot(minutes, mean, "o", ms=6, color=INK, zorder=4)
-        axis.annotate(name, (minutes, mean), xytext=(6, 0), textcoords="offset points", va="center", fontsize=8)
+        names.append((minutes, mean, name))
     near = 1e-3  # the scale is that of the distance from just above the best
     axis.set_yscale(
         "function",
@@ -174,7 +174,38 @@ def draw(studies: Mapping[str, Sequence[Mapping[str, Any]]]) -> None:
     axis.set_title("What a search of NAS-Bench-201 finds", loc="left", fontsize=11, weight="bold", color=INK)
     axis.legend(loc="lower right", frameon=False, fontsize=9)
     plain_axes(axis, 9)
+    label(axis, names)
     figure.savefig(HERE / "minutes.png")
+
+
+def label(axis: Any, points: Sequence[tuple[float, float, str]]) -> None:
+    """Write a name beside each point, right or left of it, or as little higher or lower as no other needs its place."""
+    from matplotlib.text import Text
+    from matplotlib.transforms import Bbox
+
+    axis.figure.draw_without_rendering()
+    at = axis.transData.transform([point[:2] for point in points])
+    taken = [Bbox([(x - 9, y - 9), (x + 9, y + 9)]) for x, y in at]
+    for x, y, name in sorted(points, key=lambda point: -point[1]):
+        for up, side in sorted(
+            ((up, side) for up in range(-60, 61, 3) for side in (1, -1)), key=lambda way: abs(way[0])
+        ):
+            text = axis.annotate(
+                name,
+                (x, y),
+                xytext=(9 * side, up),
+                textcoords="offset points",
+                ha="left" if side > 0 else "right",
+                va="center",
+                fontsize=8,
+                arrowprops={"arrowstyle": "-", "color": INK, "lw": 0.4, "shrinkA": 0, "shrinkB": 3} if up else None,
+            )
+            text.get_window_extent()  # of the name and its line; puts both in their place
+            box = Text.get_window_extent(text)
+            if box.x0 > axis.bbox.x0 and not any(box.overlaps(other) for other in taken):
+                taken.append(box)
+                break
+            text.remove()
 
 
 def main() -> None:

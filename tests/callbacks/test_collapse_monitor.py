@@ -9,12 +9,14 @@ from typing import Any
 import pytest
 import torch
 
+from oneshot import RandomSharing
 from oneshot.callbacks import CollapseMonitor
-from oneshot.callbacks.collapse_monitor import reaches_its_end
+from oneshot.callbacks.collapse_monitor import likeliest_has_output, reaches_its_end
 from oneshot.supernets import (
     FBNetSpace,
     NASBench1Shot1Space,
     NASBench201Space,
+    NASBench201Supernet,
     NASBenchMacroSpace,
     ProxylessSpace,
     RecurrentSpace,
@@ -23,7 +25,7 @@ from oneshot.supernets import (
     segmentation_space,
 )
 
-from .searches import Unrelated, choose, fit, make_darts_supernet, make_search, make_trainer
+from .searches import IMAGES, Unrelated, choose, fit, make_darts_supernet, make_search, make_trainer
 
 WARNING = "The search has collapsed in epoch"
 
@@ -182,3 +184,22 @@ def test_impossible_settings_are_refused(settings: dict[str, Any], message: str)
 def test_a_module_that_is_not_a_search_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="CollapseMonitor looks at a search and needs a SearchModule"):
         fit(make_trainer(tmp_path, CollapseMonitor()), Unrelated())
+
+
+def test_a_search_without_alphas_is_not_judged_by_a_draw(tmp_path: Path) -> None:
+    """Before it has ranked architectures it would derive any one, and all candidates are as likely."""
+    supernet = NASBench201Supernet(channels=4, cells_per_stage=1, **IMAGES)
+    search = RandomSharing(supernet, candidates=4, finalists=2)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("error", message=WARNING)
+        trainer = make_trainer(tmp_path, CollapseMonitor(max_skip=0, start_epoch=0), max_epochs=1)
+        fit(trainer, search)
+    assert not any(name.startswith("collapse/") for name in trainer.callback_metrics)
+
+
+def test_none_is_not_the_likeliest_of_equals() -> None:
+    space = NASBench201Space()
+    equal = {"cell": torch.full((6, 5), 0.2)}
+    assert likeliest_has_output(space, equal)
+    equal["cell"][:, space["cell"].candidates.index("none")] += 0.01
+    assert not likeliest_has_output(space, equal)
