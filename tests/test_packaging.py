@@ -14,6 +14,7 @@ import pytest
 import yaml
 
 import oneshot
+from oneshot.cli.examples import example_texts
 
 ROOT = Path(__file__).resolve().parents[1]
 FOLDERS = {"oneshot": "oneshot", "supernets": "oneshot/supernets", "callbacks": "oneshot/callbacks"}
@@ -85,6 +86,16 @@ def test_the_wheel_has_one_top_level_package_with_all_modules_and_the_type_marke
     assert {name.split("/")[0] for name in names} == {"oneshot"}
     assert {name for name in names if name.endswith(".py")} == source_files()
     assert "oneshot/py.typed" in names
+
+
+def test_the_wheel_has_the_configuration_files_and_nothing_else_of_the_experiments(wheel: Path) -> None:
+    with zipfile.ZipFile(wheel) as archive:
+        texts = {
+            name.removeprefix("oneshot/examples/"): archive.read(name).decode()
+            for name in archive.namelist()
+            if name.startswith("oneshot/examples/")
+        }
+    assert texts == example_texts()
 
 
 def test_the_wheel_brings_the_command_and_the_licence(wheel: Path) -> None:

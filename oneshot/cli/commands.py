@@ -148,6 +148,15 @@ def _report(parser: ArgumentParser) -> None:
     parser.add_argument("--out", metavar="FILE", help="page to write (RUN/report.html)")
 
 
+def _examples(parser: ArgumentParser) -> None:
+    what = "file to write, such as digits/search.yaml, a folder of them, or 'all'; without a name they are listed"
+    parser.add_argument("names", nargs="*", metavar="NAME", help=what)
+    parser.add_argument(
+        "--out", default="experiments", help="folder to write to (%(default)s, as in the commands of the documentation)"
+    )
+    parser.add_argument("--overwrite", action="store_true", help="replace files that have changed")
+
+
 FORMATS = ["torch_export", "onnx", "openvino", "executorch"]
 
 
@@ -223,5 +232,6 @@ COMMANDS = {
     "export": Command("write a network as safetensors, torch.export and ONNX, each verified", _export, reads_data=True),
     "data": Command("look at a folder of images: classes, sizes, duplicates, problems", _data),
     "report": Command("write report.html of a run: one page with results, pictures, warnings and commands", _report),
+    "examples": Command("configuration files that come with the package: list them, or write some", _examples),
     "show": Command("picture of the cells and table of parameters and MACs", _show),
 }

@@ -211,7 +211,9 @@ def read_config(given: str) -> dict[str, Any] | None:
         return None
     path = Path(given)
     if not path.exists():
-        raise UsageError(f"--config must name a YAML file; there is no file {given}.{_nearest(path)}")
+        raise UsageError(
+            f"--config must name a YAML file; there is no file {given}.{_example(given) or _nearest(path)}"
+        )
     if path.is_dir():
         inside = f" Did you mean {str(path / CONFIG)!r}?" if (path / CONFIG).is_file() else " Name a file in it."
         raise UsageError(f"--config must name a YAML file; {given} is a folder.{inside}")
@@ -230,6 +232,14 @@ def read_config(given: str) -> dict[str, Any] | None:
         what = "nothing" if found is None else f"a {type(found).__name__}"
         raise UsageError(f"--config must name a YAML file of options, NAME: VALUE; {given} holds {what}.")
     return found
+
+
+def _example(given: str) -> str:
+    """The command that writes a file of options, if it is one that comes with the package."""
+    from .examples import example_texts  # here, because it reads all of them
+
+    name = given.removeprefix("./").removeprefix("experiments/")
+    return f" 'oneshot examples {name}' writes it." if name in example_texts() else ""
 
 
 def _check_classes(given: _Given) -> None:

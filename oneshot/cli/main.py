@@ -25,7 +25,7 @@ from .terminal import tolerate_encodings
 EPILOG = """\
 search, retrain and evaluate take every option of the Trainer, the method and the data, from YAML and from the command
 line: --config FILE, --model.arch_lr 6e-4, --data.init_args.batch_size 32, --trainer.max_epochs 10; 'oneshot search
---help' shows the common ones, --help-all every one. Examples are in experiments/.
+--help' shows the common ones, --help-all every one. 'oneshot examples' lists files to begin with.
 """
 
 
