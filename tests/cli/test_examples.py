@@ -67,6 +67,7 @@ def test_a_file_that_was_changed_is_not_replaced_and_nothing_else_is_written(
 
 
 def test_a_command_over_two_lines_is_one_line_without_remarks() -> None:
-    text = "# A. B.\n#   pip install x\n#   oneshot pareto --out a \\\n#     --data.root photos   (yours)\n#   oneshot pick a\n"
+    lines = ["# A. B.", "#   pip install x", "#   oneshot pareto --out a \\", "#     --data.root photos   (yours)"]
+    text = "\n".join([*lines, "#   oneshot pick a"])
     assert _command(text) == "oneshot pareto --out a --data.root photos"
     assert about(text) == "A"
