@@ -39,6 +39,7 @@ ROOMS = {
     "quantisation": Room("ONNX models of floats as models of INT8", "errors"),
     "random_numbers": Room("random numbers of their own for a part of a process"),
     "_version": Room("the version"),
+    "_stability": Room("marks of what is experimental, or on its way out"),
     "_lightning": Room("what we use of PyTorch and Lightning under private names"),
     "fronts": Room("dominance, hypervolume, evolution, which network of a front to take", "supernets"),
     "storage": Room("files: written whole, read strictly, locked, trusted or not", "_lightning supernets"),
@@ -78,10 +79,13 @@ ROOMS = {
         "scores of networks that were not trained",
         "_lightning cost.counting.network errors evaluation random_numbers regression storage supernets training",
     ),
-    "engine": Room("the search loops and samplers", "_lightning cost.* evaluation functional supernets training"),
+    "engine": Room(
+        "the search loops and samplers", "_lightning _stability cost.* evaluation functional supernets training"
+    ),
     "policy": Room("the LSTM that draws architectures, and its loss", "functional supernets"),
     "methods": Room(
-        "one paper, one file", "_lightning cost.* engine errors evaluation functional policy supernets training"
+        "one paper, one file",
+        "_lightning _stability cost.* engine errors evaluation functional policy supernets training",
     ),
     "nat": Room(
         "Pareto search over a trained supernet",

@@ -10,6 +10,7 @@ from typing import Any, ClassVar, Literal
 import torch
 from torch import Tensor, nn
 
+from oneshot._stability import warn_if_experimental
 from oneshot.cost.record import Prediction, latency_facts
 from oneshot.functional import expected_cost
 from oneshot.inputs import Inputs, mapped
@@ -49,6 +50,7 @@ class SearchModule(ResumableModule, ABC):
         self, supernet: Supernet, *, task: Task | str | None = None, criterion: nn.Module | None = None
     ) -> None:
         super().__init__()
+        warn_if_experimental(self)
         self.check_kind(supernet)
         if task is not None:
             supernet.task = task_of(task)

@@ -7,6 +7,7 @@ from collections.abc import Iterable
 import torch
 from torch import Tensor
 
+from oneshot._stability import experimental
 from oneshot.engine.gradient import BilevelSearch
 from oneshot.engine.options import (
     AlphaOptions,
@@ -28,6 +29,7 @@ class BetaDARTSOptions(AlphaOptions, ArchLr, ArchBetas, ArchWarmup, ArchEvery, A
     perturbation: Perturbation | None
 
 
+@experimental("its published accuracy has not been reproduced here")
 class BetaDARTS(BilevelSearch):
     r"""DARTS with a penalty on the alphas that keeps the edge weights close to each other (arXiv:2203.01665).
 
@@ -38,6 +40,8 @@ class BetaDARTS(BilevelSearch):
     Published on NAS-Bench-201 (test accuracy on CIFAR-10, CIFAR-100 and ImageNet16-120, search on CIFAR-10): 94.36,
     73.51 and 46.34 %, where the best cells have 94.37, 73.51 and 47.31 %. On the DARTS space no gain is claimed here:
     improvements reported there often fall "within the margin of noise" (confopt, AutoML 2025, arXiv:2507.16533).
+
+    Experimental: its published accuracy has not been reproduced here.
 
     Args:
         supernet: The supernet of any space of operation choices.

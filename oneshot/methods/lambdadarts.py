@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from oneshot._stability import experimental
 from oneshot.engine.alphas import EdgeWeights
 from oneshot.engine.gradient import BilevelSearch
 from oneshot.engine.options import GradientOptions, Unpack
@@ -17,6 +18,7 @@ from oneshot.supernets.base import OperationSupernet, frozen_batch_norm
 from oneshot.supernets.mixed_op import CellWeights
 
 
+@experimental("its published accuracy has not been reproduced here")
 class LambdaDARTS(BilevelSearch):
     r"""DARTS whose weights are trained so that all cells ask for the same edge weights (arXiv:2210.07998).
 
@@ -26,6 +28,8 @@ class LambdaDARTS(BilevelSearch):
     :func:`~oneshot.functional.alignment_gradient`, with the same random numbers. :math:`\lambda` rises from 0 in the
     first epoch to ``alignment_weight`` in the last. The most frequent kind of cells is aligned: the normal ones of
     DARTS. Gains reported on that space are often "within the margin of noise" (confopt, arXiv:2507.16533).
+
+    Experimental: its published accuracy has not been reproduced here.
 
     Args:
         supernet: A supernet with a choice that several cells share.

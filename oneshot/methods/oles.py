@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from oneshot._stability import experimental
 from oneshot.engine.alphas import EdgeWeights
 from oneshot.engine.gradient import BilevelSearch
 from oneshot.engine.module import Batch
@@ -17,6 +18,7 @@ from oneshot.functional import gradient_match
 from oneshot.supernets.base import OperationSupernet
 
 
+@experimental("its published accuracy has not been reproduced here")
 class OLES(BilevelSearch):
     """DARTS that stops training a candidate once what it learns does not help held-out images.
 
@@ -29,6 +31,8 @@ class OLES(BilevelSearch):
     first with the sum of both; ``accumulated=False`` is the paper's formula, for which 0.4 is much. We differ: both
     are of the same weights, with one cosine for a candidate (theirs is a mean over columns). Published: 2.30 % error on
     CIFAR-10, where gains are often "within the margin of noise" (confopt, arXiv:2507.16533).
+
+    Experimental: its published accuracy has not been reproduced here.
 
     Args:
         supernet: The supernet of any space of operation choices.
