@@ -30,6 +30,7 @@ TICK = 0.5  # seconds between two looks at the time of tasks on a cluster
 START = 120.0  # seconds for a new process to import what the callable needs, in addition to the timeout
 BEGINNINGS = 3  # workers of a cluster that may die before they begin
 READY = "ready"
+HEAVY = ("torch", "torchvision", "torchmetrics", "pytorch_lightning")  # imported once for all processes, where they are
 
 
 @dataclass(frozen=True)
@@ -93,8 +94,8 @@ class Processes(Pool[Task, Value]):
     def __init__(self, call: Callable[[Task], Value], size: int, timeout: float | None = None) -> None:
         self.size, self.timeout = size, timeout
         self._call = call
-        self._context = mp.get_context("spawn")  # a fork of a process with threads may hang
-        self._threads = max(1, (os.cpu_count() or 1) // size)
+        self._context = _context()
+        self._threads = threads_of_each(size)
         self._free: list[_Process] = []
         self._busy: list[_Process] = []
         self._began = False  # whether any process was ever ready
@@ -159,10 +160,21 @@ class Processes(Pool[Task, Value]):
         self._busy, self._free = [], []
 
 
+def threads_of_each(size: int) -> int:
+    """Threads of each of some processes that share the cores of this one: not more than this process has itself.
+
+    A process with more threads than there are idle cores can be ten times slower: in every small kernel the threads
+    wait for each other.
+    """
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    own = sys.modules["torch"].get_num_threads() if "torch" in sys.modules else cores
+    return max(1, min(own, cores // size))
+
+
 class _Process:
     def __init__(self, context: Any, call: Callable[[Any], Any], threads: int) -> None:
         self.pipe, theirs = context.Pipe()
-        self.process = context.Process(target=_serve, args=(theirs, call, threads, os.getpid()))
+        self.process = context.Process(target=_serve, args=(theirs, call, threads, dict(os.environ)))
         try:
             self.process.start()
         except (AttributeError, TypeError, pickle.PicklingError) as error:
@@ -191,9 +203,23 @@ class _Process:
         self.pipe.close()
 
 
-def _serve(pipe: Any, call: Callable[[Any], Any], threads: int, parent: int) -> None:
+def _context() -> Any:
+    """How processes begin: as forks of a server that has imported what is heavy, in moments; else each imports it.
+
+    The server is a process without threads: a fork of this one, which may have some, may hang.
+    """
+    if "forkserver" not in mp.get_all_start_methods():
+        return mp.get_context("spawn")
+    context = mp.get_context("forkserver")
+    context.set_forkserver_preload([name for name in HEAVY if name in sys.modules])
+    return context
+
+
+def _serve(pipe: Any, call: Callable[[Any], Any], threads: int, environment: dict[str, str]) -> None:
     os.setsid()  # what it starts belongs to it; and Ctrl-C is for the parent, which ends its processes
-    threading.Thread(target=_end_with, args=(parent,), daemon=True).start()
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+    os.environ.clear()  # the server may have begun long ago
+    os.environ.update(environment)
     if "torch" in sys.modules:
         sys.modules["torch"].set_num_threads(threads)
     pipe.send(READY)
@@ -205,10 +231,11 @@ def _serve(pipe: Any, call: Callable[[Any], Any], threads: int, parent: int) -> 
         pipe.send((call(task),))
 
 
-def _end_with(parent: int) -> None:
-    """End this process when its parent was killed: the task begins again elsewhere."""
-    while os.getppid() == parent:
-        time.sleep(LOOK)
+def _end_with_parent() -> None:
+    """End this process when the one that asked for it was killed: the task begins again elsewhere."""
+    parent = mp.parent_process()
+    assert parent is not None
+    parent.join()
     os.killpg(0, signal.SIGKILL)
 
 

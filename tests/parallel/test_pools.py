@@ -10,6 +10,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+import torch
 
 from oneshot.parallel import pools
 from oneshot.parallel import ray as cluster
@@ -21,6 +22,11 @@ def double(task: int) -> int:
     if task < 0:
         os.kill(os.getpid(), signal.SIGKILL)
     return 2 * task
+
+
+def seen(name: str) -> tuple[str | None, int]:
+    """A variable of the environment, and the threads of PyTorch, where the task runs."""
+    return os.environ.get(name), torch.get_num_threads()
 
 
 def run(pool: Pool[int, int], tasks: list[int]) -> list[Outcome[int]]:
@@ -49,6 +55,30 @@ def test_a_process_that_dies_loses_its_task_and_no_other() -> None:
         assert outcomes[1].lost == "its process died (signal SIGKILL)"
     finally:
         pool.close()
+
+
+@pytest.mark.slow  # begins two processes
+def test_processes_have_the_environment_of_now_and_no_more_threads_than_this_one(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A server that began before forks them."""
+    for value in ("first", "second"):
+        monkeypatch.setenv("OF_A_TEST", value)
+        pool: Processes[str, tuple[str | None, int]] = Processes(seen, 1)
+        try:
+            pool.submit(0, "OF_A_TEST")
+            found = []
+            while not found:
+                found = pool.wait()
+            assert found[0].value == (value, torch.get_num_threads())
+        finally:
+            pool.close()
+
+
+def test_processes_share_the_cores_and_have_no_more_threads_than_this_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(8)), raising=False)
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 4)
+    assert [pools.threads_of_each(size) for size in (1, 2, 3, 8, 20)] == [4, 4, 2, 1, 1]
 
 
 @pytest.mark.slow  # begins two processes
