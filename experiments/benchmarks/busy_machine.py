@@ -1,8 +1,8 @@
 """How long a training step takes while other programs keep the cores busy, by how threads wait for each other.
 
 Threads of PyTorch meet after every operation. Until the last one is there, the others spin (by default of GNU OpenMP
-for milliseconds, with GOMP_SPINCOUNT=10000 for microseconds) or sleep (OMP_WAIT_POLICY=PASSIVE). Each way is a new process
-that trains a supernet of NAS-Bench-201 on digits for some seconds, and they take turns. Usage:
+for milliseconds, with GOMP_SPINCOUNT=10000 for microseconds), or sleep (OMP_WAIT_POLICY=PASSIVE). Each way is a new
+process that trains a supernet of NAS-Bench-201 on digits for some seconds, and they take turns. Usage:
 
     python experiments/benchmarks/busy_machine.py [--rounds 2] [--seconds 5]
 
