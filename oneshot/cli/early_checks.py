@@ -238,8 +238,11 @@ def _example(given: str) -> str:
     """The command that writes a file of options, if it is one that comes with the package."""
     from .examples import example_texts  # here, because it reads all of them
 
-    name = given.removeprefix("./").removeprefix("experiments/")
-    return f" 'oneshot examples {name}' writes it." if name in example_texts() else ""
+    path = given.removeprefix("./")
+    name = path.removeprefix("experiments/")
+    if name not in example_texts():
+        return ""
+    return f" 'oneshot examples {name}{'' if name != path else ' --out .'}' writes it."
 
 
 def _check_classes(given: _Given) -> None:

@@ -62,7 +62,9 @@ def example_texts() -> dict[str, str]:
     In a checkout those that need code of their folder are left out: no command of their comment names them.
     """
     root = files("oneshot") / "examples"
-    found, folders = dict[str, str](), [("", root)]
+    if not root.is_dir():  # a checkout on a file system without links
+        root = files("oneshot") / "../experiments"
+    found, folders = dict[str, str](), [("", root)] if root.is_dir() else []
     while folders:
         prefix, folder = folders.pop()
         for entry in folder.iterdir():
@@ -104,10 +106,10 @@ def _chosen(texts: dict[str, str], names: Sequence[str]) -> list[str]:
     """Names of files, in their order, without repetition."""
     chosen: dict[str, None] = {}
     for name in names:
-        wanted = name.strip("/").removeprefix("experiments/")
+        wanted = f"{name.removeprefix('./').strip('/')}/".removeprefix("experiments/").strip("/") or ALL
         found = [text for text in texts if wanted in (ALL, text) or text.startswith(f"{wanted}/")]
         if not found:
-            folders = {str(Path(text).parent) for text in texts}
+            folders = {text.rpartition("/")[0] for text in texts}
             raise ValueError(
                 "NAME must be a file or folder that 'oneshot examples' lists, or 'all'; got "
                 f"{name!r}.{did_you_mean(wanted, [*texts, *folders])}"

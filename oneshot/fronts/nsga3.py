@@ -35,9 +35,14 @@ class NSGA3:
     Args:
         objectives: How many, two at least.
         population: Survivors of a generation. There are as many directions as it can serve.
+
+    Raises:
+        ValueError: If there are fewer than two objectives.
     """
 
     def __init__(self, objectives: int, population: int) -> None:
+        if objectives < 2:
+            raise ValueError(f"NSGA-III must have at least two objectives; got {objectives}. Take NSGA2.")
         divisions = 2
         while math.comb(divisions + objectives, objectives - 1) <= population:
             divisions += 1

@@ -47,7 +47,7 @@ class AccuracyPredictor:
     Args:
         space: The search space.
         kind: Which model was chosen; ``"constant"`` where all errors were equal.
-        tau: Kendall's tau of each kind between predicted and measured errors in five-fold cross-validation, see
+        tau: Kendall's tau of each kind between predicted and measured errors in cross-validation by fifths, see
             :func:`~oneshot.regression.scores.kendall_within`.
         left_out: Kinds that were not tried, and why.
     """

@@ -163,7 +163,7 @@ class Processes(Pool[Task, Value]):
 def threads_of_each(size: int) -> int:
     """Threads of each of some processes that share the cores of this one: not more than this process has itself.
 
-    A process with more threads than there are idle cores can be ten times slower: in every small kernel the threads
+    Processes with more threads than there are idle cores are several times slower: in every small kernel the threads
     wait for each other.
     """
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
@@ -204,11 +204,13 @@ class _Process:
 
 
 def _context() -> Any:
-    """How processes begin: as forks of a server that has imported what is heavy, in moments; else each imports it.
+    """How processes begin: on Linux as forks of a server that has imported what is heavy; else each imports it.
 
-    The server is a process without threads: a fork of this one, which may have some, may hang.
+    The server runs nothing but imports: a fork of this process, which may have threads, may hang. It begins with the
+    first pool, has imported what this process had by then, and ends with this process. Elsewhere libraries of the
+    system do not bear forks.
     """
-    if "forkserver" not in mp.get_all_start_methods():
+    if sys.platform != "linux":
         return mp.get_context("spawn")
     context = mp.get_context("forkserver")
     context.set_forkserver_preload([name for name in HEAVY if name in sys.modules])
@@ -218,8 +220,11 @@ def _context() -> Any:
 def _serve(pipe: Any, call: Callable[[Any], Any], threads: int, environment: dict[str, str]) -> None:
     os.setsid()  # what it starts belongs to it; and Ctrl-C is for the parent, which ends its processes
     threading.Thread(target=_end_with_parent, daemon=True).start()
-    os.environ.clear()  # the server may have begun long ago
+    os.environ.clear()  # the server may have begun long ago; what libraries read as they were loaded stays
     os.environ.update(environment)
+    from threadpoolctl import threadpool_limits
+
+    threadpool_limits(threads)  # of NumPy and SciPy
     if "torch" in sys.modules:
         sys.modules["torch"].set_num_threads(threads)
     pipe.send(READY)

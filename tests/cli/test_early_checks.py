@@ -58,6 +58,7 @@ CASES = [
     (["compare", "--out", "runs/digits"], "must be new; runs/digits exists."),
     (["search", "--config", "god.yaml"], "there is no file god.yaml. Did you mean 'good.yaml'?"),
     (["search", "--config", "experiments/digits/search.yaml"], "'oneshot examples digits/search.yaml' writes it."),
+    (["search", "--config", "digits/search.yaml"], "'oneshot examples digits/search.yaml --out .' writes it."),
     (["examples", "digts"], "that 'oneshot examples' lists, or 'all'; got 'digts'. Did you mean 'digits'?"),
     (["discrete", "--config", "runs/whole"], "runs/whole is a folder. Did you mean 'runs/whole/config.yaml'?"),
     (["search", "--config=indent.yaml"], "indent.yaml, line 3 is no YAML: "),

@@ -46,8 +46,11 @@ def test_files_and_folders_are_written_and_the_next_command_runs_one(
     assert said[-1] == "Next: oneshot search --config experiments/digits/search.yaml --out runs/digits"
     assert main(["examples", "proxies", "--out", "my files"]) == 0
     assert "--config 'my files/proxies/digits.yaml' --out runs/rank" in capsys.readouterr().out
-    assert main(["examples", "all", "--out", "every"]) == 0
-    assert len(list((tmp_path / "every").rglob("*.yaml"))) == len(TEXTS)
+    for every in ("all", "experiments/"):
+        assert main(["examples", every, "--out", f"of {every}"]) == 0
+        assert len(list((tmp_path / f"of {every}").rglob("*.yaml"))) == len(TEXTS)
+    assert main(["examples", "./digits/", "--out", "here"]) == 0
+    assert len(list((tmp_path / "here").rglob("*.yaml"))) == 2
 
 
 def test_a_file_that_was_changed_is_not_replaced_and_nothing_else_is_written(

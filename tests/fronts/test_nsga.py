@@ -189,6 +189,11 @@ def test_units_of_objectives_do_not_matter() -> None:
         assert np.array_equal(a, b)
 
 
+def test_one_objective_is_refused() -> None:
+    with pytest.raises(ValueError, match="at least two objectives; got 1"):
+        NSGA3(1, 10)
+
+
 def test_nsga3_takes_what_keeps_the_bounds_and_then_what_breaks_them_least() -> None:
     values, excess = curved(30, 3), np.linspace(-1.0, 1.9, 30)[:, None]
     kept, places = NSGA3(3, 20).survive(values, excess, 20, RNG)
