@@ -7,8 +7,6 @@ import importlib
 import os
 import re
 import shlex
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +14,7 @@ import pytest
 from PIL import Image
 
 from oneshot.cli.main import _parsers
+from tests.processes import run_python
 
 ROOT = Path(__file__).parents[1]
 ADDING = (ROOT / "docs/adding.md").read_text()
@@ -24,9 +23,7 @@ METHOD, CONTRACT, SPACE, OPERATION, SUPERNET, COSTS, COST = re.findall(r"```pyth
 
 def run(folder: Path, *command: str) -> str:
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "WANDB_MODE": "offline"}
-    result = subprocess.run(
-        [sys.executable, *command], cwd=folder, env=environment, capture_output=True, text=True, check=False
-    )
+    result = run_python(*command, cwd=folder, env=environment)
     assert result.returncode == 0, result.stdout + result.stderr
     return result.stdout
 
@@ -244,9 +241,8 @@ def test_the_page_on_what_a_space_costs_shows_what_its_command_prints_and_runs(t
     page = PAGES["docs/profile.md"]
     (command,) = re.findall(r"```bash\n(.*?)\n```", page, re.DOTALL)
     (shown,) = re.findall(r"```text\n(.*?)\n```", page, re.DOTALL)
-    words = [sys.executable, "-m", *shlex.split(command)]
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "COLUMNS": "80"}
-    result = subprocess.run(words, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
+    result = run_python("-m", *shlex.split(command), cwd=ROOT, env=environment)
     assert result.returncode == 3, result.stderr
     printed = result.stdout.rstrip("\n").split("\n\n")
     assert shown.split("\n\n") == [part for part in printed if not part.startswith(("params\n", "memory"))]

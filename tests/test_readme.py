@@ -5,14 +5,13 @@ from __future__ import annotations
 import os
 import re
 import shlex
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
 import oneshot
 from oneshot.cli.main import _parsers, main
+from tests.processes import run_python
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
@@ -23,9 +22,9 @@ def blocks(language: str) -> list[str]:
     return re.findall(rf"```{language}\n(.*?)```", README, re.DOTALL)
 
 
-def run(command: list[str], folder: Path) -> str:
+def run(folder: Path, *command: str) -> str:
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "WANDB_MODE": "offline", "HOME": str(folder)}
-    result = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, check=False)
+    result = run_python(*command, cwd=folder, env=environment)
     assert result.returncode == 0, result.stdout + result.stderr
     return result.stdout
 
@@ -33,7 +32,7 @@ def run(command: list[str], folder: Path) -> str:
 @pytest.mark.slow
 def test_the_python_example_runs(tmp_path: Path) -> None:
     (code,) = blocks("python")
-    run([sys.executable, "-c", code], tmp_path)
+    run(tmp_path, "-c", code)
     assert (tmp_path / "runs/readme-export/model.onnx").exists()
 
 
@@ -61,7 +60,7 @@ def test_the_command_line_example_runs_in_order(smaller: bool, tmp_path: Path, m
         if smaller:  # in one process: to start one takes longer than what it does then
             assert main([*words[1:], *SMALLER.get(words[1], [])]) == 0
         else:
-            run([sys.executable, "-m", *words], tmp_path)
+            run(tmp_path, "-m", *words)
     assert (tmp_path / "runs/digits-export/manifest.json").exists()
     assert (tmp_path / "runs/nat/picked/model.onnx").exists()
     assert (tmp_path / "runs/digits/show.png").exists()
@@ -125,7 +124,7 @@ def headings(text: str) -> list[str]:
 
 @pytest.mark.nightly
 def test_the_table_of_methods_is_what_the_code_says() -> None:
-    made = run([sys.executable, str(ROOT / "experiments/methods.py")], ROOT)
+    made = run(ROOT, str(ROOT / "experiments/methods.py"))
     made = made[made.index("| method") :].strip()
     written = METHODS.split("<!-- methods: begin -->")[1].split("<!-- methods: end -->")[0].strip()
     for ours, theirs in zip(made.splitlines(), written.splitlines(), strict=True):

@@ -40,6 +40,7 @@ from oneshot.supernets import PUBLISHED, MobileNetV3Supernet, NASBench201Superne
 from oneshot.supernets.nasbench201 import NASBench201Space
 from oneshot.supernets.nasnet import NASNetNetwork, NASNetSpace
 from oneshot.supernets.space import load_config
+from tests.processes import run_python
 
 EXPERIMENTS = Path(__file__).parents[2] / "experiments"
 SMALL_SEARCH = [
@@ -517,7 +518,7 @@ def test_a_picked_network_runs_in_a_fresh_process_from_onnx_and_from_load(nat_ru
         "with torch.no_grad(): print(float(numpy.abs(network(x).numpy() - y).max()))\n"
     )
     environment = {**os.environ, "PYTHONPATH": str(EXPERIMENTS.parent)}
-    result = subprocess.run([sys.executable, "-c", code, str(out)], env=environment, capture_output=True, text=True)
+    result = run_python("-c", code, out, env=environment)
     assert result.returncode == 0, result.stderr
     assert float(result.stdout.splitlines()[-1]) < 1e-4
 

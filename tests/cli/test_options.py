@@ -14,6 +14,7 @@ from oneshot.cli.commands import COMMANDS as EVERY_COMMAND
 from oneshot.cli.main import _reason, main
 from oneshot.cli.options import did_you_mean, explain
 from oneshot.cli.short_help import COMMANDS, short_help
+from tests.processes import run_python
 
 ROOT = Path(__file__).parents[2]
 SEARCH = ["search", "--config", str(ROOT / "experiments/digits/search.yaml"), "--out", "never"]
@@ -229,12 +230,11 @@ def test_an_error_nobody_expected_is_one_line_that_says_so(
 
 def test_a_warning_on_a_real_command_line_is_one_line_without_a_path() -> None:
     code = (
-        "import sys, warnings\nfrom oneshot.cli import main, show\n"
+        "import sys, warnings; warnings.simplefilter('default')\nfrom oneshot.cli import main, show\n"
         "show.show = lambda *_, **__: warnings.warn('Write it again.\\nThen go on.', stacklevel=1)\n"
         "sys.argv = ['oneshot', 'show', 'DARTS_V2', *sys.argv[1:]]\nsys.exit(main.main())"
     )
-    command = [sys.executable, "-W", "default", "-c", code]
-    short = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
+    short = run_python("-c", code, cwd=ROOT)
     assert "oneshot: warning: Write it again. Then go on.\n" in short.stderr and "<string>" not in short.stderr
-    long = subprocess.run([*command, "--traceback"], cwd=ROOT, capture_output=True, text=True, check=True)
+    long = run_python("-c", code, "--traceback", cwd=ROOT)
     assert "<string>:3: UserWarning: Write it again." in long.stderr

@@ -5,13 +5,13 @@ from __future__ import annotations
 import io
 import json
 import os
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
+
+from tests.processes import run_python
 
 SCRIPT = Path(__file__).parents[2] / "experiments/auto/run.py"
 
@@ -32,12 +32,7 @@ def test_an_image_set_becomes_a_folder_and_a_sibling_is_trained_beside_the_comma
     packed = np.frombuffer(b"".join(files), np.uint8)
     np.savez(tmp_path / "toys.npz", jpeg=packed, offsets=ends, labels=labels, classes=["red", "blue"], split=split)
     words = ["toys", "--latency", "5", "--minutes", "10", "--work", tmp_path / "work", "--results", tmp_path / "r.json"]
-    done = subprocess.run(
-        [sys.executable, str(SCRIPT), *map(str, words)],
-        capture_output=True,
-        text=True,
-        env={**os.environ, "ONESHOT_DATA": str(tmp_path)},
-    )
+    done = run_python(SCRIPT, *words, env={**os.environ, "ONESHOT_DATA": str(tmp_path)})
     assert done.returncode == 0, done.stdout + done.stderr
     assert len(list((tmp_path / "work/toys/train").glob("*/*.jpg"))) == 60
     assert len(list((tmp_path / "work/toys/test/red").iterdir())) == 10

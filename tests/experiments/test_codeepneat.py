@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
+
+from tests.processes import run_python
 
 SCRIPT = Path(__file__).parents[2] / "experiments/discrete/codeepneat.py"
 
@@ -16,8 +16,7 @@ SCRIPT = Path(__file__).parents[2] / "experiments/discrete/codeepneat.py"
 @pytest.mark.nightly
 def test_a_search_goes_on_with_more_evaluations_and_is_reported(tmp_path: Path) -> None:
     def run(*arguments: str) -> str:
-        command = [sys.executable, str(SCRIPT), "--out", str(tmp_path), *arguments]
-        done = subprocess.run(command, capture_output=True, text=True)
+        done = run_python(SCRIPT, "--out", tmp_path, *arguments)
         assert done.returncode == 0, done.stderr
         return done.stdout
 

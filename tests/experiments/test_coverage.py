@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import json
 import re
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
+
+from tests.processes import run_python
 
 ROOT = Path(__file__).parents[2]
 FOLDER = ROOT / "experiments/convert"
@@ -34,8 +34,8 @@ def test_all_networks_of_the_table_compute_what_they_should() -> None:
 
 @pytest.mark.slow
 def test_the_script_writes_a_line_for_a_network(tmp_path: Path) -> None:
-    command = [sys.executable, str(FOLDER / "coverage.py"), "--networks", "torchvision:squeezenet1_1"]
-    done = subprocess.run([*command, "--out", str(tmp_path)], capture_output=True, text=True, check=False)
+    script = FOLDER / "coverage.py"
+    done = run_python(script, "--networks", "torchvision:squeezenet1_1", "--out", tmp_path)
     assert done.returncode == 0, done.stderr
     (entry,) = json.loads((tmp_path / "coverage.json").read_text())
     assert entry["converted"] == "wholly" and entry["alone_equal"] and entry["largest_error"] < 1e-5

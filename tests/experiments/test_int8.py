@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import json
 import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
+
+from tests.processes import run_python
 
 SCRIPT = Path(__file__).parents[2] / "experiments/int8/run.py"
 
@@ -23,7 +23,7 @@ def test_both_fronts_are_deployed_and_what_is_there_is_not_computed_again(tmp_pa
     options += ["--work", str(tmp_path / "work"), "--results", str(tmp_path / "results.json")]
 
     def run() -> str:
-        done = subprocess.run([sys.executable, str(SCRIPT), *options], capture_output=True, text=True)
+        done = run_python(SCRIPT, *options)
         assert done.returncode == 0, done.stdout + done.stderr
         return done.stdout
 

@@ -7,11 +7,11 @@ import gzip
 import json
 import os
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
+from tests.processes import run_python
 from tests.tables import EXTRACTS, table
 
 EXPERIMENTS = Path(__file__).parents[2] / "experiments"
@@ -19,8 +19,7 @@ EXPERIMENTS = Path(__file__).parents[2] / "experiments"
 
 def run(script: str, *words: object) -> subprocess.CompletedProcess[str]:
     environment = {**os.environ, "ONESHOT_DATA": str(EXTRACTS), "OMP_NUM_THREADS": "1"}
-    command = [sys.executable, str(EXPERIMENTS / script), *map(str, words)]
-    return subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    return run_python(EXPERIMENTS / script, *words, env=environment)
 
 
 @pytest.mark.slow

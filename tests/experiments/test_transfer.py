@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 import timm
 import torch
+
+from tests.processes import run_python
 
 FOLDER = Path(__file__).parents[2] / "experiments/transfer"
 
@@ -26,8 +26,7 @@ def weights(tmp_path: Path) -> Path:
 
 
 def run(script: str, *options: object) -> str:
-    command = [sys.executable, str(FOLDER / script), *map(str, options)]
-    done = subprocess.run(command, capture_output=True, text=True)
+    done = run_python(FOLDER / script, *options)
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout
 

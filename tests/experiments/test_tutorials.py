@@ -7,7 +7,6 @@ import json
 import os
 import re
 import shlex
-import subprocess
 import sys
 from collections.abc import Callable
 from functools import cache
@@ -19,6 +18,7 @@ import pytest
 import oneshot
 import oneshot.data
 from oneshot.supernets import DARTSSupernet, NASBench201Supernet
+from tests.processes import run_python
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "experiments/tutorials"))
 import notebooks  # type: ignore[import-not-found]  # a script
@@ -46,9 +46,7 @@ def as_it_is(source: str) -> str:
 
 def run(folder: Path, *words: str) -> str:
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "WANDB_MODE": "offline"}
-    result = subprocess.run(
-        [sys.executable, *words], cwd=folder, env=environment, capture_output=True, text=True, check=False
-    )
+    result = run_python(*words, cwd=folder, env=environment)
     assert result.returncode == 0, result.stdout + result.stderr
     return result.stdout
 

@@ -19,6 +19,7 @@ from oneshot.cli.run import RunFolder
 from oneshot.deploy.export import export_subnet, load
 from oneshot.storage.trust import check_classes, imports_from_here, is_artifact, is_ours, lies_in_artifact, split_trust
 from oneshot.supernets import NASBench201Network
+from tests.processes import run_python
 
 ROOT = Path(__file__).resolve().parents[2]
 SHORT = [
@@ -101,13 +102,7 @@ def run_as(how: str, args: list[str], cwd: Path) -> subprocess.CompletedProcess[
     script = "import sys; sys.path.pop(0); from oneshot.cli.main import main; sys.exit(main())"
     command = {"script": ["-c", script], "module": ["-m", "oneshot"], "empty entry": ["-c", script]}[how]
     path = f":{ROOT}" if how == "empty entry" else str(ROOT)
-    return subprocess.run(
-        [sys.executable, *command, *args],
-        cwd=cwd,
-        env=os.environ | {"PYTHONPATH": path},
-        capture_output=True,
-        text=True,
-    )
+    return run_python(*command, *args, cwd=cwd, env=os.environ | {"PYTHONPATH": path})
 
 
 READERS: list[tuple[str, list[str], int]] = [
@@ -245,7 +240,7 @@ def test_ones_own_classes_are_found_by_every_command(project: Path, tmp_path: Pa
         done = run_as("script", args, folder)
         assert done.returncode == 0, done.stderr
     code = "import mynet\nfrom oneshot import export_subnet\nexport_subnet(mynet.Net(), 'export', formats=())"
-    subprocess.run([sys.executable, "-c", code], cwd=folder, env=os.environ | {"PYTHONPATH": str(ROOT)}, check=True)
+    run_python("-c", code, cwd=folder, env=os.environ | {"PYTHONPATH": str(ROOT)}).check_returncode()
     done = run_as("script", ["show", "export"], folder)
     assert done.returncode == 1 and "--trust mynet" in done.stderr, done.stderr
     for args in (
@@ -260,13 +255,7 @@ def test_ones_own_classes_are_found_by_every_command(project: Path, tmp_path: Pa
     said = " ".join(done.stdout.split())
     assert "oneshot.load('runs/retrain/export', trust=('mynet',)) gives the network back" in said
     code = "import oneshot; print(type(oneshot.load('runs/retrain/export', trust=('mynet',))).__name__)"
-    done = subprocess.run(
-        [sys.executable, "-c", code],
-        cwd=folder,
-        env=os.environ | {"PYTHONPATH": str(ROOT)},
-        capture_output=True,
-        text=True,
-    )
+    done = run_python("-c", code, cwd=folder, env=os.environ | {"PYTHONPATH": str(ROOT)})
     assert done.stdout.strip() == "Net", done.stderr
 
 

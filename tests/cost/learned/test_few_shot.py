@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import os
 import re
-import subprocess
-import sys
 import warnings
 from pathlib import Path
 
@@ -26,6 +24,7 @@ from oneshot.cost import (
 from oneshot.cost.learned import few_shot as module
 from oneshot.cost.learned.few_shot import log_evidence
 from oneshot.supernets import Choice, FBNetSpace, NASBench201Space, SearchSpace
+from tests.processes import run_python
 from tests.tables import EXTRACTS
 
 SPACE = SearchSpace("toy", (Choice("layer", ("a", "b", "c"), rows=8), Choice("edge", ("x", "y"), droppable=True)))
@@ -470,6 +469,4 @@ def test_the_benchmark_reads_its_tables() -> None:
         "from tables import *; s, g, d = accel_nasbench(); assert g.shape == (len(next(iter(d.values()))), 7); "
         "s.decode(g[:5]); s, g, d = fbnet(); assert len(d) == 13 and s.decode(g[:2])"
     )
-    subprocess.run(
-        [sys.executable, "-c", code], cwd=folder, env={**os.environ, "ONESHOT_DATA": str(EXTRACTS)}, check=True
-    )
+    run_python("-c", code, cwd=folder, env={**os.environ, "ONESHOT_DATA": str(EXTRACTS)}).check_returncode()
