@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -184,9 +184,16 @@ def check_export(network: Subnet, task: Task, data: Data, folder: Path, formats:
     assert manifest["num_classes"] == loaded.num_classes
 
 
-@pytest.mark.parametrize("target", TARGETS)
-@pytest.mark.parametrize("given", INPUTS)
-@pytest.mark.parametrize("method", SEARCHES)
+def combinations() -> Iterator[Any]:
+    """All of them at night; before, every pair of two of the three at least once."""
+    for i, method in enumerate(SEARCHES):
+        for j, given in enumerate(INPUTS):
+            for k, target in enumerate(TARGETS):
+                at_night = [] if (i + j + k) % len(TARGETS) == 0 else [pytest.mark.nightly]
+                yield pytest.param(method, given, target, marks=at_night)
+
+
+@pytest.mark.parametrize(("method", "given", "target"), [*combinations()])
 def test_from_the_search_to_the_loaded_export(method: str, given: str, target: str, tmp_path: Path) -> None:
     torch.manual_seed(0)
     task, outputs = TARGETS[target]

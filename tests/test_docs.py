@@ -179,6 +179,7 @@ def test_the_page_on_own_data_runs_from_top_to_bottom(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 @pytest.mark.timeout(900)
+@pytest.mark.nightly
 def test_the_page_on_conversion_runs_from_top_to_bottom(tmp_path: Path) -> None:
     page = (ROOT / "docs/convert.md").read_text()
     network, *rest = re.findall(r"```python\n(.*?)```", page, re.DOTALL)

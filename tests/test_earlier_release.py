@@ -49,7 +49,7 @@ def test_an_export_that_names_a_module_that_has_moved_is_loaded(folder: Path) ->
     assert isinstance(oneshot.load("exported_graph"), GraphNetwork)
 
 
-@pytest.mark.parametrize("resumed_with", ["search.yaml", None])
+@pytest.mark.parametrize("resumed_with", [pytest.param("search.yaml", marks=pytest.mark.nightly), None])
 def test_a_run_whose_configuration_names_modules_that_have_moved_goes_on(
     folder: Path, resumed_with: str | None
 ) -> None:
@@ -115,7 +115,12 @@ def test_a_search_that_was_killed_goes_on_to_its_end(folder: Path) -> None:
 
 @pytest.mark.parametrize(
     ("study", "config"),
-    [("study", "discrete.yaml"), ("study", None), ("policy_study", "policy.yaml"), ("policy_study", None)],
+    [
+        ("study", "discrete.yaml"),
+        pytest.param("study", None, marks=pytest.mark.nightly),
+        pytest.param("policy_study", "policy.yaml", marks=pytest.mark.nightly),
+        ("policy_study", None),
+    ],
 )
 def test_a_study_that_was_killed_asks_what_it_would_have_asked(folder: Path, study: str, config: str | None) -> None:
     asked_before = (folder / f"killed_{study}/log.jsonl").read_text(encoding="utf-8").count('"event": "ask"')
@@ -130,6 +135,7 @@ def test_a_study_that_was_killed_asks_what_it_would_have_asked(folder: Path, stu
     assert ours[:6] == theirs[:6], "later ones depend on accuracies, which another machine may round otherwise"
 
 
+@pytest.mark.nightly
 def test_a_search_of_a_front_that_was_killed_goes_on_to_its_end(folder: Path) -> None:
     run("pareto", "--config", "pareto.yaml", "--out", "killed_front", "--resume")
     history = json.loads((folder / "killed_front/history.json").read_text(encoding="utf-8"))

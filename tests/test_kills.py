@@ -193,13 +193,6 @@ def killed(command: str, kills: int, folder: Path, different: int = 1) -> list[s
 COMMANDS = ["search", "retrain", "pareto", "discrete"]
 
 
-@pytest.mark.slow
-@pytest.mark.timeout(1200)
-@pytest.mark.parametrize("command", COMMANDS[:1])  # all at night, more often
-def test_a_run_that_is_killed_twice_ends_as_one_that_was_not(command: str, tmp_path: Path) -> None:
-    killed(command, 2, tmp_path)
-
-
 @pytest.mark.nightly
 @pytest.mark.timeout(7200)
 @pytest.mark.parametrize("command", COMMANDS)

@@ -83,6 +83,7 @@ def test_a_retrained_network_is_reproduced_from_its_manifest(
 
 @pytest.mark.slow
 @pytest.mark.timeout(900)
+@pytest.mark.nightly
 def test_a_network_picked_from_a_front_is_reproduced_from_its_manifest(
     images: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -257,6 +257,7 @@ def test_from_a_folder_to_a_tested_file_and_the_same_command_goes_on(
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("little")
+@pytest.mark.nightly
 def test_a_trained_network_is_transferred_and_compared_with_what_was_found(photos: Path, tmp_path: Path) -> None:
     import timm
     from safetensors.torch import save_file

@@ -250,7 +250,11 @@ def test_what_comes_after_a_search_is_a_command_that_parses(
         assert config["data"]["init_args"][name] == value, name
 
 
-@pytest.mark.parametrize("ema", [[], ["--model.ema_decay=0.9"]], ids=["weights", "moving-average"])
+@pytest.mark.parametrize(
+    "ema",
+    [[], pytest.param(["--model.ema_decay=0.9"], marks=pytest.mark.nightly)],
+    ids=["weights", "moving-average"],
+)
 def test_evaluate_repeats_the_test_of_a_retraining_and_changes_nothing(
     ema: list[str], search_run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

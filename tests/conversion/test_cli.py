@@ -368,6 +368,7 @@ def test_the_file_for_digits_runs(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.nightly
 def test_the_file_for_efficientnet_lite0_runs_with_weights_under_other_names(tmp_path: Path) -> None:
     rng = np.random.default_rng(0)
     for kind in ("cats", "dogs"):

@@ -168,7 +168,7 @@ def test_drawn_boxes_hold_their_colour(script: dict[str, Any]) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("build", [nasnet, darts])
+@pytest.mark.parametrize("build", [pytest.param(nasnet, marks=pytest.mark.nightly), darts])
 def test_a_detector_learns_to_find_rectangles(build: Any, script: dict[str, Any]) -> None:
     torch.manual_seed(0)
     network = (

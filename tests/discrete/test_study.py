@@ -688,6 +688,7 @@ def test_the_last_line_that_was_cut_off_is_written_over(tmp_path: Path) -> None:
 
 @pytest.mark.slow  # starts a cluster
 @pytest.mark.timeout(600)
+@pytest.mark.nightly
 def test_a_cluster_of_two_workers_loses_one_and_loses_no_evaluation(tmp_path: Path) -> None:
     ray = pytest.importorskip("ray")
     try:

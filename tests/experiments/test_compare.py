@@ -66,6 +66,7 @@ def test_every_method_of_the_configurations_is_there(packed: Path) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.nightly
 def test_the_comparison_on_digits_runs(tmp_path: Path) -> None:
     few = ["--seeds", "0", "--trainer.max_epochs", "1", "--trainer.limit_train_batches", "2", "--retrain.epochs", "1"]
     assert main(["compare", "--config", str(FOLDER / "digits.yaml"), *few, "--out", str(tmp_path / "out")]) == 0

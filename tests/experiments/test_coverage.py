@@ -33,6 +33,7 @@ def test_all_networks_of_the_table_compute_what_they_should() -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.nightly
 def test_the_script_writes_a_line_for_a_network(tmp_path: Path) -> None:
     script = FOLDER / "coverage.py"
     done = run_python(script, "--networks", "torchvision:squeezenet1_1", "--out", tmp_path)

@@ -62,6 +62,7 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
+@pytest.mark.nightly
 def test_a_row_is_measured_once_and_its_run_is_kept(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     durations.main(["look", "--keep", str(place / "kept")])
 

@@ -194,6 +194,7 @@ def ray() -> Iterator[Any]:
 
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore")  # Ray's own
+@pytest.mark.nightly
 def test_a_ray_cluster_measures_the_same_and_a_lost_worker_costs_nothing(ray: Any, tmp_path: Path) -> None:
     supernet, (x, y), (calibration, _) = macro(), images(40, 1), images(20, 2)
     configs = configs_of(supernet, 8)

@@ -349,6 +349,7 @@ def test_a_search_goes_on_without_room_and_misses_nothing_in_the_end(kind: str, 
 
 @pytest.mark.filterwarnings("ignore:No checkpoint was written", "ignore:.* cannot be written")
 @pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.nightly
 def test_a_search_that_ends_without_room_waits_says_so_and_is_resumed(
     kind: str, whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -189,7 +189,12 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.mark.parametrize(
     ("step", "workers"),
-    [*((step, 0) for step in (1, 7, 8, 9, 11, 16, 23)), *(pytest.param(s, 2, marks=pytest.mark.slow) for s in (8, 11))],
+    [
+        *((step, 0) for step in (1, 8, 11, 16)),
+        *(pytest.param(step, 0, marks=pytest.mark.nightly) for step in (7, 9, 23)),
+        pytest.param(8, 2, marks=pytest.mark.nightly),
+        pytest.param(11, 2, marks=pytest.mark.slow),
+    ],
 )
 def test_a_search_stopped_at_any_step_ends_as_one_that_was_not(
     step: int, workers: int, whole: Path, tmp_path: Path

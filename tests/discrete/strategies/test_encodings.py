@@ -456,7 +456,7 @@ def test_bad_arguments_are_refused(build, message: str) -> None:  # type: ignore
             id="cgp_cnn",
             marks=pytest.mark.nightly,
         ),
-        pytest.param(lambda: REINFORCE.small(ZophLeSpace(layers=2)), 0.6, id="zoph_le"),
+        pytest.param(lambda: REINFORCE.small(ZophLeSpace(layers=2)), 0.6, id="zoph_le", marks=pytest.mark.nightly),
         pytest.param(
             lambda: TournamentEvolution(HierarchicalSpace(channels=8, stages=2), population=3),
             0.4,
