@@ -56,22 +56,30 @@ class PackedCIFAR10(VisionData):
     Args:
         folder: Folder with the two files; by default the one that the environment variable ONESHOT_DATA names.
         image_size: Side in pixels.
-        images: Training images; a fifth as many are the test set.
+        images: Training images.
+        test_images: A fifth as many as training images if ``None``.
         **options: See `VisionData`.
     """
 
     def __init__(
-        self, folder: str | Path | None = None, *, image_size: int = 16, images: int = 4000, **options: Any
+        self,
+        folder: str | Path | None = None,
+        *,
+        image_size: int = 16,
+        images: int = 4000,
+        test_images: int | None = None,
+        **options: Any,
     ) -> None:
         given = Path(folder) if folder else data_folder()
         with np.load(given / "cifar10_jpeg_test.npz") as pack:
             classes = [str(name) for name in pack["classes"]]
         super().__init__(classes, (3, image_size, image_size), **options)
         self.folder, self.images = given, images
+        self._test_images = images // 5 if test_images is None else test_images
 
     def load(self, split: Literal["train", "val", "test"]) -> ImageSet | None:
         if split == "val":
             return None
-        side, limit = self.input_shape[1], self.images if split == "train" else self.images // 5
+        side, limit = self.input_shape[1], self.images if split == "train" else self._test_images
         pixels, labels = unpacked(self.folder / f"cifar10_jpeg_{split}.npz", side, np.arange(limit))
         return ImageSet.whole(torch.from_numpy(pixels), torch.from_numpy(labels))

@@ -33,12 +33,13 @@ import oneshot  # noqa: E402
 from oneshot.data import SearchDataModule  # noqa: E402
 from oneshot.engine import BilevelSearch  # noqa: E402
 from oneshot.functional import largest_eigenvalue  # noqa: E402
-from oneshot.supernets import DARTSNetwork, DARTSSpace, DARTSSupernet, darts_space, reduced_space  # noqa: E402
+from oneshot.supernets import DARTSNetwork, DARTSSpace, DARTSSupernet, Genotype, darts_space, reduced_space  # noqa: E402
 from oneshot.supernets.base import batch_statistics, restored_modes  # noqa: E402
 from oneshot.supernets.darts import KINDS, REDUCED_SPACES  # noqa: E402
 
 SPACES = (*REDUCED_SPACES, "darts")
-SETTINGS = ("epochs", "images", "side", "channels", "cells", "batch", "retrain_epochs", "retrain_channels")
+OF_SEARCH = ("epochs", "channels")
+OF_TRAINING = ("images", "side", "cells", "batch", "retrain_epochs", "retrain_channels", "test_images")
 # A short search takes larger rates: see experiments/compare/nasbench201.yaml.
 RATES: dict[str, Any] = {"weight_lr": 0.1, "arch_lr": 3e-3}
 
@@ -97,6 +98,11 @@ def quiet(epochs: int, **options: Any) -> pl.Trainer:
     return pl.Trainer(max_epochs=epochs, accelerator="cpu", devices=1, **dict.fromkeys(off, False), **options)
 
 
+def images(given: argparse.Namespace) -> PackedCIFAR10:
+    numbers = {"images": given.images, "test_images": given.test_images, "batch_size": given.batch}
+    return PackedCIFAR10(image_size=given.side, **numbers)
+
+
 def trained(genotype: Any, data: PackedCIFAR10, seed: int, given: argparse.Namespace) -> tuple[float, int]:
     """Test accuracy after training a network from scratch, and its parameters."""
     pl.seed_everything(1000 + seed, verbose=False)
@@ -112,7 +118,7 @@ def trained(genotype: Any, data: PackedCIFAR10, seed: int, given: argparse.Names
 def run(space: str, method: str, seed: int, given: argparse.Namespace) -> dict[str, Any]:
     """One row."""
     pl.seed_everything(seed, verbose=False)
-    data = PackedCIFAR10(image_size=given.side, images=given.images, batch_size=given.batch)
+    data = images(given)
     shape = {"num_classes": data.num_classes, "image_size": given.side}
     supernet = DARTSSupernet(space_of(space), channels=given.channels, cells=given.cells, **shape)
     search, watch, start = METHODS[method](supernet, given.epochs), Eigenvalues(given.eigen_every), time.process_time()
@@ -125,7 +131,7 @@ def run(space: str, method: str, seed: int, given: argparse.Namespace) -> dict[s
         "space": space,
         "method": method,
         "seed": seed,
-        **{name: getattr(given, name) for name in SETTINGS},
+        **{name: getattr(given, name) for name in OF_SEARCH + OF_TRAINING},
         "genotype": str(genotype),
         **{f"skips_{kind}": names.count("skip_connect") for kind, names in ops.items()},
         "convolutions": sum("conv" in op for names in ops.values() for op in names),
@@ -135,6 +141,20 @@ def run(space: str, method: str, seed: int, given: argparse.Namespace) -> dict[s
         "params": params,
         "search_cpu_s": round(searched, 1),
         "retrain_cpu_s": round(time.process_time() - start - searched, 1),
+    }
+
+
+def again(row: dict[str, Any], given: argparse.Namespace) -> dict[str, Any]:
+    """A row whose network is trained once more."""
+    start = time.process_time()
+    accuracy, params = trained(Genotype.parse(row["genotype"]), images(given), row["seed"], given)
+    found = {"accuracy": round(accuracy, 4), "params": params, "retrain_cpu_s": round(time.process_time() - start, 1)}
+    new = {name: getattr(given, name) for name in OF_TRAINING}
+    return {
+        **row,
+        "searched_with": {"images": row["images"], "side": row["side"], "cells": row["cells"]},
+        **new,
+        **found,
     }
 
 
@@ -177,24 +197,36 @@ def main() -> None:
     parser.add_argument("--retrain-epochs", type=int, default=15)
     parser.add_argument("--retrain-channels", type=int, default=8)
     parser.add_argument("--eigen-every", type=int, default=3, help="epochs between two eigenvalues; 0 measures none")
+    parser.add_argument("--retrain", type=Path, metavar="ROWS", help="train what the rows of this file derived again")
+    parser.add_argument("--test-images", type=int, help="a fifth as many as training images if not given")
     parser.add_argument("--table", action="store_true", help="print the table of the rows, and run nothing")
     given = parser.parse_args()
+    if given.test_images is None:
+        given.test_images = given.images // 5
+    if given.retrain and given.retrain.resolve() == given.out.resolve():
+        parser.error(f"--retrain reads the rows of {given.retrain}, so --out must be another file")
 
-    def key(row: dict[str, Any]) -> tuple[Any, ...]:
-        return tuple(row[name] for name in ("space", "method", "seed", *SETTINGS))
+    names = OF_TRAINING if given.retrain else OF_SEARCH + OF_TRAINING
+    settings = tuple(getattr(given, name) for name in names)
 
-    settings = {name: getattr(given, name) for name in SETTINGS}
-    done = {key(row) for row in rows_of(given.out)}
+    def which(row: dict[str, Any]) -> tuple[str, str, int]:
+        return row["space"], row["method"], row["seed"]
+
+    def settings_of(row: dict[str, Any]) -> tuple[Any, ...]:
+        row = {"test_images": row["images"] // 5, **row}  # earlier rows do not say how many
+        return tuple(row[name] for name in names)
+
+    done = {which(row) for row in rows_of(given.out) if settings_of(row) == settings}
+    searched = {which(row): row for row in rows_of(given.retrain)} if given.retrain else {}
     wanted = [(s, m, seed) for seed in given.seeds for s in given.spaces for m in given.methods]
+    wanted = [one for one in wanted if one not in done and (one in searched or not given.retrain)]
     for space, method, seed in [] if given.table else wanted:
-        if key({"space": space, "method": method, "seed": seed, **settings}) in done:
-            continue
-        row = run(space, method, seed, given)
+        row = again(searched[space, method, seed], given) if given.retrain else run(space, method, seed, given)
         given.out.parent.mkdir(parents=True, exist_ok=True)
         with given.out.open("a", encoding="utf-8") as file:
             file.write(json.dumps(row) + "\n")
         print(space, method, seed, f"{row['skips_normal']} skips, accuracy {row['accuracy']:.3f}", flush=True)
-    print(table([row for row in rows_of(given.out) if all(row[name] == settings[name] for name in SETTINGS)]))
+    print(table([row for row in rows_of(given.out) if settings_of(row) == settings]))
 
 
 if __name__ == "__main__":

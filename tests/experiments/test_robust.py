@@ -7,9 +7,10 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
-from oneshot.supernets import DARTSSupernet
+from oneshot.supernets import PUBLISHED, DARTSSupernet
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "experiments/robust"))
 import run as robust  # type: ignore[import-not-found]  # a script
@@ -58,3 +59,32 @@ def test_a_command_that_was_stopped_runs_what_is_missing(tmp_path: Path, monkeyp
         monkeypatch.setattr(sys, "argv", ["run.py", "--out", str(file), *options])
         robust.main()
     assert ran == [("s2", "DARTS", 1)]
+
+
+def test_what_was_derived_is_trained_once_more_in_another_size(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    file, out, asked = tmp_path / "rows.jsonl", tmp_path / "again.jsonl", list[tuple[str, int, int]]()
+    genotypes = [str(PUBLISHED[name]) for name in ("DARTS_V1", "DARTS_V2")]
+    rows = [row(seed, 0.4, genotype=genotype) for seed, genotype in enumerate(genotypes)]
+    file.write_text("".join(json.dumps(one) + "\n" for one in rows), encoding="utf-8")
+
+    def trained(genotype: Any, data: Any, seed: int, given: Any) -> tuple[float, int]:
+        asked.append((str(genotype), data.images, data._test_images))
+        return 0.5 + seed / 10, 1000
+
+    np.savez(tmp_path / "cifar10_jpeg_test.npz", classes=[str(i) for i in range(10)])  # images are read by the training
+    monkeypatch.setenv("ONESHOT_DATA", str(tmp_path))
+    monkeypatch.setattr(robust, "trained", trained)
+    options = ["--retrain", str(file), "--images", "300", "--test-images", "40"]
+    for _ in range(2):  # the second time, nothing is missing
+        monkeypatch.setattr(sys, "argv", ["run.py", "--out", str(out), *options])
+        robust.main()
+    assert asked == [(genotype, 300, 40) for genotype in genotypes]
+    found = robust.rows_of(out)
+    assert [(one["accuracy"], one["images"], one["searched_with"]["images"]) for one in found] == [
+        (0.5, 300, 2000),
+        (0.6, 300, 2000),
+    ]
+    monkeypatch.setattr(sys, "argv", ["run.py", "--out", str(file), *options])
+    with pytest.raises(SystemExit):
+        robust.main()
+    assert robust.rows_of(file) == rows
