@@ -144,18 +144,18 @@ def run(space: str, method: str, seed: int, given: argparse.Namespace) -> dict[s
     }
 
 
-def again(row: dict[str, Any], given: argparse.Namespace) -> dict[str, Any]:
-    """A row whose network is trained once more."""
-    start = time.process_time()
-    accuracy, params = trained(Genotype.parse(row["genotype"]), images(given), row["seed"], given)
-    found = {"accuracy": round(accuracy, 4), "params": params, "retrain_cpu_s": round(time.process_time() - start, 1)}
-    new = {name: getattr(given, name) for name in OF_TRAINING}
-    return {
-        **row,
-        "searched_with": {"images": row["images"], "side": row["side"], "cells": row["cells"]},
-        **new,
-        **found,
-    }
+def again(row: dict[str, Any], given: argparse.Namespace, trained_before: list[dict[str, Any]]) -> dict[str, Any]:
+    """A row whose network is trained once more; where another search derived the same for this seed, as it was."""
+    start, found = time.process_time(), {name: getattr(given, name) for name in OF_TRAINING}
+    for other in trained_before:
+        if (other["genotype"], other["seed"]) == (row["genotype"], row["seed"]):
+            found |= {name: other[name] for name in ("accuracy", "params", "retrain_cpu_s")}
+            break
+    else:
+        accuracy, params = trained(Genotype.parse(row["genotype"]), images(given), row["seed"], given)
+        found |= {"accuracy": round(accuracy, 4), "params": params}
+        found["retrain_cpu_s"] = round(time.process_time() - start, 1)
+    return {**row, "searched_with": {name: row[name] for name in ("images", "side", "cells", "batch")}, **found}
 
 
 def rows_of(path: Path) -> list[dict[str, Any]]:
@@ -221,7 +221,11 @@ def main() -> None:
     wanted = [(s, m, seed) for seed in given.seeds for s in given.spaces for m in given.methods]
     wanted = [one for one in wanted if one not in done and (one in searched or not given.retrain)]
     for space, method, seed in [] if given.table else wanted:
-        row = again(searched[space, method, seed], given) if given.retrain else run(space, method, seed, given)
+        if given.retrain:
+            alike = [row for row in rows_of(given.out) if settings_of(row) == settings]
+            row = again(searched[space, method, seed], given, alike)
+        else:
+            row = run(space, method, seed, given)
         given.out.parent.mkdir(parents=True, exist_ok=True)
         with given.out.open("a", encoding="utf-8") as file:
             file.write(json.dumps(row) + "\n")

@@ -65,6 +65,7 @@ def test_what_was_derived_is_trained_once_more_in_another_size(tmp_path: Path, m
     file, out, asked = tmp_path / "rows.jsonl", tmp_path / "again.jsonl", list[tuple[str, int, int]]()
     genotypes = [str(PUBLISHED[name]) for name in ("DARTS_V1", "DARTS_V2")]
     rows = [row(seed, 0.4, genotype=genotype) for seed, genotype in enumerate(genotypes)]
+    rows.append(row(1, 0.7, genotype=genotypes[1], method="RobustDARTS"))  # what DARTS derived for this seed
     file.write_text("".join(json.dumps(one) + "\n" for one in rows), encoding="utf-8")
 
     def trained(genotype: Any, data: Any, seed: int, given: Any) -> tuple[float, int]:
@@ -82,6 +83,7 @@ def test_what_was_derived_is_trained_once_more_in_another_size(tmp_path: Path, m
     found = robust.rows_of(out)
     assert [(one["accuracy"], one["images"], one["searched_with"]["images"]) for one in found] == [
         (0.5, 300, 2000),
+        (0.6, 300, 2000),
         (0.6, 300, 2000),
     ]
     monkeypatch.setattr(sys, "argv", ["run.py", "--out", str(file), *options])
