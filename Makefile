@@ -53,11 +53,13 @@ quickstart: $(PACKAGE) ## search, retrain and export a network on small real ima
 	@echo "==> oneshot quickstart, results go to $(OUT)"
 	@$(BIN)/oneshot quickstart --out $(OUT) --overwrite
 
-bench: $(PACKAGE) ## run every benchmark in experiments/benchmarks
-	@set -e; found=; for script in experiments/benchmarks/[!_]*.py; do \
-	    [ -e "$$script" ] || continue; \
-	    found=1; echo "==> $$script"; $(BIN)/python "$$script"; \
-	done; [ -n "$$found" ] || echo "==> nothing to run: there is no script in experiments/benchmarks yet"
+bench: $(PACKAGE) ## run every benchmark in experiments/benchmarks, and add the figures to their history
+	@set -e; for script in experiments/benchmarks/[!_]*.py; do \
+	    case "$$script" in */history.py) continue;; esac; \
+	    echo "==> $$script"; $(BIN)/python "$$script"; \
+	done
+	@$(BIN)/python experiments/benchmarks/history.py
+	@echo "==> figures over time are in experiments/benchmarks/history/README.md"
 
 # --- trusting it ------------------------------------------------------------------------------------------------------
 
@@ -71,7 +73,7 @@ test-all: $(PACKAGE) ## the tests, with the slow ones: CPU, offline
 
 test-nightly: $(PACKAGE) ## the very slow tests only (series of kills, fuzzing): CPU, offline, an hour or two
 	@echo "==> pytest, the tests marked nightly, without those marked gpu or network"
-	@$(BIN)/python -m pytest $(PARALLEL) --timeout 1800 -m "nightly and not gpu and not network"
+	@ONESHOT_REAL_PROCESSES=1 $(BIN)/python -m pytest $(PARALLEL) --timeout 1800 -m "nightly and not gpu and not network"
 
 test-newest: $(PACKAGE) ## the tests with the newest Lightning, also above our bound; meant for CONSTRAINTS=<empty file>
 	@echo "==> installing the newest pytorch-lightning into $(VENV); 'make distclean' takes it away"

@@ -8,6 +8,7 @@
 
 from __future__ import annotations
 
+import re
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -553,7 +554,13 @@ def page() -> str:
         "of short searches on two cores; those of papers are of other budgets and often of other data, so they do not",
         "compare. `python experiments/systems.py --write` makes this page; a test runs every command, made smaller.",
         "",
+        "| system | class | here | published |",
+        "|---|---|---|---|",
     ]
+    for system in SYSTEMS:
+        cells = (f"[{system.name}](#{_anchor(system.name)})", f"`oneshot.{system.classes[0]}`")
+        lines.append(f"| {' | '.join((*cells, system.here or 'not measured', system.published or '–'))} |")
+    lines.append("")
     for family, systems in FAMILIES.items():
         lines += [f"## {family}", ""]
         for system in systems:
@@ -566,6 +573,11 @@ def page() -> str:
             lines += [f"- Left out: {system.missing}."] if system.missing else []
             lines += ["- Tests:", *(f"    - `{test}`" for test in system.tests), ""]
     return "\n".join(lines)
+
+
+def _anchor(title: str) -> str:
+    """What the title of a section is called in links to it."""
+    return re.sub(r"[^\w\- ]", "", title.lower()).replace(" ", "-")
 
 
 def _wrapped(command: str, width: int = 100) -> str:

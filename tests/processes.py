@@ -3,18 +3,22 @@
 To import PyTorch and Lightning takes five seconds and more of a slow core, longer than most of what these tests run.
 So the first :func:`run_python` starts a server that imports what oneshot needs, but nothing of oneshot, and every call
 is a fork of it: its own folder, environment, `sys.path`, `sys.argv`, `__main__` and end. What depends on how Python
-itself starts (encodings, warnings, what is imported and when) needs `subprocess`.
+itself starts or ends (encodings, warnings, the seed of hashes, what is imported and when, destructors, processes that
+are left behind) needs `subprocess`, and so do other folders of libraries (`HOME`, `HF_HOME`). With
+ONESHOT_REAL_PROCESSES in the environment every call is a Python of its own: `make test-nightly` sets it.
 """
 
 from __future__ import annotations
 
 import atexit
+import contextlib
 import gc
 import importlib
 import json
 import os
 import random
 import runpy
+import signal
 import subprocess
 import sys
 import threading
@@ -43,7 +47,11 @@ THIRD_PARTY = (
     "safetensors.torch",
 )
 # Read while Python or a library starts, so a fork would not heed another value.
-AT_START = ("PYTHONIOENCODING", "PYTHONUTF8", "PYTHONWARNINGS", "PYTHONHASHSEED", "OMP_NUM_THREADS", "MPLBACKEND")
+AT_START = (
+    *(f"PYTHON{name}" for name in ("IOENCODING", "UTF8", "WARNINGS", "HASHSEED", "SAFEPATH")),
+    *("LANG", "LC_ALL", "TZ", "MPLBACKEND", "OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"),
+)
+_AT_IMPORT = dict(os.environ)
 _server: subprocess.Popen[str] | None = None
 
 
@@ -64,21 +72,24 @@ def run_python(
     environment = dict(os.environ) if env is None else env
     if command[0].startswith("-") and command[0] not in ("-c", "-m"):
         raise ValueError(f"run_python takes -c, -m or a script, but got {command[0]}. Use subprocess.")
-    if other := [name for name in AT_START if environment.get(name) != os.environ.get(name)]:
-        raise ValueError(f"{other} must be as in this process, since Python has started. Use subprocess.")
+    if os.environ.get("ONESHOT_REAL_PROCESSES"):
+        real = [sys.executable, *command]
+        return subprocess.run(real, cwd=cwd, env=environment, capture_output=True, text=True, check=False)
+    if other := [name for name in AT_START if environment.get(name) != _AT_IMPORT.get(name)]:
+        raise ValueError(f"{other} must be as when this process began, since Python has started. Use subprocess.")
     server = _start()
     assert server.stdin and server.stdout
     with TemporaryDirectory() as folder:
         files = [Path(folder, name) for name in ("stdout", "stderr")]
-        job = {
-            "words": command,
-            "cwd": str(cwd or Path.cwd()),
-            "env": environment,
-            "files": [str(file) for file in files],
-        }
-        server.stdin.write(json.dumps(job) + "\n")
-        server.stdin.flush()
-        if not (answer := server.stdout.readline()):
+        job = {"words": command, "cwd": str(cwd or Path.cwd()), "env": environment, "files": [*map(str, files)]}
+        try:
+            server.stdin.write(json.dumps(job) + "\n")
+            server.stdin.flush()
+            answer = server.stdout.readline()
+        except BaseException:  # a timeout or Ctrl-C: the fork still runs, and its answer would be the next one's
+            _end()
+            raise
+        if not answer:
             raise RuntimeError(f"The server of processes ended with {server.wait()}.")
         return subprocess.CompletedProcess(command, int(answer), *(file.read_text(encoding="utf-8") for file in files))
 
@@ -86,12 +97,32 @@ def run_python(
 def _start() -> subprocess.Popen[str]:
     global _server
     if _server is None or _server.poll() is not None:
-        environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-        pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
-        command = [sys.executable, "-m", "tests.processes"]
-        _server = subprocess.Popen(command, cwd=ROOT, env=environment, text=True, **pipes)  # type: ignore[call-overload]
-        atexit.register(_server.kill)
+        environment = {**_AT_IMPORT, "PYTHONPATH": str(ROOT)}
+        _server = subprocess.Popen(
+            [sys.executable, "-m", "tests.processes"],
+            cwd=ROOT,
+            env=environment,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+            start_new_session=True,
+        )
+        atexit.register(_end)
     return _server
+
+
+def _end() -> None:
+    """End the server, and what still runs as a fork of it."""
+    global _server
+    if _server is not None:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(_server.pid, signal.SIGKILL)
+        _server.wait()
+        for pipe in (_server.stdin, _server.stdout):
+            if pipe is not None:
+                with contextlib.suppress(BrokenPipeError):
+                    pipe.close()
+        _server = None
 
 
 def _serve() -> None:
@@ -124,14 +155,20 @@ def _run(words: list[str], cwd: str, env: dict[str, str], files: list[str]) -> N
         _main(words, env.get("PYTHONPATH", ""))
     except SystemExit as end:
         code = end.code if isinstance(end.code, int) else int(end.code is not None)
-        if isinstance(end.code, str):
+        if end.code is not None and not isinstance(end.code, int):
             sys.stderr.write(f"{end.code}\n")
-    except BaseException:  # noqa: BLE001 - as Python does with whatever ends a program
+    except KeyboardInterrupt:
         traceback.print_exc()
+        code = -signal.SIGINT
+    except BaseException:  # noqa: BLE001 - as Python does with whatever ends a program
+        sys.excepthook(*sys.exc_info())
         code = 1
     threading._shutdown()  # type: ignore[attr-defined]
     atexit._run_exitfuncs()
     sys.stdout.flush(), sys.stderr.flush()
+    if code == -signal.SIGINT:
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
+        os.kill(os.getpid(), signal.SIGINT)
     os._exit(code)
 
 
@@ -144,7 +181,7 @@ def _main(words: list[str], path: str) -> None:
         main = sys.modules["__main__"] = ModuleType("__main__")
         exec(compile(rest[0], "<string>", "exec"), vars(main))
     elif how == "-m":
-        sys.path[0], sys.argv = os.getcwd(), rest
+        sys.path[0], sys.argv = os.getcwd(), ["-m", *rest[1:]]  # as it is until the module is found
         runpy.run_module(rest[0], run_name="__main__", alter_sys=True)
     else:
         sys.path[0], sys.argv = str(Path(how).resolve().parent), words

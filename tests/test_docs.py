@@ -276,6 +276,26 @@ def test_the_first_page_lists_every_command_with_a_line_and_a_link() -> None:
     assert len(commands) > 10 and sorted(listed) == sorted(commands)
 
 
+def test_the_page_on_results_has_the_numbers_of_the_experiments() -> None:
+    page = PAGES["docs/results.md"]
+    rows = re.findall(r"^\| (?!question|strategy|--)[^|]+ \| (.+) \| `(experiments/\w+)` \|$", page, re.MULTILINE)
+    assert len(rows) > 12
+    rows += [
+        (row, "experiments/discrete") for row in re.findall(r"^\| [\w ]+ \| \d+ \| [^|]+ \| [^|]+ \|$", page, re.M)
+    ]
+    for said, folder in rows:
+        source = (ROOT / folder / "README.md").read_text(encoding="utf-8").replace("*", "")
+        numbers = re.findall(r"\d+\.\d+(?: ± \d+\.\d+)?|\d+ %", said)
+        missing = [number for number in numbers if not re.search(rf"(?<![\d.]){re.escape(number)}(?![\d])", source)]
+        assert missing == [], f"{folder}: {said}"
+
+
+def test_the_example_of_the_page_on_concepts_runs(tmp_path: Path) -> None:
+    (code,) = re.findall(r"```python\n(.*?)```", PAGES["docs/concepts.md"], re.DOTALL)
+    said = run(tmp_path, "-c", f"{code}\nprint(type(network).__name__)")
+    assert "(6, 5)" in said and said.splitlines()[-1] == "NASBench201Network"
+
+
 def test_every_page_is_in_the_navigation_and_linked_from_the_first_page() -> None:
     names = {name.removeprefix("docs/") for name in PAGES} - {"index.md"}
     navigation = re.findall(r": (\S+\.md)$", (ROOT / "mkdocs.yml").read_text(), re.MULTILINE)

@@ -14,7 +14,6 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import platform
 import statistics
 import subprocess
 import sys
@@ -24,6 +23,8 @@ HERE = Path(__file__).parent
 sys.path.insert(0, str(HERE.parents[1]))
 
 import torch  # noqa: E402
+
+from oneshot.cost.latency.device import processor  # noqa: E402
 
 WAYS = {
     "default": {},
@@ -82,7 +83,7 @@ def main() -> None:
             ratios = [a / b for a, b in zip(taken["default"], values, strict=True)]
             row = {"busy processes": load, "way": way, "ms": [round(1000 * value, 1) for value in values]}
             results.append({**row, "times faster": round(statistics.median(ratios), 2)})
-    about = {"machine": platform.machine(), "cores": cores, "torch": torch.__version__, "rounds": args.rounds}
+    about = {"processor": processor(), "cores": cores, "torch": torch.__version__, "rounds": args.rounds}
     text = json.dumps({**about, "results": results}, indent=1) + "\n"
     (HERE / "busy_machine_cpu.json").write_text(text, encoding="utf-8")
     for row in results:

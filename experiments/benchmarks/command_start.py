@@ -23,6 +23,10 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 HERE = Path(__file__).parent
+sys.path.insert(0, str(HERE.parents[1]))
+
+from oneshot.cost.latency.device import processor  # noqa: E402
+
 RUN = "import sys; from oneshot.cli.main import main; sys.exit(main())"
 MISTAKES = {
     "auto": ["nothing", "--latency", "10"],
@@ -30,6 +34,7 @@ MISTAKES = {
     "search": ["--config", "nothing.yaml"],
     "retrain": ["runs/nothing"],
     "evaluate": ["runs/nothing"],
+    "examples": ["digts"],
     "measure": ["--config", "nothing.yaml"],
     "profile": ["--config", "nothing.yaml"],
     "rank": ["--config", "nothing.yaml"],
@@ -72,7 +77,7 @@ def main() -> None:
         "unit": "CPU seconds of a process",
         "rounds": args.rounds,
         "start_rounds": args.start_rounds,
-        "processor": platform.processor() or platform.machine(),
+        "processor": processor(),
         "python": platform.python_version(),
         "imports": parts,
         "commands": rows,

@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import platform
 import statistics
 import sys
 import time
@@ -27,6 +26,7 @@ sys.path.insert(0, str(HERE.parents[1]))
 import torch  # noqa: E402
 
 from oneshot.cost import Counted, count, count_candidates  # noqa: E402
+from oneshot.cost.latency.device import processor  # noqa: E402
 from oneshot.supernets import (  # noqa: E402
     DARTSSupernet,
     FBNetSupernet,
@@ -59,7 +59,7 @@ def report(path: Path, supernets: Mapping[str, Callable[[], Supernet]], args: ar
     results = [compare(name, make(), args) for name, make in supernets.items()]
     found = {
         "settings": vars(args),
-        "hardware": platform.processor() or platform.machine(),
+        "hardware": processor(),
         "torch": torch.__version__,
         "results": results,
     }

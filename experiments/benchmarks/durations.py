@@ -5,8 +5,9 @@
 Without names of rows, all rows that durations.json does not hold are measured, one after the other. A row is written
 when it is done, so the same command goes on where it was stopped. The table of docs/which_method.md, between its
 markers, is written anew after every row. ``--keep`` keeps the folders of the runs, of which
-``experiments/gallery/make.py`` makes its pages. Everything runs on the CPU. Stop other programs first: the load at the
-beginning of a row is written down, and a row that began beside other work has no minutes of the clock in the table.
+``experiments/gallery/make.py`` makes its pages. Everything runs on the CPU. Stop other programs first: how many cores
+are busy in the seconds before a row is written down, and a row that began beside other work has no minutes of the clock
+in the table.
 """
 
 from __future__ import annotations
@@ -29,9 +30,13 @@ from typing import Any
 
 HERE = Path(__file__).parent
 ROOT = HERE.parents[1]
+sys.path.insert(0, str(ROOT))
+
+from oneshot.cost.latency.device import processor  # noqa: E402
+
 RESULTS, PAGE = HERE / "durations.json", ROOT / "docs/which_method.md"
 BEGIN, END = "<!-- durations: begin -->", "<!-- durations: end -->"
-BUSY = 0.25  # load for each core from which on other work slows a row down
+BUSY = 0.25  # share of all cores from which on other work slows a row down
 
 
 @dataclass(frozen=True)
@@ -111,17 +116,26 @@ def photos(folder: Path, images: int = 400) -> None:
 
 def machine() -> dict[str, Any]:
     """What the minutes depend on."""
-    cpu = platform.processor() or platform.machine()
-    info = Path("/proc/cpuinfo")
-    if info.is_file():
-        names = [
-            line.partition(":")[2].strip()
-            for line in info.read_text(encoding="utf-8").splitlines()
-            if line.startswith("model name")
-        ]
-        cpu = names[0] if names else cpu
     names = ("torch", "pytorch-lightning", "numpy")
-    return {"cpu": cpu, "cores": os.cpu_count(), "python": platform.python_version()} | {n: version(n) for n in names}
+    facts = {"cpu": processor(), "cores": os.cpu_count(), "python": platform.python_version()}
+    return facts | {name: version(name) for name in names}
+
+
+def busy_cores(seconds: float = 5.0) -> float:
+    """How many cores other programs use now. The load average would count the row before, for minutes."""
+
+    def times() -> tuple[float, float]:  # of all cores together: idle, and all
+        fields = [
+            float(field) for field in Path("/proc/stat").read_text(encoding="utf-8").split("\n", 1)[0].split()[1:9]
+        ]
+        return fields[3] + fields[4], sum(fields)
+
+    if not Path("/proc/stat").is_file():
+        return os.getloadavg()[0]
+    idle, every = times()
+    time.sleep(seconds)
+    idle_then, every_then = times()
+    return (1 - (idle_then - idle) / (every_then - every)) * (os.cpu_count() or 1)
 
 
 def measure(row: Row, folder: Path) -> dict[str, Any]:
@@ -139,7 +153,7 @@ def measure(row: Row, folder: Path) -> dict[str, Any]:
     if row.photos:
         photos(folder / "photos")
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "CUDA_VISIBLE_DEVICES": "", "WANDB_MODE": "offline"}
-    load = os.getloadavg()[0]
+    busy = busy_cores()
     wall = cpu = memory = 0.0
     for command in row.commands:
         log = folder / f"{row.name}.log"
@@ -164,7 +178,7 @@ def measure(row: Row, folder: Path) -> dict[str, Any]:
         "wall_minutes": round(wall / 60, 2),
         "cpu_minutes": round(cpu / 60, 2),
         "peak_gigabytes": round(memory / 1e9, 2),
-        "load_before": round(load, 2),
+        "busy_cores_before": round(busy, 2),
         "machine": machine(),
     }
 
@@ -180,7 +194,7 @@ def table(results: Mapping[str, Mapping[str, Any]]) -> str:
         if (found := results.get(row.name)) is None:
             continue
         here = found["machine"]
-        busy = found["load_before"] > BUSY * here["cores"]
+        busy = found["busy_cores_before"] is None or found["busy_cores_before"] > BUSY * here["cores"]
         if here not in machines:
             machines.append(here)
         mark = f" [{machines.index(here) + 1}]" if machines.index(here) else ""

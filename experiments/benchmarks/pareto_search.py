@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import platform
 import statistics
 import sys
 import time
@@ -27,6 +26,7 @@ import numpy as np  # noqa: E402
 import torch  # noqa: E402
 
 from oneshot.cost import AdditiveCost  # noqa: E402
+from oneshot.cost.latency.device import processor  # noqa: E402
 from oneshot.nat import evolve, fit_accuracy  # noqa: E402
 from oneshot.regression.surrogates import KINDS  # noqa: E402
 from oneshot.supernets import FBNetSpace  # noqa: E402
@@ -96,7 +96,7 @@ def main() -> None:
         )
     report = {
         "settings": vars(args),
-        "hardware": platform.processor() or platform.machine(),
+        "hardware": processor(),
         "seconds_to_choose_and_fit": fit_seconds,
         "chosen": chosen.kind,
         "results": results,

@@ -17,7 +17,6 @@ from __future__ import annotations
 import argparse
 import itertools
 import json
-import platform
 import statistics
 import subprocess
 import sys
@@ -32,6 +31,7 @@ import torch  # noqa: E402
 from torch import Tensor, nn  # noqa: E402
 from torch.nn import functional as F  # noqa: E402
 
+from oneshot.cost.latency.device import processor  # noqa: E402
 from oneshot.functional import frozen_batch_norm, unrolled_arch_grad  # noqa: E402
 from oneshot.report.style import save_figure  # noqa: E402
 from oneshot.supernets import DARTSSupernet, NASBench201Supernet, OperationSupernet  # noqa: E402
@@ -218,7 +218,7 @@ def main() -> None:
 
 
 def save(results: list[dict], args: argparse.Namespace, path: Path) -> None:
-    name = torch.cuda.get_device_name() if args.device == "cuda" else platform.processor() or platform.machine()
+    name = torch.cuda.get_device_name() if args.device == "cuda" else processor()
     settings = {key: getattr(args, key) for key in ("device", "batch", "rounds", "threads", "channels", "cells")}
     settings["tf32"] = torch.backends.cudnn.allow_tf32
     report = {"settings": settings, "hardware": name, "torch": torch.__version__, "results": results}

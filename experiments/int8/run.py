@@ -32,13 +32,13 @@ import pytorch_lightning as pl  # noqa: E402
 import torch  # noqa: E402
 from images import TransferImages  # noqa: E402
 from matplotlib.figure import Figure  # noqa: E402
-from rows import cpu_name  # noqa: E402
 from safetensors.torch import load_file, save_file  # noqa: E402
 from scipy.stats import kendalltau  # noqa: E402
 from training import quiet, trainer  # noqa: E402
 
 from oneshot import NAT, export_subnet  # noqa: E402
 from oneshot.cost import Device, LatencyTable, measure  # noqa: E402
+from oneshot.cost.latency.device import processor  # noqa: E402
 from oneshot.deploy.int8 import int8_samples  # noqa: E402
 from oneshot.deploy.latency import record_latency  # noqa: E402
 from oneshot.deploy.manifest import read_manifest  # noqa: E402
@@ -172,7 +172,7 @@ class Rows:
         """Write a row."""
         self.rows.append(row)
         lines = ",\n  ".join(json.dumps(one) for one in self.rows)
-        write_atomically(self.path, f'{{"machine": {json.dumps(cpu_name())},\n "rows": [\n  {lines}\n]}}\n')
+        write_atomically(self.path, f'{{"machine": {json.dumps(processor())},\n "rows": [\n  {lines}\n]}}\n')
 
 
 def table(rows: Sequence[Row], tau: float | None) -> str:

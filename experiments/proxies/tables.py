@@ -254,7 +254,7 @@ def draw(results: list[dict[str, Any]], path: Path) -> None:
         if marked:
             places, values = zip(*marked)
             axes.scatter(values, places, marker="|", s=130, color=INK, label="published", zorder=3)
-            axes.legend(frameon=False, fontsize=8, loc="lower right")
+            axes.legend(frameon=False, fontsize=8, loc="upper right", bbox_to_anchor=(1, -0.1))
         axes.set_title(f"{result['table']}, {result['networks']} networks", fontsize=10, color=INK)
         axes.set_xlabel("Spearman's rho with the accuracy", fontsize=9, color=INK)
         axes.set_xlim(min(0.0, *(row["spearman"] for row in rows)) - 0.02, 1)

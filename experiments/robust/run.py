@@ -186,8 +186,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, required=True, help="file of rows, one JSON object a line")
     parser.add_argument("--spaces", nargs="+", choices=SPACES, default=SPACES)
-    parser.add_argument("--methods", nargs="+", choices=METHODS, default=DEFAULT)
-    parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
+    parser.add_argument("--methods", nargs="+", choices=METHODS, help=f"default: {', '.join(DEFAULT)}")
+    parser.add_argument("--seeds", nargs="+", type=int, help="default: 0 1 2")
     parser.add_argument("--epochs", type=int, default=15, help="of a search")
     parser.add_argument("--images", type=int, default=2000, help="of training; a fifth as many test")
     parser.add_argument("--side", type=int, default=16, help="of an image, in pixels")
@@ -197,12 +197,14 @@ def main() -> None:
     parser.add_argument("--retrain-epochs", type=int, default=15)
     parser.add_argument("--retrain-channels", type=int, default=8)
     parser.add_argument("--eigen-every", type=int, default=3, help="epochs between two eigenvalues; 0 measures none")
-    parser.add_argument("--retrain", type=Path, metavar="ROWS", help="train what the rows of this file derived again")
+    parser.add_argument("--retrain", type=Path, metavar="ROWS", help="train once more what these rows have derived")
     parser.add_argument("--test-images", type=int, help="a fifth as many as training images if not given")
     parser.add_argument("--table", action="store_true", help="print the table of the rows, and run nothing")
     given = parser.parse_args()
     if given.test_images is None:
         given.test_images = given.images // 5
+    if given.retrain and not given.retrain.is_file():
+        parser.error(f"--retrain must be a file of rows; there is no {given.retrain}")
     if given.retrain and given.retrain.resolve() == given.out.resolve():
         parser.error(f"--retrain reads the rows of {given.retrain}, so --out must be another file")
 
@@ -217,8 +219,13 @@ def main() -> None:
         return tuple(row[name] for name in names)
 
     done = {which(row) for row in rows_of(given.out) if settings_of(row) == settings}
-    searched = {which(row): row for row in rows_of(given.retrain)} if given.retrain else {}
-    wanted = [(s, m, seed) for seed in given.seeds for s in given.spaces for m in given.methods]
+    found = rows_of(given.retrain) if given.retrain else []
+    searched = {which(row): row for row in found}
+    if len(searched) < len(found):
+        parser.error(f"--retrain must have one row of a space, method and seed; {given.retrain} has several")
+    methods = given.methods or (METHODS if given.retrain else DEFAULT)
+    seeds = given.seeds or (sorted({row["seed"] for row in found}) if given.retrain else (0, 1, 2))
+    wanted = [(s, m, seed) for seed in seeds for s in given.spaces for m in methods]
     wanted = [one for one in wanted if one not in done and (one in searched or not given.retrain)]
     for space, method, seed in [] if given.table else wanted:
         if given.retrain:

@@ -31,6 +31,7 @@ import pytorch_lightning as pl  # noqa: E402
 import torch  # noqa: E402
 
 from oneshot.cost import count  # noqa: E402
+from oneshot.cost.latency.device import processor  # noqa: E402
 from oneshot.data import SearchDataModule, Shapes  # noqa: E402
 from oneshot.methods.darts import DARTS  # noqa: E402
 from oneshot.report.segmentation import draw_segmentations  # noqa: E402
@@ -84,12 +85,6 @@ def picture(args: argparse.Namespace, networks: dict[str, SegmentationNetwork]) 
     save_figure(figure, args.out / "predictions.png")
 
 
-def cpu_name() -> str:
-    information = Path("/proc/cpuinfo")  # Linux; elsewhere the architecture has to do
-    lines = information.read_text(encoding="utf-8").splitlines() if information.exists() else []
-    return next((line.partition(": ")[2] for line in lines if line.startswith("model name")), platform.machine())
-
-
 def spread(values: list[float]) -> dict[str, float]:
     return {"mean": statistics.mean(values), "std": statistics.stdev(values) if len(values) > 1 else float("nan")}
 
@@ -131,7 +126,7 @@ def write(args: argparse.Namespace, runs: dict[str, list[dict[str, Any]]], secon
     results: dict[str, Any] = {
         "command": " ".join(["python experiments/segmentation/run.py", *sys.argv[1:]]),
         "settings": {**{k: v for k, v in vars(args).items() if k != "out"}, **SIZE},
-        "hardware": {"cpu": cpu_name(), "threads": args.threads},
+        "hardware": {"cpu": processor(), "threads": args.threads},
         "versions": {"python": platform.python_version(), "torch": torch.__version__, "numpy": np.__version__},
         "seconds": round(seconds),
         "cpu_seconds": round(cpu_seconds),

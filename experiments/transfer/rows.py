@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from oneshot.cost.latency.device import processor
 from oneshot.storage.files import write_atomically
 
 KEY = ("data", "size", "side", "target", "seed", "epochs", "lr", "limit")  # what a row is of
@@ -37,7 +38,7 @@ class Rows:
         old = self.find(**row)
         self.rows = [other for other in self.rows if other is not old] + [row]
         facts = {
-            "cpu": cpu_name(),
+            "cpu": processor(),
             "python": platform.python_version(),
             "torch": torch.__version__,
             "numpy": np.__version__,
@@ -45,10 +46,3 @@ class Rows:
         text = ",\n  ".join(json.dumps(one) for one in self.rows)
         self.path.parent.mkdir(parents=True, exist_ok=True)
         write_atomically(self.path, f'{{"machine": {json.dumps(facts)},\n "rows": [\n  {text}\n]}}\n')
-
-
-def cpu_name() -> str:
-    """Model of the processor; the architecture where it is not said."""
-    information = Path("/proc/cpuinfo")
-    lines = information.read_text(encoding="utf-8").splitlines() if information.exists() else []
-    return next((line.partition(": ")[2] for line in lines if line.startswith("model name")), platform.machine())

@@ -260,7 +260,7 @@ def choose(found: Found, asked: Mapping[str, Any], device: Device, told: Callabl
             else:
                 return last, reason
     assert last is not None
-    return last, reason
+    return last, f"{'as was asked' if asked_size else 'no smaller ones are tried'}; {reason}"
 
 
 def _try_out(found: Found, name: str, config: Config, size: int, device: Device, *, most: int) -> Trial:

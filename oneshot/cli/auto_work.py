@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
+import shlex
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -26,6 +27,7 @@ from oneshot.data.facts import data_facts
 from oneshot.deploy.export import FILES, export_subnet, load
 from oneshot.deploy.int8 import INT8_FILE, Int8, int8_samples
 from oneshot.deploy.manifest import read_manifest
+from oneshot.deploy.prediction import SCRIPT
 from oneshot.errors import Int8LossError
 from oneshot.nat.nat import NAT
 from oneshot.report.evaluation import EVALUATION, interval
@@ -48,6 +50,7 @@ from .evaluation_record import tested
 from .export import write_export
 from .fronts import RunFront, Wish, load_front
 from .networks import MOST_CLASSES, by_class, class_table
+from .next_steps import to_predict
 from .retrain import train_and_test
 from .run import RunFolder
 from .terminal import say
@@ -450,7 +453,10 @@ class Work:
             say(lines[0])
         say(f"Network: {self.folder / NETWORK}. In Python: oneshot.load({str(self.folder / NETWORK)!r}).")
         say(f"Report: {self.folder / REPORT}, to open in a browser.")
-        say(f"Others of the front: oneshot pick {self.folder / SEARCH} --latency {self.limit:g} --out FOLDER")
+        pick = shlex.join(["oneshot", "pick", str(self.folder / SEARCH), "--latency", f"{self.limit:g}"])
+        say(f"Others of the front: {pick} --out FOLDER")
+        if (self.folder / NETWORK / SCRIPT).is_file():
+            say(to_predict(self.folder / NETWORK))
         return {
             "folder": self.folder,
             "network": self.folder / NETWORK,

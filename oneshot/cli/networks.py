@@ -11,9 +11,7 @@ from rich.table import Table
 from oneshot.deploy.export import load
 from oneshot.deploy.manifest import MANIFEST
 from oneshot.report.tables import network_table
-from oneshot.storage.files import (
-    check_recorded,
-)
+from oneshot.storage.files import check_recorded
 from oneshot.supernets import (
     NASNET_CELLS,
     PUBLISHED,

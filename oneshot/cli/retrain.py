@@ -9,12 +9,8 @@ from typing import Any
 
 from oneshot.report.evaluation import EVALUATION
 from oneshot.report.page import REPORT
-from oneshot.storage.files import (
-    write_recorded,
-)
-from oneshot.storage.trust import (
-    split_trust,
-)
+from oneshot.storage.files import write_recorded
+from oneshot.storage.trust import split_trust
 from oneshot.supernets.base import Subnet
 
 from .evaluation_record import tested

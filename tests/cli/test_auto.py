@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -144,9 +146,29 @@ def test_a_table_needs_its_target(tmp_path: Path) -> None:
 def test_a_latency_that_nothing_reaches_names_the_fastest_before_anything_is_searched(
     photos: Path, tmp_path: Path
 ) -> None:
-    with pytest.raises(ValueError, match=r"--latency must be at least [\d.]+ ms here, which the fastest network takes"):
+    fastest = (
+        r"--latency must be at least [\d.]+ ms here, which the fastest network takes \(.+\), and is right for \d+%"
+    )
+    with pytest.raises(ValueError, match=fastest):
         auto(photos, latency=1e-6, out=tmp_path / "out")
     assert not list((tmp_path / "out").glob("*")) if (tmp_path / "out").exists() else True
+
+
+def test_the_plan_is_told_before_anything_is_trained_and_so_is_a_busy_machine(
+    photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def slowed(*given: Any, **options: Any) -> auto_decide.Trial:
+        trial = as_it_is(*given, **options)
+        return replace(trial, speed=replace(trial.speed, busy=0.3))
+
+    as_it_is = auto_decide._try_out
+    monkeypatch.setattr(auto_decide, "_try_out", slowed)
+    monkeypatch.setattr("oneshot.cli.auto._run", lambda work: pytest.fail("told"))
+    with pytest.raises(pytest.fail.Exception, match="told"):
+        auto(photos, latency=50.0, minutes=60.0, image_size=16, out=tmp_path / "out")
+    said = " ".join(capsys.readouterr().out.split())
+    assert "WARNING: Another program uses this machine: the same network took 30% more at one time" in said
+    assert re.search(r"Plan: about .+ of the 60 minutes, [\d.]+ GB of memory\.", said)
 
 
 def test_few_minutes_and_slow_networks_lead_to_smaller_ones(photos: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -230,6 +252,7 @@ def test_from_a_folder_to_a_tested_file_and_the_same_command_goes_on(
     assert main([*command, "--resume"]) == 0
     said = capsys.readouterr().out
     assert "keeps the limit of 50 ms" in said and "oneshot pick" in said
+    assert said.rstrip().endswith(f"Next: python {out / 'network/predict.py'} FILE")
 
     manifest, summary = read_manifest(out / "network"), json.loads((out / "summary.json").read_text(encoding="utf-8"))
     assert manifest is not None and {"model.onnx", "model.safetensors"} <= set(manifest["files"])
@@ -291,6 +314,17 @@ def test_a_trained_network_is_transferred_and_compared_with_what_was_found(photo
     assert type(oneshot.load(result.network)).__name__ == "ConvertedNetwork"
     settings = (tmp_path / "out" / "retrain.yaml").read_text(encoding="utf-8")
     assert "freeze_statistics: true" in settings and "oneshot retrain" in settings.splitlines()[0]
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("little")
+def test_series_of_a_file(tmp_path: Path) -> None:
+    time, rng = np.linspace(0, 6.28, 24), np.random.default_rng(0)
+    x = [np.sin((1 + number % 2) * time + rng.normal()) for number in range(120)]
+    np.savez(tmp_path / "series.npz", x=np.float32(x)[:, None], y=np.array(["slow", "fast"] * 60))
+    result = auto(tmp_path / "series.npz", latency=20.0, minutes=60.0, out=tmp_path / "out")
+    assert result.metric == "accuracy" and result.ms is not None and result.ms < 20
+    assert oneshot.load(result.network).input_shape == (1, 24)
 
 
 @pytest.mark.slow

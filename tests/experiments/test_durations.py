@@ -30,7 +30,7 @@ def found(minutes: float, *, load: float = 0.0, **machine: Any) -> dict[str, Any
         "wall_minutes": minutes,
         "cpu_minutes": 2.5,
         "peak_gigabytes": 0.75,
-        "load_before": load,
+        "busy_cores_before": load,
         "machine": {**MACHINE, **machine},
     }
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import inspect
 import json
 import os
@@ -17,6 +18,7 @@ import pytest
 
 import oneshot
 import oneshot.data
+from oneshot.cli.commands import COMMANDS
 from oneshot.supernets import DARTSSupernet, NASBench201Supernet
 from tests.processes import run_python
 
@@ -137,28 +139,40 @@ def test_the_tutorial_for_researchers_ends_with_a_table(
     assert "| first | second | seeds | first - second |" in table
 
 
+PAGES = {
+    path.relative_to(ROOT).as_posix(): path.read_text(encoding="utf-8")
+    for path in (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")))
+    if path.name != "changelog.md"
+}
+
+
 @pytest.mark.slow
 @pytest.mark.timeout(900)
-@pytest.mark.parametrize("page", ["tutorial_images", "tutorial_research", "which_method"])
+@pytest.mark.parametrize(
+    "page", [name for name, text in PAGES.items() if re.search(r"^ *oneshot |`oneshot ", text, re.M)]
+)
 def test_the_commands_and_options_of_a_page_exist(page: str) -> None:
-    text = (ROOT / f"docs/{page}.md").read_text(encoding="utf-8")
-    blocks = re.findall(r"^```(?:bash|console)\n(.*?)^```", text, re.MULTILINE | re.DOTALL)
-    inline = re.findall(r"`(oneshot [^`]+)`", text)
-    checked = 0
-    for program, *words in commands("\n".join([*blocks, *inline])):
+    blocks = re.findall(r"^```(?:bash|console)\n(.*?)^```", PAGES[page], re.MULTILINE | re.DOTALL)
+    inline = re.findall(r"`(oneshot [a-z][^`]*)`", PAGES[page])
+    for program, command, *words in (found for found in commands("\n".join([*blocks, *inline])) if len(found) > 1):
         if program != "oneshot":
             continue
+        assert command in COMMANDS, f"oneshot has no command {command}"
         for option in (word.partition("=")[0] for word in words if word.startswith("--")):
-            assert re.search(rf"{re.escape(option)}\b", help_of(words[0])), f"oneshot {words[0]} has no {option}"
-            checked += 1
-    assert checked
+            known = option.partition(".init_args")[0]  # what follows depends on the class that was named
+            assert re.search(rf"{re.escape(known)}\b", help_of(command)), f"oneshot {command} has no {option}"
+
+
+@pytest.mark.parametrize("page", [name for name, text in PAGES.items() if "```py" in text])
+def test_the_python_of_a_page_can_be_parsed(page: str) -> None:
+    for code in re.findall(r"^```(?:python|py)[^\n]*\n(.*?)^```", PAGES[page], re.MULTILINE | re.DOTALL):
+        ast.parse(code)
 
 
 @cache
 def help_of(command: str) -> str:
     """The help of a command: the short one, and the whole one where that is another."""
-    whole = ["--help-all"] if command in ("search", "pareto", "retrain", "compare", "discrete", "measure") else []
-    return "".join(run(ROOT, "-m", "oneshot", command, option) for option in ("--help", *whole))
+    return "".join(run(ROOT, "-m", "oneshot", command, option) for option in ("--help", "--help-all"))
 
 
 @pytest.mark.slow

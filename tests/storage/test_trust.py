@@ -102,7 +102,14 @@ def run_as(how: str, args: list[str], cwd: Path) -> subprocess.CompletedProcess[
     script = "import sys; sys.path.pop(0); from oneshot.cli.main import main; sys.exit(main())"
     command = {"script": ["-c", script], "module": ["-m", "oneshot"], "empty entry": ["-c", script]}[how]
     path = f":{ROOT}" if how == "empty entry" else str(ROOT)
-    return run_python(*command, *args, cwd=cwd, env=os.environ | {"PYTHONPATH": path})
+    # A Python of its own: in a fork, what is planted beside it would be imported already.
+    return subprocess.run(
+        [sys.executable, *command, *args],
+        cwd=cwd,
+        env=os.environ | {"PYTHONPATH": path},
+        capture_output=True,
+        text=True,
+    )
 
 
 READERS: list[tuple[str, list[str], int]] = [
