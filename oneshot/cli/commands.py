@@ -77,8 +77,11 @@ def _auto(parser: ArgumentParser) -> None:
     parser.add_argument("--overwrite", action="store_true", help="replace the folder if it exists")
 
 
+MOVED = "with --data.init_args.root FOLDER if its images have moved"
+
+
 def _pick(parser: ArgumentParser) -> None:
-    parser.add_argument("run", help="folder of 'oneshot pareto' or 'oneshot discrete'")
+    parser.add_argument("run", help=f"folder of 'oneshot pareto' or 'oneshot discrete'; {MOVED}")
     for name, what in (("latency", "ms"), ("macs", "MACs"), ("params", "parameters"), ("memory", "bytes")):
         said = f"take the smallest error with at most this many {what}"
         parser.add_argument(f"--{name}", type=float, metavar="MOST", help=said)
@@ -115,7 +118,7 @@ def _derive(parser: ArgumentParser) -> None:
 
 
 def _export(parser: ArgumentParser) -> None:
-    parser.add_argument("run", help="folder of a retraining, or of a search (its inherited weights)")
+    parser.add_argument("run", help=f"folder of a retraining, or of a search (its inherited weights); {MOVED}")
     _files(parser, "RUN/export")
     _trust(parser)
 
