@@ -241,7 +241,7 @@ def _decide(asked: Mapping[str, Any]) -> dict[str, Any]:
     """
     from oneshot.training.samples import plain_samples
 
-    from .auto_decide import choose, device_of, guess, loading_time, open_data, resized
+    from .auto_decide import choose, device_of, guess, loading_time, open_data, read_by, resized
     from .data_defaults import build_data
     from .terminal import say
 
@@ -268,7 +268,12 @@ def _decide(asked: Mapping[str, Any]) -> dict[str, Any]:
     final.prepare_data()
     final.setup("fit")
     if trial.smallest > limit:
-        worth = guess(trial.network, final, plain_samples)
+        fastest = final
+        if found.kind == "images" and tuple(trial.network.input_shape) != tuple(final.input_shape):
+            fastest = build_data(read_by(trial.network, config))
+            fastest.prepare_data()
+            fastest.setup("fit")
+        worth = guess(trial.network, fastest, plain_samples)
         known = "" if worth is None else f", and is right for {worth:.0%} of samples with a last layer fitted to them"
         raise ValueError(
             f"--latency must be at least {trial.smallest:.3g} ms here, which the fastest network takes ({trial.name})"

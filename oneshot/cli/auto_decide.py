@@ -136,6 +136,11 @@ def resized(found: Found, size: int, batch: int, source: str | None) -> Config:
     return {**found.config, "init_args": arguments}
 
 
+def read_by(network: Subnet, config: Config) -> Config:
+    """The configuration of images as a network reads them, which may have taken a smaller resolution."""
+    return {**config, "init_args": {**config["init_args"], "image_size": list(network.input_shape[1:])}}
+
+
 def _normalisation(source: str) -> tuple[Any, Any] | None:
     """Mean and deviation that the published weights of a network were trained with."""
     library, _, name = source.partition(":")

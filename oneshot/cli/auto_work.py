@@ -42,7 +42,7 @@ from oneshot.supernets.json_files import read_json
 from oneshot.supernets.space import Floats
 from oneshot.training.retrain import Retrain
 
-from .auto_decide import build_supernet, device_of, spread_genes
+from .auto_decide import build_supernet, device_of, read_by, spread_genes
 from .auto_plan import BATCH, PLAN, Effort
 from .auto_progress import FitProgress, Overall
 from .data_defaults import build_data
@@ -152,7 +152,7 @@ class Work:
         config: dict[str, Any] = self.plan["data"]
         if self.plan["kind"] != "images" or tuple(network.input_shape) == tuple(self.data.input_shape):
             return config
-        return {**config, "init_args": {**config["init_args"], "image_size": list(network.input_shape[1:])}}
+        return read_by(network, config)
 
     def supernet(self) -> Supernet:
         """The search space, with the weights it begins with."""
