@@ -269,7 +269,7 @@ def _decide(asked: Mapping[str, Any]) -> dict[str, Any]:
     final.setup("fit")
     if trial.smallest > limit:
         fastest = final
-        if found.kind == "images" and tuple(trial.network.input_shape) != tuple(final.input_shape):
+        if found.kind == "images" and trial.network.input_shape[-1] != trial.size:
             fastest = build_data(read_by(trial.network, config))
             fastest.prepare_data()
             fastest.setup("fit")

@@ -252,7 +252,7 @@ def test_from_a_folder_to_a_tested_file_and_the_same_command_goes_on(
     assert main([*command, "--resume"]) == 0
     said = capsys.readouterr().out
     assert "keeps the limit of 50 ms" in said and "oneshot pick" in said
-    assert re.search(r"Next: python \S+predict\.py'? FILE$", " ".join(said.split())), said
+    assert re.search(r"Next: python '?/.+/network/predict\.py'? FILE$", " ".join(said.split())), said
 
     manifest, summary = read_manifest(out / "network"), json.loads((out / "summary.json").read_text(encoding="utf-8"))
     assert manifest is not None and {"model.onnx", "model.safetensors"} <= set(manifest["files"])
