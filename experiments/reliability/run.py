@@ -62,7 +62,7 @@ PROMISES = {
         "Stopped runs",
         """A search or a training that an error stops at some step, within an epoch or between two, ends as one
         that was not stopped, bit by bit.""",
-        "tests/training/test_resume.py -k stopped",
+        '-m "nightly or not nightly" tests/training/test_resume.py -k stopped',
         "{tests} tests of single steps, with and without processes that load the data.",
     ),
     "damage": Promise(
@@ -109,7 +109,8 @@ PROMISES = {
         """The ONNX and torch.export files of networks for images give their outputs for batches of 1, 2 and 5. A
         network for images, rectangles, 1-D or 3-D inputs, tables or words that is searched, exported and loaded
         again gives its outputs, for classes, labels and numbers.""",
-        'tests/deploy/test_export.py tests/test_any_input_any_target.py -k "gives_the_outputs or loaded_export"',
+        '-m "nightly or not nightly" tests/deploy/test_export.py tests/test_any_input_any_target.py'
+        ' -k "gives_the_outputs or loaded_export"',
         "{tests} tests, largest difference of an output of a file {largest_difference:.0e}.",
     ),
     "subnets": Promise(
@@ -135,7 +136,7 @@ PROMISES = {
     "earlier": Promise(
         "Files of an earlier version",
         "Runs, studies, exports and tables that an earlier version wrote are read; searches that it began go on.",
-        "tests/test_earlier_release.py",
+        '-m "nightly or not nightly" tests/test_earlier_release.py',
         "{tests} tests.",
     ),
 }
