@@ -203,8 +203,8 @@ FAMILIES: dict[str, list[System]] = {
                 f"{STRATEGIES}neat.py::test_genomes_go_to_the_species_of_the_reference",
                 f"{STRATEGIES}codeepneat.py::test_the_fitness_of_parts_is_the_average_of_the_reference",
             ),
-            here="Digits, 60 networks of 3 epochs, three seeds: 4.7 ± 1.9 % validation error, random networks of the same kind"
-            " 5.6 ± 1.5 %; `experiments/discrete/README.md`",
+            here="Digits, 60 networks of 3 epochs, three seeds: 4.7 ± 1.9 % validation error, random networks of the"
+            " same kind 5.6 ± 1.5 %; `experiments/discrete/README.md`",
             published="7.3 % error on CIFAR-10",
             missing="hyper-parameters of the training as genes; recurrent networks",
         ),
