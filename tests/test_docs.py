@@ -296,6 +296,35 @@ def test_the_example_of_the_page_on_concepts_runs(tmp_path: Path) -> None:
     assert "(6, 5)" in said and said.splitlines()[-1] == "NASBench201Network"
 
 
+FILLED_IN = """
+import csv
+with open("measure.csv", newline="", encoding="utf-8") as file:
+    rows = list(csv.reader(file))
+for number, row in enumerate(rows[1:]):
+    row[rows[0].index("ms")] = str(10 + number)
+with open("measure.csv", "w", newline="", encoding="utf-8") as file:
+    csv.writer(file).writerows(rows)
+"""
+MANY = """
+genes = space.sample_matrix(200, 1)
+milliseconds = 5 + genes.sum(1) / 10
+"""
+
+
+def test_the_page_on_ten_measurements_runs(tmp_path: Path) -> None:
+    few, many = re.findall(r"```python\n(.*?)```", PAGES["docs/few_shot.md"], re.DOTALL)
+    assert few.count("# ... measure them on the device, fill in the column ms ...") == 1
+    few = few.replace("# ... measure them on the device, fill in the column ms ...", FILLED_IN)
+    said = run(tmp_path, "-c", f"{few}\nprint(len(low), bool((low < high).all()))\n{MANY}{many}").splitlines()
+    assert said[0] == "100 True" and len(said) >= 3
+
+
+@pytest.mark.nightly
+def test_the_example_of_the_first_page_runs(tmp_path: Path) -> None:
+    (code,) = re.findall(r"```python\n(.*?)```", PAGES["docs/index.md"], re.DOTALL)
+    assert "NASBench201Network" in run(tmp_path, "-c", f"{code}\nprint(type(network).__name__)")
+
+
 def test_every_page_is_in_the_navigation_and_linked_from_the_first_page() -> None:
     names = {name.removeprefix("docs/") for name in PAGES} - {"index.md"}
     navigation = re.findall(r": (\S+\.md)$", (ROOT / "mkdocs.yml").read_text(), re.MULTILINE)

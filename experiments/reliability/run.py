@@ -109,8 +109,7 @@ PROMISES = {
         """The ONNX and torch.export files of networks for images give their outputs for batches of 1, 2 and 5. A
         network for images, rectangles, 1-D or 3-D inputs, tables or words that is searched, exported and loaded
         again gives its outputs, for classes, labels and numbers.""",
-        '-m "nightly or not nightly" tests/deploy/test_export.py tests/test_any_input_any_target.py'
-        ' -k "gives_the_outputs or loaded_export"',
+        'tests/deploy/test_export.py tests/test_any_input_any_target.py -k "gives_the_outputs or loaded_export"',
         "{tests} tests, largest difference of an output of a file {largest_difference:.0e}.",
     ),
     "subnets": Promise(
