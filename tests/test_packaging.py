@@ -98,6 +98,24 @@ def test_the_wheel_has_the_configuration_files_and_nothing_else_of_the_experimen
     assert texts == example_texts()
 
 
+@pytest.mark.slow
+def test_a_wheel_that_is_built_from_the_sdist_has_the_same_files(wheel: Path, tmp_path: Path) -> None:
+    source = tmp_path / "source"
+    for folder in (*FOLDERS, "experiments"):  # oneshot/examples is a link to experiments
+        left_out = shutil.ignore_patterns("__pycache__", *(["*.png", "*.jsonl"] if folder == "experiments" else []))
+        shutil.copytree(ROOT / folder, source / folder, symlinks=True, ignore=left_out)
+    for name in ("pyproject.toml", "setup.cfg", "README.md", "LICENSE"):
+        shutil.copy(ROOT / name, source)
+    assert (source / "oneshot/examples").is_symlink()
+    build = [sys.executable, "-m", "build", "--no-isolation", "--outdir", str(tmp_path / "dist"), str(source)]
+    done = subprocess.run(build, capture_output=True, text=True)  # the sdist, and a wheel of what is in it
+    assert done.returncode == 0, done.stdout + done.stderr
+    ((archive,), (built,)) = ([*(tmp_path / "dist").glob(kind)] for kind in ("*.tar.gz", "*.whl"))
+    with zipfile.ZipFile(built) as ours, zipfile.ZipFile(wheel) as theirs:
+        assert sorted(ours.namelist()) == sorted(theirs.namelist())
+    assert archive.stat().st_size < 5e6
+
+
 def test_the_wheel_brings_the_command_and_the_licence(wheel: Path) -> None:
     with zipfile.ZipFile(wheel) as archive:
         (entry_points,) = (name for name in archive.namelist() if name.endswith("entry_points.txt"))
