@@ -18,7 +18,7 @@ EXPERIMENTS = Path(__file__).parents[2] / "experiments"
 
 
 def run(script: str, *words: object) -> subprocess.CompletedProcess[str]:
-    environment = {**os.environ, "ONESHOT_DATA": str(EXTRACTS), "OMP_NUM_THREADS": "1"}
+    environment = {**os.environ, "ONESHOT_DATA": str(EXTRACTS)}
     return run_python(EXPERIMENTS / script, *words, env=environment)
 
 
