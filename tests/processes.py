@@ -2,10 +2,11 @@
 
 To import PyTorch and Lightning takes five seconds and more of a slow core, longer than most of what these tests run.
 So the first :func:`run_python` starts a server that imports what oneshot needs, but nothing of oneshot, and every call
-is a fork of it: its own folder, environment, `sys.path`, `sys.argv`, `__main__` and end. What depends on how Python
-itself starts or ends (encodings, warnings, the seed of hashes, what is imported and when, destructors, processes that
-are left behind) needs `subprocess`, and so do other folders of libraries (`HOME`, `HF_HOME`). With
-ONESHOT_REAL_PROCESSES in the environment every call is a Python of its own: `make test-nightly` sets it.
+is a fork of it: its own folder, environment, `sys.path`, `sys.argv`, `__main__` and end, and one thread.
+
+What depends on how Python itself starts or ends (encodings, warnings, the seed of hashes, what is imported and when,
+destructors, processes that are left behind) needs `subprocess`, and so do other folders of libraries (`HOME`,
+`HF_HOME`). With ONESHOT_REAL_PROCESSES in the environment every call is a Python of its own: `make test-nightly` sets it.
 """
 
 from __future__ import annotations
@@ -49,8 +50,9 @@ THIRD_PARTY = (
 # Read while Python or a library starts, so a fork would not heed another value.
 AT_START = (
     *(f"PYTHON{name}" for name in ("IOENCODING", "UTF8", "WARNINGS", "HASHSEED", "SAFEPATH")),
-    *("LANG", "LC_ALL", "TZ", "MPLBACKEND", "OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"),
+    *("LANG", "LC_ALL", "TZ", "MPLBACKEND"),
 )
+ONE_THREAD = {f"{library}_NUM_THREADS": "1" for library in ("OMP", "MKL", "OPENBLAS")}  # others cannot be forked
 _AT_IMPORT = dict(os.environ)
 _server: subprocess.Popen[str] | None = None
 
@@ -97,7 +99,7 @@ def run_python(
 def _start() -> subprocess.Popen[str]:
     global _server
     if _server is None or _server.poll() is not None:
-        environment = {**_AT_IMPORT, "PYTHONPATH": str(ROOT)}
+        environment = {**_AT_IMPORT, **ONE_THREAD, "PYTHONPATH": str(ROOT)}
         _server = subprocess.Popen(
             [sys.executable, "-m", "tests.processes"],
             cwd=ROOT,
