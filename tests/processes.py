@@ -6,7 +6,7 @@ is a fork of it: its own folder, environment, `sys.path`, `sys.argv`, `__main__`
 
 What depends on how Python itself starts or ends (encodings, warnings, the seed of hashes, what is imported and when,
 destructors, processes that are left behind) needs `subprocess`, and so do other folders of libraries (`HOME`,
-`HF_HOME`). With ONESHOT_REAL_PROCESSES in the environment every call is a Python of its own: `make test-nightly` sets it.
+`HF_HOME`). With ONESHOT_REAL_PROCESSES in the environment (`make test-nightly`) every call is a Python of its own.
 """
 
 from __future__ import annotations
