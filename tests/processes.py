@@ -74,7 +74,7 @@ def run_python(
     environment = dict(os.environ) if env is None else env
     if command[0].startswith("-") and command[0] not in ("-c", "-m"):
         raise ValueError(f"run_python takes -c, -m or a script, but got {command[0]}. Use subprocess.")
-    if os.environ.get("ONESHOT_REAL_PROCESSES"):
+    if os.environ.get("ONESHOT_REAL_PROCESSES") or sys.platform != "linux":  # only there are forks of PyTorch safe
         real = [sys.executable, *command]
         return subprocess.run(real, cwd=cwd, env=environment, capture_output=True, text=True, check=False)
     if other := [name for name in AT_START if environment.get(name) != _AT_IMPORT.get(name)]:

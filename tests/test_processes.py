@@ -13,6 +13,8 @@ import pytest
 from tests import processes
 from tests.processes import run_python
 
+REAL = bool(os.environ.get("ONESHOT_REAL_PROCESSES")) or sys.platform != "linux"
+FORKS = pytest.mark.skipif(REAL, reason="processes are real here, not forks")
 ENDS = [
     "print('said'); import sys; print('warned', file=sys.stderr)",
     "import sys; sys.exit(7)",
@@ -52,6 +54,7 @@ def test_modules_and_scripts_have_their_own_folder_first(tmp_path: Path) -> None
 
 
 @pytest.mark.slow
+@FORKS
 def test_after_a_timeout_the_next_answer_is_its_own(tmp_path: Path) -> None:
     assert run_python("-c", "print(1)").stdout == "1\n"
 
@@ -71,6 +74,7 @@ def test_after_a_timeout_the_next_answer_is_its_own(tmp_path: Path) -> None:
     assert done.returncode == 3 and not (tmp_path / "late").exists()
 
 
+@FORKS
 def test_what_a_fork_cannot_do_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(ValueError, match="-c, -m or a script, but got -W"):
         run_python("-W", "error", "-c", "pass")
