@@ -7,6 +7,7 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from oneshot.errors import HeadError
@@ -81,12 +82,23 @@ class InheritedEvaluation:
 
     def to(self, device: str) -> InheritedEvaluation:
         """A copy on another device."""
-        images, calibration = (
-            mapped(lambda tensor: tensor.to(device), part) for part in (self.images, self.calibration)
-        )
-        supernet, labels = copy.deepcopy(self.supernet).to(device), self.labels.to(device)
-        others = self.calibration_labels.to(device)
-        return InheritedEvaluation(supernet, images, labels, calibration, others, batch_size=self.batch_size)
+        moved = self.with_data(tuple(mapped(lambda tensor: tensor.to(device), part) for part in self._data()))
+        moved.supernet = copy.deepcopy(self.supernet).to(device)
+        return moved
+
+    def without_data(self) -> tuple[InheritedEvaluation, tuple[Inputs, ...]]:
+        """The same without images and labels, which are given beside it."""
+        return self.with_data(({}, torch.empty(0), {}, torch.empty(0))), self._data()
+
+    def with_data(self, data: tuple[Inputs, ...]) -> InheritedEvaluation:
+        """The evaluation that :meth:`without_data` took apart."""
+        other = copy.copy(self)
+        other.images, other.labels, other.calibration, other.calibration_labels = data  # type: ignore[assignment]
+        other._sized = None
+        return other
+
+    def _data(self) -> tuple[Inputs, ...]:
+        return self.images, self.labels, self.calibration, self.calibration_labels
 
     def order(self, configs: Sequence[SubnetConfig]) -> list[int]:
         """Numbers of architectures, those of one resolution together: images are resized once for each."""

@@ -8,14 +8,14 @@ import zlib
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
-from typing import TypedDict
+from typing import Any, TypedDict
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
 
 from oneshot.evaluation.inherited import InheritedEvaluation
-from oneshot.inputs import Inputs
+from oneshot.inputs import Inputs, mapped
 from oneshot.parallel.pools import RayPool
 from oneshot.parallel.ray import check_room, connect
 from oneshot.storage.files import Outbox
@@ -45,6 +45,14 @@ class Evaluator(ABC):
         """The order in which architectures that are evaluated one by one take least time: their numbers."""
         return list(range(len(configs)))
 
+    def without_data(self) -> tuple[Evaluator, tuple[Inputs, ...]]:
+        """The same without what stays from call to call, such as images, and that: a cluster gets it once."""
+        return self, ()
+
+    def with_data(self, data: tuple[Inputs, ...]) -> Evaluator:
+        """The evaluator that :meth:`without_data` took apart."""
+        return self
+
 
 class SupernetEvaluator(Evaluator):
     """Validation errors with inherited weights, those of one resolution one after the other.
@@ -73,12 +81,22 @@ class SupernetEvaluator(Evaluator):
         )
 
     def to(self, device: str) -> SupernetEvaluator:
-        moved = copy.copy(self)
-        moved.inherited = self.inherited.to(device)
-        return moved
+        return self._of(self.inherited.to(device))
 
     def order(self, configs: Sequence[SubnetConfig]) -> list[int]:
         return self.inherited.order(configs)
+
+    def without_data(self) -> tuple[SupernetEvaluator, tuple[Inputs, ...]]:
+        inherited, data = self.inherited.without_data()
+        return self._of(inherited), data
+
+    def with_data(self, data: tuple[Inputs, ...]) -> SupernetEvaluator:
+        return self._of(self.inherited.with_data(data))
+
+    def _of(self, inherited: InheritedEvaluation) -> SupernetEvaluator:
+        other = copy.copy(self)
+        other.inherited = inherited
+        return other
 
     def evaluate(self, configs: Sequence[SubnetConfig], done: Done | None = None) -> list[float]:
         errors = [math.nan] * len(configs)
@@ -191,8 +209,9 @@ class RayEvaluator(Evaluator):
     """Evaluates on the workers of a Ray cluster, one architecture at a time on each.
 
     The evaluator is sent to every worker once per call, with the weights it has then, and runs on the worker's GPU if
-    it has one. Architectures of one resolution are sent together. The one of a worker that dies is evaluated again on
-    another. Where the cluster has no room for all workers, those that have begun do the work.
+    it has one; its images are stored in the cluster once and stay there from call to call. Architectures of one
+    resolution are sent together. The one of a worker that dies is evaluated again on another. Where the cluster has no
+    room for all workers, those that have begun do the work.
 
     Args:
         local: What each worker evaluates with.
@@ -222,12 +241,13 @@ class RayEvaluator(Evaluator):
             raise ValueError(f"workers is at least 1 and retries at least 0; got {workers} and {retries}.")
         self.local, self.address, self.workers, self.retries = local, address, workers, retries
         self.cpus, self.gpus = cpus, gpus
+        self._stored: tuple[object, tuple[Inputs, ...], object] | None = None  # job, data, reference
         check_room(connect(address, workers * cpus, "Evaluating on a cluster"), cpus, gpus)
 
     def evaluate(self, configs: Sequence[SubnetConfig], done: Done | None = None) -> list[float]:
         errors, waiting, tries = [math.nan] * len(configs), self.local.order(configs)[::-1], [0] * len(configs)
         pool: RayPool[SubnetConfig, float] = RayPool(
-            self.local.to("cpu"),
+            (self.local.without_data()[0].to("cpu"), self._data()),
             min(self.workers, len(configs)),
             address=self.address,
             cpus=self.cpus,
@@ -253,11 +273,29 @@ class RayEvaluator(Evaluator):
             pool.close()
         return errors
 
+    def _data(self) -> object:
+        """Reference of the data of the evaluator, which are stored in the cluster where they are not yet."""
+        ray, data = (
+            connect(self.address, self.workers * self.cpus, "Evaluating on a cluster"),
+            self.local.without_data()[1],
+        )
+        job = ray.get_runtime_context().get_job_id()  # a cluster that was left has forgotten everything
+        if self._stored is None or self._stored[0] != job or not _same(self._stored[1], data):
+            here = tuple(mapped(lambda tensor: tensor.to("cpu"), part) for part in data)
+            self._stored = job, data, ray.put(here)
+        return self._stored[2]
 
-def _on_worker(evaluator: Evaluator) -> Callable[[SubnetConfig], float]:
+
+def _same(one: tuple[Inputs, ...], other: tuple[Inputs, ...]) -> bool:
+    """Whether two data are the same objects."""
+    return len(one) == len(other) and all(a is b for a, b in zip(one, other))
+
+
+def _on_worker(sent: tuple[Evaluator, Any]) -> Callable[[SubnetConfig], float]:
     """The error of one architecture, on the GPU of a worker if it has one."""
     import ray
 
     torch.set_num_threads(1)
-    there = evaluator.to("cuda" if ray.get_gpu_ids() else "cpu")
+    evaluator, data = sent
+    there = evaluator.with_data(ray.get(data)).to("cuda" if ray.get_gpu_ids() else "cpu")
     return lambda config: there.evaluate([config])[0]

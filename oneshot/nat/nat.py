@@ -198,6 +198,7 @@ class NAT(SandwichTraining):
             )
         self.ray, self.ray_workers, self.ray_gpus = ray, ray_workers, ray_gpus
         self._images: EvaluationData | None = None
+        self._cluster: RayEvaluator | None = None
         self._images_checksum = 0
         self._images_before: int | None = None  # checksum of those before the fit was resumed
         self._measured_at = self._loaded_at = 0  # steps
@@ -289,6 +290,7 @@ class NAT(SandwichTraining):
                 "again, and errors differ. Resume with the same data, from loaders that do not depend on chance.",
                 stacklevel=2,
             )
+        self._cluster = None
         self.evaluator()  # raises where images tell nothing, or a cluster is not there: now, not after the warm-up
 
     def on_train_start(self) -> None:
@@ -353,7 +355,9 @@ class NAT(SandwichTraining):
         supernet = self.evaluation_supernet
         local: Evaluator = SupernetEvaluator(supernet, *self._images, batch_size=self.evaluation_batch)
         if self.ray is not None:
-            local = RayEvaluator(local, address=self.ray, workers=self.ray_workers, gpus=self.ray_gpus)
+            if self._cluster is None:
+                self._cluster = RayEvaluator(local, address=self.ray, workers=self.ray_workers, gpus=self.ray_gpus)
+            self._cluster.local, local = local, self._cluster  # which has stored the images already
         folder = Path(self.trainer.default_root_dir) / JOURNAL
         resumable = bool(self.trainer.checkpoint_callbacks) or folder.is_dir()
         if getattr(self.trainer, "fast_dev_run", 0) or not resumable:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import os
+import pickle
 import signal
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -192,6 +193,17 @@ def ray() -> Iterator[Any]:
     cluster.shutdown()
 
 
+def test_an_evaluator_without_its_images_is_small_and_with_them_again_the_same() -> None:
+    supernet, (x, y), (calibration, _) = macro(), images(400, 1), images(20, 2)
+    local, configs = SupernetEvaluator(supernet, x, y, calibration, batch_size=20), configs_of(supernet, 2)
+    errors = local.evaluate(configs)  # has resized its images
+    bare, data = local.without_data()
+    assert len(pickle.dumps(bare)) + x.nbytes < len(pickle.dumps(local))
+    assert data[0] is x and data[1] is y
+    assert pickle.loads(pickle.dumps(bare)).with_data(data).evaluate(configs) == errors
+    assert local.evaluate(configs) == errors, "the evaluator itself has not changed"
+
+
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore")  # Ray's own
 @pytest.mark.nightly
@@ -205,6 +217,15 @@ def test_a_ray_cluster_measures_the_same_and_a_lost_worker_costs_nothing(ray: An
     assert signal.getsignal(signal.SIGTERM) == handler, "a fit that is stopped still saves its checkpoint"
     assert cluster.evaluate(configs, lambda config, error: told.append(config)) == local.evaluate(configs)
     assert sorted(map(str, told)) == sorted(map(str, configs))
+    with torch.no_grad():
+        for parameter in supernet.parameters():
+            parameter.add_(0.1 * torch.randn_like(parameter))
+    stored, before = cluster._stored, local.evaluate(configs[:3])
+    cluster.local = SupernetEvaluator(supernet, x, y, calibration, local.inherited.calibration_labels, batch_size=20)
+    assert cluster.evaluate(configs[:3]) == before, "weights are those of now"
+    assert cluster._stored is stored, "images stay in the cluster"
+    cluster.local = SupernetEvaluator(supernet, x[:30], y[:30], calibration, batch_size=20)
+    assert cluster.evaluate(configs[:3]) == cluster.local.evaluate(configs[:3]), "other images are sent"
     cluster.local = Dying(tmp_path / "died", configs[3])
     assert cluster.evaluate(configs) == [len(str(config)) / 1000 for config in configs]
     assert (tmp_path / "died").exists()
