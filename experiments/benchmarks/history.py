@@ -54,6 +54,12 @@ def _front(found: Any) -> Figures:
     }
 
 
+def _tricks(found: Any) -> Figures:
+    names = {"darts": "DARTS", "nasbench201": "NAS-Bench-201"}
+    rows = found["results"]
+    return {f"{names[row['space']]}, {row['trick']}: time of a step without, with = 1": row["ratio"] for row in rows}
+
+
 def _layout(found: Any) -> Figures:
     return {f"{name}: speed in channels-last, usual = 1": row["ratio"] for name, row in found["networks"].items()}
 
@@ -80,6 +86,7 @@ def _start(found: Any) -> Figures:
 
 BENCHMARKS: dict[str, tuple[str, Callable[[Any], Figures]]] = {
     "search_step_cpu.json": ("A step of a search", _search_step),
+    "tricks_cpu.json": ("What each way of saving time in a step of a search buys", _tricks),
     "training_layout_cpu.json": ("A step of a training", _layout),
     "pareto_search_cpu.json": ("The search for a front over predictions", _front),
     "cost_tables_cpu.json": ("Costs from tables", _tables),
