@@ -2,7 +2,8 @@
 
 Two objectives in the FBNet space (22 genes): an error predicted by a model of 300 samples, and a cost by table.
 Population 100, 100 generations. Both sides take turns and run the same evolution; the slow one runs fewer generations,
-and both are compared per generation. Seconds are those of the core, which other programs don't add to. Usage:
+and both are compared per generation. Then what one ``ParetoSearch.ask`` takes, choice of the predictor included, with
+archives of several sizes. Seconds are those of the core, which other programs don't add to. Usage:
 
     python experiments/benchmarks/pareto_search.py [--rounds 5] [--generations 100] [--slow-generations 10]
 
@@ -27,12 +28,31 @@ import torch  # noqa: E402
 
 from oneshot.cost import AdditiveCost  # noqa: E402
 from oneshot.cost.latency.device import processor  # noqa: E402
-from oneshot.nat import evolve, fit_accuracy  # noqa: E402
+from oneshot.nat import Objective, ParetoSearch, evolve, fit_accuracy  # noqa: E402
 from oneshot.regression.surrogates import KINDS  # noqa: E402
 from oneshot.supernets import FBNetSpace  # noqa: E402
 
 Values = np.ndarray
 SPACE = FBNetSpace()
+
+
+def genes_error(entries: int, effects: Values) -> tuple[Values, Values]:
+    """Architectures, and errors with noise."""
+    genes = SPACE.sample_matrix(entries, 0)
+    noise = np.random.default_rng(1).normal(0, 0.3, entries)
+    return genes, 40.0 - effects[np.arange(SPACE.num_genes), genes].sum(1) + noise
+
+
+def asked(genes: Values, errors: Values, args: argparse.Namespace) -> float:
+    """CPU seconds in which more architectures than these are asked for."""
+    size = Objective("cost", "ms", lambda genes: genes.sum(1).astype(np.float64))
+    search = ParetoSearch(SPACE, [size], population=args.population, generations=args.generations)
+    search.tell(genes, errors)
+    start = time.process_time()
+    search.ask()
+    seconds = time.process_time() - start
+    print(f"{len(genes)} entries: asking takes {seconds:.1f} s, with {search.state_dict()['proposal']['kind']}")
+    return seconds
 
 
 def main() -> None:
@@ -41,6 +61,7 @@ def main() -> None:
     parser.add_argument("--generations", type=int, default=100)
     parser.add_argument("--slow-generations", type=int, default=10)
     parser.add_argument("--population", type=int, default=100)
+    parser.add_argument("--archives", type=int, nargs="*", default=[300, 1000, 2500, 5000], help="entries")
     args = parser.parse_args()
     torch.set_num_threads(1)
 
@@ -48,8 +69,7 @@ def main() -> None:
     shape = (SPACE.num_genes, SPACE.gene_sizes[0])
     effects, table = rng.random(shape).cumsum(1), torch.from_numpy(rng.random(shape))
     cost = AdditiveCost(SPACE, {"layers": table}, unit="ms", fixed=5.0)
-    genes = SPACE.sample_matrix(300, 0)
-    errors = 40.0 - effects[np.arange(SPACE.num_genes), genes].sum(1) + rng.normal(0, 0.3, len(genes))
+    genes, errors = genes_error(300, effects)
     fit_accuracy(SPACE, genes[:60], errors[:60])  # imports
     start = time.process_time()
     chosen = fit_accuracy(SPACE, genes, errors)
@@ -94,12 +114,14 @@ def main() -> None:
             f"times faster ({min(ratios):.1f} to {max(ratios):.1f}); a search {statistics.median(whole):.2f} s "
             f"({min(whole):.2f} to {max(whole):.2f}), fronts of {min(fronts)} to {max(fronts)}"
         )
+    asks = {entries: asked(*genes_error(entries, effects), args) for entries in args.archives}
     report = {
         "settings": vars(args),
         "hardware": processor(),
         "seconds_to_choose_and_fit": fit_seconds,
         "chosen": chosen.kind,
         "results": results,
+        "seconds_of_an_ask": asks,
     }
     (HERE / "pareto_search_cpu.json").write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
 
