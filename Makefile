@@ -18,7 +18,7 @@ SOURCES := $(shell find oneshot supernets callbacks -type d ! -name __pycache__ 
 PARALLEL := -n auto --dist loadfile --max-worker-restart 0 --durations=25
 
 .DEFAULT_GOAL := help
-.PHONY: help dev quickstart test test-all test-nightly test-newest check docs architecture bench build constraints clean distclean
+.PHONY: help dev quickstart test test-all test-nightly test-network test-newest check docs architecture bench build constraints clean distclean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -74,6 +74,9 @@ test-all: $(PACKAGE) ## the tests, with the slow ones: CPU, offline
 test-nightly: $(PACKAGE) ## the very slow tests only (series of kills, fuzzing): CPU, offline, an hour or two
 	@echo "==> pytest, the tests marked nightly, without those marked gpu or network"
 	@ONESHOT_REAL_PROCESSES=1 $(BIN)/python -m pytest $(PARALLEL) --timeout 1800 -m "nightly and not gpu and not network"
+
+test-network: $(PACKAGE) ## the tests that install packages into environments of their own
+	@$(BIN)/python -m pytest --timeout 1800 -m network
 
 test-newest: $(PACKAGE) ## the tests with the newest Lightning, also above our bound; meant for CONSTRAINTS=<empty file>
 	@echo "==> installing the newest pytorch-lightning into $(VENV); 'make distclean' takes it away"

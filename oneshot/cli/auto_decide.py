@@ -26,10 +26,11 @@ from oneshot.cost.latency.device import Device
 from oneshot.data.segmentation import part_folders
 from oneshot.errors import HeadError
 from oneshot.inputs import Inputs
-from oneshot.supernets.base import Subnet, Supernet, example_inputs
+from oneshot.supernets.base import Subnet, Supernet, example_inputs, lay_out, layout_of
 from oneshot.supernets.space import IntMatrix
 from oneshot.tasks.task import task_of
 from oneshot.training.head import fit_head
+from oneshot.training.layout import lay_out_for_training
 
 from .auto_plan import Speed, effort
 from .data_defaults import build_data, fit_to_data
@@ -314,7 +315,9 @@ def _ends(supernet: Supernet) -> IntMatrix:
 
 
 def _steps(network: Subnet, batch: int, steps: int = 2) -> tuple[float, float]:
-    """Seconds of a training step, and of one sample without training; the network changes."""
+    """Seconds of a training step, and of one sample without training, laid out as for training; the network changes."""
+    layout = layout_of(*network.parameters())
+    lay_out_for_training(network)
     given = example_inputs(network, batch)
     x: Inputs = given if isinstance(given, Tensor | Mapping) else given[0]
     optimizer = torch.optim.AdamW(network.parameters(), lr=1e-6)
@@ -330,7 +333,9 @@ def _steps(network: Subnet, batch: int, steps: int = 2) -> tuple[float, float]:
     begun = time.perf_counter()
     with torch.no_grad():
         network(x)
-    return statistics.median(times[1:]), (time.perf_counter() - begun) / batch
+    sample = (time.perf_counter() - begun) / batch
+    lay_out(network, layout)
+    return statistics.median(times[1:]), sample
 
 
 def loading_time(data: Any, samples: int = 32) -> float:

@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 import oneshot
@@ -21,6 +22,7 @@ from oneshot.cli.fronts import Wish, load_front
 from oneshot.cli.main import main
 from oneshot.cost.latency.device import Device
 from oneshot.deploy.manifest import read_manifest
+from oneshot.supernets.base import layout_of
 
 
 @pytest.fixture
@@ -169,6 +171,18 @@ def test_the_plan_is_told_before_anything_is_trained_and_so_is_a_busy_machine(
     said = " ".join(capsys.readouterr().out.split())
     assert "WARNING: Another program uses this machine: the same network took 30% more at one time" in said
     assert re.search(r"Plan: about .+ of the 60 minutes, [\d.]+ GB of memory\.", said)
+
+
+def test_a_step_is_timed_in_the_layout_that_networks_are_trained_in() -> None:
+    """The usual one takes twice as long, and half of the minutes would not be used."""
+    supernet = oneshot.supernets.MobileNetV3Supernet(
+        num_classes=3, image_size=32, stem="cifar", widths=(0.25,), depths=(1,), kernels=(3,), expansions=(2,)
+    )
+    network, layouts = supernet.extract(supernet.space.sample(0)), list[torch.memory_format]()
+    network.register_forward_hook(lambda *_: layouts.append(layout_of(*network.parameters())))
+    auto_decide._steps(network, 4)
+    assert layouts == [torch.channels_last] * 4  # three steps, and one without training
+    assert layout_of(*network.parameters()) == torch.contiguous_format, "files are timed as they were before"
 
 
 def test_few_minutes_and_slow_networks_lead_to_smaller_ones(photos: Path, monkeypatch: pytest.MonkeyPatch) -> None:
