@@ -11,9 +11,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import yaml
 from PIL import Image
 
-from oneshot.cli.main import _parsers
+from oneshot.cli.main import _parsers, main
 from tests.processes import run_python
 
 ROOT = Path(__file__).parents[1]
@@ -323,6 +324,44 @@ def test_the_page_on_ten_measurements_runs(tmp_path: Path) -> None:
 def test_the_example_of_the_first_page_runs(tmp_path: Path) -> None:
     (code,) = re.findall(r"```python\n(.*?)```", PAGES["docs/index.md"], re.DOTALL)
     assert "NASBench201Network" in run(tmp_path, "-c", f"{code}\nprint(type(network).__name__)")
+
+
+SHORT = {"latency": "search", "methods": "search", "nat": "pareto", "running": "search"}
+
+
+@pytest.mark.parametrize("page", SHORT)
+def test_the_settings_of_a_page_are_settings(page: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Parsed by the command that they are for, with the supernet or the data that a page leaves out."""
+    (text,) = re.findall(r"```yaml\n(.*?)```", PAGES[f"docs/{page}.md"], re.DOTALL)
+    settings = yaml.safe_load(text)
+    options = settings["model"].setdefault("init_args", {})
+    options.setdefault("supernet", {"class_path": "oneshot.supernets.NASBench201Supernet"})
+    settings.setdefault("data", {"class_path": "oneshot.data.Digits"})
+    (tmp_path / "page.yaml").write_text(yaml.safe_dump(settings), encoding="utf-8")
+    command = [SHORT[page], "--config", str(tmp_path / "page.yaml"), "--out", str(tmp_path / "out"), "--print_config"]
+    with pytest.raises(SystemExit) as ended:
+        main(command)
+    assert ended.value.code == 0
+    printed = yaml.safe_load(capsys.readouterr().out)["model"]["init_args"]
+    for name, value in options.items():
+        assert name in printed and (isinstance(value, dict | list) or printed[name] == value)
+    options["misspelt"] = 1
+    (tmp_path / "page.yaml").write_text(yaml.safe_dump(settings), encoding="utf-8")
+    with pytest.raises(SystemExit) as ended:
+        main(command)
+    assert ended.value.code != 0, "a variant that must fail"
+
+
+def test_the_lines_of_python_of_the_pages_on_methods_running_and_reports_run(tmp_path: Path) -> None:
+    sampler = re.findall(r"```python\n(.*?)```", PAGES["docs/methods.md"], re.DOTALL)[0]
+    (retrain,) = re.findall(r"```python\n(.*?)```", PAGES["docs/running.md"], re.DOTALL)
+    (report,) = re.findall(r"```python\n(.*?)```", PAGES["docs/report.md"], re.DOTALL)
+    network = "network = search.supernet.extract(search.supernet.space.sample(0))"
+    before = "from pathlib import Path\nimport oneshot\nfrom oneshot import Retrain"
+    network += "\noneshot.export_subnet(network, 'runs/digits')"
+    written = "print(Path('runs/digits/report.html').is_file())"
+    said = run(tmp_path, "-c", "\n".join([before, sampler, network, retrain, report, written]))
+    assert said.splitlines()[-1] == "True"
 
 
 def test_every_page_is_in_the_navigation_and_linked_from_the_first_page() -> None:

@@ -39,6 +39,10 @@ def interval(right: int, samples: int) -> str:
     return f"{100 * low:.1f} to {100 * high:.1f} %"
 
 
+# Metrics whose names say little.
+IN_WORDS = {"ece": ("calibration error", "how far sureness is from accuracy (ECE); 0 is best")}
+
+
 def read_evaluation(files: Files) -> dict[str, Any]:
     """``evaluation.json``; of runs of earlier releases, what ``results.json`` and ``confusion.json`` say."""
     found = files.object(EVALUATION)
@@ -62,7 +66,8 @@ def figures(found: Mapping[str, Any]) -> list[Figure]:
                 note = f"{interval(right, samples)} (95 %, Wilson), on {samples:,} {split} samples"
             shown.append(Figure(f"{split} accuracy", percent(value), note))
         elif metric != "loss":
-            shown.append(Figure(f"{split} {metric}", f"{value:.4g}"))
+            told, note = IN_WORDS.get(metric, (metric, ""))
+            shown.append(Figure(f"{split} {told}", f"{value:.4g}", note))
     return shown
 
 
