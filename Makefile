@@ -18,7 +18,7 @@ SOURCES := $(shell find oneshot supernets callbacks -type d ! -name __pycache__ 
 PARALLEL := -n auto --dist loadfile --max-worker-restart 0 --durations=25
 
 .DEFAULT_GOAL := help
-.PHONY: help dev quickstart test test-all test-nightly test-network test-newest check docs architecture bench build constraints clean distclean
+.PHONY: help dev quickstart test test-all test-nightly test-network test-newest test-lowest check docs architecture bench build constraints clean distclean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -82,6 +82,9 @@ test-newest: $(PACKAGE) ## the tests with the newest Lightning, also above our b
 	@echo "==> installing the newest pytorch-lightning into $(VENV); 'make distclean' takes it away"
 	@$(BIN)/python -m pip install --quiet --upgrade pytorch-lightning
 	@$(BIN)/python -m pytest $(PARALLEL) -m "not slow and not nightly and not gpu and not network"
+
+test-lowest: $(PACKAGE) ## the tests with other versions, of whose old packages no warning is an error; see tests/lowest.py
+	@$(BIN)/python -m pytest $(PARALLEL) -m "not slow and not nightly and not gpu and not network" -W ignore::DeprecationWarning
 
 check: $(PACKAGE) ## lint, formatting, types of the installed copy and of a user's file, import rules
 	@echo "==> ruff check"

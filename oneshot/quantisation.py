@@ -104,10 +104,16 @@ def quantised(
             return None if batch is None else _checked(batch)
 
     with TemporaryDirectory() as folder, _quiet():
-        prepared, made = Path(folder, "prepared.onnx"), Path(folder, "int8.onnx")
+        simplified, prepared, made = (Path(folder, f"{name}.onnx") for name in ("simplified", "prepared", "int8"))
         graph = onnx.load_model_from_string(model)
         _simplify_hard_sigmoids(graph.graph)
-        quant_pre_process(graph, prepared, skip_symbolic_shape=fixed_shapes)
+        onnx.save(graph, simplified)
+        try:
+            quant_pre_process(simplified, prepared, skip_symbolic_shape=fixed_shapes)
+        except Exception as error:  # ONNX Runtime raises this class itself, before 1.31 for files of PyTorch 2.11
+            if "symbolic shape" not in str(error):
+                raise
+            quant_pre_process(simplified, prepared, skip_symbolic_shape=True)
         ready = onnx.load(prepared).graph
         ends = _weighted(ready)
         if not ends:

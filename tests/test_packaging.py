@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import configparser
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -149,3 +150,12 @@ for module in (oneshot, oneshot.callbacks, oneshot.supernets):
     )
 
     assert done.returncode == 0, done.stderr
+
+
+def test_the_lowest_versions_are_those_of_the_metadata() -> None:
+    pytest.importorskip("tomllib", reason="part of Python from 3.11 on")
+    from tests.lowest import PROJECT, lowest
+
+    lines = list(lowest(PROJECT.read_text(encoding="utf-8")))
+    assert "torch==2.11" in lines and "onnxruntime==1.23; python_version < '3.11'" in lines
+    assert len(lines) > 20 and all(re.fullmatch(r"[\w-]+==[\w.]+(,<[\d.]+)?(; .*)?", line) for line in lines)

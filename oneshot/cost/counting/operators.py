@@ -212,6 +212,7 @@ FORMULAS: dict[str, Formula] = {
     "_native_multi_head_attention": _attention,
     "_transformer_encoder_layer_fwd": _encoder_layer,
     "_scaled_dot_product_fused_attention_overrideable": _scaled_dot_product,
+    "_scaled_dot_product_flash_attention_for_cpu": _scaled_dot_product,  # PyTorch 2.11 has none
     "_scaled_dot_product_attention_math_for_mps": _scaled_dot_product,
     "_trilinear": _trilinear,
     "_euclidean_dist": _distances,
@@ -263,9 +264,9 @@ FREE_BY_SUBJECT = {
         fake_quantize_per_tensor_affine_cachemask_tensor_qparams fused_moving_avg_obs_fq_helper
         fused_moving_avg_obs_fq_helper_functional quantize_per_channel quantize_per_tensor quantize_per_tensor_dynamic
         make_per_channel_quantized_tensor make_per_tensor_quantized_tensor dequantize int_repr glu hardswish irshift
-        ilshift linalg_cross log_sigmoid masked_scale prelu_kernel threshold thnn_fused_gru_cell thnn_fused_lstm_cell
-        transform_bias_rescale_qkv amp_foreach_non_finite_check_and_unscale amp_update_scale fused_adagrad fused_adam
-        fused_adamw fused_sgd cudnn_rnn_flatten_weight
+        ilshift leaky_relu linalg_cross log_sigmoid masked_scale prelu_kernel threshold thnn_fused_gru_cell
+        thnn_fused_lstm_cell transform_bias_rescale_qkv amp_foreach_non_finite_check_and_unscale amp_update_scale
+        fused_adagrad fused_adam fused_adamw fused_sgd cudnn_rnn_flatten_weight
     """,
     "sums and other reductions, softmax": """
         all allclose amax amin aminmax any argmax argmin count_nonzero cummax cummax_helper cummin cummin_helper cumprod
