@@ -312,6 +312,7 @@ class NAT(SandwichTraining):
     def on_train_end(self) -> None:
         super().on_train_end()
         self.conclude()  # EarlyStopping stops a fit after the end of an epoch
+        self._cluster = None  # which lets the cluster forget the images, and the module be copied
 
     def search(self, number: int) -> None:
         """Measure the archive anew; unless all iterations are done, search and add to it."""
@@ -357,7 +358,8 @@ class NAT(SandwichTraining):
         if self.ray is not None:
             if self._cluster is None:
                 self._cluster = RayEvaluator(local, address=self.ray, workers=self.ray_workers, gpus=self.ray_gpus)
-            self._cluster.local, local = local, self._cluster  # which has stored the images already
+            self._cluster.local = local  # with the weights of now; the images are stored already
+            local = self._cluster
         folder = Path(self.trainer.default_root_dir) / JOURNAL
         resumable = bool(self.trainer.checkpoint_callbacks) or folder.is_dir()
         if getattr(self.trainer, "fast_dev_run", 0) or not resumable:

@@ -27,7 +27,7 @@ from oneshot.callbacks import ParetoExport, SearchProgressBar
 from oneshot.cost import LatencyTable, count_candidates, describe_supernet
 from oneshot.cost.latency.table import describe_choices
 from oneshot.evaluation import inherited
-from oneshot.nat.evaluators import SupernetEvaluator
+from oneshot.nat.evaluators import SupernetEvaluator, fingerprint
 from oneshot.nat.nat import NAT
 from oneshot.nat.objectives import Objective
 from oneshot.regression.extra import ExtraFeatures
@@ -484,6 +484,27 @@ def test_what_a_search_has_found_is_logged_however_rarely_steps_are(tmp_path: Pa
     assert float(rows[-1]["nat/hypervolume"]) == pytest.approx(search.pareto.history[-1].hypervolume, rel=1e-5)
     front = search.pareto.archive.values[search.pareto.front(), 0]
     assert float(rows[-1]["nat/best_error"]) == pytest.approx(front.min(), rel=1e-5)
+
+
+def test_a_fit_keeps_one_cluster_and_gives_it_back(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Its images are stored once, with whatever weights it evaluates; what is left of a fit can be copied."""
+    made: list[Any] = []
+
+    class Cluster:
+        def __init__(self, local: Any, **options: Any) -> None:
+            made.append(self)
+            self.local, self.weights = local, []
+
+        def evaluate(self, configs: Any, done: Any = None) -> list[float]:
+            self.weights.append(fingerprint(self.local.inherited.supernet))
+            return self.local.evaluate(configs, done)  # type: ignore[no-any-return]
+
+    monkeypatch.setattr("oneshot.nat.nat.RayEvaluator", Cluster)
+    search = nat(iterations=1, ray="local")
+    fit(search, tmp_path)
+    assert len(made) == 1 and len(set(made[0].weights)) > 1
+    copied = copy.deepcopy(search)
+    assert search._cluster is None and copied._cluster is None
 
 
 # Half precision.
