@@ -500,11 +500,16 @@ def example_inputs(network: WithTask, count: int) -> Any:
 
 
 def vocabulary_of(network: nn.Module, input_shape: Any) -> int | None:
-    """Words that every embedding of a network of texts ``[T]`` knows, int64 below this number; of others ``None``."""
-    if isinstance(input_shape, Mapping):
+    """Words that a network of texts ``[T]`` knows, int64 below this number; of other networks ``None``.
+
+    That is what every embedding knows; a language model without an embedding layer knows the words that it predicts.
+    """
+    if isinstance(input_shape, Mapping) or len(input_shape) != 1:
         return None
     sizes = [module.num_embeddings for module in network.modules() if isinstance(module, nn.Embedding)]
-    return min(sizes) if sizes and len(input_shape) == 1 else None
+    if not sizes and isinstance(network, Subnet | Supernet) and network.texts:
+        return network.num_classes
+    return min(sizes) if sizes else None
 
 
 def count_parameters(module: nn.Module) -> int:

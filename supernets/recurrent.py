@@ -316,12 +316,11 @@ class Words(nn.Module):
         """Words ``[B, T]`` (int64) -> vectors ``[T, B, H]``.
 
         Raises:
-            ValueError: If these are no words, such as the random images that exporting tries a network on.
+            ValueError: If these are no words.
         """
         if tokens.ndim != 2 or tokens.is_floating_point():
             raise ValueError(
-                f"A language model reads numbers of words, int64 [B, T]; got {tokens.dtype} {list(tokens.shape)}. "
-                "Exporting knows images only; keep init_args and state_dict() instead."
+                f"A language model reads numbers of words, int64 [B, T]; got {tokens.dtype} {list(tokens.shape)}."
             )
         tokens = tokens.t()
         x = F.embedding(tokens, self.weight)
@@ -486,6 +485,7 @@ class RecurrentSupernet(OperationSupernet):
     """
 
     texts = True
+    default_task = "language"
     space: RecurrentSpace
 
     def __init__(
@@ -579,6 +579,7 @@ class LanguageModel(Subnet):
     """
 
     texts = True
+    default_task = "language"
     words: Words
 
     @abstractmethod
@@ -602,7 +603,7 @@ class LanguageModel(Subnet):
 
     def forward(self, x: Tensor) -> Tensor:
         """Words ``[B, T]`` -> logits ``[B, V, T]``, from a state of zeros."""
-        return self.read(x, self.start(len(x))).logits
+        return self.read(x, self.start(x.shape[0])).logits  # len would fix the batch of an export
 
 
 class RecurrentLanguageModel(LanguageModel):

@@ -112,7 +112,7 @@ def _reader(manifest: Mapping[str, Any], takes: Mapping[str, Any]) -> tuple[str 
         if "inputs" in takes:
             return "several", ""
         if takes["range"] == "numbers of words":
-            return None, "The network takes numbers of words, and its vocabulary is not part of an export."
+            return None, "The network takes numbers of words, and how a text becomes these is not part of an export."
         return "arrays", ""
     if transforms := how.get("transforms"):
         return None, f"Images are prepared by transforms that numpy and Pillow do not have: {', '.join(transforms)}."

@@ -86,8 +86,7 @@ def add_skips(supernet: OperationSupernet) -> None:
     handles = [module.register_forward_hook(note) for module in mixed]
     like, choices = next(supernet.parameters()), supernet.space.choices
     uniform = {c.name: like.new_full((c.rows, len(c.candidates)), 1 / len(c.candidates)) for c in choices}
-    words = torch.zeros(2, *supernet.input_shape, dtype=torch.int64) if supernet.texts else example_inputs(supernet, 2)
-    x = mapped(lambda p: p.to(like if p.is_floating_point() else like.device), words)
+    x = mapped(lambda p: p.to(like if p.is_floating_point() else like.device), example_inputs(supernet, 2))
     with restored_modes(supernet), torch.random.fork_rng(devices=[]):  # one pass says which edges halve the resolution
         supernet.eval()(x, uniform)
     for handle in handles:

@@ -5,12 +5,15 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import onnxruntime
 import pytest
 import pytorch_lightning as pl
 import torch
 from torch import Tensor
 
 from oneshot.data.text import TextData
+from oneshot.deploy.export import export_subnet, load
+from oneshot.deploy.manifest import read_manifest
 from oneshot.supernets.recurrent import LanguageModel, LSTMLanguageModel, RecurrentLanguageModel
 from oneshot.training.language import RetrainLanguage, activation_penalty, stopped_improving
 
@@ -185,6 +188,39 @@ def test_a_training_resumed_anywhere_equals_an_uninterrupted_one(data: TextData,
     torch.testing.assert_close(resumed.state_dict(), whole.state_dict(), rtol=0.0, atol=0.0)
     assert resumed._val_losses == whole._val_losses and resumed.averaging
     assert trainer.callback_metrics["train/loss"] > 0
+
+
+@pytest.mark.parametrize("kind", ["cell", "lstm"])
+def test_what_was_trained_is_exported_with_its_words_and_loaded(data: TextData, tmp_path: Path, kind: str) -> None:
+    sizes: dict[str, Any] = {"num_classes": data.num_classes, "size": 6, "window": 3}
+    module = RetrainLanguage(
+        RecurrentLanguageModel(CELL, **sizes) if kind == "cell" else LSTMLanguageModel(hidden=5, **sizes)
+    )
+    with torch.no_grad():
+        module.network.words.weight.mul_(15)
+    fit(module, data, epochs=1)
+    trained, folder = module.network_for_export().eval(), tmp_path / "model"
+    export_subnet(trained, folder, classes=data.vocabulary.words)
+    loaded = load(folder)
+    assert isinstance(loaded, LanguageModel) and loaded.task.metric_name == "perplexity"
+    longer = data.test_tokens[:14].view(2, 7)
+    assert torch.equal(loaded(longer), trained(longer))
+    before = trained.read(longer[:, :4], trained.start(2)).state
+    went_on = loaded.read(longer[:, 4:], before).logits
+    torch.testing.assert_close(went_on, trained(longer)[..., 4:])
+    assert not torch.allclose(loaded(longer[:, 4:]), went_on)  # from a state of zeros
+
+    words, session = data.test_tokens[:15].view(5, 3), onnxruntime.InferenceSession(folder / "model.onnx")
+    (logits,) = session.run(None, {"images": words.numpy()})
+    torch.testing.assert_close(torch.from_numpy(logits), trained(words))
+    manifest = read_manifest(folder)
+    assert manifest is not None and manifest["classes"] == list(data.vocabulary.words)
+    takes = manifest["files"]["model.onnx"]["input"]
+    assert (takes["shape"], takes["range"], takes["dtype"]) == (["batch", 3], "numbers of words", "int64")
+    assert manifest["predict"]["script"] is None and "how a text becomes these" in manifest["predict"]["reason"]
+    with pytest.raises(ValueError, match="classes must name each"):
+        export_subnet(trained, tmp_path / "other", classes=data.vocabulary.words[1:])
+    assert not (tmp_path / "other").exists()
 
 
 def test_penalties_change_the_training_but_not_the_loss_that_is_logged(data: TextData) -> None:
