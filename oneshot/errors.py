@@ -11,8 +11,12 @@ class HeadError(ValueError):
     """No head can be fitted to the features of a network: they are not finite, or the same for all samples."""
 
 
-class NonFiniteScoreError(ValueError):
-    """A zero-cost proxy has no finite score for a network; others may have one."""
+class NoScoreError(ValueError):
+    """A zero-cost proxy has no score for a network, which lacks what it looks at; other proxies may have one."""
+
+
+class NonFiniteScoreError(NoScoreError):
+    """The score of a zero-cost proxy for a network is NaN or infinite."""
 
 
 class Int8LossError(RuntimeError):

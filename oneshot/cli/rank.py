@@ -82,6 +82,7 @@ def rank(args: Sequence[str]) -> None:
         for done, config in enumerate(configs, 1):
             scores.append(scorer(config))
             progress("networks", done, len(configs))
+    scorer.check_scored(scores, options.by and [name for name in options.by if name in scorer.names])
     if several:
         for row, value in zip(scores, combined(scores, AZ_NAS), strict=True):
             row[COMBINED] = value

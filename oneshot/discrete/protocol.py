@@ -184,7 +184,8 @@ class SearchStrategy(ABC):
         """Take the result of a pending proposal.
 
         Raises:
-            ValueError: If nothing of that number is pending, a value is not finite, or the scalar gives no number.
+            ValueError: If nothing of that number is pending, a value is not finite, there are more or fewer values than
+                before, or the scalar gives no number.
         """
         if result.number not in self.pending:
             what = "was told already" if result.number in self.observed else "was never asked for"
@@ -192,8 +193,13 @@ class SearchStrategy(ABC):
         if result.values is not None and not all(map(math.isfinite, result.values)):
             raise ValueError(
                 f"Values of a result must be finite; number {result.number} has {result.values}. An evaluation that "
-                "failed "
-                "has values=None."
+                "failed has values=None."
+            )
+        earlier = next((told.values for _, told in self.observed.values() if told.values is not None), result.values)
+        if result.values is not None and earlier is not None and len(result.values) != len(earlier):
+            raise ValueError(
+                f"All results must have as many values; earlier ones have {len(earlier)}, number {result.number} has "
+                f"{len(result.values)}: {result.values}."
             )
         if math.isnan(self.loss(result)):
             raise ValueError(

@@ -8,6 +8,7 @@ from oneshot._lazy import lazy
 
 if TYPE_CHECKING:
     from oneshot.errors import NonFiniteScoreError as NonFiniteScoreError
+    from oneshot.errors import NoScoreError as NoScoreError
 
     from .architectures import ArchitectureScorer as ArchitectureScorer
     from .architectures import ProxyFeatures as ProxyFeatures

@@ -14,9 +14,10 @@ import torch
 from torch import Tensor, nn
 
 from oneshot._lightning import PRELU_KERNEL, TorchDispatchMode, packet_of
-from oneshot.inputs import length
+from oneshot.errors import NoScoreError
+from oneshot.inputs import Inputs, length
 
-from .base import Batch, output_of
+from .base import Batch, another_count, check_first_axis, check_samples_first, output_of
 
 _ATEN = torch.ops.aten
 # Activations that are straight on both sides of 0. What is above 6 in a ReLU6 is open, too.
@@ -53,12 +54,16 @@ class OpenUnits(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch
     Args:
         samples: B.
         take: Gets ``[B, U]``, true where the input of a unit is above 0.
+
+    Attributes:
+        sizes: First axes of what the ReLUs have read.
+        finite: Whether all of it was finite.
     """
 
     def __init__(self, samples: int, take: Callable[[Tensor], object]) -> None:
         super().__init__()  # type: ignore[no-untyped-call]  # torch
         self.samples, self.take = samples, take
-        self.straight, self.curved = 0, dict[str, None]()
+        self.curved, self.sizes, self.finite = dict[str, None](), list[int](), True
 
     def __torch_dispatch__(
         self, func: Any, types: Sequence[type], args: Any = (), kwargs: Mapping[str, Any] | None = None
@@ -66,12 +71,9 @@ class OpenUnits(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch
         operator = packet_of(func)
         if (name := STRAIGHT.get(operator)) and not (name == "Hardtanh" and not _is_relu(args, kwargs or {})):
             x: Tensor = args[0]
-            if x.dim() == 0 or x.shape[0] % self.samples:
-                raise ValueError(
-                    f"The first axis of what a {name} reads must be the samples, {self.samples} here; got "
-                    f"{list(x.shape)}. Take proxies that read no activations, such as synflow or zico."
-                )
-            self.straight += 1
+            check_first_axis(x, self.samples, f"a {name} reads")
+            self.sizes.append(len(x))
+            self.finite = self.finite and bool(x.isfinite().all())
             self.take((x > 0).reshape(self.samples, -1))
         elif operator in CURVED:
             self.curved[CURVED[operator]] = None
@@ -83,20 +85,33 @@ def _is_relu(args: Sequence[Any], kwargs: Mapping[str, Any]) -> bool:
     return bool((args[1] if len(args) > 1 else kwargs.get("min_val", -1)) == 0)
 
 
-def open_units(network: nn.Module, batch: Batch, take: Callable[[Tensor], object], proxy: str) -> None:
-    """Run once, without gradients, and hand over the codes of every ReLU, ``[B, U]``.
+def open_units(network: nn.Module, batch: Batch, take: Callable[[Tensor], object], proxy: str) -> bool:
+    """Run without gradients, and hand over the codes of every ReLU, ``[B, U]``.
+
+    Returns:
+        Whether all that the ReLUs have read was finite.
 
     Raises:
-        ValueError: If the network has no ReLU.
+        NoScoreError: If the network has no ReLU, or the first axis of what one reads is not the samples.
     """
-    with torch.no_grad(), OpenUnits(length(batch.inputs), take) as observed:
-        output_of(network, batch.inputs)
-    if not observed.straight:
+
+    def run(inputs: Inputs, take: Callable[[Tensor], object]) -> OpenUnits:
+        observed = OpenUnits(length(inputs), take)
+        with torch.no_grad(), observed:
+            output_of(network, inputs)
+        return observed
+
+    observed = run(batch.inputs, take)
+    other = another_count(batch.inputs)
+    sizes = run(other, lambda codes: None).sizes
+    check_samples_first(observed.sizes, length(batch.inputs), sizes, length(other), "ReLUs read")
+    if not observed.sizes:
         others = (
             f"it has {', '.join(observed.curved)} only" if observed.curved else "it has no activation that is known"
         )
-        raise ValueError(
+        raise NoScoreError(
             f"{proxy} counts which ReLUs are open (ReLU, ReLU6, LeakyReLU and PReLU count), so the network must have "
             f"one; {type(network).__name__} has none: {others}. Take proxies that read no activations, such as "
             "synflow, zico or jacov."
         )
+    return observed.finite

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import zlib
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -12,6 +13,7 @@ import pytorch_lightning as pl
 import torch
 from torch import Tensor, nn
 
+from oneshot.errors import NoScoreError
 from oneshot.evaluation.images import fitted
 from oneshot.inputs import Inputs, joined, length, mapped, tensors
 from oneshot.random_numbers import own_random_numbers
@@ -24,7 +26,7 @@ from oneshot.training.samples import loader_samples, plain_samples
 from .base import Proxy
 from .ranks import combined
 from .score_file import ScoreFile
-from .scoring import DEFAULT, proxies_of, score
+from .scoring import DEFAULT, proxies_of, scores_or_reasons
 
 Build: TypeAlias = Callable[[SubnetConfig], nn.Module]
 REFERENCES = 64  # architectures by which features are scaled
@@ -47,7 +49,8 @@ class ArchitectureScorer:
         options: Arguments of proxies, ``{"zico": {"batches": 4}}``.
         repeats: Draws of the weights, whose mean is the score.
         seed: Of weights, and of what proxies draw.
-        strict: See :func:`~oneshot.proxies.score`; by default a network without a score has NaN.
+        strict: See :func:`~oneshot.proxies.score`; by default a network without a score has NaN, also where it lacks
+            what a proxy looks at.
         file: Where scores are kept (``scores/naswot.jsonl``), so that no later process computes them again, such as a
             search that goes on. One process at a time may write to its folder.
 
@@ -77,7 +80,8 @@ class ArchitectureScorer:
             raise ValueError(f"{', '.join(labelled)} take the loss of labelled data; give data=.")
         self.build, self.samples, self.repeats, self.seed, self.strict = build, samples, repeats, seed, strict
         self.batch = None if data is None else batch_of(data, samples)
-        self._file = None if file is None else ScoreFile(file, self._made_by())
+        self._reasons: dict[str, str] = {}
+        self._file = None if file is None else ScoreFile(file, self._made_by(), self._fingerprint)
         self._known: dict[SubnetConfig, dict[str, float]] = dict(self._file or ())
 
     @property
@@ -104,13 +108,34 @@ class ArchitectureScorer:
                 return self.build.extract(config, inherit=False)
             return self.build(config)
 
+    def check_scored(self, scores: Sequence[Mapping[str, float]], names: Sequence[str] | None = None) -> None:
+        """Check that every score is there for at least one of several networks, or nothing can be ranked by it.
+
+        Args:
+            scores: What calls have returned.
+            names: The scores that matter; by default all.
+
+        Raises:
+            ValueError: Naming the score that is NaN everywhere, and why, where that is known.
+        """
+        for name in self.names if names is None else names:
+            if scores and all(math.isnan(row.get(name, math.nan)) for row in scores):
+                raise ValueError(
+                    f"At least one network must have a score of {name}; none of {len(scores)} has one. "
+                    f"{self._reasons.get(name, 'Leave this proxy out.')}"
+                )
+
+    def _fingerprint(self, config: SubnetConfig) -> str:
+        """A checksum of what the network of an architecture is made of."""
+        network = self.network(config, self.seed)
+        shapes = {name: tuple(tensor.shape) for name, tensor in network.state_dict().items()}
+        return f"{zlib.crc32(repr((str(network), getattr(network, 'input_shape', None), shapes)).encode()):08x}"
+
     def _made_by(self) -> str:
-        """What scores follow from beside the architecture: networks, samples, proxies and their seeds."""
+        """What scores follow from beside the architecture and its network: samples, proxies and their seeds."""
         networks = getattr(self.build, "__qualname__", type(self.build).__qualname__)
         if isinstance(self.build, Supernet):
-            one = self.network(self.build.space.sample(0), self.seed)
-            shapes = {name: tuple(tensor.shape) for name, tensor in one.state_dict().items()}
-            networks += f" {zlib.crc32(repr((self.build.space, one.input_shape, shapes)).encode()):08x}"
+            networks += f" {zlib.crc32(repr(self.build.space).encode()):08x}"
         samples = [] if self.batch is None else [*tensors(self.batch[0]), self.batch[1]]
         images = 0
         for part in samples:
@@ -122,8 +147,15 @@ class ArchitectureScorer:
         runs = []
         for seed in range(self.seed, self.seed + self.repeats):
             network = self.network(config, seed)
-            x, y = self._inputs(network)
-            runs.append(score(network, x, y, self.proxies, seed=seed, strict=self.strict))
+            found, run = scores_or_reasons(network, *self._inputs(network), self.proxies, seed=seed), dict[str, float]()
+            for name, value in found.items():
+                if isinstance(value, NoScoreError):
+                    if self.strict:
+                        raise value
+                    self._reasons.setdefault(name, str(value))
+                    value = math.nan
+                run[name] = value
+            runs.append(run)
         return {name: sum(run[name] for run in runs) / self.repeats for name in self.names}
 
     def _inputs(self, network: nn.Module) -> tuple[Inputs, Tensor | None]:
@@ -177,7 +209,7 @@ class ProxyFeatures(ExtraFeatures):
         references: Random architectures for the scale, scored on the first call.
 
     Raises:
-        ValueError: If there are fewer than two references, or no space.
+        ValueError: If there are fewer than two references, or no space; at the first call, if no reference has a score.
 
     Example:
         >>> from oneshot.supernets import NASBench201Supernet
@@ -209,7 +241,9 @@ class ProxyFeatures(ExtraFeatures):
         """Features of architectures, ``[N, P]``."""
         if self._scale is None:
             drawn = self.space.repair(self.space.sample_matrix(self.references, self.scorer.seed))
-            known = self._transformed(self.space.decode(drawn))
+            references = self.space.decode(drawn)
+            self.scorer.check_scored([self.scorer(config) for config in references])
+            known = self._transformed(references)
             low, middle, high = np.nanquantile(known, [0.25, 0.5, 0.75], axis=0)
             width = np.where(high > low, high - low, 1.0)
             self._scale = np.nan_to_num(middle), np.nan_to_num(width, nan=1.0)
@@ -249,7 +283,7 @@ def promising(
         seed: Of the pool.
 
     Raises:
-        ValueError: If ``count`` is below 1, or above what the pool holds.
+        ValueError: If ``count`` is below 1, or above what the pool holds, or no network has a score.
     """
     drawn = space.repair(space.sample_matrix(pool, seed)) if pool > 0 else space.sample_matrix(1, seed)[:0]
     genes = drawn[np.sort(np.unique(drawn, axis=0, return_index=True)[1])]
@@ -259,5 +293,7 @@ def promising(
             f"got {count}. Draw a larger pool."
         )
     configs = space.decode(genes)
-    scores = combined([scorer(config) for config in configs], scorer.names if names is None else names)
+    rows = [scorer(config) for config in configs]
+    scorer.check_scored(rows, names)
+    scores = combined(rows, scorer.names if names is None else names)
     return [configs[i] for i in np.argsort(-np.array(scores), kind="stable")[:count]]

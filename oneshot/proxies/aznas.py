@@ -18,6 +18,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from oneshot.errors import NoScoreError
 from oneshot.supernets.json_files import nearest
 
 from .base import Batch, Proxy, gradients, numbers_with_digits, output_of
@@ -44,16 +45,18 @@ class _OfBlocks(Proxy):
         draw_weights(network, "kaiming")
         found: list[Tensor] = []
 
-        def keep(module: nn.Module, args: object, out: object) -> None:
-            if isinstance(out, Tensor) and out.dim() == 4:
-                found.append(out)
+        def keep(module: nn.Module, args: object, out: object) -> object:
+            if not (isinstance(out, Tensor) and out.dim() == 4):
+                return out
+            found.append(out)
+            return out.clone()  # what follows may write into it
 
         for block in _named(network, self.blocks) if self.blocks else blocks_of(network):
             block.register_forward_hook(keep)
         with torch.set_grad_enabled(differentiable):
             output_of(network, gaussian_like(batch.inputs))
         if len(found) < 2:
-            raise ValueError(
+            raise NoScoreError(
                 f"{self.name} compares the feature maps [B, C, H, W] of blocks that follow each other, at least two; "
                 f"{type(network).__name__} has {len(found)}. Name its blocks: {type(self).__name__}(blocks=('layer1', "
                 "'layer2'))."

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import copy
 from abc import ABC, abstractmethod
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
 
-from oneshot.inputs import Inputs, tensors
-from oneshot.supernets.base import hold_statistics
+from oneshot.errors import NoScoreError
+from oneshot.inputs import Inputs, mapped, tensors
+from oneshot.supernets.base import NORMALISATION, hold_statistics
 from oneshot.tasks.task import Task
 
 
@@ -103,20 +104,60 @@ def output_of(network: nn.Module, inputs: Inputs) -> Tensor:
 def weights_of(network: nn.Module) -> list[Tensor]:
     """The weights of layers: all parameters of two or more axes, those of convolutions and matrix products.
 
-    Biases, and the scale and shift of normalisation, have one axis. The published code takes the weights of
+    Biases, and the scale and shift of normalisation, are none. The published code takes the weights of
     ``nn.Conv2d`` and ``nn.Linear``, which in convolutional networks are the same; here those of attention, recurrent
     layers and embeddings count, too. A weight that two layers share counts once.
 
     Raises:
-        ValueError: If there are none.
+        NoScoreError: If there are none.
     """
-    found: list[Tensor] = [p for p in network.parameters() if p.dim() >= 2 and p.is_floating_point()]
+    scales = {p for module in network.modules() if isinstance(module, NORMALISATION) for p in module.parameters()}
+    own = [p for p in network.parameters() if p not in scales]
+    found: list[Tensor] = [p for p in own if p.dim() >= 2 and p.is_floating_point()]
     if not found:
-        raise ValueError(
+        raise NoScoreError(
             f"This proxy is about weights of convolutions and linear layers; {type(network).__name__} has none. "
             "Leave the proxy out."
         )
     return found
+
+
+def check_first_axis(x: Tensor, samples: int, what: str) -> None:
+    """Check that the first axis of a tensor may be the samples, or samples times parts of them.
+
+    Raises:
+        NoScoreError: If it cannot be.
+    """
+    if x.dim() == 0 or x.shape[0] % samples:
+        raise NoScoreError(
+            f"The first axis of what {what} must be the samples, {samples} here; got {list(x.shape)}. Take proxies "
+            "that read weights, such as synflow or zico."
+        )
+
+
+def another_count(inputs: Inputs) -> Inputs:
+    """Another number of samples, the first two if there are more; at least two, which batch normalisation needs."""
+    return mapped(lambda x: x[:2] if len(x) > 2 else torch.cat([x, x, x])[:3], inputs)
+
+
+def check_samples_first(sizes: Sequence[int], samples: int, others: Sequence[int], count: int, what: str) -> None:
+    """Check that the first axes that a network works on grow with the samples. Those of sequences may be the time.
+
+    Args:
+        sizes: First axes for all samples.
+        samples: How many these are.
+        others: First axes for another number of samples.
+        count: How many these are.
+        what: Whose axes these are, "ReLUs read".
+
+    Raises:
+        NoScoreError: If one does not.
+    """
+    if [size * samples for size in others] != [size * count for size in sizes]:
+        raise NoScoreError(
+            f"The first axis of what {what} must be the samples; it does not grow with them, as where batch_first is "
+            "False. Take proxies that read weights, such as synflow or zico."
+        )
 
 
 def gradients(of: Tensor, to: Iterable[Tensor], **options: Any) -> list[Tensor]:
@@ -137,7 +178,7 @@ def numbers_with_digits(inputs: Inputs, proxy: str) -> list[Tensor]:
     found = [part for part in tensors(inputs) if part.is_floating_point()]
     if not found:
         raise ValueError(
-            f"{proxy} changes the inputs by a little, so at least one must be of numbers with digits; these are whole "
-            "numbers, such as words. Take proxies of weights: snip, grad_norm, zico."
+            f"{proxy} draws inputs or differentiates by them, so at least one must be of numbers with digits; these "
+            "are whole numbers, such as words. Take proxies of weights: snip, grad_norm, zico, synflow."
         )
     return found

@@ -5,6 +5,7 @@ ZiCo's authors found no earlier proxy that is better than the number of paramete
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -35,4 +36,6 @@ class Macs(Proxy):
     def __call__(self, network: nn.Module, batch: Batch) -> float:
         whole = isinstance(batch.inputs, Tensor) and not batch.inputs.is_floating_point()
         dtype = batch.inputs.dtype if isinstance(batch.inputs, Tensor) and whole else None
+        if isinstance(batch.inputs, Mapping) and not hasattr(network, "vocabularies"):
+            network.vocabularies = {n: 1 for n, part in batch.inputs.items() if not part.is_floating_point()}  # type: ignore[assignment]
         return float(count(network, shape_of(batch.inputs), dtype=dtype).macs)

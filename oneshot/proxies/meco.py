@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
+
+from oneshot.errors import NoScoreError
 
 from .base import Batch, Proxy, numbers_with_digits, output_of
 from .zen import gaussian_like
@@ -40,7 +43,7 @@ class Meco(Proxy):
                 module.register_forward_hook(look)
         output_of(network, gaussian_like(batch.inputs))
         if not found:
-            raise ValueError(
+            raise NoScoreError(
                 f"meco reads feature maps [B, C, ...] of layers, with several positions; {type(network).__name__} has "
                 "none. Take a proxy of weights: synflow, snip."
             )
@@ -48,6 +51,8 @@ class Meco(Proxy):
 
 
 def least_eigenvalue(rows: Tensor) -> float:
-    """Least eigenvalue of the correlations of rows ``[C, N]``; entries that are not finite are 0."""
+    """Least eigenvalue of the correlations of finite rows ``[C, N]``; correlations with a constant row are 0."""
+    if not rows.isfinite().all():
+        return math.nan
     correlation = torch.nan_to_num(torch.corrcoef(rows.double()), nan=0.0, posinf=0.0, neginf=0.0)
     return float(torch.linalg.eigvalsh(correlation.reshape(len(rows), len(rows)))[0])

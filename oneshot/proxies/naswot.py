@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -32,7 +33,8 @@ class Naswot(Proxy):
         def add(codes: Tensor) -> None:
             kernel.add_(alike(codes).cpu())
 
-        open_units(network, batch, add, self.name)
+        if not open_units(network, batch, add, self.name):
+            return math.nan
         return float(torch.linalg.slogdet(kernel)[1])
 
 

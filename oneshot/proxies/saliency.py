@@ -11,10 +11,22 @@ from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from oneshot._lightning import ConvNd
+from oneshot.errors import NoScoreError
+from oneshot.inputs import length
 
-from .base import Batch, Proxy, gradients, weights_of
+from .base import (
+    Batch,
+    Proxy,
+    another_count,
+    check_first_axis,
+    check_samples_first,
+    gradients,
+    output_of,
+    weights_of,
+)
 
 
 @dataclass(frozen=True)
@@ -56,9 +68,10 @@ class Grasp(Proxy):
 
     def __call__(self, network: nn.Module, batch: Batch) -> float:
         weights = weights_of(network)
-        g = gradients(batch.loss(network), weights, create_graph=True)
-        product = torch.stack([(a.detach() * a).sum() for a in g]).sum()
-        hessian_g = gradients(product, weights)
+        with sdpa_kernel(SDPBackend.MATH):  # the others are not differentiated twice
+            g = gradients(batch.loss(network), weights, create_graph=True)
+            product = torch.stack([(a.detach() * a).sum() for a in g]).sum()
+            hessian_g = gradients(product, weights)
         return -float(sum((w.detach() * h).double().sum() for w, h in zip(weights, hessian_g, strict=True)))
 
 
@@ -68,7 +81,7 @@ class Fisher(Proxy):
 
     For every output ``a`` of a convolution or linear layer and its gradient ``g``, of image n and channel k:
     ``1/2 mean_n (sum_positions a g)^2``, summed over channels and layers. The gradient is that of the mean loss. A
-    layer that runs twice has two outputs, each counted.
+    layer that runs twice has two outputs, each counted. Parts of an image on the first axis are positions, too.
     """
 
     name: ClassVar[str] = "fisher"
@@ -84,15 +97,24 @@ class Fisher(Proxy):
 
         layers = [module for module in network.modules() if isinstance(module, ConvNd | nn.Linear)]
         if not layers:
-            raise ValueError(
+            raise NoScoreError(
                 f"fisher reads the outputs of convolutions and linear layers; {type(network).__name__} has none. "
                 "Leave fisher out."
             )
         for layer in layers:
             layer.register_forward_hook(keep)
-        loss = batch.loss(network)
-        g = gradients(loss, [a for a, _ in found])
-        return sum(channel_information(a.detach(), b, axis) for (a, axis), b in zip(found, g, strict=True))
+        loss, samples, other = batch.loss(network), length(batch.inputs), another_count(batch.inputs)
+        seen = list(found)
+        for a, _ in seen:
+            check_first_axis(a, samples, "a layer gives")
+        found.clear()
+        with torch.no_grad():
+            output_of(network, other)
+        check_samples_first(
+            [len(a) for a, _ in seen], samples, [len(a) for a, _ in found], length(other), "layers give"
+        )
+        g = gradients(loss, [a for a, _ in seen])
+        return sum(channel_information(a.detach(), b, axis, samples) for (a, axis), b in zip(seen, g, strict=True))
 
 
 def salience(weights: list[Tensor], g: list[Tensor]) -> float:
@@ -100,8 +122,11 @@ def salience(weights: list[Tensor], g: list[Tensor]) -> float:
     return float(sum((w.detach() * x).abs().double().sum() for w, x in zip(weights, g, strict=True)))
 
 
-def channel_information(a: Tensor, g: Tensor, channel_axis: int) -> float:
-    """``sum_k 1/2 mean_n (sum_positions a g)^2`` of activations and gradients ``[B, ...]`` with channels at an axis."""
+def channel_information(a: Tensor, g: Tensor, channel_axis: int, samples: int) -> float:
+    """``sum_k 1/2 mean_n (sum_positions a g)^2`` of activations and gradients ``[B, ...]`` with channels at an axis.
+
+    The first axis may also be B times the parts of a sample.
+    """
     product = (a * g).double().movedim(channel_axis, 1)
-    by_channel = product.flatten(2).sum(2) if product.dim() > 2 else product
+    by_channel = product.reshape(*product.shape[:2], -1).sum(2).reshape(samples, -1, product.shape[1]).sum(1)
     return float(0.5 * by_channel.square().mean(0).sum())

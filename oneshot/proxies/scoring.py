@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from oneshot.errors import NonFiniteScoreError
+from oneshot.errors import NonFiniteScoreError, NoScoreError
 from oneshot.inputs import Inputs, cast, is_inputs, length, mapped, tensors
 from oneshot.random_numbers import own_random_numbers
 from oneshot.supernets.base import Subnet, Supernet
@@ -53,7 +53,8 @@ def score(
 
     The weights are those of the network, which should be fresh ones (``supernet.extract(config, inherit=False)``); zen
     and the parts of AZ-NAS draw their own. Every proxy works on a copy in training mode: weights, gradients, hooks,
-    modes, running statistics and all random number generators stay as they are, also if a proxy fails. A score depends
+    modes, running statistics and all random number generators stay as they are, also if a proxy fails. Hooks of the
+    network are copied with it, and run. A score depends
     on the seed, not on which others are asked for. Scores compare for networks that were scored with the same batch and
     resolution only.
 
@@ -64,16 +65,17 @@ def score(
         names: Names of :data:`KINDS`, or proxies with options of their own, such as ``Zico(batches=4)``.
         seed: Of all that is random: inputs and weights that are drawn, dropout.
         task: Whose loss is taken; by default that of the network, or classification.
-        strict: Raise where there is no finite score; otherwise it is NaN, which means that this proxy has no score for
-            this network, and should rank last.
+        strict: Raise where there is no finite score, or the network lacks what the proxy looks at, such as ReLUs;
+            otherwise it is NaN, which means that this proxy has no score for this network, and should rank last.
 
     Returns:
         ``{name: score}``, in the order of ``names``.
 
     Raises:
-        ValueError: If a name is unknown, inputs or targets do not do, the network lacks what a proxy looks at, or
-            gradients are switched off.
-        NonFiniteScoreError: If a score is NaN or infinite. It is a ``ValueError``.
+        ValueError: If a name is unknown, inputs or targets do not do, the network cannot be run with them, or gradients
+            are switched off.
+        NoScoreError: If the network lacks what a proxy looks at. It is a ``ValueError``.
+        NonFiniteScoreError: If a score is NaN or infinite. It is a ``NoScoreError``.
 
     Example:
         >>> from oneshot.supernets import NASBench201Network
@@ -81,24 +83,78 @@ def score(
         >>> score(network, torch.zeros(1, 3, 32, 32), names=["params", "macs"])
         {'params': 344346.0, 'macs': 47104640.0}
     """
-    proxies = proxies_of(names)
+    found = scores_or_reasons(network, inputs, targets, proxies_of(names), seed=seed, task=task)
+    for value in found.values():
+        if strict and isinstance(value, NoScoreError):
+            raise value
+    return {name: math.nan if isinstance(value, NoScoreError) else value for name, value in found.items()}
+
+
+def scores_or_reasons(
+    network: nn.Module,
+    inputs: Inputs,
+    targets: Tensor | None,
+    proxies: Sequence[Proxy],
+    *,
+    seed: int,
+    task: Task | str | None = None,
+) -> dict[str, float | NoScoreError]:
+    """Scores of a network, or why there is none, by the name of the proxy; see :func:`score`.
+
+    Raises:
+        ValueError: If inputs or targets do not do, or gradients are switched off.
+    """
     _check_network(network)
     batch = _batch(network, inputs, targets, task)
-    found: dict[str, float] = {}
-    for proxy in proxies:
-        _check_batch(proxy, batch)
-        with own_random_numbers(seed):
-            own = private_copy(network, gradients=proxy.needs_gradients)
-            value = float(proxy(own, Batch(mapped(_copy, batch.inputs), batch.targets, batch.task)))
-        if not math.isfinite(value):
-            if strict:
-                raise NonFiniteScoreError(
-                    f"{proxy.name} must be finite; it is {value} for this {type(network).__name__}, so it says nothing "
-                    f"about it. {_REASONS.get(proxy.name, _REASON)} strict=False gives NaN, to be ranked last."
-                )
-            value = math.nan
-        found[proxy.name] = value
-    return found
+    return {proxy.name: _one(proxy, network, batch, seed) for proxy in proxies}
+
+
+def _one(proxy: Proxy, network: nn.Module, batch: Batch, seed: int) -> float | NoScoreError:
+    _check_batch(proxy, batch)
+    targets = None if batch.targets is None else _copy(batch.targets)  # a copy can be saved for a backward pass
+    with own_random_numbers(seed):
+        own = private_copy(network, gradients=proxy.needs_gradients)
+        try:
+            value = float(proxy(own, Batch(mapped(_copy, batch.inputs), targets, batch.task)))
+        except NoScoreError as error:
+            return error
+        except (RuntimeError, IndexError, TypeError) as error:  # of torch or of the network
+            raise ValueError(_cannot_run(proxy, network, batch, error)) from error
+        except ValueError as error:
+            if "more than 1 value per channel" in str(error):  # batch normalisation, which torch does not name
+                raise ValueError(_cannot_run(proxy, network, batch, error)) from error
+            raise
+    if math.isfinite(value):
+        return value
+    return NonFiniteScoreError(
+        f"{proxy.name} must be finite; it is {value} for this {type(network).__name__}, so it says nothing "
+        f"about it. {_REASONS.get(proxy.name, _REASON)} strict=False gives NaN, to be ranked last."
+    )
+
+
+def _cannot_run(proxy: Proxy, network: nn.Module, batch: Batch, error: Exception) -> str:
+    """The message for inputs that a network cannot be run with, or not in the way of a proxy."""
+    said = [f"{name} {_described(part)}".strip() for name, part in _by_name(batch.inputs)]
+    ways = ["Check the shape and type of the inputs."]
+    if any(not part.is_floating_point() for part in tensors(batch.inputs)):
+        ways.append("Inputs that are whole numbers are taken for words; images must be numbers with digits.")
+    if batch.targets is not None and proxy.needs_targets:
+        said.append(f"targets {_described(batch.targets)}")
+        ways.append("Check that the targets are those of the task.")
+    if "more than 1 value per channel" in str(error):
+        ways = ["Batch normalisation needs several samples: give more, or cut them into fewer parts (zico)."]
+    return (
+        f"{proxy.name} must be able to run the network; {type(network).__name__} cannot be run by it with "
+        f"{', '.join(said)}: {error}. {' '.join(ways)}"
+    )
+
+
+def _by_name(inputs: Inputs) -> list[tuple[str, Tensor]]:
+    return list(inputs.items()) if isinstance(inputs, Mapping) else [("inputs", inputs)]
+
+
+def _described(x: Tensor) -> str:
+    return f"{str(x.dtype).removeprefix('torch.')} {list(x.shape)}"
 
 
 _REASON = "Usually no input reaches the output, a weight is not finite, or sums leave the range of the type."

@@ -31,8 +31,7 @@ class Swap(Proxy):
         def add(codes: Tensor) -> None:
             patterns.update(distinct_patterns(codes))
 
-        open_units(network, batch, add, self.name)
-        return float(len(patterns))
+        return float(len(patterns)) if open_units(network, batch, add, self.name) else math.nan
 
 
 def distinct_patterns(codes: Tensor) -> set[bytes]:

@@ -13,7 +13,7 @@ from torch.overrides import TorchFunctionMode
 
 from oneshot.inputs import Inputs, mapped
 
-from .base import Batch, Proxy, gradients, numbers_with_digits, output_of, weights_of
+from .base import Batch, Proxy, gradients, output_of, weights_of
 from .saliency import salience
 
 
@@ -30,7 +30,6 @@ class Synflow(Proxy):
     needs_gradients: ClassVar[bool] = True
 
     def __call__(self, network: nn.Module, batch: Batch) -> float:
-        numbers_with_digits(batch.inputs, self.name)
         network = network.double().eval()  # no dropout
         with torch.no_grad():
             for parameter in network.parameters():

@@ -10,13 +10,17 @@ import torch
 from torch import Tensor, nn
 
 from oneshot._lightning import ADAPTIVE_AVERAGE, BatchNorm, TorchDispatchMode, packet_of
+from oneshot.errors import NoScoreError
 from oneshot.inputs import Inputs, mapped
 
 from .base import Batch, Proxy, numbers_with_digits, output_of
-from .initial import draw_weights
+from .initial import draw_weights, normal_like
 
 _ATEN = torch.ops.aten
-_POOLS = (_ATEN.mean, _ATEN.adaptive_avg_pool2d, ADAPTIVE_AVERAGE, _ATEN.amax, _ATEN.adaptive_max_pool2d)
+_POOLS = (
+    *(_ATEN.mean, _ATEN.adaptive_avg_pool2d, ADAPTIVE_AVERAGE, _ATEN.amax, _ATEN.adaptive_max_pool2d),
+    *(_ATEN.avg_pool2d, _ATEN.avg_pool3d, _ATEN.max_pool2d_with_indices),  # global where the kernel is as large
+)
 
 
 @dataclass(frozen=True)
@@ -54,7 +58,7 @@ class Zen(Proxy):
     def __call__(self, network: nn.Module, batch: Batch) -> float:
         layers = [module for module in network.modules() if isinstance(module, BatchNorm)]
         if not layers:
-            raise ValueError(
+            raise NoScoreError(
                 "zen is scaled by what batch normalisation sees, so the network must have it; "
                 f"{type(network).__name__} has none. Take a proxy without it: synflow, zico, naswot."
             )
@@ -82,7 +86,7 @@ def mean_variance(x: Tensor) -> Tensor:
 
 def gaussian_like(inputs: Inputs) -> Inputs:
     """Numbers of N(0, 1) in the shape of inputs; whole numbers stay as they are."""
-    return mapped(lambda part: torch.randn_like(part) if part.is_floating_point() else part, inputs)
+    return mapped(lambda part: normal_like(part) if part.is_floating_point() else part, inputs)
 
 
 def add(inputs: Inputs, others: Inputs, factor: float) -> Inputs:
@@ -105,8 +109,9 @@ class _Pooled(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch
     ) -> Any:
         out = func(*args, **(kwargs or {}))
         if packet_of(func) in _POOLS and isinstance(args[0], Tensor) and args[0].dim() > 2:
-            pooled = out[0] if isinstance(out, tuple) else out
-            if pooled.shape[:2] == args[0].shape[:2] and pooled.numel() == args[0].shape[0] * args[0].shape[1]:
+            pooled, whole = out[0] if isinstance(out, tuple) else out, args[0].shape
+            alone = packet_of(func) in _POOLS[-3:] and pooled.shape == whole  # pooling of a single pixel
+            if pooled.shape[:2] == whole[:2] and pooled.numel() == whole[0] * whole[1] and not alone:
                 self.features = args[0].clone()
         return out
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -57,8 +58,13 @@ def _part(inputs: Inputs, parts: int, i: int) -> Inputs:
 
 
 def layer_score(g: Tensor) -> float:
-    """``log sum E|g| / sqrt(Var g)`` of the gradients of a layer, ``[batches, ...]``; 0 if none of them varies."""
+    """``log sum E|g| / sqrt(Var g)`` of the gradients of a layer, ``[batches, ...]``; 0 if none of them varies.
+
+    It is NaN where one is not finite.
+    """
     g = g.double().flatten(1)
+    if not g.isfinite().all():
+        return math.nan
     deviation = g.std(0, correction=0)
     varies = deviation > 0
     if not varies.any():

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import math
+import zlib
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -186,6 +189,56 @@ def test_scores_in_a_file_are_not_computed_again(supernet: NASBench201Supernet, 
     file.write_text("\n".join([*lines[:2], '{"config": 3, "scores": {}}', ""]))
     with pytest.raises(ValueError, match=r"counted.jsonl, line 3.*Delete the file to score anew"):
         ArchitectureScorer(supernet, Counted(), file=file)
+
+
+@pytest.mark.parametrize("how", ["function", "partial", "lambda"])
+def test_a_file_knows_networks_that_a_function_builds(supernet: NASBench201Supernet, tmp_path: Path, how: str) -> None:
+    def build(config: SubnetConfig, width: int) -> nn.Module:
+        return nn.Sequential(nn.Conv2d(3, width, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten())
+
+    def builder(width: int) -> Callable[[SubnetConfig], nn.Module]:
+        if how == "partial":
+            return partial(build, width=width)
+        if how == "lambda":
+            return lambda config: build(config, width)
+
+        def built(config: SubnetConfig) -> nn.Module:
+            return build(config, width)
+
+        return built
+
+    file, data, config = tmp_path / "scores.jsonl", Digits(), supernet.space.sample(0)
+    first = ArchitectureScorer(builder(4), "params", data, samples=8, file=file)(config)
+    assert ArchitectureScorer(builder(4), "params", data, samples=8, file=file)(config) == first
+    with pytest.raises(ValueError, match=r"scores.jsonl must have scores of the same .* networks .* checksum"):
+        ArchitectureScorer(builder(8), "params", data, samples=8, file=file)
+
+
+def smooth_or_not(config: SubnetConfig) -> nn.Module:
+    """A network with a ReLU for every second architecture."""
+    activation = nn.ReLU() if zlib.crc32(config.to_json().encode()) % 2 else nn.SiLU()
+    return nn.Sequential(nn.Conv2d(1, 4, 3), activation, nn.Flatten())
+
+
+def test_networks_that_lack_what_a_proxy_reads_rank_last(supernet: NASBench201Supernet) -> None:
+    scorer = ArchitectureScorer(smooth_or_not, ["naswot"], Digits(), samples=8)
+    best = promising(scorer, supernet.space, 3, pool=12)
+    assert all(np.isfinite(scorer(config)["naswot"]) for config in best)
+    configs = supernet.space.decode(supernet.space.sample_matrix(12, 3))
+    features = ProxyFeatures(scorer, supernet.space, references=12)(configs)
+    assert np.isfinite(features).all() and features.min() == -5.0 < features.max()
+
+
+def test_a_score_that_no_network_has_is_refused_with_the_reason(supernet: NASBench201Supernet) -> None:
+    def smooth(config: SubnetConfig) -> nn.Module:
+        return nn.Sequential(nn.Conv2d(1, 4, 3), nn.SiLU(), nn.Flatten())
+
+    scorer = ArchitectureScorer(smooth, ["params", "naswot"], Digits(), samples=8)
+    with pytest.raises(ValueError, match=r"a score of naswot; none of 4 has one.*it has SiLU only"):
+        promising(scorer, supernet.space, 2, pool=4)
+    with pytest.raises(ValueError, match=r"a score of naswot; none of 4 has one"):
+        ProxyFeatures(scorer, supernet.space, references=4)([supernet.space.sample(0)])
+    assert len(promising(scorer, supernet.space, 2, names=["params"], pool=4)) == 2
 
 
 def test_features_take_the_space_of_the_supernet(supernet: NASBench201Supernet) -> None:

@@ -17,6 +17,7 @@ from oneshot.proxies import (
     Batch,
     Expressivity,
     NonFiniteScoreError,
+    NoScoreError,
     Proxy,
     RegularisedSwap,
     Swap,
@@ -313,7 +314,7 @@ def test_batches_that_do_not_do(network: NASBench201Network, x: Tensor, y: Tenso
     with pytest.raises(ValueError, match="a sample for each of its 9 batches"):
         score(network, x, y, Zico(batches=9))
     with pytest.raises(ValueError, match="whole numbers"):
-        score(nn.Sequential(nn.Embedding(4, 3), nn.Flatten()), torch.zeros(2, 5, dtype=torch.int64), names="synflow")
+        score(nn.Sequential(nn.Embedding(4, 3), nn.Flatten()), torch.zeros(2, 5, dtype=torch.int64), names="jacov")
 
 
 def test_networks_that_do_not_do(x: Tensor) -> None:
@@ -346,3 +347,223 @@ def test_a_proxy_of_ones_own_is_scored_like_any_other(network: NASBench201Networ
             return float(sum(isinstance(module, nn.Conv2d) for module in network.modules()))
 
     assert score(network, x, names=Depth()) == {"depth": 16.0}
+
+
+# What must not change a score, and what has none.
+
+
+class Blocks(nn.Module):
+    """Pre-activation blocks, whose first layer reads what the block before has handed on."""
+
+    def __init__(self, *, inplace: bool) -> None:
+        super().__init__()
+        self.layers = nn.ModuleList(
+            nn.Sequential(nn.ReLU(inplace=inplace), nn.Conv2d(3, 3, 3, padding=1)) for _ in range(4)
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        for layer in self.layers:
+            x = layer(x)
+        return x.mean((2, 3))
+
+
+def test_a_layer_that_writes_over_what_a_block_handed_on_does_not_change_az_nas(x: Tensor) -> None:
+    plain, writes = Blocks(inplace=False), Blocks(inplace=True)
+    writes.load_state_dict(plain.state_dict())
+    parts = ["az_expressivity", "az_progressivity", "az_trainability"]
+    assert score(writes, x, names=parts) == score(plain, x, names=parts)
+
+
+class Bad(nn.Module):
+    """A network without normalisation, one of whose numbers is none, or whose activations leave the range."""
+
+    def __init__(self, factor: float, *, one: bool) -> None:
+        super().__init__()
+        self.layers = nn.Sequential(
+            *(layer for _ in range(4) for layer in (nn.Conv2d(3, 3, 3, padding=1, bias=False), nn.ReLU()))
+        )
+        self.head = nn.Linear(3, 4)
+        with torch.no_grad():
+            for weight in (p for p in self.layers.parameters()):
+                weight[: 1 if one else None] *= factor
+
+    def forward(self, x: Tensor) -> Tensor:
+        out: Tensor = self.head(self.layers(x).mean((2, 3)))
+        return out
+
+
+@pytest.mark.parametrize("proxy", ["zico", "meco", "swap", "naswot", "snip", "grad_norm", "fisher", "grasp"])
+@pytest.mark.parametrize(("factor", "one"), [(math.nan, True), (math.nan, False), (1e15, False)])
+def test_numbers_that_are_not_finite_inside_a_network_give_no_score(
+    x: Tensor, y: Tensor, proxy: str, factor: float, one: bool
+) -> None:
+    torch.manual_seed(0)
+    bad = Bad(factor, one=one)
+    with pytest.raises(NonFiniteScoreError, match=proxy):
+        score(bad, x, y, proxy)
+    assert math.isnan(score(bad, x, y, proxy, strict=False)[proxy])
+    assert math.isfinite(score(Bad(1.0, one=one), x, y, proxy)[proxy])
+
+
+class OwnConvolution(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.randn(6, 3, 3, 3))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return nn.functional.conv2d(x, self.weight, padding=1)
+
+
+@pytest.mark.parametrize("kind", ["plain", "weight norm", "spectral norm", "own"])
+@pytest.mark.parametrize("proxy", ["zen", "az_expressivity"])
+def test_scores_that_draw_their_weights_do_not_depend_on_those_of_the_network(x: Tensor, proxy: str, kind: str) -> None:
+    def build(seed: int) -> nn.Module:
+        torch.manual_seed(seed)
+        conv: nn.Module = OwnConvolution() if kind == "own" else nn.Conv2d(3, 6, 3, padding=1)
+        if kind in ("weight norm", "spectral norm"):
+            parametrize = getattr(nn.utils.parametrizations, kind.replace(" ", "_"))
+            conv = parametrize(conv)
+        first = nn.Sequential(conv, nn.BatchNorm2d(6), nn.ReLU())
+        second = nn.Sequential(nn.Conv2d(6, 6, 3, padding=1), nn.BatchNorm2d(6), nn.ReLU())
+        return nn.Sequential(first, second, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(6, 4))
+
+    assert score(build(0), x, names=proxy) == score(build(1), x, names=proxy)
+    assert score(build(0), x, names=proxy) != score(build(0), x, names=proxy, seed=1)
+
+
+def test_the_layout_in_memory_does_not_change_scores(network: NASBench201Network, x: Tensor) -> None:
+    names = ["zen", "meco", "az_expressivity", "az_trainability"]
+    plain = score(network, x, names=names)
+    last = score(network.to(memory_format=torch.channels_last), x.to(memory_format=torch.channels_last), names=names)
+    assert last == pytest.approx(plain, rel=1e-4)
+
+
+@pytest.mark.parametrize("pool", [nn.AvgPool2d(8), nn.MaxPool2d(8), nn.AdaptiveAvgPool2d(1), nn.AdaptiveMaxPool2d(1)])
+def test_zen_reads_what_any_global_pooling_reads(pool: nn.Module) -> None:
+    class Mean(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            return x.mean((2, 3), keepdim=True)
+
+    torch.manual_seed(0)
+    body = nn.Sequential(nn.Conv2d(3, 6, 3, padding=1), nn.BatchNorm2d(6), nn.ReLU(), nn.AvgPool2d(3, 1, 1))
+    x, head = torch.randn(4, 3, 8, 8), nn.Linear(6, 4)
+    found, expected = (score(nn.Sequential(body, p, nn.Flatten(), head), x, names="zen") for p in (pool, Mean()))
+    assert found == expected
+    without = nn.Sequential(body, nn.Flatten(), nn.Linear(6 * 64, 4))
+    assert score(without, x, names="zen") != expected
+
+
+class Sequence(nn.Module):
+    def __init__(self, *, batch_first: bool) -> None:
+        super().__init__()
+        self.layer = nn.TransformerEncoderLayer(8, 2, 16, dropout=0.0, batch_first=batch_first)
+        self.batch_first = batch_first
+
+    def forward(self, x: Tensor) -> Tensor:
+        out: Tensor = self.layer(x if self.batch_first else x.transpose(0, 1))
+        return (out if self.batch_first else out.transpose(0, 1)).mean(1)
+
+
+@pytest.mark.parametrize("steps", [3, 4, 8], ids=lambda steps: f"{steps} steps")
+@pytest.mark.parametrize("proxy", ["naswot", "swap", "fisher"])
+def test_layers_with_the_time_in_front_have_no_score_of_what_is_read_by_sample(steps: int, proxy: str) -> None:
+    torch.manual_seed(0)
+    x, y, usual, other = torch.randn(4, steps, 8), torch.arange(4), *(Sequence(batch_first=b) for b in (True, False))
+    other.load_state_dict(usual.state_dict())
+    assert math.isfinite(score(usual, x, y, proxy)[proxy])
+    with pytest.raises(NoScoreError, match="The first axis of what .* must be the samples"):
+        score(other, x, y, proxy)
+
+
+def test_parts_of_an_image_on_the_first_axis_are_positions_for_fisher(y: Tensor) -> None:
+    class Cut(nn.Module):
+        def __init__(self, *, on_first_axis: bool) -> None:
+            super().__init__()
+            self.layer, self.on_first_axis = nn.Linear(5, 4), on_first_axis
+
+        def forward(self, x: Tensor) -> Tensor:
+            parts = self.layer(x.flatten(0, 1) if self.on_first_axis else x)
+            return parts.view(len(x), -1, 4).tanh().sum(1)
+
+    torch.manual_seed(0)
+    plain, cut = Cut(on_first_axis=False), Cut(on_first_axis=True)
+    cut.load_state_dict(plain.state_dict())
+    x = torch.randn(8, 3, 5)
+    assert score(cut, x, y, "fisher")["fisher"] == pytest.approx(score(plain, x, y, "fisher")["fisher"], rel=1e-5)
+
+
+@pytest.mark.parametrize("proxy", ["snip", "grad_norm", "synflow", "zico"])
+def test_scales_and_shifts_of_normalisation_are_no_weights(proxy: str, y: Tensor) -> None:
+    class Normalised(nn.Module):
+        def __init__(self, *, affine: bool) -> None:
+            super().__init__()
+            self.conv, self.norm = nn.Conv2d(3, 4, 3), nn.LayerNorm([4, 4, 4], elementwise_affine=affine)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.norm(self.conv(x)).relu().mean((2, 3))
+
+    torch.manual_seed(0)
+    plain, affine = Normalised(affine=False), Normalised(affine=True)
+    affine.conv.load_state_dict(plain.conv.state_dict())
+    x = torch.randn(8, 3, 6, 6)
+    assert score(affine, x, y, proxy) == score(plain, x, y, proxy)
+
+
+@pytest.mark.parametrize("proxy", ["naswot", "swap"])
+def test_a_network_without_relus_has_nan_unless_scores_are_strict(x: Tensor, proxy: str) -> None:
+    smooth = nn.Sequential(nn.Conv2d(3, 4, 3), nn.GELU(), nn.Flatten())
+    with pytest.raises(NoScoreError, match="it has GELU only"):
+        score(smooth, x, names=proxy)
+    found = score(smooth, x, names=["params", proxy], strict=False)
+    assert math.isnan(found[proxy]) and found["params"] > 0
+
+
+def test_words_alone_have_scores_of_weights(y: Tensor) -> None:
+    words = nn.Sequential(nn.Embedding(7, 4), nn.Flatten(), nn.Linear(12, 4))
+    x = torch.arange(24).view(8, 3) % 7
+    found = score(words, x, y, ["params", "macs", "snip", "grad_norm", "synflow", "zico"])
+    assert all(value > 0 for name, value in found.items() if name != "zico")
+
+
+def test_several_inputs_of_a_plain_module_have_macs(x: Tensor) -> None:
+    inputs = {"image": x, "word": torch.arange(8) % 7}
+    found = score(TwoInputs(), inputs, names=["params", "macs"])
+    assert found["macs"] == 4 * 3 * 9 * x[0, 0].numel() + 8 * 4
+
+
+def test_targets_of_inference_mode_will_do(network: NASBench201Network, x: Tensor, y: Tensor) -> None:
+    with torch.inference_mode():
+        made = y.clone()
+    assert score(network, x, made, ["snip", "grasp"]) == score(network, x, y, ["snip", "grasp"])
+
+
+def test_grasp_differentiates_attention_twice(y: Tensor) -> None:
+    class Attention(nn.Module):
+        def __init__(self, *, fused: bool) -> None:
+            super().__init__()
+            self.qkv, self.fused = nn.Linear(8, 24), fused
+
+        def forward(self, x: Tensor) -> Tensor:
+            q, k, v = self.qkv(x)[:, None].chunk(3, -1)
+            if self.fused:
+                return nn.functional.scaled_dot_product_attention(q, k, v).mean((1, 2))[:, :4]
+            return ((q @ k.mT / 8**0.5).softmax(-1) @ v).mean((1, 2))[:, :4]
+
+    torch.manual_seed(0)
+    fused, plain = Attention(fused=True), Attention(fused=False)
+    plain.load_state_dict(fused.state_dict())
+    x = torch.randn(8, 5, 8)
+    assert score(fused, x, y, "grasp")["grasp"] == pytest.approx(score(plain, x, y, "grasp")["grasp"], rel=1e-3)
+
+
+def test_what_a_network_cannot_be_run_with_is_said_with_the_shapes(y: Tensor) -> None:
+    table = nn.Sequential(nn.Linear(5, 6), nn.BatchNorm1d(6), nn.ReLU(), nn.Linear(6, 4))
+    with pytest.raises(
+        ValueError, match=r"zico must be able to run .* float32 \[3, 5\].* targets int64 \[3\].*cut them"
+    ):
+        score(table, torch.randn(3, 5), y[:3], "zico")
+    images = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.Flatten())
+    with pytest.raises(ValueError, match="uint8 .* images must be numbers with digits"):
+        score(images, torch.zeros(2, 3, 8, 8, dtype=torch.uint8), names="naswot")
+    with pytest.raises(ValueError, match="snip must be able to run .* targets are those of the task"):
+        score(table, torch.randn(8, 5), y + 9, "snip")

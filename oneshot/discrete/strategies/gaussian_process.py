@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from itertools import pairwise
 from typing import Literal, NamedTuple, TypeAlias
@@ -124,10 +125,10 @@ class GaussianProcess(SearchStrategy):
                 "noisy=True names one best architecture, and front=True looks for many: give one of the two. If the "
                 "results of a front are inexact, train again what you would take of it."
             )
-        if fidelities is not None and not (
-            len(fidelities) and all(a < b for a, b in pairwise([0, *fidelities])) and np.isfinite(fidelities[-1])
-        ):
-            raise ValueError(f"Fidelities must rise from above 0, such as (12, 200); got {tuple(fidelities)}.")
+        if fidelities is not None and not _rise(fidelities):
+            raise ValueError(
+                f"Fidelities must be numbers that rise from above 0, such as (12, 200); got {fidelities!r}."
+            )
         self.initial, self.batch, self.pool, self.scored, self.front = initial, batch, pool, scored, front
         self.noisy = noisy
         self.scores, self.fidelities = scores, None if fidelities is None else tuple(fidelities)
@@ -313,6 +314,14 @@ def _weighed(values: Floats, weights: Floats) -> Floats:
 
     weighed = rankdata(values, axis=0) / len(values) * weights
     return np.asarray(weighed.max(1) + AUGMENTED * weighed.sum(1))
+
+
+def _rise(fidelities: object) -> bool:
+    """Whether fidelities are finite numbers, at least one, each above the one before and the first above 0."""
+    if not isinstance(fidelities, Sequence) or not fidelities or isinstance(fidelities, str):
+        return False
+    numbers = all(isinstance(value, int | float) and math.isfinite(value) for value in fidelities)
+    return numbers and all(a < b for a, b in pairwise([0, *fidelities]))
 
 
 def most_improving(

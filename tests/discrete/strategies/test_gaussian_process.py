@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import pytest
@@ -249,10 +250,19 @@ def test_a_front_of_several_fidelities() -> None:
     assert sum(proposal.fidelity == 4 for proposal, _ in strategy.observed.values()) >= 5
 
 
-@pytest.mark.parametrize("fidelities", [(), (0, 1), (12, 12), (200, 12), (1, math.inf), (math.nan, 2)])
-def test_fidelities_that_do_not_rise_are_refused(fidelities: tuple[float, ...]) -> None:
-    with pytest.raises(ValueError, match=r"Fidelities must rise from above 0, such as \(12, 200\); got \("):
+@pytest.mark.parametrize("fidelities", [(), (0, 1), (12, 12), (200, 12), (1, math.inf), (math.nan, 2), 5, ("a",), "12"])
+def test_fidelities_that_do_not_rise_are_refused(fidelities: Any) -> None:
+    with pytest.raises(ValueError, match=r"numbers that rise from above 0, such as \(12, 200\); got"):
         GaussianProcess(SPACE, fidelities=fidelities)
+
+
+def test_results_with_more_values_than_before_are_refused() -> None:
+    strategy = GaussianProcess(SPACE, front=True)
+    first, second = strategy.ask(2)
+    strategy.tell(Result(first.number, (1.0, 2.0)))
+    with pytest.raises(ValueError, match=r"earlier ones have 2, number 1 has 3: \(1.0, 2.0, 3.0\)"):
+        strategy.tell(Result(second.number, (1.0, 2.0, 3.0)))
+    strategy.tell(Result(second.number, (1.0, 3.0)))
 
 
 def test_a_fidelity_that_the_table_does_not_have_is_named() -> None:
