@@ -307,6 +307,18 @@ class BilevelSearch(GradientSearch):
         virtual_step(self.optimizer_pair[0].optimizer, [])
 
     @contextlib.contextmanager
+    def differentiable_twice(self) -> Iterator[None]:
+        """Inside, cells are not computed again in the backward pass, which cannot be differentiated twice.
+
+        Nor can code that was compiled: call ``self.supernet.forward``, not ``self.supernet``, which may be.
+        """
+        before, self.supernet.gradient_checkpointing = self.supernet.gradient_checkpointing, False
+        try:
+            yield
+        finally:
+            self.supernet.gradient_checkpointing = before
+
+    @contextlib.contextmanager
     def without_16_bits(self) -> Iterator[None]:
         """Inside, a supernet of 16 bits computes in 32, without autocast; afterwards its values are what they were."""
         tensors = [t for t in (*self.supernet.parameters(), *self.supernet.buffers()) if t.dtype in NARROW]

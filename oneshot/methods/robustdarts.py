@@ -130,29 +130,24 @@ class RobustDARTS(BilevelSearch):
     def eigenvalue(self) -> float:
         """Largest eigenvalue of the Hessian of the validation loss and the decay of the alphas, on held-out batches."""
         alphas = [alpha for alpha in self.alphas.values() if alpha.requires_grad]
-        checkpointing, self.supernet.gradient_checkpointing = self.supernet.gradient_checkpointing, False
-        try:
-            with (
-                restored_modes(self.supernet),
-                batch_statistics(self.supernet.eval()),  # no drop-path; batch normalisation sees its batch all the same
-                self.without_16_bits(),
-                torch.enable_grad(),
-            ):
-                gradients = []
-                for x, y in self.held_out(self.batches):
-                    # Neither code that was compiled nor cells that are computed again can be differentiated twice, so
-                    # not self.supernet(...), which may be compiled.
-                    loss = self.criterion(self.supernet.forward(self.as_supernet(x), self.edge_weights()), y)
-                    gradients.append(_flat_gradient(loss, alphas, create_graph=True))
-                gradient = torch.stack(gradients).mean(0)
+        with (
+            restored_modes(self.supernet),
+            batch_statistics(self.supernet.eval()),  # no drop-path; batch normalisation sees its batch all the same
+            self.without_16_bits(),
+            self.differentiable_twice(),
+            torch.enable_grad(),
+        ):
+            gradients = []
+            for x, y in self.held_out(self.batches):
+                loss = self.criterion(self.supernet.forward(self.as_supernet(x), self.edge_weights()), y)
+                gradients.append(_flat_gradient(loss, alphas, create_graph=True))
+            gradient = torch.stack(gradients).mean(0)
 
-                def product(vector: Tensor) -> Tensor:
-                    image = _flat_gradient(gradient, alphas, grad_outputs=vector, retain_graph=True)
-                    return self.average_gradients([image])[0]
+            def product(vector: Tensor) -> Tensor:
+                image = _flat_gradient(gradient, alphas, grad_outputs=vector, retain_graph=True)
+                return self.average_gradients([image])[0]
 
-                return largest_eigenvalue(product, gradient.detach()) + self.arch_decay()
-        finally:
-            self.supernet.gradient_checkpointing = checkpointing
+            return largest_eigenvalue(product, gradient.detach()) + self.arch_decay()
 
     def on_train_start(self) -> None:
         super().on_train_start()

@@ -43,6 +43,7 @@ class TestLambdaDARTS(MethodContract):
         return lambda supernet: LambdaDARTS(supernet, arch_lr=0.1)
 
 
+FINITE = {"rtol": 1e-4, "atol": 1e-6}
 SMALL: dict[str, Any] = {"num_classes": 3, "in_channels": 1, "image_size": 8}
 GRADIENTS = torch.tensor([[1.0, 2.0, -1.0], [0.5, -0.3, 2.0], [3.0, 0.1, 0.2], [-1.0, 1.0, 1.0]], dtype=torch.float64)
 
@@ -121,13 +122,14 @@ def exact_gradients(search: LambdaDARTS, x: Tensor, y: Tensor, strength: float) 
     return list(torch.autograd.grad(loss - strength * aligned, parameters, allow_unused=True, materialize_grads=True))
 
 
+@pytest.mark.parametrize("epsilon", [None, 1e-5], ids=["differentiated twice", "difference"])
 @pytest.mark.parametrize("name", ["darts", "nasbench201"])
 def test_the_weights_get_the_gradient_of_the_loss_minus_the_alignment(
-    name: str, monkeypatch: pytest.MonkeyPatch
+    name: str, epsilon: float | None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """In float64, against differentiating twice; not without the second term, nor with its sign turned."""
+    """In float64, against the derivative of the alignment itself; not without it, nor with its sign turned."""
     supernet = supernets()[name].double()
-    search = LambdaDARTS(supernet, alignment_weight=2.0, alpha_std=1.0, epsilon=1e-5).double()
+    search = LambdaDARTS(supernet, alignment_weight=2.0, alpha_std=1.0, epsilon=epsilon).double()
     monkeypatch.setattr(search, "schedule_position", lambda: (3, 4))  # the last epoch, so all of it
     monkeypatch.setattr(search, "log", lambda *_, **__: None)
     x, y = torch.randn(4, 1, 8, 8, dtype=torch.float64), torch.tensor([0, 1, 2, 0])
@@ -138,11 +140,46 @@ def test_the_weights_get_the_gradient_of_the_loss_minus_the_alignment(
     search.after_weight_backward(x, y, weights, 1.0)
     ours = torch.cat([p.grad.flatten() for p in supernet.parameters() if p.grad is not None])
     flat = torch.cat([g.flatten() for g in exact])
-    torch.testing.assert_close(ours, flat, rtol=1e-4, atol=1e-6)
+    torch.testing.assert_close(ours, flat, **({"rtol": 1e-8, "atol": 1e-10} if epsilon is None else FINITE))
     for wrong in (0.0, -2.0):
         assert not torch.allclose(
             torch.cat([g.flatten() for g in exact_gradients(search, x, y, wrong)]), flat, rtol=1e-2
         )
+
+
+def test_the_difference_of_the_authors_is_filled_with_noise_by_kinks_and_the_derivative_is_not(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A small step along the derivative raises the alignment of the same batch; along the difference it hardly does."""
+    torch.manual_seed(0)
+    supernet = NASBench201Supernet(channels=8, cells_per_stage=1, image_size=16).double()
+    x, y = torch.randn(32, 3, 16, 16, dtype=torch.float64), torch.randint(10, (32,))
+    start, gains = copy.deepcopy(supernet.state_dict()), {}
+
+    def aligned(search: LambdaDARTS, *, moving: bool) -> float:
+        seen: list[float] = []
+        monkeypatch.setattr(search, "log", lambda name, value, **_: seen.append(float(value)))
+        monkeypatch.setattr(search, "schedule_position", lambda: (int(moving), 2))
+        weights = search.weights_for_training(x, y)
+        with frozen_batch_norm(supernet):
+            F.cross_entropy(search.run(x, weights), y).backward()
+        before = [p.grad.clone() if p.grad is not None else torch.zeros_like(p) for p in supernet.parameters()]
+        search.after_weight_backward(x, y, weights, 1.0)
+        if moving:
+            with torch.no_grad():
+                parts = [b - p.grad for b, p in zip(before, supernet.parameters(), strict=True) if p.grad is not None]
+                length = torch.cat([part.flatten() for part in parts]).norm()
+                for p, part in zip(supernet.parameters(), parts, strict=True):
+                    p.add_(0.01 / length * part)
+        supernet.zero_grad()
+        return seen[0]
+
+    for epsilon in (None, 1e-4):
+        supernet.load_state_dict(start)
+        search = LambdaDARTS(supernet, epsilon=epsilon).double()
+        first = aligned(search, moving=True)
+        gains[epsilon] = aligned(search, moving=False) - first
+    assert gains[None] > 0.05 and gains[None] > 2 * gains[1e-4]
 
 
 def test_training_aligns_the_cells() -> None:
@@ -157,10 +194,11 @@ def test_training_aligns_the_cells() -> None:
 
 
 def test_both_sides_of_the_difference_draw_the_same_noise() -> None:
-    """In space S4 a candidate is noise; differences of other noise would drown the gradient."""
+    """In space S4 a candidate is noise; authors' differences of other noise would drown the gradient."""
     torch.manual_seed(0)
     space = darts_space(candidates=("noise", "sep_conv_3x3"), steps=1, name="darts-s4")
-    search = LambdaDARTS(DARTSSupernet(space, channels=4, cells=5, **SMALL), alignment_weight=1e-3, grad_clip=1e9)
+    supernet = DARTSSupernet(space, channels=4, cells=5, **SMALL)
+    search = LambdaDARTS(supernet, alignment_weight=1e-3, grad_clip=1e9, epsilon=1e-4)
     before = copy.deepcopy(search.supernet.state_dict())
     fit(search, random_streams(search.supernet, batches=1), epochs=2)
     moved = max((v - before[n]).abs().max().item() for n, v in search.supernet.named_parameters())
@@ -174,6 +212,7 @@ def test_what_has_nothing_to_align_is_refused() -> None:
         LambdaDARTS(FBNetSupernet(width=0.25, head_channels=8, stem="cifar", **SMALL))
     with pytest.raises(ValueError, match="those of PlantedSupernet do not"):
         LambdaDARTS(PlantedSupernet())
-    for name in ("alignment_weight", "epsilon"):
-        with pytest.raises(ValueError, match=f"{name} must be above 0; got 0.0. DARTS is the search without it"):
-            LambdaDARTS(PlantedSupernet(cells=2), **{name: 0.0})
+    with pytest.raises(ValueError, match="alignment_weight must be above 0; got 0.0. DARTS is the search without"):
+        LambdaDARTS(PlantedSupernet(cells=2), alignment_weight=0.0)
+    with pytest.raises(ValueError, match="epsilon must be above 0, or None, which differentiates twice; got 0.0"):
+        LambdaDARTS(PlantedSupernet(cells=2), epsilon=0.0)
