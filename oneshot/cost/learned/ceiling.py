@@ -37,7 +37,13 @@ class NoiseCeiling:
 
 
 def noise_ceiling(
-    genes: IntMatrix, values: npt.ArrayLike, *, noise: float | None = None, step: float | None = None, seed: int = 0
+    genes: IntMatrix,
+    values: npt.ArrayLike,
+    *,
+    noise: float | None = None,
+    step: float | None = None,
+    throughput: bool = False,
+    seed: int = 0,
 ) -> NoiseCeiling | None:
     """The ceiling of models of some measurements.
 
@@ -51,6 +57,7 @@ def noise_ceiling(
         values: Measurements, ``[N]``, above 0.
         noise: Relative standard deviation of one measurement.
         step: What the clock rounds to; found in the values by default.
+        throughput: Whether the values are images per second; the agreement is that of their reciprocal, ms per image.
         seed: Of the noise.
 
     Returns:
@@ -76,7 +83,7 @@ def noise_ceiling(
         errors, reason = rng.uniform(-0.5, 0.5, (DRAWS, len(y))) * coarse / y, f"rounding to steps of {coarse:g} alone"
     else:
         return None
-    return NoiseCeiling(_agreement(y, errors), float(np.sqrt((errors**2).mean())), reason)
+    return NoiseCeiling(_agreement(1000 / y if throughput else y, errors), float(np.sqrt((errors**2).mean())), reason)
 
 
 def _pairs(genes: IntMatrix) -> tuple[npt.NDArray[np.intp], npt.NDArray[np.intp]]:

@@ -11,9 +11,9 @@ with a kernel of the differences between devices, one in which every candidate i
 in which it costs the same in all places. All are linear in known features, so everything is in closed form (Rasmussen
 and Williams, Gaussian Processes for Machine Learning, section 2.7), and :math:`j, \sigma, \nu` and :math:`(a, b, c)`
 are summed over a grid by their evidence. How often a device needs which deviation is learned from the sources, each in
-the role of the new device. Where a coarse clock has rounded y, what was read stands for an interval, whose likelihood
-is approximated by expectation propagation, in the same rounds that down-weight outliers. To transfer
-between devices from ten measurements is HELP's idea (arXiv:2106.08630); no network and no meta-training is needed here.
+the role of the new device. Where a coarse clock has rounded y to a step s, errors have s^2 / 12 more variance
+(Sheppard's correction). To transfer between devices from ten measurements is HELP's idea (arXiv:2106.08630); no network
+and no meta-training is needed here.
 """
 
 from __future__ import annotations
@@ -26,7 +26,8 @@ import numpy as np
 import numpy.typing as npt
 
 from oneshot.cost.model import CostModel
-from oneshot.regression.rounding import interval_site, rounding_step
+from oneshot.regression.folds import networks_of
+from oneshot.regression.rounding import rounding_step
 from oneshot.supernets.space import Floats, IntMatrix, SearchSpace
 
 from .fit import check_samples
@@ -181,8 +182,8 @@ class FewShot:
             values: What they cost there, ``[K]``.
             unit: Unit of the values.
             throughput: Whether the values are images per second; the model is of their reciprocal, ms per image. None
-                means that they are costs, and refuses those whose order is opposite to that of the known devices;
-                False takes them as costs, whatever their order.
+                means that they are costs, and refuses those whose order is clearly opposite to that of the known
+                devices, which ten values need not show; False takes them as costs, whatever their order.
             kind: ``"transfer"`` is the model of this file, ``"mixture"`` :func:`~oneshot.cost.nonnegative_mixture`.
                 ``"auto"`` cross-validates both, and takes the mixture where its mean relative error is smaller by more
                 than one standard error.
@@ -193,9 +194,9 @@ class FewShot:
             The model. A warning says so if the sources explain little of what was measured.
 
         Raises:
-            ValueError: If there are too few measurements, some are not positive and finite (the rows are named), all
-                are the same, they rank architectures the other way round than known devices, or options contradict
-                each other.
+            ValueError: If too few architectures were measured, some values are not positive and finite (the rows are
+                named), all are the same, they rank architectures the other way round than known devices, or options
+                contradict each other.
         """
         if kind not in get_args(FewShotKind):
             raise ValueError(f"kind must be {', '.join(get_args(FewShotKind))}; got {kind!r}.")
@@ -208,8 +209,12 @@ class FewShot:
             )
         y = check_samples(self.space, genes, values, what="images per second" if throughput else "times")
         y = 1000.0 / y if throughput else y
-        if len(y) < MEASUREMENTS:
-            raise ValueError(f"Transfer needs at least {MEASUREMENTS} measurements, better 10; got {len(y)}.")
+        if (networks := len(np.unique(genes, axis=0))) < MEASUREMENTS:
+            of = f" of {networks} different architectures" if networks < len(y) else ""
+            raise ValueError(
+                f"Transfer needs measurements of at least {MEASUREMENTS} different architectures, better 10; got "
+                f"{len(y)}{of}."
+            )
         if np.ptp(y) == 0:
             raise ValueError(
                 f"All {len(y)} measurements are {y[0]} {unit}, which tells nothing. Is the timer too coarse? Measure "
@@ -226,8 +231,10 @@ class FewShot:
             return nonnegative_mixture(self.sources, rows, costs, unit=unit)
 
         if kind == "mixture" or (kind == "auto" and _is_better(mixture, transfer, genes, y)):
-            return mixture(genes, y)
-        model, explained = self._transfer(genes, y, step, unit)
+            model = mixture(genes, y)
+            explained = model.noise <= UNEXPLAINED * y.std()
+        else:
+            model, explained = self._transfer(genes, y, step, unit)
         if not explained:
             warnings.warn(
                 f"The known devices explain little of these {len(y)} measurements: this device is like none of them, "
@@ -264,19 +271,15 @@ class FewShot:
         """The model of costs ``[K]`` that were rounded to a step, and whether the sources explain them."""
         x = self._shapes(genes)
         devices, frequency = list(range(len(self.sources))), self._frequency(x)
-        trust, read, rounding = np.ones(len(y)), y, np.full(len(y), step**2 / 12)
-        for _ in range(ROUNDS if not step else 2 * ROUNDS):
+        trust = np.ones(len(y))
+        for _ in range(ROUNDS):
             root = np.sqrt(trust)[:, None]
-            middle, scale, evidence, kernels = self._evidence(y, x, devices, trust, rounding)
+            middle, scale, evidence, kernels = self._evidence(y, x, devices, trust, step**2 / 12)
             evidence += np.log(frequency)[:, None, None, None]
             weights = np.exp(evidence - evidence.max())
             weights /= weights.sum()
             weighted = (y - middle) / scale * root[:, 0], x * root
-            off, variance, surprise = self._left_out(*weighted, weights, kernels)
-            if step:
-                mean, own = y - scale * off / root[:, 0], scale**2 * variance / trust - rounding
-                y, rounding = interval_site(read - step / 2, read + step / 2, mean, np.maximum(own, 1e-4 * step**2))
-            trust = (STUDENT + 1) / (STUDENT + surprise / trust)
+            trust = (STUDENT + 1) / (STUDENT + self._surprise(*weighted, weights, kernels) / trust)
         mean, covariance, noise = self._posterior(*weighted, weights, kernels)
         # from shapes back to the costs of the sources, and to the unit
         to_raw = np.eye(x.shape[1])
@@ -289,7 +292,7 @@ class FewShot:
         model = TransferredCost(
             self.space, self.sources, mean, covariance, noise=scale * noise, freedom=len(y) - 1, unit=unit
         )
-        model.least = float(read.min()) / 2
+        model.least = float(y.min()) / 2
         return model, noise <= UNEXPLAINED
 
     def _shapes(self, genes: IntMatrix) -> Floats:
@@ -330,11 +333,11 @@ class FewShot:
         return factor
 
     def _evidence(
-        self, y: Floats, x: Floats, devices: list[int], trust: Floats, rounding: Floats | float = 0.0
+        self, y: Floats, x: Floats, devices: list[int], trust: Floats, rounding: float = 0.0
     ) -> tuple[float, float, Floats, Floats]:
         """Middle and scale of measurements, their evidence ``[H, V, S, J]`` from these devices, and the kernels.
 
-        Variances of the rounding of measurements, ``[K]``, are part of the kernels.
+        The variance of the rounding of measurements is part of the kernels.
         """
         columns, scales = [1 + d for d in devices], np.array(SCALES)
         average = x[:, columns].mean(1)
@@ -370,28 +373,19 @@ class FewShot:
             count += share / share.sum()
         return np.asarray(count / count.sum())
 
-    def _left_out(self, y: Floats, x: Floats, weights: Floats, kernels: Floats) -> tuple[Floats, Floats, Floats]:
-        """Measurements predicted from all others, averaged over all hypotheses.
+    def _surprise(self, y: Floats, x: Floats, weights: Floats, kernels: Floats) -> Floats:
+        """Squared errors of measurements predicted from all others, in units of their variance, ``[K]``.
 
-        In closed form (Rasmussen and Williams, section 5.4.2).
-
-        Returns:
-            Measurements minus the means of what is predicted, its variances, and the squared errors in units of the
-            variances of each hypothesis, ``[K]`` each.
+        They are averaged over all hypotheses, and in closed form (Rasmussen and Williams, section 5.4.2).
         """
-        surprise, error, square, scales = np.zeros(len(y)), np.zeros(len(y)), np.zeros(len(y)), np.array(SCALES)
+        surprise, scales = np.zeros(len(y)), np.array(SCALES)
         centres = x[:, 1 : 1 + len(self.sources)]
         for h, kernel in enumerate(kernels):
             for v, noise in enumerate(NOISES):
                 inverse = np.linalg.inv(kernel + noise**2 * np.eye(len(y)))
-                precision = np.diag(inverse)
                 alone = (inverse @ y)[:, None, None] / scales[:, None] - (inverse @ centres)[:, None]  # [K, S, J]
-                surprise += np.einsum("ksj,sj->k", alone**2, weights[h, v]) / precision
-                errors = alone * scales[:, None] / precision[:, None, None]
-                error += np.einsum("ksj,sj->k", errors, weights[h, v])
-                square += np.einsum("ksj,sj->k", errors**2, weights[h, v])
-                square += weights[h, v].sum(1) @ scales**2 / precision
-        return error, square - error**2, surprise
+                surprise += np.einsum("ksj,sj->k", alone**2, weights[h, v]) / np.diag(inverse)
+        return surprise
 
     def _posterior(self, y: Floats, x: Floats, weights: Floats, kernels: Floats) -> tuple[Floats, Floats, float]:
         """Mean and covariance of the coefficients of the shapes, and noise, averaged over all hypotheses."""
@@ -423,7 +417,7 @@ def _is_better(
     y: Floats,
 ) -> bool:
     """Whether the first has the smaller relative error in cross-validation, by more than one standard error."""
-    fold, gain = np.arange(len(y)) % MOST_FOLDS, np.zeros(len(y))
+    fold, gain = networks_of(genes) % MOST_FOLDS, np.zeros(len(y))
     for f in np.unique(fold):
         rest, out = fold != f, fold == f
         if np.ptp(y[rest]) == 0:

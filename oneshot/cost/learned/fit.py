@@ -17,7 +17,7 @@ import numpy.typing as npt
 from oneshot.cost.counting.work import Work
 from oneshot.regression.encoding import one_hot
 from oneshot.regression.floors import robust_floor
-from oneshot.regression.folds import Mask, cross_validate, folds_of
+from oneshot.regression.folds import Mask, cross_validate, folds_of, networks_of
 from oneshot.regression.ridge import of_features, of_gram, robust_dual, robust_ridge
 from oneshot.regression.scores import Agreement
 from oneshot.supernets.elastic import ElasticSpace
@@ -117,7 +117,7 @@ def fit_predictor(
     if throughput and unit != "ms":
         raise ValueError(f"throughput=True takes images per second and gives ms; leave unit={unit!r} out.")
     y = check_samples(space, genes, values)
-    ceiling = noise_ceiling(genes, y, noise=noise)
+    ceiling = noise_ceiling(genes, y, noise=noise, throughput=throughput)
     y = 1000.0 / y if throughput else y
     own = {"elastic": isinstance(space, ElasticSpace), "work": work is not None}
     known: list[Kind] = [k for k in get_args(Kind) if own.get(k, True)]
@@ -197,7 +197,8 @@ def _best(kinds: Sequence[Kind], samples: _Samples) -> Predictor:
     Errors count up to ``OUTLIER`` times the median: a network that was measured while something else ran is wrong for
     all kinds, and does not choose.
     """
-    space, y, fold = samples.space, samples.y, folds_of(len(samples.y), samples.seed)
+    space, y, networks = samples.space, samples.y, networks_of(samples.genes)
+    fold = folds_of(int(networks.max()) + 1, samples.seed)[networks]  # a network in two folds would tell on itself
     held_out = {kind: samples.held_out(kind, fold) for kind in kinds}
     errors = {kind: np.abs(held_out[kind] / y - 1) for kind in kinds}
     most = OUTLIER * min(float(np.median(error)) for error in errors.values())

@@ -22,7 +22,7 @@ from oneshot.cost import (
     write_csv,
 )
 from oneshot.cost.learned import few_shot as module
-from oneshot.cost.learned.few_shot import log_evidence
+from oneshot.cost.learned.few_shot import FewShotKind, log_evidence
 from oneshot.supernets import Choice, FBNetSpace, NASBench201Space, SearchSpace
 from tests.processes import run_python
 from tests.tables import EXTRACTS
@@ -107,7 +107,7 @@ def test_surprise_is_the_error_of_predicting_each_measurement_from_the_others(tr
     weights[1, 2, 4, 3] = 1
     scale, noise, centre = module.SCALES[4], module.NOISES[2], module.SCALES[4] * x[:, 4]
     full = scale**2 * (kernels[1] + noise**2 * np.eye(5))
-    for i, ours in enumerate(transfer._left_out(y, x, weights, kernels)[2]):
+    for i, ours in enumerate(transfer._surprise(y, x, weights, kernels)):
         r = np.delete(np.arange(5), i)
         gain = full[i, r] @ np.linalg.inv(full[np.ix_(r, r)])
         error = y[i] - centre[i] - gain @ (y[r] - centre[r])
@@ -250,25 +250,43 @@ def test_units_of_sources_and_target_do_not_matter(transfer: FewShot) -> None:
 
 
 @pytest.mark.filterwarnings("ignore:The known devices explain little")
-def test_rounded_measurements_stand_for_intervals(transfer: FewShot) -> None:
-    test, step = SPACE.sample_matrix(300, 5), float(TARGET.costs(SPACE.sample_matrix(500, 1)).std())
-    exact, errors, inside = TARGET.costs(test), dict[str, list[float]](), []
-    for seed in range(6):
-        genes = transfer.propose(30, seed=seed)
-        fine = measure(genes, 0.002, seed)
-        read = np.rint(fine / step) * step
-        cases = {"fine": (fine, 0.0), "intervals": (read, step), "as read": (read, 0.0)}
-        # the clock does not cut off: a model that believes so is wrong by half a step
-        cases["cut off"] = read + step / 2, step
-        for name, (values, each) in cases.items():
-            model = transfer.fit(genes, values, step=each)
-            errors.setdefault(name, []).append(float(np.abs(model.costs(test) - exact).mean()))
-            if name == "intervals":
-                low, high = model.interval(test)
-                inside.append(((low <= exact) & (exact <= high)).mean())
-    error = {name: np.mean(each) for name, each in errors.items()}
-    assert error["fine"] < error["intervals"] < error["as read"] < error["cut off"]
+@pytest.mark.parametrize("space", [FBNetSpace(), NASBench201Space()], ids=lambda space: space.name)
+def test_rounding_is_noise_of_known_size(space: SearchSpace) -> None:
+    """On real devices whose clock is made as coarse as the differences between networks, and twice as coarse."""
+    sources, test = bundled_sources(space), space.sample_matrix(300, 5)
+    found: dict[str, list[float]] = {"noise": [], "as read": [], "cut off": []}
+    inside = []
+    for device in ("samsung_a50", "gold_6240", "titanx_1"):
+        others = {name: source for name, source in sources.items() if name != device}
+        few_shot, exact = FewShot(space, others), sources[device].costs(test)
+        for step in (exact.std(), 2 * exact.std()):
+            genes = space.sample_matrix(30, 1)
+            read = np.maximum(np.rint(sources[device].costs(genes) / step), 1)
+            # the clock does not cut off: a model that believes so is wrong by half a step
+            cases = {"noise": (read, 1.0), "as read": (read, 0.0), "cut off": (read + 0.5, 1.0)}
+            for name, (values, each) in cases.items():
+                model = few_shot.fit(genes, values, step=each)
+                found[name].append(float(np.abs(model.costs(test) * step - exact).mean() / exact.std()))
+                if name == "noise":
+                    low, high = model.interval(test)
+                    inside.append(((low * step <= exact) & (exact <= high * step)).mean())
+    error = {name: np.mean(each) for name, each in found.items()}
+    assert error["noise"] < error["as read"] < error["cut off"] and error["noise"] < 0.25
     assert np.mean(inside) > 0.85
+
+
+def test_one_network_tells_nothing_however_often_it_was_measured(transfer: FewShot) -> None:
+    genes = SPACE.sample_matrix(2, 0).repeat(5, 0)
+    with pytest.raises(ValueError, match="at least 3 different architectures, better 10; got 10 of 2 different"):
+        transfer.fit(genes, measure(genes))
+
+
+@pytest.mark.parametrize("kind", ["mixture", "auto", "transfer"])
+def test_a_warning_says_that_known_devices_explain_little(kind: FewShotKind) -> None:
+    genes = SPACE.sample_matrix(12, 0)
+    noise = np.random.default_rng(0).permutation(measure(genes))
+    with pytest.warns(UserWarning, match="explain little of these 12 measurements"):
+        FewShot(SPACE, SOURCES).fit(genes, noise, kind=kind, throughput=False)
 
 
 def test_the_step_of_the_clock_is_found_in_the_values(transfer: FewShot) -> None:
@@ -410,7 +428,7 @@ def test_bad_measurements_are_refused(transfer: FewShot, values: list[float], me
 
 def test_what_cannot_be_asked_is_refused(transfer: FewShot) -> None:
     genes = SPACE.sample_matrix(10, 0)
-    with pytest.raises(ValueError, match="at least 3 measurements, better 10; got 2"):
+    with pytest.raises(ValueError, match="at least 3 different architectures, better 10; got 2[.]"):
         transfer.fit(genes[:2], [1.0, 2.0])
     with pytest.raises(ValueError, match="n must be between 1 and 10, .* n=11"):
         transfer.propose(11, candidates=genes)

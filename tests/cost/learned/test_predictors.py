@@ -16,7 +16,7 @@ from oneshot.cost.learned.fit import robust_additive, robust_pairwise
 from oneshot.cost.learned.predictors import FloorPredictor, Kind, Predictor
 from oneshot.regression.encoding import one_hot, soft_one_hot
 from oneshot.regression.ridge import of_features, of_gram, robust_dual
-from oneshot.supernets import Choice, FBNetSpace, SearchSpace
+from oneshot.supernets import Choice, FBNetSpace, NASBench201Space, SearchSpace
 
 SPACE = SearchSpace(
     "toy", (Choice("layer", ("a", "b", "c"), rows=4), Choice("edge", ("x", "y"), rows=2, droppable=True))
@@ -238,6 +238,32 @@ def test_the_ceiling_is_the_agreement_of_the_truth_with_measurements() -> None:
     # and noisy values that stand for the truth give too high a ceiling
     raw = Agreement.of(y, y * rng.normal(1, noise, len(y)))
     assert raw.spearman > exact.spearman + 0.05
+
+
+def test_the_ceiling_of_images_per_second_is_that_of_milliseconds() -> None:
+    space, rng = FBNetSpace(), np.random.default_rng(0)
+    genes = space.sample_matrix(300, 0)
+    truth = 5 + genes.sum(1) / 10
+    ms = truth * (1 + 0.1 * rng.standard_normal(300))
+    found = fit_predictor(space, genes, 1000 / ms, kind="additive", throughput=True, noise=0.1).ceiling
+    known = noise_ceiling(genes, ms, noise=0.1)
+    assert found is not None and known is not None
+    assert found.agreement.rmse == pytest.approx(Agreement.of(truth, ms).rmse, rel=0.15)
+    assert found.agreement.rmse == pytest.approx(known.agreement.rmse, rel=0.1)
+    in_images = noise_ceiling(genes, 1000 / ms, noise=0.1)
+    assert in_images is not None and in_images.agreement.rmse > 5 * found.agreement.rmse
+
+
+def test_networks_that_were_measured_twice_are_in_one_fold() -> None:
+    """Otherwise a network tells on itself, and a kind that learns networks by heart looks best."""
+    space, rng = NASBench201Space(), np.random.default_rng(0)
+    genes = space.sample_matrix(60, 0)
+    own = 10 + 5 * rng.random(60)  # what no model can know
+    twice, y = np.vstack([genes, genes]), np.concatenate([own, own]) * (1 + 0.02 * rng.standard_normal(120))
+    model = fit_predictor(space, twice, y, kind="mlp")
+    assert model.validation["mlp"].kendall < 0.4
+    low, high = model.interval(space.sample_matrix(200, 9))
+    assert np.mean(high - low) > 3  # of a spread from 10 to 15
 
 
 def test_rounding_alone_has_a_ceiling() -> None:
