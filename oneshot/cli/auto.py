@@ -9,9 +9,10 @@ from __future__ import annotations
 import json
 import logging
 import math
+import os
 import shutil
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from importlib.util import find_spec
@@ -63,6 +64,7 @@ def auto(
     weights: str | Path | None = None,
     weights_by_order: bool = False,
     target: str | None = None,
+    leave_out: Sequence[str] | None = None,
     metric: str | None = None,
     image_size: int | None = None,
     runtime: Runtime = "onnxruntime",
@@ -91,6 +93,7 @@ def auto(
         weights: File with the weights of that network.
         weights_by_order: See :func:`oneshot.convert`.
         target: Column of a table that is predicted.
+        leave_out: Columns of a table that are not used, such as numbers of rows.
         metric: What is maximised, such as ``"balanced_accuracy"``; by default that of the task.
         image_size: Side of the images in pixels; by default as large as the data, the budget and the limit allow.
         runtime: What runs the network, see :class:`~oneshot.cost.Device`.
@@ -111,6 +114,7 @@ def auto(
     given: dict[str, Any] = {
         name: str(value) if isinstance(value, Path) else value for name, value in locals().items() if name in ASKED
     }
+    given["leave_out"] = list(leave_out) if leave_out else None
     plan = _begun(folder, given, resume=resume, overwrite=overwrite)
     if plan is None:
         _check(**given)
@@ -134,6 +138,7 @@ ASKED = (
     "weights",
     "weights_by_order",
     "target",
+    "leave_out",
     "metric",
     "image_size",
     "runtime",
@@ -194,6 +199,9 @@ def _check(
     *, images: str | None, latency: float | None, minutes: float, runtime: str, threads: int, **others: Any
 ) -> None:
     """Refuse what can be refused at once."""
+    for name, value in {"latency": latency, "minutes": minutes}.items():
+        if value is not None and (isinstance(value, bool) or not isinstance(value, int | float)):
+            raise ValueError(f"{name} must be a number; got {value!r}.")
     if images is None:
         raise ValueError("IMAGES must be given: a folder of images, a .csv or an .npz file.")
     if not Path(images).exists():
@@ -213,6 +221,8 @@ def _check(
         raise FileNotFoundError(f"--weights must be a file of weights; there is no {weights}.")
     if weights is not None and others["source"] is None:
         raise ValueError("--weights must come with --from, which names the network they are of; got no --from.")
+    if threads > (cores := os.cpu_count() or threads):
+        raise ValueError(f"--threads must be at most {cores}, the number of cores here; got {threads}.")
     if others["int8"] and runtime != "onnxruntime":
         raise ValueError(f"--int8 must go with --runtime onnxruntime; got {runtime}.")
 
@@ -241,16 +251,15 @@ def _decide(asked: Mapping[str, Any]) -> dict[str, Any]:
     """
     from oneshot.training.samples import plain_samples
 
-    from .auto_decide import choose, device_of, guess, loading_time, open_data, read_by, resized
+    from .auto_decide import choose, device_of, guess, loading_time, open_data, read_by, resized, task_with
     from .data_defaults import build_data
     from .terminal import say
 
-    found, source, limit = (
-        open_data(asked["images"], target=asked["target"], seed=asked["seed"]),
-        asked["source"],
-        asked["latency"],
-    )
+    source, limit, leave_out = asked["source"], asked["latency"], asked["leave_out"] or ()
+    found = open_data(asked["images"], target=asked["target"], leave_out=leave_out, seed=asked["seed"])
     data = found.data
+    if asked["metric"]:
+        task_with(data, asked["metric"])  # refuses a metric that the task does not have, before anything is timed
     counts = {"train": len(data.train_set), "val": len(data.val_set), "test": len(data.test_set)}
     outputs = f"{len(data.classes)} classes" if data.classes else f"{data.num_classes} outputs"
     say(

@@ -7,7 +7,7 @@ import math
 import resource
 import statistics
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import SimpleNamespace
@@ -24,6 +24,7 @@ from oneshot.cost.counting.candidates import count_candidates
 from oneshot.cost.extremes import extremes
 from oneshot.cost.latency.device import Device
 from oneshot.data.segmentation import part_folders
+from oneshot.deploy.export import read_task
 from oneshot.errors import HeadError
 from oneshot.inputs import Inputs
 from oneshot.supernets.base import Subnet, Supernet, example_inputs, lay_out, layout_of
@@ -69,7 +70,21 @@ class Found:
         return int(min(self.data.input_shape[1:]))
 
 
-def open_data(given: str, *, target: str | None, seed: int, held_out: float = 0.2) -> Found:
+def task_with(data: Any, metric: str) -> dict[str, Any]:
+    """The task of data with another metric, as files name it.
+
+    Raises:
+        ValueError: If the task has no such metric.
+    """
+    told: dict[str, Any] = task_of(data.task).to_dict()
+    task = {**told, "init_args": {**told["init_args"], "metric": metric}}
+    read_task(task)
+    return task
+
+
+def open_data(
+    given: str, *, target: str | None, leave_out: Sequence[str] = (), seed: int, held_out: float = 0.2
+) -> Found:
     """The data that a path names: a folder of images, a CSV file with a column to predict, or an ``.npz`` file.
 
     Raises:
@@ -91,7 +106,8 @@ def open_data(given: str, *, target: str | None, seed: int, held_out: float = 0.
         if target is None:
             raise ValueError(f"--target must name the column of {given} that is to be predicted; got none.")
         delimiter = {"delimiter": "\t"} if path.suffix.lower() == ".tsv" else {}
-        kind, config = "table", _config("TableData", x=given, target=target, missing="fill", **delimiter, **common)
+        options = {**delimiter, **({"leave_out": list(leave_out)} if leave_out else {}), **common}
+        kind, config = "table", _config("TableData", x=given, target=target, missing="fill", **options)
     elif path.suffix.lower() == ".npz":
         with np.load(path, allow_pickle=False) as arrays:
             axes = arrays["x"].ndim if "x" in arrays else 0

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -125,9 +126,9 @@ def effort(speed: Speed, *, minutes: float, pretrained: bool) -> tuple[Effort, f
     if least.seconds > budget:
         parts = ", ".join(f"{part.what} {duration(part.seconds)}" for part in least.parts)
         raise ValueError(
-            f"--minutes must be at least {least.seconds / 60 / USED:.0f} for {speed.images} training samples on this "
-            f"machine; got {minutes:g}. The least that is worth doing: {parts}. Give more minutes, or a smaller "
-            "--image-size."
+            f"--minutes must be at least {math.ceil(least.seconds / 6 / USED) / 10:g} for {speed.images} training "
+            f"samples on this machine; got {minutes:g}. The least that is worth doing: {parts}. Give more minutes, or "
+            "a smaller --image-size."
         )
     low, high = 0.0, 1.0
     if _effort(speed, 1.0, pretrained).seconds <= budget:

@@ -42,7 +42,7 @@ from oneshot.supernets.json_files import read_json
 from oneshot.supernets.space import Floats
 from oneshot.training.retrain import Retrain
 
-from .auto_decide import build_supernet, device_of, read_by, spread_genes
+from .auto_decide import build_supernet, device_of, read_by, spread_genes, task_with
 from .auto_plan import BATCH, PLAN, Effort
 from .auto_progress import FitProgress, Overall
 from .data_defaults import build_data
@@ -218,7 +218,7 @@ class Work:
         else:
             method |= {"random_paths": 1, "smallest": False}
         if self.asked["metric"]:
-            method["task"] = self._task()
+            method["task"] = task_with(self.data, self.asked["metric"])
         config = self._write(
             "search.yaml",
             {
@@ -243,12 +243,6 @@ class Work:
         """Options of a command that begins a run, or goes on with it."""
         out = self.folder / name
         return ["--config", str(config), "--out", str(out), *(["--resume"] if out.exists() else [])]
-
-    def _task(self) -> dict[str, Any]:
-        from oneshot.tasks.task import task_of
-
-        told: dict[str, Any] = task_of(self.data.task).to_dict()
-        return {**told, "init_args": {**told["init_args"], "metric": self.asked["metric"]}}
 
     def tune(self) -> None:
         """Take the most accurate network that is measured to keep the limit, and train it: ``oneshot retrain``."""
@@ -412,19 +406,20 @@ class Work:
         ms = measured.get(file, next(iter(measured.values()), None))
         tests, took, samples = self.state["tests"], self.state["ms"], self.plan["counts"]["test"]
         metric = self.state["metric"]
-        name = f"test/{metric}"
-        rows = []
+        name, quantised = f"test/{metric}", manifest.get("int8")
+        compared = ORIGINAL in tests or quantised  # in turn, which the latency of the file alone was not
+        rows, column = [], "ms, in turn" if compared else "ms"
         for title, key in (("found", NETWORK), ("original", ORIGINAL)):
             if key in tests:
                 sizes = (read_manifest(self.folder / key) or {}).get("params")
                 value = float(tests[key][name])
                 shown = interval(round(value * samples), samples) if metric == "accuracy" else None
                 row = {"network": title, metric: f"{value:.4f}", "95 % interval": shown}
-                rows.append({**row, "ms": f"{took[key]:.3g}", "params": sizes})
-        if quantised := manifest.get("int8"):
+                rows.append({**row, column: f"{took[key] if compared or ms is None else ms:.3g}", "params": sizes})
+        if quantised:
             shown = interval(round(quantised["after"] * samples), samples) if metric == "accuracy" else None
             row = {"network": "found, INT8 file", metric: f"{quantised['after']:.4f}", "95 % interval": shown}
-            rows.insert(1, {**row, "ms": None if ms is None else f"{ms:.3g}", "params": rows[0]["params"]})
+            rows.insert(1, {**row, column: None if ms is None else f"{ms:.3g}", "params": rows[0]["params"]})
         lines = self._decided()
         if ms is not None:
             kept = "keeps" if ms <= self.limit else "does not keep"

@@ -62,6 +62,7 @@ def _auto(parser: ArgumentParser) -> None:
         help="take the tensors of the file in their order, not by name",
     )
     parser.add_argument("--target", metavar="COLUMN", help="column of a .csv file that is predicted")
+    parser.add_argument("--leave-out", nargs="+", metavar="COLUMN", help="columns of a .csv file that are not used")
     parser.add_argument("--metric", help="what is maximised, such as balanced_accuracy or f1 (that of the task)")
     parser.add_argument("--image-size", type=int, metavar="PIXELS", help="side of the images (as large as can be)")
     parser.add_argument(

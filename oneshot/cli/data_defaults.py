@@ -15,11 +15,22 @@ from oneshot.tasks import Task, task_of
 
 
 def build_data(config: Any) -> pl.LightningDataModule:
-    """Build the data module that a part of a configuration describes by ``class_path`` and ``init_args``."""
+    """Build the data module that a part of a configuration describes by ``class_path`` and ``init_args``.
+
+    Raises:
+        ValueError: What the data module raises, without what the parser says around it.
+    """
     with quiet_jsonargparse():
         parser = LightningArgumentParser()
         parser.add_lightning_class_args(pl.LightningDataModule, "data", subclass_mode=True)
-        data: pl.LightningDataModule = parser.instantiate_classes(parser.parse_object({"data": config})).data
+        parsed = parser.parse_object({"data": config})
+        try:
+            data: pl.LightningDataModule = parser.instantiate_classes(parsed).data
+        except ValueError as error:
+            reason: BaseException = error
+            while reason.__cause__ is not None:
+                reason = reason.__cause__
+            raise reason from None
     return data
 
 

@@ -12,7 +12,7 @@ import json
 import os
 import re
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
@@ -272,12 +272,20 @@ class RunFolder:
         return check_classes(self.config[part], self.folder / CONFIG, self.trust)
 
     def _found(self, part: str, tree: Any) -> Any:
-        """The tree with relative paths that lead somewhere: from here, as at the time, or from where the run is now."""
-        about = self._about()
-        bases = [Path(about["working_directory"])] if about.get("working_directory") else []
-        if about.get("from_run"):
-            bases.append(self.folder.resolve() / about["from_run"])
-        return _rooted(tree, bases)
+        """The tree with relative paths that lead somewhere: as seen from the run, as at the time, or from here."""
+        about, run = self._about(), self.folder.resolve()
+
+        def place(path: str) -> str:
+            places, then = list[Path](), Path(about.get("working_directory") or "")
+            beside = os.path.relpath(then / path, then / about["folder"]) if about.get("folder") else ""
+            if about.get("from_run") and not Path(path).is_absolute():
+                places.append(run / about["from_run"] / path)
+            if beside and not beside.startswith(os.path.join("..", "..")):  # in the folder that the run is in
+                places.append(Path(os.path.normpath(run / beside)))
+            places.append(then / path)
+            return next((str(found) for found in places if found.exists()), path)
+
+        return _rooted(tree, place)
 
     def _about(self) -> dict[str, Any]:
         path = self.folder / DATA
@@ -324,22 +332,25 @@ def read_run(
 def write_facts(folder: Path, data: pl.LightningDataModule) -> None:
     """Write ``data.json``: what later commands must know of the data, and from where its relative paths lead."""
     here = os.path.realpath(".")
-    about = {"working_directory": here, "from_run": os.path.relpath(here, os.path.realpath(folder))}
+    run = os.path.realpath(folder)
+    about = {"working_directory": here, "from_run": os.path.relpath(here, run), "folder": os.path.relpath(run, here)}
     content = {"schema_version": 1, **data_facts(data), **data_counts(data), **about}
     write_recorded(folder / DATA, json.dumps(content, indent=2) + "\n")
 
 
-def _rooted(tree: Any, bases: Sequence[Path]) -> Any:
+def _rooted(tree: Any, place: Callable[[str], str], *, named: bool = False) -> Any:
+    """A tree whose paths, texts that are called or look like paths, are where ``place`` finds them."""
+    if isinstance(tree, str):
+        return place(tree) if named or tree.endswith(FILES) else tree
+    if isinstance(tree, Sequence):
+        return [_rooted(value, place, named=named) for value in tree]
     if not isinstance(tree, Mapping):
         return tree
     if "class_path" not in tree:
-        return {name: _rooted(value, bases) for name, value in tree.items()}
+        return {name: _rooted(value, place) for name, value in tree.items()}
     paths = _path_arguments(str(tree["class_path"]))
-    arguments = {
-        name: _first_there(value, bases) if name in paths or _is_file_name(value) else _rooted(value, bases)
-        for name, value in (tree.get("init_args") or {}).items()
-    }
-    return {**tree, "init_args": arguments}
+    arguments = (tree.get("init_args") or {}).items()
+    return {**tree, "init_args": {name: _rooted(value, place, named=name in paths) for name, value in arguments}}
 
 
 def _without_weights(tree: Any) -> Any:
@@ -356,13 +367,3 @@ def _path_arguments(class_path: str) -> set[str]:
     module, _, name = class_path.rpartition(".")
     parameters = inspect.signature(getattr(import_module(module), name)).parameters.values()
     return {*PLACES, *(p.name for p in parameters if "Path" in str(p.annotation))}
-
-
-def _is_file_name(value: Any) -> bool:
-    return isinstance(value, str) and value.endswith(FILES)
-
-
-def _first_there(value: Any, bases: Sequence[Path]) -> Any:
-    if not isinstance(value, str) or Path(value).is_absolute() or Path(value).exists():
-        return value
-    return next((str(base / value) for base in bases if (base / value).exists()), value)

@@ -86,7 +86,7 @@ class ImageFolder(VisionData):
         shape = common_shape([facts[path] for path in self._files["train"][0]], image_size)
         if "test" not in self._files:
             paths, labels = self._files["train"]
-            train, test = stratified_split(torch.tensor(labels), test_fraction, seed=split_seed)
+            train, test = stratified_split(torch.tensor(labels), test_fraction, seed=split_seed, names=classes)
             for part, chosen in (("train", train.tolist()), ("test", test.tolist())):
                 self._files[part] = [paths[i] for i in chosen], [labels[i] for i in chosen]
         super().__init__(classes, shape, **options)

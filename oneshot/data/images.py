@@ -71,13 +71,16 @@ class ImageSet:
         return self.subset(first), self.subset(second)
 
 
-def stratified_split(labels: Tensor, fraction: float, *, seed: int) -> tuple[Tensor, Tensor]:
+def stratified_split(
+    labels: Tensor, fraction: float, *, seed: int, names: Sequence[str] | None = None
+) -> tuple[Tensor, Tensor]:
     """Splits indices into two disjoint parts that cover all of them and hold every class in proportion.
 
     Args:
         labels: Class indices, int64 ``[N]``.
         fraction: Share of the second part; each class is within one image of it.
         seed: Decides which images go where.
+        names: Of the classes, for the error.
 
     Returns:
         Indices of the first and of the second part, ascending, int64, CPU.
@@ -94,9 +97,10 @@ def stratified_split(labels: Tensor, fraction: float, *, seed: int) -> tuple[Ten
     for label in np.unique(array):
         members = rng.permutation(np.flatnonzero(array == label))
         if len(members) < 2:
+            called = label if names is None else repr(names[int(label)])
             raise ValueError(
-                f"Each class needs at least 2 images to be in both parts of a split; class {label} has {len(members)}. "
-                "Add images of it or leave the class out."
+                f"Each class needs at least 2 images to be in both parts of a split; class {called} has "
+                f"{len(members)}. Add images of it or leave the class out."
             )
         wanted += fraction * len(members)  # rounding the running total keeps the sum right, not only each class
         count = min(max(round(wanted) - taken, 1), len(members) - 1)

@@ -13,6 +13,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
+from oneshot.storage.lock import OWNER
+
 from .decoding import SUFFIXES
 
 Part = Literal["train", "val", "test"]
@@ -23,6 +25,9 @@ PARTS: dict[Part, tuple[str, ...]] = {
 }
 # Folders that systems make beside images, with copies and previews in them.
 JUNK = frozenset({"__MACOSX", "@eaDir", "$RECYCLE.BIN", "System Volume Information", "lost+found", "__pycache__"})
+# Files by which a folder that oneshot has written is known: one of these, or this one beside one of those.
+OURS = (OWNER, "subnet.json")
+ABOUT, BESIDE = "commands.json", ("config.yaml", "plan.json", "runs.jsonl")
 NOT_READ = frozenset(
     {".heic", ".heif", ".avif", ".jxl", ".jp2", ".svg", ".psd", ".tga", ".ico", ".eps"}
     | {".dng", ".cr2", ".cr3", ".nef", ".arw", ".raw", ".dcm"}
@@ -55,9 +60,28 @@ def is_junk(name: str) -> bool:
     return name.startswith(".") or name in JUNK
 
 
+def is_written_by_oneshot(folder: Path) -> bool:
+    """Whether a folder is a run, study, comparison or export, whose pictures are no data, or holds nothing else."""
+    if any((folder / name).is_file() for name in OURS):
+        return True
+    if (folder / ABOUT).is_file() and any((folder / name).is_file() for name in BESIDE):
+        return True
+    inside = False
+    for path in folder.iterdir():
+        if not is_junk(path.name):
+            inside = True
+            if not path.is_dir() or not is_written_by_oneshot(path):
+                return False
+    return inside
+
+
 def entries(folder: Path) -> list[Path]:
-    """Entries of a folder without hidden and system files, sorted by name independently of the locale."""
+    """Entries of a folder without hidden and system files, and without folders that oneshot has written.
+
+    They are sorted by name independently of the locale.
+    """
     found = [path for path in folder.iterdir() if not is_junk(path.name)]
+    found = [path for path in found if not path.is_dir() or path.is_symlink() or not is_written_by_oneshot(path)]
     return sorted(found, key=lambda path: (unicodedata.normalize("NFC", path.name), path.name))
 
 
@@ -208,6 +232,9 @@ def _left_out(folder: Path) -> list[str]:
     stray = [path.name for path in entries(folder) if not path.is_dir() and path.suffix.lower() in SUFFIXES]
     foreign = [path.name for path in images_in(folder, NOT_READ)]
     notes = []
+    ours = [path.name for path in folder.iterdir() if path.is_dir() and not is_junk(path.name)]
+    if ours := sorted(name for name in ours if is_written_by_oneshot(folder / name)):
+        notes.append(f"{', '.join(map(repr, ours))} in {str(folder)!r} holds what oneshot has written and is left out")
     if stray:
         notes.append(f"{len(stray)} images in {str(folder)!r} itself have no class and are left out: {some(stray)}")
     if foreign:

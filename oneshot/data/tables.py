@@ -100,7 +100,7 @@ class TableData(ArrayData):
             )
         self.missing, self.delimiter, self._names = missing, delimiter, None if names is None else tuple(names)
         self._unused = (*leave_out, *([target] if isinstance(target, str) else target or ()))
-        text = isinstance(x, (str, Path))
+        text, shown = isinstance(x, (str, Path)), tuple[str, ...]()
         if text:
             if y is not None or y_test is not None:
                 raise ValueError(
@@ -123,6 +123,9 @@ class TableData(ArrayData):
             text=text,
             name=name,
         )
+        named = found.classes
+        if text and named is None and found.outputs == len(shown):
+            named = shown  # numbers are called as their columns
         if missing == "refuse":
             _check_gaps(columns)
             _check_gaps(held or {})
@@ -135,7 +138,7 @@ class TableData(ArrayData):
             y_test=y_test,
             task=found.task if task is None else task,
             num_classes=found.outputs,
-            classes=found.classes,
+            classes=named,
             predict=None if predict is None else self._encoded(self._rows(predict)),
             **options,
         )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 import subprocess
 import sys
 from dataclasses import replace
@@ -59,6 +60,9 @@ def little(monkeypatch: pytest.MonkeyPatch) -> None:
         ({"latency": -1.0}, ValueError, "above 0; got -1"),
         ({"latency": 5.0, "minutes": 0.0}, ValueError, "--minutes must be above 0"),
         ({"latency": 5.0, "threads": 0}, ValueError, "--threads at least 1"),
+        ({"latency": 5.0, "threads": 9999}, ValueError, "--threads must be at most .*cores here; got 9999"),
+        ({"latency": "fast"}, ValueError, "latency must be a number; got 'fast'"),
+        ({"latency": 5.0, "minutes": True}, ValueError, "minutes must be a number; got True"),
         ({"latency": 5.0, "image_size": 4}, ValueError, "--image-size must be at least 8 pixels; got 4"),
         ({"latency": 5.0, "weights": "w.pth"}, FileNotFoundError, "--weights must be a file of weights"),
         ({"latency": 5.0, "int8": True, "runtime": "eager"}, ValueError, "--int8 must go with --runtime onnxruntime"),
@@ -131,6 +135,37 @@ def test_a_folder_without_classes_is_told_what_is_missing(tmp_path: Path) -> Non
     Image.new("RGB", (32, 32)).save(tmp_path / "flat" / "one.png")
     with pytest.raises(ValueError, match="class"):
         auto(tmp_path / "flat", latency=5.0, out=tmp_path / "out")
+
+
+def test_a_metric_that_the_task_does_not_have_is_refused_before_anything_is_timed(
+    photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(auto_decide, "choose", lambda *_: pytest.fail("something was timed"))
+    with pytest.raises(ValueError, match="acuracy"):
+        auto(photos, latency=5.0, metric="acuracy", out=tmp_path / "out")
+    assert not list(tmp_path.glob("out/*.*"))
+
+
+def test_a_result_among_the_images_is_no_class(photos: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """The folder is made before the data are looked at, and holds pictures later."""
+    for result in (photos / "runs" / "auto" / "search", photos / "export"):
+        result.mkdir(parents=True)
+        for name in ("front.png", "cell.png", "other.png"):
+            Image.new("RGB", (32, 32)).save(result / name)
+    (photos / "runs/auto/plan.json").write_text("{}", encoding="utf-8")
+    (photos / "runs/auto/commands.json").write_text("[]", encoding="utf-8")
+    (photos / "export/subnet.json").write_text("{}", encoding="utf-8")
+    found = auto_decide.open_data(str(photos), target=None, seed=0)
+    assert found.data.classes == ("blue sky", "grass")
+    assert main(["data", str(photos)]) == 0
+    said = " ".join(capsys.readouterr().out.split())
+    assert "'export', 'runs' in" in said and "holds what oneshot has written and is left out" in said
+    Image.new("RGB", (32, 32)).save(photos / "runs" / "of-a-dog.png")
+    with pytest.raises(ValueError, match="^Each class needs at least 2 images .*; class 'runs' has 1"):
+        auto_decide.open_data(str(photos), target=None, seed=0)
+    for number in range(5):
+        Image.new("RGB", (32, 32), (number, 0, 0)).save(photos / "runs" / f"{number}.png")
+    assert auto_decide.open_data(str(photos), target=None, seed=0).data.classes == ("blue sky", "grass", "runs")
 
 
 def test_a_table_needs_its_target(tmp_path: Path) -> None:
@@ -289,6 +324,14 @@ def test_from_a_folder_to_a_tested_file_and_the_same_command_goes_on(
     )
     assert main(["evaluate", str(out / "retrain")]) == 0
     assert main(["report", str(out)]) == 0
+    # Wherever they are: the search reads its file of latencies from beside it, and not another one of that name.
+    shutil.move(out, tmp_path / "renamed")
+    (tmp_path / "my result").mkdir()
+    (tmp_path / "my result/latency.csv").write_text("damaged", encoding="utf-8")
+    monkeypatch.chdir(tmp_path)
+    assert main(["pick", str(tmp_path / "renamed/search"), "--knee", "--out", str(tmp_path / "knee"), "--formats"]) == 0
+    shutil.rmtree(tmp_path / "my result")
+    shutil.move(tmp_path / "renamed", out)
     assert main(command) == 1  # it is all there
 
 
@@ -347,7 +390,15 @@ def test_a_table_with_numbers_to_predict(tmp_path: Path) -> None:
     rng = np.random.default_rng(0)
     x = rng.normal(size=(120, 3))
     rows = [f"{a:.3f},{b:.3f},{c:.3f},{3 * a + b:.3f}" for a, b, c in x]
-    (tmp_path / "t.csv").write_text("a,b,c,price\n" + "\n".join(rows) + "\n", encoding="utf-8")
-    result = auto(tmp_path / "t.csv", target="price", latency=20.0, minutes=60.0, out=tmp_path / "out")
+    rows = [f"{number},{row}" for number, row in enumerate(rows)]
+    (tmp_path / "t.csv").write_text("id,a,b,c,price\n" + "\n".join(rows) + "\n", encoding="utf-8")
+    options: dict[str, Any] = {"target": "price", "latency": 20.0, "minutes": 60.0, "out": tmp_path / "out"}
+    result = auto(tmp_path / "t.csv", leave_out=["id"], **options)
     assert result.metric == "r2" and result.ms is not None and result.ms < 20
     assert oneshot.load(result.network).input_shape == (3,)
+    manifest = read_manifest(result.network)
+    assert manifest is not None and manifest["classes"] == ["price"]
+    summary = json.loads((tmp_path / "out/summary.json").read_text(encoding="utf-8"))
+    assert float(summary["table"][0]["ms"]) == pytest.approx(summary["file_ms"], rel=0.01)  # one network, one number
+    with pytest.raises(ValueError, match=r"begun with other arguments: leave_out \['id'\] \(now \['a'\]\)"):
+        auto(tmp_path / "t.csv", leave_out=["a"], resume=True, **options)

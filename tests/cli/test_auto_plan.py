@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import itertools
 import json
+import re
 from dataclasses import replace
 
 import pytest
@@ -28,6 +29,17 @@ SPEED = Speed(
 )
 
 
+@pytest.mark.parametrize("images", [100, 400, 1600, 6400])
+def test_the_least_minutes_that_an_error_names_are_enough(images: int) -> None:
+    speed = replace(SPEED, images=images)
+    with pytest.raises(ValueError, match="--minutes must be at least") as refused:
+        effort(speed, minutes=0.1, pretrained=False)
+    (least,) = re.findall(r"at least ([\d.]+) for", str(refused.value))
+    assert effort(speed, minutes=float(least), pretrained=False)[1] >= 0
+    with pytest.raises(ValueError, match="--minutes must be at least"):
+        effort(speed, minutes=float(least) - 0.1, pretrained=False)
+
+
 @pytest.mark.parametrize("pretrained", [True, False])
 def test_more_minutes_buy_more_of_everything_and_never_more_than_the_budget(pretrained: bool) -> None:
     tried = [effort(SPEED, minutes=minutes, pretrained=pretrained) for minutes in (40, 60, 90, 120, 3000)]
@@ -41,7 +53,7 @@ def test_more_minutes_buy_more_of_everything_and_never_more_than_the_budget(pret
 
 
 def test_the_least_that_is_worth_doing_is_named_when_the_minutes_are_too_few() -> None:
-    with pytest.raises(ValueError, match=r"--minutes must be at least \d+ for 3200 training.*got 1\. The least"):
+    with pytest.raises(ValueError, match=r"--minutes must be at least [\d.]+ for 3200 training.*got 1\. The least"):
         effort(SPEED, minutes=1, pretrained=False)
     least = float(_message(SPEED).split("at least ")[1].split(" for")[0])
     assert effort(SPEED, minutes=least + 1, pretrained=False)[0].seconds <= USED * 60 * (least + 1)

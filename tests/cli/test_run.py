@@ -113,6 +113,7 @@ def test_a_run_writes_down_what_its_data_are(project: Path) -> None:
     facts = json.loads((project / "runs/search/data.json").read_text())
     assert facts["classes"] == ["cat", "dog"] and facts["input_shape"] == [3, 8, 8] and len(facts["mean"]) == 3
     assert facts["working_directory"] == str(project.resolve()) and facts["from_run"] == "../.."
+    assert facts["folder"] == "runs/search"
     done = subprocess.run(["sha256sum", "-c", "sha256sums.txt"], cwd=project / "runs/retrain", capture_output=True)
     names = {line.split(":")[0] for line in done.stdout.decode().splitlines()}
     assert done.returncode == 0 and names == {
@@ -321,6 +322,23 @@ def test_options_come_before_what_the_run_says(moved: Path, project: Path, capsy
     ):
         assert main([*evaluate, *options]) == 0
         assert f"{results['test/accuracy']:.4f}" in capsys.readouterr().out
+
+
+def test_files_in_lists_are_found_from_the_run_and_not_from_here(
+    project: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = tmp_path / "renamed/search"
+    shutil.copytree(project / "runs/search", run)
+    about = {**json.loads((run / "data.json").read_text()), "working_directory": "/nowhere/at/all"}
+    write_recorded(run / "data.json", json.dumps({**about, "from_run": "../..", "folder": "result/search"}))
+    (tmp_path / "elsewhere/result").mkdir(parents=True)
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    tree = {"class_path": "oneshot.NAT", "init_args": {"objectives": ["result/latency.csv", "macs"]}}
+    Path("result/latency.csv").write_text("of somebody else")
+    assert RunFolder(run)._found("model", tree)["init_args"]["objectives"] == ["result/latency.csv", "macs"]
+    (tmp_path / "renamed/latency.csv").write_text("ours")
+    found = RunFolder(run)._found("model", tree)["init_args"]["objectives"]
+    assert found == [str(tmp_path / "renamed/latency.csv"), "macs"]
 
 
 @pytest.mark.parametrize("how", ["from elsewhere", "moved with the data"])
