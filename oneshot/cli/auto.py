@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from oneshot.errors import missing_extra
-from oneshot.storage.files import write_atomically
+from oneshot.storage.files import check_writable, write_atomically
 from oneshot.storage.lock import RunLock
 
 from .auto_plan import PLAN, Effort, duration, effort, plan_text
@@ -118,6 +118,7 @@ def auto(
     plan = _begun(folder, given, resume=resume, overwrite=overwrite)
     if plan is None:
         _check(**given)
+    check_writable(folder)
     from .auto_work import Work  # torch is imported only after what can be checked without it
 
     with RunLock(folder), _quiet():
@@ -249,6 +250,7 @@ def _decide(asked: Mapping[str, Any]) -> dict[str, Any]:
     Raises:
         ValueError: If nothing keeps the limit, or the minutes are too few.
     """
+    from oneshot.tasks.task import task_of
     from oneshot.training.samples import plain_samples
 
     from .auto_decide import choose, device_of, guess, loading_time, open_data, read_by, resized, task_with
@@ -261,7 +263,8 @@ def _decide(asked: Mapping[str, Any]) -> dict[str, Any]:
     if asked["metric"]:
         task_with(data, asked["metric"])  # refuses a metric that the task does not have, before anything is timed
     counts = {"train": len(data.train_set), "val": len(data.val_set), "test": len(data.test_set)}
-    outputs = f"{len(data.classes)} classes" if data.classes else f"{data.num_classes} outputs"
+    outputs = "1 output" if data.num_classes == 1 else f"{data.num_classes} outputs"
+    outputs = f"{len(data.classes)} classes" if task_of(data.task).has_classes and data.classes else outputs
     say(
         f"Data: {asked['images']}, {outputs}; {counts['train']} samples to train, {counts['val']} to compare networks, "
         f"{counts['test']} for the test at the end."
@@ -302,7 +305,8 @@ def _decide(asked: Mapping[str, Any]) -> dict[str, Any]:
             "at another. Latencies can be trusted no better than that. Stop the other program, and begin again."
         )
     memory = f"{speed.memory / 1e9:.1f} GB of memory"
-    say(f"Plan: about {duration(amount.seconds)} of the {asked['minutes']:g} minutes, {memory}.")
+    minutes = "minute" if asked["minutes"] == 1 else f"{asked['minutes']:g} minutes"
+    say(f"Plan: about {duration(amount.seconds)} of the {minutes}, {memory}.")
     for part in amount.parts:
         say(f"  {duration(part.seconds):>8}  {part.what}")
     return {

@@ -22,7 +22,7 @@ import yaml
 from oneshot.deploy.manifest import MANIFEST
 from oneshot.errors import missing_extra
 from oneshot.storage.class_paths import present_path
-from oneshot.storage.files import check_new_folder
+from oneshot.storage.files import check_new_folder, check_writable
 from oneshot.storage.lock import OWNER
 from oneshot.storage.trust import CONFIG
 from oneshot.supernets.genotype import NASNET_CELLS, PUBLISHED
@@ -95,7 +95,8 @@ def check(command: str, args: argparse.Namespace, rest: Sequence[str]) -> None:
 
 def not_a_run(folder: Path) -> str:
     """The error for a folder that no run has made, or that is not there."""
-    return f"A run must be a folder with {CONFIG}; {folder} has none. 'oneshot search' makes one.{_nearest(folder)}"
+    near = _inside(folder, "retrain", "search") or _nearest(folder)
+    return f"A run must be a folder with {CONFIG}; {folder} has none. 'oneshot search' makes one.{near}"
 
 
 def first_word(command: str, words: Sequence[str]) -> str:
@@ -151,7 +152,7 @@ def _check_source(command: str, args: argparse.Namespace, rest: Sequence[str]) -
         if not any((Path(args.run) / name).is_file() for name in (CONFIG, LOG)):
             raise ValueError(
                 "RUN must be a run of 'oneshot pareto' or of 'oneshot discrete', which have a front to pick from; "
-                f"{args.run} is no run.{_nearest(Path(args.run))}"
+                f"{args.run} is no run.{_inside(Path(args.run), 'search') or _nearest(Path(args.run))}"
             )
     elif command == "data":
         if not Path(args.folder).is_dir():
@@ -306,9 +307,10 @@ def _check_packages(command: str, args: argparse.Namespace, given: _Given) -> No
 
 
 def _check_out(command: str, args: argparse.Namespace, given: _Given) -> None:
-    """Check that what a command writes is not there."""
+    """Check that what a command writes is not there, and can be written."""
     if command in ("pick", "export"):
         out = Path(args.out or Path(args.run) / ("picked" if command == "pick" else "export"))
+        check_writable(out)
         if out.exists() and not args.overwrite:
             raise FileExistsError(f"{out} exists. Replace it with --overwrite, or name another folder with --out.")
     if command == "measure":
@@ -317,6 +319,7 @@ def _check_out(command: str, args: argparse.Namespace, given: _Given) -> None:
         return
     declared = vars(args)
     out = Path(str(declared.get("out") or given.options.get("out") or f"runs/{command}"))
+    check_writable(out)
     overwrite = bool(declared.get("overwrite")) or _is_set(given, "overwrite")
     goes_on = _is_set(given, "resume") or (command == "compare" and (out / MARKERS[command]).is_file())
     if not goes_on and not (out / OWNER).exists():  # of a folder in use, the lock says by whom
@@ -334,6 +337,12 @@ def _check_table(given: _Given) -> None:
 def _is_set(given: _Given, name: str) -> bool:
     """Whether a switch is there, and not switched off in a file."""
     return given.options.get(name, False) not in (False, "false")
+
+
+def _inside(folder: Path, *names: str) -> str:
+    """``" Did you mean 'result/search'?"``, where a folder, such as that of ``oneshot auto``, holds such a run."""
+    found = next((folder / name for name in names if (folder / name / CONFIG).is_file()), None)
+    return "" if found is None else f" Did you mean {str(found)!r}?"
 
 
 def _nearest(path: Path) -> str:

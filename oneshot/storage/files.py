@@ -117,6 +117,20 @@ class Outbox:
             del self._waiting[path]
 
 
+def check_writable(path: Path) -> None:
+    """Check that a file or folder that is there, or that is to be made, can be written.
+
+    Raises:
+        PermissionError: If it cannot.
+    """
+    there = path.absolute()
+    while not there.exists() and there != there.parent:
+        there = there.parent
+    if not os.access(there, os.W_OK):
+        what = "it" if there == path.absolute() else str(there)
+        raise PermissionError(f"{path} must be a place that can be written to; {what} cannot. Name another with --out.")
+
+
 def check_new_folder(folder: Path, *, overwrite: bool, marker: str) -> bool:
     """Check that :func:`new_folder` may make a folder; returns whether there is something in it to replace.
 

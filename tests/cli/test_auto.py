@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import shutil
 import subprocess
@@ -110,6 +111,16 @@ def test_a_runtime_that_is_not_installed_is_named(
     monkeypatch.setattr("oneshot.cli.auto.find_spec", lambda name: None)
     with pytest.raises(ImportError, match="needs onnx.*pip install 'oneshot-nas\\[onnx\\]'"):
         auto(photos, latency=5.0, out=tmp_path / "out")
+
+
+def test_a_place_that_cannot_be_written_is_refused_at_once(
+    photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(os, "access", lambda path, mode: str(path) != str(tmp_path))  # root may write anywhere
+    with pytest.raises(PermissionError, match=rf"must be a place that can be written to; {tmp_path} cannot[.] Name"):
+        auto(photos, latency=5.0, out=tmp_path / "out")
+    assert main(["search", "--config", "experiments/digits/search.yaml", "--out", str(tmp_path / "run")]) == 1
+    assert "run must be a place that can be written to" in " ".join(capsys.readouterr().err.split())
 
 
 def test_a_disk_without_room_is_named(photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -324,6 +335,9 @@ def test_from_a_folder_to_a_tested_file_and_the_same_command_goes_on(
     )
     assert main(["evaluate", str(out / "retrain")]) == 0
     assert main(["report", str(out)]) == 0
+    assert main(["pick", str(out), "--knee"]) == 1 and main(["export", str(out)]) == 1
+    said = " ".join(capsys.readouterr().err.split())
+    assert f"Did you mean '{out}/search'?" in said and f"Did you mean '{out}/retrain'?" in said
     # Wherever they are: the search reads its file of latencies from beside it, and not another one of that name.
     shutil.move(out, tmp_path / "renamed")
     (tmp_path / "my result").mkdir()
