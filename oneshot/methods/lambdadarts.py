@@ -102,7 +102,7 @@ class LambdaDARTS(BilevelSearch):
     ) -> list[Tensor]:
         """Derivative in the weights of the product of the cells' gradients with a direction."""
         own = {n: w.values.detach().clone().requires_grad_() for n, w in weights.items() if isinstance(w, CellWeights)}
-        arch = {n: self._own(CellWeights(own[n]) if n in own else w) for n, w in weights.items()}
+        arch: Any = {n: self._own(CellWeights(own[n]) if n in own else w) for n, w in weights.items()}
         with self.differentiable_twice():
             loss = self.criterion(self.supernet.forward(self.as_supernet(x), arch), y)
             gradients = torch.autograd.grad(loss, list(own.values()), create_graph=True)
