@@ -83,8 +83,6 @@ class LambdaDARTS(BilevelSearch):
         flat = [w.grad.flatten(1) for w in per_cell if w.grad is not None]
         (gradients,) = self.average_gradients([torch.cat(flat, dim=1) / (share * scale)])
         self.log("train/alignment", alignment(gradients), batch_size=len(y))
-        if not strength:
-            return
         direction = alignment_gradient(gradients)
         trained = [weight for weight in self.supernet.parameters() if weight.requires_grad]
         with self.without_16_bits(), frozen_batch_norm(self.supernet):
