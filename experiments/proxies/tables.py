@@ -75,37 +75,41 @@ class SwapNetwork(nn.Module):
         return out
 
 
-def rows_of(name: str) -> list[dict[str, str]]:
-    if "ONESHOT_DATA" not in os.environ:
+def accuracies(name: str, given: Path | None, metric: str, key: str = "arch") -> list[tuple[str, float]]:
+    """Architectures and the values of a column of a table, or of another file; rows with a blank are left out."""
+    if given is None and "ONESHOT_DATA" not in os.environ:
         raise SystemExit(
             "The tables are in the folder that the environment variable ONESHOT_DATA names; it is not set."
         )
-    with gzip.open(Path(os.environ["ONESHOT_DATA"]) / f"{name}.csv.gz", "rt", encoding="utf-8") as file:
-        return list(csv.DictReader(file))
+    path = Path(os.environ["ONESHOT_DATA"]) / f"{name}.csv.gz" if given is None else given
+    with (gzip.open if path.suffix == ".gz" else open)(path, "rt", encoding="utf-8") as file:
+        rows = csv.DictReader(file)
+        if missing := {key, metric} - set(rows.fieldnames or ()):
+            raise SystemExit(f"{path} must have a column {min(missing)!r}; it has {', '.join(rows.fieldnames or ())}.")
+        return [(row[key], float(row[metric])) for row in rows if row[metric].strip()]
 
 
-def nats_bench(metric: str | None) -> list[Entry]:
+def nats_bench(given: Path | None, metric: str | None) -> list[Entry]:
     space = NASBench201Space()
-    table = {row["arch"]: float(row[metric or "cifar10_test_accuracy"]) for row in rows_of("nats_bench_tss")}
+    table = dict(accuracies("nats_bench_tss", given, metric or "cifar10_test_accuracy"))
     genes = space.encode([space.from_arch_string(arch) for arch in table])
     kept = (space.canonical_genes(genes.copy()) == genes).all(1)  # 10,405 networks have one spelling each
     return [(a, v, lambda a=a: NASBench201Network(a)) for (a, v), k in zip(table.items(), kept) if k]  # type: ignore[misc]
 
 
-def darts(metric: str | None) -> list[Entry]:
-    table = [(row["genotype"], float(row[metric or "cifar10_val_accuracy"])) for row in rows_of("darts_archs")]
+def darts(given: Path | None, metric: str | None) -> list[Entry]:
+    table = accuracies("darts_archs", given, metric or "cifar10_val_accuracy", "genotype")
     return [(g, v, lambda g=g: DARTSNetwork(g, channels=16, cells=8)) for g, v in table]  # type: ignore[misc]
 
 
-def darts_swap(metric: str | None) -> list[Entry]:
-    return [(g, v, lambda g=g: SwapNetwork(Genotype.parse(g))) for g, v, _ in darts(metric)]  # type: ignore[misc]
+def darts_swap(given: Path | None, metric: str | None) -> list[Entry]:
+    return [(g, v, lambda g=g: SwapNetwork(Genotype.parse(g))) for g, v, _ in darts(given, metric)]  # type: ignore[misc]
 
 
-def macro(metric: str | None) -> list[Entry]:
+def macro(given: Path | None, metric: str | None) -> list[Entry]:
     space, seen = NASBenchMacroSpace(), dict[str, float]()
-    for row in rows_of("nas_bench_macro"):
-        name = space.unique_string(space.from_arch_string(row["arch"]))
-        seen.setdefault(name, float(row[metric or "cifar10_test_accuracy_mean"]))
+    for arch, value in accuracies("nas_bench_macro", given, metric or "cifar10_test_accuracy_mean"):
+        seen.setdefault(space.unique_string(space.from_arch_string(arch)), value)
     return [(a, v, lambda a=a: NASBenchMacroNetwork(a)) for a, v in seen.items()]  # type: ignore[misc]
 
 
@@ -161,7 +165,7 @@ def read(path: Path) -> Iterator[dict[str, Any]]:
 
 def run(table: str, options: argparse.Namespace) -> None:
     """Score the networks of a table that have no row yet."""
-    entries = TABLES[table](options.metric)
+    entries = TABLES[table](options.csv, options.metric)
     order = np.random.default_rng(0).permutation(len(entries))[: options.count]
     names: list[Any] = list(options.names)
     if options.mu is not None:
@@ -169,6 +173,7 @@ def run(table: str, options: argparse.Namespace) -> None:
     settings = {
         **{key: getattr(options, key) for key in ("batch", "seed", "repeats", "initial", "metric", "mu", "sigma")},
         "names": list(options.names),
+        **({} if options.csv is None else {"csv": str(options.csv)}),
     }
     path = HERE / f"rows-{table}.jsonl" if options.out is None else Path(options.out) / f"rows-{table}.jsonl"
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -273,12 +278,15 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0, help="of images and weights")
     parser.add_argument("--repeats", type=int, default=1, help="draws of the weights")
     parser.add_argument("--initial", choices=["default", "gaussian"], default="default", help="weights")
+    parser.add_argument("--csv", type=Path, help="another file with the columns of the one table that --tables names")
     parser.add_argument("--metric", help="another column of accuracies")
     parser.add_argument("--mu", type=float, help="of regularised SWAP, thousands of parameters")
     parser.add_argument("--sigma", type=float, help="of regularised SWAP")
     parser.add_argument("--out", help="folder of the rows (this one)")
     parser.add_argument("--report", action="store_true", help="only tables.json and tables.png")
     options = parser.parse_args()
+    if options.csv is not None and (len(options.tables) != 1 or options.out is None):
+        parser.error("--csv is of one table, and needs a folder of its own for its rows: --tables NAME --out FOLDER")
     torch.set_num_threads(1)
     for table in [] if options.report else options.tables:
         run(table, options)

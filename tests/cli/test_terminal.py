@@ -17,6 +17,7 @@ from rich.table import Table
 
 from oneshot.cli import main as cli
 from oneshot.cli import terminal
+from oneshot.cli.terminal import say
 from oneshot.report.tables import network_table
 
 from .test_discrete import table
@@ -93,6 +94,16 @@ def test_what_a_terminal_lacks_is_replaced(encoding: str, shown: str, monkeypatc
     terminal.console().print("a → b × ± 日 \udcff")
     stream.flush()
     assert content.getvalue().decode(encoding) == shown + "\n"
+
+
+@pytest.mark.parametrize("width", [40, 120])
+def test_no_number_of_a_table_is_cut_off(width: int) -> None:
+    rows = [{"network": "found", "accuracy": "0.9444", "95 % interval": "84.9 to 98.1 %", "ms": 0.43, "params": 23456}]
+    out = io.StringIO()
+    say(network_table(rows, title="54 test samples [a]"), Console(file=out, width=width))
+    said = out.getvalue()
+    assert all(text in said for text in ("0.9444", "0.4300", "23,456", "54 test samples [a]")) and "…" not in said
+    assert ("found: accuracy 0.9444" in said) is (width == 40)
 
 
 def test_brackets_and_colons_are_text() -> None:

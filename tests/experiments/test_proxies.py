@@ -71,3 +71,21 @@ def test_the_table_goes_on_where_it_stopped(
     assert "| params | " in capsys.readouterr().out
     with pytest.raises(SystemExit, match="other settings"):
         run(folder, monkeypatch, "--count", "99", "--seed", "1")
+
+
+def test_another_file_and_column_with_blanks(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    given = tmp_path / "other.csv"
+    given.write_text("arch,mine\n00000000,1\n01000000,\n22222222,3\n00010000,2\n", encoding="utf-8")
+    words = ("--csv", str(given), "--metric", "mine")
+    run(folder, monkeypatch, *words)
+    (result,) = json.loads((folder / "tables.json").read_text(encoding="utf-8"))
+    assert result["networks"] == 3
+    with pytest.raises(SystemExit, match="must have a column 'yours'; it has arch, mine"):
+        run(folder / "other", monkeypatch, "--csv", str(given), "--metric", "yours")
+    with pytest.raises(SystemExit, match="other settings"):
+        run(folder, monkeypatch)
+    with pytest.raises(SystemExit):
+        run(folder, monkeypatch, *words, "--tables", "NAS-Bench-Macro", "DARTS")
+    assert "--csv is of one table" in capsys.readouterr().err
