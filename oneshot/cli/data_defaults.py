@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import traceback
 from importlib import import_module
 from typing import Any
 
@@ -28,10 +29,16 @@ def build_data(config: Any) -> pl.LightningDataModule:
             data: pl.LightningDataModule = parser.instantiate_classes(parsed).data
         except ValueError as error:
             reason: BaseException = error
-            while reason.__cause__ is not None:
+            while reason.__cause__ is not None and _is_of_the_parser(reason):
                 reason = reason.__cause__
-            raise reason from None
+            raise reason from reason.__cause__
     return data
+
+
+def _is_of_the_parser(error: BaseException) -> bool:
+    """Whether an error was raised by jsonargparse itself, and not by what it has built."""
+    *_, (frame, _) = traceback.walk_tb(error.__traceback__)
+    return str(frame.f_globals.get("__name__")).startswith("jsonargparse")
 
 
 def default_task(class_path: str) -> Task:

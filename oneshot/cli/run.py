@@ -341,7 +341,7 @@ def write_facts(folder: Path, data: pl.LightningDataModule) -> None:
 def _rooted(tree: Any, place: Callable[[str], str], *, named: bool = False) -> Any:
     """A tree whose paths, texts that are called or look like paths, are where ``place`` finds them."""
     if isinstance(tree, str):
-        return place(tree) if named or tree.endswith(FILES) else tree
+        return place(tree) if tree and (named or tree.endswith(FILES)) else tree
     if isinstance(tree, Sequence):
         return [_rooted(value, place, named=named) for value in tree]
     if not isinstance(tree, Mapping):

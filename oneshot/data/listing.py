@@ -66,13 +66,14 @@ def is_written_by_oneshot(folder: Path) -> bool:
         return True
     if (folder / ABOUT).is_file() and any((folder / name).is_file() for name in BESIDE):
         return True
-    inside = False
-    for path in folder.iterdir():
-        if not is_junk(path.name):
-            inside = True
-            if not path.is_dir() or not is_written_by_oneshot(path):
-                return False
-    return inside
+    something = False
+    with os.scandir(folder) as inside:
+        for entry in inside:
+            if not is_junk(entry.name):
+                something = True
+                if not entry.is_dir(follow_symlinks=False) or not is_written_by_oneshot(folder / entry.name):
+                    return False
+    return something
 
 
 def entries(folder: Path) -> list[Path]:
@@ -80,8 +81,13 @@ def entries(folder: Path) -> list[Path]:
 
     They are sorted by name independently of the locale.
     """
-    found = [path for path in folder.iterdir() if not is_junk(path.name)]
-    found = [path for path in found if not path.is_dir() or path.is_symlink() or not is_written_by_oneshot(path)]
+    found = []
+    with os.scandir(folder) as inside:  # which knows folders without asking for each of many files
+        for entry in inside:
+            if is_junk(entry.name):
+                continue
+            if not entry.is_dir(follow_symlinks=False) or not is_written_by_oneshot(folder / entry.name):
+                found.append(folder / entry.name)
     return sorted(found, key=lambda path: (unicodedata.normalize("NFC", path.name), path.name))
 
 
@@ -232,8 +238,9 @@ def _left_out(folder: Path) -> list[str]:
     stray = [path.name for path in entries(folder) if not path.is_dir() and path.suffix.lower() in SUFFIXES]
     foreign = [path.name for path in images_in(folder, NOT_READ)]
     notes = []
-    ours = [path.name for path in folder.iterdir() if path.is_dir() and not is_junk(path.name)]
-    if ours := sorted(name for name in ours if is_written_by_oneshot(folder / name)):
+    with os.scandir(folder) as inside:
+        names = [entry.name for entry in inside if entry.is_dir(follow_symlinks=False) and not is_junk(entry.name)]
+    if ours := sorted(name for name in names if is_written_by_oneshot(folder / name)):
         notes.append(f"{', '.join(map(repr, ours))} in {str(folder)!r} holds what oneshot has written and is left out")
     if stray:
         notes.append(f"{len(stray)} images in {str(folder)!r} itself have no class and are left out: {some(stray)}")

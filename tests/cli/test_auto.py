@@ -14,12 +14,14 @@ from typing import Any
 
 import numpy as np
 import pytest
+import pytorch_lightning as pl
 import torch
 from PIL import Image
 
 import oneshot
 from oneshot.cli import auto_decide, auto_plan, auto_work
 from oneshot.cli.auto import auto
+from oneshot.cli.data_defaults import build_data
 from oneshot.cli.fronts import Wish, load_front
 from oneshot.cli.main import main
 from oneshot.cost.latency.device import Device
@@ -177,6 +179,22 @@ def test_a_result_among_the_images_is_no_class(photos: Path, capsys: pytest.Capt
     for number in range(5):
         Image.new("RGB", (32, 32), (number, 0, 0)).save(photos / "runs" / f"{number}.png")
     assert auto_decide.open_data(str(photos), target=None, seed=0).data.classes == ("blue sky", "grass", "runs")
+
+
+def test_errors_of_data_keep_what_they_say_of_their_cause() -> None:
+    config = {"class_path": f"{__name__}.Broken"}
+    with pytest.raises(ValueError, match="^the file is damaged$") as raised:
+        build_data(config)
+    assert isinstance(raised.value.__cause__, OSError)
+
+
+class Broken(pl.LightningDataModule):
+    def __init__(self) -> None:
+        super().__init__()
+        try:
+            raise OSError("input/output error")
+        except OSError as error:
+            raise ValueError("the file is damaged") from error
 
 
 def test_a_table_needs_its_target(tmp_path: Path) -> None:
