@@ -179,9 +179,11 @@ def spaces(
         given |= {"weights_by_order": True} if by_order else {}
         return [(f"{source} with fewer channels and blocks", {"class_path": "oneshot.convert", "init_args": given})]
     if found.kind == "table":
-        return [("rows of a table: blocks of linear layers", _space("MLPSupernet", width=w)) for w in (128, 32)]
+        name = "blocks of linear layers, width {}"
+        return [(name.format(w), _space("MLPSupernet", width=w)) for w in (128, 32)]
     if found.kind == "series":
-        return [("series: convolutions of 3 to 17 steps", _space("SeriesSupernet", channels=c)) for c in (16, 8)]
+        name = "convolutions of 3 to 17 steps, from {} channels on"
+        return [(name.format(c), _space("SeriesSupernet", channels=c)) for c in (16, 8)]
     if len(found.data.input_shape) != 3:
         raise ValueError(
             f"'oneshot auto' knows images, series and tables; {found.config['init_args']} has inputs of shape "

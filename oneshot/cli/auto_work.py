@@ -449,7 +449,7 @@ class Work:
         say(f"Network: {self.folder / NETWORK}. In Python: oneshot.load({str(self.folder / NETWORK)!r}).")
         say(f"Report: {self.folder / REPORT}, to open in a browser.")
         pick = shlex.join(["oneshot", "pick", str(self.folder / SEARCH), "--latency", f"{self.limit:g}"])
-        say(f"Others of the front: {pick} --out FOLDER")
+        say(f"Networks of the front, as the search has left them: {pick} --out FOLDER")
         if (self.folder / NETWORK / SCRIPT).is_file():
             say(to_predict(self.folder / NETWORK))
         return {

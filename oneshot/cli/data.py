@@ -25,6 +25,7 @@ from .next_steps import next_step
 from .terminal import say
 
 IMBALANCE = 10  # from this ratio of the largest class to the smallest on, accuracy says little of the small ones
+AUTO_SKIPS = "'oneshot auto' goes on without them by itself."
 Files = dict[Part, dict[str, list[Path]]]
 
 
@@ -249,8 +250,18 @@ def _refused(root: Path, *, masks: bool) -> list[Problem]:
             data = SegmentationFolder(root) if masks else ImageFolder(root)
             _ = data.mean
     except (ValueError, FileNotFoundError) as error:
-        return [Problem(str(error), "", stops=True)]
+        return [Problem(str(error), "" if masks or not _usable_in_part(root) else AUTO_SKIPS, stops=True)]
     return []
+
+
+def _usable_in_part(root: Path) -> bool:
+    """Whether a folder of images can be used without the files that cannot be read."""
+    try:
+        with _silent():
+            _ = ImageFolder(root, unreadable="skip").mean
+    except (ValueError, FileNotFoundError):
+        return False
+    return True
 
 
 @contextmanager

@@ -143,7 +143,7 @@ def main(read: Callable[..., dict[str, np.ndarray]], tell: Callable[..., str]) -
     here = Path(__file__).resolve().parent
     manifest = json.loads((here / "manifest.json").read_text(encoding="utf-8"))
     names = manifest["classes"] or [f"output {number}" for number in range(manifest["num_classes"])]
-    if len(sys.argv) < 2:
+    if len(sys.argv) < 2 or sys.argv[1] in ("-h", "--help"):
         sys.exit("usage: python predict.py FILE...")
     session = onnxruntime.InferenceSession(here / manifest["predict"]["model"], providers=["CPUExecutionProvider"])
     failed = 0

@@ -56,7 +56,7 @@ def test_what_stops_is_told_with_what_to_do(tmp_path: Path, capsys: pytest.Captu
         "empty' has none",
     ):
         assert word in text, word
-    assert "unreadable='skip'" in text
+    assert "unreadable='skip'" in text and "'oneshot auto' goes on without them by itself." in text
 
 
 def test_what_is_doubtful_is_told_and_does_not_stop(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
