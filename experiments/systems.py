@@ -412,7 +412,7 @@ FAMILIES: dict[str, list[System]] = {
             ),
             "NAS-Bench-201, 12 epochs of 4,000 images: 89.60 ± 2.86 %; `experiments/compare/README.md`",
             "2.95 ± 0.21 % error on CIFAR-10; in S1 to S4 DARTS has 3.84, 4.85, 3.34, 7.20 %",
-            "the spaces S1 to S4 at this size: `experiments/robust` has two seeds in a setting too small to tell",
+            "S1 to S4 at full size: `experiments/robust` trains too little for skip connections to cost anything",
         ),
         System(
             "SmoothDARTS",
