@@ -134,6 +134,7 @@ def _run(study: Study, folder: Path) -> None:
     say(f"Best: {best.proposal.config}")
     if failed := sum(record.result.values is None for record in evaluated):
         say(f"{failed} of {len(evaluated)} evaluations failed; {folder / TABLE} says why.")
+    say(f"Evaluations took {study.share_of_evaluations:.0%} of the time.")
     no_networks = type(study.evaluator).network is Evaluator.network
     say(f"Run: {folder}, with {REPORT}, {TABLE} and {PICTURE}.")
     say(next_step("retrain", folder / SUBNET, "--help") if no_networks else next_step("pick", folder, "--knee"))

@@ -437,6 +437,15 @@ class Study:
     # Results.
 
     @property
+    def share_of_evaluations(self) -> float:
+        """Part of the time of all workers that went into evaluations; the rest is asking, telling, and waiting.
+
+        It is NaN before the first evaluation.
+        """
+        spent = sum(record.result.seconds for record in self.records if not record.repeated)
+        return spent / (self._elapsed * max(1, self.workers)) if self.records and self._elapsed else math.nan
+
+    @property
     def evaluated(self) -> list[Record]:
         """Every evaluation once, in the order in which they were finished."""
         return [record for record in self.records if not record.repeated]

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import csv
 import json
+import re
 import sys
 from pathlib import Path
 from typing import Any
@@ -80,6 +81,7 @@ def test_a_study_runs_is_reported_goes_on_and_yields_a_network(
     assert run("--config", config, "--out", out) == 0
     shown = capsys.readouterr().out
     assert "Best: nodes: " in shown and "oneshot pick" in shown
+    assert re.search(r"Evaluations took \d+% of the time\.", shown)
     rows = list(csv.DictReader((out / "evaluations.csv").read_text().splitlines()))
     assert len(rows) == 5 and {"error", "params", "architecture", "in_front"} <= rows[0].keys()
     assert "Front of networks" in (out / "report.html").read_text(encoding="utf-8")

@@ -865,3 +865,23 @@ def test_tries_are_counted_over_all_sessions(tmp_path: Path) -> None:
     (failed,) = [record for record in again.records if record.result.values is None]
     assert failed.proposal.number == 0 and "out of ink" in str(failed.result.failure)
     assert sum(event["event"] == "retry" for event in EventLog(tmp_path / "log.jsonl").events) == 1
+
+
+@pytest.mark.parametrize("slow", ["evaluator", "strategy"])
+def test_the_share_of_evaluations_is_that_of_the_time(slow: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = [0.0]
+    monkeypatch.setattr(time, "monotonic", lambda: clock[0])
+
+    class Slow(TabularEvaluator):
+        def __call__(self, proposal: Proposal) -> dict[str, float]:
+            clock[0] += 3.0 if slow == "evaluator" else 1.0
+            return super().__call__(proposal)
+
+    class Strategy(RandomSearch):
+        def _propose(self) -> Proposal | None:
+            clock[0] += 1.0 if slow == "evaluator" else 4.0
+            return super()._propose()
+
+    study = Study(Strategy(SPACE), Slow(SPACE, GENES, {"error": GENES.sum(1)}), ["min error"], evaluations=5)
+    assert math.isnan(study.share_of_evaluations)
+    assert study.run().share_of_evaluations == pytest.approx(0.75 if slow == "evaluator" else 0.2)
