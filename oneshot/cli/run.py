@@ -277,11 +277,14 @@ class RunFolder:
 
         def place(path: str) -> str:
             places, then = list[Path](), Path(about.get("working_directory") or "")
-            beside = os.path.relpath(then / path, then / about["folder"]) if about.get("folder") else ""
-            if about.get("from_run") and not Path(path).is_absolute():
+            if Path(path).is_absolute():
+                places.append(Path(path))
+            elif about.get("from_run"):
                 places.append(run / about["from_run"] / path)
-            if beside and not beside.startswith(os.path.join("..", "..")):  # in the folder that the run is in
-                places.append(Path(os.path.normpath(run / beside)))
+            if about.get("folder"):
+                beside = Path(os.path.relpath(then / path, then / about["folder"]))
+                if beside.name != ".." and beside.parts[:2] != ("..", ".."):  # it lay in the folder that the run lay in
+                    places.append(Path(os.path.normpath(run / beside)))
             places.append(then / path)
             return next((str(found) for found in places if found.exists()), path)
 

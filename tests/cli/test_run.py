@@ -339,6 +339,11 @@ def test_files_in_lists_are_found_from_the_run_and_not_from_here(
     (tmp_path / "renamed/latency.csv").write_text("ours")
     found = RunFolder(run)._found("model", tree)["init_args"]["objectives"]
     assert found == [str(tmp_path / "renamed/latency.csv"), "macs"]
+    # A folder that only contains the run does not stand for the one that contained it then.
+    images = {"class_path": "oneshot.data.ImageFolder", "init_args": {"root": "result"}}
+    assert RunFolder(run)._found("data", images)["init_args"]["root"] == "result"
+    there = {"class_path": "oneshot.data.ImageFolder", "init_args": {"root": str(project / "photos")}}
+    assert RunFolder(run)._found("data", there)["init_args"]["root"] == str(project / "photos")
 
 
 @pytest.mark.parametrize("how", ["from elsewhere", "moved with the data"])
