@@ -143,6 +143,8 @@ def another_count(inputs: Inputs) -> Inputs:
 def check_samples_first(sizes: Sequence[int], samples: int, others: Sequence[int], count: int, what: str) -> None:
     """Check that the first axes that a network works on grow with the samples. Those of sequences may be the time.
 
+    A network that leaves out layers at random has another number of them in another run, and cannot be checked.
+
     Args:
         sizes: First axes for all samples.
         samples: How many these are.
@@ -153,7 +155,7 @@ def check_samples_first(sizes: Sequence[int], samples: int, others: Sequence[int
     Raises:
         NoScoreError: If one does not.
     """
-    if [size * samples for size in others] != [size * count for size in sizes]:
+    if len(sizes) == len(others) and any(a * count != b * samples for a, b in zip(sizes, others, strict=True)):
         raise NoScoreError(
             f"The first axis of what {what} must be the samples; it does not grow with them, as where batch_first is "
             "False. Take proxies that read weights, such as synflow or zico."

@@ -475,6 +475,22 @@ def test_layers_with_the_time_in_front_have_no_score_of_what_is_read_by_sample(s
         score(other, x, y, proxy)
 
 
+@pytest.mark.parametrize("proxy", ["naswot", "fisher"])
+def test_a_network_that_leaves_out_layers_at_random_has_a_score(proxy: str, x: Tensor, y: Tensor) -> None:
+    class Skipping(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.layers = nn.ModuleList(nn.Conv2d(3, 3, 3, padding=1) for _ in range(9))
+
+        def forward(self, x: Tensor) -> Tensor:
+            for number, layer in enumerate(self.layers):
+                if not number or torch.rand(()) < 0.5:
+                    x = layer(x).relu()
+            return x.flatten(1)[:, :4]
+
+    assert all(math.isfinite(score(Skipping(), x, y, proxy, seed=seed)[proxy]) for seed in range(4))
+
+
 def test_parts_of_an_image_on_the_first_axis_are_positions_for_fisher(y: Tensor) -> None:
     class Cut(nn.Module):
         def __init__(self, *, on_first_axis: bool) -> None:
