@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import io
+import os
 import platform
 import subprocess
 import time
@@ -255,6 +256,11 @@ class Device(LatencyDevice):
 
     @contextlib.contextmanager
     def ready(self) -> Iterator[None]:
+        if self.threads > (cores := os.cpu_count() or self.threads):
+            raise ValueError(
+                f"threads must be at most {cores}, the number of cores here; got {self.threads}. Threads that wait for "
+                "each other say nothing about the network."
+            )
         keep_freed_memory()
         threads = torch.get_num_threads()
         torch.set_num_threads(self.threads)

@@ -214,6 +214,12 @@ def test_this_machine_is_measured_and_verified(runtime: Any, monkeypatch: pytest
     assert min(result.predicted) > 0 and min(result.measured) > 0
 
 
+def test_more_threads_than_cores_are_not_measured() -> None:
+    refused = pytest.raises(ValueError, match="threads must be at most .* the number of cores here; got 9999")
+    with refused, Device(threads=9999).ready():
+        pytest.fail("it measures")
+
+
 @pytest.mark.slow
 def test_a_network_is_compiled(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("oneshot.cost.latency.device.keep_freed_memory", lambda: True)
