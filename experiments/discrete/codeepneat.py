@@ -211,9 +211,15 @@ def draw(runs: Sequence[Mapping[str, Any]]) -> Figure:
 
 
 def report(out: Path, to: Path) -> None:
-    runs = [json.loads(path.read_text(encoding="utf-8")) for path in sorted(out.glob("*/result.json"))]
-    if not runs:
+    """Write all results there are below ``out``, and those of other searches that were written before."""
+    found = [json.loads(path.read_text(encoding="utf-8")) for path in sorted(out.glob("*/result.json"))]
+    if not found:
         raise SystemExit(f"There are no results in {out}; run the searches first.")
+    kept = to / "codeepneat.json"
+    known = json.loads(kept.read_text(encoding="utf-8"))["runs"] if kept.is_file() else []
+    every = {(run["data"], run["strategy"], run["seed"]): run for run in (*known, *found)}
+    order = {name: i for i, name in enumerate((*TASKS, *STRATEGIES))}
+    runs = [every[key] for key in sorted(every, key=lambda key: (order[key[0]], order[key[1]], key[2]))]
     content = {
         "settings": {name: asdict(task) for name, task in TASKS.items()},
         "machine": {"processor": platform.machine(), "threads": 1},

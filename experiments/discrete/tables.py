@@ -214,8 +214,9 @@ def plot(out: Path) -> None:
         for side in ("top", "right"):
             axis.spines[side].set_visible(False)
     figure.axes[0].set_ylabel("regret [points of the table's metric]")
-    handles, labels = figure.axes[0].get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside lower center", ncols=5, frameon=False, fontsize=9)
+    lines = (zip(*axes.get_legend_handles_labels(), strict=True) for axes in figure.axes)
+    named = {label: line for of_axes in lines for line, label in of_axes}  # not every strategy is in every table
+    figure.legend([*named.values()], [*named], loc="outside lower center", ncols=5, frameon=False, fontsize=9)
     figure.savefig(out.with_suffix(".png"), dpi=130)
 
 
