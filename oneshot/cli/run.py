@@ -286,7 +286,8 @@ class RunFolder:
                 if beside.name != ".." and beside.parts[:2] != ("..", ".."):  # it lay in the folder that the run lay in
                     places.append(Path(os.path.normpath(run / beside)))
             places.append(then / path)
-            return next((str(found) for found in places if found.exists()), path)
+            found = next((Path(os.path.normpath(one)) for one in places if one.exists()), Path(path))
+            return path if os.path.exists(path) and os.path.samefile(found, path) else str(found)
 
         return _rooted(tree, place)
 

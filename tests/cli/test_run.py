@@ -339,6 +339,14 @@ def test_files_in_lists_are_found_from_the_run_and_not_from_here(
     (tmp_path / "renamed/latency.csv").write_text("ours")
     found = RunFolder(run)._found("model", tree)["init_args"]["objectives"]
     assert found == [str(tmp_path / "renamed/latency.csv"), "macs"]
+    monkeypatch.chdir(tmp_path / "renamed")
+    tree["init_args"] = {"objectives": ["latency.csv"]}
+    write_recorded(run / "data.json", json.dumps({**about, "from_run": "..", "folder": "search"}))
+    assert RunFolder(run)._found("model", tree)["init_args"]["objectives"] == ["latency.csv"], "as it was written"
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    found = RunFolder(run)._found("model", tree)["init_args"]["objectives"]
+    assert found == [str(tmp_path / "renamed/latency.csv")], "without ../ in it"
+    write_recorded(run / "data.json", json.dumps({**about, "from_run": "../..", "folder": "result/search"}))
     # A folder that only contains the run does not stand for the one that contained it then.
     images = {"class_path": "oneshot.data.ImageFolder", "init_args": {"root": "result"}}
     assert RunFolder(run)._found("data", images)["init_args"]["root"] == "result"
